@@ -1,0 +1,256 @@
+"""Everything that travels between the rooms of the house: files → Batch → Candidates → LossOutput; Batch → Detection.
+
+Legend: B images, M candidates (anchors, proposals, grid cells), P positives, G objects of a picture, C classes,
+D detections of a picture.
+
+Boxes are ``(x1, y1, x2, y2)`` in pixels, width = x2 − x1. Labels are ``0 … C−1``, background is ``C``, ignored is ``−1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+IGNORED = -1
+"""The label of a candidate that takes part in nothing."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures of different sizes in one tensor, each in the top-left corner, zeros elsewhere.
+
+    Parameters
+    ----------
+    pixels
+        (B, 3, H, W) uint8 RGB.
+    sizes
+        B pairs (height, width) in pixels: the part of each picture that is not padding.
+    """
+
+    pixels: Tensor
+    sizes: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[0] != len(self.sizes):
+            raise ValueError(
+                f"pixels of shape {tuple(self.pixels.shape)} do not hold {len(self.sizes)} pictures (B, 3, H, W)"
+            )
+
+    def to(self, device: torch.device | str) -> Self:
+        """A copy on ``device``; the transfer does not block where the memory is pinned."""
+        return replace(self, pixels=self.pixels.to(device, non_blocking=True))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The objects of one picture that a detector shall find (crowd regions are not among them).
+
+    Parameters
+    ----------
+    boxes
+        (G, 4) float32, xyxy, in pixels of the picture as it enters the detector.
+    labels
+        (G,) int64 in 0 … C−1.
+    masks
+        (G, height, width) bool, or None where the data set has no masks or they were not asked for.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4 or len(self.boxes) != len(self.labels):
+            raise ValueError(
+                f"boxes of shape {tuple(self.boxes.shape)} and labels of shape {tuple(self.labels.shape)} do not pair"
+            )
+
+    def to(self, device: torch.device | str) -> Self:
+        """A copy on ``device``."""
+        masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
+        return replace(
+            self,
+            boxes=self.boxes.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            masks=masks,
+        )
+
+
+class Source(NamedTuple):
+    """Where a picture of a batch comes from, so that a message can name it and a detection can return to it."""
+
+    image_id: int
+    path: str
+    size: tuple[int, int]
+    """(height, width) of the file in pixels, before any transform."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the data hands to a detector: B pictures, B targets, B sources."""
+
+    images: Images
+    targets: tuple[Target, ...]
+    sources: tuple[Source, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.images) == len(self.targets) == len(self.sources):
+            raise ValueError(
+                f"{len(self.images)} pictures, {len(self.targets)} targets and {len(self.sources)} sources do not pair"
+            )
+
+    def to(self, device: torch.device | str) -> Self:
+        """A copy on ``device``."""
+        return replace(
+            self, images=self.images.to(device), targets=tuple(target.to(device) for target in self.targets)
+        )
+
+    def pin_memory(self) -> Self:
+        """A copy in page-locked memory; a data loader calls this by its name."""
+        return replace(
+            self,
+            images=replace(self.images, pixels=self.images.pixels.pin_memory()),
+            targets=tuple(
+                replace(
+                    target,
+                    boxes=target.boxes.pin_memory(),
+                    labels=target.labels.pin_memory(),
+                    masks=None if target.masks is None else target.masks.pin_memory(),
+                )
+                for target in self.targets
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a detector finds in one picture, best score first.
+
+    Parameters
+    ----------
+    boxes
+        (D, 4) xyxy in pixels of the picture as it entered the detector, clipped to it.
+    scores
+        (D,) in [0, 1]. Scores of a ranking loss order detections; they are no probabilities.
+    labels
+        (D,) int64 in 0 … C−1.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def scaled(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> Self:
+        """The same detections in a picture of another size; sizes are (height, width).
+
+        Examples
+        --------
+        >>> boxes = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
+        >>> found = Detection(boxes, torch.tensor([0.9]), torch.tensor([1]))
+        >>> found.scaled((20, 10), (40, 30)).boxes
+        tensor([[ 0.,  0., 30., 40.]])
+        """
+        height, width = to_size[0] / from_size[0], to_size[1] / from_size[1]
+        return replace(self, boxes=self.boxes * self.boxes.new_tensor([width, height, width, height]))
+
+
+class Assignment(NamedTuple):
+    """What a label assigner says of the M candidates of one picture.
+
+    labels
+        (M,) int64: class, or C for background, or −1 for ignored.
+    matched
+        (M,) int64: index of the object a positive is matched with; 0 where the candidate is no positive.
+    """
+
+    labels: Tensor
+    matched: Tensor
+
+
+class Matched(NamedTuple):
+    """P aligned pairs of predicted and target boxes (P, 4) or masks (P, H, W).
+
+    Row i belongs to the i-th positive of ``Candidates.labels``, or to positive ``rows[i]`` where rows is given.
+    """
+
+    predicted: Tensor
+    target: Tensor
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What one head hands to its loss.
+
+    Parameters
+    ----------
+    head
+        The head's name in terms, statistics and recipes: ``"rpn"``, ``"rcnn"``, …
+    logits
+        (M, C) raw scores; (M, C + 1) with the background last where a head classifies by softmax.
+    labels
+        (M,) int64: class of a positive, C (``num_classes``) for background, −1 for ignored.
+    num_classes
+        C.
+    boxes
+        (P, 4) decoded boxes and their objects, xyxy in pixels; their IoU is the localization quality.
+    deltas
+        (P, 4) the same pairs as encoded regression values, for losses that work on these (L1, smooth L1).
+    masks
+        (P', H, W) mask logits and target masks.
+    auxiliary
+        Outputs of auxiliary heads by name (a baseline's centerness, say); ranking losses never look at them.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit together.
+    """
+
+    head: str
+    logits: Tensor
+    labels: Tensor
+    num_classes: int
+    boxes: Matched | None = None
+    deltas: Matched | None = None
+    masks: Matched | None = None
+    auxiliary: Mapping[str, Matched] | None = None
+
+    def __post_init__(self) -> None:
+        if self.logits.ndim != 2 or self.labels.shape != self.logits.shape[:1]:
+            raise ValueError(
+                f"head {self.head!r}: logits {tuple(self.logits.shape)} and labels {tuple(self.labels.shape)} "
+                "must be (M, C) and (M,)"
+            )
+        if self.logits.shape[1] not in (self.num_classes, self.num_classes + 1):
+            raise ValueError(
+                f"head {self.head!r}: {self.logits.shape[1]} logits per candidate for {self.num_classes} classes"
+            )
+        for field in fields(self):
+            pairs = getattr(self, field.name)
+            if isinstance(pairs, Matched):
+                check_matched(f"head {self.head!r}: {field.name}", pairs)
+
+
+def check_matched(name: str, pairs: Matched) -> None:
+    """Raise ValueError unless predicted, target and rows of ``pairs`` have one length."""
+    if pairs.predicted.shape != pairs.target.shape:
+        raise ValueError(
+            f"{name}: predicted {tuple(pairs.predicted.shape)} and target {tuple(pairs.target.shape)} differ"
+        )
+    if pairs.rows is not None and pairs.rows.shape != pairs.predicted.shape[:1]:
+        raise ValueError(f"{name}: {len(pairs.predicted)} pairs but {len(pairs.rows)} rows")
+
+
+class LossOutput(NamedTuple):
+    """What a loss returns: the sum of ``terms`` is minimised, ``stats`` are only logged (all detached scalars)."""
+
+    terms: dict[str, Tensor]
+    stats: dict[str, Tensor]
