@@ -19,6 +19,10 @@ IGNORED = -1
 """The label of a candidate that takes part in nothing."""
 
 
+class InputError(ValueError):
+    """Bad input of a user: one clear message that names the file, record or field."""
+
+
 @dataclass(frozen=True)
 class Images:
     """Pictures of different sizes in one tensor, each in the top-left corner, zeros elsewhere.
