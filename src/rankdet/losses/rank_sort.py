@@ -68,13 +68,13 @@ def rank_sort_loss(
 
         \ell_R(i) &= N_{FP}(i) / rank(i), \qquad
             N_{FP}(i) = \sum_{j \in N} H(x_{ij}),\quad
-            rank(i) = \sum_{j \in P} H(x_{ij}) + N_{FP}(i)  \qquad (6) \\
-        \ell_S(i) &= \frac{\sum_{j \in P} H(x_{ij})(1 - y_j)}{\sum_{j \in P} H(x_{ij})} \qquad (7) \\
+            rank(i) = \sum_{j \in P} H(x_{ij}) + N_{FP}(i)  \qquad (R) \\
+        \ell_S(i) &= \frac{\sum_{j \in P} H(x_{ij})(1 - y_j)}{\sum_{j \in P} H(x_{ij})} \qquad (S) \\
         \ell_S^*(i) &= \frac{\sum_{j \in P} H(x_{ij})[y_j \ge y_i](1 - y_j)}
-            {\sum_{j \in P} H(x_{ij})[y_j \ge y_i]} \qquad (8) \\
-        L_{RS} &= \frac{1}{|P|}\sum_i \ell_R(i) + \frac{1}{|P|}\sum_i (\ell_S(i) - \ell_S^*(i)) \qquad (5)
+            {\sum_{j \in P} H(x_{ij})[y_j \ge y_i]} \qquad (S^*) \\
+        L_{RS} &= \frac{1}{|P|}\sum_i \ell_R(i) + \frac{1}{|P|}\sum_i (\ell_S(i) - \ell_S^*(i)) \qquad (RS)
 
-    The gradients are those of the identity update: j gets :math:`\ell_R(i) H(x_{ij}) / N_{FP}(i)` from each positive i
+    (section 4 of the paper). The gradients are those of the identity update: j gets :math:`\ell_R(i) H(x_{ij}) / N_{FP}(i)` from each positive i
     it stands above, a positive ranked above a better one likewise of its sorting error, and i pays for all of it.
 
     Parameters
@@ -220,11 +220,11 @@ def _evaluate_reference(logits: Tensor, roles: _Roles, delta: float) -> tuple[tu
     for i, y in zip(positives, quality, strict=True):
         above = soft_step(flat[positives] - flat[i], delta)  # H(x_ij), j in P, own term included
         false = soft_step(flat[negatives] - flat[i], delta)  # H(x_ij), j in N
-        ranking_error = false.sum() / (above.sum() + false.sum())  # eq. 6
+        ranking_error = false.sum() / (above.sum() + false.sum())  # (R)
         better = above * (quality >= y)
         worse = above * (quality < y)
-        sorting_error = (above * (1 - quality)).sum() / above.sum()  # eq. 7
-        sorting_error = sorting_error - (better * (1 - quality)).sum() / better.sum()  # eq. 8
+        sorting_error = (above * (1 - quality)).sum() / above.sum()  # (S)
+        sorting_error = sorting_error - (better * (1 - quality)).sum() / better.sum()  # (S*)
         ranking, sorting = ranking + ranking_error, sorting + sorting_error
         if false.sum() > EPSILON:  # the identity update: i pays, every j gets its share
             ranking_gradient[i] -= ranking_error
@@ -379,8 +379,8 @@ class RankSortLoss(nn.Module):
     -----
     Terms: ``ranking``, ``sorting``, ``localization`` (balanced: its value is that of the other two together, so watch
     the statistic ``localization_error``, which is not). Statistics: ``positives``, ``negatives``,
-    ``localization_error``, ``balance`` (λ). Without positives all terms are zeros connected to all outputs; the authors' code returns ones in
-    some heads, zeros in others, and fails in the rest.
+    ``localization_error``, ``balance`` (λ). Without positives all terms are zeros connected to all outputs; the
+    authors' code returns ones in some heads, zeros in others, and fails in the rest.
 
     Examples
     --------
