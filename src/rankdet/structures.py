@@ -3,7 +3,7 @@
 Legend: B images, M candidates (anchors, proposals, grid cells), P positives, G objects of a picture, C classes,
 D detections of a picture.
 
-Boxes are ``(x1, y1, x2, y2)`` in pixels, width = x2 − x1. Labels are ``0 … C−1``, background is ``C``, ignored is ``−1``.
+Boxes are ``(x1, y1, x2, y2)`` in pixels, width = x2 − x1. Labels are ``0 … C−1``, background ``C``, ignored ``−1``.
 """
 
 from __future__ import annotations
@@ -112,9 +112,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """A copy on ``device``."""
-        return replace(
-            self, images=self.images.to(device), targets=tuple(target.to(device) for target in self.targets)
-        )
+        return replace(self, images=self.images.to(device), targets=tuple(target.to(device) for target in self.targets))
 
     def pin_memory(self) -> Self:
         """A copy in page-locked memory; a data loader calls this by its name."""

@@ -74,8 +74,9 @@ def rank_sort_loss(
             {\sum_{j \in P} H(x_{ij})[y_j \ge y_i]} \qquad (S^*) \\
         L_{RS} &= \frac{1}{|P|}\sum_i \ell_R(i) + \frac{1}{|P|}\sum_i (\ell_S(i) - \ell_S^*(i)) \qquad (RS)
 
-    (section 4 of the paper). The gradients are those of the identity update: j gets :math:`\ell_R(i) H(x_{ij}) / N_{FP}(i)` from each positive i
-    it stands above, a positive ranked above a better one likewise of its sorting error, and i pays for all of it.
+    (section 4 of the paper; the tags are ours). The gradients are those of the identity update: j gets
+    :math:`\ell_R(i) H(x_{ij}) / N_{FP}(i)` from each positive i that it stands above, a positive ranked above a better
+    one likewise of its sorting error, and i pays for all of it.
 
     Parameters
     ----------
