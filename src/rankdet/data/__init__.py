@@ -1,0 +1,31 @@
+"""Files → Batch: COCO folders, the data set ``shapes``, transforms, sampling, loading, and a doctor for folders."""
+
+from rankdet.data.coco import CocoDataset, Sample
+from rankdet.data.doctor import check_folder
+from rankdet.data.loading import build_test_loader, build_training_loader, collate
+from rankdet.data.pictures import read_picture
+from rankdet.data.records import Finding
+from rankdet.data.sampling import GroupedBatchSampler, SampleKey
+from rankdet.data.shapes import make_shapes
+from rankdet.data.splits import Split, find_split
+from rankdet.data.transforms import FixedSize, KeepRatio, Placement, Transforms
+
+__all__ = [
+    "CocoDataset",
+    "Finding",
+    "FixedSize",
+    "GroupedBatchSampler",
+    "KeepRatio",
+    "Placement",
+    "Sample",
+    "SampleKey",
+    "Split",
+    "Transforms",
+    "build_test_loader",
+    "build_training_loader",
+    "check_folder",
+    "collate",
+    "find_split",
+    "make_shapes",
+    "read_picture",
+]

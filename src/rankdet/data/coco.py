@@ -1,0 +1,228 @@
+"""A COCO annotation file and its pictures as a data set.
+
+Legend: N pictures, A annotations, G objects of a picture, C categories.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rankdet.data.masks import rasterize
+from rankdet.data.packed import PackedBytes
+from rankdet.data.pictures import decode, fit, read_picture
+from rankdet.data.records import Records, raise_errors, read_records
+from rankdet.data.sampling import SampleKey
+from rankdet.data.transforms import Placement, Transforms
+from rankdet.structures import InputError, Source, Target
+
+COCO_MIN_SIZE = 32
+
+
+class Sample(NamedTuple):
+    """One picture with its objects, as it enters a batch."""
+
+    image: Tensor
+    """(3, h, w) uint8 RGB."""
+    target: Target
+    source: Source
+    skipped: tuple[str, ...] = ()
+    """Files that could not be decoded and that this picture stands in for."""
+
+
+class CocoDataset(Dataset[Sample]):
+    """Pictures and objects of a COCO annotation file.
+
+    Category ids of any kind become labels 0 … C−1 in the order of the ids. Crowd regions are never among the objects,
+    and neither are annotations with a box of less than a pixel in width or height, without area, or outside of the
+    picture (the rules of COCO training).
+
+    Parameters
+    ----------
+    annotations
+        The JSON file.
+    images
+        The folder of the pictures.
+    transforms
+        What is done to the pictures.
+    with_masks
+        Read the segmentations too.
+    keep_empty
+        Keep pictures without objects: True for evaluation, and for training that shall see them; False for the rule of
+        COCO training.
+    min_size
+        Pictures with a side below this many pixels are dropped. None: 32 where ``keep_empty`` is False (the rule of
+        COCO training), 0 elsewhere.
+    skip_unreadable
+        In place of a picture that cannot be decoded take the next one of the same aspect group; ``Sample.skipped``
+        names the file. For training only.
+    drop_degenerate
+        Drop boxes of zero width or height, and count them in ``num_degenerate``, instead of stopping.
+
+    Attributes
+    ----------
+    categories
+        C pairs (id, name), sorted by id.
+    category_ids
+        C ids: label → id.
+    aspect_ratios
+        (N,) float64: width / height of the pictures.
+    image_ids
+        (N,) int64: ids of the pictures, in the order of the file.
+    ground_truth
+        Path of the annotation file, for evaluation.
+    num_degenerate
+        Boxes of zero width or height that were dropped.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or broken or a record is wrong; the message names both, and says how many more there
+        are. Also when a picture is missing, broken or of another size than the annotations say.
+
+    Notes
+    -----
+    The records are kept in a few arrays, which worker processes share, not in millions of objects, which they copy.
+    Everything random in a sample comes from the seed in its key: the same key gives the same sample in any process.
+    """
+
+    def __init__(
+        self,
+        annotations: Path,
+        images: Path,
+        transforms: Transforms | None = None,
+        *,
+        with_masks: bool = False,
+        keep_empty: bool = True,
+        min_size: int | None = None,
+        skip_unreadable: bool = False,
+        drop_degenerate: bool = False,
+    ) -> None:
+        self.ground_truth, self.images = Path(annotations), Path(images)
+        self.transforms = Transforms() if transforms is None else transforms
+        self.with_masks, self.skip_unreadable = with_masks, skip_unreadable
+        if not self.images.is_dir():
+            raise InputError(f"{self.images}: there is no such folder of pictures")
+        records, findings = read_records(self.ground_truth, with_masks, drop_degenerate)
+        raise_errors(findings)
+        self.num_degenerate = len(findings)
+        self.categories = records.categories
+        self.category_ids = [category_id for category_id, _ in records.categories]
+        if min_size is None:
+            min_size = 0 if keep_empty else COCO_MIN_SIZE
+        self._pack(records, keep_empty, min_size)
+        if not len(self):
+            raise InputError(
+                f"{self.ground_truth}: no picture is left: none has a usable annotation and the size asked"
+            )
+
+    def _pack(self, records: Records, keep_empty: bool, min_size: int) -> None:
+        labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
+        image_ids, names, sizes, ends = [], [], [], [0]
+        boxes, object_labels, segmentations = [], [], []
+        for image_id, picture in records.pictures.items():
+            height, width = picture["height"], picture["width"]
+            usable = [row for row in records.annotations[image_id] if _is_usable(row, height, width)]
+            if min(height, width) < min_size or not (usable or keep_empty):
+                continue
+            image_ids.append(image_id)
+            names.append(picture["file_name"].encode())
+            sizes.append((height, width))
+            ends.append(ends[-1] + len(usable))
+            for row in usable:
+                x, y, w, h = row["bbox"]
+                boxes.append((x, y, x + w, y + h))
+                object_labels.append(labels[row["category_id"]])
+                if self.with_masks:
+                    segmentations.append(json.dumps(row["segmentation"], separators=(",", ":")).encode())
+        self.image_ids = np.array(image_ids, dtype=np.int64)
+        self._names = PackedBytes(names)
+        self._sizes = np.array(sizes, dtype=np.int32).reshape(-1, 2)
+        self.aspect_ratios = self._sizes[:, 1] / self._sizes[:, 0]
+        self._ends = np.array(ends, dtype=np.int64)
+        self._boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+        self._labels = np.array(object_labels, dtype=np.int64)
+        self._segmentations = PackedBytes(segmentations)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def num_objects(self) -> int:
+        """Objects in all pictures."""
+        return len(self._labels)
+
+    def label_counts(self) -> list[int]:
+        """Objects of each of the C labels."""
+        return np.bincount(self._labels, minlength=len(self.categories)).tolist()
+
+    def path(self, index: int) -> Path:
+        """The file of a picture."""
+        return self.images / self._names[index].decode()
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of a picture in pixels, as the annotation file says."""
+        height, width = self._sizes[index].tolist()
+        return height, width
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        index, pixels, skipped = self._read(key.index)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key.seed)
+            placement = self.transforms.place(self.size(index))
+        source = Source(int(self.image_ids[index]), str(self.path(index)), self.size(index))
+        return Sample(placement.picture(pixels), self._target(index, placement), source, skipped)
+
+    def _read(self, index: int) -> tuple[int, Tensor, tuple[str, ...]]:
+        """The picture, or the next readable one of its aspect group: its index, its pixels, the files passed over."""
+        if not self.skip_unreadable:
+            return index, read_picture(self.path(index), self.size(index)), ()
+        skipped: list[str] = []
+        is_landscape = self.aspect_ratios[index] >= 1
+        for candidate in ((index + step) % len(self) for step in range(len(self))):
+            if (self.aspect_ratios[candidate] >= 1) != is_landscape:
+                continue
+            path = self.path(candidate)
+            try:
+                pixels = decode(path)
+            except InputError:
+                skipped.append(str(path))
+            else:  # a picture of a wrong size is a mistake of the annotations: it is never passed over
+                return candidate, fit(pixels, path, self.size(candidate)), tuple(skipped)
+        raise InputError(f"{self.images}: none of {len(skipped)} pictures can be decoded, the first is {skipped[0]}")
+
+    def _target(self, index: int, placement: Placement) -> Target:
+        rows = slice(int(self._ends[index]), int(self._ends[index + 1]))
+        boxes = placement.boxes(torch.from_numpy(self._boxes[rows].copy()))
+        labels = torch.from_numpy(self._labels[rows].copy())
+        # Clipping, or shrinking far, may leave nothing of a box.
+        kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        masks = None
+        if self.with_masks:
+            masks = self._masks(range(rows.start, rows.stop), placement)[kept]
+        return Target(boxes[kept], labels[kept], masks)
+
+    def _masks(self, rows: range, placement: Placement) -> Tensor:
+        masks = torch.zeros(len(rows), *placement.after, dtype=torch.bool)
+        for place, row in enumerate(rows):
+            mask = rasterize(json.loads(self._segmentations[row]), placement.before, placement.after)
+            masks[place] = placement.masks(mask[None])[0]
+        return masks
+
+
+def _is_usable(annotation: Mapping[str, Any], height: int, width: int) -> bool:
+    """Whether a detector shall learn from the annotation: the rules of COCO training, spec 2.7."""
+    x, y, w, h = annotation["bbox"]
+    return (
+        not annotation.get("iscrowd", 0)
+        and w >= 1
+        and h >= 1
+        and annotation.get("area", w * h) > 0
+        and min(x + w, width) > max(x, 0)
+        and min(y + h, height) > max(y, 0)
+    )

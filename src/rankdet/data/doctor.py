@@ -1,0 +1,119 @@
+"""Everything that is wrong or odd with a data set, found before a training finds it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rankdet.data.pictures import read_picture
+from rankdet.data.records import Finding, Records, read_records
+from rankdet.data.splits import find_images
+from rankdet.structures import InputError
+
+
+def check_folder(folder: Path, *, with_masks: bool = False, pictures: bool = False) -> list[Finding]:
+    """Check all splits of a COCO folder.
+
+    Parameters
+    ----------
+    folder
+        The data set.
+    with_masks
+        Check the segmentations too.
+    pictures
+        Decode every picture and compare its size with the annotations. Takes its time.
+
+    Returns
+    -------
+    list[Finding]
+        Errors stop a training; warnings are things that it drops or that are probably not meant. Empty where all is
+        well.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return [Finding("error", str(folder), "", "there is no such folder")]
+    files = sorted((folder / "annotations").glob("instances_*.json")) + sorted(folder.glob("*/_annotations.coco.json"))
+    if not files:
+        tried = "annotations/instances_*.json, */_annotations.coco.json"
+        return [Finding("error", str(folder), "", f"no annotation file; tried {tried}")]
+    findings: list[Finding] = []
+    first: tuple[Path, list[tuple[int, str]]] | None = None
+    owners: dict[Path, Path] = {}
+    for file in files:
+        try:
+            records, found = read_records(file, with_masks)
+        except InputError as error:
+            findings.append(_finding(error, file))
+            continue
+        findings += found
+        findings += _odd_records(file, records)
+        findings += _check_pictures(folder, file, records, pictures, owners)
+        if first is None:
+            first = file, records.categories
+        elif records.categories != first[1]:
+            findings.append(Finding("warning", str(file), "categories", f"are not those of {first[0]}"))
+    return findings
+
+
+def _finding(error: InputError, file: Path, record: str = "") -> Finding:
+    return Finding("error", str(file), record, str(error).removeprefix(f"{file}: "))
+
+
+def _odd_records(file: Path, records: Records) -> list[Finding]:
+    """Records that are sound, but that a training drops or that are probably a mistake."""
+    findings = []
+    used: set[int] = set()
+    for image_id, rows in records.annotations.items():
+        picture = records.pictures[image_id]
+        seen: set[tuple[Any, ...]] = set()
+        for row in rows:
+            used.add(row["category_id"])
+            key = (row["category_id"], *row["bbox"])
+            problem = "is there twice: same class and box" if key in seen else _odd(row, picture)
+            seen.add(key)
+            if problem is not None and not row.get("iscrowd", 0):
+                findings.append(Finding("warning", str(file), f"annotation {row['id']}", problem))
+    unused = [name for category_id, name in records.categories if category_id not in used]
+    if unused:
+        message = f"{len(unused)} of {len(records.categories)} have no annotation: {', '.join(unused)}"
+        findings.append(Finding("warning", str(file), "categories", message))
+    return findings
+
+
+def _odd(row: Mapping[str, Any], picture: Mapping[str, Any]) -> str | None:
+    x, y, w, h = row["bbox"]
+    width, height = picture["width"], picture["height"]
+    if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
+        return f"box {row['bbox']} lies outside of the picture of {width} × {height} pixels: it is dropped"
+    if w < 1 or h < 1:
+        return f"box {row['bbox']} is less than a pixel wide or high: it is dropped"
+    if row.get("area", w * h) <= 0:
+        return f"area {row['area']} is not positive: it is dropped"
+    if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
+        return f"box {row['bbox']} leaves the picture of {width} × {height} pixels (x2 and y2 in place of a size?)"
+    return None
+
+
+def _check_pictures(
+    folder: Path, file: Path, records: Records, decode: bool, owners: dict[Path, Path]
+) -> list[Finding]:
+    """Pictures that are missing, in two splits or, where ``decode`` says so, cannot be read."""
+    try:
+        images = find_images(folder, file)
+    except InputError as error:
+        return [_finding(error, file)]
+    findings = []
+    for image_id, picture in records.pictures.items():
+        path = images / picture["file_name"]
+        record = f"image {image_id}"
+        if not path.is_file():
+            findings.append(Finding("error", str(file), record, f"the picture {path} is missing"))
+            continue
+        if path in owners:
+            findings.append(Finding("warning", str(file), record, f"the picture {path} is in {owners[path]} already"))
+        owners.setdefault(path, file)
+        if decode:
+            try:
+                read_picture(path, (picture["height"], picture["width"]))
+            except InputError as error:
+                findings.append(_finding(error, file, record))
+    return findings

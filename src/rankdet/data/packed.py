@@ -1,0 +1,35 @@
+"""Rows of bytes in one array.
+
+A million small Python objects are copied into every worker process as soon as their reference counts are touched; one
+array is not.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+
+class PackedBytes:
+    """An immutable list of byte strings in one buffer.
+
+    Parameters
+    ----------
+    rows
+        The byte strings.
+
+    Examples
+    --------
+    >>> PackedBytes([b"ab", b"", b"c"])[2]
+    b'c'
+    """
+
+    def __init__(self, rows: Iterable[bytes]) -> None:
+        kept = list(rows)
+        self._ends = np.cumsum([0, *(len(row) for row in kept)], dtype=np.int64)
+        self._buffer = np.frombuffer(b"".join(kept), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, row: int) -> bytes:
+        return self._buffer[self._ends[row] : self._ends[row + 1]].tobytes()

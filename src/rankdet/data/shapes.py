@@ -1,0 +1,205 @@
+"""The data set ``shapes``: pictures of simple objects, made on the spot, for detection and instance segmentation."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hotcoco import mask as rle
+from PIL import Image
+
+from rankdet.data.shapes_drawing import INSIDE, Bools, draw
+from rankdet.structures import InputError
+
+FORMAT = 1
+"""Raised whenever the same parameters give another set."""
+STAMP = "shapes.json"
+CLASSES = ("ellipse", "rectangle", "triangle", "ring", "cross")
+SPLITS = ("train", "val")
+
+
+def make_shapes(
+    folder: Path,
+    *,
+    train: int = 400,
+    val: int = 100,
+    size: int = 128,
+    seed: int = 0,
+    classes: Sequence[str] = CLASSES,
+    tail: float = 0.7,
+    progress: bool = False,
+) -> Path:
+    """Make the data set as an ordinary COCO folder.
+
+    Shapes of several kinds, 12 to 60 % of the side of the picture, small ones more often, one over the other on a
+    textured, noisy ground; some pictures are empty. Boxes and masks are of the visible part, exact to the pixel, masks
+    as compressed RLE. Category ids are sparse on purpose: 1, 3, 7, 13, 21. The set is written beside ``folder`` and
+    renamed at the end, so it is there as a whole or not at all; an identical set that is there already is kept.
+
+    Parameters
+    ----------
+    folder
+        Where the set shall be.
+    train, val
+        Pictures of the two splits. A picture does not depend on how many there are.
+    size
+        Side of the square pictures, in pixels.
+    seed
+        At least 0; the same seed makes the same set on every machine.
+    classes
+        Names of shapes, the most frequent first: ellipse, rectangle, triangle, ring, cross, star, crescent.
+    tail
+        Frequency of a class divided by that of the class before it, in (0, 1].
+    progress
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    Path
+        ``folder``.
+
+    Raises
+    ------
+    InputError
+        When a parameter is out of its range, or something else is at ``folder``.
+    """
+    folder = Path(folder)
+    _check(train, val, size, seed, classes, tail)
+    stamp = {
+        "format": FORMAT,
+        "train": train,
+        "val": val,
+        "size": size,
+        "seed": seed,
+        "classes": list(classes),
+        "tail": tail,
+    }
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        _check_same(folder, stamp)
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        beside.chmod(0o755)  # temporary folders are private, data sets are not
+        with _bar(train + val, progress) as advance:
+            for number, (split, count) in enumerate(zip(SPLITS, (train, val), strict=True)):
+                document = _document(classes)
+                (beside / "images" / split).mkdir(parents=True)
+                for index in range(count):
+                    _add(document, beside / "images" / split, (seed, number, index), size, classes, tail)
+                    advance()
+                (beside / "annotations").mkdir(exist_ok=True)
+                (beside / "annotations" / f"instances_{split}.json").write_text(json.dumps(document), encoding="utf-8")
+        (beside / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
+        try:
+            os.replace(beside, folder)
+        except OSError:
+            # Another process was faster: what it made must be the same.
+            _check_same(folder, stamp)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+def category_id(label: int) -> int:
+    """The sparse category id of a label: 1, 3, 7, 13, 21, …"""
+    return label * label + label + 1
+
+
+def _check(train: int, val: int, size: int, seed: int, classes: Sequence[str], tail: float) -> None:
+    if train < 1 or val < 1:
+        raise InputError(f"shapes: at least one picture per split is needed, not train={train} and val={val}")
+    if size < 32:
+        raise InputError(f"shapes: size={size} is less than 32 pixels")
+    if seed < 0:
+        raise InputError(f"shapes: seed={seed} is negative")
+    if not 0 < tail <= 1:
+        raise InputError(f"shapes: tail={tail} is not in (0, 1]")
+    unknown = [name for name in classes if name not in INSIDE]
+    if unknown:
+        raise InputError(f"shapes: unknown class {unknown[0]!r}; known are {', '.join(INSIDE)}")
+    if not classes or len(set(classes)) < len(classes):
+        raise InputError(f"shapes: classes must be one or more different names, not {list(classes)}")
+
+
+def _check_same(folder: Path, stamp: dict[str, Any]) -> None:
+    try:
+        found = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: holds something else than a set of shapes; choose another folder") from error
+    if found != stamp:
+        different = ", ".join(
+            f"{key} {found.get(key) if isinstance(found, dict) else None!r} instead of {value!r}"
+            for key, value in stamp.items()
+            if not isinstance(found, dict) or found.get(key) != value
+        )
+        raise InputError(f"{folder / STAMP}: a different set of shapes is there: {different}; choose another folder")
+
+
+def _document(classes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "info": {"description": "shapes, made by rankdet", "version": str(FORMAT)},
+        "licenses": [],
+        "images": [],
+        "annotations": [],
+        "categories": [
+            {"id": category_id(label), "name": name, "supercategory": "shape"} for label, name in enumerate(classes)
+        ],
+    }
+
+
+def _add(
+    document: dict[str, Any],
+    folder: Path,
+    seed: tuple[int, int, int],
+    size: int,
+    classes: Sequence[str],
+    tail: float,
+) -> None:
+    """Draw one picture, write its file and add its records."""
+    frequencies = [1.0]
+    for _ in classes[1:]:
+        frequencies.append(frequencies[-1] * tail)
+    drawing = draw(seed, size, classes, frequencies)
+    image_id = len(document["images"]) + 1
+    name = f"{image_id:06d}.png"
+    Image.fromarray(drawing.pixels).save(folder / name, compress_level=1)
+    document["images"].append({"id": image_id, "file_name": name, "width": size, "height": size})
+    for label, mask in zip(drawing.labels, drawing.masks, strict=True):
+        code = rle.encode(np.asfortranarray(mask))
+        document["annotations"].append(
+            {
+                "id": len(document["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": category_id(label),
+                "bbox": _box(mask),
+                "area": int(mask.sum()),
+                "iscrowd": 0,
+                "segmentation": {"size": [size, size], "counts": code["counts"].decode("ascii")},
+            }
+        )
+
+
+def _box(mask: Bools) -> list[int]:
+    """[x, y, width, height] around a mask, in pixels."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[], None]]:
+    if not shown:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("Making shapes", total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,191 @@
+"""One picture of shapes with its exact visible masks, from a seed; the same on every machine.
+
+Only integers and the four basic operations and square root of IEEE arithmetic decide a pixel: no function of a
+mathematical library, whose last digit differs between machines, and no matrix product, whose order of summation does.
+
+Legend: S side of the picture in pixels, G objects of the picture, K kinds of shapes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+SMALLEST, LARGEST = 0.12, 0.60
+"""Sides of objects as parts of the side of the picture."""
+LEAST_VISIBLE = 0.45
+"""An object of which later ones would leave less than this part is not covered."""
+EMPTY = 0.03
+"""Part of the pictures that are without objects."""
+MOST_OBJECTS = 5
+TRIES = 10
+"""Places tried for an object before it is given up."""
+CONTRAST = 150
+"""Sum of the differences of the three channels that an object keeps from what lies below it, where possible."""
+
+GROUNDS = ((38, 50, 56), (69, 90, 100), (93, 84, 72), (62, 80, 66), (120, 124, 130), (150, 140, 122), (84, 70, 96))
+PAINTS = (
+    (239, 83, 80),
+    (255, 202, 40),
+    (102, 187, 106),
+    (66, 165, 245),
+    (236, 240, 241),
+    (255, 138, 101),
+    (77, 208, 225),
+    (240, 130, 190),
+)
+
+
+def _ellipse(u: Floats, v: Floats) -> Bools:
+    return u * u + v * v * 1.6 <= 1.0
+
+
+def _rectangle(u: Floats, v: Floats) -> Bools:
+    return (np.abs(u) <= 0.92) & (np.abs(v) <= 0.6)
+
+
+def _triangle(u: Floats, v: Floats) -> Bools:
+    # 1.732 stands for the square root of three: an equilateral triangle in the unit circle.
+    return (v >= -0.5) & (1.732 * u + v <= 1.0) & (-1.732 * u + v <= 1.0)
+
+
+def _cross(u: Floats, v: Floats) -> Bools:
+    return (np.abs(u) <= 0.34) & (np.abs(v) <= 1.0) | (np.abs(v) <= 0.34) & (np.abs(u) <= 1.0)
+
+
+def _ring(u: Floats, v: Floats) -> Bools:
+    square = u * u + v * v
+    return (square <= 1.0) & (square >= 0.3)
+
+
+def _star(u: Floats, v: Floats) -> Bools:
+    # Between the square on its corner (power 1) and the astroid (power 2/3): four points.
+    return np.sqrt(np.abs(u)) + np.sqrt(np.abs(v)) <= 1.0
+
+
+def _crescent(u: Floats, v: Floats) -> Bools:
+    return (u * u + v * v <= 1.0) & ((u - 0.55) * (u - 0.55) + v * v >= 0.6)
+
+
+INSIDE: dict[str, Callable[[Floats, Floats], Bools]] = {
+    "ellipse": _ellipse,
+    "rectangle": _rectangle,
+    "triangle": _triangle,
+    "ring": _ring,
+    "cross": _cross,
+    "star": _star,
+    "crescent": _crescent,
+}
+"""Each shape: whether points of its own frame, in which it fills the unit circle, lie inside."""
+
+
+class Drawing(NamedTuple):
+    """A picture and what is to be seen in it."""
+
+    pixels: NDArray[np.uint8]
+    """(S, S, 3) RGB."""
+    labels: list[int]
+    """G places in the list of classes."""
+    masks: list[Bools]
+    """G visible parts (S, S)."""
+
+
+def draw(seed: Sequence[int], size: int, classes: Sequence[str], frequencies: Sequence[float]) -> Drawing:
+    """Draw one picture.
+
+    Parameters
+    ----------
+    seed
+        Integers that name the picture.
+    size
+        S.
+    classes
+        Names of shapes, the keys of ``INSIDE``.
+    frequencies
+        Their relative frequencies.
+
+    Returns
+    -------
+    Drawing
+        Later objects lie over earlier ones; masks are of the visible part, exact to the pixel.
+    """
+    random = np.random.Generator(np.random.PCG64(list(seed)))
+    pixels = _ground(random, size)
+    labels: list[int] = []
+    masks: list[Bools] = []
+    paints = list(PAINTS)
+    whole: list[int] = []  # pixels of each object as if nothing lay over it
+    number = 0 if random.random() < EMPTY else 1 + int(random.integers(0, MOST_OBJECTS))
+    for _ in range(number):
+        label = _choose(random, frequencies)
+        for _ in range(TRIES):
+            mask, shade = _place(random, size, classes[label])
+            left = [other & ~mask for other in masks]
+            if all(int(part.sum()) >= LEAST_VISIBLE * area for part, area in zip(left, whole, strict=True)):
+                masks = [*left, mask]
+                labels.append(label)
+                whole.append(int(mask.sum()))
+                pixels[mask] = (_paint(random, pixels[mask], paints) + shade[mask, None]).clip(0, 255)
+                break
+    # The sum of four bytes is close to normal; divided by 12 its deviation is 12.3.
+    noise = random.integers(0, 256, size=(4, size, size, 3), dtype=np.uint8).sum(axis=0, dtype=np.int32) - 510
+    noisy = (np.floor(pixels).astype(np.int32) + noise // 12).clip(0, 255).astype(np.uint8)
+    return Drawing(noisy, labels, masks)
+
+
+def _choose(random: np.random.Generator, frequencies: Sequence[float]) -> int:
+    point = random.random() * math.fsum(frequencies)
+    for label, frequency in enumerate(frequencies):
+        if point < frequency:
+            return label
+        point -= frequency
+    return len(frequencies) - 1
+
+
+def _ground(random: np.random.Generator, size: int) -> Floats:
+    """(S, S, 3) smooth patches around one color, with faint stripes."""
+    color = np.array(GROUNDS[int(random.integers(0, len(GROUNDS)))], dtype=np.float64)
+    cells = 4
+    grid = color + random.integers(-22, 23, size=(cells + 1, cells + 1, 3))
+    at = np.arange(size) * (cells / size)
+    first = at.astype(np.int64)
+    part = at - first
+    down, right = part[:, None, None], part[None, :, None]
+    top = grid[first][:, first] * (1 - right) + grid[first][:, first + 1] * right
+    bottom = grid[first + 1][:, first] * (1 - right) + grid[first + 1][:, first + 1] * right
+    ground = top * (1 - down) + bottom * down
+    rows, columns = np.mgrid[:size, :size]
+    step_down, step_right = random.integers(-3, 4, size=2)
+    stripe = (rows * int(step_down) + columns * int(step_right)) // 8 % 2
+    return ground + (stripe * int(random.integers(0, 11)))[..., None]
+
+
+def _place(random: np.random.Generator, size: int, name: str) -> tuple[Bools, Floats]:
+    """(S, S) mask of one shape at a random place, and (S, S) what its shading adds to its color."""
+    part = random.random()
+    # The power 1.5 makes small objects more frequent than large ones.
+    radius = 0.5 * size * (SMALLEST + (LARGEST - SMALLEST) * part * math.sqrt(part))
+    x, y = (radius + (size - 2 * radius) * random.random() for _ in range(2))
+    slope = 2 * random.random() - 1
+    # Rational points of the circle: rotations without sine and cosine.
+    cosine, sine = (1 - slope * slope) / (1 + slope * slope), 2 * slope / (1 + slope * slope)
+    squeeze = 1 + 0.25 * random.random()
+    rows, columns = np.mgrid[:size, :size]
+    across, down = (columns + 0.5 - x) / radius, (rows + 0.5 - y) / radius
+    u, v = across * cosine + down * sine, (down * cosine - across * sine) * squeeze
+    return INSIDE[name](u, v), -16.0 * (across + down)
+
+
+def _paint(random: np.random.Generator, below: Floats, paints: list[tuple[int, int, int]]) -> Floats:
+    """(3,) a color that stands out from what lies below; it is taken out of ``paints``, so none occurs twice."""
+    # Integers: the rounding of a sum of floats would depend on its order.
+    ground = below.astype(np.int64).sum(axis=0) // len(below)
+    apart = [paint for paint in paints if np.abs(np.array(paint) - ground).sum() >= CONTRAST] or paints
+    paint = apart[int(random.integers(0, len(apart)))]
+    paints.remove(paint)
+    return np.array(paint, dtype=np.float64) + random.integers(-14, 15, size=3)

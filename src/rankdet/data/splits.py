@@ -1,0 +1,105 @@
+"""Where a folder keeps a split: its annotation file and its pictures."""
+
+import json
+import mmap
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from rankdet.structures import InputError
+
+ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}
+FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+class Split(NamedTuple):
+    """An annotation file and the folder of its pictures."""
+
+    annotations: Path
+    images: Path
+
+
+def find_split(folder: Path, split: str) -> Split:
+    """Find a split in a folder laid out in one of the usual ways.
+
+    The annotations are ``annotations/instances_{split}.json``, the same name with more behind it
+    (``instances_train2017.json``), or ``{split}/_annotations.coco.json``; ``val`` and ``valid`` mean the same. The
+    pictures are in the first of these folders that has the first picture of the file: ``{name}``, ``images/{name}``,
+    ``images/{split}``, ``images``, ``{split}``, the folder itself; ``name`` is ``train2017`` for
+    ``instances_train2017.json``.
+
+    Parameters
+    ----------
+    folder
+        The data set.
+    split
+        ``train``, ``val``, ``test``, ``train2017``, …
+
+    Returns
+    -------
+    Split
+        The annotation file and the folder of pictures.
+
+    Raises
+    ------
+    InputError
+        When nothing fits, with a list of what was tried, or more than one file does, with their names.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    annotations = _find_annotations(folder, split)
+    return Split(annotations, find_images(folder, annotations))
+
+
+def find_images(folder: Path, annotations: Path) -> Path:
+    """The folder of pictures of an annotation file in a data set; raises InputError with a list of what was tried."""
+    first = _first_picture(annotations)
+    if annotations.stem.startswith("instances_"):
+        name = annotations.stem.removeprefix("instances_")
+        bare = name.rstrip("0123456789")
+        names = list(dict.fromkeys((name, bare, *ALIASES.get(bare, ()))))
+    else:
+        names = [annotations.parent.name]
+    tried = [folder / name for name in names] + [folder / "images" / name for name in names]
+    tried += [folder / "images", folder]
+    for candidate in tried:
+        if (candidate / first).is_file():
+            return candidate
+    places = ", ".join(str(candidate.relative_to(folder)) for candidate in tried)
+    raise InputError(f"{annotations}: its first picture {first!r} is in none of the folders {places} of {folder}")
+
+
+def _find_annotations(folder: Path, split: str) -> Path:
+    names = ALIASES.get(split, (split,))
+    exact = [folder / "annotations" / f"instances_{name}.json" for name in names]
+    exact += [folder / name / "_annotations.coco.json" for name in names]
+    found = [path for path in exact if path.is_file()]
+    if not found:
+        found = sorted(path for name in names for path in (folder / "annotations").glob(f"instances_{name}*.json"))
+        found = list(dict.fromkeys(found))
+    if len(found) > 1:
+        listed = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise InputError(
+            f"{folder}: several annotation files fit the split {split!r}: {listed}; name one of them fully"
+        )
+    if not found:
+        tried = [str(path.relative_to(folder)) for path in exact] + [
+            f"annotations/instances_{name}*.json" for name in names
+        ]
+        raise InputError(f"{folder}: no annotation file for the split {split!r}; tried {', '.join(tried)}")
+    return found[0]
+
+
+def _first_picture(annotations: Path) -> str:
+    """The first file name in an annotation file, without parsing what may be half a gigabyte."""
+    if not annotations.stat().st_size:
+        raise InputError(f"{annotations}: is an empty file")
+    with annotations.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        match = FILE_NAME.search(content)
+        if match is None:
+            raise InputError(f"{annotations}: names no picture")
+        try:
+            return str(json.loads(match[1]))
+        except ValueError as error:
+            raise InputError(f"{annotations}: the first file_name is broken: {error}") from error

@@ -1,0 +1,319 @@
+"""CocoDataset: what is read, what is dropped, what is refused."""
+
+import json
+import math
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import masks_to_boxes
+
+from rankdet.data import CocoDataset, FixedSize, KeepRatio, SampleKey, Transforms, find_split
+from rankdet.structures import InputError
+
+
+def test_sparse_category_ids_become_labels_in_order_of_the_ids(folder):
+    dataset = folder.dataset()
+    assert dataset.categories == [(2, "dog"), (7, "cat")]
+    assert dataset.category_ids == [2, 7]
+    sample = dataset[SampleKey(0, 0)]
+    assert sample.target.labels.tolist() == [1, 0]
+    assert sample.target.boxes.tolist() == [[4, 6, 24, 16], [30, 8, 46, 40]]
+    assert sample.image.dtype == torch.uint8
+    assert sample.image[:, 5, 9].tolist() == [9, 5, 10]
+    assert sample.source == (10, str(folder.images / "10.png"), (48, 64))
+    assert sample.skipped == ()
+    assert dataset.ground_truth == folder.annotations
+    assert dataset.aspect_ratios.tolist() == [64 / 48, 48 / 64, 2.0, 64 / 48]
+    assert dataset.label_counts() == [2, 1]
+
+
+def test_evaluation_keeps_every_picture_in_the_order_of_the_file(folder):
+    assert folder.dataset().image_ids.tolist() == [10, 11, 12, 13]
+
+
+def test_picture_without_objects_gives_empty_tensors(folder):
+    target = folder.dataset(Transforms(KeepRatio(100, (60,)), 1.0, 1.0), with_masks=True)[SampleKey(3, 0)].target
+    assert target.boxes.shape == (0, 4)
+    assert target.boxes.dtype == torch.float32
+    assert target.labels.dtype == torch.int64
+    assert target.masks.shape == (0, 60, 80)
+
+
+def test_training_drops_pictures_without_usable_annotation(folder):
+    folder.add(12, 7, [0, 0, 10, 10], iscrowd=1)
+    folder.add(13, 7, [0, 0, 0.5, 10])
+    assert folder.dataset(keep_empty=False).image_ids.tolist() == [10, 11]
+    assert folder.dataset(keep_empty=True).image_ids.tolist() == [10, 11, 12, 13]
+
+
+def test_training_drops_pictures_with_a_side_below_32(folder):
+    folder.add_picture(20, 100, 31)
+    folder.add_picture(21, 100, 32)
+    folder.add(20, 7, [0, 0, 10, 10])
+    folder.add(21, 7, [0, 0, 10, 10])
+    assert folder.dataset(keep_empty=False).image_ids.tolist() == [10, 11, 21]
+    assert folder.dataset(keep_empty=False, min_size=0).image_ids.tolist() == [10, 11, 20, 21]
+    assert 20 in folder.dataset().image_ids
+
+
+@pytest.mark.parametrize(
+    ("box", "fields"),
+    [
+        ([5, 5, 10, 10], {"iscrowd": 1}),
+        ([5, 5, 0.9, 10], {}),
+        ([5, 5, 10, 0.9], {}),
+        ([5, 5, 10, 10], {"area": 0}),
+        ([64, 5, 10, 10], {}),
+        ([-12, 5, 10, 10], {}),
+    ],
+)
+def test_annotation_that_no_detector_shall_learn_from_is_not_handed_out(folder, box, fields):
+    folder.add(10, 7, box, **fields)
+    assert len(folder.dataset(keep_empty=False)[SampleKey(0, 0)].target.labels) == 2
+
+
+def test_box_is_clipped_to_the_picture(folder):
+    folder.add(12, 7, [-5, 30, 20, 20])
+    assert folder.dataset()[SampleKey(2, 0)].target.boxes.tolist() == [[0, 30, 15, 40]]
+
+
+def test_area_and_iscrowd_may_be_absent(folder):
+    row = folder.add(12, 7, [5, 5, 10, 10])
+    del row["area"], row["iscrowd"], row["segmentation"]
+    assert len(folder.dataset()[SampleKey(2, 0)].target.labels) == 1
+
+
+def test_box_without_area_is_an_error_and_by_option_counted(folder):
+    folder.add(12, 7, [5, 5, 0, 10])
+    with pytest.raises(InputError, match=r"instances_train\.json: annotation 103: box \[5, 5, 0, 10\] has no area"):
+        folder.dataset()
+    dataset = folder.dataset(drop_degenerate=True)
+    assert dataset.num_degenerate == 1
+    assert dataset.num_objects == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bbox": [5, 5, math.nan, 10]}, "is not finite"),
+        ({"bbox": [5, math.inf, 10, 10]}, "is not finite"),
+        ({"bbox": [5, 5, -1, 10]}, "has a negative size"),
+        ({"bbox": [5, 5, 10]}, "not a list of four numbers"),
+        ({"bbox": [5, 5, "10", 10]}, "not a list of four numbers"),
+        ({"image_id": 999}, "image_id 999 is no picture"),
+        ({"category_id": 1}, "category_id 1 is no category"),
+        ({"id": 100}, "id 100 occurs twice"),
+        ({"id": "a"}, "is not an integer"),
+        ({"area": math.nan}, "is not a finite number"),
+        ({"iscrowd": 2}, "neither 0 nor 1"),
+    ],
+)
+def test_broken_annotation_is_named(folder, fields, message):
+    row = folder.add(12, 7, [5, 5, 10, 10])
+    row |= fields
+    with pytest.raises(InputError, match=rf"instances_train\.json: annotation {row['id']!r}: .*{message}"):
+        folder.dataset(drop_degenerate=True)
+
+
+def test_message_says_how_many_more_problems_there_are(folder):
+    for _ in range(3):
+        folder.add(12, 1, [5, 5, 10, 10])
+    with pytest.raises(InputError, match=r"annotation 103: .* \(and 2 more problems\)"):
+        folder.dataset()
+
+
+@pytest.mark.parametrize("key", ["id", "image_id", "category_id", "bbox"])
+def test_missing_key_of_an_annotation_is_named(folder, key):
+    del folder.add(12, 7, [5, 5, 10, 10])[key]
+    record = "annotation number 4" if key == "id" else "annotation 103"
+    with pytest.raises(InputError, match=f"{record}: key '{key}' is missing"):
+        folder.dataset()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"id": 11}, "image 11: id 11 occurs twice"),
+        ({"width": 0}, "image 10: width 0 is not a positive integer"),
+        ({"height": 48.5}, "image 10: height 48.5 is not a positive integer"),
+        ({"file_name": "../10.png"}, "image 10: file_name '../10.png' leaves the folder"),
+        ({"file_name": "/etc/10.png"}, "image 10: file_name '/etc/10.png' leaves the folder"),
+        ({"file_name": 10}, "image 10: file_name 10 is not a name"),
+    ],
+)
+def test_broken_picture_record_is_named(folder, fields, message):
+    folder.document["annotations"].clear()
+    folder.document["images"][0] |= fields
+    with pytest.raises(InputError, match=message):
+        folder.dataset()
+
+
+def test_category_that_occurs_twice_is_named(folder):
+    folder.document["categories"].append({"id": 7, "name": "lion"})
+    with pytest.raises(InputError, match="category 7: id 7 occurs twice"):
+        folder.dataset()
+
+
+@pytest.mark.parametrize("section", ["images", "annotations", "categories"])
+def test_missing_section_is_named(folder, section):
+    del folder.document[section]
+    with pytest.raises(InputError, match=f"section '{section}' is missing"):
+        folder.dataset()
+    folder.document[section] = {}
+    with pytest.raises(InputError, match=f"section '{section}' is not a list"):
+        folder.dataset()
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00", b"[" * 100_000])
+def test_broken_json_is_named(folder, content):
+    folder.annotations.write_bytes(content)
+    with pytest.raises(InputError, match=r"instances_train\.json: is not valid JSON"):
+        CocoDataset(folder.annotations, folder.images)
+
+
+def test_top_level_list_is_refused(folder):
+    folder.annotations.write_text("[]")
+    with pytest.raises(InputError, match="top level"):
+        CocoDataset(folder.annotations, folder.images)
+
+
+def test_missing_file_and_folder_are_named(folder):
+    with pytest.raises(InputError, match=r"absent\.json: there is no such annotation file"):
+        CocoDataset(folder.root / "absent.json", folder.images)
+    with pytest.raises(InputError, match="absent: there is no such folder"):
+        CocoDataset(folder.annotations, folder.root / "absent")
+
+
+def test_set_without_usable_picture_is_refused(folder):
+    folder.document["annotations"].clear()
+    with pytest.raises(InputError, match="no picture is left"):
+        folder.dataset(keep_empty=False)
+
+
+def test_truncated_picture_is_named(folder):
+    path = folder.images / "10.png"
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(InputError, match=r"10\.png: the picture cannot be decoded"):
+        folder.dataset()[SampleKey(0, 0)]
+
+
+def test_unreadable_picture_is_replaced_by_the_next_of_its_aspect_group(folder):
+    (folder.images / "10.png").write_bytes(b"no picture")
+    (folder.images / "12.png").unlink()
+    sample = folder.dataset(skip_unreadable=True)[SampleKey(0, 0)]
+    assert sample.source.image_id == 13  # 11 is portrait, 12 is missing
+    assert sample.skipped == (str(folder.images / "10.png"), str(folder.images / "12.png"))
+    assert sample.target.labels.tolist() == []
+
+
+def test_nothing_readable_stops_even_when_skipping(folder):
+    for path in folder.images.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"none of 3 pictures can be decoded, the first is .*10\.png"):
+        folder.dataset(skip_unreadable=True)[SampleKey(0, 0)]
+
+
+def test_wrong_size_is_an_error_even_when_skipping(folder):
+    folder.document["images"][0]["width"] = 65
+    with pytest.raises(InputError, match=r"10\.png: the picture is 64 × 48 pixels, its annotations say 65 × 48"):
+        folder.dataset(skip_unreadable=True)[SampleKey(0, 0)]
+
+
+def test_sample_depends_on_its_key_alone(folder):
+    dataset = folder.dataset(Transforms(KeepRatio(200, (30, 40, 50)), 0.5, 0.5), with_masks=True)
+    first = [dataset[SampleKey(0, seed)] for seed in range(30)]
+    torch.manual_seed(1234)
+    again = [dataset[SampleKey(0, seed)] for seed in range(30)]
+    for one, two in zip(first, again, strict=True):
+        assert torch.equal(one.image, two.image)
+        assert torch.equal(one.target.boxes, two.target.boxes)
+        assert torch.equal(one.target.masks, two.target.masks)
+    assert Counter(sample.image.shape[1] for sample in first).keys() == {30, 40, 50}
+
+
+def test_sample_leaves_the_global_random_state_alone(folder):
+    dataset = folder.dataset(Transforms(horizontal_flip=0.5))
+    before = torch.random.get_rng_state()
+    dataset[SampleKey(0, 5)]
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"segmentation": []}, "has no segmentation"),
+        ({"segmentation": [[1, 2, 3]]}, "not a list of numbers"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "three points"),
+        ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "not finite"),
+        ({"segmentation": "abc"}, "neither a list of polygons nor an RLE"),
+        ({"segmentation": {"size": [4, 4], "counts": "zz"}}, "is not that of the picture"),
+        ({"segmentation": {"size": [40, 80], "counts": "\u00e9"}}, "RLE of the segmentation is broken"),
+        ({"segmentation": {"size": [40, 80], "counts": ""}}, "RLE of the segmentation is empty"),
+        ({"segmentation": {"size": [40, 80], "counts": [3200]}}, "RLE of the segmentation is empty"),
+        ({"segmentation": {"size": [40, 80], "counts": [1, 2]}}, "make 3 pixels"),
+        ({"segmentation": {"size": [40, 80], "counts": [-1, 3201]}}, "neither a string nor a list"),
+    ],
+)
+def test_broken_segmentation_is_named_where_masks_are_asked_for(folder, fields, message):
+    folder.add(12, 7, [5, 5, 10, 10], **fields)
+    with pytest.raises(InputError, match=f"annotation 103: .*{message}"):
+        folder.dataset(with_masks=True)
+    assert folder.dataset().num_objects == 4
+
+
+def test_masks_follow_resizing_and_flips(folder):
+    plain = folder.dataset(with_masks=True)[SampleKey(0, 0)]
+    assert masks_to_boxes(plain.target.masks).tolist() == [[4, 6, 23, 15], [30, 8, 45, 39]]
+    placed = folder.dataset(Transforms(FixedSize(96, 64), 1.0, 1.0), with_masks=True)[SampleKey(0, 0)]
+    assert placed.target.boxes.tolist() == [[40, 64, 60, 84], [18, 16, 34, 80]]
+    inclusive = placed.target.boxes - torch.tensor([0, 0, 1, 1])
+    assert torch.equal(masks_to_boxes(placed.target.masks), inclusive)
+
+
+def test_dataset_survives_pickling_and_keeps_no_list_of_records(folder):
+    dataset = folder.dataset(with_masks=True)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copy[SampleKey(0, 3)].target.masks, dataset[SampleKey(0, 3)].target.masks)
+    lists = {name for name, value in vars(dataset).items() if isinstance(value, list | dict)}
+    assert lists == {"categories", "category_ids"}
+    assert isinstance(dataset._boxes, np.ndarray)
+
+
+def test_genuine_coco_is_read_without_its_crowds(shared):
+    split = find_split(shared("data", "coco_free"), "train2017")
+    document = json.loads(split.annotations.read_text())
+    transforms = Transforms(KeepRatio(320, (200,)))
+    dataset = CocoDataset(*split, transforms, with_masks=True)
+    assert len(dataset) == 80
+    assert len(dataset.categories) == 80
+    assert dataset.num_objects == sum(not row["iscrowd"] for row in document["annotations"])
+    assert len(CocoDataset(*split, keep_empty=False)) == 79
+    for index in range(0, 80, 8):
+        sample = dataset[SampleKey(index, 0)]
+        assert sample.image.shape[0] == 3
+        assert sample.target.masks.shape[1:] == sample.image.shape[1:]
+
+
+def test_real_polygons_agree_with_their_boxes(shared):
+    dataset = CocoDataset(*find_split(shared("data", "coco_free"), "val"), with_masks=True)
+    distances = []
+    for index in range(0, len(dataset), 6):
+        target = dataset[SampleKey(index, 0)].target
+        seen = target.masks.flatten(1).any(1)
+        inclusive = target.boxes[seen] - torch.tensor([0.0, 0.0, 1.0, 1.0])
+        distances.append((masks_to_boxes(target.masks[seen]) - inclusive).abs().flatten())
+    assert torch.cat(distances).median() < 1.0
+
+
+def test_real_compressed_rle_masks_have_the_area_of_the_file(shared):
+    split = find_split(shared("data", "nuclei_dsb2018"), "val")
+    areas: dict[int, list[int]] = {}
+    for row in json.loads(split.annotations.read_text())["annotations"]:
+        areas.setdefault(row["image_id"], []).append(row["area"])
+    dataset = CocoDataset(*split, with_masks=True)
+    for index in range(5):
+        sample = dataset[SampleKey(index, 0)]
+        assert sample.target.masks.sum((1, 2)).tolist() == areas[sample.source.image_id]

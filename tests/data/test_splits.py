@@ -1,0 +1,87 @@
+"""Where a folder keeps a split."""
+
+import json
+
+import pytest
+
+from rankdet.data import find_split
+from rankdet.structures import InputError
+
+
+def lay_out(root, annotations, picture, name="a.jpg"):
+    for path in (root / annotations, root / picture):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    (root / annotations).write_text(json.dumps({"images": [{"id": 1, "file_name": name}]}))
+    (root / picture).touch()
+
+
+@pytest.mark.parametrize(
+    ("split", "annotations", "images"),
+    [
+        ("train", "annotations/instances_train.json", "images"),
+        ("train", "annotations/instances_train.json", "images/train"),
+        ("train", "annotations/instances_train.json", "train"),
+        ("train", "annotations/instances_train.json", "."),
+        ("train", "annotations/instances_train2017.json", "train2017"),
+        ("train2017", "annotations/instances_train2017.json", "train2017"),
+        ("train", "annotations/instances_train2017.json", "images/train2017"),
+        ("train", "annotations/instances_train2017.json", "images/train"),
+        ("val", "annotations/instances_valid.json", "images/val"),
+        ("valid", "annotations/instances_val2017.json", "val2017"),
+        ("train", "train/_annotations.coco.json", "train"),
+        ("val", "valid/_annotations.coco.json", "valid"),
+        ("valid", "val/_annotations.coco.json", "val"),
+    ],
+)
+def test_usual_layouts_are_found(tmp_path, split, annotations, images):
+    lay_out(tmp_path, annotations, f"{images}/a.jpg")
+    assert find_split(tmp_path, split) == (tmp_path / annotations, tmp_path / images)
+
+
+def test_folder_of_the_first_picture_is_taken(tmp_path):
+    (tmp_path / "train").mkdir()
+    lay_out(tmp_path, "annotations/instances_train.json", "images/sub/ä b.jpg", name="sub/ä b.jpg")
+    assert find_split(tmp_path, "train").images == tmp_path / "images"
+
+
+def test_exact_name_is_preferred_to_a_longer_one(tmp_path):
+    lay_out(tmp_path, "annotations/instances_val_small.json", "images/a.jpg")
+    lay_out(tmp_path, "annotations/instances_val.json", "images/a.jpg")
+    assert find_split(tmp_path, "val").annotations.name == "instances_val.json"
+    assert find_split(tmp_path, "val_small").annotations.name == "instances_val_small.json"
+
+
+def test_several_fitting_files_are_named(tmp_path):
+    lay_out(tmp_path, "annotations/instances_train2014.json", "images/a.jpg")
+    lay_out(tmp_path, "annotations/instances_train2017.json", "images/a.jpg")
+    with pytest.raises(
+        InputError, match=r"several .*'train': .*instances_train2014\.json, .*instances_train2017\.json"
+    ):
+        find_split(tmp_path, "train")
+    lay_out(tmp_path, "annotations/instances_val.json", "images/a.jpg")
+    lay_out(tmp_path, "valid/_annotations.coco.json", "images/a.jpg")
+    with pytest.raises(InputError, match=r"several .*instances_val\.json, valid/_annotations\.coco\.json"):
+        find_split(tmp_path, "val")
+
+
+def test_message_lists_what_was_tried(tmp_path):
+    with pytest.raises(InputError, match=r"absent: there is no such folder"):
+        find_split(tmp_path / "absent", "train")
+    tried = (
+        r"tried annotations/instances_train\.json, train/_annotations\.coco\.json, annotations/instances_train\*\.json"
+    )
+    with pytest.raises(InputError, match=tried):
+        find_split(tmp_path, "train")
+    lay_out(tmp_path, "annotations/instances_train.json", "elsewhere/a.jpg")
+    with pytest.raises(
+        InputError, match=r"first picture 'a\.jpg' is in none of the folders train, images/train, images"
+    ):
+        find_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize(("content", "message"), [("", "empty file"), ("{}", "names no picture")])
+def test_file_without_pictures_is_named(tmp_path, content, message):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train.json").write_text(content)
+    with pytest.raises(InputError, match=rf"instances_train\.json: .*{message}"):
+        find_split(tmp_path, "train")
