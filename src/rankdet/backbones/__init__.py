@@ -1,0 +1,31 @@
+"""Pictures → feature maps.
+
+A backbone is a module that takes ``Images`` (uint8 pixels and sizes) and returns a list of maps (B, channels, H, W),
+finest first; it says ``channels`` and ``strides`` of these maps.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from rankdet.backbones.fpn import FPN
+from rankdet.backbones.normalization import PixelNormalization
+from rankdet.backbones.timm_backbone import TimmBackbone
+from rankdet.backbones.tiny import TinyBackbone
+from rankdet.backbones.weights import load_weights
+from rankdet.structures import Images
+
+__all__ = ["FPN", "Backbone", "PixelNormalization", "TimmBackbone", "TinyBackbone", "load_weights"]
+
+
+class Backbone(Protocol):
+    """What a detector asks of a backbone."""
+
+    channels: tuple[int, ...]
+    """Channels of each map, finest first."""
+    strides: tuple[int, ...]
+    """Pixels per cell of each map."""
+
+    def __call__(self, images: Images) -> list[Tensor]:
+        """One (B, channels, H / stride, W / stride) map per stride."""
+        ...

@@ -1,0 +1,46 @@
+"""Feature Pyramid Network (Lin et al., CVPR 2017, arXiv:1612.03144) in the form of two-stage detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, max_pool2d
+
+
+class FPN(nn.Module):
+    """1x1 laterals, a top-down path, 3x3 outputs; no normalization and no activation.
+
+    The coarser map is enlarged (nearest neighbor) to the size of the finer one, so that pictures of any size work.
+    Weights start Xavier uniform, biases 0.
+
+    Parameters
+    ----------
+    in_channels
+        Channels of the backbone's maps, finest first.
+    channels
+        Channels of every output.
+    extra_levels
+        How many coarser levels follow, each of them every second cell of the level before (P6 from P5).
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int = 256, *, extra_levels: int = 1) -> None:
+        super().__init__()
+        self.channels = channels
+        self.extra_levels = extra_levels
+        self.laterals = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in in_channels)
+        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        for convolution in (*self.laterals, *self.outputs):
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of the backbone → ``len(maps) + extra_levels`` maps (B, channels, H, W), finest first."""
+        merged = [lateral(features) for lateral, features in zip(self.laterals, maps, strict=True)]
+        for level in range(len(merged) - 1, 0, -1):
+            finer = merged[level - 1]
+            merged[level - 1] = finer + interpolate(merged[level], size=finer.shape[-2:], mode="nearest")
+        pyramid = [output(features) for output, features in zip(self.outputs, merged, strict=True)]
+        for _ in range(self.extra_levels):
+            pyramid.append(max_pool2d(pyramid[-1], kernel_size=1, stride=2))
+        return pyramid

@@ -1,0 +1,124 @@
+"""Any feature pyramid that timm knows by name, as a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Self
+
+import timm
+from timm.layers.format import Format
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rankdet.backbones.normalization import PixelNormalization
+from rankdet.structures import Images, InputError
+
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
+
+class TimmBackbone(nn.Module):
+    """A network of timm without its classifier; nothing is downloaded (see :func:`load_weights`).
+
+    Parameters
+    ----------
+    name
+        Name of an architecture of timm, with or without the tag of its weights: ``"resnet50.tv_in1k"``.
+    out_indices
+        Which of timm's feature maps are returned. Networks whose first map has stride 2 (ResNet, EfficientNet) have
+        strides 4, 8, 16, 32 at (1, 2, 3, 4); those that start at stride 4 (Swin, ConvNeXt) at (0, 1, 2, 3).
+    mean, std
+        Of the pixels, one number per channel (RGB) in 0 … 255; None takes what timm states for this name.
+    frozen_stages
+        0 trains everything; n freezes all up to and including the stage of stride 2^(n+1): 1 is the stem and
+        ``layer1`` of a ResNet, or the stem and blocks 0 and 1 of an EfficientNet.
+    frozen_batch_norm
+        Batch normalization keeps its stored statistics, also in training; its scale and shift stay trainable outside
+        of the frozen stages. Set False for training from scratch.
+    options
+        Further arguments of ``timm.create_model``, such as ``{"strict_img_size": False}``, which lets a Swin take
+        pictures of any size.
+
+    Raises
+    ------
+    InputError
+        When timm does not know the name, or the network has no such feature maps or stages.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        out_indices: Sequence[int] = (1, 2, 3, 4),
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        frozen_stages: int = 0,
+        frozen_batch_norm: bool = True,
+        options: Mapping[str, Any] = NO_OPTIONS,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.out_indices = tuple(out_indices)
+        self.options = dict(options)
+        self.frozen_batch_norm = frozen_batch_norm
+        self.network = create_network(name, self.out_indices, options, pretrained=False)
+        maps: Any = self.network.feature_info
+        self.channels: tuple[int, ...] = tuple(maps.channels())
+        self.strides: tuple[int, ...] = tuple(maps.reduction())
+        if mean is None or std is None:
+            # timm states mean and standard deviation for pixels in 0 … 1.
+            stated: Any = timm.get_pretrained_cfg(name)
+            mean = mean or [255 * value for value in stated.mean]
+            std = std or [255 * value for value in stated.std]
+        self.normalization = PixelNormalization(mean, std)
+        self._channels_last = getattr(self.network, "output_fmt", Format.NCHW) == Format.NHWC
+        self._frozen = frozen_modules(self.network, frozen_stages, name) if frozen_stages else []
+        for module in self._frozen:
+            module.requires_grad_(False)
+        self.train()
+
+    def forward(self, images: Images) -> list[Tensor]:
+        """One (B, channels, H / stride, W / stride) map per index, finest first."""
+        maps = self.network(self.normalization(images))
+        return [features.permute(0, 3, 1, 2).contiguous() for features in maps] if self._channels_last else list(maps)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but frozen stages and frozen batch normalization stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        if self.frozen_batch_norm:
+            for module in self.network.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+def create_network(name: str, out_indices: Sequence[int], options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
+    """timm's network of this name that returns a list of feature maps."""
+    if not timm.is_model(name):
+        raise InputError(f"timm knows no network named {name!r}")
+    try:
+        return timm.create_model(
+            name, features_only=True, out_indices=tuple(out_indices), pretrained=pretrained, **options
+        )
+    except (AssertionError, IndexError) as error:  # timm's ways to refuse an index
+        raise InputError(f"{name} has no feature maps {tuple(out_indices)}: {error}") from error
+
+
+def frozen_modules(network: nn.Module, stages: int, name: str) -> list[nn.Module]:
+    """The modules of a timm feature network up to and including the stage of stride 2^(stages + 1)."""
+    stride = 2 ** (stages + 1)
+    maps: Any = network.feature_info
+    ends = [info["module"] for info in maps.info if info["reduction"] == stride]
+    # timm writes "layers.0" for a module that some of its wrappers hold as "layers_0".
+    end = ends[-1].replace(".", "_") if ends else None
+    chosen: list[nn.Module] = []
+    for path, module in network.named_modules():
+        flat = path.replace(".", "_")
+        if flat == end:
+            return [*chosen, module]
+        holds_end = not path or (end or "").startswith(f"{flat}_")
+        if not holds_end:
+            chosen.append(module)
+    raise InputError(f"{name} has no stage of stride {stride}: frozen_stages={stages} does not fit")

@@ -1,0 +1,73 @@
+"""A small residual network that learns from scratch on a laptop: for demonstrations and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from rankdet.backbones.normalization import PixelNormalization
+from rankdet.structures import Images
+
+GROUPS = 8
+
+
+class TinyBackbone(nn.Module):
+    """A stem of stride 2 and one residual block of stride 2 per stage, with group normalization.
+
+    Group normalization, because from scratch a small batch learns best with it; nothing depends on ``self.training``.
+
+    Parameters
+    ----------
+    channels
+        Channels of the stages, each a multiple of 8; stage i has stride 2^(i+2), so the default has 4, 8, 16.
+    mean, std
+        Of the pixels, in 0 … 255.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (32, 64, 128),
+        *,
+        mean: Sequence[float] = (127.5, 127.5, 127.5),
+        std: Sequence[float] = (127.5, 127.5, 127.5),
+    ) -> None:
+        super().__init__()
+        self.channels = tuple(channels)
+        self.strides = tuple(4 * 2**stage for stage in range(len(channels)))
+        self.normalization = PixelNormalization(mean, std)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, channels[0], 3, stride=2, padding=1, bias=False),
+            nn.GroupNorm(GROUPS, channels[0]),
+            nn.ReLU(),
+        )
+        inputs = (channels[0], *channels[:-1])
+        self.stages = nn.ModuleList(ResidualBlock(*pair) for pair in zip(inputs, channels, strict=True))
+
+    def forward(self, images: Images) -> list[Tensor]:
+        """One (B, channels, H / stride, W / stride) map per stage."""
+        features = self.stem(self.normalization(images))
+        maps = []
+        for stage in self.stages:
+            features = stage(features)
+            maps.append(features)
+        return maps
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, the first of stride 2, beside a 1x1 convolution of stride 2."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1, bias=False)
+        self.first_norm = nn.GroupNorm(GROUPS, channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.second_norm = nn.GroupNorm(GROUPS, channels)
+        self.shortcut = nn.Conv2d(in_channels, channels, 1, stride=2, bias=False)
+        self.shortcut_norm = nn.GroupNorm(GROUPS, channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        residual = relu(self.first_norm(self.first(features)))
+        residual = self.second_norm(self.second(residual))
+        return relu(residual + self.shortcut_norm(self.shortcut(features)))

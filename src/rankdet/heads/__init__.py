@@ -1,0 +1,23 @@
+"""Feature maps → logits, boxes and Candidates: the parts that detectors are made of."""
+
+from rankdet.heads.anchors import AnchorGenerator
+from rankdet.heads.box_coding import BoxCoder
+from rankdet.heads.box_head import BoxHead
+from rankdet.heads.box_stage import BoxStage
+from rankdet.heads.nms import grouped_nms, select_detections
+from rankdet.heads.roi_pooling import RoIPooling
+from rankdet.heads.rpn import ProposalSettings, RegionProposalNetwork, RPNHead, RPNOutputs
+
+__all__ = [
+    "AnchorGenerator",
+    "BoxCoder",
+    "BoxHead",
+    "BoxStage",
+    "ProposalSettings",
+    "RPNHead",
+    "RPNOutputs",
+    "RegionProposalNetwork",
+    "RoIPooling",
+    "grouped_nms",
+    "select_detections",
+]

@@ -1,0 +1,51 @@
+"""Pooled features → class logits and class-specific deltas."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers, a classifier, and a regressor with four values for each class.
+
+    Parameters
+    ----------
+    in_channels
+        Channels of the pooled features.
+    num_classes
+        C.
+    softmax
+        True: C + 1 logits with the background last, scores by softmax. False: C logits, scores by sigmoid.
+    channels
+        Width of the two layers.
+    pooled_size
+        Cells per side of the pooled features.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, *, softmax: bool, channels: int = 1024, pooled_size: int = 7
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.softmax = softmax
+        self.first = nn.Linear(in_channels * pooled_size**2, channels)
+        self.second = nn.Linear(channels, channels)
+        self.classifier = nn.Linear(channels, num_classes + softmax)
+        self.regressor = nn.Linear(channels, 4 * num_classes)
+        for layer in (self.first, self.second):
+            nn.init.xavier_uniform_(layer.weight)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.normal_(self.regressor.weight, std=0.001)
+        for layer in (self.first, self.second, self.classifier, self.regressor):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """(K, channels, S, S) → (K, C) or (K, C + 1) logits and (K, C, 4) deltas."""
+        hidden = relu(self.second(relu(self.first(pooled.flatten(1)))))
+        return self.classifier(hidden), self.regressor(hidden).view(-1, self.num_classes, 4)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """(K, C) scores in [0, 1], without background."""
+        return torch.softmax(logits.float(), dim=1)[:, :-1] if self.softmax else torch.sigmoid(logits.float())

@@ -1,0 +1,85 @@
+"""Features of a fixed size for boxes of any size, from the level of the pyramid that suits each box.
+
+Legend: B images, L levels, K RoIs of all pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+
+class RoIPooling(nn.Module):
+    """RoIAlign with the half-pixel shift (He et al., ICCV 2017, arXiv:1703.06870), in float32.
+
+    A box with sides w and h takes its features from level floor(log2(√(w h) / finest_scale + 1e-6)), clamped to the
+    levels there are (Lin et al., CVPR 2017, eq. 1).
+
+    Parameters
+    ----------
+    strides
+        Pixels per cell of the levels that are used: the first ones of the pyramid.
+    finest_scale
+        In pixels; boxes below twice this size are read from the finest level. 56 for a finest stride of 4 and anchors
+        from 32 pixels.
+    output_size
+        Cells per side.
+    sampling_ratio
+        Points per cell and direction; 0 takes as many as cells of the map lie in it.
+    """
+
+    def __init__(
+        self,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        *,
+        finest_scale: float = 56.0,
+        output_size: int = 7,
+        sampling_ratio: int = 0,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.finest_scale = finest_scale
+        self.output_size = output_size
+        self.sampling_ratio = sampling_ratio
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """(K,) int64 level of each of (K, 4) boxes.
+
+        Examples
+        --------
+        >>> pooling = RoIPooling()
+        >>> pooling.levels(torch.tensor([[0.0, 0, 9, 9], [0, 0, 112, 112], [0, 0, 999, 999], [5, 5, 5, 5]]))
+        tensor([0, 1, 3, 0])
+        """
+        sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
+        # With 1e-6 the logarithm is finite for boxes without area, too.
+        levels = torch.log2(sides.prod(dim=1).sqrt() / self.finest_scale + 1e-6).floor()
+        return levels.clamp(0, len(self.strides) - 1).long()
+
+    def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """(K, channels, output_size, output_size) float32, picture by picture.
+
+        maps: the pyramid, L maps (B, channels, H, W), of which the first ``len(strides)`` are read. boxes: for each
+        picture (k, 4) xyxy in pixels.
+        """
+        images = torch.cat([image_boxes.new_full((len(image_boxes), 1), i) for i, image_boxes in enumerate(boxes)])
+        all_boxes = torch.cat(list(boxes))
+        rois = torch.cat([images, all_boxes], dim=1).float()
+        levels = self.levels(all_boxes)
+        rows, pooled = [], []
+        # A level without boxes is read, too: so every map belongs to the graph in every step.
+        for level, (features, stride) in enumerate(zip(maps, self.strides, strict=False)):
+            rows.append(torch.nonzero(levels == level).squeeze(1))
+            level_rois = rois[rows[-1]]
+            pooled.append(
+                roi_align(features.float(), level_rois, self.output_size, 1 / stride, self.sampling_ratio, aligned=True)
+            )
+        # From the order of levels back to that of the boxes.
+        return torch.cat(pooled).index_select(0, torch.cat(rows).argsort())
+
+    def extra_repr(self) -> str:
+        """The settings, for printing."""
+        return f"strides={self.strides}, finest_scale={self.finest_scale:g}, output_size={self.output_size}"

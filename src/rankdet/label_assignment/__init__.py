@@ -1,0 +1,27 @@
+"""Anchors, proposals or cells and the objects of a picture → Assignment."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from rankdet.label_assignment.max_iou import MaxIoUAssigner
+from rankdet.label_assignment.sampling import RandomSampler
+from rankdet.structures import Assignment, Target
+
+__all__ = ["Assigner", "MaxIoUAssigner", "RandomSampler", "Sampler"]
+
+
+class Assigner(Protocol):
+    """Says which class each of (M, 4) boxes of one picture stands for."""
+
+    def __call__(self, boxes: Tensor, target: Target, num_classes: int) -> Assignment:
+        """Labels 0 … C−1, C for background, −1 for ignored, and the matched objects."""
+        ...
+
+
+class Sampler(Protocol):
+    """Chooses candidates of one picture; the others are ignored."""
+
+    def __call__(self, assignment: Assignment, num_classes: int) -> Assignment:
+        """The same assignment with more labels −1."""
+        ...

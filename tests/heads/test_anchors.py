@@ -1,0 +1,46 @@
+"""Anchors by hand."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from rankdet.heads import AnchorGenerator
+
+CPU = torch.device("cpu")
+
+
+def test_a_picture_of_800_by_1344_has_268569_anchors() -> None:
+    generator = AnchorGenerator((4, 8, 16, 32, 64))
+    map_sizes = ((200, 336), (100, 168), (50, 84), (25, 42), (13, 21))
+    assert generator.anchors(map_sizes, CPU).shape == (268_569, 4)
+    assert sum(generator.num_per_level(map_sizes)) == 268_569
+
+
+def test_anchors_stand_on_top_left_corners_with_ratios_outside_and_scales_inside() -> None:
+    anchors = AnchorGenerator((16,), scales=(2.0, 4.0), ratios=(0.5, 4.0)).anchors(((2, 2),), CPU)
+    root = math.sqrt(2)
+    shapes = [(32 * root, 32 / root), (64 * root, 64 / root), (16, 64), (32, 128)]
+    centers = [(0, 0), (16, 0), (0, 16), (16, 16)]
+    expected = [[x - w / 2, y - h / 2, x + w / 2, y + h / 2] for x, y in centers for w, h in shapes]
+    torch.testing.assert_close(anchors, torch.tensor(expected))
+
+
+def test_anchors_in_the_padding_of_a_batch_are_not_valid() -> None:
+    generator = AnchorGenerator((8, 64), ratios=(1.0,))
+    # 33 x 40 pixels are padded to 64 x 64 for themselves; the batch has 128 x 96.
+    valid = generator.valid(((16, 12), (2, 2)), (33, 40), CPU)
+    assert valid is not None
+    assert valid[: 16 * 12].view(16, 12).nonzero().amax(dim=0).tolist() == [7, 7]
+    assert valid[: 16 * 12].sum() == 64
+    assert valid[16 * 12 :].tolist() == [True, False, False, False]
+    assert generator.valid(((16, 12), (2, 2)), (97, 65), CPU) is None
+
+
+def test_anchors_made_in_inference_mode_serve_training() -> None:
+    generator = AnchorGenerator((4,), scales=(3.25,))
+    with torch.inference_mode():
+        generator.anchors(((3, 5),), CPU)
+    deltas = torch.ones(45, 4, requires_grad=True)
+    (deltas * generator.anchors(((3, 5),), CPU)).sum().backward()

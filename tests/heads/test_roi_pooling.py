@@ -1,0 +1,23 @@
+"""Which level a box is read from, and what is read."""
+
+from __future__ import annotations
+
+import torch
+from torchvision.ops import roi_align
+
+from rankdet.heads import RoIPooling
+
+
+def test_features_of_a_box_come_from_its_picture_and_level() -> None:
+    maps = [torch.rand(2, 3, 32, 32), torch.rand(2, 3, 16, 16), torch.rand(2, 3, 8, 8)]
+    boxes = [torch.tensor([[3.0, 5.0, 90.0, 99.0], [8.0, 8.0, 20.0, 24.0]]), torch.tensor([[0.0, 0.0, 10.0, 14.0]])]
+    pooled = RoIPooling((4, 8), finest_scale=16)(maps, boxes)
+    large = roi_align(maps[1][:1], [boxes[0][:1]], 7, 1 / 8, aligned=True)
+    small = roi_align(maps[0], [boxes[0][1:], boxes[1]], 7, 1 / 4, aligned=True)
+    torch.testing.assert_close(pooled, torch.cat([large, small]))
+
+
+def test_without_boxes_the_maps_still_belong_to_the_graph() -> None:
+    maps = [torch.rand(1, 3, 8, 8, requires_grad=True), torch.rand(1, 3, 4, 4, requires_grad=True)]
+    RoIPooling((4, 8))(maps, [torch.zeros(0, 4)]).sum().backward()
+    assert all(torch.equal(features.grad, torch.zeros_like(features)) for features in maps)
