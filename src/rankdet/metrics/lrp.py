@@ -1,0 +1,225 @@
+"""Optimal localization recall precision (oLRP) error over the evaluator's matches at IoU 0.5.
+
+Legend: D detections of one class in all pictures, G its objects, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from hotcoco import COCOeval
+from hotcoco import mask as rle
+from numpy.typing import NDArray
+
+from rankdet.metrics.coco_results import Detections, GroundTruth, IouType
+
+MATCH_IOU = 0.5
+"""The IoU τ from which a detection is a true positive."""
+
+
+class OptimalLRP(NamedTuple):
+    """oLRP error of one class, its parts at the optimal cut, and where that cut is. Lower errors are better.
+
+    error
+        The least LRP error over all cut-offs, a fraction.
+    localization
+        Mean 1 − IoU of the true positives at the optimal cut.
+    false_positives
+        FP / (TP + FP) there: 1 − precision.
+    false_negatives
+        FN / G there: 1 − recall.
+    threshold
+        The score of the last detection kept: keeping ``score >= threshold`` gives these numbers.
+    """
+
+    error: float
+    localization: float
+    false_positives: float
+    false_negatives: float
+    threshold: float
+
+
+class ClassMatches(NamedTuple):
+    """Detections of one class that count, in any order; those matched with a crowd region are left out.
+
+    scores
+        (D,).
+    ious
+        (D,) IoU of a true positive with its object, NaN for a false positive.
+    ground_truths
+        G, crowd regions not counted.
+    """
+
+    scores: NDArray[np.float64]
+    ious: NDArray[np.float64]
+    ground_truths: int
+
+
+def optimal_lrp(scores: NDArray[np.float64], ious: NDArray[np.float64], ground_truths: int) -> OptimalLRP:
+    r"""Find the cut-off with the least LRP error among all of them at once.
+
+    .. math:: \mathrm{LRP}(s) = \frac{\sum_{\mathrm{TP}} (1 - \mathrm{IoU}) / (1 - \tau) + \mathrm{FP} + \mathrm{FN}}
+              {\mathrm{TP} + \mathrm{FP} + \mathrm{FN}}, \qquad \mathrm{oLRP} = \min_s \mathrm{LRP}(s)
+
+    Cut-offs lie between distinct scores only: a threshold keeps or drops all detections of one score together, so a
+    cut inside a tie is one that nobody can apply, and its value would depend on the order of the pictures. Cuts
+    without a true positive have the error 1, which no other cut exceeds, and are left out of the search. Of several
+    optimal cuts the one with the highest threshold is taken.
+
+    Parameters
+    ----------
+    scores
+        (D,) scores of the detections of one class.
+    ious
+        (D,) IoU of a true positive with its object, NaN for a false positive.
+    ground_truths
+        G, the number of objects.
+
+    Returns
+    -------
+    OptimalLRP
+        All NaN where there are no objects; ``(1, nan, nan, 1, nan)`` where there is no true positive.
+
+    Notes
+    -----
+    Oksuz, Cam, Akbas, Kalkan, "Localization Recall Precision (LRP): A New Performance Metric for Object Detection",
+    ECCV 2018, equations (1)–(2) and (4); "One Metric to Measure Them All", TPAMI 2021, with τ = 0.5.
+
+    Differs from the authors' evaluator in ties only: there, cuts inside a run of equal scores count too.
+
+    Examples
+    --------
+    Two objects; the best detection hits with IoU 0.9, the next one misses. Keeping only the first gives
+    (0.1 / 0.5 + 0 + 1) / 2.
+
+    >>> found = optimal_lrp(np.array([0.8, 0.3]), np.array([0.9, np.nan]), 2)
+    >>> round(found.error, 6), round(found.localization, 6), found.false_positives, found.false_negatives
+    (0.6, 0.1, 0.0, 0.5)
+    >>> found.threshold
+    0.8
+    """
+    nan = float("nan")
+    if ground_truths == 0:
+        return OptimalLRP(nan, nan, nan, nan, nan)
+    order = np.argsort(-scores, kind="stable")
+    scores, ious = scores[order], ious[order]
+    is_hit = ~np.isnan(ious)
+    true_positives = np.cumsum(is_hit)
+    distances = np.cumsum(np.where(is_hit, 1 - ious, 0.0))
+    ends_tie = np.append(scores[1:] != scores[:-1], np.ones(min(1, len(scores)), dtype=bool))
+    cuts = np.flatnonzero(ends_tie & (true_positives > 0))
+    if cuts.size == 0:
+        return OptimalLRP(1.0, nan, nan, 1.0, nan)
+    hits, kept = true_positives[cuts], cuts + 1
+    # TP + FP + FN = kept + (G − TP)
+    misses = ground_truths - hits
+    errors = (distances[cuts] / (1 - MATCH_IOU) + (kept - hits) + misses) / (kept + misses)  # LRP, eq. (1)
+    best = int(np.argmin(errors))  # oLRP, eq. (4)
+    return OptimalLRP(
+        error=float(errors[best]),
+        localization=float(distances[cuts[best]] / hits[best]),
+        false_positives=float((kept[best] - hits[best]) / kept[best]),
+        false_negatives=float(misses[best] / ground_truths),
+        threshold=float(scores[cuts[best]]),
+    )
+
+
+def optimal_lrp_reference(scores: NDArray[np.float64], ious: NDArray[np.float64], ground_truths: int) -> OptimalLRP:
+    """The same as `optimal_lrp`, one threshold after the other as the definition reads: O(D²), for tests."""
+    nan = float("nan")
+    if ground_truths == 0:
+        return OptimalLRP(nan, nan, nan, nan, nan)
+    optimum = OptimalLRP(1.0, nan, nan, 1.0, nan)
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        kept = [iou for score, iou in zip(scores.tolist(), ious.tolist(), strict=True) if score >= threshold]
+        hits = [iou for iou in kept if not np.isnan(iou)]
+        if not hits:
+            continue
+        tp, fp, fn = len(hits), len(kept) - len(hits), ground_truths - len(hits)
+        error = (sum((1 - iou) / (1 - MATCH_IOU) for iou in hits) + fp + fn) / (tp + fp + fn)
+        if error < optimum.error or np.isnan(optimum.threshold):
+            optimum = OptimalLRP(
+                error, sum(1 - iou for iou in hits) / tp, fp / (tp + fp), fn / ground_truths, threshold
+            )
+    return optimum
+
+
+def match_classes(
+    ground_truth: GroundTruth, detections: Detections, iou_type: IouType = "bbox", max_detections: int = 100
+) -> dict[int, ClassMatches]:
+    """Match detections with objects at IoU 0.5 by the rules of COCO, for every class.
+
+    A detection matched with a crowd region is neither a true nor a false positive, and a crowd region is no object,
+    as in COCO's AP.
+
+    Parameters
+    ----------
+    max_detections
+        The best detections of a class that count in each picture.
+
+    Returns
+    -------
+    dict
+        Category id → its matches, by ascending id.
+    """
+    evaluation = COCOeval(ground_truth.coco, detections.coco, iou_type)
+    evaluation.params.iou_thrs = [MATCH_IOU]
+    evaluation.params.area_rng = [[0.0, 1e10]]
+    evaluation.params.area_rng_lbl = ["all"]
+    evaluation.params.max_dets = [max_detections]
+    evaluation.evaluate()
+
+    scores: dict[int, list[float]] = {id_: [] for id_ in ground_truth.names}
+    found: dict[int, list[int]] = {id_: [] for id_ in ground_truth.names}
+    objects: dict[int, list[int]] = {id_: [] for id_ in ground_truth.names}
+    is_hit: dict[int, list[bool]] = {id_: [] for id_ in ground_truth.names}
+    is_ignored: dict[int, list[bool]] = {id_: [] for id_ in ground_truth.names}
+    counts = dict.fromkeys(ground_truth.names, 0)
+    for picture in evaluation.eval_imgs:
+        if picture is None:
+            continue
+        category = picture["category_id"]
+        counts[category] += len(picture["gtIds"]) - sum(picture["gtIgnore"])
+        scores[category] += picture["dtScores"]
+        found[category] += picture["dtIds"]
+        objects[category] += picture["dtMatches"][0]
+        is_hit[category] += picture["dtMatched"][0]
+        is_ignored[category] += picture["dtIgnore"][0]
+
+    matches = {}
+    for category in ground_truth.names:
+        counted = ~np.array(is_ignored[category], dtype=bool)
+        hit = np.array(is_hit[category], dtype=bool)[counted]
+        rows = np.array(found[category], dtype=np.int64)[counted][hit] - 1
+        ids = np.array(objects[category], dtype=np.int64)[counted][hit]
+        ious = np.full(len(hit), np.nan)
+        if iou_type == "bbox":
+            matched = ground_truth.boxes[np.searchsorted(ground_truth.annotation_ids, ids)]
+            ious[hit] = _paired_box_iou(detections.boxes[rows], matched)
+        else:
+            ious[hit] = _paired_mask_iou(ground_truth, detections, rows, ids)
+        matches[category] = ClassMatches(np.array(scores[category], dtype=np.float64)[counted], ious, counts[category])
+    return matches
+
+
+def _paired_box_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU of row i with row i of two (P, 4) arrays of ``(x, y, width, height)``."""
+    low = np.maximum(first[:, :2], second[:, :2])
+    high = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
+    intersection = np.clip(high - low, 0, None).prod(axis=1)
+    union = first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - intersection
+    return np.divide(intersection, union, out=np.zeros(len(union)), where=union > 0)
+
+
+def _paired_mask_iou(
+    ground_truth: GroundTruth, detections: Detections, rows: NDArray[np.int64], ids: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """IoU of the masks of detection ``rows[i]`` and annotation ``ids[i]``, on the run lengths."""
+    found = detections.coco.load_anns((rows + 1).tolist())
+    objects = ground_truth.coco.load_anns(ids.tolist())
+    ious = np.empty(len(rows))
+    for i, (detection, annotation) in enumerate(zip(found, objects, strict=True)):
+        first, second = detections.coco.ann_to_rle(detection), ground_truth.coco.ann_to_rle(annotation)
+        ious[i] = rle.iou([first], [second], [False])[0, 0]
+    return ious
