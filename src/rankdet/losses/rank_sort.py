@@ -9,6 +9,7 @@ Legend: M candidates, C classes, P positives, N negatives, s logits, y localizat
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -44,12 +45,16 @@ class _Roles(NamedTuple):
     quality
         (P,) localization qualities in [0, 1].
     ignored
-        (M, C) or (M, 1) bool, or None where nothing is ignored. Whatever is neither positive nor ignored is a negative.
+        (I,) int64 indices of the ignored rows of ``width`` logits. Both index tensors ascend, and what is in neither is
+        a negative.
+    width
+        Logits of a row.
     """
 
     positives: Tensor
     quality: Tensor
-    ignored: Tensor | None
+    ignored: Tensor
+    width: int
 
 
 def rank_sort_loss(
@@ -126,11 +131,12 @@ def rank_sort_loss(
     """
     if logits.shape != targets.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must have one shape")
-    targets = targets.detach().reshape(-1, 1)
+    targets = targets.detach().reshape(-1)
     if check:
         _check_range("targets", targets, -1, 1)
-    positives = targets.reshape(-1).clamp(min=0).nonzero().squeeze(1)
-    roles = _Roles(positives, targets.reshape(-1)[positives], _mask(targets < 0))
+    special = targets.nonzero().squeeze(1)
+    quality = targets[special]
+    roles = _Roles(special[quality > 0], quality[quality > 0], ignored=special[quality < 0], width=1)
     return _loss(logits, roles, delta, check, implementation)
 
 
@@ -184,7 +190,9 @@ def rank_sort_loss_of_labels(
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must be (M, C) and (M,)")
     num_classes = logits.shape[1]
-    rows = ((labels >= 0) & (labels < num_classes)).nonzero().squeeze(1)
+    special = (labels != num_classes).nonzero().squeeze(1)
+    is_ignored = labels[special] < 0
+    rows, ignored = special[~is_ignored], special[is_ignored]
     quality = quality.detach()
     if quality.shape != rows.shape:
         raise ValueError(f"{len(rows)} positives among the labels but quality of shape {tuple(quality.shape)}")
@@ -195,7 +203,7 @@ def rank_sort_loss_of_labels(
     if zero_quality_is_negative:
         kept = quality > 0
         positives, quality = positives[kept], quality[kept]
-    return _loss(logits, _Roles(positives, quality, _mask(labels[:, None] < 0)), delta, check, implementation)
+    return _loss(logits, _Roles(positives, quality, ignored, num_classes), delta, check, implementation)
 
 
 def _loss(logits: Tensor, roles: _Roles, delta: float, check: bool, implementation: Implementation) -> RankSort:
@@ -212,8 +220,7 @@ def _evaluate_reference(logits: Tensor, roles: _Roles, delta: float) -> tuple[tu
     flat = logits.reshape(-1)
     positives, quality = roles.positives, roles.quality.to(flat.dtype)
     is_negative = torch.ones_like(flat, dtype=torch.bool)
-    if roles.ignored is not None:
-        is_negative &= ~roles.ignored.expand(len(roles.ignored), flat.numel() // len(roles.ignored)).reshape(-1)
+    is_negative.view(-1, roles.width)[roles.ignored] = False
     is_negative[positives] = False
     negatives = is_negative.nonzero().squeeze(1)
     ranking = sorting = flat.new_zeros(())
@@ -329,25 +336,33 @@ class _Negatives:
 
     def _chunks(self, logits: Tensor, cells: Cells) -> Iterator[tuple[slice, Tensor]]:
         """Slices of the flat logits with a centered copy of each, in which all but negatives lie below every edge."""
-        num_columns = 1 if self.roles.ignored is None else logits.numel() // max(len(self.roles.ignored), 1)
         flat = logits.reshape(-1)
-        size = flat.numel() if logits.is_cuda else max(CHUNK // num_columns, 1) * num_columns
-        starts = torch.arange(0, flat.numel() + size, size, device=flat.device)
-        bounds = torch.searchsorted(self.roles.positives, starts).tolist() if len(starts) > 2 else None
-        for number, start in enumerate(range(0, flat.numel(), size)):
-            part = slice(start, min(start + size, flat.numel()))
+        positives, ignored, width = self.roles.positives, self.roles.ignored, self.roles.width
+        size = flat.numel() if logits.is_cuda else max(CHUNK // width, 1) * width
+        for part, mine, skipped in zip(
+            _slices(size, flat.numel()),
+            _split(positives, size, flat.numel()),
+            _split(ignored, size // width, flat.numel() // width),
+            strict=True,
+        ):
             values = flat[part].to(self.center.dtype) - self.center
-            if self.roles.ignored is not None:
-                rows = slice(part.start // num_columns, part.stop // num_columns)
-                values.view(-1, num_columns).masked_fill_(self.roles.ignored[rows], cells.bounds[0])
-            mine = slice(None) if bounds is None else slice(bounds[number], bounds[number + 1])
-            values[self.roles.positives[mine] - start] = cells.bounds[0]
+            values.index_fill_(0, mine - part.start, cells.bounds[0])
+            if len(skipped):
+                values.view(-1, width).index_fill_(0, skipped - part.start // width, cells.bounds[0])
             yield part, values
 
 
-def _mask(ignored: Tensor) -> Tensor | None:
-    """The mask, or None where it holds nothing: free to look at on a CPU, not worth waiting for on another device."""
-    return None if ignored.device.type == "cpu" and not bool(ignored.any()) else ignored
+def _slices(size: int, length: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _split(ascending: Tensor, size: int, length: int) -> list[Tensor]:
+    """The indices that fall into each slice of ``size``."""
+    if size >= length:
+        return [ascending]
+    starts = torch.arange(0, length + size, size, device=ascending.device)
+    bounds = torch.searchsorted(ascending, starts).tolist()
+    return [ascending[first:last] for first, last in pairwise(bounds)]
 
 
 def _check_range(name: str, values: Tensor, low: float, high: float) -> None:

@@ -5,7 +5,6 @@ Legend: P positives in ascending order of their logits p, y their localization q
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -56,90 +55,91 @@ def _dense(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
     above = soft_step(logits - logits[:, None], delta)
     worse = above * (quality < quality[:, None])
     weights = torch.stack([torch.ones_like(quality), 1 - quality], dim=1)
-    sums, worse_sums = above @ weights, worse @ weights
-    error, share = _error_and_share(sums, worse_sums)
-    return Sorting(sums[:, 0], error, share @ worse - share * worse_sums[:, 0])
+    rank, total = (above @ weights).unbind(1)
+    num_worse, total_worse = (worse @ weights).unbind(1)
+    error, share = _error_and_share(rank, total, num_worse, total_worse)
+    return Sorting(rank, error, share @ worse - share * num_worse)
 
 
 def _sparse(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
-    weights = torch.stack([torch.ones_like(quality), 1 - quality], dim=1)
-    order = _Dominance(quality)
-    first, last = (torch.searchsorted(logits, edge) for edge in (logits - delta, logits + delta))
-    end = torch.full_like(last, len(logits))
-
-    def steps(range_sums: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """Σ_j H(p_j − p_i) w_j, (P, 2): 1 beyond i's window, linear inside."""
-        inside = range_sums(torch.cat([weights, weights * logits[:, None]], dim=1), first, last)
-        difference = inside[:, 2:] - inside[:, :2] * logits[:, None]
-        return range_sums(weights, last, end) + _linear(difference, inside[:, :2], delta)
-
-    sums, worse_sums = steps(_range_sums), steps(order.sums_below)
-    error, share = _error_and_share(sums, worse_sums)
-    # Σ_k share_k H(p_i − p_k) over the better k that i stands above: the same windows, seen from the other side.
-    handed = torch.stack([share, share * logits], dim=1)
-    first = torch.searchsorted(logits, logits - delta, right=True)
-    full = order.sums_above(handed[:, :1], torch.zeros_like(first), first)[:, 0]
-    inside = order.sums_above(handed, first, last)
-    received = full + _linear(inside[:, 0] * logits - inside[:, 1], inside[:, 0], delta)
-    return Sorting(sums[:, 0], error, received - share * worse_sums[:, 0])
+    order = _Dominance(logits, quality, delta)
+    ones = torch.ones_like(quality)
+    weights = torch.stack([ones, 1 - quality])
+    rank, total = order.steps_of_all(weights)
+    num_worse, total_worse = order.steps_of_worse(weights)
+    error, share = _error_and_share(rank, total, num_worse, total_worse)
+    return Sorting(rank, error, order.steps_over_better(share) - share * num_worse)
 
 
-def _linear(difference: Tensor, count: Tensor, delta: float) -> Tensor:
-    """The linear part of H summed: Σ (x / 2δ + 1/2)."""
-    return torch.zeros_like(count) if delta == 0 else difference / (2 * delta) + count / 2
-
-
-def _error_and_share(sums: Tensor, worse_sums: Tensor) -> tuple[Tensor, Tensor]:
+def _error_and_share(rank: Tensor, total: Tensor, worse: Tensor, total_worse: Tensor) -> tuple[Tensor, Tensor]:
     """The error of each positive, and what each unit of H of a worse positive gets of it; each (P,)."""
-    (rank, total), (worse, worse_total) = sums.unbind(1), worse_sums.unbind(1)
-    error = (worse_total * rank - total * worse) / (rank * (rank - worse))
+    error = (total_worse * rank - total * worse) / (rank * (rank - worse))
     return error, torch.where(worse > EPSILON, error / worse.clamp(min=EPSILON), 0.0)
 
 
 class _Dominance:
-    """Sums over ranges of positions, of those whose quality is below or above the asking position's: a wavelet matrix.
+    """Sums of soft steps over the positives of lower or of higher quality than one's own: a wavelet matrix.
 
-    Each level partitions the positions by one bit of their quality's rank, highest bit first, and remembers how many
-    zeros stand before each position. A query walks down its own rank's bits: where its bit and another's part, the
-    other is above (1 against 0) or below, and a prefix sum counts it.
+    The positives stand in ascending order of their logits, so that H(p_j − p_i) is linear for the j in one range of
+    positions, i's window, and 1 above it. Each level partitions the positions by one bit of their quality's rank,
+    highest bit first. A query walks down the bits of its own rank, its window narrowing to those who agree so far;
+    where its bit and another's part, the other is above (1 against 0) or below, and a prefix sum counts it.
     """
 
-    def __init__(self, quality: Tensor) -> None:
-        distinct, self.ranks = torch.unique(quality, return_inverse=True)
-        order = torch.arange(len(quality), device=quality.device)
+    def __init__(self, logits: Tensor, quality: Tensor, delta: float) -> None:
+        self.logits = logits
+        self.delta = delta
+        distinct, ranks = torch.unique(quality, return_inverse=True)
+        order = torch.arange(len(logits), device=logits.device)
+        first, last = torch.searchsorted(logits, logits - delta), torch.searchsorted(logits, logits + delta, right=True)
+        bounds = torch.stack([torch.zeros_like(first), first, last, torch.full_like(first, len(logits))])
+        self.window = bounds
         self.levels: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        """Order of the positions, their bits, each query's own bit, its window's bounds: (P,), (P,), (P,), (4, P)."""
         for bit in reversed(range((len(distinct) - 1).bit_length())):
-            bits = (self.ranks >> bit) & 1
-            ones = bits[order]
-            self.levels.append((bits.bool(), order, ones.bool(), _prefix(1 - ones)))
-            order = order[torch.sort(ones, stable=True).indices]
+            own = (ranks >> bit) & 1
+            bits = own.index_select(0, order)
+            self.levels.append((order, bits, own, bounds))
+            zeros_before = torch.nn.functional.pad((1 - bits).cumsum(0), (1, 0))
+            zeros = zeros_before.index_select(0, bounds.flatten()).view_as(bounds)
+            bounds = torch.where(own.bool(), zeros_before[-1] + bounds - zeros, zeros)
+            order = order.index_select(0, torch.sort(bits, stable=True).indices)
 
-    def sums_below(self, weights: Tensor, first: Tensor, last: Tensor) -> Tensor:
-        """(P, K): row i sums the (P, K) weights over first[i] ≤ j < last[i] with a quality below that of i."""
-        return self._sums(weights, first, last, above=False)
+    def steps_of_all(self, weights: Tensor) -> Tensor:
+        """(K, P): Σ_j H(p_j − p_i) w_j over all j, for (K, P) weights w."""
+        return self._up(*_range_sums(self._with_moments(weights), self.window))
 
-    def sums_above(self, weights: Tensor, first: Tensor, last: Tensor) -> Tensor:
-        """(P, K): row i sums the (P, K) weights over first[i] ≤ j < last[i] with a quality above that of i."""
-        return self._sums(weights, first, last, above=True)
+    def steps_of_worse(self, weights: Tensor) -> Tensor:
+        """(K, P): Σ_j H(p_j − p_i) w_j over the j of lower quality than i, for (K, P) weights w."""
+        weights = self._with_moments(weights)
+        total = torch.zeros_like(weights).expand(3, -1, -1).clone()
+        for order, bits, own, bounds in self.levels:
+            total += _range_sums(weights.index_select(1, order) * (1 - bits), bounds) * own
+        return self._up(*total)
 
-    def _sums(self, weights: Tensor, first: Tensor, last: Tensor, above: bool) -> Tensor:
-        result = torch.zeros_like(weights)
-        for turned, order, ones, zeros_before in self.levels:
-            counted = weights[order] * (ones == above)[:, None]
-            result += _range_sums(counted, first, last) * (turned != above)[:, None]
-            first, last = (
-                torch.where(turned, zeros_before[-1] + position - zeros_before[position], zeros_before[position])
-                for position in (first, last)
-            )
-        return result
+    def steps_over_better(self, weights: Tensor) -> Tensor:
+        """(P,): Σ_k H(p_i − p_k) w_k over the k of higher quality than i, for (P,) weights w."""
+        moments = self._with_moments(weights[None])
+        total = torch.zeros_like(moments).expand(3, -1, -1).clone()
+        for order, bits, own, bounds in self.levels:
+            total += _range_sums(moments.index_select(1, order) * bits, bounds) * (1 - own)
+        below, inside, _ = total
+        count, moment = inside
+        return below[0] + self._linear(self.logits * count - moment, count)
+
+    def _with_moments(self, weights: Tensor) -> Tensor:
+        return torch.cat([weights, weights * self.logits])
+
+    def _up(self, below: Tensor, inside: Tensor, above: Tensor) -> Tensor:
+        count, moment = inside.chunk(2)
+        return above.chunk(2)[0] + self._linear(moment - self.logits * count, count)
+
+    def _linear(self, difference: Tensor, count: Tensor) -> Tensor:
+        """The linear part of H summed, Σ (x / 2δ + 1/2); with δ = 0 the window holds ties only, and H(0) = 1."""
+        return count if self.delta == 0 else difference / (2 * self.delta) + count / 2
 
 
-def _range_sums(weights: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """(Q, K): sums of the (P, K) weights over the positions first ≤ j < last."""
-    prefix = _prefix(weights)
-    return prefix[last] - prefix[first]
-
-
-def _prefix(values: Tensor) -> Tensor:
-    """Sums of the values before each position, (P + 1, …)."""
-    return torch.cat([torch.zeros_like(values[:1]), values.cumsum(0)])
+def _range_sums(weights: Tensor, bounds: Tensor) -> Tensor:
+    """(B − 1, K, P): sums of the (K, P) weights over the positions between successive (B, P) bounds."""
+    prefix = torch.nn.functional.pad(weights.cumsum(1), (1, 0))
+    return prefix.index_select(1, bounds.flatten()).view(len(weights), *bounds.shape).diff(dim=1).movedim(1, 0)

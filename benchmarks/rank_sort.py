@@ -1,0 +1,218 @@
+"""Rank & Sort Loss against focal loss on the same logits: time of forward plus backward, exactness, memory.
+
+    python benchmarks/rank_sort.py [--quick] [--markdown FILE]
+
+All times of a row are taken in turns in one process (ours, focal, ours, …) and compared by their medians, so that a
+machine whose speed drifts cannot favour one of them. "kept" has no negative that could be pruned (all lie above the
+lowest positive minus δ), "half" has half of them below it. Gradient errors are relative L2 distances to the float64
+gradient of the equations as they stand (computed for float32 logits converted to float64).
+
+Peak memory is what the process' resident set grows by during one forward and backward pass, as the kernel accounts it,
+in multiples of the logits' own size; each row measures it in a fresh process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+from rankdet.losses import rank_sort_loss, rank_sort_loss_of_labels, soft_step
+
+SIZES = ((1_070_000, 400, 1), (21_500_000, 600, 80), (320_000, 300, 80), (320_000, 3000, 80))
+"""Logits, positives, classes: the RPN of four 800 × 1344 pictures, ATSS on one, the R-CNN head, and it with many objects."""
+DELTA = 0.5
+
+
+def make(num_logits: int, num_positives: int, num_classes: int, pruned: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, C) logits, (M,) labels and (P,) qualities; half of the negatives are below all positives where ``pruned``."""
+    generator = torch.Generator().manual_seed(0)
+    num_rows = num_logits // num_classes
+    logits = torch.randn(num_rows, num_classes, generator=generator)
+    labels = torch.full((num_rows,), num_classes)
+    rows = torch.randperm(num_rows, generator=generator)[:num_positives].sort().values
+    labels[rows] = torch.randint(num_classes, (num_positives,), generator=generator)
+    quality = torch.rand(num_positives, generator=generator)
+    mine = logits[rows, labels[rows]] = torch.randn(num_positives, generator=generator)
+    lowest = mine.min() - DELTA
+    if pruned:
+        far = torch.rand(logits.shape, generator=generator) < 0.5
+        logits = torch.where(far, logits - logits.max() + lowest - 1, logits.clamp(min=lowest + 1e-3))
+    else:
+        logits = logits.clamp(min=lowest + 1e-3)
+    logits[rows, labels[rows]] = mine
+    return logits, labels, quality
+
+
+def dense_target(logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
+    """(M, C): the quality where a positive stands, else 0."""
+    target = torch.zeros_like(logits)
+    rows = (labels < logits.shape[1]).nonzero().squeeze(1)
+    target[rows, labels[rows]] = quality
+    return target
+
+
+def true_gradient(logits: Tensor, target: Tensor, delta: float) -> Tensor:
+    """The gradient of the equations in float64, independent of the package's own paths but for the soft step.
+
+    Positives are taken one at a time over all negatives, as in the paper; this is what everybody else's loop does.
+    """
+    flat, y = logits.double().flatten(), target.double().flatten()
+    positives = y.nonzero().squeeze(1)
+    negatives = (y == 0).nonzero().squeeze(1)
+    s, s_negative, y = flat[positives], flat[negatives], y[positives]
+    gradient, negative_gradient = torch.zeros_like(flat), torch.zeros_like(s_negative)
+    positive_gradient = torch.zeros_like(s)
+    for i in range(len(positives)):
+        above, false = soft_step(s - s[i], delta), soft_step(s_negative - s[i], delta)
+        total, worse = false.sum(), above * (y < y[i])
+        ranking = total / (above.sum() + total)
+        better = above - worse
+        sorting = (above @ (1 - y)) / above.sum() - (better @ (1 - y)) / better.sum()
+        if total > 0:
+            negative_gradient += false * (ranking / total)
+            positive_gradient[i] -= ranking
+        if worse.sum() > 0:
+            positive_gradient += sorting * worse / worse.sum()
+            positive_gradient[i] -= sorting
+    gradient[negatives], gradient[positives] = negative_gradient, positive_gradient
+    return (gradient / len(positives)).view(logits.shape)
+
+
+def backward_of(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    leaf = logits.detach().requires_grad_()
+    loss(leaf).backward()
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+def seconds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each function; one warm-up, then all in turns."""
+    taken: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(repeats + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if turn:
+                taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def measure(num_logits: int, num_positives: int, num_classes: int, pruned: bool, quick: bool) -> list[str]:
+    logits, labels, quality = make(num_logits, num_positives, num_classes, pruned)
+    target = dense_target(logits, labels, quality)
+    binary = (target > 0).float()
+
+    def of_labels(leaf: Tensor) -> Tensor:
+        return sum(rank_sort_loss_of_labels(leaf, labels, quality, DELTA), torch.zeros(()))
+
+    def of_targets(leaf: Tensor) -> Tensor:
+        return sum(rank_sort_loss(leaf, target, DELTA), torch.zeros(()))
+
+    def focal(leaf: Tensor) -> Tensor:
+        return sigmoid_focal_loss(leaf, binary, reduction="sum")
+
+    repeats = (5 if num_logits > 1e7 else 15) if quick else (11 if num_logits > 1e7 else 61)
+    losses = {"labels": of_labels, "targets": of_targets, "focal": focal}
+    time_of = seconds({name: lambda loss=loss: backward_of(loss, logits) for name, loss in losses.items()}, repeats)
+    error = "–"
+    if not (quick and num_logits > 1e7):
+        truth = true_gradient(logits, target, DELTA)
+        error = f"{float((backward_of(of_labels, logits).double() - truth).norm() / truth.norm()):.1e}"
+    memory = {name: peak_memory(name, num_logits, num_positives, num_classes, pruned) for name in losses}
+    return [
+        f"{num_logits:.3g}",
+        f"{num_positives}",
+        "half" if pruned else "kept",
+        f"{1e3 * time_of['focal']:.2f}",
+        f"{1e3 * time_of['labels']:.2f}",
+        f"{time_of['labels'] / time_of['focal']:.2f}",
+        f"{time_of['targets'] / time_of['focal']:.2f}",
+        error,
+        f"{memory['labels']:.2f}",
+        f"{memory['focal']:.2f}",
+    ]
+
+
+def peak_memory(name: str, *case: int | bool) -> float:
+    """Growth of the resident set in one pass, in multiples of the logits' size, measured in a process of its own."""
+    arguments = [sys.executable, __file__, "--memory-of", name, *map(str, map(int, case))]
+    return float(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+
+
+def print_memory(name: str, num_logits: int, num_positives: int, num_classes: int, pruned: int) -> None:
+    logits, labels, quality = make(num_logits, num_positives, num_classes, bool(pruned))
+    target = dense_target(logits, labels, quality)
+    losses: dict[str, Callable[[Tensor], Tensor]] = {
+        "labels": lambda leaf: sum(rank_sort_loss_of_labels(leaf, labels, quality, DELTA), torch.zeros(())),
+        "targets": lambda leaf: sum(rank_sort_loss(leaf, target, DELTA), torch.zeros(())),
+        "focal": lambda leaf: sigmoid_focal_loss(leaf, (target > 0).float(), reduction="sum"),
+    }
+    # A pass over few logits loads the code, which shall not count.
+    small = slice(0, 2048)
+    backward_of(lambda leaf: sum(rank_sort_loss(leaf, target[small], DELTA), torch.zeros(())), logits[small])
+    Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's record of the peak
+    before = _resident()
+    backward_of(losses[name], logits)
+    print((_peak() - before) / (logits.numel() * logits.element_size()))
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"the kernel reports no {field}")
+
+
+def _resident() -> int:
+    return _status("VmRSS")
+
+
+def _peak() -> int:
+    return max(_status("VmHWM"), resource.getpagesize())
+
+
+HEADER = [
+    "logits",
+    "positives",
+    "negatives",
+    "focal ms",
+    "RS ms",
+    "RS / focal",
+    "RS dense targets / focal",
+    "gradient error",
+    "RS memory",
+    "focal memory",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few repetitions, no gradient error of the largest size")
+    parser.add_argument("--markdown", type=Path, help="write the table there, too")
+    parser.add_argument("--memory-of", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        print_memory(options.memory_of[0], *map(int, options.memory_of[1:]))
+        return
+    lines = [f"| {' | '.join(HEADER)} |", f"|{'---:|' * len(HEADER)}"]
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU", *lines, sep="\n", flush=True)
+    for size in SIZES:
+        for pruned in (False, True):
+            lines.append(f"| {' | '.join(measure(*size, pruned, options.quick))} |")
+            print(lines[-1], flush=True)
+    if options.markdown:
+        options.markdown.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
