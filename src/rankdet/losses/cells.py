@@ -45,7 +45,7 @@ class Cells:
     """
 
     def __init__(self, positives: Tensor, delta: float, dtype: torch.dtype) -> None:
-        low, high = (positives - delta).to(dtype), (positives + delta).to(dtype)
+        low, high = _rounded_up(positives - delta, dtype), _rounded_up(positives + delta, dtype)
         self.edges = torch.cat([low, high]).sort().values
         self.positives = positives
         self.per_width = 0.0 if delta == 0 else 0.5 / delta
@@ -92,9 +92,17 @@ class Cells:
         slope, offset = slope.cumsum(0), offset.cumsum(0)
         left = torch.cat([self.edges[:1], self.edges])
         value = offset + slope * left
+        # F has the sign of its weights (they have one): no rounding may turn it where F begins.
+        value = value.where(~(value * weights.sum() < 0), 0.0)
         # Below the first edge and above the last one F is constant: no rounding may leave a slope there.
         slope[0] = slope[-1] = value[0] = 0
         return PiecewiseLinear(left, value.to(left.dtype), slope.to(left.dtype))
+
+
+def _rounded_up(edges: Tensor, dtype: torch.dtype) -> Tensor:
+    """The lowest number of ``dtype`` that is not below the edge: a value of that type lies on the same side of both."""
+    rounded = edges.to(dtype)
+    return torch.where(rounded < edges, rounded.nextafter(rounded.new_tensor(torch.inf)), rounded)
 
 
 class _Search:

@@ -136,7 +136,8 @@ def rank_sort_loss(
         _check_range("targets", targets, -1, 1)
     special = targets.nonzero().squeeze(1)
     quality = targets[special]
-    roles = _Roles(special[quality > 0], quality[quality > 0], ignored=special[quality < 0], width=1)
+    is_ignored = quality < 0  # NaN is not: it stays a positive and makes the loss NaN
+    roles = _Roles(special[~is_ignored], quality[~is_ignored], ignored=special[is_ignored], width=1)
     return _loss(logits, roles, delta, check, implementation)
 
 
@@ -190,18 +191,19 @@ def rank_sort_loss_of_labels(
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must be (M, C) and (M,)")
     num_classes = logits.shape[1]
-    special = (labels != num_classes).nonzero().squeeze(1)
+    if check:
+        _check_range("labels", labels, -1, num_classes)
+    special = (labels < num_classes).nonzero().squeeze(1)
     is_ignored = labels[special] < 0
     rows, ignored = special[~is_ignored], special[is_ignored]
     quality = quality.detach()
     if quality.shape != rows.shape:
         raise ValueError(f"{len(rows)} positives among the labels but quality of shape {tuple(quality.shape)}")
     if check:
-        _check_range("labels", labels, -1, num_classes)
         _check_range("quality", quality, 0, 1)
     positives = rows * num_classes + labels[rows]
     if zero_quality_is_negative:
-        kept = quality > 0
+        kept = ~(quality <= 0)
         positives, quality = positives[kept], quality[kept]
     return _loss(logits, _Roles(positives, quality, ignored, num_classes), delta, check, implementation)
 
@@ -220,7 +222,8 @@ def _evaluate_reference(logits: Tensor, roles: _Roles, delta: float) -> tuple[tu
     flat = logits.reshape(-1)
     positives, quality = roles.positives, roles.quality.to(flat.dtype)
     is_negative = torch.ones_like(flat, dtype=torch.bool)
-    is_negative.view(-1, roles.width)[roles.ignored] = False
+    if flat.numel():
+        is_negative.view(-1, roles.width)[roles.ignored] = False
     is_negative[positives] = False
     negatives = is_negative.nonzero().squeeze(1)
     ranking = sorting = flat.new_zeros(())
@@ -257,10 +260,10 @@ def _evaluate(logits: Tensor, roles: _Roles, delta: float) -> tuple[tuple[Tensor
     if num_positives == 0:
         zero = logits.new_zeros((), dtype=dtype)
         return (zero, zero.clone()), lambda logits, _: torch.zeros_like(logits)
-    ascending, order = logits.reshape(-1)[roles.positives].to(dtype).sort()
-    # Differences are what counts: logits around 10⁴ keep their precision once one of them is subtracted.
-    negatives = _Negatives(roles, center=ascending[num_positives // 2])
-    ascending = (ascending - negatives.center).double()
+    scores = logits.reshape(-1)[roles.positives].double()
+    # A positive that is not finite poisons the loss; no search meets it.
+    ascending, order = scores.nan_to_num(0.0, 0.0, 0.0).sort()
+    negatives = _Negatives(roles, poison=(scores - scores).sum(), dtype=dtype)
     cells = Cells(ascending, delta, dtype)
     counts, sums = negatives.count(logits, cells)
     false_positives = cells.steps_over(counts, sums).clamp(min=0) + negatives.poison
@@ -292,10 +295,10 @@ class _Negatives:
     memory than their own.
     """
 
-    def __init__(self, roles: _Roles, center: Tensor) -> None:
+    def __init__(self, roles: _Roles, poison: Tensor, dtype: torch.dtype) -> None:
         self.roles = roles
-        self.center = center
-        self.poison = torch.zeros_like(center, dtype=torch.float64)
+        self.dtype = dtype
+        self.poison = poison
         """0, or NaN where a candidate that is not ignored has a logit that is not finite."""
         self._found: Tensor | None = None
 
@@ -345,7 +348,7 @@ class _Negatives:
             _split(ignored, size // width, flat.numel() // width),
             strict=True,
         ):
-            values = flat[part].to(self.center.dtype) - self.center
+            values = flat[part].to(self.dtype, copy=True)
             values.index_fill_(0, mine - part.start, cells.bounds[0])
             if len(skipped):
                 values.view(-1, width).index_fill_(0, skipped - part.start // width, cells.bounds[0])

@@ -77,11 +77,13 @@ class SigmoidCrossEntropyLoss(nn.Module):
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head."""
+        if candidates.logits.shape[1] != candidates.num_classes:
+            raise ValueError(f"head {candidates.head!r} classifies by softmax: its logits have a background column")
         rows = positive_rows(candidates)
         targets = torch.zeros_like(candidates.logits, dtype=torch.float32)
         targets[rows, candidates.labels[rows]] = 1
         used = candidates.labels >= 0
-        loss = functional.binary_cross_entropy_with_logits(candidates.logits.float(), targets, reduction="none")
+        loss = functional.binary_cross_entropy_with_logits(_used_logits(candidates), targets, reduction="none")
         return _output(candidates, loss.sum(dim=1).where(used, 0), self.box_loss(candidates, len(rows)), len(rows))
 
 
@@ -110,8 +112,13 @@ class SoftmaxCrossEntropyLoss(nn.Module):
         if candidates.logits.shape[1] != candidates.num_classes + 1:
             raise ValueError(f"head {candidates.head!r} classifies by sigmoid: its logits have no background column")
         rows = positive_rows(candidates)
-        loss = functional.cross_entropy(candidates.logits.float(), candidates.labels, ignore_index=-1, reduction="none")
+        loss = functional.cross_entropy(_used_logits(candidates), candidates.labels, ignore_index=-1, reduction="none")
         return _output(candidates, loss, self.box_loss(candidates, len(rows)), len(rows))
+
+
+def _used_logits(candidates: Candidates) -> Tensor:
+    """The logits in float32, zeros where ignored: a NaN there would come back as 0 · NaN in the gradient."""
+    return candidates.logits.float().masked_fill((candidates.labels < 0)[:, None], 0)
 
 
 def _output(candidates: Candidates, classification: Tensor, localization: Tensor, num_positives: int) -> LossOutput:

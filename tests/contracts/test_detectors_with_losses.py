@@ -1,0 +1,192 @@
+"""Every detector with its real losses: gradients, batches without objects, odd sizes, and a tiny overfit.
+
+A new detector is one line in ``DETECTORS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rankdet.backbones import FPN, TinyBackbone
+from rankdet.detectors import FasterRCNN
+from rankdet.heads import (
+    AnchorGenerator,
+    BoxCoder,
+    BoxHead,
+    BoxStage,
+    ProposalSettings,
+    RegionProposalNetwork,
+    RoIPooling,
+    RPNHead,
+)
+from rankdet.label_assignment import MaxIoUAssigner, RandomSampler
+from rankdet.losses import L1, GIoU, RankSortLoss, SigmoidCrossEntropyLoss, SmoothL1, SoftmaxCrossEntropyLoss
+from rankdet.structures import Batch, Images, Source, Target
+
+NUM_CLASSES = 3
+STDS = (0.1, 0.1, 0.2, 0.2)
+COLORS = torch.tensor([[230, 40, 40], [40, 230, 40], [40, 40, 230]], dtype=torch.uint8)
+EMPTY = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+TWO = Target(torch.tensor([[4.0, 4.0, 26.0, 24.0], [22.0, 14.0, 58.0, 50.0]]), torch.tensor([2, 0]))
+SMALL = Target(torch.tensor([[8.0, 30.0, 20.0, 42.0]]), torch.tensor([1]))
+
+
+class Trained(NamedTuple):
+    """A detector, the loss of each head, and the terms and statistics that fall in a tiny overfit."""
+
+    detector: nn.Module
+    losses: dict[str, nn.Module]
+    falling: tuple[str, ...]
+
+
+# The sum over the positives of a sampled second stage may grow, as their number does.
+STANDARD = "rpn/classification", "rpn/localization", "rcnn/classification"
+# The balanced localization repeats the value of the other terms: its unbalanced error is watched.
+RANKING = "rpn/ranking", "rpn/localization_error", "rcnn/ranking", "rcnn/localization_error"
+
+
+def faster_rcnn(ranking: bool, losses: dict[str, nn.Module]) -> Trained:
+    backbone = TinyBackbone((8, 16, 32))
+    anchors = AnchorGenerator(backbone.strides, scales=(4.0,))
+    detector = FasterRCNN(
+        backbone=backbone,
+        fpn=FPN(backbone.channels, 16, extra_levels=0),
+        rpn=RegionProposalNetwork(
+            head=RPNHead(16, anchors.num_per_cell),
+            anchors=anchors,
+            coder=BoxCoder(STDS) if ranking else BoxCoder(),
+            assigner=MaxIoUAssigner(0.7, 0.3, low_quality=True, min_positive_iou=0.3),
+            sampler=None if ranking else RandomSampler(64, 0.5),
+        ),
+        rcnn=BoxStage(
+            pooling=RoIPooling(backbone.strides, finest_scale=16),
+            head=BoxHead(16, NUM_CLASSES, softmax=not ranking, channels=32),
+            coder=BoxCoder(STDS),
+            assigner=MaxIoUAssigner(0.5, 0.5),
+            sampler=None if ranking else RandomSampler(32, 0.25),
+        ),
+        train_proposals=ProposalSettings(per_level=200, per_image=50),
+        test_proposals=ProposalSettings(per_level=100, per_image=50),
+    )
+    return Trained(detector, losses, RANKING if ranking else STANDARD)
+
+
+DETECTORS: dict[str, Callable[[], Trained]] = {
+    "Faster R-CNN, standard": lambda: faster_rcnn(
+        False,
+        {"rpn": SigmoidCrossEntropyLoss(SmoothL1(1 / 9)), "rcnn": SoftmaxCrossEntropyLoss(L1())},
+    ),
+    "Faster R-CNN, standard, GIoU": lambda: faster_rcnn(
+        False, {"rpn": SigmoidCrossEntropyLoss(L1()), "rcnn": SoftmaxCrossEntropyLoss(GIoU(10.0))}
+    ),
+    "Faster R-CNN, Rank & Sort": lambda: faster_rcnn(True, {"rpn": RankSortLoss(), "rcnn": RankSortLoss()}),
+}
+EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
+SCENES = {
+    "two pictures": ([TWO, SMALL], [(64, 64), (64, 64)]),
+    "one picture": ([TWO], [(64, 64)]),
+    "odd sizes": ([TWO, SMALL], [(61, 83), (50, 97)]),
+    "one without objects": ([EMPTY, TWO], [(64, 64), (64, 64)]),
+    "none with objects": ([EMPTY, EMPTY], [(64, 64), (64, 70)]),
+    "one alone without objects": ([EMPTY], [(33, 64)]),
+}
+
+
+def build(name: str) -> Trained:
+    torch.manual_seed(0)
+    return DETECTORS[name]()
+
+
+def make_batch(targets: list[Target], sizes: list[tuple[int, int]]) -> Batch:
+    """Pictures of faint noise in which every object is filled with the color of its class."""
+    height, width = (-(-max(size[axis] for size in sizes) // 32) * 32 for axis in (0, 1))
+    pixels = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(3)
+    for picture, target, (rows, columns) in zip(pixels, targets, sizes, strict=True):
+        picture[:, :rows, :columns] = torch.randint(90, 130, (3, rows, columns), generator=generator).to(torch.uint8)
+        for (left, top, right, bottom), label in zip(target.boxes.int().tolist(), target.labels, strict=True):
+            picture[:, top:bottom, left:right] = COLORS[label][:, None, None]
+    sources = tuple(Source(i, f"{i}.png", size) for i, size in enumerate(sizes))
+    return Batch(Images(pixels, tuple(sizes)), tuple(targets), sources)
+
+
+def evaluate(trained: Trained, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """All terms and statistics, by ``head/name``."""
+    terms: dict[str, Tensor] = {}
+    stats: dict[str, Tensor] = {}
+    for candidates in trained.detector(batch):
+        output = trained.losses[candidates.head](candidates)
+        terms |= {f"{candidates.head}/{name}": value for name, value in output.terms.items()}
+        stats |= {f"{candidates.head}/{name}": value for name, value in output.stats.items()}
+    return terms, stats
+
+
+def check_gradients(detector: nn.Module) -> None:
+    for name, parameter in detector.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+@EVERY_DETECTOR
+@pytest.mark.parametrize("scene", SCENES)
+def test_every_parameter_receives_a_finite_gradient(name: str, scene: str) -> None:
+    trained, batch = build(name), make_batch(*SCENES[scene])
+    terms, stats = evaluate(trained, batch)
+    assert {term.split("/")[0] for term in terms} == set(trained.losses)
+    for value in terms.values():
+        assert value.ndim == 0
+        assert value.isfinite()
+        assert value.requires_grad
+    assert not any(value.requires_grad for value in stats.values())
+    sum(terms.values()).backward()
+    check_gradients(trained.detector)
+
+
+def test_without_any_object_rank_and_sort_moves_nothing() -> None:
+    trained = build("Faster R-CNN, Rank & Sort")
+    terms, _ = evaluate(trained, make_batch([EMPTY, EMPTY], [(64, 64), (40, 64)]))
+    assert all(value == 0 for value in terms.values())
+    sum(terms.values()).backward()
+    assert not any(parameter.grad.any() for parameter in trained.detector.parameters() if parameter.requires_grad)
+
+
+@EVERY_DETECTOR
+def test_no_parameter_is_left_without_a_signal(name: str) -> None:
+    trained = build(name)
+    terms, _ = evaluate(trained, make_batch([TWO, SMALL], [(64, 64), (64, 64)]))
+    sum(terms.values()).backward()
+    for parameter_name, parameter in trained.detector.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad.any(), parameter_name
+
+
+@EVERY_DETECTOR
+def test_a_step_works_under_bfloat16_autocast(name: str) -> None:
+    trained, batch = build(name), make_batch([TWO, EMPTY], [(64, 64), (50, 70)])
+    with torch.autocast("cpu", torch.bfloat16):
+        terms, _ = evaluate(trained, batch)
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in terms.values())
+    sum(terms.values()).backward()
+    check_gradients(trained.detector)
+
+
+@EVERY_DETECTOR
+def test_a_few_steps_on_one_picture_bring_the_errors_down(name: str) -> None:
+    trained, batch = build(name), make_batch([TWO], [(64, 64)])
+    optimizer = torch.optim.AdamW(trained.detector.parameters(), lr=5e-3)
+    history: list[dict[str, float]] = []
+    for _ in range(60):
+        terms, stats = evaluate(trained, batch)
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+        history.append({key: value.item() for key, value in (terms | stats).items()})
+    for key in trained.falling:
+        first, last = (sum(entry[key] for entry in part) / 5 for part in (history[:5], history[-5:]))
+        assert last < 0.8 * first, f"{key}: {first:.3f} -> {last:.3f}"

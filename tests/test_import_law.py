@@ -1,0 +1,127 @@
+"""The import law: which room may know which. Read from the source, lazy imports included."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import rankdet
+
+ROOT = Path(rankdet.__file__).parent
+
+TENSORS = {"backbones", "heads", "label_assignment", "structures"}
+ALLOWED = {
+    "__init__": set(),
+    "structures": set(),
+    "losses": {"structures"},
+    "label_assignment": {"structures"},
+    "backbones": {"structures"},
+    "metrics": {"structures"},
+    "data": {"structures"},
+    "report": {"structures"},
+    "heads": {"backbones", "label_assignment", "structures"},
+    "detectors": TENSORS,
+    "recipes": TENSORS | {"data", "detectors", "losses", "metrics"},
+    "training": TENSORS | {"data", "detectors", "losses", "metrics", "recipes", "report"},
+    "demo": TENSORS | {"data", "detectors", "losses", "metrics", "recipes", "report", "training"},
+    "cli": TENSORS | {"data", "demo", "detectors", "losses", "metrics", "recipes", "report", "training"},
+    "__main__": {"cli"},
+}
+"""What a room may import of ours. A loss never knows a detector, nor a detector a loss."""
+
+OUTSIDE = {
+    "structures": {"torch"},
+    "losses": {"torch"},
+    "label_assignment": {"torch", "torchvision"},
+    "heads": {"torch", "torchvision"},
+    "detectors": {"torch", "torchvision"},
+    "backbones": {"safetensors", "timm", "torch"},
+    "metrics": {"hotcoco", "numpy", "torch"},
+    "data": {"PIL", "hotcoco", "numpy", "rich", "torch", "torchvision"},
+    "report": {"jinja2", "matplotlib", "numpy", "torch"},
+    "recipes": {"pydantic", "torch", "yaml"},
+}
+"""What a room may import of others, besides the standard library."""
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imported_modules(file: Path) -> Iterator[str]:
+    """Full dotted names of whatever a file imports, anywhere in it."""
+    package = ("rankdet", *file.relative_to(ROOT).parent.parts)
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), file)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) - node.level + 1] if node.level else ()
+            start = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+
+
+def edges() -> Iterator[tuple[Path, str, str]]:
+    """(file, its room, module it imports)."""
+    for file in sorted(ROOT.rglob("*.py")):
+        for module in imported_modules(file):
+            yield file, room_of(file), module
+
+
+def test_every_room_stands_in_the_table() -> None:
+    rooms = {room_of(file) for file in ROOT.rglob("*.py")}
+    assert rooms <= set(ALLOWED), "a new room needs a line in the table"
+
+
+def test_no_room_imports_what_it_must_not_know() -> None:
+    broken = []
+    for file, room, module in edges():
+        name, *rest = module.split(".")
+        if name != "rankdet" or rest[:1] in ([room], ["__version__"]):
+            continue
+        if not rest or rest[0] not in ALLOWED[room]:
+            broken.append(f"{file.relative_to(ROOT)} imports {module}")
+    assert not broken
+
+
+def test_rooms_import_only_their_own_dependencies() -> None:
+    broken = []
+    for file, room, module in edges():
+        name = module.split(".")[0]
+        if room in OUTSIDE and name not in sys.stdlib_module_names | OUTSIDE[room] | {"rankdet"}:
+            broken.append(f"{file.relative_to(ROOT)} imports {module}")
+    assert not broken
+
+
+def test_the_table_has_no_circle() -> None:
+    assert len(list(TopologicalSorter(ALLOWED).static_order())) == len(ALLOWED)
+
+
+def test_losses_and_detectors_do_not_know_each_other() -> None:
+    """Not through others either."""
+
+    def reachable(room: str) -> set[str]:
+        return ALLOWED[room].union(*(reachable(other) for other in ALLOWED[room]))
+
+    assert "detectors" not in reachable("losses")
+    assert "losses" not in reachable("detectors")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Names of all modules that a fresh interpreter holds after ``statement``."""
+    code = f"{statement}\nimport sys, json\nprint(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return set(json.loads(result.stdout))
+
+
+def test_the_losses_load_torch_and_structures_alone() -> None:
+    modules = loaded_by("import rankdet.losses")
+    ours = {module for module in modules if module.split(".")[0] == "rankdet"}
+    assert {module for module in ours if not module.startswith("rankdet.losses")} == {"rankdet", "rankdet.structures"}
+    assert "torch" in modules
+    assert not modules & {"torchvision", "timm", "hotcoco", "PIL", "pydantic", "matplotlib", "rich", "typer", "yaml"}
