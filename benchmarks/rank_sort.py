@@ -29,7 +29,7 @@ from torchvision.ops import sigmoid_focal_loss
 from rankdet.losses import rank_sort_loss, rank_sort_loss_of_labels, soft_step
 
 SIZES = ((1_070_000, 400, 1), (21_500_000, 600, 80), (320_000, 300, 80), (320_000, 3000, 80))
-"""Logits, positives, classes: the RPN of four 800 × 1344 pictures, ATSS on one, the R-CNN head, and it with many objects."""
+"""Logits, positives, classes: RPN of four pictures of 800 × 1344, ATSS of four, an R-CNN head, it with many objects."""
 DELTA = 0.5
 
 
