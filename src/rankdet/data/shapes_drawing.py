@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-SMALLEST, LARGEST = 0.12, 0.60
+SMALLEST, LARGEST = 0.14, 0.60
 """Sides of objects as parts of the side of the picture."""
 LEAST_VISIBLE = 0.45
 """An object of which later ones would leave less than this part is not covered."""
@@ -25,6 +25,8 @@ EMPTY = 0.03
 MOST_OBJECTS = 5
 TRIES = 10
 """Places tried for an object before it is given up."""
+HABIT = 0.8
+"""How often an object has the color of its class, as oranges have and cars have not."""
 CONTRAST = 150
 """Sum of the differences of the three channels that an object keeps from what lies below it, where possible."""
 
@@ -130,7 +132,7 @@ def draw(seed: Sequence[int], size: int, classes: Sequence[str], frequencies: Se
                 masks = [*left, mask]
                 labels.append(label)
                 whole.append(int(mask.sum()))
-                pixels[mask] = (_paint(random, pixels[mask], paints) + shade[mask, None]).clip(0, 255)
+                pixels[mask] = (_paint(random, label, pixels[mask], paints) + shade[mask, None]).clip(0, 255)
                 break
     # The sum of four bytes is close to normal; divided by 12 its deviation is 12.3.
     noise = random.integers(0, 256, size=(4, size, size, 3), dtype=np.uint8).sum(axis=0, dtype=np.int32) - 510
@@ -181,11 +183,15 @@ def _place(random: np.random.Generator, size: int, name: str) -> tuple[Bools, Fl
     return INSIDE[name](u, v), -16.0 * (across + down)
 
 
-def _paint(random: np.random.Generator, below: Floats, paints: list[tuple[int, int, int]]) -> Floats:
-    """(3,) a color that stands out from what lies below; it is taken out of ``paints``, so none occurs twice."""
+def _paint(random: np.random.Generator, label: int, below: Floats, paints: list[tuple[int, int, int]]) -> Floats:
+    """(3,) the color of the class or another one that stands out from what lies below.
+
+    It is taken out of ``paints``, so none occurs twice in a picture.
+    """
     # Integers: the rounding of a sum of floats would depend on its order.
     ground = below.astype(np.int64).sum(axis=0) // len(below)
     apart = [paint for paint in paints if np.abs(np.array(paint) - ground).sum() >= CONTRAST] or paints
-    paint = apart[int(random.integers(0, len(apart)))]
+    own, other = PAINTS[label % len(PAINTS)], apart[int(random.integers(0, len(apart)))]
+    paint = own if random.random() < HABIT and own in apart else other
     paints.remove(paint)
     return np.array(paint, dtype=np.float64) + random.integers(-14, 15, size=3)

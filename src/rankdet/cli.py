@@ -1,0 +1,275 @@
+"""The command line. torch is imported inside of the commands that need it, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from rankdet import __version__
+from rankdet.recipes import RECIPES, dump, load_recipe
+
+if TYPE_CHECKING:
+    from rankdet.report import Table
+
+app = typer.Typer(
+    help="Object detectors trained with ranking-based losses.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A name of `rankdet list`, or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes, for example optimizer.lr=0.01")
+]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="A folder in COCO format.")]
+
+
+def main() -> None:
+    """Run a command; bad input becomes one line on standard error and exit status 2."""
+    try:
+        app()
+    except ValueError as error:
+        from rankdet.structures import InputError
+
+        if not isinstance(error, InputError):
+            raise
+        rank = os.environ.get("RANK", "0")
+        process = "" if rank == "0" else f"process {rank}: "
+        print(f"rankdet: error: {process}{' '.join(_message(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _message(error: ValueError) -> str:
+    from rankdet.training.engine import worker_message
+
+    return worker_message(str(error))
+
+
+def _console() -> Console:
+    return Console(stderr=False)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A name of `rankdet list`, or a YAML file.")] = None,
+    overrides: Overrides = None,
+    data: DataFolder = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
+) -> None:
+    """Train a detector. Under torchrun, with all its processes."""
+    from rankdet.structures import InputError
+    from rankdet.training.engine import train as run_training
+    from rankdet.training.runs import Run
+
+    if resume is not None:
+        if recipe is not None or data is not None or out is not None:
+            raise InputError("--resume takes the run's own recipe: give neither RECIPE nor fields, --data, --out")
+        run = Run(resume)
+        if not run.recipe.exists():
+            raise InputError(f"{resume} is no run folder: it has no recipe.yaml")
+        resolved = load_recipe(run.recipe)
+    else:
+        if recipe is None:
+            raise InputError("name a RECIPE (`rankdet list` shows them), or --resume RUN")
+        fields = list(overrides or [])
+        if data is not None:
+            fields.append(f"data.folder={_quoted(data.resolve())}")
+        resolved = load_recipe(recipe, fields)
+        run = Run(out or Path("runs") / resolved.name)
+    console = _console()
+    outcome = run_training(resolved, run, console, resume=resume is not None)
+    if os.environ.get("RANK", "0") == "0":
+        if outcome.signal is not None:
+            print(f"stopped by signal {outcome.signal}; go on with: rankdet train --resume {run.folder}")
+        else:
+            if outcome.evaluation is not None:
+                _print_evaluation(console, outcome.evaluation)
+            print(f"run folder: {run.folder}")
+    if outcome.signal is not None:
+        raise typer.Exit(128 + outcome.signal)
+
+
+def _quoted(path: Path) -> str:
+    import json
+
+    return json.dumps(str(path))  # a JSON string is a YAML string, whatever is in the path
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint, or a run folder.")] = None,
+    data: DataFolder = None,
+    split: Annotated[str, typer.Option(help="Split of the data folder.")] = "val",
+    detections: Annotated[Path | None, typer.Option(help="COCO results, instead of a checkpoint.")] = None,
+    ground_truth: Annotated[Path | None, typer.Option(help="COCO annotations for --detections.")] = None,
+    iou_type: Annotated[str, typer.Option(help="For --detections: bbox or segm.")] = "bbox",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for evaluation.json and detections.json; the run folder by default.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Measure AP and oLRP of a checkpoint on a data folder, or of a detections file."""
+    from rankdet.structures import InputError
+
+    if detections is not None or ground_truth is not None:
+        if checkpoint is not None or data is not None or detections is None or ground_truth is None:
+            raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
+        _evaluate_files(detections, ground_truth, iou_type, out)
+        return
+    if checkpoint is None or data is None:
+        raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
+    from rankdet.training.distributed import joined_world
+    from rankdet.training.inference import evaluate_checkpoint, load_detector
+    from rankdet.training.runs import write_json
+
+    with joined_world(device) as world:
+        trained = load_detector(checkpoint, world.device)
+        evaluation = evaluate_checkpoint(trained, data, split, world)
+    if evaluation is None:
+        return
+    folder = out or _folder_of(trained.path)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "evaluation.json", evaluation.metrics)
+    write_json(folder / "detections.json", evaluation.detections)
+    _print_evaluation(_console(), evaluation.metrics)
+    print(f"thresholds stored in {trained.path}")
+    print(f"written: {folder / 'evaluation.json'}, {folder / 'detections.json'}")
+
+
+def _folder_of(checkpoint: Path) -> Path:
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def _evaluate_files(detections: Path, ground_truth: Path, iou_type: str, out: Path | None) -> None:
+    from rankdet.metrics import evaluate as measure
+    from rankdet.structures import InputError
+    from rankdet.training.runs import write_json
+
+    if iou_type not in ("bbox", "segm"):
+        raise InputError(f"--iou-type is bbox or segm, not {iou_type!r}")
+    kind: Literal["bbox", "segm"] = "bbox" if iou_type == "bbox" else "segm"
+    metrics = measure(ground_truth, detections, kind)
+    _print_evaluation(_console(), metrics)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "evaluation.json", metrics)
+        print(f"written: {out / 'evaluation.json'}")
+
+
+def _print_evaluation(console: Console, metrics: dict[str, Any]) -> None:
+    from rankdet.report import Table, per_class_table
+
+    whole = {name: value for name, value in metrics.items() if name != "per_class"}
+    for part in (("AP", "AP50", "AP75", "APs", "APm", "APl"), ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")):
+        _print_table(console, Table(list(part), [[whole[name] for name in part]]))
+    errors = ["oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN"]
+    _print_table(console, Table(errors, [[whole[name] for name in errors]]))
+    _print_table(console, per_class_table(metrics))
+
+
+def _print_table(console: Console, table: Table) -> None:
+    from rankdet.report import format_value
+
+    shown = RichTable()
+    for place, column in enumerate(table.columns):
+        shown.add_column(column, justify="left" if place == 0 and len(table.rows) > 1 else "right")
+    for row in table.rows:
+        shown.add_row(*(format_value(value) for value in row))
+    console.print(shown)
+
+
+@app.command()
+def detect(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run folder.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for annotated pictures and detections.json.")] = Path("detections"),
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Draw from this score on; by default from each class's LRP-optimal threshold."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Detect objects: annotated pictures and COCO JSON."""
+    from rankdet.training.distributed import joined_world
+    from rankdet.training.drawing import detect_and_draw
+
+    with joined_world(device) as world:
+        written = detect_and_draw(checkpoint, pictures, out, threshold, world.device, report=print)
+    print(f"written: {written}")
+
+
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="A folder in COCO format.")],
+    masks: Annotated[bool, typer.Option(help="Check segmentations too.")] = False,
+    pictures: Annotated[bool, typer.Option(help="Decode every picture.")] = False,
+) -> None:
+    """Check a data folder before training; exit status 2 where training would stop."""
+    from rankdet.data import check_folder
+
+    findings = check_folder(folder, with_masks=masks, pictures=pictures)
+    for finding in findings:
+        print(f"{finding.severity}: {finding}")
+    errors = sum(finding.severity == "error" for finding in findings)
+    print(f"{folder}: {errors} errors, {len(findings) - errors} warnings")
+    if errors:
+        raise typer.Exit(2)
+
+
+@app.command(name="list")
+def list_recipes() -> None:
+    """All built-in recipes."""
+    width = max(map(len, RECIPES))
+    for name, function in RECIPES.items():
+        print(f"{name:<{width}}  {(function.__doc__ or '').splitlines()[0]}")
+
+
+@app.command()
+def show(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """A recipe with everything resolved, as YAML that can be trained."""
+    print(dump(load_recipe(recipe, overrides or [])), end="")
+
+
+@app.command()
+def make_shapes(
+    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+    train: Annotated[int, typer.Option(help="Training pictures.")] = 400,
+    val: Annotated[int, typer.Option(help="Validation pictures.")] = 100,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same pictures everywhere.")] = 0,
+) -> None:
+    """Make the data set `shapes` as an ordinary COCO folder."""
+    from rankdet.data import make_shapes as make
+
+    print(make(folder, train=train, val=val, size=size, seed=seed, progress=True))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("demo"),
+    iterations: Annotated[int | None, typer.Option(min=1, help="Instead of the recipes' iterations.")] = None,
+) -> None:
+    """Train the standard and the RS Faster R-CNN on `shapes` and compare them: about four minutes on two cores."""
+    from rankdet.demo import run_demo
+
+    for path in run_demo(out, _console(), iterations):
+        print(path)

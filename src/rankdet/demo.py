@@ -1,0 +1,256 @@
+"""``rankdet demo``: the standard and the RS Faster R-CNN on ``shapes``, at equal iterations and at equal time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from rankdet.data import SampleKey, build_training_loader, make_shapes
+from rankdet.data.sampling import GroupedBatchSampler
+from rankdet.recipes import Recipe, load_recipe
+from rankdet.report import (
+    History,
+    Illustration,
+    Panel,
+    Section,
+    Series,
+    Table,
+    draw_curves,
+    draw_detections,
+    draw_equal_budgets,
+    draw_grid,
+    markdown_table,
+    per_class_table,
+    write_page,
+    write_picture,
+)
+from rankdet.structures import InputError
+from rankdet.training.engine import train
+from rankdet.training.evaluation import ranking_quality
+from rankdet.training.inference import TrainedDetector, above, detect_pictures, load_detector
+from rankdet.training.profiling import loss_seconds
+from rankdet.training.runs import Run, read_log, write_json, write_text
+
+STANDARD, RANK_SORT, LONGER = "standard", "RS", "standard, equal time"
+CPU = torch.device("cpu")
+
+INTRODUCTION = """\
+Two Faster R-CNNs with the same small network, learning rate and pictures: the standard form (samplers, cross-entropy,
+smooth L1) and the form of Rank & Sort Loss (no samplers, one loss that ranks and sorts, GIoU balanced by its value).
+
+Read it with care. The two differ in sampling and box loss as well as in the classification loss, so this is no
+ablation; one seed, a small procedural data set and few iterations make no claim about real pictures. An iteration of
+the two takes different time. The rows "standard" and "RS" spent equal iterations; "RS" and "standard, equal time" spent
+equal seconds of training, with a schedule stretched to that length.
+"""
+
+NOTES = """\
+ρ is Spearman's rank correlation between IoU and score of the R-CNN's positives on validation pictures (objects are
+among the RoIs, as in training). "positives : negatives" counts the logits or candidates that the R-CNN's loss sees.
+Seconds are of training alone, without evaluation. The share of the loss is its time, forward and backward, measured on
+the outputs of the trained detector cut from the network, over the seconds of an iteration.
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trained run and everything measured on it."""
+
+    name: str
+    run: Run
+    iterations: int
+    seconds: float
+    metrics: Mapping[str, Any]
+    quality: Mapping[str, float]
+    loss_share: float
+
+
+def run_demo(
+    out: Path, console: Console, iterations: int | None = None, num_train: int = 400, num_val: int = 100
+) -> list[Path]:
+    """Make the data, train, compare, and write tables, curves, pictures and a page.
+
+    Parameters
+    ----------
+    out
+        Folder for everything.
+    console
+        Where to tell how it goes.
+    iterations
+        In place of those of the recipes.
+    num_train, num_val
+        Pictures to make.
+
+    Returns
+    -------
+    list[Path]
+        The files worth looking at.
+
+    Raises
+    ------
+    InputError
+        When the folder already holds a demo.
+    """
+    if (out / "runs").exists():
+        raise InputError(f"{out} already holds a demo; remove it or give another --out")
+    data = make_shapes(out / "shapes", train=num_train, val=num_val, progress=console.is_terminal)
+    standard = _train("faster_rcnn_shapes", STANDARD, data, out, console, iterations)
+    rank_sort = _train("rs_faster_rcnn_shapes", RANK_SORT, data, out, console, iterations)
+    stretched = max(1, round(standard.iterations * rank_sort.seconds / standard.seconds))
+    longer = _train("faster_rcnn_shapes", LONGER, data, out, console, stretched)
+    return _report(out, [standard, rank_sort, longer])
+
+
+def _train(recipe_name: str, name: str, data: Path, out: Path, console: Console, iterations: int | None) -> Entry:
+    recipe = load_recipe(recipe_name, [f"data.folder={json.dumps(str(data.resolve()))}"])
+    length = iterations or recipe.schedule.iterations
+    if length is None:
+        raise ValueError(f"recipe {recipe_name} has no length in iterations")
+    changes = [f"schedule.iterations={length}", f"evaluation.every={max(1, length // 3)}"]
+    recipe = load_recipe(recipe_name, [f"data.folder={json.dumps(str(data.resolve()))}", *changes])
+    run = Run(out / "runs" / name.replace(", ", "_").replace(" ", "_"))
+    outcome = train(recipe, run, console)
+    if outcome.signal is not None or outcome.evaluation is None:
+        raise InputError(f"the demo was stopped; what there is of it is in {out}")
+    seconds = [record["timing"]["seconds"] for record in read_log(run.log) if record["kind"] == "train"][-1]
+    trained = load_detector(run.folder, CPU)
+    losses = {head: config.build() for head, config in recipe.losses.items()}
+    quality = ranking_quality(trained.detector, losses, _validation_batches(recipe), recipe, CPU)
+    share = loss_seconds(trained.detector, losses, _training_batches(recipe), recipe, CPU) / (seconds / length)
+    return Entry(name, run, length, seconds, outcome.evaluation, quality, share)
+
+
+def _training_batches(recipe: Recipe) -> Any:
+    dataset = recipe.data.build_training_dataset()
+    sampler = GroupedBatchSampler(dataset.aspect_ratios, recipe.data.batch_size, recipe.seed)
+    return itertools.islice(build_training_loader(dataset, sampler, workers=0), 8)
+
+
+def _validation_batches(recipe: Recipe) -> Any:
+    """Batches of the size of training, because the loss ranks over a batch."""
+    dataset = recipe.data.build_test_dataset()
+    sampler = GroupedBatchSampler(dataset.aspect_ratios, recipe.data.batch_size, recipe.seed)
+    return itertools.islice(build_training_loader(dataset, sampler, workers=0), sampler.iterations_per_epoch)
+
+
+def _report(out: Path, entries: Sequence[Entry]) -> list[Path]:
+    table = _table(entries)
+    paths = {
+        "page": out / "index.html",
+        "table": out / "table.md",
+        "numbers": out / "table.json",
+        "budgets": out / "equal_budgets.png",
+        "curves": out / "curves.png",
+        "pictures": out / "pictures.png",
+    }
+    text = markdown_table(table.columns, table.rows)
+    write_text(paths["table"], f"# Standard and RS Faster R-CNN on shapes\n\n{text}\n\n{NOTES}")
+    write_json(paths["numbers"], [_numbers(entry) for entry in entries])
+    draw_equal_budgets(paths["budgets"], {entry.name: _history(entry, "AP") for entry in entries}, "AP")
+    draw_curves(paths["curves"], _panels(entries))
+    _draw_pictures(paths["pictures"], entries[:2])
+    sections = [
+        Section("Numbers", NOTES, table),
+        Section(
+            "AP at equal iterations and at equal time",
+            illustrations=[Illustration(paths["budgets"], "AP on the validation pictures during training.")],
+        ),
+        Section("Losses", illustrations=[Illustration(paths["curves"], "Terms of the R-CNN head during training.")]),
+        Section(
+            "Pictures",
+            "Each class is drawn from its LRP-optimal score threshold on; scores of a ranking loss order detections, "
+            "they are no probabilities.",
+            illustrations=[
+                Illustration(paths["pictures"], "Objects, detections of the standard form, of the RS form.")
+            ],
+        ),
+        *(Section(f"Classes: {entry.name}", table=per_class_table(entry.metrics)) for entry in entries),
+    ]
+    write_page(paths["page"], "Standard and RS Faster R-CNN on shapes", sections, INTRODUCTION)
+    return list(paths.values())
+
+
+def _table(entries: Sequence[Entry]) -> Table:
+    measures = ("AP", "AP50", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")
+    columns = ["run", "iterations", "seconds", "s/iteration", *measures, "ρ", "positives : negatives", "loss share"]
+    rows: list[list[str | int | float | None]] = [
+        [
+            entry.name,
+            entry.iterations,
+            round(entry.seconds, 1),
+            entry.seconds / entry.iterations,
+            *(entry.metrics[measure] for measure in measures),
+            entry.quality["spearman"],
+            f"1 : {entry.quality['negatives'] / max(1.0, entry.quality['positives']):.1f}",
+            f"{100 * entry.loss_share:.1f} %",
+        ]
+        for entry in entries
+    ]
+    return Table(columns, rows)
+
+
+def _numbers(entry: Entry) -> dict[str, Any]:
+    return {
+        "run": entry.name,
+        "folder": str(entry.run.folder),
+        "iterations": entry.iterations,
+        "seconds": entry.seconds,
+        "seconds_per_iteration": entry.seconds / entry.iterations,
+        "loss_share": entry.loss_share,
+        **entry.quality,
+        "metrics": entry.metrics,
+    }
+
+
+def _history(entry: Entry, metric: str) -> History:
+    records = [record for record in read_log(entry.run.log) if record["kind"] == "evaluation"]
+    return History(
+        [record["iteration"] for record in records],
+        [record["timing"]["seconds"] for record in records],
+        [record["metrics"][metric] for record in records],
+    )
+
+
+def _panels(entries: Sequence[Entry]) -> list[Panel]:
+    panels = []
+    for term in ("ranking", "sorting", "classification", "localization_error", "localization", "balance"):
+        series = {entry.name: _term(entry, f"rcnn/{term}") for entry in entries}
+        shown = {name: points for name, points in series.items() if points.x}
+        if shown:
+            panels.append(Panel(f"R-CNN {term.replace('_', ' ')}", "iterations", term.replace("_", " "), shown))
+    return panels
+
+
+def _term(entry: Entry, term: str) -> Series:
+    records = [record for record in read_log(entry.run.log) if record["kind"] == "train"]
+    points = [(record["iteration"], record["statistics"][term]) for record in records if term in record["statistics"]]
+    return Series([x for x, _ in points], [y for _, y in points])
+
+
+def _draw_pictures(path: Path, entries: Sequence[Entry], rows: int = 5) -> None:
+    detectors = [load_detector(entry.run.folder, CPU) for entry in entries]
+    dataset = detectors[0].recipe.data.build_test_dataset()
+    samples = (dataset[SampleKey(index, 0)] for index in range(len(dataset)))
+    chosen = list(itertools.islice((sample for sample in samples if len(sample.target.boxes) > 1), rows))
+    files = [Path(sample.source.path) for sample in chosen]
+    names = [name for _, name in dataset.categories]
+    columns = [[draw_detections(sample.image, None, names, sample.target) for sample in chosen]]
+    columns += [_drawn(trained, files, names) for trained in detectors]
+    captions = ["objects", *(entry.name for entry in entries)]
+    cells = [picture for row in zip(*columns, strict=True) for picture in row]
+    write_picture(path, draw_grid(cells, captions + [""] * (len(cells) - len(captions)), columns=len(columns)))
+
+
+def _drawn(trained: TrainedDetector, files: Sequence[Path], names: Sequence[str]) -> list[torch.Tensor]:
+    thresholds = trained.drawing_thresholds(None)
+    return [
+        draw_detections(pixels, above(detection, thresholds), names)
+        for _, pixels, detection in detect_pictures(trained, files)
+    ]

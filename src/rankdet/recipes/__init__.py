@@ -1,0 +1,28 @@
+"""Every experiment by name, and the model of a recipe. Importing this imports neither torch nor torchvision."""
+
+from collections.abc import Callable
+
+from .bccd import faster_rcnn_lite0_bccd, rs_faster_rcnn_lite0_bccd
+from .coco import (
+    faster_rcnn_giou_r50_coco,
+    faster_rcnn_l1_r50_coco,
+    faster_rcnn_r50_coco,
+    rs_faster_rcnn_r50_coco,
+)
+from .loading import dump, load_recipe, validated
+from .recipe import Recipe
+from .shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "faster_rcnn_shapes": faster_rcnn_shapes,
+    "rs_faster_rcnn_shapes": rs_faster_rcnn_shapes,
+    "faster_rcnn_lite0_bccd": faster_rcnn_lite0_bccd,
+    "rs_faster_rcnn_lite0_bccd": rs_faster_rcnn_lite0_bccd,
+    "faster_rcnn_r50_coco": faster_rcnn_r50_coco,
+    "faster_rcnn_l1_r50_coco": faster_rcnn_l1_r50_coco,
+    "faster_rcnn_giou_r50_coco": faster_rcnn_giou_r50_coco,
+    "rs_faster_rcnn_r50_coco": rs_faster_rcnn_r50_coco,
+}
+"""Built-in recipes: name → function that returns the recipe; the first line of its docstring describes it."""
+
+__all__ = ["RECIPES", "Recipe", "dump", "load_recipe", "validated"]

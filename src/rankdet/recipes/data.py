@@ -1,0 +1,121 @@
+"""The data of a recipe: which pictures, and what happens to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from .config import Config
+from .optimization import Fraction
+
+if TYPE_CHECKING:
+    from rankdet import data
+    from rankdet.data import CocoDataset, Transforms
+
+
+class KeepRatio(Config):
+    """Resize to the largest size within the limits that keeps the ratio of the sides."""
+
+    type: Literal["keep_ratio"] = "keep_ratio"
+    long: PositiveInt
+    """Largest longer side in pixels."""
+    shorts: tuple[PositiveInt, ...]
+    """Largest shorter side in pixels; of several, one is drawn for each training picture, and detection takes the
+    last."""
+
+    def build(self, training: bool) -> data.KeepRatio:
+        """The resizing itself."""
+        from rankdet.data import KeepRatio
+
+        return KeepRatio(self.long, self.shorts if training else self.shorts[-1:])
+
+
+class FixedSize(Config):
+    """Resize to one size, whatever the ratio of the sides."""
+
+    type: Literal["fixed"] = "fixed"
+    height: PositiveInt
+    """New height in pixels."""
+    width: PositiveInt
+    """New width in pixels."""
+
+    def build(self, training: bool) -> data.FixedSize:
+        """The resizing itself."""
+        from rankdet.data import FixedSize
+
+        return FixedSize(self.height, self.width)
+
+
+Resize = Annotated[KeepRatio | FixedSize, Field(discriminator="type")]
+
+
+class Data(Config):
+    """Which pictures, and what happens to them on the way."""
+
+    folder: Path | None = None
+    """A folder in COCO format; ``--data`` sets it."""
+    train_split: str = "train"
+    """Pictures to learn from."""
+    validation_split: str = "val"
+    """Pictures to evaluate on during and after training."""
+    batch_size: PositiveInt
+    """Pictures per process and step. A ranking loss ranks over these."""
+    workers: NonNegativeInt = 2
+    """Processes that read pictures, per training process."""
+    resize: Resize | None = None
+    """New size of pictures, in training and in detection; null keeps the size of the file."""
+    horizontal_flip: Fraction = 0.5
+    """Probability of mirroring a training picture."""
+    vertical_flip: Fraction = 0.0
+    """Probability of turning a training picture upside down by mirroring."""
+    keep_empty: bool = False
+    """Whether pictures without objects are trained on."""
+    drop_degenerate: bool = False
+    """Whether boxes of zero width or height are dropped; otherwise they are a mistake that stops the run."""
+    skip_unreadable: bool = False
+    """Whether a picture that cannot be read in training is skipped and counted; otherwise training stops."""
+
+    def build_transforms(self, training: bool) -> Transforms:
+        """What is done to pictures: resizing, and in training random flips."""
+        from rankdet.data import Transforms
+
+        resize = None if self.resize is None else self.resize.build(training)
+        if not training:
+            return Transforms(resize)
+        return Transforms(resize, horizontal_flip=self.horizontal_flip, vertical_flip=self.vertical_flip)
+
+    def build_training_dataset(self) -> CocoDataset:
+        """The pictures to learn from; raises InputError where they are missing or broken."""
+        from rankdet.data import CocoDataset, find_split
+
+        split = find_split(self._folder(), self.train_split)
+        return CocoDataset(
+            split.annotations,
+            split.images,
+            self.build_transforms(training=True),
+            keep_empty=self.keep_empty,
+            drop_degenerate=self.drop_degenerate,
+            skip_unreadable=self.skip_unreadable,
+        )
+
+    def build_test_dataset(self, split: str | None = None) -> CocoDataset:
+        """The pictures of a split (the validation split by default), all of them, unflipped."""
+        from rankdet.data import CocoDataset, find_split
+
+        found = find_split(self._folder(), self.validation_split if split is None else split)
+        return CocoDataset(
+            found.annotations,
+            found.images,
+            self.build_transforms(training=False),
+            keep_empty=True,
+            drop_degenerate=self.drop_degenerate,
+        )
+
+    def _folder(self) -> Path:
+        if self.folder is None:
+            from rankdet.structures import InputError
+
+            raise InputError("data.folder is not set: name a folder in COCO format with --data FOLDER")
+        return self.folder

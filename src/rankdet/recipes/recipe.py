@@ -1,0 +1,93 @@
+"""The model of a recipe: all numbers of one experiment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from .config import Config
+from .data import Data
+from .detector import FasterRCNN
+from .losses import Loss
+from .optimization import Optimizer, Schedule
+
+
+class Evaluation(Config):
+    """How often and how a detector is evaluated."""
+
+    every: PositiveInt | None = None
+    """Iterations between evaluations during training; null: only at the end."""
+    at_end: bool = True
+    """Whether the trained detector is evaluated."""
+    batch_size: PositiveInt = 4
+    """Pictures per process and step."""
+
+
+class Runtime(Config):
+    """How the machine is used and what is written down; nothing here belongs to the method."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where tensors live; ``auto`` is a GPU where there is one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network (autocast); losses compute in float32 or better in any case."""
+    channels_last: bool = False
+    """Memory layout of pictures and convolutions."""
+    threads: PositiveInt | None = None
+    """Threads of torch on the CPU; null: torch decides."""
+    accumulation: PositiveInt = 1
+    """Steps whose gradients are averaged in one iteration (each step ranks over its own pictures)."""
+    clip_gradient_norm: PositiveFloat | None = None
+    """Largest norm of the gradient of all weights together; null: no clipping."""
+    scale_lr: bool = True
+    """Whether the learning rate is multiplied by pictures per iteration over ``optimizer.reference_batch``."""
+    log_interval: PositiveInt = 50
+    """Iterations between records of the log; statistics leave the device only then."""
+    checkpoint_interval: PositiveInt | None = None
+    """Iterations between checkpoints; null: once per epoch, and always at the end."""
+    keep_checkpoints: PositiveInt = 2
+    """Newest checkpoints that are kept."""
+    tensorboard: bool = False
+    """Whether a TensorBoard log is written as well (needs the package tensorboard)."""
+
+
+class Recipe(Config):
+    """One experiment: detector, losses, data, optimization, evaluation."""
+
+    name: str
+    """Name of the experiment; the default run folder is ``runs/NAME``."""
+    seed: NonNegativeInt = 0
+    """Seed of weights, samplers and the order and flips of pictures."""
+    detector: FasterRCNN
+    """The network and its label assignment."""
+    losses: dict[str, Loss]
+    """One loss for each head of the detector."""
+    head_weights: dict[str, NonNegativeFloat] = Field(default={})
+    """Factor of all terms of a head; 1 where a head is not named."""
+    data: Data
+    """Pictures and their preparation."""
+    optimizer: Optimizer
+    """Optimizer and learning rate."""
+    schedule: Schedule
+    """Length of the run and course of the learning rate."""
+    evaluation: Evaluation = Evaluation()
+    """Evaluation during and after training."""
+    runtime: Runtime = Runtime()
+    """Device, precision, accumulation, logging, checkpoints."""
+
+    @model_validator(mode="after")
+    def _heads_have_losses(self) -> Recipe:
+        heads = {"rpn", "rcnn"}
+        if set(self.losses) != heads:
+            raise ValueError(f"losses must name the heads {sorted(heads)}, not {sorted(self.losses)}")
+        unknown = set(self.head_weights) - heads
+        if unknown:
+            raise ValueError(f"head_weights names unknown heads {sorted(unknown)}")
+        if self.detector.rcnn.softmax != (self.losses["rcnn"].type == "softmax_cross_entropy"):
+            raise ValueError(
+                f"losses.rcnn.type = {self.losses['rcnn'].type} does not fit "
+                f"detector.rcnn.softmax = {str(self.detector.rcnn.softmax).lower()}"
+            )
+        if self.losses["rpn"].type == "softmax_cross_entropy":
+            raise ValueError("losses.rpn is softmax_cross_entropy, but the RPN has a sigmoid classifier")
+        return self

@@ -1,0 +1,348 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rankdet.data import GroupedBatchSampler, build_training_loader
+from rankdet.recipes import Recipe, dump
+from rankdet.structures import Batch, InputError
+
+from .checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from .distributed import joined_world
+from .evaluation import Evaluation, evaluate_detector, optimal_thresholds, precision_context, prepare
+from .logging import Display, RunLog
+from .runs import Run, write_json, write_text
+from .setup import Training
+from .signals import StopRequest
+from .statistics import IntervalStatistics
+from .step import training_step
+
+OK, STOP, FAILED = 0, 1, 2
+"""What a process says of an iteration; the worst of all processes counts for all."""
+ELSEWHERE = "another process stopped; see its message"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Parameters
+    ----------
+    run
+        Its folder.
+    signal
+        Number of the signal that stopped it early, or None.
+    evaluation
+        The final evaluation, on the main process, where the recipe asks for one.
+    """
+
+    run: Run
+    signal: int | None
+    evaluation: dict[str, Any] | None
+
+
+def train(recipe: Recipe, run: Run, console: Console, resume: bool = False) -> Outcome:
+    """Train a recipe, or go on with a run.
+
+    Parameters
+    ----------
+    recipe
+        What to train; in a resumed run the one that the run wrote.
+    run
+        The run folder; made here, and must not hold a run yet unless ``resume``.
+    console
+        Where the main process writes.
+    resume
+        Go on from the newest checkpoint. On the CPU the result is bit for bit that of an uninterrupted run.
+
+    Raises
+    ------
+    InputError
+        For bad input of all kinds, and for a loss that is not finite. No process is left waiting.
+    """
+    if recipe.runtime.threads is not None:
+        torch.set_num_threads(recipe.runtime.threads)
+    with joined_world(recipe.runtime.device) as world, StopRequest() as stop:
+        if not resume:
+            run.check_is_new()
+        # A run that was stopped before its first checkpoint begins again.
+        state = load_checkpoint(run.latest_checkpoint()) if resume and run.checkpoints() else None
+        training = Training(recipe, world)
+        if state is not None:
+            training.check_fits(state)
+        # Every process has looked into the folder and at the data before anything is written.
+        world.barrier()
+        if world.is_main:
+            run.delete_parts()
+            if state is None:
+                run.create()
+                write_text(run.recipe, dump(recipe))
+        world.barrier()
+        # One bar is enough; the others may still have something to say.
+        own_console = console if world.is_main else Console(file=console.file, force_terminal=False)
+        with Display(own_console, recipe.name, training.num_iterations) as display:
+            return Loop(training, run, display, stop).run(state)
+
+
+class Loop:
+    """One run of the loop and all that changes in it."""
+
+    def __init__(self, training: Training, run: Run, display: Display, stop: StopRequest) -> None:
+        self._training, self._run, self._display, self._stop = training, run, display, stop
+        self._recipe, self._world = training.recipe, training.world
+        self._statistics = IntervalStatistics()
+        self._seconds, self._data_seconds, self._num_skipped = 0.0, 0.0, 0
+        self._logged_seconds = 0.0
+        self._stepped: nn.Module = training.detector
+        self._thresholds: list[float] | None = None
+        self._iteration = 0
+        self._log: RunLog | None = None
+
+    def run(self, state: dict[str, Any] | None) -> Outcome:
+        if state is not None:
+            self._restore(state)
+        training = self._training
+        if self._world.size > 1:
+            # Every loss stays connected to every weight, also without objects, so no weight is ever unused.
+            self._stepped = DistributedDataParallel(training.detector, broadcast_buffers=False)
+        batches = self._batches()
+        if state is not None:
+            # Building things above drew random numbers; from here on the run is where it was.
+            restore_random_state(state["random_states"][self._world.rank], self._world.device)
+        if self._world.is_main:
+            self._log = RunLog(self._run, self._iteration, self._recipe.runtime.tensorboard)
+            self._display.say(training.describe())
+            if state is not None:
+                self._display.say(f"going on at iteration {self._iteration}")
+                self._display.advance_to(self._iteration)
+        with closing(self._log) if self._log is not None else nullcontext():
+            return self._iterate(batches)
+
+    def _iterate(self, batches: Iterator[Batch]) -> Outcome:
+        training, recipe, evaluation = self._training, self._recipe, None
+        training.detector.train()
+        while self._iteration < training.num_iterations:
+            status = self._run_iteration(batches)
+            is_last = self._iteration == training.num_iterations
+            if self._iteration % recipe.runtime.log_interval == 0 or is_last:
+                self._record()
+            every = recipe.evaluation.every
+            if (every is not None and self._iteration % every == 0) or (is_last and recipe.evaluation.at_end):
+                evaluation = self._evaluate()
+            if status == STOP or is_last or self._iteration % self._checkpoint_interval() == 0:
+                self._save()
+            if status == STOP:
+                # A process that was not told stops as well.
+                return Outcome(self._run, self._world.highest(self._stop.signal or 0), None)
+        return Outcome(self._run, None, None if evaluation is None else evaluation.metrics)
+
+    def _checkpoint_interval(self) -> int:
+        return self._recipe.runtime.checkpoint_interval or self._training.iterations_per_epoch
+
+    def _run_iteration(self, batches: Iterator[Batch]) -> int:
+        """One step of the optimizer. Returns STOP where a process was asked to stop, otherwise OK."""
+        training, runtime = self._training, self._recipe.runtime
+        start = time.perf_counter()
+        self._lr = training.set_lr(self._iteration)
+        training.optimizer.zero_grad(set_to_none=True)
+        steps, status = self._read(batches)
+        for number, batch in enumerate(steps, start=1):
+            self._accumulate(batch, is_last_step=number == len(steps))
+        # On the CPU a look is free, and the weights never see a loss that is not finite. On a GPU it is made later,
+        # see IntervalStatistics.
+        if self._world.device.type == "cpu" and self._world.highest(self._statistics.has_failed(len(steps))):
+            self._fetch()
+            raise InputError(ELSEWHERE)
+        if runtime.clip_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(training.detector.parameters(), runtime.clip_gradient_norm)
+        training.optimizer.step()
+        self._iteration += 1
+        self._seconds += time.perf_counter() - start
+        if self._world.is_main:
+            self._display.advance()
+        return status
+
+    def _read(self, batches: Iterator[Batch]) -> tuple[list[Batch], int]:
+        """The batches of an iteration, and STOP where any process was asked to stop, otherwise OK."""
+        start, error, steps = time.perf_counter(), None, []
+        try:
+            steps = [next(batches) for _ in range(self._recipe.runtime.accumulation)]
+        except InputError as raised:
+            error = raised
+        self._data_seconds += time.perf_counter() - start
+        # All processes learn of a broken picture before any of them waits for the gradients of another.
+        status = self._world.highest(FAILED if error is not None else STOP if self._stop.signal is not None else OK)
+        if status == FAILED:
+            raise error or InputError(ELSEWHERE)
+        return steps, status
+
+    def _fetch(self) -> Tensor:
+        """The statistics of the interval on the host; where a loss is not finite, every process raises InputError."""
+        start, error, rows = time.perf_counter(), None, torch.empty(0, 0)
+        try:
+            rows = self._statistics.fetch()
+        except InputError as raised:
+            error = raised
+        # On a GPU this is where the host waits for the work of the iterations.
+        self._seconds += time.perf_counter() - start
+        if self._world.highest(error is not None):
+            raise error or InputError(ELSEWHERE)
+        return rows
+
+    def _accumulate(self, batch: Batch, is_last_step: bool) -> None:
+        training, recipe = self._training, self._recipe
+        moved = batch.to(self._world.device)
+        moved = Batch(prepare(moved.images, recipe, self._world.device), moved.targets, moved.sources)
+        stepped = self._stepped
+        # Gradients are exchanged once per iteration, in its last step.
+        unshared = (
+            stepped.no_sync() if isinstance(stepped, DistributedDataParallel) and not is_last_step else nullcontext()
+        )
+        with unshared:
+            with precision_context(recipe, self._world.device):
+                total, terms, stats = training_step(stepped, training.losses, moved, recipe.head_weights)
+            (total / recipe.runtime.accumulation).backward()
+        self._statistics.add(self._iteration + 1, terms, stats, [source.path for source in batch.sources])
+
+    def _batches(self) -> Iterator[Batch]:
+        training, recipe, world = self._training, self._recipe, self._world
+        start = self._iteration * recipe.runtime.accumulation
+        sampler = GroupedBatchSampler(
+            training.dataset.aspect_ratios, recipe.data.batch_size, recipe.seed, world.rank, world.size, start
+        )
+        loader = build_training_loader(
+            training.dataset, sampler, recipe.data.workers, pin_memory=world.device.type == "cuda"
+        )
+        # The sampler runs a second time beside the loader: where another picture arrives than the one that was asked
+        # for, the data set passed over an unreadable one.
+        for keys, batch in zip(sampler, loader, strict=True):
+            for key, source in zip(keys, batch.sources, strict=True):
+                if int(training.dataset.image_ids[key.index]) != source.image_id:
+                    self._num_skipped += 1
+                    self._display.say(f"skipped {training.dataset.path(key.index)}: it cannot be read")
+            yield batch
+
+    def _record(self) -> None:
+        rows = self._world.mean(self._fetch())
+        skipped = sum(self._world.gather(self._num_skipped))
+        interval_seconds, self._logged_seconds = self._seconds - self._logged_seconds, self._seconds
+        data_seconds, self._data_seconds = self._data_seconds, 0.0
+        num_iterations = max(1, len(rows) // self._recipe.runtime.accumulation)
+        means = rows.mean(dim=0).tolist()
+        self._statistics.clear()
+        if self._log is None:
+            return
+        names = self._statistics.names
+        record = {
+            "kind": "train",
+            "iteration": self._iteration,
+            "epoch": round(self._iteration / self._training.iterations_per_epoch, 4),
+            "lr": self._lr,
+            "loss": means[0],
+            "statistics": dict(zip(names[1:], means[1:], strict=True)),
+            "skipped_pictures": skipped,
+            "timing": {
+                "seconds": self._seconds,
+                "seconds_per_iteration": interval_seconds / num_iterations,
+                "data_seconds_per_iteration": data_seconds / num_iterations,
+                "pictures_per_second": self._training.pictures * num_iterations / interval_seconds,
+            },
+        }
+        self._log.write(record)
+        self._display.show(record)
+
+    def _evaluate(self) -> Evaluation | None:
+        training = self._training
+        if training.test_dataset is None:
+            return None
+        start = time.perf_counter()
+        # Nothing that evaluation draws may change what training draws.
+        state = random_state(self._world.device)
+        evaluation = evaluate_detector(training.detector, training.test_dataset, self._recipe, self._world)
+        restore_random_state(state, self._world.device)
+        if evaluation is None or self._log is None:
+            return evaluation
+        metrics = evaluation.metrics
+        self._thresholds = optimal_thresholds(metrics)
+        write_json(self._run.evaluation, metrics)
+        write_json(self._run.detections, evaluation.detections)
+        self._log.write(
+            {
+                "kind": "evaluation",
+                "iteration": self._iteration,
+                "metrics": metrics,
+                "timing": {"seconds": self._seconds, "evaluation_seconds": time.perf_counter() - start},
+            }
+        )
+        self._display.say(
+            f"iteration {self._iteration}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  "
+            f"oLRP {metrics['oLRP']:.3f}"
+        )
+        return evaluation
+
+    def _save(self) -> None:
+        """Write a checkpoint, but never with losses or weights that are not finite."""
+        training = self._training
+        self._fetch()
+        own = {"statistics": self._statistics.state(), "skipped": self._num_skipped}
+        random_states = self._world.gather(random_state(self._world.device))
+        statistics = self._world.gather(own)
+        if not self._world.is_main:
+            return
+        weights = training.detector.state_dict()
+        for name, value in weights.items():
+            if not bool(value.isfinite().all()):
+                raise InputError(
+                    f"weight {name} is not finite at iteration {self._iteration}; no checkpoint is written"
+                )
+        save_checkpoint(
+            self._run.checkpoint(self._iteration),
+            {
+                "iteration": self._iteration,
+                "recipe": self._recipe.model_dump(mode="json"),
+                "categories": [list(category) for category in training.dataset.categories],
+                "thresholds": self._thresholds,
+                "world_size": self._world.size,
+                "seconds": self._seconds,
+                "detector": weights,
+                "optimizer": training.optimizer.state_dict(),
+                "random_states": random_states,
+                "statistics": statistics,
+            },
+        )
+        self._run.delete_old_checkpoints(self._recipe.runtime.keep_checkpoints)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        training = self._training
+        training.detector.load_state_dict(state["detector"])
+        training.optimizer.load_state_dict(state["optimizer"])
+        self._iteration, self._seconds = state["iteration"], state["seconds"]
+        self._logged_seconds = self._seconds
+        self._thresholds = state["thresholds"]
+        own = state["statistics"][self._world.rank]
+        self._statistics.restore(own["statistics"])
+        self._num_skipped = own["skipped"]
+
+
+def worker_message(message: str) -> str:
+    """The message of an error without the trace that a data loader's worker process puts around it.
+
+    Examples
+    --------
+    >>> trace = "Caught InputError in DataLoader worker process 0.\\nTrace\\n"
+    >>> worker_message(trace + "rankdet.structures.InputError: a.jpg is broken\\n")
+    'a.jpg is broken'
+    """
+    if not message.startswith("Caught InputError in DataLoader worker"):
+        return message
+    return message.rsplit("InputError: ", maxsplit=1)[-1].strip()

@@ -1,0 +1,185 @@
+"""A detector over a data set: detections in the files' own coordinates and ids, their AP and oLRP, ranking quality."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rankdet.data import CocoDataset, build_test_loader
+from rankdet.metrics import evaluate, spearman_correlation
+from rankdet.recipes import Recipe
+from rankdet.structures import Batch, Candidates, Detection, Images, Source
+
+from .distributed import World
+
+
+class Detector(Protocol):
+    """What evaluation asks of a detector."""
+
+    training: bool
+
+    def train(self, mode: bool = True) -> object:
+        """As of any module."""
+        ...
+
+    def detect(self, images: Images) -> list[Detection]:
+        """Detections of each picture in its own pixels."""
+        ...
+
+
+class Evaluation(NamedTuple):
+    """Numbers of `rankdet.metrics.evaluate` and the COCO results they belong to."""
+
+    metrics: dict[str, Any]
+    detections: list[dict[str, Any]]
+
+
+def prepare(images: Images, recipe: Recipe, device: torch.device) -> Images:
+    """Pictures on the device, in the memory layout of the recipe."""
+    moved = images.to(device)
+    if recipe.runtime.channels_last:
+        return Images(moved.pixels.contiguous(memory_format=torch.channels_last), moved.sizes)
+    return moved
+
+
+def precision_context(recipe: Recipe, device: torch.device) -> torch.autocast | nullcontext[None]:
+    """Autocast where the recipe asks for it. The losses leave it again by themselves."""
+    if recipe.runtime.precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+@torch.no_grad()
+def detect_batch(detector: Detector, batch: Batch, recipe: Recipe, device: torch.device) -> list[Detection]:
+    """Detections of each picture, in pixels of its file, on the CPU."""
+    with precision_context(recipe, device):
+        detections = detector.detect(prepare(batch.images, recipe, device))
+    return [
+        on_cpu(detection).scaled(size, source.size)
+        for detection, size, source in zip(detections, batch.images.sizes, batch.sources, strict=True)
+    ]
+
+
+def on_cpu(detection: Detection) -> Detection:
+    """The same detections in host memory, float32."""
+    return Detection(detection.boxes.float().cpu(), detection.scores.float().cpu(), detection.labels.cpu())
+
+
+def coco_results(source: Source, detection: Detection, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """One COCO record per detection.
+
+    Examples
+    --------
+    >>> found = Detection(torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.tensor([0.5]), torch.tensor([1]))
+    >>> coco_results(Source(7, "a.jpg", (10, 10)), found, [3, 9])
+    [{'image_id': 7, 'category_id': 9, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
+    """
+    boxes = detection.boxes.clone()
+    boxes[:, 2:] -= boxes[:, :2]
+    return [
+        {"image_id": source.image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for box, score, label in zip(boxes.tolist(), detection.scores.tolist(), detection.labels.tolist(), strict=True)
+    ]
+
+
+def evaluate_detector(detector: Detector, dataset: CocoDataset, recipe: Recipe, world: World) -> Evaluation | None:
+    """Detect in all pictures and measure; every process takes its share, and only the main one gets an answer."""
+    was_training = detector.training
+    detector.train(False)
+    loader = build_test_loader(
+        dataset,
+        batch_size=recipe.evaluation.batch_size,
+        workers=recipe.data.workers,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    own = [
+        record
+        for batch in loader
+        for source, detection in zip(batch.sources, detect_batch(detector, batch, recipe, world.device), strict=True)
+        for record in coco_results(source, detection, dataset.category_ids)
+    ]
+    detector.train(was_training)
+    gathered = world.gather(own)
+    if not world.is_main:
+        return None
+    found = sorted((record for part in gathered for record in part), key=lambda record: record["image_id"])
+    metrics = evaluate(dataset.ground_truth, found, max_detections=recipe.detector.testing.per_image)
+    return Evaluation(metrics, found)
+
+
+def optimal_thresholds(metrics: dict[str, Any]) -> list[float]:
+    """The LRP-optimal score threshold of each class, by label, from `rankdet.metrics.evaluate`."""
+    return [numbers["threshold"] for numbers in metrics["per_class"].values()]
+
+
+def rank_qualities(candidates: Candidates) -> tuple[Tensor, Tensor]:
+    """Scores and IoUs of the positives of one head.
+
+    Parameters
+    ----------
+    candidates
+        A head's output with P positives and decoded boxes.
+
+    Returns
+    -------
+    tuple
+        (P,) score of the class of the matched object and (P,) IoU of the decoded box with it.
+    """
+    from torchvision.ops import box_iou
+
+    if candidates.boxes is None:
+        raise ValueError(f"head {candidates.head!r} has no boxes")
+    is_positive = (candidates.labels >= 0) & (candidates.labels < candidates.num_classes)
+    labels, logits = candidates.labels[is_positive], candidates.logits[is_positive].float()
+    if candidates.boxes.rows is not None:
+        labels, logits = labels[candidates.boxes.rows], logits[candidates.boxes.rows]
+    # One logit more than classes: softmax with the background last.
+    scores = logits.softmax(1) if logits.shape[1] > candidates.num_classes else logits.sigmoid()
+    predicted, target = candidates.boxes.predicted.float(), candidates.boxes.target.float()
+    ious = [box_iou(one[None], other[None])[0, 0] for one, other in zip(predicted, target, strict=True)]
+    return scores.gather(1, labels[:, None])[:, 0], torch.stack(ious) if ious else predicted.new_zeros(0)
+
+
+@torch.no_grad()
+def ranking_quality(
+    detector: nn.Module,
+    losses: Mapping[str, nn.Module],
+    batches: Iterable[Batch],
+    recipe: Recipe,
+    device: torch.device,
+    head: str = "rcnn",
+) -> dict[str, float]:
+    """How well a head's scores order its positives, and how many negatives they stand against.
+
+    Returns
+    -------
+    dict
+        ``spearman`` (rank correlation of IoU and score over all positives of all batches), ``positives`` and
+        ``negatives`` (means per batch of what the loss of the head sees).
+
+    Notes
+    -----
+    The positives are those of training, so appended objects are among the RoIs.
+    """
+    scores, ious, positives, negatives = [], [], 0.0, 0.0
+    num_batches = 0
+    for batch in batches:
+        moved = batch.to(device)
+        with precision_context(recipe, device):
+            heads = {candidates.head: candidates for candidates in detector(moved)}
+        stats = losses[head](heads[head]).stats
+        score, iou = rank_qualities(heads[head])
+        scores.append(score.cpu())
+        ious.append(iou.cpu())
+        positives, negatives = positives + float(stats["positives"]), negatives + float(stats["negatives"])
+        num_batches += 1
+    return {
+        "spearman": spearman_correlation(torch.cat(ious), torch.cat(scores)),
+        "positives": positives / num_batches,
+        "negatives": negatives / num_batches,
+    }

@@ -1,0 +1,174 @@
+"""Trained detectors from checkpoints, and what they find in pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rankdet.data import Sample, collate
+from rankdet.data.pictures import decode
+from rankdet.data.transforms import Placement
+from rankdet.detectors import FasterRCNN
+from rankdet.recipes import Recipe, validated
+from rankdet.structures import Detection, InputError, Source, Target
+
+from .checkpoint import load_checkpoint, save_checkpoint
+from .distributed import World
+from .evaluation import Evaluation, detect_batch, evaluate_detector, optimal_thresholds
+from .runs import find_checkpoint
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+NO_THRESHOLD = 0.5
+"""Score from which detections of a class are drawn where no evaluation has found its optimal threshold."""
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """What a checkpoint holds, ready to detect.
+
+    Parameters
+    ----------
+    path
+        The checkpoint.
+    detector
+        The network.
+    recipe
+        What it was trained with.
+    categories
+        C pairs (id, name) by label.
+    thresholds
+        C LRP-optimal score thresholds of the last evaluation, NaN where a class has none; None before any evaluation.
+    device
+        Where the network is.
+    """
+
+    path: Path
+    detector: FasterRCNN
+    recipe: Recipe
+    categories: list[tuple[int, str]]
+    thresholds: list[float] | None
+    device: torch.device
+
+    def drawing_thresholds(self, threshold: float | None) -> list[float]:
+        """The score from which each class is drawn: ``threshold`` for all, or the LRP-optimal ones."""
+        if threshold is not None:
+            return [threshold] * len(self.categories)
+        found = self.thresholds or [math.nan] * len(self.categories)
+        return [NO_THRESHOLD if math.isnan(value) else value for value in found]
+
+
+def load_detector(path: Path, device: torch.device) -> TrainedDetector:
+    """Read a checkpoint, or the newest one of a run folder.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read or is none.
+    """
+    found = find_checkpoint(path)
+    state = load_checkpoint(found)
+    recipe = validated(state["recipe"], f"recipe in {found}")
+    # The checkpoint brings all weights; pretrained ones would only be fetched to be overwritten.
+    detector = recipe.detector.build(len(state["categories"]), pretrained=False)
+    detector.load_state_dict(state["detector"])
+    detector = detector.to(device).eval()
+    if recipe.runtime.channels_last:
+        detector = detector.to(memory_format=torch.channels_last)
+    categories = [(int(number), str(name)) for number, name in state["categories"]]
+    return TrainedDetector(found, detector, recipe, categories, state["thresholds"], device)
+
+
+def evaluate_checkpoint(trained: TrainedDetector, folder: Path, split: str, world: World) -> Evaluation | None:
+    """Evaluate on a split of a data folder; the optimal thresholds found are stored in the checkpoint, in one step.
+
+    Every process takes its share of the pictures; only the main one gets an answer and writes.
+
+    Raises
+    ------
+    InputError
+        When the data are missing or broken, or have other categories than the checkpoint.
+    """
+    data = trained.recipe.data.model_copy(update={"folder": folder})
+    recipe = trained.recipe.model_copy(update={"data": data})
+    dataset = data.build_test_dataset(split)
+    if dataset.categories != trained.categories:
+        raise InputError(
+            f"{dataset.ground_truth} has the categories {dataset.categories}, "
+            f"but {trained.path} was trained on {trained.categories}"
+        )
+    evaluation = evaluate_detector(trained.detector, dataset, recipe, world)
+    if evaluation is None:
+        return None
+    save_checkpoint(
+        trained.path, load_checkpoint(trained.path) | {"thresholds": optimal_thresholds(evaluation.metrics)}
+    )
+    return evaluation
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Path]:
+    """The pictures among ``paths``, folders replaced by the pictures in them.
+
+    Raises
+    ------
+    InputError
+        When a path is missing or a folder holds no picture.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
+            if not inside:
+                raise InputError(f"{path}: no pictures in this folder ({', '.join(PICTURE_SUFFIXES)})")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise InputError(f"{path}: no such file or folder")
+    return found
+
+
+def check_pictures(paths: Sequence[Path]) -> None:
+    """Read every picture once; raises InputError that names all broken ones."""
+    mistakes = []
+    for path in paths:
+        try:
+            read_photo(path)
+        except InputError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise InputError("; ".join(mistakes))
+
+
+def read_photo(path: Path) -> Tensor:
+    """(3, H, W) uint8 RGB, the right way up by EXIF; raises InputError that names ``path``."""
+    return decode(path, follow_exif=True)
+
+
+def detect_pictures(trained: TrainedDetector, paths: Sequence[Path]) -> Iterator[tuple[Path, Tensor, Detection]]:
+    """Each picture (3, H, W) with what is found in it, in pixels of the file."""
+    transforms = trained.recipe.data.build_transforms(training=False)
+    nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    for number, path in enumerate(paths):
+        pixels = read_photo(path)
+        size = (pixels.shape[1], pixels.shape[2])
+        placement: Placement = transforms.place(size)
+        batch = collate([Sample(placement.picture(pixels), nothing, Source(number, str(path), size))])
+        yield path, pixels, detect_batch(trained.detector, batch, trained.recipe, trained.device)[0]
+
+
+def above(detection: Detection, thresholds: Sequence[float]) -> Detection:
+    """The detections whose score reaches the threshold of their class.
+
+    Examples
+    --------
+    >>> found = Detection(torch.zeros(2, 4), torch.tensor([0.9, 0.6]), torch.tensor([0, 1]))
+    >>> above(found, [0.5, 0.7]).labels
+    tensor([0])
+    """
+    is_kept = detection.scores >= torch.tensor(thresholds)[detection.labels]
+    return Detection(detection.boxes[is_kept], detection.scores[is_kept], detection.labels[is_kept])

@@ -1,0 +1,91 @@
+"""From a recipe to everything that training needs: data, detector, losses, optimizer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from rankdet.data import CocoDataset
+from rankdet.recipes import Recipe
+from rankdet.structures import InputError
+
+from .checkpoint import seed_random_numbers
+from .distributed import World
+from .optimization import build_optimizer, scaled_lr, set_lr
+
+
+class Training:
+    """Everything that a recipe describes, built: data, detector, losses, optimizer.
+
+    Parameters
+    ----------
+    recipe
+        What to build.
+    world
+        The processes and this one's device.
+
+    Raises
+    ------
+    InputError
+        When data or weights are missing or broken.
+    """
+
+    def __init__(self, recipe: Recipe, world: World) -> None:
+        self.recipe, self.world = recipe, world
+        self.dataset = recipe.data.build_training_dataset()
+        self.test_dataset = self._test_dataset()
+        seed_random_numbers(recipe.seed)
+        self.detector = recipe.detector.build(len(self.dataset.categories)).to(world.device)
+        if recipe.runtime.channels_last:
+            self.detector = self.detector.to(memory_format=torch.channels_last)
+        self.losses = {head: config.build().to(world.device) for head, config in recipe.losses.items()}
+        self.pictures = recipe.data.batch_size * world.size * recipe.runtime.accumulation
+        self.lr = scaled_lr(recipe.optimizer, self.pictures, recipe.runtime.scale_lr)
+        self.optimizer = build_optimizer(recipe, self.detector, self.pictures)
+        self.iterations_per_epoch = math.ceil(len(self.dataset) / self.pictures)
+        schedule = recipe.schedule
+        self.num_iterations = (
+            schedule.iterations
+            if schedule.iterations is not None
+            else math.ceil(schedule.epochs * self.iterations_per_epoch)  # type: ignore[operator]
+        )
+        # Each process draws its own samples of anchors and RoIs.
+        seed_random_numbers(recipe.seed + 1_000_003 * (world.rank + 1))
+
+    def _test_dataset(self) -> CocoDataset | None:
+        if not self.recipe.evaluation.at_end and self.recipe.evaluation.every is None:
+            return None
+        dataset = self.recipe.data.build_test_dataset()
+        if dataset.categories != self.dataset.categories:
+            raise InputError(f"{dataset.ground_truth} has other categories than {self.dataset.ground_truth}")
+        return dataset
+
+    def check_fits(self, state: dict[str, Any]) -> None:
+        """Raise InputError unless a checkpoint belongs to these data and processes."""
+        if state["world_size"] != self.world.size:
+            raise InputError(
+                f"the run was started with {state['world_size']} processes; resume it with as many, "
+                f"not {self.world.size}"
+            )
+        if [tuple(category) for category in state["categories"]] != self.dataset.categories:
+            raise InputError(f"{self.dataset.ground_truth} has other categories than the checkpoint")
+
+    def set_lr(self, iteration: int) -> float:
+        """Set and return the learning rate of an iteration."""
+        lr = self.lr * self.recipe.schedule.factor(iteration, self.num_iterations)
+        set_lr(self.optimizer, lr)
+        return lr
+
+    def describe(self) -> str:
+        """The effective batch and learning rate in words."""
+        recipe, reference = self.recipe, self.recipe.optimizer
+        parts = f"{recipe.data.batch_size} per process × {self.world.size} × accumulation {recipe.runtime.accumulation}"
+        scaled = "scaled from" if self.lr != reference.lr else "as at"
+        return (
+            f"{recipe.name}: {self.num_iterations} iterations of {self.pictures} pictures ({parts}), "
+            f"{len(self.dataset)} pictures, learning rate {self.lr:g} "
+            f"({scaled} {reference.lr:g} at {reference.reference_batch} pictures), "
+            f"{self.world.device}, {recipe.runtime.precision}"
+        )

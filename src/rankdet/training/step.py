@@ -1,0 +1,43 @@
+"""One training step: batch → detector → losses → the sum that is minimised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from rankdet.structures import Batch
+
+
+def training_step(
+    detector: nn.Module, losses: Mapping[str, nn.Module], batch: Batch, head_weights: Mapping[str, float]
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Run the detector and the loss of every head.
+
+    Parameters
+    ----------
+    detector
+        Batch → list of Candidates, one per head.
+    losses
+        The loss of each head, by its name.
+    batch
+        Pictures and objects, on the device of the detector.
+    head_weights
+        Factor of the terms of a head; 1 where it is not named.
+
+    Returns
+    -------
+    tuple
+        The sum that is minimised, a scalar with gradient; the detached weighted terms; the detached statistics. Names
+        are ``head/term``. Nothing here waits for a device.
+    """
+    terms: dict[str, Tensor] = {}
+    stats: dict[str, Tensor] = {}
+    for candidates in detector(batch):
+        output = losses[candidates.head](candidates)
+        weight = head_weights.get(candidates.head, 1.0)
+        terms |= {f"{candidates.head}/{name}": weight * value for name, value in output.terms.items()}
+        stats |= {f"{candidates.head}/{name}": value.detach() for name, value in output.stats.items()}
+    total = torch.stack(list(terms.values())).sum()
+    return total, {name: value.detach() for name, value in terms.items()}, stats

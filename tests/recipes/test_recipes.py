@@ -1,0 +1,190 @@
+"""Recipes: names, files, overrides, mistakes, numbers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from rankdet.recipes import RECIPES, Recipe, dump, load_recipe
+from rankdet.recipes.config import Config
+from rankdet.recipes.optimization import SGD, AdamW, CosineSchedule, StepSchedule
+from rankdet.structures import InputError
+
+
+def test_command_line_and_recipes_start_without_torch():
+    code = "import sys, rankdet.cli, rankdet.recipes; print([m for m in sys.modules if m in ('torch', 'torchvision')])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_resolved_recipe_alone_is_the_same_recipe(name: str, tmp_path: Path):
+    recipe = RECIPES[name]()
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump(recipe))
+    assert recipe.name == name
+    assert load_recipe(path) == recipe
+    assert load_recipe(name) == recipe
+
+
+def models(parent: type[BaseModel] = Config) -> list[type[BaseModel]]:
+    return [model for child in parent.__subclasses__() for model in (child, *models(child))]
+
+
+def test_every_field_says_what_it_is():
+    missing = [
+        f"{model.__name__}.{name}"
+        for model in models()
+        for name, field in model.model_fields.items()
+        if name != "type" and not field.description
+    ]
+    assert models()
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_what_it_is(name: str):
+    assert RECIPES[name].__doc__.splitlines()[0].endswith(".")
+
+
+def test_recipe_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        RECIPES["rs_faster_rcnn_shapes"]().seed = 3
+
+
+def test_file_changes_fields_of_its_base_and_overrides_come_last(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "first.yaml").write_text(
+        "base: rs_faster_rcnn_shapes\nseed: 5\noptimizer: {lr: 1e-4}\nschedule: {warmup_iterations: 3}\n"
+    )
+    (tmp_path / "second.yaml").write_text("base: folder/first.yaml\nname: mine\nseed: 6\n")
+    recipe = load_recipe(
+        tmp_path / "second.yaml",
+        ["schedule.warmup_iterations=4", "detector.rpn.sampler.num=7", "detector.rpn.sampler.positive_fraction=0.5"],
+    )
+    base = load_recipe("rs_faster_rcnn_shapes")
+    assert (recipe.name, recipe.seed, recipe.schedule.warmup_iterations) == ("mine", 6, 4)
+    assert recipe.optimizer == base.optimizer.model_copy(update={"lr": 1e-4})
+    assert recipe.detector.rpn.sampler.num == 7
+    assert recipe.detector.rcnn == base.detector.rcnn
+
+
+def test_another_type_replaces_a_part_whatever_the_order_of_overrides():
+    recipe = load_recipe("rs_faster_rcnn_shapes", ["optimizer.lr=0.5", "optimizer.type=sgd"])
+    assert recipe.optimizer == SGD(lr=0.5)
+
+
+def test_circle_of_bases_is_reported(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(InputError, match=r"circle: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+def test_all_mistakes_are_reported_at_once_with_their_paths():
+    overrides = [
+        "optimzer.lr=3",
+        "seed=x",
+        "detector.backbone.chanels=[8]",
+        "losses.rpn.delt=1",
+        "detector.rcnn.sampler.positive_fraction=2",
+        "data.resize={type: fixed, height: 0, width: 3}",
+    ]
+    with pytest.raises(InputError) as caught:
+        load_recipe("rs_faster_rcnn_shapes", overrides)
+    message = str(caught.value)
+    for part in (
+        "optimzer: unknown field; did you mean 'optimizer'?",
+        "seed: input should be a valid integer",
+        "detector.backbone.chanels: unknown field; did you mean 'channels'?",
+        "losses.rpn.delt: unknown field; did you mean 'delta'?",
+        "detector.rcnn.sampler.num: missing",
+        "detector.rcnn.sampler.positive_fraction: input should be less than or equal to 1, got 2",
+        "data.resize.height: input should be greater than 0, got 0",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: [1]\n", "base must be the name"),
+        ("- 1\n", "a recipe is a mapping"),
+        ("a: [\n", "is no YAML"),
+        ("base: faster_rcnn_shape\n", "did you mean 'faster_rcnn_shapes'"),
+        ("base: other.yaml\n", "cannot read recipe .*other.yaml: No such file"),
+        ("base: rs_faster_rcnn_shapes\nlosses: {rpn: {type: focal}}\n", "losses.rpn: .*'focal'"),
+        ("base: rs_faster_rcnn_shapes\ndetector: {rcnn: {softmax: true}}\n", "does not fit"),
+        ("base: rs_faster_rcnn_shapes\nschedule: {epochs: 3}\n", "exactly one of epochs and iterations"),
+    ],
+)
+def test_broken_file_is_named_with_its_mistake(text: str, message: str, tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("override", ["lr", "=3", "a..b=1", "a=[1"])
+def test_override_that_is_none_is_reported(override: str):
+    with pytest.raises(InputError, match=r"override|no YAML"):
+        load_recipe("rs_faster_rcnn_shapes", [override])
+
+
+def test_step_schedule_warms_up_and_falls_at_milestones():
+    schedule = StepSchedule(epochs=12, milestones=(8 / 12, 11 / 12), warmup_iterations=500, warmup_factor=0.001)
+    length = 12 * 7330
+    values = {0: 0.001, 250: 0.5005, 500: 1.0, 8 * 7330 - 1: 1.0, 8 * 7330: 0.1, 11 * 7330 - 1: 0.1, 11 * 7330: 0.01}
+    for iteration, value in values.items():
+        assert schedule.factor(iteration, length) == pytest.approx(value, rel=1e-12)
+
+
+def test_cosine_schedule_is_half_a_cosine_after_warm_up():
+    schedule = CosineSchedule(epochs=55, warmup_iterations=500, warmup_factor=0.1)
+    assert schedule.factor(0, 10_000) == pytest.approx(0.1)
+    assert schedule.factor(2500, 10_000) == pytest.approx(0.5 + 0.5 * 0.5**0.5)
+    assert schedule.factor(5000, 10_000) == pytest.approx(0.5)
+    assert schedule.factor(10_000, 10_000) == pytest.approx(0.0)
+
+
+def test_recipes_on_coco_have_the_numbers_of_the_paper():
+    rank_sort, standard = load_recipe("rs_faster_rcnn_r50_coco"), load_recipe("faster_rcnn_r50_coco")
+    assert (rank_sort.optimizer.lr, standard.optimizer.lr) == (0.012, 0.02)
+    assert rank_sort.optimizer == SGD(lr=0.012, reference_batch=16, momentum=0.9, weight_decay=1e-4)
+    assert rank_sort.head_weights == {"rpn": 0.2}
+    assert standard.head_weights == {}
+    assert rank_sort.detector.rpn.sampler is rank_sort.detector.rcnn.sampler is None
+    assert (standard.detector.rpn.sampler.num, standard.detector.rcnn.sampler.num) == (256, 512)
+    assert rank_sort.detector.rpn.delta_stds == rank_sort.detector.rcnn.delta_stds == (0.1, 0.1, 0.2, 0.2)
+    assert standard.detector.rpn.delta_stds == (1, 1, 1, 1)
+    assert (rank_sort.detector.rcnn.softmax, standard.detector.rcnn.softmax) == (False, True)
+    proposals = rank_sort.detector.rpn.train_proposals
+    assert (proposals.per_level, proposals.per_image, proposals.nms_iou) == (2000, 1000, 0.7)
+    assert standard.losses["rpn"].box_loss.beta == pytest.approx(1 / 9)
+    assert standard.losses["rcnn"].box_loss.beta == 1
+    assert load_recipe("faster_rcnn_giou_r50_coco").losses["rcnn"].box_loss.weight == 10
+
+
+def test_small_recipes_give_both_forms_the_same_budget():
+    for data in ("shapes", "lite0_bccd"):
+        standard, rank_sort = load_recipe(f"faster_rcnn_{data}"), load_recipe(f"rs_faster_rcnn_{data}")
+        for part in ("seed", "data", "optimizer", "schedule", "evaluation", "runtime"):
+            assert getattr(standard, part) == getattr(rank_sort, part)
+        assert standard.detector.backbone == rank_sort.detector.backbone
+        assert isinstance(standard.optimizer, AdamW)
+
+
+def test_detector_of_the_coco_recipe_has_its_levels_and_heads():
+    recipe: Recipe = load_recipe("rs_faster_rcnn_r50_coco")
+    detector = recipe.detector.build(80, pretrained=False)
+    assert detector.rpn.anchors.strides == (4, 8, 16, 32, 64)
+    assert detector.rcnn.pooling.strides == (4, 8, 16, 32)
+    assert detector.rcnn.head.classifier.out_features == 80
+    assert detector.rpn.sampler is detector.rcnn.sampler is None
+    assert not detector.backbone.network.layer1[0].conv1.weight.requires_grad
+    assert detector.backbone.network.layer2[0].conv1.weight.requires_grad
+    standard = load_recipe("faster_rcnn_r50_coco", ["detector.rcnn.channels=16"]).detector.build(80, pretrained=False)
+    assert standard.rcnn.head.classifier.out_features == 81
+    assert (standard.rpn.sampler.num, standard.rcnn.sampler.positive_fraction) == (256, 0.25)

@@ -1,0 +1,221 @@
+"""The command line as a user meets it: what it prints, what it leaves, one line for a mistake."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from rankdet import __version__, cli
+from rankdet.data import make_shapes
+from rankdet.demo import run_demo
+from rankdet.recipes import RECIPES, load_recipe
+from rankdet.structures import InputError
+
+SMALL = [
+    "data.batch_size=2", "data.workers=0", "detector.pyramid_channels=16", "detector.backbone.channels=[8,16,16]",
+    "detector.rcnn.channels=16", "detector.testing.per_image=5", "schedule.iterations=2", "runtime.threads=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=8, val=4, size=64)
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    cli.app(
+        ["train", "rs_faster_rcnn_shapes", "--data", str(data), "--out", str(folder), *SMALL], standalone_mode=False
+    )
+    return folder
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """The exit status of a command line."""
+    monkeypatch.setattr(sys, "argv", ["rankdet", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code or 0
+
+
+def test_help_version_and_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    assert call(monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    for command in ("train", "evaluate", "detect", "doctor", "list", "show", "make-shapes", "demo"):
+        assert command in text
+    assert call(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.strip() == __version__
+    assert call(monkeypatch, "list") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(RECIPES)
+
+
+def test_shown_recipe_is_the_recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    assert call(monkeypatch, "show", "rs_faster_rcnn_shapes", "seed=7") == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown == load_recipe("rs_faster_rcnn_shapes", ["seed=7"]).model_dump(mode="json")
+
+
+def test_training_leaves_an_evaluated_run_that_its_recipe_alone_repeats(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert sorted(path.name for path in trained.iterdir()) == [
+        "checkpoints", "detections.json", "evaluation.json", "log.jsonl", "recipe.yaml"
+    ]  # fmt: skip
+    assert "AP50" in json.loads((trained / "evaluation.json").read_text())
+    assert call(monkeypatch, "train", trained / "recipe.yaml", "--out", tmp_path / "again") == 0
+    assert "oLRP_Loc" in capsys.readouterr().out
+    assert (tmp_path / "again" / "detections.json").read_text() == (trained / "detections.json").read_text()
+
+
+def test_checkpoint_and_its_detections_measure_alike(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    assert call(monkeypatch, "evaluate", trained, "--data", data, "--split", "val", "--out", out) == 0
+    assert "thresholds stored in" in capsys.readouterr().out
+    truth = data / "annotations" / "instances_val.json"
+    arguments = ("evaluate", "--detections", out / "detections.json", "--ground-truth", truth, "--out", tmp_path / "b")
+    assert call(monkeypatch, *arguments) == 0
+    first, second = (json.loads((folder / "evaluation.json").read_text()) for folder in (out, tmp_path / "b"))
+    assert first == second
+
+
+def test_detecting_draws_pictures(trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pictures = sorted((data / "images" / "val").iterdir())
+    assert call(monkeypatch, "detect", trained, *pictures[:2], "--out", tmp_path / "out", "--threshold", "0.1") == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+def test_doctor_tells_a_sound_folder_from_a_broken_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert call(monkeypatch, "doctor", data) == 0
+    assert "0 errors" in capsys.readouterr().out
+    assert call(monkeypatch, "doctor", tmp_path) == 2
+
+
+def broken(data: Path, tmp_path: Path, **changes: object) -> Path:
+    """A copy of the data with other values in the first annotation."""
+    folder = tmp_path / "broken"
+    shutil.copytree(data, folder)
+    path = folder / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0] |= changes
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def assert_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], message: str, *arguments: str | Path
+) -> None:
+    assert call(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("rankdet: error: ")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "rs_faster_rcn_shapes"), "did you mean 'rs_faster_rcnn_shapes'"),
+        (("train", "rs_faster_rcnn_shapes", "optimizer.lrr=1"), "optimizer.lrr: unknown field; did you mean 'lr'?"),
+        (("train", "rs_faster_rcnn_shapes"), "data.folder is not set"),
+        (("train", "rs_faster_rcnn_shapes", "--data", "nowhere"), "nowhere: there is no such folder"),
+        (("train", "rs_faster_rcnn_shapes", "--resume", "nowhere"), "--resume takes the run's own recipe"),
+        (("train", "--resume", "nowhere"), "nowhere is no run folder"),
+        (("train",), "name a RECIPE"),
+        (("evaluate", "nowhere.pt", "--data", "nowhere"), "cannot read checkpoint nowhere.pt"),
+        (("evaluate", "--detections", "nowhere.json"), "--ground-truth"),
+        (("evaluate", "--detections", "no.json", "--ground-truth", "nowhere.json"), "nowhere.json"),
+        (("detect", "nowhere.pt", "nowhere.jpg"), "cannot read checkpoint nowhere.pt"),
+        (("show", "nothing.yaml"), "nothing.yaml: No such file"),
+    ],
+)
+def test_mistake_is_one_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert_refused(monkeypatch, capsys, message, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"image_id": 99}, {"category_id": 99}, {"bbox": [1, 2, float("nan"), 3]}, {"bbox": [1, 2, 0, 3]}, {"bbox": "x"}],
+)
+def test_broken_annotation_is_named_with_its_file(
+    changes: dict, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folder = broken(data, tmp_path, **changes)
+    arguments = ("train", "rs_faster_rcnn_shapes", "--data", folder, "--out", tmp_path / "run", *SMALL)
+    assert_refused(monkeypatch, capsys, "instances_train.json", *arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_broken_json_and_truncated_picture_are_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folder = broken(data, tmp_path)
+    for picture in (folder / "images" / "train").iterdir():
+        picture.write_bytes(picture.read_bytes()[:50])
+    arguments = ("train", "rs_faster_rcnn_shapes", "--data", folder, "--out", tmp_path / "run", *SMALL)
+    assert_refused(monkeypatch, capsys, "cannot be decoded", *arguments, "data.workers=1")
+    path = folder / "annotations" / "instances_train.json"
+    path.write_text(path.read_text()[:-20])
+    assert_refused(monkeypatch, capsys, "instances_train.json", *arguments)
+
+
+def test_module_runs_as_a_program_and_reports_without_a_trace():
+    command = [sys.executable, "-m", "rankdet", "show", "nothing"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("rankdet: error: unknown recipe 'nothing'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_demo_leaves_tables_curves_pictures_and_a_page(tmp_path: Path):
+    torch.set_num_threads(1)
+    console = Console(file=io.StringIO(), width=200)
+    paths = run_demo(tmp_path / "demo", console, iterations=3, num_train=16, num_val=4)
+    assert [path.name for path in paths] == [
+        "index.html", "table.md", "table.json", "equal_budgets.png", "curves.png", "pictures.png"
+    ]  # fmt: skip
+    assert all(path.stat().st_size > 0 for path in paths)
+    rows = json.loads(paths[2].read_text())
+    assert [row["run"] for row in rows] == ["standard", "RS", "standard, equal time"]
+    assert rows[0]["iterations"] == rows[1]["iterations"] == 3
+    for row in rows:
+        assert 0 < row["loss_share"] < 1
+        assert row["positives"] > 0
+        assert {"AP", "AP50", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN"} <= set(row["metrics"])
+    with pytest.raises(InputError, match="already holds a demo"):
+        run_demo(tmp_path / "demo", console)
+
+
+def test_broken_picture_stops_all_processes_of_torchrun_with_its_name(data: Path, tmp_path: Path):
+    folder = broken(data, tmp_path)
+    picture = min((folder / "images" / "train").iterdir())
+    picture.write_bytes(picture.read_bytes()[:50])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rankdet"]
+    arguments = ["train", "rs_faster_rcnn_shapes", "--data", str(folder), "--out", str(tmp_path / "run"), *SMALL]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*command, *arguments, "schedule.iterations=4"],
+        capture_output=True, text=True, timeout=90, env=environment, check=False,
+    )  # fmt: skip
+    assert result.returncode != 0
+    assert f"{picture}: the picture cannot be decoded" in result.stderr
+    assert "rankdet: error: process 1: " in result.stderr
+    assert "rankdet/cli.py" not in result.stderr  # no trace of ours; torchrun shows its own
+    assert not list(tmp_path.glob("run/checkpoints/*"))

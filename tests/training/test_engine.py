@@ -1,0 +1,338 @@
+"""The loop as a whole: one process, two processes, killed and resumed, and everything that can go wrong."""
+
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from rankdet.recipes import Recipe, dump
+from rankdet.structures import InputError
+from rankdet.training.checkpoint import load_checkpoint
+from rankdet.training.distributed import World
+from rankdet.training.engine import Outcome, Training, train, worker_message
+from rankdet.training.runs import Run, read_log
+from rankdet.training.step import training_step
+
+Load = Callable[..., Recipe]
+CPU_WORLD = World(0, 1, torch.device("cpu"))
+STANDARD = ("detector.rcnn.softmax=true", "losses.rpn={type: sigmoid_cross_entropy, box_loss: {type: l1}}",
+            "losses.rcnn={type: softmax_cross_entropy, box_loss: {type: giou}}")  # fmt: skip
+
+
+def run(recipe: Recipe, folder: Path, resume: bool = False) -> tuple[Outcome, str]:
+    console = Console(file=io.StringIO(), width=200)
+    outcome = train(recipe, Run(folder), console, resume)
+    return outcome, console.file.getvalue()
+
+
+def records(folder: Path) -> list[dict]:
+    return [{name: value for name, value in record.items() if name != "timing"} for record in read_log(Run(folder).log)]
+
+
+def equal(first: object, second: object) -> bool:
+    """Bit for bit, through dictionaries and lists."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return first == second or (first != first and second != second)  # NaN stands where a class has no threshold
+
+
+def clean(checkpoint: Path) -> dict:
+    state = load_checkpoint(checkpoint)
+    del state["seconds"]
+    return state
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of twelve iterations that nothing disturbed."""
+    from rankdet.recipes import load_recipe
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    run(load_recipe(tiny_file, ["schedule.iterations=12", "data.workers=1", "evaluation.every=5"]), folder)
+    return folder
+
+
+def test_run_leaves_recipe_log_and_newest_checkpoints(whole: Path):
+    assert sorted(path.name for path in whole.iterdir()) == [
+        "checkpoints", "detections.json", "evaluation.json", "log.jsonl", "recipe.yaml"
+    ]  # fmt: skip
+    assert [path.name for path in Run(whole).checkpoints()] == ["iteration_00000010.pt", "iteration_00000012.pt"]
+    log = list(read_log(Run(whole).log))
+    assert [(record["kind"], record["iteration"]) for record in log] == [
+        ("train", 3), ("evaluation", 5), ("train", 6), ("train", 9), ("evaluation", 10), ("train", 12)
+    ]  # fmt: skip
+    statistics = log[0]["statistics"]
+    for head in ("rpn", "rcnn"):
+        for term in ("ranking", "sorting", "localization", "balance", "positives", "negatives"):
+            assert f"{head}/{term}" in statistics
+    terms = [
+        value for name, value in statistics.items() if name.split("/")[1] in ("ranking", "sorting", "localization")
+    ]
+    assert log[0]["loss"] == pytest.approx(sum(terms), rel=1e-5)
+    assert log[0]["timing"]["seconds_per_iteration"] > 0
+
+
+def test_checkpoint_keeps_what_detection_and_resuming_need(whole: Path):
+    state = load_checkpoint(Run(whole).latest_checkpoint())
+    assert state["categories"] == [[1, "ellipse"], [3, "rectangle"], [7, "triangle"], [13, "ring"], [21, "cross"]]
+    assert len(state["thresholds"]) == 5
+    assert len(state["random_states"]) == state["world_size"] == 1
+    assert state["recipe"]["name"] == "tiny"
+    assert state["version"]
+
+
+@pytest.mark.parametrize("kill_after", [2, 6])
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(kill_after: int, whole: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "rankdet", "train", str(Run(whole).recipe), "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not Run(folder).checkpoint(kill_after).exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not Run(folder).checkpoint(12).exists()
+    run(_recipe(folder), folder, resume=True)
+    assert equal(clean(Run(folder).checkpoint(12)), clean(Run(whole).checkpoint(12)))
+    assert records(folder) == records(whole)
+    assert not list(folder.glob("checkpoints/.*"))
+
+
+def _recipe(folder: Path) -> Recipe:
+    from rankdet.recipes import load_recipe
+
+    return load_recipe(Run(folder).recipe)
+
+
+def test_same_recipe_runs_again_to_the_same_bits(whole: Path, tmp_path: Path):
+    run(_recipe(whole).model_copy(), tmp_path / "again")
+    assert equal(clean(Run(tmp_path / "again").checkpoint(12)), clean(Run(whole).checkpoint(12)))
+
+
+def test_workers_do_not_change_a_run(tiny: Load, tmp_path: Path):
+    for workers in (0, 2):
+        run(tiny(f"data.workers={workers}", "schedule.iterations=2"), tmp_path / str(workers))
+    first, second = (load_checkpoint(Run(tmp_path / name).checkpoint(2)) for name in ("0", "2"))
+    assert equal(first["detector"], second["detector"])
+
+
+def test_signal_finishes_the_iteration_and_leaves_a_checkpoint(tiny_file: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rankdet", "train", str(tiny_file), "--out", str(folder), "schedule.iterations=5000",
+         "runtime.checkpoint_interval=4000", "runtime.log_interval=2"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    for line in process.stdout:
+        if "/5000" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert f"--resume {folder}" in out
+    assert error == ""
+    assert len(Run(folder).checkpoints()) == 1
+
+
+@pytest.mark.parametrize("form", [STANDARD, ()])
+def test_weights_that_explode_stop_the_run_with_the_pictures_named(form: tuple[str, ...], tiny: Load, tmp_path: Path):
+    recipe = tiny(*form, "optimizer.lr=1e30", "schedule.warmup_iterations=0", "runtime.checkpoint_interval=1")
+    with pytest.raises(InputError, match=r"the loss is not finite at iteration 2: loss = .*rcnn/.* = nan.*\.png"):
+        run(recipe, tmp_path / "run")
+    assert [path.name for path in Run(tmp_path / "run").checkpoints()] == ["iteration_00000001.pt"]
+    assert records(tmp_path / "run") == []
+
+
+def test_folder_that_holds_a_run_is_not_written_to(whole: Path):
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="already holds a run; go on with --resume"):
+        run(_recipe(whole), whole)
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+
+
+def test_run_that_stopped_before_its_first_checkpoint_begins_again(tiny: Load, tmp_path: Path):
+    recipe = tiny("schedule.iterations=2")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    Run(folder).recipe.write_text(dump(recipe))
+    Run(folder).log.write_text('{"kind": "train", "iteration": 1}\n')
+    run(recipe, folder, resume=True)
+    assert Run(folder).checkpoint(2).exists()
+    assert [record["iteration"] for record in read_log(Run(folder).log)] == [2]
+
+
+def test_finished_run_resumes_to_nothing(whole: Path):
+    outcome, text = run(_recipe(whole), whole, resume=True)
+    assert outcome.signal is None
+    assert "going on at iteration 12" in text
+
+
+def test_effective_batch_and_learning_rate_are_printed(tiny: Load, tmp_path: Path):
+    _, text = run(tiny("schedule.iterations=1", "runtime.accumulation=2"), tmp_path / "run")
+    assert "1 iterations of 4 pictures (2 per process × 1 × accumulation 2)" in text
+    assert "learning rate 0.0015 (scaled from 0.003 at 8 pictures)" in text
+    assert "rcnn: ranking" in text
+
+
+def broken_folder(shapes_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    folder = tmp_path / "broken"
+    shutil.copytree(shapes_folder, folder)
+    picture = sorted((folder / "images" / "train").iterdir())[7]
+    picture.write_bytes(picture.read_bytes()[:60])
+    return folder, picture
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_picture_stops_the_run_and_is_named(workers: int, tiny: Load, shapes_folder: Path, tmp_path: Path):
+    folder, picture = broken_folder(shapes_folder, tmp_path)
+    recipe = tiny(f"data.folder={folder}", f"data.workers={workers}", "schedule.iterations=12")
+    with pytest.raises(InputError) as caught:
+        run(recipe, tmp_path / "run")
+    assert worker_message(str(caught.value)).startswith(f"{picture}: the picture cannot be decoded")
+
+
+def test_unreadable_picture_is_skipped_and_counted_where_asked(tiny: Load, shapes_folder: Path, tmp_path: Path):
+    folder, picture = broken_folder(shapes_folder, tmp_path)
+    recipe = tiny(
+        f"data.folder={folder}", "data.skip_unreadable=true", "schedule.iterations=12", "runtime.log_interval=12"
+    )
+    _, text = run(recipe, tmp_path / "run")
+    assert f"skipped {picture}: it cannot be read" in text
+    assert [record["skipped_pictures"] for record in records(tmp_path / "run")] == [1]
+
+
+def test_validation_pictures_with_other_categories_are_refused(tiny: Load, shapes_folder: Path, tmp_path: Path):
+    folder = tmp_path / "other"
+    shutil.copytree(shapes_folder, folder)
+    path = folder / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    content["categories"][0]["name"] = "circle"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"instances_val\.json has other categories than .*instances_train\.json"):
+        run(tiny(f"data.folder={folder}", "evaluation.at_end=true"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def batches_of(training: Training) -> Iterator:
+    from rankdet.data import GroupedBatchSampler, build_training_loader
+
+    sampler = GroupedBatchSampler(training.dataset.aspect_ratios, training.recipe.data.batch_size, training.recipe.seed)
+    return iter(build_training_loader(training.dataset, sampler, workers=0))
+
+
+def test_accumulated_step_averages_the_gradients_of_its_batches(tiny: Load, tmp_path: Path):
+    recipe = tiny("schedule.iterations=1", "runtime.accumulation=3", "optimizer.type=sgd", "optimizer.lr=0.1",
+                  "schedule.warmup_iterations=0")  # fmt: skip
+    run(recipe, tmp_path / "run")
+    training = Training(recipe, CPU_WORLD)
+    training.set_lr(0)
+    for batch in itertools.islice(batches_of(training), 3):
+        total, _, _ = training_step(training.detector, training.losses, batch, recipe.head_weights)
+        (total / 3).backward()
+    training.optimizer.step()
+    trained = load_checkpoint(Run(tmp_path / "run").checkpoint(1))["detector"]
+    assert equal(dict(training.detector.state_dict()), dict(trained))
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for(tiny: Load, tmp_path: Path):
+    # After one plain SGD step from the same start, the way the weights went is lr times the clipped gradient.
+    recipe = tiny("schedule.iterations=1", "optimizer={type: sgd, lr: 1.0, weight_decay: 0.0, momentum: 0.0}",
+                  "schedule.warmup_iterations=0", "runtime.scale_lr=false",
+                  "runtime.clip_gradient_norm=0.01")  # fmt: skip
+    run(recipe, tmp_path / "run")
+    before = Training(recipe, CPU_WORLD).detector.state_dict()
+    after = load_checkpoint(Run(tmp_path / "run").checkpoint(1))["detector"]
+    squares = [((after[name] - before[name]).double() ** 2).sum() for name in before]
+    assert torch.stack(squares).sum().sqrt().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_every_weight_moves_in_float32_and_bfloat16(tiny: Load, tmp_path: Path):
+    for precision in ("float32", "bfloat16"):
+        recipe = tiny("schedule.iterations=2", f"runtime.precision={precision}", "runtime.channels_last=true")
+        run(recipe, tmp_path / precision)
+        before = Training(recipe, CPU_WORLD).detector.state_dict()
+        after = load_checkpoint(Run(tmp_path / precision).checkpoint(2))["detector"]
+        assert [name for name in before if torch.equal(before[name], after[name])] == []
+
+
+TWO_PROCESSES = """
+import sys, torch
+from pathlib import Path
+from rich.console import Console
+from rankdet.recipes import load_recipe
+from rankdet.training.distributed import joined_world
+from rankdet.training.engine import Loop, Training
+from rankdet.training.logging import Display
+from rankdet.training.runs import Run
+from rankdet.training.signals import StopRequest
+
+recipe, folder = load_recipe(sys.argv[1], sys.argv[3:]), Path(sys.argv[2])
+torch.set_num_threads(1)
+with joined_world("cpu") as world, StopRequest() as stop:
+    training = Training(recipe, world)
+    if world.is_main:
+        Run(folder).create()
+    world.barrier()
+    with Display(Console(quiet=True), "two", training.num_iterations) as display:
+        Loop(training, Run(folder), display, stop).run(None)
+    torch.save(training.detector.state_dict(), folder / f"rank{world.rank}.pt")
+"""
+
+
+def torchrun(script: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=90, env=environment, check=False
+    )
+
+
+def test_two_processes_agree_though_one_sees_no_object(
+    tiny_file: Path, tiny: Load, shapes_folder: Path, tmp_path: Path
+):
+    """Each global batch is one picture with objects and one without, so one process never sees any."""
+    folder = tmp_path / "data"
+    shutil.copytree(shapes_folder, folder)
+    path = folder / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    owners = {annotation["image_id"] for annotation in content["annotations"]}
+    with_objects = next(image for image in content["images"] if image["id"] in owners)
+    other = next(image for image in content["images"] if image is not with_objects)
+    content["images"] = [with_objects, other]
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] == with_objects["id"]]
+    path.write_text(json.dumps(content))
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    changes = [f"data.folder={folder}", "data.batch_size=1", "schedule.iterations=3", "evaluation.at_end=true"]
+    result = torchrun(script, str(tiny_file), str(tmp_path / "run"), *changes)
+    assert result.returncode == 0, result.stderr
+    first, second = (torch.load(tmp_path / "run" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert equal(dict(first), dict(second))
+    # One process that accumulates over the same two pictures walks the same way.
+    run(tiny(*changes, "runtime.accumulation=2"), tmp_path / "one")
+    alone = load_checkpoint(Run(tmp_path / "one").checkpoint(3))["detector"]
+    assert all(torch.allclose(first[name], alone[name], atol=1e-4) for name in alone)
+    state = load_checkpoint(Run(tmp_path / "run").latest_checkpoint())
+    assert state["world_size"] == len(state["random_states"]) == 2
+    detections = json.loads(Run(tmp_path / "run").detections.read_text())
+    assert detections == [] or len({record["image_id"] for record in detections}) > 1
+    with pytest.raises(InputError, match="started with 2 processes"):
+        run(tiny(*changes), tmp_path / "run", resume=True)

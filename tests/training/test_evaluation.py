@@ -1,0 +1,183 @@
+"""Evaluation, ranking quality, detection in files, and the time of losses."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from rankdet.data import CocoDataset, SampleKey, find_split
+from rankdet.recipes import Recipe, load_recipe
+from rankdet.structures import Batch, Candidates, Detection, Images, InputError, LossOutput, Matched
+from rankdet.training.checkpoint import load_checkpoint, save_checkpoint
+from rankdet.training.distributed import World, joined_world
+from rankdet.training.drawing import detect_and_draw
+from rankdet.training.evaluation import evaluate_detector, rank_qualities, ranking_quality
+from rankdet.training.inference import above, evaluate_checkpoint, find_pictures, load_detector
+from rankdet.training.profiling import loss_seconds
+
+Load = Callable[..., Recipe]
+CPU = torch.device("cpu")
+
+
+class Oracle(nn.Module):
+    """Finds every object of a data set; answers in pixels of the resized picture, as detectors do."""
+
+    def __init__(self, dataset: CocoDataset) -> None:
+        super().__init__()
+        self.dataset, self.next = dataset, 0
+
+    def detect(self, images: Images) -> list[Detection]:
+        found = []
+        for _ in range(len(images)):
+            target = self.dataset[SampleKey(self.next, 0)].target
+            found.append(Detection(target.boxes, torch.ones(len(target.boxes)), target.labels))
+            self.next += 1
+        return found
+
+
+@pytest.mark.parametrize(
+    "resize", ["null", "{type: fixed, height: 96, width: 40}", "{type: keep_ratio, long: 99, shorts: [99]}"]
+)
+def test_perfect_detections_score_one_in_the_coordinates_and_ids_of_the_files(resize: str, tiny: Load):
+    recipe = tiny(f"data.resize={resize}")
+    dataset = recipe.data.build_test_dataset()
+    evaluation = evaluate_detector(Oracle(dataset), dataset, recipe, World(0, 1, CPU))
+    assert evaluation.metrics["AP"] == pytest.approx(1.0)
+    assert evaluation.metrics["oLRP"] == pytest.approx(0.0, abs=1e-4)
+    assert {record["category_id"] for record in evaluation.detections} <= {1, 3, 7, 13, 21}
+
+
+def candidates(logits: torch.Tensor, num_classes: int) -> Candidates:
+    """Two positives of classes 1 and 0; IoU 1 and 0.5."""
+    predicted = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10]])
+    target = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 20]])
+    labels = torch.tensor([num_classes, 1, -1, 0])
+    return Candidates("rcnn", logits, labels, num_classes, boxes=Matched(predicted, target))
+
+
+def test_rank_qualities_pair_the_score_of_the_class_with_the_iou():
+    sigmoid = torch.tensor([[9.0, 9.0], [5.0, 1.0], [9.0, 9.0], [0.0, 7.0]])
+    scores, ious = rank_qualities(candidates(sigmoid, 2))
+    assert torch.allclose(scores, torch.tensor([1.0, 0.0]).sigmoid())
+    assert ious.tolist() == [1.0, 0.5]
+    softmax = torch.tensor([[9.0, 9.0, 9.0], [0.0, 0.0, 0.0], [9.0, 9.0, 9.0], [0.0, 0.0, math.log(2.0)]])
+    scores, _ = rank_qualities(candidates(softmax, 2))
+    assert torch.allclose(scores, torch.tensor([1 / 3, 1 / 4]))
+
+
+class FixedHeads(nn.Module):
+    def forward(self, batch: Batch) -> list[Candidates]:
+        return [candidates(torch.tensor([[9.0, 9.0], [5.0, 3.0], [9.0, 9.0], [1.0, 7.0]]), 2)]
+
+
+class CountingLoss(nn.Module):
+    def forward(self, heads: Candidates) -> LossOutput:
+        loss = heads.logits.sum() + heads.boxes.predicted.sum()
+        return LossOutput({"ranking": loss}, {"positives": torch.tensor(2), "negatives": torch.tensor(4)})
+
+
+def test_ranking_quality_of_well_ordered_positives_is_one(tiny: Load):
+    empty = Batch(Images(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), ()), (), ())
+    quality = ranking_quality(FixedHeads(), {"rcnn": CountingLoss()}, [empty, empty], tiny(), CPU)
+    assert quality == {"spearman": pytest.approx(1.0), "positives": 2.0, "negatives": 4.0}
+    assert loss_seconds(FixedHeads(), {"rcnn": CountingLoss()}, [empty, empty, empty], tiny(), CPU) > 0
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained detector as a checkpoint."""
+    recipe = load_recipe(tiny_file, ["detector.testing.per_image=5"])
+    torch.manual_seed(0)
+    detector = recipe.detector.build(5)
+    path = tmp_path_factory.mktemp("checkpoint") / "checkpoints" / "iteration_00000000.pt"
+    path.parent.mkdir()
+    categories = [[1, "ellipse"], [3, "rectangle"], [7, "triangle"], [13, "ring"], [21, "cross"]]
+    state = {"recipe": recipe.model_dump(mode="json"), "categories": categories, "thresholds": None,
+             "detector": detector.state_dict()}  # fmt: skip
+    save_checkpoint(path, state)
+    return path
+
+
+def test_evaluating_a_checkpoint_stores_its_thresholds(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
+    path = tmp_path / "copy.pt"
+    shutil.copy(checkpoint, path)
+    trained = load_detector(path, CPU)
+    assert trained.drawing_thresholds(None) == [0.5] * 5
+    evaluation = evaluate_checkpoint(trained, shapes_folder, "val", World(0, 1, CPU))
+    found = [numbers["threshold"] for numbers in evaluation.metrics["per_class"].values()]
+    stored = load_detector(path, CPU)
+    assert str(stored.thresholds) == str(found)
+    assert stored.drawing_thresholds(0.3) == [0.3] * 5
+    before, after = load_checkpoint(checkpoint), load_checkpoint(path)
+    assert all(torch.equal(before["detector"][name], after["detector"][name]) for name in before["detector"])
+
+
+def test_thresholds_of_the_checkpoint_choose_what_is_drawn(checkpoint: Path, tmp_path: Path):
+    path = tmp_path / "copy.pt"
+    save_checkpoint(path, load_checkpoint(checkpoint) | {"thresholds": [0.2, 0.4, math.nan, 0.9, 0.1]})
+    assert load_detector(path, CPU).drawing_thresholds(None) == [0.2, 0.4, 0.5, 0.9, 0.1]
+    found = Detection(torch.zeros(3, 4), torch.tensor([0.5, 0.3, 0.8]), torch.tensor([0, 1, 3]))
+    assert above(found, [0.2, 0.4, 0.5, 0.9, 0.1]).labels.tolist() == [0]
+
+
+def test_other_categories_are_refused(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
+    folder = tmp_path / "other"
+    shutil.copytree(shapes_folder, folder)
+    path = folder / "annotations" / "instances_val.json"
+    path.write_text(path.read_text().replace("ellipse", "disc"))
+    with pytest.raises(InputError, match=r"disc.*was trained on.*ellipse"):
+        evaluate_checkpoint(load_detector(checkpoint, CPU), folder, "val", World(0, 1, CPU))
+
+
+def test_pictures_become_drawings_and_coco_json(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
+    split = find_split(shapes_folder, "val")
+    said: list[str] = []
+    detect_and_draw(checkpoint, [split.images], tmp_path / "out", 0.0, CPU, said.append)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
+    content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert len(content["images"]) == 6
+    assert content["images"][0]["width"] == 64
+    assert {category["id"] for category in content["categories"]} == {1, 3, 7, 13, 21}
+    for row in content["annotations"]:
+        x, y, width, height = row["bbox"]
+        assert -1e-3 <= x <= x + width <= 64.001
+        assert -1e-3 <= y <= y + height <= 64.001
+        assert 0 <= row["score"] <= 1
+    assert len(said) == 6
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
+    picture = next(find_split(shapes_folder, "val").images.iterdir())
+    (tmp_path / "a").mkdir()
+    shutil.copy(picture, tmp_path / "a" / picture.name)
+    detect_and_draw(checkpoint, [picture, tmp_path / "a"], tmp_path / "out", None, CPU, lambda _: None)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+def test_all_broken_pictures_are_named_and_nothing_is_written(checkpoint: Path, tmp_path: Path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "good.png")
+    for name in ("one.png", "two.jpg"):
+        (tmp_path / name).write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"one\.png.*two\.jpg"):
+        detect_and_draw(checkpoint, [tmp_path], tmp_path / "out", None, CPU, lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_and_empty_places_of_pictures_are_named(tmp_path: Path):
+    with pytest.raises(InputError, match="none: no such file"):
+        find_pictures([tmp_path / "none"])
+    with pytest.raises(InputError, match="no pictures in this folder"):
+        find_pictures([tmp_path])
+
+
+def test_missing_gpu_is_reported():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match="finds no GPU"), joined_world("cuda"):
+        pass

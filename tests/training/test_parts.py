@@ -1,0 +1,203 @@
+"""Checkpoints, run folders, statistics, optimizers: the parts of the loop by themselves."""
+
+import json
+import math
+import os
+import random
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rankdet.recipes import load_recipe
+from rankdet.recipes.optimization import SGD
+from rankdet.structures import Candidates, InputError, LossOutput
+from rankdet.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from rankdet.training.logging import RunLog
+from rankdet.training.optimization import build_optimizer, parameter_groups, scaled_lr
+from rankdet.training.runs import Run, read_log, write_json
+from rankdet.training.signals import StopRequest
+from rankdet.training.statistics import IntervalStatistics
+from rankdet.training.step import training_step
+
+CPU = torch.device("cpu")
+
+
+def test_checkpoint_comes_back_as_it_was(tmp_path: Path):
+    path = tmp_path / "a.pt"
+    state = {"iteration": 3, "detector": {"w": torch.randn(3)}, "random": random_state(CPU), "categories": [[1, "a"]]}
+    save_checkpoint(path, state)
+    loaded = load_checkpoint(path)
+    assert torch.equal(loaded["detector"]["w"], state["detector"]["w"])
+    assert loaded["categories"] == [[1, "a"]]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_failed_write_leaves_the_old_checkpoint_and_no_part(tmp_path: Path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, {"iteration": 1})
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a disk that becomes full in the middle
+    try:
+        with pytest.raises(InputError, match=r"cannot write checkpoint .*a\.pt.*earlier checkpoints are intact"):
+            save_checkpoint(path, {"iteration": 2, "weights": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    assert load_checkpoint(path)["iteration"] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut off"])
+def test_damaged_checkpoint_is_named(content: bytes, tmp_path: Path):
+    path = tmp_path / "a.pt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.pt is damaged or no checkpoint"):
+        load_checkpoint(path)
+
+
+def test_file_of_another_program_and_missing_file_are_named(tmp_path: Path):
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt is no checkpoint"):
+        load_checkpoint(tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"none\.pt: No such file"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+def test_random_numbers_go_on_where_they_were():
+    state = random_state(CPU)
+    expected = (torch.rand(3), random.random())
+    restore_random_state(state, CPU)
+    assert torch.equal(torch.rand(3), expected[0])
+    assert random.random() == expected[1]
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
+    run = Run(tmp_path)
+    run.create()
+    for iteration in (5, 10, 100):
+        save_checkpoint(run.checkpoint(iteration), {})
+    run.delete_old_checkpoints(keep=2)
+    assert [path.name for path in run.checkpoints()] == ["iteration_00000010.pt", "iteration_00000100.pt"]
+    assert run.latest_checkpoint() == run.checkpoint(100)
+
+
+def test_log_is_cut_to_the_checkpoint_that_a_run_goes_on_from(tmp_path: Path):
+    run = Run(tmp_path)
+    run.log.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iteration": 3}\n{"iterat')
+    log = RunLog(run, start=2, tensorboard=False)
+    log.write({"iteration": 3, "loss": math.nan})
+    log.close()
+    assert list(read_log(run.log)) == [{"iteration": 1}, {"iteration": 2}, {"iteration": 3, "loss": None}]
+
+
+def test_tensorboard_gets_the_numbers_of_the_log(tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    log = RunLog(Run(tmp_path), start=0, tensorboard=True)
+    log.write({"iteration": 3, "loss": 0.5})
+    log.close()
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_written_json_is_standard(tmp_path: Path):
+    write_json(tmp_path / "a.json", {"AP": math.nan, "rows": [math.inf, 1.0]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"AP": None, "rows": [None, 1.0]}
+
+
+def test_statistics_leave_the_device_as_one_table():
+    statistics = IntervalStatistics()
+    for iteration in (1, 2):
+        terms = {"rpn/ranking": torch.tensor(0.5), "rcnn/ranking": torch.tensor(float(iteration))}
+        statistics.add(iteration, terms, {"rpn/positives": torch.tensor(7)}, ["a.png"])
+    assert statistics.names == ("loss", "rpn/ranking", "rcnn/ranking", "rpn/positives")
+    assert statistics.fetch().tolist() == [[1.5, 0.5, 1.0, 7.0], [2.5, 0.5, 2.0, 7.0]]
+    other = IntervalStatistics()
+    other.restore(statistics.state())
+    other.add(
+        3,
+        {"rpn/ranking": torch.tensor(0.0), "rcnn/ranking": torch.tensor(0.0)},
+        {"rpn/positives": torch.tensor(0)},
+        ["b.png"],
+    )
+    assert len(other.fetch()) == 3
+
+
+def test_loss_that_is_not_finite_is_named_with_iteration_terms_and_pictures():
+    statistics = IntervalStatistics()
+    statistics.add(4, {"rpn/ranking": torch.tensor(0.5)}, {}, ["good.png"])
+    assert not statistics.has_failed(1)
+    statistics.add(5, {"rpn/ranking": torch.tensor(math.inf)}, {}, ["one.png", "two.png"])
+    assert statistics.has_failed(1)
+    with pytest.raises(InputError, match=r"iteration 5: loss = inf, rpn/ranking = inf; pictures: one\.png, two\.png"):
+        statistics.fetch()
+
+
+def test_statistic_that_is_not_finite_is_no_failure():
+    statistics = IntervalStatistics()
+    statistics.add(1, {"rpn/ranking": torch.tensor(0.5)}, {"rpn/balance": torch.tensor(math.nan)}, [])
+    assert not statistics.has_failed(1)
+    assert len(statistics.fetch()) == 1
+
+
+def test_learning_rate_is_linear_in_the_batch():
+    config = SGD(lr=0.012, reference_batch=16)
+    assert scaled_lr(config, 4, scale_lr=True) == pytest.approx(0.003)
+    assert scaled_lr(config, 64, scale_lr=True) == pytest.approx(0.048)
+    assert scaled_lr(config, 4, scale_lr=False) == 0.012
+
+
+def test_frozen_weights_are_in_no_group_and_shared_ones_in_one():
+    network = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2))
+    network[0].requires_grad_(False)
+    network.append(network[2])
+    groups = parameter_groups(network, 0.1, decay_norm_and_bias=False)
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.1), (3, 0.0)]
+
+
+def test_optimizer_is_fused_and_has_few_groups():
+    recipe = load_recipe("rs_faster_rcnn_shapes")
+    optimizer = build_optimizer(recipe, nn.Linear(2, 2), pictures=16)
+    assert len(optimizer.param_groups) == 1
+    assert optimizer.param_groups[0]["fused"]
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(2 * recipe.optimizer.lr)
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, batch: object) -> list[Candidates]:
+        logits = self.weight * torch.ones(3, 1)
+        return [Candidates(head, logits, torch.zeros(3, dtype=torch.int64), 1) for head in ("rpn", "rcnn")]
+
+
+class SumLoss(nn.Module):
+    def forward(self, candidates: Candidates) -> LossOutput:
+        return LossOutput({"ranking": candidates.logits.sum()}, {"positives": torch.tensor(3)})
+
+
+def test_step_weights_the_terms_of_a_head_and_names_them():
+    detector = TwoHeads()
+    losses = {"rpn": SumLoss(), "rcnn": SumLoss()}
+    total, terms, stats = training_step(detector, losses, None, {"rpn": 0.2})
+    total.backward()
+    assert total.item() == pytest.approx(0.2 * 6 + 6)
+    assert {name: round(value.item(), 4) for name, value in terms.items()} == {"rpn/ranking": 1.2, "rcnn/ranking": 6.0}
+    assert set(stats) == {"rpn/positives", "rcnn/positives"}
+    assert detector.weight.grad.item() == pytest.approx(3.6)
+    assert not any(value.requires_grad for value in (terms | stats).values())
+
+
+def test_signal_is_remembered_and_the_next_one_has_its_usual_effect():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert stop.signal is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
