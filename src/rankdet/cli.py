@@ -43,14 +43,8 @@ def main() -> None:
             raise
         rank = os.environ.get("RANK", "0")
         process = "" if rank == "0" else f"process {rank}: "
-        print(f"rankdet: error: {process}{' '.join(_message(error).split())}", file=sys.stderr)
+        print(f"rankdet: error: {process}{' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-
-
-def _message(error: ValueError) -> str:
-    from rankdet.training.engine import worker_message
-
-    return worker_message(str(error))
 
 
 def _console() -> Console:

@@ -20,7 +20,7 @@ from rankdet.recipes import Recipe, dump
 from rankdet.structures import InputError
 from rankdet.training.checkpoint import load_checkpoint
 from rankdet.training.distributed import World
-from rankdet.training.engine import Outcome, Training, train, worker_message
+from rankdet.training.engine import Outcome, Training, train
 from rankdet.training.runs import Run, read_log
 from rankdet.training.step import training_step
 
@@ -206,7 +206,7 @@ def test_unreadable_picture_stops_the_run_and_is_named(workers: int, tiny: Load,
     recipe = tiny(f"data.folder={folder}", f"data.workers={workers}", "schedule.iterations=12")
     with pytest.raises(InputError) as caught:
         run(recipe, tmp_path / "run")
-    assert worker_message(str(caught.value)).startswith(f"{picture}: the picture cannot be decoded")
+    assert str(caught.value).startswith(f"{picture}: the picture cannot be decoded")
 
 
 def test_unreadable_picture_is_skipped_and_counted_where_asked(tiny: Load, shapes_folder: Path, tmp_path: Path):

@@ -332,17 +332,3 @@ class Loop:
         own = state["statistics"][self._world.rank]
         self._statistics.restore(own["statistics"])
         self._num_skipped = own["skipped"]
-
-
-def worker_message(message: str) -> str:
-    """The message of an error without the trace that a data loader's worker process puts around it.
-
-    Examples
-    --------
-    >>> trace = "Caught InputError in DataLoader worker process 0.\\nTrace\\n"
-    >>> worker_message(trace + "rankdet.structures.InputError: a.jpg is broken\\n")
-    'a.jpg is broken'
-    """
-    if not message.startswith("Caught InputError in DataLoader worker"):
-        return message
-    return message.rsplit("InputError: ", maxsplit=1)[-1].strip()
