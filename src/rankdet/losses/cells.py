@@ -120,23 +120,22 @@ class _Search:
         self.origin = edges[0]
         span = edges[-1] - edges[0]
         self.scale = torch.where(span > 0, (num_bins - 1) / span, 0.0)
-        filled = torch.bincount(self._bins(edges), minlength=num_bins)
+        filled = torch.bincount(self._bins(edges, torch.empty_like(edges)), minlength=num_bins)
         self.table = (filled.cumsum(0) - filled).to(torch.int32)
         self.halvings = int(filled.max()).bit_length()
 
-    def _bins(self, values: Tensor) -> Tensor:
-        return ((values - self.origin) * self.scale).to(torch.int32)
+    def _bins(self, values: Tensor, spare: Tensor) -> Tensor:
+        return torch.sub(values, self.origin, out=spare).mul_(self.scale).to(torch.int32)
 
     def __call__(self, values: Tensor) -> Tensor:
-        bins = self._bins(values)
+        spare = torch.empty_like(values)
         # A NaN has no bin (the conversion gives the smallest integer); it is put somewhere, and poisons the sums.
-        cells = self.table.index_select(0, bins.clamp_(min=0))
+        cells = self.table.index_select(0, self._bins(values, spare).clamp_(min=0))
         last = len(self.edges) - 1
-        reached = torch.empty_like(values)
         for halving in reversed(range(self.halvings)):
             step = 1 << halving
             probe = cells if step == 1 else (cells + (step - 1)).clamp_(max=last)
             # Floats compare at vector speed; booleans do not.
-            torch.ge(values, self.edges.index_select(0, probe), out=reached)
+            reached = torch.ge(values, torch.index_select(self.edges, 0, probe, out=spare), out=spare)
             cells.add_(reached.to(torch.int32), alpha=step)
         return cells

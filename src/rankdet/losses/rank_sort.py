@@ -26,7 +26,7 @@ from rankdet.structures import Candidates, LossOutput
 
 Implementation = Literal["auto", "reference", "torch"]
 
-CHUNK = 1 << 17
+CHUNK = 1 << 16
 """Logits handled at a time on a CPU: small enough for the temporaries to stay in the cache."""
 
 
