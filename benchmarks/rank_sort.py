@@ -1,20 +1,20 @@
 """Rank & Sort Loss against focal loss on the same logits: time of forward plus backward, exactness, memory.
 
-    python benchmarks/rank_sort.py [--quick] [--markdown FILE]
+    python benchmarks/rank_sort.py [--quick] [--device cuda] [--markdown FILE]
 
 All times of a row are taken in turns in one process (ours, focal, ours, …) and compared by their medians, so that a
 machine whose speed drifts cannot favour one of them. "kept" has no negative that could be pruned (all lie above the
 lowest positive minus δ), "half" has half of them below it. Gradient errors are relative L2 distances to the float64
 gradient of the equations as they stand (computed for float32 logits converted to float64).
 
-Peak memory is what the process' resident set grows by during one forward and backward pass, as the kernel accounts it,
-in multiples of the logits' own size; each row measures it in a fresh process.
+Peak memory is what one forward and backward pass adds, with the gradient, in multiples of the logits' own size: on a
+CPU the growth of the process' resident set as the kernel accounts it, measured in a fresh process; on a GPU what torch
+allocated. Beside small logits the resident set also shows what has a fixed size: buffers of a chunk, pages of code.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -88,6 +88,30 @@ def true_gradient(logits: Tensor, target: Tensor, delta: float) -> Tensor:
     return (gradient / len(positives)).view(logits.shape)
 
 
+def make_losses(logits: Tensor, labels: Tensor, quality: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The losses by name, each from logits to a scalar."""
+    target = dense_target(logits, labels, quality)
+    binary = (target > 0).float()
+
+    def of_labels(leaf: Tensor) -> Tensor:
+        ranking, sorting = rank_sort_loss_of_labels(leaf, labels, quality, DELTA)
+        return ranking + sorting
+
+    def of_targets(leaf: Tensor) -> Tensor:
+        ranking, sorting = rank_sort_loss(leaf, target, DELTA)
+        return ranking + sorting
+
+    def focal(leaf: Tensor) -> Tensor:
+        return sigmoid_focal_loss(leaf, binary, reduction="sum")
+
+    return {"labels": of_labels, "targets": of_targets, "focal": focal}
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def backward_of(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     leaf = logits.detach().requires_grad_()
     loss(leaf).backward()
@@ -95,40 +119,34 @@ def backward_of(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     return leaf.grad
 
 
-def seconds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def seconds(functions: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
     """Median seconds of each function; one warm-up, then all in turns."""
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(repeats + 1):
         for name, function in functions.items():
+            synchronize(device)
             start = time.perf_counter()
             function()
+            synchronize(device)
             if turn:
                 taken[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def measure(num_logits: int, num_positives: int, num_classes: int, pruned: bool, quick: bool) -> list[str]:
-    logits, labels, quality = make(num_logits, num_positives, num_classes, pruned)
-    target = dense_target(logits, labels, quality)
-    binary = (target > 0).float()
-
-    def of_labels(leaf: Tensor) -> Tensor:
-        return sum(rank_sort_loss_of_labels(leaf, labels, quality, DELTA), torch.zeros(()))
-
-    def of_targets(leaf: Tensor) -> Tensor:
-        return sum(rank_sort_loss(leaf, target, DELTA), torch.zeros(()))
-
-    def focal(leaf: Tensor) -> Tensor:
-        return sigmoid_focal_loss(leaf, binary, reduction="sum")
-
+def measure(num_logits: int, num_positives: int, num_classes: int, pruned: bool, quick: bool, device: str) -> list[str]:
+    logits, labels, quality = (x.to(device) for x in make(num_logits, num_positives, num_classes, pruned))
+    losses = make_losses(logits, labels, quality)
     repeats = (5 if num_logits > 1e7 else 15) if quick else (11 if num_logits > 1e7 else 61)
-    losses = {"labels": of_labels, "targets": of_targets, "focal": focal}
-    time_of = seconds({name: lambda loss=loss: backward_of(loss, logits) for name, loss in losses.items()}, repeats)
+    calls = {name: lambda loss=loss: backward_of(loss, logits) for name, loss in losses.items()}
+    time_of = seconds(calls, repeats, device)
     error = "–"
     if not (quick and num_logits > 1e7):
-        truth = true_gradient(logits, target, DELTA)
-        error = f"{float((backward_of(of_labels, logits).double() - truth).norm() / truth.norm()):.1e}"
-    memory = {name: peak_memory(name, num_logits, num_positives, num_classes, pruned) for name in losses}
+        truth = true_gradient(logits, dense_target(logits, labels, quality), DELTA)
+        error = f"{float((backward_of(losses['labels'], logits).double() - truth).norm() / truth.norm()):.1e}"
+    if device == "cuda":
+        memory = {name: allocated(call) / (logits.numel() * logits.element_size()) for name, call in calls.items()}
+    else:
+        memory = {name: peak_memory(name, num_logits, num_positives, num_classes, pruned) for name in losses}
     return [
         f"{num_logits:.3g}",
         f"{num_positives}",
@@ -143,6 +161,14 @@ def measure(num_logits: int, num_positives: int, num_classes: int, pruned: bool,
     ]
 
 
+def allocated(call: Callable[[], object]) -> int:
+    """Bytes that a call allocates on the GPU at its peak."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def peak_memory(name: str, *case: int | bool) -> float:
     """Growth of the resident set in one pass, in multiples of the logits' size, measured in a process of its own."""
     arguments = [sys.executable, __file__, "--memory-of", name, *map(str, map(int, case))]
@@ -151,19 +177,16 @@ def peak_memory(name: str, *case: int | bool) -> float:
 
 def print_memory(name: str, num_logits: int, num_positives: int, num_classes: int, pruned: int) -> None:
     logits, labels, quality = make(num_logits, num_positives, num_classes, bool(pruned))
-    target = dense_target(logits, labels, quality)
-    losses: dict[str, Callable[[Tensor], Tensor]] = {
-        "labels": lambda leaf: sum(rank_sort_loss_of_labels(leaf, labels, quality, DELTA), torch.zeros(())),
-        "targets": lambda leaf: sum(rank_sort_loss(leaf, target, DELTA), torch.zeros(())),
-        "focal": lambda leaf: sigmoid_focal_loss(leaf, (target > 0).float(), reduction="sum"),
-    }
+    losses = make_losses(logits, labels, quality)
     # A pass over few logits loads the code, which shall not count.
-    small = slice(0, 2048)
-    backward_of(lambda leaf: sum(rank_sort_loss(leaf, target[small], DELTA), torch.zeros(())), logits[small])
+    few = slice(0, 4096 // num_classes)
+    backward_of(
+        make_losses(logits[few], labels[few], quality[: int((labels[few] < num_classes).sum())])[name], logits[few]
+    )
     Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's record of the peak
-    before = _resident()
+    before = _status("VmRSS")
     backward_of(losses[name], logits)
-    print((_peak() - before) / (logits.numel() * logits.element_size()))
+    print((_status("VmHWM") - before) / (logits.numel() * logits.element_size()))
 
 
 def _status(field: str) -> int:
@@ -171,14 +194,6 @@ def _status(field: str) -> int:
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"the kernel reports no {field}")
-
-
-def _resident() -> int:
-    return _status("VmRSS")
-
-
-def _peak() -> int:
-    return max(_status("VmHWM"), resource.getpagesize())
 
 
 HEADER = [
@@ -198,6 +213,7 @@ HEADER = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few repetitions, no gradient error of the largest size")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--markdown", type=Path, help="write the table there, too")
     parser.add_argument("--memory-of", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -205,10 +221,11 @@ def main() -> None:
         print_memory(options.memory_of[0], *map(int, options.memory_of[1:]))
         return
     lines = [f"| {' | '.join(HEADER)} |", f"|{'---:|' * len(HEADER)}"]
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU", *lines, sep="\n", flush=True)
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {where}", *lines, sep="\n", flush=True)
     for size in SIZES:
         for pruned in (False, True):
-            lines.append(f"| {' | '.join(measure(*size, pruned, options.quick))} |")
+            lines.append(f"| {' | '.join(measure(*size, pruned, options.quick, options.device))} |")
             print(lines[-1], flush=True)
     if options.markdown:
         options.markdown.write_text("\n".join(lines) + "\n")

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-SMALLEST, LARGEST = 0.14, 0.60
+SMALLEST, LARGEST = 0.15, 0.60
 """Sides of objects as parts of the side of the picture."""
-LEAST_VISIBLE = 0.45
+LEAST_VISIBLE = 0.6
 """An object of which later ones would leave less than this part is not covered."""
 EMPTY = 0.03
 """Part of the pictures that are without objects."""
 MOST_OBJECTS = 5
 TRIES = 10
 """Places tried for an object before it is given up."""
-HABIT = 0.8
+HABIT = 0.9
 """How often an object has the color of its class, as oranges have and cars have not."""
 CONTRAST = 150
 """Sum of the differences of the three channels that an object keeps from what lies below it, where possible."""

@@ -39,7 +39,7 @@ def faster_rcnn_shapes() -> Recipe:
         },
         data=Data(batch_size=8, workers=0, keep_empty=True),
         optimizer=AdamW(lr=3e-3, reference_batch=8),
-        schedule=StepSchedule(iterations=400, milestones=(0.7, 0.92), warmup_iterations=50, warmup_factor=0.02),
+        schedule=StepSchedule(iterations=450, milestones=(0.7, 0.92), warmup_iterations=50, warmup_factor=0.02),
         evaluation=Evaluation(batch_size=10),
         runtime=Runtime(log_interval=20),
     )
