@@ -36,7 +36,7 @@ def test_the_search_is_the_binary_search(name: str, delta: float, dtype: torch.d
     spread = edges[0] + span * (1.2 * torch.rand(4000, generator=torch.Generator().manual_seed(1), dtype=dtype) - 0.1)
     near = edges[::2].repeat(3) + 1e-3 * draw(3 * len(edges[::2]), seed=2).to(dtype)
     values = torch.cat([edges, edges.nextafter(far), edges.nextafter(-far), spread, near, far[None], -far[None]])
-    values = cells.clamp_(values)
+    values = cells.clamp(values)
     found = cells.find(values)
     assert found.dtype == torch.int32
     expected = torch.bucketize(values, edges, right=True)
@@ -45,11 +45,10 @@ def test_the_search_is_the_binary_search(name: str, delta: float, dtype: torch.d
     assert found.max() < len(cells)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_value_that_is_no_number_lands_in_some_cell(bad: float) -> None:
+def test_infinite_values_lie_in_the_outermost_cells() -> None:
     cells = Cells(draw(100).sort().values, 0.5, torch.float32)
-    found = cells.find(cells.clamp_(torch.tensor([0.0, bad, 1.0])))
-    assert ((found >= 0) & (found < len(cells))).all()
+    found = cells.find(cells.clamp(torch.tensor([-torch.inf, torch.inf])))
+    assert found.tolist() == [0, len(cells) - 1]
 
 
 def test_no_values_have_no_cells() -> None:
@@ -64,7 +63,7 @@ def test_sums_over_cells_equal_sums_over_pairs(name: str, delta: float) -> None:
     cells = Cells(positives, delta, torch.float64)
     steps = soft_step(values - positives[:, None], delta)
     # The edges are rounded sums: a hard step is told by them exactly, a soft one is continuous across them.
-    clamped = cells.clamp_(values.clone())
+    clamped = cells.clamp(values)
     cell = cells.find(clamped)
     counts = torch.bincount(cell, minlength=len(cells)).double()
     sums = torch.bincount(cell, weights=clamped, minlength=len(cells))

@@ -37,7 +37,7 @@ class Cells:
     Parameters
     ----------
     positives
-        (P,) logits p_i in float64, P ≥ 1.
+        (P,) finite logits p_i in float64, P ≥ 1.
     delta
         Half the width of the linear part of H, in logits.
     dtype
@@ -60,15 +60,15 @@ class Cells:
     def __len__(self) -> int:
         return len(self.edges) + 1
 
-    def clamp_(self, values: Tensor) -> Tensor:
-        """Values moved to the edge where they lie beyond all edges: no H can tell, and infinities go."""
-        return values.clamp_(*self.bounds)
+    def clamp(self, values: Tensor) -> Tensor:
+        """A copy, moved to the edge where values lie beyond all edges: no H can tell, and infinities go."""
+        return values.clamp(*self.bounds)
 
-    def find(self, values: Tensor) -> Tensor:
-        """(N,) int32: the cell of each of the (N,) clamped, finite or NaN values."""
+    def find(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+        """(N,) int32, written to ``out`` where given: the cell of each clamped value; on a CPU none may be NaN."""
         if self.search is not None:
-            return self.search(values)
-        return torch.bucketize(values, self.edges, out_int32=True, right=True)
+            return self.search(values, out)
+        return torch.bucketize(values, self.edges, out_int32=True, right=True, out=out)
 
     def steps_over(self, counts: Tensor, sums: Tensor) -> Tensor:
         """(P,) float64: Σ_j H(s_j − p_i) of values of which cell k holds ``counts[k]`` with the sum ``sums[k]``.
@@ -115,27 +115,27 @@ class _Search:
     """
 
     def __init__(self, edges: Tensor) -> None:
-        num_bins = min(1 << 16, max(1 << 8, 1 << (16 * len(edges)).bit_length()))
-        self.edges = torch.cat([edges, edges.new_full((1,), torch.inf)])
+        num_bins = min(1 << 15, max(1 << 8, 1 << (16 * len(edges)).bit_length()))
         self.origin = edges[0]
         span = edges[-1] - edges[0]
         self.scale = torch.where(span > 0, (num_bins - 1) / span, 0.0)
         filled = torch.bincount(self._bins(edges, torch.empty_like(edges)), minlength=num_bins)
         self.table = (filled.cumsum(0) - filled).to(torch.int32)
         self.halvings = int(filled.max()).bit_length()
+        # A probe may look past the last edge by almost all that its bin could hold.
+        self.edges = torch.cat([edges, edges.new_full((1 << self.halvings,), torch.inf)])
 
     def _bins(self, values: Tensor, spare: Tensor) -> Tensor:
         return torch.sub(values, self.origin, out=spare).mul_(self.scale).to(torch.int32)
 
-    def __call__(self, values: Tensor) -> Tensor:
+    def __call__(self, values: Tensor, out: Tensor | None) -> Tensor:
         spare = torch.empty_like(values)
-        # A NaN has no bin (the conversion gives the smallest integer); it is put somewhere, and poisons the sums.
-        cells = self.table.index_select(0, self._bins(values, spare).clamp_(min=0))
-        last = len(self.edges) - 1
+        cells = torch.index_select(self.table, 0, self._bins(values, spare), out=out)
         for halving in reversed(range(self.halvings)):
             step = 1 << halving
-            probe = cells if step == 1 else (cells + (step - 1)).clamp_(max=last)
+            probe = cells if step == 1 else cells + (step - 1)
+            torch.index_select(self.edges, 0, probe, out=spare)
             # Floats compare at vector speed; booleans do not.
-            reached = torch.ge(values, torch.index_select(self.edges, 0, probe, out=spare), out=spare)
+            reached = torch.ge(values, spare, out=spare)
             cells.add_(reached.to(torch.int32), alpha=step)
         return cells

@@ -260,13 +260,15 @@ def _evaluate(logits: Tensor, roles: _Roles, delta: float) -> tuple[tuple[Tensor
     if num_positives == 0:
         zero = logits.new_zeros((), dtype=dtype)
         return (zero, zero.clone()), lambda logits, _: torch.zeros_like(logits)
-    scores = logits.reshape(-1)[roles.positives].double()
-    # A positive that is not finite poisons the loss; no search meets it.
-    ascending, order = scores.nan_to_num(0.0, 0.0, 0.0).sort()
-    negatives = _Negatives(roles, poison=(scores - scores).sum(), dtype=dtype)
+    poison = _poison(logits, roles)
+    if poison.device.type == "cpu" and bool(poison.isnan()):
+        return (poison.to(dtype), poison.to(dtype)), lambda logits, _: torch.full_like(logits, torch.nan)
+    # Where looking would wait for the device, positives that are not finite are kept from the search.
+    ascending, order = logits.reshape(-1)[roles.positives].double().nan_to_num(0.0, 0.0, 0.0).sort()
+    negatives = _Negatives(roles, dtype)
     cells = Cells(ascending, delta, dtype)
     counts, sums = negatives.count(logits, cells)
-    false_positives = cells.steps_over(counts, sums).clamp(min=0) + negatives.poison
+    false_positives = cells.steps_over(counts, sums).clamp(min=0) + poison
     sorting = sorting_errors(ascending, roles.quality[order].double(), delta)
     rank = sorting.rank + false_positives
     ranking_errors = false_positives / rank
@@ -288,6 +290,17 @@ def _evaluate(logits: Tensor, roles: _Roles, delta: float) -> tuple[tuple[Tensor
     return (ranking_errors.mean().to(dtype), sorting.error.mean().to(dtype)), gradient
 
 
+def _poison(logits: Tensor, roles: _Roles) -> Tensor:
+    """0, or NaN where the logit of a candidate that is not ignored is NaN or infinite; scalar float64."""
+    low, high = logits.aminmax()
+    poison = ((low - low) + (high - high)).double()
+    if poison.device.type == "cpu" and not bool(poison.isnan()):
+        return poison
+    # Something is not finite, or looking would wait for the device: perhaps only what is ignored.
+    rows = logits.reshape(-1, roles.width).index_fill(0, roles.ignored, 0.0)
+    return (rows - rows).sum(dtype=torch.float64)
+
+
 class _Negatives:
     """One pass over all logits that counts the negatives of each cell, one that writes their gradient.
 
@@ -295,27 +308,22 @@ class _Negatives:
     memory than their own.
     """
 
-    def __init__(self, roles: _Roles, poison: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, roles: _Roles, dtype: torch.dtype) -> None:
         self.roles = roles
         self.dtype = dtype
-        self.poison = poison
-        """0, or NaN where a candidate that is not ignored has a logit that is not finite."""
         self._found: Tensor | None = None
 
     def count(self, logits: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        """Number of negatives and sum of their centered logits per cell, each (E + 1,) float64."""
-        found = torch.empty(logits.numel(), dtype=torch.int32, device=logits.device)
+        """Number of negatives and sum of their logits per cell, each (E + 1,) float64."""
+        self._found = torch.empty(logits.numel(), dtype=torch.int32, device=logits.device)
         counts = torch.zeros(len(cells), dtype=torch.float64, device=logits.device)
         sums = torch.zeros_like(counts)
         for part, values in self._chunks(logits, cells):
-            low, high = values.aminmax()
-            self.poison += (low - low) + (high - high)
-            cell = found[part] = cells.find(cells.clamp_(values))
-            counts += torch.bincount(cell, minlength=len(cells))
-            sums += torch.bincount(cell, weights=values.double(), minlength=len(cells))
+            found = cells.find(values, out=self._found[part])
+            counts += torch.bincount(found, minlength=len(cells))
+            sums += torch.bincount(found, weights=values.double(), minlength=len(cells))
         # Below all edges lie the negatives that no positive sees, and those that are none.
         counts[0] = sums[0] = 0
-        self._found = found
         return counts, sums
 
     def gradient(self, logits: Tensor, cells: Cells, weights: Tensor | None) -> Tensor:
@@ -323,17 +331,18 @@ class _Negatives:
         if weights is None:
             return torch.zeros_like(logits, memory_format=torch.contiguous_format)
         found, self._found = self._found, None
-        if found is not None and logits.dtype == torch.float32:
+        if found is None:  # a second backward pass through the same graph
+            self.count(logits, cells)
+            return self.gradient(logits, cells, weights)
+        if logits.dtype == torch.float32:
             result = found.view(torch.float32)
         else:
             result = torch.empty(logits.numel(), dtype=logits.dtype, device=logits.device)
         left, value, slope = cells.weighted_steps(weights)
         for part, values in self._chunks(logits, cells):
-            # A second backward pass through the same graph finds its cells again.
-            cell = cells.find(cells.clamp_(values)) if found is None else found[part].clone()
-            values -= left.index_select(0, cell)
-            values *= slope.index_select(0, cell)
-            values += value.index_select(0, cell)
+            values -= left.index_select(0, found[part])
+            values *= slope.index_select(0, found[part])
+            values += value.index_select(0, found[part])
             result[part] = values
         return result.view(logits.shape)
 
@@ -348,7 +357,7 @@ class _Negatives:
             _split(ignored, size // width, flat.numel() // width),
             strict=True,
         ):
-            values = flat[part].to(self.dtype, copy=True)
+            values = cells.clamp(flat[part].to(self.dtype))
             values.index_fill_(0, mine - part.start, cells.bounds[0])
             if len(skipped):
                 values.view(-1, width).index_fill_(0, skipped - part.start // width, cells.bounds[0])

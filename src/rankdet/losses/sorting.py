@@ -63,12 +63,12 @@ def _dense(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
 
 def _sparse(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
     order = _Dominance(logits, quality, delta)
-    ones = torch.ones_like(quality)
-    weights = torch.stack([ones, 1 - quality])
-    rank, total = order.steps_of_all(weights)
-    num_worse, total_worse = order.steps_of_worse(weights)
-    error, share = _error_and_share(rank, total, num_worse, total_worse)
-    return Sorting(rank, error, order.steps_over_better(share) - share * num_worse)
+    weights = torch.complex(torch.ones_like(quality), 1 - quality)
+    rank_and_total, worse_and_total = order.steps_of_all(weights), order.steps_of_worse(weights)
+    error, share = _error_and_share(
+        rank_and_total.real, rank_and_total.imag, worse_and_total.real, worse_and_total.imag
+    )
+    return Sorting(rank_and_total.real, error, order.steps_over_better(share) - share * worse_and_total.real)
 
 
 def _error_and_share(rank: Tensor, total: Tensor, worse: Tensor, total_worse: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,6 +84,8 @@ class _Dominance:
     positions, i's window, and 1 above it. Each level partitions the positions by one bit of their quality's rank,
     highest bit first. A query walks down the bits of its own rank, its window narrowing to those who agree so far;
     where its bit and another's part, the other is above (1 against 0) or below, and a prefix sum counts it.
+
+    Two sums at once are the real and the imaginary part of one.
     """
 
     def __init__(self, logits: Tensor, quality: Tensor, delta: float) -> None:
@@ -100,46 +102,53 @@ class _Dominance:
             own = (ranks >> bit) & 1
             bits = own.index_select(0, order)
             self.levels.append((order, bits, own, bounds))
-            zeros_before = torch.nn.functional.pad((1 - bits).cumsum(0), (1, 0))
+            zeros_before = _prefix(1 - bits)
+            num_zeros = zeros_before[-1]
             zeros = zeros_before.index_select(0, bounds.flatten()).view_as(bounds)
-            bounds = torch.where(own.bool(), zeros_before[-1] + bounds - zeros, zeros)
-            order = order.index_select(0, torch.sort(bits, stable=True).indices)
+            bounds = torch.where(own.bool(), num_zeros + bounds - zeros, zeros)
+            # Stable: zeros first, then ones, each in the order in which they stood.
+            place = torch.where(bits.bool(), num_zeros + torch.arange(len(bits), device=bits.device), 0)
+            place += torch.where(bits.bool(), -zeros_before[:-1], zeros_before[:-1])
+            order = torch.empty_like(order).scatter_(0, place, order)
 
     def steps_of_all(self, weights: Tensor) -> Tensor:
-        """(K, P): Σ_j H(p_j − p_i) w_j over all j, for (K, P) weights w."""
-        return self._up(*_range_sums(self._with_moments(weights), self.window))
+        """(P,) complex: Σ_j H(p_j − p_i) w_j over all j, for (P,) complex weights w."""
+        _, first, last, end = self.window
+        counts, moments = _prefix(weights), _prefix(weights * self.logits)
+        inside = counts[last] - counts[first]
+        return counts[end] - counts[last] + self._linear(moments[last] - moments[first] - self.logits * inside, inside)
 
     def steps_of_worse(self, weights: Tensor) -> Tensor:
-        """(K, P): Σ_j H(p_j − p_i) w_j over the j of lower quality than i, for (K, P) weights w."""
-        weights = self._with_moments(weights)
-        total = torch.zeros_like(weights).expand(3, -1, -1).clone()
+        """(P,) complex: Σ_j H(p_j − p_i) w_j over the j of lower quality than i, for (P,) complex weights w."""
+        weighted_logits = weights * self.logits
+        above, inside, moment = (torch.zeros_like(weights) for _ in range(3))
         for order, bits, own, bounds in self.levels:
-            total += _range_sums(weights.index_select(1, order) * (1 - bits), bounds) * own
-        return self._up(*total)
+            counted = (1 - bits).double()
+            asking = own.double()
+            at = _prefix(weights.index_select(0, order) * counted).index_select(0, bounds[1:].flatten()).view(3, -1)
+            above += (at[2] - at[1]) * asking
+            inside += (at[1] - at[0]) * asking
+            at = _prefix(weighted_logits.index_select(0, order) * counted)
+            moment += at.index_select(0, bounds[1:3].flatten()).view(2, -1).diff(dim=0)[0] * asking
+        return above + self._linear(moment - self.logits * inside, inside)
 
     def steps_over_better(self, weights: Tensor) -> Tensor:
         """(P,): Σ_k H(p_i − p_k) w_k over the k of higher quality than i, for (P,) weights w."""
-        moments = self._with_moments(weights[None])
-        total = torch.zeros_like(moments).expand(3, -1, -1).clone()
+        weights_and_moments = torch.complex(weights, weights * self.logits)
+        below, inside = torch.zeros_like(weights_and_moments), torch.zeros_like(weights_and_moments)
         for order, bits, own, bounds in self.levels:
-            total += _range_sums(moments.index_select(1, order) * bits, bounds) * (1 - own)
-        below, inside, _ = total
-        count, moment = inside
-        return below[0] + self._linear(self.logits * count - moment, count)
-
-    def _with_moments(self, weights: Tensor) -> Tensor:
-        return torch.cat([weights, weights * self.logits])
-
-    def _up(self, below: Tensor, inside: Tensor, above: Tensor) -> Tensor:
-        count, moment = inside.chunk(2)
-        return above.chunk(2)[0] + self._linear(moment - self.logits * count, count)
+            asking = (1 - own).double()
+            at = _prefix(weights_and_moments.index_select(0, order) * bits.double())
+            at = at.index_select(0, bounds[:3].flatten()).view(3, -1)
+            below += (at[1] - at[0]) * asking
+            inside += (at[2] - at[1]) * asking
+        return below.real + self._linear(self.logits * inside.real - inside.imag, inside.real)
 
     def _linear(self, difference: Tensor, count: Tensor) -> Tensor:
         """The linear part of H summed, Σ (x / 2δ + 1/2); with δ = 0 the window holds ties only, and H(0) = 1."""
         return count if self.delta == 0 else difference / (2 * self.delta) + count / 2
 
 
-def _range_sums(weights: Tensor, bounds: Tensor) -> Tensor:
-    """(B − 1, K, P): sums of the (K, P) weights over the positions between successive (B, P) bounds."""
-    prefix = torch.nn.functional.pad(weights.cumsum(1), (1, 0))
-    return prefix.index_select(1, bounds.flatten()).view(len(weights), *bounds.shape).diff(dim=1).movedim(1, 0)
+def _prefix(values: Tensor) -> Tensor:
+    """Sums of the values before each position, (P + 1,)."""
+    return torch.nn.functional.pad(values.cumsum(0), (1, 0))
