@@ -4,6 +4,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from rankdet.backbones import FPN, TinyBackbone
+from rankdet.detectors import FasterRCNN
+from rankdet.heads import (
+    AnchorGenerator,
+    BoxCoder,
+    BoxHead,
+    BoxStage,
+    ProposalSettings,
+    RegionProposalNetwork,
+    RoIPooling,
+    RPNHead,
+)
+from rankdet.label_assignment import MaxIoUAssigner, RandomSampler
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -19,3 +34,36 @@ def shared() -> Callable[..., Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def tiny_faster_rcnn() -> Callable[[bool], FasterRCNN]:
+    """Builds the ranking or the standard form of a tiny detector of three classes; the forms differ in values only."""
+    return build_tiny_faster_rcnn
+
+
+def build_tiny_faster_rcnn(ranking: bool) -> FasterRCNN:
+    torch.manual_seed(0)
+    stds = (0.1, 0.1, 0.2, 0.2)
+    backbone = TinyBackbone((8, 16, 32))
+    anchors = AnchorGenerator(backbone.strides, scales=(4.0,))
+    return FasterRCNN(
+        backbone=backbone,
+        fpn=FPN(backbone.channels, 16, extra_levels=0),
+        rpn=RegionProposalNetwork(
+            head=RPNHead(16, anchors.num_per_cell),
+            anchors=anchors,
+            coder=BoxCoder(stds) if ranking else BoxCoder(),
+            assigner=MaxIoUAssigner(0.7, 0.3, low_quality_iou=0.3),
+            sampler=None if ranking else RandomSampler(64, 0.5),
+        ),
+        rcnn=BoxStage(
+            pooling=RoIPooling(backbone.strides, finest_scale=16),
+            head=BoxHead(16, 3, softmax=not ranking, channels=32),
+            coder=BoxCoder(stds),
+            assigner=MaxIoUAssigner(0.5, 0.5),
+            sampler=None if ranking else RandomSampler(32, 0.25),
+        ),
+        train_proposals=ProposalSettings(per_level=200, per_image=50),
+        test_proposals=ProposalSettings(per_level=100, per_image=50),
+    )

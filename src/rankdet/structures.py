@@ -75,6 +75,8 @@ class Target:
             raise ValueError(
                 f"boxes of shape {tuple(self.boxes.shape)} and labels of shape {tuple(self.labels.shape)} do not pair"
             )
+        if self.masks is not None and len(self.masks) != len(self.boxes):
+            raise ValueError(f"{len(self.boxes)} boxes and {len(self.masks)} masks do not pair")
 
     def to(self, device: torch.device | str) -> Self:
         """A copy on ``device``."""
@@ -239,6 +241,8 @@ class Candidates:
             pairs = getattr(self, field.name)
             if isinstance(pairs, Matched):
                 check_matched(f"head {self.head!r}: {field.name}", pairs)
+        for name, pairs in (self.auxiliary or {}).items():
+            check_matched(f"head {self.head!r}: auxiliary {name!r}", pairs)
 
 
 def check_matched(name: str, pairs: Matched) -> None:
@@ -252,7 +256,7 @@ def check_matched(name: str, pairs: Matched) -> None:
 
 
 class LossOutput(NamedTuple):
-    """What a loss returns: the sum of ``terms`` is minimised, ``stats`` are only logged (all detached scalars)."""
+    """What a loss returns: the sum of ``terms`` is minimized, ``stats`` are only logged (all detached scalars)."""
 
     terms: dict[str, Tensor]
     stats: dict[str, Tensor]

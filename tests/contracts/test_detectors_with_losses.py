@@ -1,6 +1,6 @@
 """Every detector with its real losses: gradients, batches without objects, odd sizes, and a tiny overfit.
 
-A new detector is one line in ``DETECTORS``.
+A new detector is one entry of ``DETECTORS``.
 """
 
 from __future__ import annotations
@@ -12,36 +12,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rankdet.backbones import FPN, TinyBackbone
-from rankdet.detectors import FasterRCNN
-from rankdet.heads import (
-    AnchorGenerator,
-    BoxCoder,
-    BoxHead,
-    BoxStage,
-    ProposalSettings,
-    RegionProposalNetwork,
-    RoIPooling,
-    RPNHead,
-)
-from rankdet.label_assignment import MaxIoUAssigner, RandomSampler
 from rankdet.losses import L1, GIoU, RankSortLoss, SigmoidCrossEntropyLoss, SmoothL1, SoftmaxCrossEntropyLoss
 from rankdet.structures import Batch, Images, Source, Target
 
-NUM_CLASSES = 3
-STDS = (0.1, 0.1, 0.2, 0.2)
 COLORS = torch.tensor([[230, 40, 40], [40, 230, 40], [40, 40, 230]], dtype=torch.uint8)
 EMPTY = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 TWO = Target(torch.tensor([[4.0, 4.0, 26.0, 24.0], [22.0, 14.0, 58.0, 50.0]]), torch.tensor([2, 0]))
 SMALL = Target(torch.tensor([[8.0, 30.0, 20.0, 42.0]]), torch.tensor([1]))
 
 
+class Form(NamedTuple):
+    """A detector with its losses; ``builder`` is the fixture that builds it, in either form."""
+
+    builder: str
+    ranking: bool
+    losses: dict[str, nn.Module]
+    falling: tuple[str, ...]
+    """Terms and statistics that fall in a tiny overfit."""
+
+
 class Trained(NamedTuple):
-    """A detector, the loss of each head, and the terms and statistics that fall in a tiny overfit."""
+    """A detector and the loss of each of its heads."""
 
     detector: nn.Module
     losses: dict[str, nn.Module]
-    falling: tuple[str, ...]
 
 
 # The sum over the positives of a sampled second stage may grow, as their number does.
@@ -49,42 +43,22 @@ STANDARD = "rpn/classification", "rpn/localization", "rcnn/classification"
 # The balanced localization repeats the value of the other terms: its unbalanced error is watched.
 RANKING = "rpn/ranking", "rpn/localization_error", "rcnn/ranking", "rcnn/localization_error"
 
-
-def faster_rcnn(ranking: bool, losses: dict[str, nn.Module]) -> Trained:
-    backbone = TinyBackbone((8, 16, 32))
-    anchors = AnchorGenerator(backbone.strides, scales=(4.0,))
-    detector = FasterRCNN(
-        backbone=backbone,
-        fpn=FPN(backbone.channels, 16, extra_levels=0),
-        rpn=RegionProposalNetwork(
-            head=RPNHead(16, anchors.num_per_cell),
-            anchors=anchors,
-            coder=BoxCoder(STDS) if ranking else BoxCoder(),
-            assigner=MaxIoUAssigner(0.7, 0.3, low_quality=True, min_positive_iou=0.3),
-            sampler=None if ranking else RandomSampler(64, 0.5),
-        ),
-        rcnn=BoxStage(
-            pooling=RoIPooling(backbone.strides, finest_scale=16),
-            head=BoxHead(16, NUM_CLASSES, softmax=not ranking, channels=32),
-            coder=BoxCoder(STDS),
-            assigner=MaxIoUAssigner(0.5, 0.5),
-            sampler=None if ranking else RandomSampler(32, 0.25),
-        ),
-        train_proposals=ProposalSettings(per_level=200, per_image=50),
-        test_proposals=ProposalSettings(per_level=100, per_image=50),
-    )
-    return Trained(detector, losses, RANKING if ranking else STANDARD)
-
-
-DETECTORS: dict[str, Callable[[], Trained]] = {
-    "Faster R-CNN, standard": lambda: faster_rcnn(
-        False,
-        {"rpn": SigmoidCrossEntropyLoss(SmoothL1(1 / 9)), "rcnn": SoftmaxCrossEntropyLoss(L1())},
+DETECTORS = {
+    "Faster R-CNN, standard": Form(
+        "tiny_faster_rcnn",
+        ranking=False,
+        losses={"rpn": SigmoidCrossEntropyLoss(SmoothL1(1 / 9)), "rcnn": SoftmaxCrossEntropyLoss(L1())},
+        falling=STANDARD,
     ),
-    "Faster R-CNN, standard, GIoU": lambda: faster_rcnn(
-        False, {"rpn": SigmoidCrossEntropyLoss(L1()), "rcnn": SoftmaxCrossEntropyLoss(GIoU(10.0))}
+    "Faster R-CNN, standard, GIoU": Form(
+        "tiny_faster_rcnn",
+        ranking=False,
+        losses={"rpn": SigmoidCrossEntropyLoss(L1()), "rcnn": SoftmaxCrossEntropyLoss(GIoU(10.0))},
+        falling=STANDARD,
     ),
-    "Faster R-CNN, Rank & Sort": lambda: faster_rcnn(True, {"rpn": RankSortLoss(), "rcnn": RankSortLoss()}),
+    "Faster R-CNN, Rank & Sort": Form(
+        "tiny_faster_rcnn", ranking=True, losses={"rpn": RankSortLoss(), "rcnn": RankSortLoss()}, falling=RANKING
+    ),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
 SCENES = {
@@ -95,11 +69,18 @@ SCENES = {
     "none with objects": ([EMPTY, EMPTY], [(64, 64), (64, 70)]),
     "one alone without objects": ([EMPTY], [(33, 64)]),
 }
+Build = Callable[[str], Trained]
 
 
-def build(name: str) -> Trained:
-    torch.manual_seed(0)
-    return DETECTORS[name]()
+@pytest.fixture
+def build(request: pytest.FixtureRequest) -> Build:
+    """Builds a detector of ``DETECTORS`` by its name."""
+
+    def by_name(name: str) -> Trained:
+        form = DETECTORS[name]
+        return Trained(request.getfixturevalue(form.builder)(form.ranking), form.losses)
+
+    return by_name
 
 
 def make_batch(targets: list[Target], sizes: list[tuple[int, int]]) -> Batch:
@@ -135,7 +116,7 @@ def check_gradients(detector: nn.Module) -> None:
 
 @EVERY_DETECTOR
 @pytest.mark.parametrize("scene", SCENES)
-def test_every_parameter_receives_a_finite_gradient(name: str, scene: str) -> None:
+def test_every_parameter_receives_a_finite_gradient(build: Build, name: str, scene: str) -> None:
     trained, batch = build(name), make_batch(*SCENES[scene])
     terms, stats = evaluate(trained, batch)
     assert {term.split("/")[0] for term in terms} == set(trained.losses)
@@ -148,7 +129,7 @@ def test_every_parameter_receives_a_finite_gradient(name: str, scene: str) -> No
     check_gradients(trained.detector)
 
 
-def test_without_any_object_rank_and_sort_moves_nothing() -> None:
+def test_without_any_object_rank_and_sort_moves_nothing(build: Build) -> None:
     trained = build("Faster R-CNN, Rank & Sort")
     terms, _ = evaluate(trained, make_batch([EMPTY, EMPTY], [(64, 64), (40, 64)]))
     assert all(value == 0 for value in terms.values())
@@ -157,7 +138,7 @@ def test_without_any_object_rank_and_sort_moves_nothing() -> None:
 
 
 @EVERY_DETECTOR
-def test_no_parameter_is_left_without_a_signal(name: str) -> None:
+def test_no_parameter_is_left_without_a_signal(build: Build, name: str) -> None:
     trained = build(name)
     terms, _ = evaluate(trained, make_batch([TWO, SMALL], [(64, 64), (64, 64)]))
     sum(terms.values()).backward()
@@ -167,7 +148,7 @@ def test_no_parameter_is_left_without_a_signal(name: str) -> None:
 
 
 @EVERY_DETECTOR
-def test_a_step_works_under_bfloat16_autocast(name: str) -> None:
+def test_a_step_works_under_bfloat16_autocast(build: Build, name: str) -> None:
     trained, batch = build(name), make_batch([TWO, EMPTY], [(64, 64), (50, 70)])
     with torch.autocast("cpu", torch.bfloat16):
         terms, _ = evaluate(trained, batch)
@@ -177,7 +158,7 @@ def test_a_step_works_under_bfloat16_autocast(name: str) -> None:
 
 
 @EVERY_DETECTOR
-def test_a_few_steps_on_one_picture_bring_the_errors_down(name: str) -> None:
+def test_a_few_steps_on_one_picture_bring_the_errors_down(build: Build, name: str) -> None:
     trained, batch = build(name), make_batch([TWO], [(64, 64)])
     optimizer = torch.optim.AdamW(trained.detector.parameters(), lr=5e-3)
     history: list[dict[str, float]] = []
@@ -187,6 +168,6 @@ def test_a_few_steps_on_one_picture_bring_the_errors_down(name: str) -> None:
         sum(terms.values()).backward()
         optimizer.step()
         history.append({key: value.item() for key, value in (terms | stats).items()})
-    for key in trained.falling:
+    for key in DETECTORS[name].falling:
         first, last = (sum(entry[key] for entry in part) / 5 for part in (history[:5], history[-5:]))
         assert last < 0.8 * first, f"{key}: {first:.3f} -> {last:.3f}"

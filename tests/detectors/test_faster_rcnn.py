@@ -2,60 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou
 
-from rankdet.backbones import FPN, TinyBackbone
+from rankdet.backbones import FPN
 from rankdet.detectors import DetectionSettings, FasterRCNN
-from rankdet.heads import (
-    AnchorGenerator,
-    BoxCoder,
-    BoxHead,
-    BoxStage,
-    ProposalSettings,
-    RegionProposalNetwork,
-    RoIPooling,
-    RPNHead,
-)
-from rankdet.label_assignment import MaxIoUAssigner, RandomSampler
+from rankdet.heads import AnchorGenerator, RoIPooling
 from rankdet.structures import Batch, Candidates, Images, Source, Target
 
+Build = Callable[[bool], FasterRCNN]
 FORMS = pytest.mark.parametrize("ranking", [False, True], ids=["standard", "ranking"])
 NUM_CLASSES = 3
-STDS = (0.1, 0.1, 0.2, 0.2)
 EMPTY = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 TWO = Target(torch.tensor([[4.0, 4.0, 24.0, 22.0], [20.0, 10.0, 60.0, 50.0]]), torch.tensor([2, 0]))
-
-
-def build(ranking: bool) -> FasterRCNN:
-    """A tiny detector; the two forms differ in values only."""
-    torch.manual_seed(0)
-    backbone = TinyBackbone((8, 16, 32))
-    anchors = AnchorGenerator(backbone.strides, scales=(4.0,))
-    return FasterRCNN(
-        backbone=backbone,
-        fpn=FPN(backbone.channels, 16, extra_levels=0),
-        rpn=RegionProposalNetwork(
-            head=RPNHead(16, anchors.num_per_cell),
-            anchors=anchors,
-            coder=BoxCoder(STDS) if ranking else BoxCoder(),
-            assigner=MaxIoUAssigner(0.7, 0.3, low_quality=True, min_positive_iou=0.3),
-            sampler=None if ranking else RandomSampler(64, 0.5),
-        ),
-        rcnn=BoxStage(
-            pooling=RoIPooling(backbone.strides, finest_scale=16),
-            head=BoxHead(16, NUM_CLASSES, softmax=not ranking, channels=32),
-            coder=BoxCoder(STDS),
-            assigner=MaxIoUAssigner(0.5, 0.5),
-            sampler=None if ranking else RandomSampler(32, 0.25),
-        ),
-        train_proposals=ProposalSettings(per_level=200, per_image=50),
-        test_proposals=ProposalSettings(per_level=100, per_image=50),
-    )
 
 
 def make_batch(targets: list[Target], sizes: list[tuple[int, int]]) -> Batch:
@@ -98,8 +63,8 @@ SCENES = {
 
 @FORMS
 @pytest.mark.parametrize("scene", SCENES)
-def test_every_parameter_receives_a_finite_gradient(ranking: bool, scene: str) -> None:
-    detector, batch = build(ranking), make_batch(*SCENES[scene])
+def test_every_parameter_receives_a_finite_gradient(tiny_faster_rcnn: Build, ranking: bool, scene: str) -> None:
+    detector, batch = tiny_faster_rcnn(ranking), make_batch(*SCENES[scene])
     heads = detector(batch)
     assert [head.head for head in heads] == ["rpn", "rcnn"]
     surrogate(heads).backward()
@@ -107,8 +72,8 @@ def test_every_parameter_receives_a_finite_gradient(ranking: bool, scene: str) -
 
 
 @FORMS
-def test_detections_lie_inside_of_the_pictures_best_first(ranking: bool) -> None:
-    detector = build(ranking)
+def test_detections_lie_inside_of_the_pictures_best_first(tiny_faster_rcnn: Build, ranking: bool) -> None:
+    detector = tiny_faster_rcnn(ranking)
     detector.detection = DetectionSettings(score_threshold=0.0, per_image=20)
     images = make_batch([EMPTY, EMPTY], [(61, 83), (50, 97)]).images
     for found, (height, width) in zip(detector.detect(images), images.sizes, strict=True):
@@ -121,15 +86,15 @@ def test_detections_lie_inside_of_the_pictures_best_first(ranking: bool) -> None
 
 
 @FORMS
-def test_nothing_above_the_threshold_is_nothing_detected(ranking: bool) -> None:
-    detector = build(ranking)
+def test_nothing_above_the_threshold_is_nothing_detected(tiny_faster_rcnn: Build, ranking: bool) -> None:
+    detector = tiny_faster_rcnn(ranking)
     detector.detection = DetectionSettings(score_threshold=0.99)
     found = detector.detect(make_batch([EMPTY], [(64, 64)]).images)[0]
     assert found.boxes.shape == (0, 4)
 
 
-def test_the_pool_of_the_rpn_goes_by_picture_and_ignores_padding() -> None:
-    detector = build(True)
+def test_the_pool_of_the_rpn_goes_by_picture_and_ignores_padding(tiny_faster_rcnn: Build) -> None:
+    detector = tiny_faster_rcnn(True)
     rpn, _ = detector(make_batch([TWO, TWO], [(64, 64), (32, 96)]))
     cells = [(16, 24), (8, 12), (4, 6)]
     assert rpn.logits.shape == (2 * 3 * sum(height * width for height, width in cells), 1)
@@ -140,8 +105,8 @@ def test_the_pool_of_the_rpn_goes_by_picture_and_ignores_padding() -> None:
         assert (finest == 1).any()
 
 
-def test_without_samplers_every_anchor_and_every_proposal_takes_part() -> None:
-    rpn, rcnn = build(True)(make_batch([TWO, EMPTY], [(64, 64), (64, 64)]))
+def test_without_samplers_every_anchor_and_every_proposal_takes_part(tiny_faster_rcnn: Build) -> None:
+    rpn, rcnn = tiny_faster_rcnn(True)(make_batch([TWO, EMPTY], [(64, 64), (64, 64)]))
     assert set(rpn.labels.tolist()) == {-1, 0, 1}
     assert (rpn.labels.view(2, -1)[1] == 1).all()  # no objects: all background, nothing ignored
     assert rcnn.logits.shape[1] == NUM_CLASSES
@@ -150,17 +115,49 @@ def test_without_samplers_every_anchor_and_every_proposal_takes_part() -> None:
     assert {2, 0} <= set(counts)
 
 
-def test_samplers_limit_both_pools() -> None:
-    rpn, rcnn = build(False)(make_batch([TWO, EMPTY], [(64, 64), (64, 64)]))
+class Waits(TorchDispatchMode):
+    """Counts what makes a host wait for a device: sizes and numbers that depend on the values of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        is_mask = func is torch.ops.aten.index.Tensor and any(
+            rows is not None and rows.dtype == torch.bool for rows in args[1]
+        )
+        waits = (torch.ops.aten.nonzero.default, torch.ops.aten._local_scalar_dense.default)
+        self.count += is_mask or func in waits
+        return func(*args, **(kwargs or {}))
+
+
+def test_choosing_proposals_and_rois_waits_once_each(tiny_faster_rcnn: Build) -> None:
+    detector, batch = tiny_faster_rcnn(True), make_batch([TWO, TWO], [(64, 64), (32, 96)])
+    sizes = batch.images.sizes
+    outputs = detector.rpn(detector.fpn(detector.backbone(batch.images)), sizes)
+    assert all(valid is not None for valid in outputs.valid)
+    with Waits() as waits:
+        proposals = detector.rpn.proposals(outputs, sizes, detector.train_proposals)
+    assert waits.count == 2  # one for each picture with padding, besides the suppression itself
+    with Waits() as waits:
+        rois, assignment = detector.rcnn.choose(proposals[0], TWO)
+    assert waits.count == 1
+    order = (assignment.labels == NUM_CLASSES).int()
+    assert len(rois) == len(order)
+    assert torch.equal(order, order.sort().values)  # positives first
+
+
+def test_samplers_limit_both_pools(tiny_faster_rcnn: Build) -> None:
+    rpn, rcnn = tiny_faster_rcnn(False)(make_batch([TWO, EMPTY], [(64, 64), (64, 64)]))
     assert ((rpn.labels >= 0).view(2, -1).sum(dim=1) == 64).all()
     assert rcnn.logits.shape == (64, NUM_CLASSES + 1)
     assert ((rcnn.labels < NUM_CLASSES).sum()) >= 2  # the objects' own boxes
 
 
 @FORMS
-def test_boxes_are_aligned_with_the_positives(ranking: bool) -> None:
+def test_boxes_are_aligned_with_the_positives(tiny_faster_rcnn: Build, ranking: bool) -> None:
     """A regressor that says nothing returns anchors and RoIs: they overlap their objects as assigned."""
-    detector = build(ranking)
+    detector = tiny_faster_rcnn(ranking)
     other = Target(torch.tensor([[30.0, 30.0, 46.0, 46.0]]), torch.tensor([1]))
     for parameter in (*detector.rpn.head.regressor.parameters(), *detector.rcnn.head.regressor.parameters()):
         nn.init.zeros_(parameter)
@@ -179,8 +176,8 @@ def test_boxes_are_aligned_with_the_positives(ranking: bool) -> None:
     assert torch.equal(positives, torch.cat([TWO.labels, other.labels])[which])
 
 
-def test_only_the_regressor_of_the_objects_class_is_used() -> None:
-    detector = build(True)
+def test_only_the_regressor_of_the_objects_class_is_used(tiny_faster_rcnn: Build) -> None:
+    detector = tiny_faster_rcnn(True)
     _, rcnn = detector(make_batch([TWO], [(64, 64)]))
     rcnn.boxes.predicted.sum().backward()
     gradient = detector.rcnn.head.regressor.weight.grad.view(NUM_CLASSES, 4, -1)
@@ -190,8 +187,8 @@ def test_only_the_regressor_of_the_objects_class_is_used() -> None:
 
 
 @FORMS
-def test_detectors_run_in_bfloat16(ranking: bool) -> None:
-    detector, batch = build(ranking), make_batch([TWO, EMPTY], [(64, 64), (50, 70)])
+def test_detectors_run_in_bfloat16(tiny_faster_rcnn: Build, ranking: bool) -> None:
+    detector, batch = tiny_faster_rcnn(ranking), make_batch([TWO, EMPTY], [(64, 64), (50, 70)])
     with torch.autocast("cpu", torch.bfloat16):
         heads = detector(batch)
         found = detector.detect(batch.images)
@@ -202,8 +199,8 @@ def test_detectors_run_in_bfloat16(ranking: bool) -> None:
 
 
 @FORMS
-def test_no_proposals_leave_the_graph_whole(ranking: bool) -> None:
-    detector, batch = build(ranking), make_batch([EMPTY], [(64, 64)])
+def test_no_proposals_leave_the_graph_whole(tiny_faster_rcnn: Build, ranking: bool) -> None:
+    detector, batch = tiny_faster_rcnn(ranking), make_batch([EMPTY], [(64, 64)])
     detector.train_proposals = detector.test_proposals = replace(detector.train_proposals, per_image=0)
     heads = detector(batch)
     assert len(heads[1].labels) == 0
@@ -227,8 +224,8 @@ class Pointwise(nn.Module):
 
 
 @FORMS
-def test_padding_of_a_batch_does_not_matter(ranking: bool) -> None:
-    detector = build(ranking)
+def test_padding_of_a_batch_does_not_matter(tiny_faster_rcnn: Build, ranking: bool) -> None:
+    detector = tiny_faster_rcnn(ranking)
     detector.backbone = Pointwise()
     detector.fpn = FPN((8, 8), 16, extra_levels=0)
     detector.rpn.anchors = AnchorGenerator((8, 16), scales=(2.0,))

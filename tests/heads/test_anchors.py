@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rankdet.heads import AnchorGenerator
 
@@ -44,3 +47,25 @@ def test_anchors_made_in_inference_mode_serve_training() -> None:
         generator.anchors(((3, 5),), CPU)
     deltas = torch.ones(45, 4, requires_grad=True)
     (deltas * generator.anchors(((3, 5),), CPU)).sum().backward()
+
+
+def test_kept_anchors_are_those_of_one_generator_and_no_fake_ones() -> None:
+    generator, equal = AnchorGenerator((4,)), AnchorGenerator((4,))
+    with FakeTensorMode():
+        generator.anchors(((2, 3),), CPU)
+    real = generator.anchors(((2, 3),), CPU)
+    assert type(real) is torch.Tensor
+    assert generator.anchors(((2, 3),), CPU) is real
+    for other in (equal, copy.deepcopy(generator), pickle.loads(pickle.dumps(generator))):
+        assert other == generator
+        assert hash(other) == hash(generator)
+        assert other.anchors(((2, 3),), CPU) is not real
+        assert torch.equal(other.anchors(((2, 3),), CPU), real)
+
+
+def test_only_the_newest_anchors_are_kept() -> None:
+    generator = AnchorGenerator((4,))
+    first = generator.anchors(((1, 1),), CPU)
+    for width in range(2, 18):
+        generator.anchors(((1, width),), CPU)
+    assert generator.anchors(((1, 1),), CPU) is not first

@@ -34,3 +34,11 @@ def test_one_box_may_be_detected_as_two_classes_but_not_at_the_threshold() -> No
     _, scores, labels = select_detections(boxes, torch.tensor([[0.5, 0.05, 0.9]]), threshold=0.05, iou=0.5, limit=9)
     assert labels.tolist() == [2, 0]
     torch.testing.assert_close(scores, torch.tensor([0.9, 0.5]))
+
+
+def test_of_many_equal_scores_the_first_come_first() -> None:
+    left = 10.0 * torch.arange(3000)
+    boxes = torch.stack([left, left, left + 5, left + 5], dim=1)
+    groups = torch.arange(3000) % 7
+    best = grouped_nms(boxes, torch.full((3000,), 0.5), groups, iou=0.5, limit=2500)
+    assert torch.equal(best, torch.arange(2500))

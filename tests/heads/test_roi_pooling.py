@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torchvision.ops import roi_align
 
@@ -21,3 +22,17 @@ def test_without_boxes_the_maps_still_belong_to_the_graph() -> None:
     maps = [torch.rand(1, 3, 8, 8, requires_grad=True), torch.rand(1, 3, 4, 4, requires_grad=True)]
     RoIPooling((4, 8))(maps, [torch.zeros(0, 4)]).sum().backward()
     assert all(torch.equal(features.grad, torch.zeros_like(features)) for features in maps)
+
+
+def test_a_box_that_is_not_a_number_keeps_its_row() -> None:
+    maps = [torch.rand(1, 3, 8, 8), torch.rand(1, 3, 4, 4)]
+    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [torch.nan] * 4, [0.0, 0.0, 9.0, 9.0]])
+    pooling = RoIPooling((4, 8))
+    pooled = pooling(maps, [boxes])
+    assert pooled.shape == (3, 3, 7, 7)
+    torch.testing.assert_close(pooled[[0, 2]], pooling(maps, [boxes[[0, 2]]]))
+
+
+def test_too_few_maps_are_refused() -> None:
+    with pytest.raises(ValueError, match="argument"):
+        RoIPooling((4, 8))([torch.rand(1, 3, 8, 8)], [torch.zeros(1, 4)])

@@ -12,11 +12,11 @@ from rankdet.structures import Target
 
 NUM_CLASSES = 4
 ASSIGNERS = {
-    "rpn": MaxIoUAssigner(0.7, 0.3, low_quality=True, min_positive_iou=0.3),
+    "rpn": MaxIoUAssigner(0.7, 0.3, low_quality_iou=0.3),
     "rcnn": MaxIoUAssigner(0.5, 0.5),
-    "mask rcnn": MaxIoUAssigner(0.5, 0.5, low_quality=True, min_positive_iou=0.5),
-    "first tie only": MaxIoUAssigner(0.5, 0.4, low_quality=True, min_positive_iou=0.0, claim_ties=False),
-    "any best": MaxIoUAssigner(0.1, 0.1, low_quality=True, min_positive_iou=0.0),
+    "mask rcnn": MaxIoUAssigner(0.5, 0.5, low_quality_iou=0.5),
+    "first tie only": MaxIoUAssigner(0.5, 0.4, low_quality_iou=0.0, claim_ties=False),
+    "any best": MaxIoUAssigner(0.1, 0.1, low_quality_iou=0.0),
 }
 
 
@@ -34,11 +34,11 @@ def assign_plainly(assigner: MaxIoUAssigner, boxes: Tensor, target: Target) -> t
         if best >= assigner.positive_iou:
             matched[row] = of_row.index(best)
             labels[row] = classes[matched[row]]
-    if assigner.low_quality:
+    if assigner.low_quality_iou is not None:
         for index, label in enumerate(classes):
             of_object = [of_row[index] for of_row in iou]
             best = max(of_object)
-            if best < assigner.min_positive_iou:
+            if best < assigner.low_quality_iou:
                 continue
             tied = [row for row, value in enumerate(of_object) if value == best]
             for row in tied if assigner.claim_ties else tied[:1]:
@@ -87,3 +87,10 @@ def test_the_last_of_two_equal_objects_claims_their_best_anchor() -> None:
     target = Target(box.repeat(2, 1), torch.tensor([1, 3]))
     assert ASSIGNERS["rpn"](box, target, NUM_CLASSES).labels.tolist() == [3]
     assert ASSIGNERS["rcnn"](box, target, NUM_CLASSES).labels.tolist() == [1]
+
+
+def test_without_the_low_quality_step_nothing_is_claimed_and_with_it_only_from_its_iou_on() -> None:
+    target = Target(torch.tensor([[0.0, 0.0, 10.0, 10.0], [90.0, 90.0, 95.0, 95.0]]), torch.tensor([1, 2]))
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 25.0], [50.0, 50.0, 60.0, 60.0]])  # IoU 0.4 with the first, and nothing
+    assert MaxIoUAssigner(0.7, 0.5)(boxes, target, 3).labels.tolist() == [3, 3]
+    assert MaxIoUAssigner(0.7, 0.5, low_quality_iou=0.3)(boxes, target, 3).labels.tolist() == [1, 3]

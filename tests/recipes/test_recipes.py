@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import BaseModel
 
 from rankdet.recipes import RECIPES, Recipe, dump, load_recipe
 from rankdet.recipes.config import Config
+from rankdet.recipes.data import KeepRatio
 from rankdet.recipes.optimization import SGD, AdamW, CosineSchedule, StepSchedule
-from rankdet.structures import InputError
+from rankdet.structures import Images, InputError
 
 
 def test_command_line_and_recipes_start_without_torch():
@@ -127,6 +129,52 @@ def test_broken_file_is_named_with_its_mistake(text: str, message: str, tmp_path
         load_recipe(path)
 
 
+TIMM = "detector.backbone={type: timm, name: resnet18, weights: null, "
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (TIMM + "out_indices: [2, 1]}", "detector.backbone.out_indices: values must ascend"),
+        (TIMM + "out_indices: [1, 1]}", "detector.backbone.out_indices: values must ascend"),
+        (TIMM + "out_indices: []}", "detector.backbone.out_indices: .*at least 1 item"),
+        ("detector.backbone.channels=[12]", "detector.backbone.channels.0: .*multiple of 8"),
+        ("detector.backbone.channels=[]", "detector.backbone.channels: .*at least 1 item"),
+        ("detector.rpn.anchor_ratios=[]", "detector.rpn.anchor_ratios: .*at least 1 item"),
+        ("data.resize={type: keep_ratio, long: 9, shorts: []}", "data.resize.shorts: .*at least 1 item"),
+        ("detector.rpn.positive_iou=0.2", r"detector.rpn: positive_iou = 0\.2 is below negative_iou = 0\.3"),
+        ("losses.rpn={type: softmax_cross_entropy, box_loss: {type: l1}}", r"detector\.rpn, which .* sigmoid"),
+    ],
+)
+def test_value_that_no_detector_can_have_is_a_mistake_of_the_recipe(override: str, message: str):
+    with pytest.raises(InputError, match=message):
+        load_recipe("rs_faster_rcnn_shapes", [override])
+
+
+@pytest.mark.parametrize("change", ["name: resnet18.nonsense", "name: resnet18, options: {bogus: 1}"])
+def test_value_that_only_timm_knows_to_be_wrong_is_a_mistake_of_the_user(change: str):
+    recipe = load_recipe("rs_faster_rcnn_shapes", [f"detector.backbone={{type: timm, {change}, weights: null}}"])
+    with pytest.raises(InputError, match=r"nonsense|bogus"):
+        recipe.detector.build(5)
+
+
+def test_swin_takes_pictures_of_any_size_by_an_option():
+    swin = "type: timm, name: swin_tiny_patch4_window7_224, weights: null, out_indices: [0, 1], frozen_stages: 0"
+    recipe = load_recipe(
+        "rs_faster_rcnn_shapes", [f"detector.backbone={{{swin}, options: {{strict_img_size: false}}}}"]
+    )
+    backbone = recipe.detector.backbone.build(pretrained=False)
+    assert recipe.detector.backbone.options == {"strict_img_size": False}
+    assert len(backbone(Images(torch.zeros(1, 3, 64, 96, dtype=torch.uint8), ((64, 96),)))) == 2
+
+
+def test_detection_takes_its_own_short_side_or_the_last_of_training():
+    several = KeepRatio(long=1333, shorts=(640, 800))
+    assert several.build(training=True).shorts == (640, 800)
+    assert several.build(training=False).shorts == (800,)
+    assert several.model_copy(update={"test_short": 700}).build(training=False).shorts == (700,)
+
+
 @pytest.mark.parametrize("override", ["lr", "=3", "a..b=1", "a=[1"])
 def test_override_that_is_none_is_reported(override: str):
     with pytest.raises(InputError, match=r"override|no YAML"):
@@ -159,6 +207,8 @@ def test_recipes_on_coco_have_the_numbers_of_the_paper():
     assert (standard.detector.rpn.sampler.num, standard.detector.rcnn.sampler.num) == (256, 512)
     assert rank_sort.detector.rpn.delta_stds == rank_sort.detector.rcnn.delta_stds == (0.1, 0.1, 0.2, 0.2)
     assert standard.detector.rpn.delta_stds == (1, 1, 1, 1)
+    assert standard.detector.backbone.mean == tuple(pytest.approx(255 * value) for value in (0.485, 0.456, 0.406))
+    assert standard.detector.backbone.std == tuple(pytest.approx(255 * value) for value in (0.229, 0.224, 0.225))
     assert (rank_sort.detector.rcnn.softmax, standard.detector.rcnn.softmax) == (False, True)
     proposals = rank_sort.detector.rpn.train_proposals
     assert (proposals.per_level, proposals.per_image, proposals.nms_iou) == (2000, 1000, 0.7)

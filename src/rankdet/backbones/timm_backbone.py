@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import timm
+import torch
 from timm.layers.format import Format
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,13 +21,17 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 class TimmBackbone(nn.Module):
     """A network of timm without its classifier; nothing is downloaded (see :func:`load_weights`).
 
+    Weights that none of the chosen maps depends on (timm keeps layers behind the last map in some networks) are frozen,
+    so that every trainable weight receives a gradient, as distributed training requires.
+
     Parameters
     ----------
     name
         Name of an architecture of timm, with or without the tag of its weights: ``"resnet50.tv_in1k"``.
     out_indices
-        Which of timm's feature maps are returned. Networks whose first map has stride 2 (ResNet, EfficientNet) have
-        strides 4, 8, 16, 32 at (1, 2, 3, 4); those that start at stride 4 (Swin, ConvNeXt) at (0, 1, 2, 3).
+        Which of timm's feature maps are returned, in ascending order. Networks whose first map has stride 2 (ResNet,
+        EfficientNet) have strides 4, 8, 16, 32 at (1, 2, 3, 4); those that start at stride 4 (Swin, ConvNeXt) at
+        (0, 1, 2, 3).
     mean, std
         Of the pixels, one number per channel (RGB) in 0 … 255; None takes what timm states for this name.
     frozen_stages
@@ -36,13 +41,13 @@ class TimmBackbone(nn.Module):
         Batch normalization keeps its stored statistics, also in training; its scale and shift stay trainable outside
         of the frozen stages. Set False for training from scratch.
     options
-        Further arguments of ``timm.create_model``, such as ``{"strict_img_size": False}``, which lets a Swin take
-        pictures of any size.
+        Further arguments of ``timm.create_model``. Some transformers take pictures of one size only, unless an option
+        says otherwise: ``{"strict_img_size": False}`` for a Swin.
 
     Raises
     ------
     InputError
-        When timm does not know the name, or the network has no such feature maps or stages.
+        When timm does not know the name, its tag or an option, or the network has no such feature maps or stages.
     """
 
     def __init__(
@@ -62,12 +67,13 @@ class TimmBackbone(nn.Module):
         self.options = dict(options)
         self.frozen_batch_norm = frozen_batch_norm
         self.network = create_network(name, self.out_indices, options, pretrained=False)
+        stated: Any = timm.get_pretrained_cfg(name)
+        self._only_size: tuple[int, int] | None = self._freeze_unread(stated)
         maps: Any = self.network.feature_info
         self.channels: tuple[int, ...] = tuple(maps.channels())
         self.strides: tuple[int, ...] = tuple(maps.reduction())
         if mean is None or std is None:
             # timm states mean and standard deviation for pixels in 0 … 1.
-            stated: Any = timm.get_pretrained_cfg(name)
             mean = mean or [255 * value for value in stated.mean]
             std = std or [255 * value for value in stated.std]
         self.normalization = PixelNormalization(mean, std)
@@ -78,9 +84,41 @@ class TimmBackbone(nn.Module):
         self.train()
 
     def forward(self, images: Images) -> list[Tensor]:
-        """One (B, channels, H / stride, W / stride) map per index, finest first."""
+        """One (B, channels, H / stride, W / stride) map per index, finest first.
+
+        Raises
+        ------
+        InputError
+            When the network takes pictures of one size only and these have another.
+        """
+        height, width = images.pixels.shape[-2:]
+        if self._only_size not in (None, (height, width)):
+            raise InputError(
+                f"{self.name} takes pictures of {self._only_size} pixels only, not {(height, width)}; give the "
+                "backbone options that allow others (strict_img_size: false for a Swin), or resize them to that size"
+            )
         maps = self.network(self.normalization(images))
         return [features.permute(0, 3, 1, 2).contiguous() for features in maps] if self._channels_last else list(maps)
+
+    def _freeze_unread(self, stated: Any) -> tuple[int, int] | None:
+        """Freeze what no map depends on; returns the one size of pictures that the network takes, or None for any."""
+        self.network.eval()  # a dry run in training would change the statistics of batch normalization
+        maps, only_size = None, None
+        if stated.fixed_input_size:
+            try:
+                maps = dry_run(self.network, (64, 64))
+            except (AssertionError, RuntimeError, ValueError):  # ways to refuse a size
+                size = self.options.get("img_size", stated.input_size[-2:])
+                only_size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        if maps is None:
+            maps = dry_run(self.network, only_size or (64, 64))
+        parameters = list(self.network.parameters())
+        with torch.enable_grad():
+            total = torch.stack([features.sum() for features in maps]).sum()
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+        return only_size
 
     def train(self, mode: bool = True) -> Self:
         """As of any module, but frozen stages and frozen batch normalization stay in evaluation mode."""
@@ -99,11 +137,27 @@ def create_network(name: str, out_indices: Sequence[int], options: Mapping[str, 
     if not timm.is_model(name):
         raise InputError(f"timm knows no network named {name!r}")
     try:
-        return timm.create_model(
-            name, features_only=True, out_indices=tuple(out_indices), pretrained=pretrained, **options
-        )
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise InputError(f"timm knows no weights of this tag: {name!r}") from error
+    indices = tuple(out_indices)
+    # Heads rely on the order; timm returns maps in the order of its own layers, whatever is asked for.
+    if not indices or list(indices) != sorted(set(indices)):
+        raise InputError(f"out_indices of {name} must ascend, and name at least one map, not {indices}")
+    try:
+        return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, **options)
     except (AssertionError, IndexError) as error:  # timm's ways to refuse an index
-        raise InputError(f"{name} has no feature maps {tuple(out_indices)}: {error}") from error
+        raise InputError(f"{name} has no feature maps {indices}, or refuses {dict(options)}: {error}") from error
+    # An argument that the network does not have, one of another type, a name of a layer that timm does not know.
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{name} does not take the options {dict(options)}: {error}") from error
+
+
+def dry_run(network: nn.Module, size: tuple[int, int]) -> list[Tensor]:
+    """The maps of one black picture, with gradient, whatever the mode of the caller."""
+    device = next(network.parameters()).device
+    with torch.enable_grad():
+        return list(network(torch.zeros(1, 3, *size, device=device)))
 
 
 def frozen_modules(network: nn.Module, stages: int, name: str) -> list[nn.Module]:
@@ -121,4 +175,8 @@ def frozen_modules(network: nn.Module, stages: int, name: str) -> list[nn.Module
         holds_end = not path or (end or "").startswith(f"{flat}_")
         if not holds_end:
             chosen.append(module)
-    raise InputError(f"{name} has no stage of stride {stride}: frozen_stages={stages} does not fit")
+    # HRNet, say, has a map of stride 4 that no single module of this name makes.
+    raise InputError(
+        f"frozen_stages={stages} does not fit {name}: timm names no module of it that ends a stage of stride {stride}; "
+        "0 trains everything"
+    )

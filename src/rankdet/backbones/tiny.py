@@ -68,6 +68,7 @@ class ResidualBlock(nn.Module):
         self.shortcut_norm = nn.GroupNorm(GROUPS, channels)
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, channels, H / 2, W / 2)."""
         residual = relu(self.first_norm(self.first(features)))
         residual = self.second_norm(self.second(residual))
         return relu(residual + self.shortcut_norm(self.shortcut(features)))

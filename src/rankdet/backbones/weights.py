@@ -53,9 +53,13 @@ def load_weights(
 def load_from_hub(backbone: TimmBackbone, name: str) -> None:
     """timm's own weights of ``name``; see :func:`load_weights`."""
     if name not in timm.list_pretrained():
-        raise InputError(f"timm has no pretrained weights named {name!r}")
+        tagged = timm.list_pretrained(f"{name}.*")
+        hint = f"; name one with its tag: {', '.join(tagged)}" if tagged else ""
+        raise InputError(f"timm has no pretrained weights named {name!r}{hint}")
     try:
-        network = create_network(name, backbone.out_indices, backbone.options, pretrained=True)
+        # timm draws random weights first; what is drawn after loading shall not depend on where weights come from.
+        with torch.random.fork_rng(devices=[]):
+            network = create_network(name, backbone.out_indices, backbone.options, pretrained=True)
     except (OSError, RuntimeError) as error:  # no network, no such file on the hub, a broken cache
         reason = str(error).partition("\n")[0]
         raise InputError(
@@ -76,7 +80,8 @@ def load_from_wheel(backbone: TimmBackbone, module: str) -> None:
         raise InputError(f"weights: {module} has no class …ModelFile that says where its file is")
     path = Path(finders[0].get_model_file_path())
     tensors = read_tensors(path)
-    names = list(timm.create_model(backbone.name, pretrained=False).state_dict())
+    with torch.device("meta"):  # only the names are wanted: no memory, no random numbers
+        names = list(timm.create_model(backbone.name, pretrained=False).state_dict())
     if len(names) != len(tensors):
         raise InputError(f"{path}: {len(tensors)} tensors, but {backbone.name} has {len(names)}")
     load_named(backbone, dict(zip(names, tensors.values(), strict=True)), f"{path} (tensors in order)")

@@ -37,8 +37,9 @@ class FasterRCNN(nn.Module):
 
     The form is a matter of values: samplers, softmax and the coder of the RPN make the standard form; no sampler,
     sigmoid and stds (0.1, 0.1, 0.2, 0.2) in both stages make the form of Rank & Sort Loss (Oksuz et al., ICCV 2021,
-    arXiv:2107.11669, section 5). The methods depend on their arguments only, not on ``self.training``. All parts and
-    settings are public attributes and may be replaced.
+    arXiv:2107.11669, section 5). The detector's own parts do not look at ``self.training``; only a backbone
+    with unfrozen batch normalization or with dropout follows the mode. All parts and settings are public attributes and
+    may be replaced.
 
     Parameters
     ----------

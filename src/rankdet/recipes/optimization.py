@@ -91,7 +91,7 @@ class StepSchedule(Config):
     iterations: PositiveInt | None = None
     """Length of the run in iterations (steps of the optimizer), or null."""
     milestones: tuple[Fraction, ...]
-    """When the learning rate falls, as fractions of the whole run."""
+    """When the learning rate falls, as fractions (0–1) of the whole run, neither epochs nor iterations."""
     gamma: PositiveFloat = 0.1
     """Factor at each milestone."""
     warmup_iterations: NonNegativeInt = 500

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from .config import Config
 from .data import Data
 from .detector import FasterRCNN
-from .losses import Loss
+from .losses import Loss, SoftmaxCrossEntropy
 from .optimization import Optimizer, Schedule
 
 
@@ -77,17 +77,16 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _heads_have_losses(self) -> Recipe:
-        heads = {"rpn", "rcnn"}
-        if set(self.losses) != heads:
+        heads = self.detector.heads
+        if set(self.losses) != set(heads):
             raise ValueError(f"losses must name the heads {sorted(heads)}, not {sorted(self.losses)}")
-        unknown = set(self.head_weights) - heads
+        unknown = set(self.head_weights) - set(heads)
         if unknown:
             raise ValueError(f"head_weights names unknown heads {sorted(unknown)}")
-        if self.detector.rcnn.softmax != (self.losses["rcnn"].type == "softmax_cross_entropy"):
-            raise ValueError(
-                f"losses.rcnn.type = {self.losses['rcnn'].type} does not fit "
-                f"detector.rcnn.softmax = {str(self.detector.rcnn.softmax).lower()}"
-            )
-        if self.losses["rpn"].type == "softmax_cross_entropy":
-            raise ValueError("losses.rpn is softmax_cross_entropy, but the RPN has a sigmoid classifier")
+        for head, has_softmax in heads.items():
+            if isinstance(self.losses[head], SoftmaxCrossEntropy) != has_softmax:
+                raise ValueError(
+                    f"losses.{head}.type = {self.losses[head].type} does not fit detector.{head}, "
+                    f"which classifies by {'softmax' if has_softmax else 'sigmoid (softmax is false)'}"
+                )
         return self

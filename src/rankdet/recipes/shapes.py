@@ -1,10 +1,10 @@
 """Small detectors on the procedural set ``shapes``: minutes on a laptop's CPU, from scratch."""
 
-from .coco import RS_STDS
 from .data import Data
 from .detector import RCNN, RPN, FasterRCNN, Proposals, Sampler, Tiny
-from .losses import RankSort, SigmoidCrossEntropy, SmoothL1, SoftmaxCrossEntropy
+from .losses import SigmoidCrossEntropy, SmoothL1, SoftmaxCrossEntropy
 from .optimization import AdamW, StepSchedule
+from .ranking import ranking_form
 from .recipe import Evaluation, Recipe, Runtime
 
 
@@ -47,16 +47,8 @@ def faster_rcnn_shapes() -> Recipe:
 
 def rs_faster_rcnn_shapes() -> Recipe:
     """RS Faster R-CNN on ``shapes``: the same network, budget and learning rate."""
-    base = faster_rcnn_shapes()
+    recipe = ranking_form(faster_rcnn_shapes(), "rs_faster_rcnn_shapes")
     # Without a sampler the R-CNN sees all proposals: half as many make its iteration as long as the standard one's.
-    proposals = base.detector.rpn.train_proposals.model_copy(update={"per_image": 50})
-    rpn = base.detector.rpn.model_copy(update={"delta_stds": RS_STDS, "sampler": None, "train_proposals": proposals})
-    rcnn = base.detector.rcnn.model_copy(update={"softmax": False, "sampler": None})
-    return base.model_copy(
-        update={
-            "name": "rs_faster_rcnn_shapes",
-            "detector": base.detector.model_copy(update={"rpn": rpn, "rcnn": rcnn}),
-            "losses": {"rpn": RankSort(), "rcnn": RankSort()},
-            "head_weights": {"rpn": 0.2},
-        }
-    )
+    proposals = recipe.detector.rpn.train_proposals.model_copy(update={"per_image": 50})
+    rpn = recipe.detector.rpn.model_copy(update={"train_proposals": proposals})
+    return recipe.model_copy(update={"detector": recipe.detector.model_copy(update={"rpn": rpn})})
