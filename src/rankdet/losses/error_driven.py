@@ -43,7 +43,7 @@ def soft_step(difference: Tensor, delta: float) -> Tensor:
     """
     if delta == 0:
         return (difference >= 0).to(difference.dtype)
-    return (difference / (2 * delta) + 0.5).clamp(0, 1)
+    return (difference / (2 * delta)).add_(0.5).clamp_(0, 1)
 
 
 def identity_update(logits: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:

@@ -53,7 +53,7 @@ def sorting_errors(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
 
 def _dense(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
     above = soft_step(logits - logits[:, None], delta)
-    worse = above * (quality < quality[:, None])
+    worse = above.masked_fill(quality >= quality[:, None], 0)
     weights = torch.stack([torch.ones_like(quality), 1 - quality], dim=1)
     rank, total = (above @ weights).unbind(1)
     num_worse, total_worse = (worse @ weights).unbind(1)
