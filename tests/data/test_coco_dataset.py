@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torchvision.ops import masks_to_boxes
 
-from rankdet.data import CocoDataset, FixedSize, KeepRatio, SampleKey, Transforms, find_split
+from rankdet.data import CocoDataset, FixedSize, KeepRatio, SampleKey, Transforms, check_folder, find_split
 from rankdet.structures import InputError
 
 
@@ -109,6 +110,11 @@ def test_box_without_area_is_an_error_and_by_option_counted(folder):
         ({"id": "a"}, "is not an integer"),
         ({"area": math.nan}, "is not a finite number"),
         ({"iscrowd": 2}, "neither 0 nor 1"),
+        ({"bbox": [5, 5, 10**400, 10]}, "is not finite, or goes beyond"),
+        ({"bbox": [5, 5, 1e300, 10]}, "is not finite, or goes beyond"),
+        ({"area": 10**400}, "is not a finite number"),
+        ({"id": 2**63}, "is not an integer from 0"),
+        ({"id": -1}, "is not an integer from 0"),
     ],
 )
 def test_broken_annotation_is_named(folder, fields, message):
@@ -121,7 +127,8 @@ def test_broken_annotation_is_named(folder, fields, message):
 def test_message_says_how_many_more_problems_there_are(folder):
     for _ in range(3):
         folder.add(12, 1, [5, 5, 10, 10])
-    with pytest.raises(InputError, match=r"annotation 103: .* \(and 2 more problems\)"):
+    more = r"\(and 2 more records with problems; `rankdet doctor FOLDER` lists all\)"
+    with pytest.raises(InputError, match=rf"annotation 103: .* {more}"):
         folder.dataset()
 
 
@@ -142,11 +149,28 @@ def test_missing_key_of_an_annotation_is_named(folder, key):
         ({"file_name": "../10.png"}, "image 10: file_name '../10.png' leaves the folder"),
         ({"file_name": "/etc/10.png"}, "image 10: file_name '/etc/10.png' leaves the folder"),
         ({"file_name": 10}, "image 10: file_name 10 is not a name"),
+        ({"file_name": "\ud800.png"}, r"image 10: file_name '\\ud800\.png' cannot be the name of a file"),
+        ({"file_name": "a\0.png"}, r"image 10: file_name 'a\\x00\.png' cannot be"),
+        ({"file_name": "a/" + "n" * 256}, "image 10: file_name 'a/n*… is longer than 255 bytes"),
+        ({"width": 2**31}, "image 10: width 2147483648 is not a positive integer up to 1000000"),
+        ({"height": 10**400}, "image 10: height 10*… is not a positive integer"),
+        ({"id": 2**63}, "image 9223372036854775808: id 9223372036854775808 is not an integer from 0"),
+        ({"id": 10**400}, "image 10*…: id 10*… is not an integer from 0"),
     ],
 )
 def test_broken_picture_record_is_named(folder, fields, message):
     folder.document["annotations"].clear()
     folder.document["images"][0] |= fields
+    with pytest.raises(InputError, match=message):
+        folder.dataset()
+    assert any(re.search(message, str(finding)) for finding in check_folder(folder.root))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"), [({"id": 2**63}, "id 9223372036854775808 is"), ({"name": "\ud800"}, "name")]
+)
+def test_broken_category_is_named(folder, fields, message):
+    folder.document["categories"].append({"id": 3, "name": "bird"} | fields)
     with pytest.raises(InputError, match=message):
         folder.dataset()
 
@@ -248,6 +272,10 @@ def test_sample_leaves_the_global_random_state_alone(folder):
         ({"segmentation": [[1, 2, 3]]}, "not a list of numbers"),
         ({"segmentation": [[1, 2, 3, 4]]}, "three points"),
         ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "not finite"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 10**400]]}, "not finite"),
+        ({"segmentation": {"size": [40, 80], "counts": "!!!!"}}, "RLE of the segmentation is broken"),
+        ({"segmentation": {"size": [40, 80], "counts": "zz"}}, "make 20 pixels, the picture has 3200"),
+        ({"segmentation": {"size": [40, 80], "counts": [10**400]}}, "make 10*… pixels"),
         ({"segmentation": "abc"}, "neither a list of polygons nor an RLE"),
         ({"segmentation": {"size": [4, 4], "counts": "zz"}}, "is not that of the picture"),
         ({"segmentation": {"size": [40, 80], "counts": "\u00e9"}}, "RLE of the segmentation is broken"),

@@ -11,8 +11,11 @@ from rankdet.structures import InputError
 def lay_out(root, annotations, picture, name="a.jpg"):
     for path in (root / annotations, root / picture):
         path.parent.mkdir(parents=True, exist_ok=True)
-    (root / annotations).write_text(json.dumps({"images": [{"id": 1, "file_name": name}]}))
+    picture_record = {"id": 1, "file_name": name, "width": 4, "height": 3}
+    document = {"images": [picture_record], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (root / annotations).write_text(json.dumps(document))
     (root / picture).touch()
+    return document
 
 
 @pytest.mark.parametrize(
@@ -74,14 +77,43 @@ def test_message_lists_what_was_tried(tmp_path):
         find_split(tmp_path, "train")
     lay_out(tmp_path, "annotations/instances_train.json", "elsewhere/a.jpg")
     with pytest.raises(
-        InputError, match=r"first picture 'a\.jpg' is in none of the folders train, images/train, images"
+        InputError, match=r"pictures \('a\.jpg', …\) are in none of the folders train, images/train, images"
     ):
         find_split(tmp_path, "train")
 
 
-@pytest.mark.parametrize(("content", "message"), [("", "empty file"), ("{}", "names no picture")])
-def test_file_without_pictures_is_named(tmp_path, content, message):
+def record(place, **fields):
+    return {"id": place, "file_name": f"{place}.jpg", "width": 4, "height": 3} | fields
+
+
+@pytest.mark.parametrize("missing", [1, 9, 200])
+def test_missing_pictures_do_not_hide_the_folder_of_the_others(tmp_path, missing):
+    document = lay_out(tmp_path, "annotations/instances_train.json", "images/399.jpg")
+    for place in range(missing, 399):
+        (tmp_path / "images" / f"{place}.jpg").touch()
+    records = [record(place) for place in range(400)]
+    records[0] |= {"file_name": "n" * 300}
+    records[2] |= {"file_name": "\ud800.png"}
+    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(document | {"images": records}))
+    assert find_split(tmp_path, "train").images == tmp_path / "images"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not valid JSON: .*line 1"),
+        (b'{"images": [', "is not valid JSON: .*line 1"),
+        (b'{"images": [{"file_name": "a.jpg"},', "is not valid JSON: .*line 1"),
+        (b'{"images": [{"file_name": "\\x"},', "is not valid JSON: .*line 1"),
+        (b"\xff\xfe\x00\x01", "is not valid JSON"),
+        (b"[1,2]", "the top level of a COCO file is an object"),
+        (b"{}", "section 'images' is missing"),
+        (b'{"images": {}, "annotations": [], "categories": []}', "section 'images' is not a list"),
+        (b'{"images": [{"id": 1}], "annotations": [], "categories": [{}]}', "image 1: key 'file_name' is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_file_without_pictures_is_told(tmp_path, content, message):
     (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "instances_train.json").write_text(content)
-    with pytest.raises(InputError, match=rf"instances_train\.json: .*{message}"):
+    (tmp_path / "annotations" / "instances_train.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"instances_train\.json: {message}"):
         find_split(tmp_path, "train")

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hotcoco import mask as rle
 
 from rankdet.metrics import evaluate
+from rankdet.metrics.segmentations import to_rle
 from rankdet.structures import InputError
 
 TRUTH: dict[str, Any] = {
@@ -38,6 +41,14 @@ def without(record: dict[str, Any], field: str) -> dict[str, Any]:
         ({**HIT, "bbox": [1, 2, -3, 4]}, "detection 1: bbox has a negative width or height"),
         ({**HIT, "score": float("nan")}, "detection 1: score is not finite"),
         ({**HIT, "score": None}, "detection 1: score"),
+        ({**HIT, "score": True}, "detection 1: score must be a number, not True"),
+        ({**HIT, "score": "0.5"}, "detection 1: score must be a number, not '0.5'"),
+        ({**HIT, "score": 10**400}, "detection 1: score must be a number, not 10{99}…"),
+        ({**HIT, "image_id": "1"}, "detection 1: image_id must be a number, not '1'"),
+        ({**HIT, "image_id": 10**400}, "detection 1: image_id must be a number, not 10*…"),
+        ({**HIT, "bbox": [1, 2, 3, 10**400]}, r"detection 1: bbox must be 4 numbers, not \[1, 2, 3, 10*…"),
+        ({**HIT, "bbox": [1, 2, 3, 1e300]}, "detection 1: bbox holds .* a number beyond 1e9"),
+        ({**HIT, "bbox": [1, 2, 3, True]}, "detection 1: bbox must be 4 numbers"),
         (without(HIT, "score"), "detection 1 has no score"),
         (without(HIT, "bbox"), "detection 1 has no bbox"),
         (without(HIT, "image_id"), "detection 1 has no image_id"),
@@ -54,14 +65,52 @@ def test_bad_detection_is_named(tmp_path: Path, record, message):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ({"size": [100, 100]}, "detection 0: a segmentation has size and counts"),
-        ({**MASK, "size": [50, 100]}, r"detection 0: mask of size \[50, 100\] for picture 1"),
-        ("abc", "detection 0: a segmentation is a run-length object or a list of polygons"),
+        ({"size": [100, 100]}, "needs size and counts"),
+        ({**MASK, "size": [50, 100]}, r"is a mask of size \[50, 100\] for a picture of"),
+        ({**MASK, "size": [10**30, 1]}, "is a mask of size"),
+        ({**MASK, "size": 5}, r"needs a size \[height, width\]"),
+        ("abc", "is neither a run-length object nor a list of polygons"),
+        (None, "is neither a run-length object nor a list of polygons"),
+        ({**MASK, "counts": "!!!!"}, "has a broken RLE: "),
+        ({**MASK, "counts": "zz"}, "has a broken RLE: its counts make 20 pixels, its size 10000"),
+        ({**MASK, "counts": ""}, "has a broken RLE: its counts make 0 pixels"),
+        ({**MASK, "counts": [5, 5]}, "has a broken RLE: its counts make 10 pixels, its size 10000"),
+        ({**MASK, "counts": [0, -1]}, "has a broken RLE: "),
+        ({**MASK, "counts": [10**400]}, "has a broken RLE: "),
+        ({**MASK, "counts": 5}, "has a broken RLE: "),
+        ([], "has no polygon of three points"),
+        ([[1, 2, 3, 4]], "has no polygon of three points"),
+        ([[1, 2, 3, 4, 5]], "has a polygon that is not a list of numbers"),
+        ([["1"] * 6], "has a polygon that is not a list of numbers"),
+        ([[1, 2, 3, 4, 5, 10**400]], "has a polygon that is not finite"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "has a polygon that is not finite"),
     ],
 )
 def test_bad_mask_is_named(mask, message):
-    with pytest.raises(InputError, match=f"detections: {message}"):
+    with pytest.raises(InputError, match=f"detections: detection 0: segmentation {message}"):
         evaluate(TRUTH, [{**HIT, "segmentation": mask}], "segm")
+    if mask:
+        truth = {**TRUTH, "annotations": [{**TRUTH["annotations"][0], "segmentation": mask}]}
+        with pytest.raises(InputError, match=f"ground truth: annotation 8: segmentation {message}"):
+            evaluate(truth, [], "segm")
+
+
+def test_compressed_masks_of_all_shapes_are_sound():
+    generator = np.random.default_rng(0)
+    for density in np.linspace(0, 1, 40):
+        pixels = np.asfortranarray(generator.random(generator.integers(1, 99, 2)) < density, dtype=np.uint8)
+        mask = rle.encode(pixels)
+        assert to_rle(mask, pixels.shape) == {"size": list(pixels.shape), "counts": mask["counts"]}
+
+
+def test_ids_above_2_to_the_53_are_told_apart():
+    first, second = 2**62, 2**62 + 1
+    images = [{"id": image_id, "height": 100, "width": 100} for image_id in (first, second)]
+    truth = {**TRUTH, "images": images, "annotations": [{**TRUTH["annotations"][0], "image_id": second}]}
+    assert evaluate(truth, [{**HIT, "image_id": second}])["AP50"] == pytest.approx(1)
+    assert evaluate(truth, [{**HIT, "image_id": first}])["AP50"] == 0
+    with pytest.raises(InputError, match="unknown image_id"):
+        evaluate(truth, [{**HIT, "image_id": 2**62 + 2}])
 
 
 def test_detections_without_masks_cannot_be_compared_by_masks():
@@ -100,7 +149,14 @@ def test_missing_and_broken_files_are_named(tmp_path: Path):
         ({"bbox": [1, 2, 3, "x"]}, "annotation 8: bbox must be four numbers"),
         ({"bbox": [1, 2, 3, float("inf")]}, "annotation 8: bbox holds NaN or infinity"),
         ({"bbox": [1, 2, 3, -4]}, "annotation 8: bbox has a negative width or height"),
-        ({"id": "x"}, "annotations 0: id must be a whole number, not 'x'"),
+        ({"id": "x"}, "annotations 0: id must be a whole number from 0 .*, not 'x'"),
+        ({"id": 2**63}, "annotations 0: id must be a whole number from 0 .*, not 9223372036854775808"),
+        ({"image_id": True}, "annotation 8: unknown image_id True"),
+        ({"bbox": [1, 2, 3, 10**400]}, "annotation 8: bbox holds NaN or infinity, or a number beyond"),
+        ({"bbox": [1, 2, 3, "4"]}, "annotation 8: bbox must be four numbers"),
+        ({"area": 10**400}, "annotation 8: area must be a finite number"),
+        ({"area": "x"}, "annotation 8: area must be a finite number"),
+        ({"iscrowd": "0"}, "annotation 8: iscrowd must be 0 or 1, not '0'"),
     ],
 )
 def test_bad_annotation_is_named(tmp_path: Path, change, message):
@@ -117,6 +173,14 @@ def test_bad_data_set_is_named():
         evaluate({**TRUTH, "annotations": TRUTH["annotations"] * 2}, [])
     with pytest.raises(InputError, match="ground truth: annotation 8 has no segmentation"):
         evaluate({**TRUTH, "annotations": [without(TRUTH["annotations"][0], "segmentation")]}, [], "segm")
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_fields_that_nothing_is_measured_by_may_hold_anything(iou_type):
+    odd = {"license": "abc", "date_captured": 5, "supercategory": 5, "keypoints": "x", "attributes": {"n": 10**400}}
+    truth = {part: [{**row, **odd} for row in rows] for part, rows in TRUTH.items()}
+    found = {**HIT, **odd, "segmentation": TRUTH["annotations"][0]["segmentation"]}
+    assert evaluate(truth, [found], iou_type)["AP"] == pytest.approx(1)
 
 
 def test_unknown_iou_type_and_cap_are_refused():

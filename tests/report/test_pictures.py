@@ -43,6 +43,14 @@ def test_small_picture_is_enlarged_to_a_legible_size():
     assert draw_detections(gray(300, 97), None, NAMES).shape[2] == 480
 
 
+@pytest.mark.parametrize("sides", [(12, 3000), (6000, 3), (1, 5000), (4000, 4)])
+def test_long_picture_is_enlarged_within_bounds_and_never_shrunk(sides):
+    drawn = draw_detections(gray(*sides), found([[0, 0, 2, 2]], [0.9], [1]), NAMES)
+    assert drawn.shape[1] >= sides[0]
+    assert drawn.shape[2] >= sides[1]
+    assert max(drawn.shape) == max(4096, *sides)
+
+
 def test_box_is_drawn_in_the_colour_of_its_class_where_it_is():
     drawn = draw_detections(gray(120, 160), found([[40, 50, 80, 100]], [0.9], [1]), NAMES)  # enlarged four times
     rows, columns = torch.nonzero(is_near(drawn, color_of(1)), as_tuple=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rankdet.data.pictures import read_picture
+from rankdet.data.pictures import is_file, read_picture
 from rankdet.data.records import Finding, Records, read_records
 from rankdet.data.splits import find_images
 from rankdet.structures import InputError
@@ -97,6 +97,8 @@ def _check_pictures(
     folder: Path, file: Path, records: Records, decode: bool, owners: dict[Path, Path]
 ) -> list[Finding]:
     """Pictures that are missing, in two splits or, where ``decode`` says so, cannot be read."""
+    if not records.pictures:  # what is wrong with them is found already
+        return []
     try:
         images = find_images(folder, file)
     except InputError as error:
@@ -105,7 +107,7 @@ def _check_pictures(
     for image_id, picture in records.pictures.items():
         path = images / picture["file_name"]
         record = f"image {image_id}"
-        if not path.is_file():
+        if not is_file(path):
             findings.append(Finding("error", str(file), record, f"the picture {path} is missing"))
             continue
         if path in owners:

@@ -4,6 +4,7 @@ Legend: B pictures of a batch.
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -136,6 +137,9 @@ class _Loader(DataLoader[Batch]):
 
 
 def _start_worker(worker: int) -> None:
+    # A signal to the whole process group (torchrun, Ctrl-C) is for the training process, which finishes its iteration
+    # and needs this one for it. A worker whose parent is gone notices that by itself and ends.
+    os.setpgrp()
     # Processes are the parallelism: threads inside of them only compete.
     torch.set_num_threads(1)
     # Every tensor on its way would hold a file descriptor open, and many small targets exhaust them.

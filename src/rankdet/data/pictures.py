@@ -64,6 +64,14 @@ def decode(path: Path, follow_exif: bool = False) -> Tensor:
         raise InputError(f"{path}: the picture cannot be decoded: {reason}") from error
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False also where the file system refuses the name, as too long for instance."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def fit(pixels: Tensor, path: Path, size: tuple[int, int]) -> Tensor:
     """The picture if it has the size (height, width) asked for, turned by its EXIF orientation where that helps."""
     height, width = pixels.shape[1:]

@@ -4,12 +4,12 @@ Legend: N pictures, A annotations.
 """
 
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from hotcoco import mask as rle
 
 from rankdet.structures import InputError
@@ -98,12 +98,35 @@ def raise_errors(findings: Iterable[Finding]) -> None:
     """Raise InputError that names the first error among the findings and says how many more there are."""
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
-        more = f" (and {len(errors) - 1} more problems)" if len(errors) > 1 else ""
+        # One bad category is a problem of all its annotations: these are records to look at, not mistakes to count.
+        records = "1 more record" if len(errors) == 2 else f"{len(errors) - 1} more records"
+        more = f" (and {records} with problems; `rankdet doctor FOLDER` lists all)" if len(errors) > 1 else ""
         raise InputError(f"{errors[0]}{more}")
 
 
 NUMBERS = frozenset((int, float))
+LARGEST_ID = 2**63 - 1  # ids become int64
+LARGEST_SIDE = 1_000_000
+"""No picture is as wide or high in pixels, and no coordinate of an object as large."""
+LONGEST_NAME = 255
+"""Bytes of a file name without its folders, in the usual file systems."""
 Report = Callable[[Literal["error", "warning"], str, str], None]
+
+
+def read_pictures(path: Path) -> tuple[dict[int, Mapping[str, Any]], list[Finding]]:
+    """Read the pictures alone: the sound ones by id, and what is wrong with the others.
+
+    Raises
+    ------
+    InputError
+        As `read_records`.
+    """
+    findings: list[Finding] = []
+
+    def report(severity: Literal["error", "warning"], record: str, message: str) -> None:
+        findings.append(Finding(severity, str(path), record, message))
+
+    return _pictures(_load(path)["images"], report), findings
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
@@ -111,6 +134,8 @@ def _load(path: Path) -> dict[str, list[Any]]:
         raise InputError(f"{path}: there is no such annotation file")
     try:
         document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # broken JSON or broken UTF-8
         raise InputError(f"{path}: is not valid JSON: {error}") from error
     if not isinstance(document, dict):
@@ -131,10 +156,10 @@ def _categories(rows: list[Any], report: Report) -> list[tuple[int, str]]:
     found: dict[int, str] = {}
     for place, row in enumerate(rows):
         problem = _missing(row, ("id", "name"))
-        if problem is None and not _is_integer(row["id"]):
-            problem = f"id {row['id']!r} is not an integer"
-        if problem is None and row["id"] in found:
-            problem = f"id {row['id']} occurs twice"
+        if problem is None:
+            problem = _id_problem(row["id"], found)
+        if problem is None and not _is_encodable(str(row["name"])):
+            problem = f"name {_short(row['name'])} is no valid Unicode"
         if problem is None:
             found[row["id"]] = str(row["name"])
         else:
@@ -157,18 +182,21 @@ def _picture_problem(row: Any, found: Mapping[int, Any]) -> str | None:
     problem = _missing(row, ("id", "file_name", "width", "height"))
     if problem is not None:
         return problem
-    if not _is_integer(row["id"]):
-        return f"id {row['id']!r} is not an integer"
-    if row["id"] in found:
-        return f"id {row['id']} occurs twice"
+    problem = _id_problem(row["id"], found)
+    if problem is not None:
+        return problem
     if not isinstance(row["file_name"], str) or not row["file_name"]:
-        return f"file_name {row['file_name']!r} is not a name"
+        return f"file_name {_short(row['file_name'])} is not a name"
+    if not _is_encodable(row["file_name"]) or "\0" in row["file_name"]:
+        return f"file_name {_short(row['file_name'])} cannot be the name of a file"
     name = PurePosixPath(row["file_name"].replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts:
-        return f"file_name {row['file_name']!r} leaves the folder of pictures"
+        return f"file_name {_short(row['file_name'])} leaves the folder of pictures"
+    if any(len(part.encode()) > LONGEST_NAME for part in name.parts):
+        return f"file_name {_short(row['file_name'])} is longer than {LONGEST_NAME} bytes"
     for side in ("width", "height"):
-        if not _is_integer(row[side]) or row[side] < 1:
-            return f"{side} {row[side]!r} is not a positive integer"
+        if not _is_integer(row[side]) or not 1 <= row[side] <= LARGEST_SIDE:
+            return f"{side} {_short(row[side])} is not a positive integer up to {LARGEST_SIDE}"
     return None
 
 
@@ -182,25 +210,24 @@ def _annotation_problem(
     problem = _missing(row, ("id", "image_id", "category_id", "bbox"))
     if problem is not None:
         return problem
-    if not _is_integer(row["id"]):
-        return f"id {row['id']!r} is not an integer"
-    if row["id"] in seen:
-        return f"id {row['id']} occurs twice"
+    problem = _id_problem(row["id"], seen)
+    if problem is not None:
+        return problem
     if not _is_integer(row["image_id"]) or row["image_id"] not in pictures:
-        return f"image_id {row['image_id']!r} is no picture of the file"
+        return f"image_id {_short(row['image_id'])} is no picture of the file"
     if not _is_integer(row["category_id"]) or row["category_id"] not in categories:
-        return f"category_id {row['category_id']!r} is no category of the file"
+        return f"category_id {_short(row['category_id'])} is no category of the file"
     box = row["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not _are_numbers(box):
-        return f"bbox {box!r} is not a list of four numbers [x, y, width, height]"
-    if not all(map(math.isfinite, box)):
-        return f"box {box} is not finite"
+        return f"bbox {_short(box)} is not a list of four numbers [x, y, width, height]"
+    if not _are_within(box, LARGEST_SIDE):
+        return f"box {_short(box)} is not finite, or goes beyond {LARGEST_SIDE} pixels"
     if box[2] < 0 or box[3] < 0:
         return f"box {box} has a negative size"
-    if "area" in row and not (_are_numbers([row["area"]]) and math.isfinite(row["area"])):
-        return f"area {row['area']!r} is not a finite number"
+    if "area" in row and not (_are_numbers([row["area"]]) and _are_within([row["area"]], LARGEST_SIDE**2)):
+        return f"area {_short(row['area'])} is not a finite number of pixels"
     if row.get("iscrowd", 0) not in (0, 1):
-        return f"iscrowd {row['iscrowd']!r} is neither 0 nor 1"
+        return f"iscrowd {_short(row['iscrowd'])} is neither 0 nor 1"
     if with_masks and not row.get("iscrowd", 0):
         picture = pictures[row["image_id"]]
         return _segmentation_problem(row.get("segmentation"), (picture["height"], picture["width"]))
@@ -214,32 +241,35 @@ def _segmentation_problem(segmentation: Any, size: tuple[int, int]) -> str | Non
         for polygon in segmentation:
             if not isinstance(polygon, list) or len(polygon) % 2 or not _are_numbers(polygon):
                 return "a polygon of the segmentation is not a list of numbers x1, y1, x2, y2, …"
-            if not all(map(math.isfinite, polygon)):
-                return "a polygon of the segmentation is not finite"
+            if not _are_within(polygon, LARGEST_SIDE):
+                return f"a polygon of the segmentation is not finite, or goes beyond {LARGEST_SIDE} pixels"
         if all(len(polygon) < 6 for polygon in segmentation):
             return "no polygon of the segmentation has three points"
         return None
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         return "the segmentation is neither a list of polygons nor an RLE with size and counts"
     if segmentation["size"] != list(size):
-        return f"the size {segmentation['size']} of the RLE is not that of the picture, {list(size)}"
+        return f"the size {_short(segmentation['size'])} of the RLE is not that of the picture, {list(size)}"
     counts = segmentation["counts"]
     if isinstance(counts, str):
         try:
             area = rle.area({"size": list(size), "counts": counts})
         except ValueError as error:
             return f"the RLE of the segmentation is broken: {error}"
-        return None if area else "the RLE of the segmentation is empty"
+        if not area:
+            return "the RLE of the segmentation is empty"
+        total = _sum_of_runs(counts)
+        return None if total == size[0] * size[1] else _wrong_total(total, size)
     if not isinstance(counts, list) or not all(_is_integer(count) and count >= 0 for count in counts):
         return "the counts of the RLE are neither a string nor a list of integers"
     if sum(counts) != size[0] * size[1]:
-        return f"the counts of the RLE make {sum(counts)} pixels, the picture has {size[0] * size[1]}"
+        return _wrong_total(sum(counts), size)
     return None if sum(counts[1::2]) else "the RLE of the segmentation is empty"
 
 
 def _missing(row: Any, keys: tuple[str, ...]) -> str | None:
     if not isinstance(row, dict):
-        return f"{row!r} is not an object"
+        return f"{_short(row)} is not an object"
     for key in keys:
         if key not in row:
             return f"key {key!r} is missing"
@@ -249,8 +279,52 @@ def _missing(row: Any, keys: tuple[str, ...]) -> str | None:
 def _name(kind: str, place: int, row: Any) -> str:
     """How messages call a record: by its id, or by its place where it has none."""
     if isinstance(row, dict) and "id" in row:
-        return f"{kind} {row['id']!r}"
+        return f"{kind} {_short(row['id'])}"
     return f"{kind} number {place + 1}"
+
+
+def _short(value: Any) -> str:
+    """A value as messages show it: what is wrong with it shows at its start."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]}…"
+
+
+def _id_problem(value: Any, taken: Container[int]) -> str | None:
+    # Evaluators take ids for unsigned.
+    if not _is_integer(value) or not 0 <= value <= LARGEST_ID:
+        return f"id {_short(value)} is not an integer from 0 to 2**63 - 1"
+    return f"id {value} occurs twice" if value in taken else None
+
+
+def _is_encodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # halves of letters, which JSON lets through
+        return False
+    return True
+
+
+def _are_within(values: list[Any], limit: int) -> bool:
+    # Comparisons hold for integers of any length and fail for NaN.
+    return all(-limit <= value <= limit for value in values)
+
+
+def _wrong_total(total: int, size: tuple[int, int]) -> str:
+    return f"the counts of the RLE make {_short(total)} pixels, the picture has {size[0] * size[1]}"
+
+
+def _sum_of_runs(counts: str) -> int:
+    """Pixels of a compressed RLE that decodes: 5 bits a letter, the sixth says that the number goes on."""
+    letters = np.frombuffer(counts.encode(), dtype=np.uint8).astype(np.int64) - 48
+    goes_on = letters & 32 > 0
+    goes_on[-1] = False
+    ends = np.flatnonzero(~goes_on)
+    starts = np.r_[0, ends[:-1] + 1]
+    bits = 5 * (np.arange(len(letters)) - np.repeat(starts, ends - starts + 1))
+    runs = np.add.reduceat((letters & 31) << bits, starts)
+    runs -= np.where(letters[ends] & 16, 32 << bits[ends], 0)  # the highest bit is the sign
+    # From the fourth on, a number is the difference to the one before the last.
+    return int(runs[0] + runs[1::2].cumsum().sum() + runs[2::2].cumsum().sum())
 
 
 def _is_integer(value: Any) -> bool:

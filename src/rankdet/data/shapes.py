@@ -66,7 +66,7 @@ def make_shapes(
     Raises
     ------
     InputError
-        When a parameter is out of its range, or something else is at ``folder``.
+        When a parameter is out of its range, something else is at ``folder``, or it cannot be written.
     """
     folder = Path(folder)
     _check(train, val, size, seed, classes, tail)
@@ -79,9 +79,19 @@ def make_shapes(
         "classes": list(classes),
         "tail": tail,
     }
+    try:
+        _make(folder, stamp, progress)
+    except OSError as error:
+        raise InputError(f"cannot make the shapes in {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def _make(folder: Path, stamp: dict[str, Any], progress: bool) -> None:
+    train, val, size, seed = (stamp[key] for key in ("train", "val", "size", "seed"))
+    classes, tail = stamp["classes"], stamp["tail"]
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         _check_same(folder, stamp)
-        return folder
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -103,7 +113,6 @@ def make_shapes(
             _check_same(folder, stamp)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return folder
 
 
 def category_id(label: int) -> int:

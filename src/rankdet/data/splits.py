@@ -3,12 +3,19 @@
 import json
 import mmap
 import re
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from rankdet.data.pictures import is_file
+from rankdet.data.records import raise_errors, read_pictures
 from rankdet.structures import InputError
 
 ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}
+NUM_PROBES = 16
+"""Pictures that are looked for, so that a few may be missing."""
 FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
@@ -24,8 +31,8 @@ def find_split(folder: Path, split: str) -> Split:
 
     The annotations are ``annotations/instances_{split}.json``, the same name with more behind it
     (``instances_train2017.json``), or ``{split}/_annotations.coco.json``; ``val`` and ``valid`` mean the same. The
-    pictures are in the first of these folders that has the first picture of the file: ``{name}``, ``images/{name}``,
-    ``images/{split}``, ``images``, ``{split}``, the folder itself; ``name`` is ``train2017`` for
+    pictures are in the first of these folders that has any of the first pictures of the file: ``{name}``,
+    ``images/{name}``, ``images/{split}``, ``images``, ``{split}``, the folder itself; ``name`` is ``train2017`` for
     ``instances_train2017.json``.
 
     Parameters
@@ -43,7 +50,8 @@ def find_split(folder: Path, split: str) -> Split:
     Raises
     ------
     InputError
-        When nothing fits, with a list of what was tried, or more than one file does, with their names.
+        When nothing fits, with a list of what was tried, or more than one file does, with their names; when the
+        pictures are not found because the annotation file is broken, with what is wrong with it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -53,8 +61,7 @@ def find_split(folder: Path, split: str) -> Split:
 
 
 def find_images(folder: Path, annotations: Path) -> Path:
-    """The folder of pictures of an annotation file in a data set; raises InputError with a list of what was tried."""
-    first = _first_picture(annotations)
+    """The folder of pictures of an annotation file in a data set; raises InputError as `find_split`."""
     if annotations.stem.startswith("instances_"):
         name = annotations.stem.removeprefix("instances_")
         bare = name.rstrip("0123456789")
@@ -63,11 +70,19 @@ def find_images(folder: Path, annotations: Path) -> Path:
         names = [annotations.parent.name]
     tried = [folder / name for name in names] + [folder / "images" / name for name in names]
     tried += [folder / "images", folder]
-    for candidate in tried:
-        if (candidate / first).is_file():
-            return candidate
+    found = _folder_of(_first_names(annotations), tried)
+    if found is not None:
+        return found
+    # Is it the file that is wrong? And do later pictures exist, or was something else called file_name?
+    pictures, findings = read_pictures(annotations)
+    if not pictures:
+        raise_errors(findings)
+    listed = [str(picture["file_name"]) for picture in pictures.values()]
+    found = _folder_of(listed[:: max(1, len(listed) // NUM_PROBES)], tried)
+    if found is not None:
+        return found
     places = ", ".join(str(candidate.relative_to(folder)) for candidate in tried)
-    raise InputError(f"{annotations}: its first picture {first!r} is in none of the folders {places} of {folder}")
+    raise InputError(f"{annotations}: its pictures ({listed[0]!r}, …) are in none of the folders {places} of {folder}")
 
 
 def _find_annotations(folder: Path, split: str) -> Path:
@@ -91,15 +106,20 @@ def _find_annotations(folder: Path, split: str) -> Path:
     return found[0]
 
 
-def _first_picture(annotations: Path) -> str:
-    """The first file name in an annotation file, without parsing what may be half a gigabyte."""
+def _first_names(annotations: Path) -> list[str]:
+    """The first file names in an annotation file, without parsing what may be half a gigabyte."""
     if not annotations.stat().st_size:
-        raise InputError(f"{annotations}: is an empty file")
+        return []  # nothing can be mapped
     with annotations.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        match = FILE_NAME.search(content)
-        if match is None:
-            raise InputError(f"{annotations}: names no picture")
-        try:
-            return str(json.loads(match[1]))
-        except ValueError as error:
-            raise InputError(f"{annotations}: the first file_name is broken: {error}") from error
+        found = [match[1] for match in islice(FILE_NAME.finditer(content), NUM_PROBES)]
+    names = []
+    for name in found:
+        with suppress(ValueError):  # what is broken is told by who parses the file
+            names.append(str(json.loads(name)))
+    return names
+
+
+def _folder_of(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
+    """The first folder that has any of the pictures: one of them missing must not hide the others."""
+    names = list(names)
+    return next((folder for folder in folders if any(is_file(folder / name) for name in names)), None)

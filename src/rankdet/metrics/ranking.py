@@ -45,7 +45,7 @@ def spearman_correlation(first: Values, second: Values) -> float:
     if len(x) < 2 or np.isnan(x).any() or np.isnan(y).any():
         return float("nan")
     x, y = average_ranks(x), average_ranks(y)
-    # Ranks are multiples of 1/2 and their mean is (P + 1) / 2: the centred values are exact.
+    # Ranks are multiples of 1/2 and their mean is (P + 1) / 2: the centered values are exact.
     x, y = x - (len(x) + 1) / 2, y - (len(y) + 1) / 2
     scale = np.sqrt((x @ x) * (y @ y))
     return float(x @ y / scale) if scale > 0 else float("nan")

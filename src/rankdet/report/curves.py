@@ -79,7 +79,7 @@ def draw_curves(path: str | PathLike[str], panels: Sequence[Panel], columns: int
     for place, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, place + 1)
         for name, (x, y) in panel.series.items():
-            color = _COLORS[names.index(name) % len(_COLORS)]  # a name has one colour in all panels
+            color = _COLORS[names.index(name) % len(_COLORS)]  # a name has one color in all panels
             xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
             if len(xs) >= _SMOOTHED_FROM:
                 axes.plot(xs, ys, color=color, linewidth=0.7, alpha=0.25)
@@ -121,7 +121,7 @@ def _plain(value: float, _place: int | None = None) -> str:
 
 
 def _moving_average(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Mean over a centred window that is cut at both ends; what is not finite is left out."""
+    """Mean over a centered window that is cut at both ends; what is not finite is left out."""
     finite = np.isfinite(values)
     total = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
     count = np.concatenate([[0], np.cumsum(finite)])

@@ -27,7 +27,7 @@ Color = tuple[float, float, float]
 
 
 class _Labeled(NamedTuple):
-    """A box in pixels of the canvas, its colour and what is written at it."""
+    """A box in pixels of the canvas, its color and what is written at it."""
 
     box: list[float]
     color: Color
@@ -36,7 +36,8 @@ class _Labeled(NamedTuple):
 
 _DPI = 100
 _SHORTER_SIDE = 480
-# Bright enough for photographs, apart for colour-blind eyes, in this order; more classes get hues between them.
+_LONGER_SIDE = 4096
+# Bright enough for photographs, apart for color-blind eyes, in this order; more classes get hues between them.
 _COLORS: tuple[Color, ...] = (
     (0.902, 0.624, 0.000),
     (0.337, 0.706, 0.914),
@@ -49,7 +50,7 @@ _COLORS: tuple[Color, ...] = (
 
 
 def class_color(label: int) -> Color:
-    """The colour (red, green, blue in [0, 1]) of a class: the same in every picture of every run.
+    """The color (red, green, blue in [0, 1]) of a class: the same in every picture of every run.
 
     Examples
     --------
@@ -68,9 +69,9 @@ def draw_detections(
 ) -> Tensor:
     """Draw boxes with class and score, and optionally the true objects, on a picture.
 
-    A detection is a solid box in the colour of its class under a label; the best score lies on top. An object is a
+    A detection is a solid box in the color of its class under a label; the best score lies on top. An object is a
     dashed white box; where there are no detections to tell (``detection`` None) it is drawn like one, with its name.
-    Small pictures are enlarged to a shorter side of 480 pixels, so that labels stay legible.
+    Small pictures are enlarged, so that labels stay legible: to a shorter side of 480 pixels, or a longer one of 4096.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ def draw_detections(
     Returns
     -------
     Tensor
-        (3, H', W') uint8; H' = H and W' = W where the shorter side has 480 pixels or more.
+        (3, H', W') uint8; H' = H and W' = W where the shorter side has 480 pixels or more, or the longer one 4096.
 
     Raises
     ------
@@ -94,7 +95,7 @@ def draw_detections(
         When ``pixels`` is no uint8 picture.
     """
     _check_picture(pixels)
-    scale = max(1.0, _SHORTER_SIDE / min(pixels.shape[1:]))
+    scale = max(1.0, min(_SHORTER_SIDE / min(pixels.shape[1:]), _LONGER_SIDE / max(pixels.shape[1:])))
     canvas = _enlarged(pixels.cpu(), scale)
     height, width = canvas.shape[1:]
     figure, axes = _pixel_axes(width, height)
@@ -132,7 +133,7 @@ def draw_grid(pictures: Sequence[Tensor], captions: Sequence[str], columns: int 
     Parameters
     ----------
     pictures
-        (3, H, W) uint8 each, row by row; a smaller one is centred in its cell.
+        (3, H, W) uint8 each, row by row; a smaller one is centered in its cell.
     captions
         One for each picture; the room above a row stays away where all its captions are empty.
     columns
