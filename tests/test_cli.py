@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from rankdet.data import make_shapes
 from rankdet.demo import run_demo
 from rankdet.recipes import RECIPES, load_recipe
 from rankdet.structures import InputError
+from rankdet.training.runs import Run
 
 SMALL = [
     "data.batch_size=2", "data.workers=0", "detector.pyramid_channels=16", "detector.backbone.channels=[8,16,16]",
@@ -89,6 +91,44 @@ def test_checkpoint_and_its_detections_measure_alike(
     assert first == second
 
 
+def test_checkpoint_that_cannot_be_written_is_evaluated_all_the_same(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    before = Run(trained).latest_checkpoint().read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # enough for the results
+    try:
+        assert call(monkeypatch, "evaluate", trained, "--data", data, "--out", tmp_path / "out") == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    out, error = capsys.readouterr()
+    assert "oLRP_Loc" in out
+    assert error.startswith("rankdet: warning: thresholds not stored: cannot write checkpoint")
+    assert Run(trained).latest_checkpoint().read_bytes() == before
+    assert (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_results_that_have_no_place_are_refused_before_anything_is_computed(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "file").touch()
+    arguments = ("evaluate", trained, "--data", data, "--out", tmp_path / "file" / "out")
+    assert_refused(monkeypatch, capsys, "cannot make folder", *arguments)
+
+
+def test_processes_of_torchrun_evaluate_together_and_one_speaks(trained: Path, data: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rankdet"]
+    arguments = ["evaluate", str(trained), "--data", str(data), "--device", "cpu", "--out", str(tmp_path / "out")]
+    result = subprocess.run(
+        [*command, *arguments],
+        capture_output=True, text=True, timeout=90, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("thresholds stored in") == 1
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert written == json.loads((trained / "evaluation.json").read_text())
+
+
 def test_detecting_draws_pictures(trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pictures = sorted((data / "images" / "val").iterdir())
     assert call(monkeypatch, "detect", trained, *pictures[:2], "--out", tmp_path / "out", "--threshold", "0.1") == 0
@@ -139,6 +179,9 @@ def assert_refused(
         (("evaluate", "--detections", "no.json", "--ground-truth", "nowhere.json"), "nowhere.json"),
         (("detect", "nowhere.pt", "nowhere.jpg"), "cannot read checkpoint nowhere.pt"),
         (("show", "nothing.yaml"), "nothing.yaml: No such file"),
+        (("evaluate", "a.pt", "--data", "data", "--iou-type", "segm"), "a checkpoint finds boxes only so far"),
+        (("make-shapes", "/dev/null/shapes"), "cannot make the shapes in /dev/null/shapes: File exists"),
+        (("demo", "--out", "/dev/null/demo"), "cannot make folder /dev/null/demo: Not a directory"),
     ],
 )
 def test_mistake_is_one_line(
@@ -182,6 +225,39 @@ def test_module_runs_as_a_program_and_reports_without_a_trace():
     assert result.returncode == 2
     assert result.stderr.startswith("rankdet: error: unknown recipe 'nothing'")
     assert result.stderr.count("\n") == 1
+
+
+def program(*arguments: str, stdout: int, **environment: str) -> tuple[int, str]:
+    """Exit status and error output of a program of its own."""
+    result = subprocess.run(
+        [sys.executable, "-m", "rankdet", *arguments],
+        stdout=stdout, stderr=subprocess.PIPE, text=True, env=os.environ | environment, check=False,
+    )  # fmt: skip
+    return result.returncode, result.stderr
+
+
+def test_output_without_a_reader_or_a_place_leaves_no_trace():
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert program("list", stdout=writer) == (141, "")
+    os.close(writer)
+    with Path("/dev/full").open("w") as full:
+        status, error = program("list", stdout=full.fileno())
+    assert (status, error) == (2, "rankdet: error: [Errno 28] No space left on device\n")
+    status, error = program("show", "ä.yaml", stdout=subprocess.DEVNULL, PYTHONIOENCODING="ascii")
+    assert status == 2
+    assert "\\xe4.yaml: No such file" in error
+
+
+def test_environment_that_describes_no_world_is_a_mistake_of_one_line(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("RANK", "x")
+    assert_refused(monkeypatch, capsys, "RANK=x in the environment is no number", "train", "--resume", trained)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert_refused(monkeypatch, capsys, "cannot join the 2 processes", "train", "--resume", trained)
 
 
 def test_demo_leaves_tables_curves_pictures_and_a_page(tmp_path: Path):

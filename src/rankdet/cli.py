@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -29,22 +31,52 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A name of `ra
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes, for example optimizer.lr=0.01")
 ]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: a GPU if there is one.")]
 DataFolder = Annotated[Path | None, typer.Option("--data", help="A folder in COCO format.")]
 
 
 def main() -> None:
     """Run a command; bad input becomes one line on standard error and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal need not know every character of a file name
     try:
-        app()
-    except ValueError as error:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except SystemExit as status:
+        if isinstance(status.__context__, BrokenPipeError):
+            _end_of_pipe()
+        raise
+    except BrokenPipeError:
+        _end_of_pipe()
+    except (OSError, ValueError) as error:
         from rankdet.structures import InputError
 
-        if not isinstance(error, InputError):
+        if not isinstance(error, OSError | InputError):
             raise
-        rank = os.environ.get("RANK", "0")
-        process = "" if rank == "0" else f"process {rank}: "
-        print(f"rankdet: error: {process}{' '.join(str(error).split())}", file=sys.stderr)
+        print(f"rankdet: error: {_process()}{' '.join(str(error).split())}", file=sys.stderr)
+        if isinstance(error, OSError):
+            _discard_output()
         sys.exit(2)
+
+
+def _end_of_pipe() -> NoReturn:
+    """The reader of the output has gone, as ``head`` does: nothing to complain about."""
+    _discard_output()
+    sys.exit(141)
+
+
+def _discard_output() -> None:
+    """What is still buffered cannot be written: Python must not try once more at its end."""
+    with suppress(io.UnsupportedOperation):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _process() -> str:
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" else f"process {rank}: "
 
 
 def _console() -> Console:
@@ -114,11 +146,11 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split of the data folder.")] = "val",
     detections: Annotated[Path | None, typer.Option(help="COCO results, instead of a checkpoint.")] = None,
     ground_truth: Annotated[Path | None, typer.Option(help="COCO annotations for --detections.")] = None,
-    iou_type: Annotated[str, typer.Option(help="For --detections: bbox or segm.")] = "bbox",
+    iou_type: Annotated[Literal["bbox", "segm"], typer.Option(help="Boxes, or masks of --detections.")] = "bbox",
     out: Annotated[
         Path | None, typer.Option(help="Folder for evaluation.json and detections.json; the run folder by default.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure AP and oLRP of a checkpoint on a data folder, or of a detections file."""
     from rankdet.structures import InputError
@@ -126,26 +158,31 @@ def evaluate(
     if detections is not None or ground_truth is not None:
         if checkpoint is not None or data is not None or detections is None or ground_truth is None:
             raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
-        _evaluate_files(detections, ground_truth, iou_type, out)
+        if os.environ.get("RANK", "0") == "0":  # there is nothing to share among processes
+            _evaluate_files(detections, ground_truth, iou_type, out)
         return
     if checkpoint is None or data is None:
         raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
+    if iou_type != "bbox":
+        raise InputError("--iou-type segm is for --detections: a checkpoint finds boxes only so far")
     from rankdet.training.distributed import joined_world
-    from rankdet.training.inference import evaluate_checkpoint, load_detector
-    from rankdet.training.runs import write_json
+    from rankdet.training.evaluation import optimal_thresholds
+    from rankdet.training.inference import evaluate_checkpoint, load_detector, store_thresholds
 
     with joined_world(device) as world:
-        trained = load_detector(checkpoint, world.device)
-        evaluation = evaluate_checkpoint(trained, data, split, world)
-    if evaluation is None:
+        with world.together():
+            trained = load_detector(checkpoint, world.device)
+        folder = out or _folder_of(trained.path)
+        metrics = evaluate_checkpoint(trained, data, split, world, folder)
+    if metrics is None:
         return
-    folder = out or _folder_of(trained.path)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "evaluation.json", evaluation.metrics)
-    write_json(folder / "detections.json", evaluation.detections)
-    _print_evaluation(_console(), evaluation.metrics)
-    print(f"thresholds stored in {trained.path}")
+    _print_evaluation(_console(), metrics)
     print(f"written: {folder / 'evaluation.json'}, {folder / 'detections.json'}")
+    try:
+        store_thresholds(trained, optimal_thresholds(metrics))
+        print(f"thresholds stored in {trained.path}")
+    except InputError as error:
+        print(f"rankdet: warning: thresholds not stored: {error}", file=sys.stderr)
 
 
 def _folder_of(checkpoint: Path) -> Path:
@@ -153,19 +190,16 @@ def _folder_of(checkpoint: Path) -> Path:
     return folder.parent if folder.name == "checkpoints" else folder
 
 
-def _evaluate_files(detections: Path, ground_truth: Path, iou_type: str, out: Path | None) -> None:
+def _evaluate_files(detections: Path, ground_truth: Path, iou_type: Literal["bbox", "segm"], out: Path | None) -> None:
     from rankdet.metrics import evaluate as measure
-    from rankdet.structures import InputError
-    from rankdet.training.runs import write_json
+    from rankdet.training.runs import output_folder, write_json
 
-    if iou_type not in ("bbox", "segm"):
-        raise InputError(f"--iou-type is bbox or segm, not {iou_type!r}")
-    kind: Literal["bbox", "segm"] = "bbox" if iou_type == "bbox" else "segm"
-    metrics = measure(ground_truth, detections, kind)
+    with nullcontext() if out is None else output_folder(out):
+        metrics = measure(ground_truth, detections, iou_type)
+        if out is not None:
+            write_json(out / "evaluation.json", metrics)
     _print_evaluation(_console(), metrics)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "evaluation.json", metrics)
         print(f"written: {out / 'evaluation.json'}")
 
 
@@ -200,7 +234,7 @@ def detect(
         float | None,
         typer.Option(min=0, max=1, help="Draw from this score on; by default from each class's LRP-optimal threshold."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Detect objects: annotated pictures and COCO JSON."""
     from rankdet.training.distributed import joined_world

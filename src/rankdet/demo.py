@@ -36,7 +36,7 @@ from rankdet.training.engine import train
 from rankdet.training.evaluation import ranking_quality
 from rankdet.training.inference import TrainedDetector, above, detect_pictures, load_detector
 from rankdet.training.profiling import loss_seconds
-from rankdet.training.runs import Run, read_log, write_json, write_text
+from rankdet.training.runs import Run, output_folder, read_log, write_json, write_text
 
 STANDARD, RANK_SORT, LONGER = "standard", "RS", "standard, equal time"
 CPU = torch.device("cpu")
@@ -96,16 +96,17 @@ def run_demo(
     Raises
     ------
     InputError
-        When the folder already holds a demo.
+        When the folder already holds a demo or cannot be written into.
     """
     if (out / "runs").exists():
         raise InputError(f"{out} already holds a demo; remove it or give another --out")
-    data = make_shapes(out / "shapes", train=num_train, val=num_val, progress=console.is_terminal)
-    standard = _train("faster_rcnn_shapes", STANDARD, data, out, console, iterations)
-    rank_sort = _train("rs_faster_rcnn_shapes", RANK_SORT, data, out, console, iterations)
-    stretched = max(1, round(standard.iterations * rank_sort.seconds / standard.seconds))
-    longer = _train("faster_rcnn_shapes", LONGER, data, out, console, stretched)
-    return _report(out, [standard, rank_sort, longer])
+    with output_folder(out):
+        data = make_shapes(out / "shapes", train=num_train, val=num_val, progress=console.is_terminal)
+        standard = _train("faster_rcnn_shapes", STANDARD, data, out, console, iterations)
+        rank_sort = _train("rs_faster_rcnn_shapes", RANK_SORT, data, out, console, iterations)
+        stretched = max(1, round(standard.iterations * rank_sort.seconds / standard.seconds))
+        longer = _train("faster_rcnn_shapes", LONGER, data, out, console, stretched)
+        return _report(out, [standard, rank_sort, longer])
 
 
 def _train(recipe_name: str, name: str, data: Path, out: Path, console: Console, iterations: int | None) -> Entry:

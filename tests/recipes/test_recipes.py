@@ -217,6 +217,24 @@ def test_recipes_on_coco_have_the_numbers_of_the_paper():
     assert load_recipe("faster_rcnn_giou_r50_coco").losses["rcnn"].box_loss.weight == 10
 
 
+def test_key_that_stands_twice_is_named_with_its_line(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("base: faster_rcnn_shapes\noptimizer:\n  lr: 1\n  lr: 2\n")
+    with pytest.raises(InputError, match=r"a\.yaml .*'lr' stands twice .*line 4"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("override", [f"seed={2**63}", "seed=-1", "name=a/b", "name=", "name=.."])
+def test_seeds_and_names_that_cannot_be_used_are_refused(override: str):
+    with pytest.raises(InputError, match=override.partition("=")[0]):
+        load_recipe("faster_rcnn_shapes", [override])
+
+
+def test_fields_that_do_not_fit_together_are_reported_without_the_whole_recipe():
+    with pytest.raises(InputError) as caught:
+        load_recipe("rs_faster_rcnn_shapes", ["detector.rcnn.softmax=true"])
+    assert "got {" not in str(caught.value)
+
+
 def test_small_recipes_give_both_forms_the_same_budget():
     for data in ("shapes", "lite0_bccd"):
         standard, rank_sort = load_recipe(f"faster_rcnn_{data}"), load_recipe(f"rs_faster_rcnn_{data}")

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from rankdet.recipes import Recipe, dump
 from rankdet.structures import InputError
-from rankdet.training.checkpoint import load_checkpoint
+from rankdet.training.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.training.distributed import World
 from rankdet.training.engine import Outcome, Training, train
 from rankdet.training.runs import Run, read_log
@@ -134,17 +134,18 @@ def test_workers_do_not_change_a_run(tiny: Load, tmp_path: Path):
     assert equal(first["detector"], second["detector"])
 
 
-def test_signal_finishes_the_iteration_and_leaves_a_checkpoint(tiny_file: Path, tmp_path: Path):
+def test_signal_to_the_process_group_finishes_the_iteration_and_leaves_a_checkpoint(tiny_file: Path, tmp_path: Path):
+    """torchrun and a terminal signal the whole group, workers that read pictures included."""
     folder = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-m", "rankdet", "train", str(tiny_file), "--out", str(folder), "schedule.iterations=5000",
-         "runtime.checkpoint_interval=4000", "runtime.log_interval=2"],
+         "runtime.checkpoint_interval=4000", "runtime.log_interval=2", "data.workers=1"], start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     for line in process.stdout:
         if "/5000" in line:
             break
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert f"--resume {folder}" in out
@@ -183,6 +184,51 @@ def test_finished_run_resumes_to_nothing(whole: Path):
     outcome, text = run(_recipe(whole), whole, resume=True)
     assert outcome.signal is None
     assert "going on at iteration 12" in text
+
+
+def test_broken_validation_picture_loses_no_training_and_resuming_evaluates(
+    tiny: Load, shapes_folder: Path, tmp_path: Path
+):
+    folder = tmp_path / "data"
+    shutil.copytree(shapes_folder, folder)
+    picture = min((folder / "images" / "val").iterdir())
+    sound = picture.read_bytes()
+    picture.write_bytes(sound[:60])
+    recipe = tiny(f"data.folder={folder}", "evaluation.at_end=true", "schedule.iterations=2")
+    for resume in (False, True):
+        with pytest.raises(InputError, match=rf"{picture.name}: the picture cannot be decoded"):
+            run(recipe, tmp_path / "run", resume)
+        assert load_checkpoint(Run(tmp_path / "run").checkpoint(2))["thresholds"] is None
+    picture.write_bytes(sound)
+    outcome, _ = run(recipe, tmp_path / "run", resume=True)
+    assert "AP" in outcome.evaluation
+    assert len(load_checkpoint(Run(tmp_path / "run").checkpoint(2))["thresholds"]) == 5
+    assert run(recipe, tmp_path / "run", resume=True)[0].evaluation is None  # nothing is missing any more
+    assert [record["kind"] for record in records(tmp_path / "run")] == ["train", "evaluation"]
+
+
+def test_resuming_takes_the_recipe_of_the_checkpoint_and_names_what_differs(tiny: Load, tmp_path: Path):
+    run(tiny("schedule.iterations=1"), tmp_path / "run")
+    with pytest.raises(
+        InputError, match=r"00001\.pt does not fit: .* optimizer\.lr=0\.5, and it was trained with 0\.003"
+    ):
+        run(tiny("schedule.iterations=1", "optimizer.lr=0.5"), tmp_path / "run", resume=True)
+    free = ("runtime.log_interval=7", "data.workers=1", "evaluation.batch_size=1")
+    run(tiny("schedule.iterations=1", *free), tmp_path / "run", resume=True)
+
+
+def test_checkpoint_without_the_state_of_the_optimizer_does_not_fit(tiny: Load, tmp_path: Path):
+    run(tiny("schedule.iterations=1"), tmp_path / "run")
+    path = Run(tmp_path / "run").checkpoint(1)
+    state = load_checkpoint(path)
+    for change, message in (
+        ({"optimizer": {}}, "does not fit: KeyError"),
+        ({"random_states": []}, "does not fit: IndexError"),
+        ({"seconds": "x"}, "seconds is of type str"),
+    ):
+        save_checkpoint(path, state | change)
+        with pytest.raises(InputError, match=message):
+            run(tiny("schedule.iterations=1"), tmp_path / "run", resume=True)
 
 
 def test_effective_batch_and_learning_rate_are_printed(tiny: Load, tmp_path: Path):
@@ -226,7 +272,7 @@ def test_validation_pictures_with_other_categories_are_refused(tiny: Load, shape
     content = json.loads(path.read_text())
     content["categories"][0]["name"] = "circle"
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"instances_val\.json has other categories than .*instances_train\.json"):
+    with pytest.raises(InputError, match=r"instances_val\.json has other .*: 1 'circle' only in the first"):
         run(tiny(f"data.folder={folder}", "evaluation.at_end=true"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -303,6 +349,21 @@ def torchrun(script: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [*command, *arguments], capture_output=True, text=True, timeout=90, env=environment, check=False
     )
+
+
+def test_two_processes_share_running_statistics_and_train_every_weight(tiny_file: Path, tmp_path: Path):
+    """A network whose statistics move, with layers behind the last map: each process sees other pictures."""
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    backbone = "{type: timm, name: test_efficientnet, weights: null, out_indices: [2, 3], frozen_batch_norm: false}"
+    changes = [f"detector.backbone={backbone}", "schedule.iterations=3", "evaluation.every=3"]
+    result = torchrun(script, str(tiny_file), str(tmp_path / "run"), *changes)
+    assert result.returncode == 0, result.stderr
+    assert "FutureWarning" not in result.stderr
+    first, second = (torch.load(tmp_path / "run" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert int(first["backbone.network.bn1.num_batches_tracked"]) == 0  # frozen with the first stage
+    assert int(first["backbone.network.blocks.2.0.bn1.num_batches_tracked"]) == 3
+    assert equal(dict(first), dict(second))
 
 
 def test_two_processes_agree_though_one_sees_no_object(

@@ -18,7 +18,7 @@ from rankdet.training.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.training.distributed import World, joined_world
 from rankdet.training.drawing import detect_and_draw
 from rankdet.training.evaluation import evaluate_detector, rank_qualities, ranking_quality
-from rankdet.training.inference import above, evaluate_checkpoint, find_pictures, load_detector
+from rankdet.training.inference import above, evaluate_checkpoint, find_pictures, load_detector, store_thresholds
 from rankdet.training.profiling import loss_seconds
 
 Load = Callable[..., Recipe]
@@ -109,13 +109,38 @@ def test_evaluating_a_checkpoint_stores_its_thresholds(checkpoint: Path, shapes_
     shutil.copy(checkpoint, path)
     trained = load_detector(path, CPU)
     assert trained.drawing_thresholds(None) == [0.5] * 5
-    evaluation = evaluate_checkpoint(trained, shapes_folder, "val", World(0, 1, CPU))
-    found = [numbers["threshold"] for numbers in evaluation.metrics["per_class"].values()]
+    metrics = evaluate_checkpoint(trained, shapes_folder, "val", World(0, 1, CPU), tmp_path / "out")
+    found = [numbers["threshold"] for numbers in metrics["per_class"].values()]
+    store_thresholds(trained, found)
     stored = load_detector(path, CPU)
     assert str(stored.thresholds) == str(found)
     assert stored.drawing_thresholds(0.3) == [0.3] * 5
     before, after = load_checkpoint(checkpoint), load_checkpoint(path)
     assert all(torch.equal(before["detector"][name], after["detector"][name]) for name in before["detector"])
+
+
+def test_class_that_was_not_detected_keeps_its_threshold(checkpoint: Path, tmp_path: Path):
+    path = tmp_path / "copy.pt"
+    save_checkpoint(path, load_checkpoint(checkpoint) | {"thresholds": [0.2, 0.4, math.nan, 0.9, 0.1]})
+    store_thresholds(load_detector(path, CPU), [0.5, math.nan, math.nan, 0.7, math.nan])
+    assert str(load_checkpoint(path)["thresholds"]) == "[0.5, 0.4, nan, 0.7, 0.1]"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": None}, "recipe is of type NoneType"),
+        ({"categories": [[1]]}, "ValueError"),
+        ({"categories": [[1, "one"]]}, "weight .* is "),
+        ({"thresholds": [0.5]}, "1 thresholds for 5 categories"),
+        ({"detector": {}}, "it has no weight"),
+    ],
+)
+def test_checkpoint_that_does_not_fit_is_named(change: dict, message: str, checkpoint: Path, tmp_path: Path):
+    path = tmp_path / "copy.pt"
+    save_checkpoint(path, load_checkpoint(checkpoint) | change)
+    with pytest.raises(InputError, match=rf"copy\.pt does not fit: .*{message}"):
+        load_detector(path, CPU)
 
 
 def test_thresholds_of_the_checkpoint_choose_what_is_drawn(checkpoint: Path, tmp_path: Path):
@@ -131,8 +156,9 @@ def test_other_categories_are_refused(checkpoint: Path, shapes_folder: Path, tmp
     shutil.copytree(shapes_folder, folder)
     path = folder / "annotations" / "instances_val.json"
     path.write_text(path.read_text().replace("ellipse", "disc"))
-    with pytest.raises(InputError, match=r"disc.*was trained on.*ellipse"):
-        evaluate_checkpoint(load_detector(checkpoint, CPU), folder, "val", World(0, 1, CPU))
+    with pytest.raises(InputError, match=r"1 'disc' only in the first, 1 'ellipse' only in the second"):
+        evaluate_checkpoint(load_detector(checkpoint, CPU), folder, "val", World(0, 1, CPU), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_pictures_become_drawings_and_coco_json(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
@@ -158,6 +184,34 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(checkpoint: Path, shap
     shutil.copy(picture, tmp_path / "a" / picture.name)
     detect_and_draw(checkpoint, [picture, tmp_path / "a"], tmp_path / "out", None, CPU, lambda _: None)
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+def test_pictures_are_never_overwritten_by_their_drawings(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
+    folder = tmp_path / "pictures"
+    shutil.copytree(find_split(shapes_folder, "val").images, folder)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    (tmp_path / "link").symlink_to(folder)
+    for out in (folder, tmp_path / "link"):
+        with pytest.raises(InputError, match=r"\.png is one of the pictures and would be overwritten"):
+            detect_and_draw(checkpoint, [folder], out, None, CPU, lambda _: None)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_folder_in_the_place_of_a_result_is_named_and_nothing_is_written(
+    checkpoint: Path, shapes_folder: Path, tmp_path: Path
+):
+    picture = next(find_split(shapes_folder, "val").images.iterdir())
+    (tmp_path / "detections.json").mkdir()
+    with pytest.raises(InputError, match=r"detections\.json is a folder"):
+        detect_and_draw(checkpoint, [picture], tmp_path, None, CPU, lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["detections.json"]
+
+
+def test_pictures_of_a_folder_are_files_of_any_known_kind(tmp_path: Path):
+    (tmp_path / "folder.png").mkdir()
+    for name in ("a.bmp", "b.TIF", "c.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_pictures([tmp_path])] == ["a.bmp", "b.TIF"]
 
 
 def test_all_broken_pictures_are_named_and_nothing_is_written(checkpoint: Path, tmp_path: Path):

@@ -1,11 +1,15 @@
 """Checkpoints, run folders, statistics, optimizers: the parts of the loop by themselves."""
 
+import errno
 import json
 import math
 import os
+import pickle
 import random
 import resource
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,10 +19,16 @@ from torch import nn
 from rankdet.recipes import load_recipe
 from rankdet.recipes.optimization import SGD
 from rankdet.structures import Candidates, InputError, LossOutput
-from rankdet.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from rankdet.training.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
 from rankdet.training.logging import RunLog
 from rankdet.training.optimization import build_optimizer, parameter_groups, scaled_lr
-from rankdet.training.runs import Run, read_log, write_json
+from rankdet.training.runs import Run, output_folder, read_log, write_json
 from rankdet.training.signals import StopRequest
 from rankdet.training.statistics import IntervalStatistics
 from rankdet.training.step import training_step
@@ -36,17 +46,24 @@ def test_checkpoint_comes_back_as_it_was(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file can become larger than ``size`` bytes, as on a disk that becomes full in the middle."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_failed_write_leaves_the_old_checkpoint_and_no_part(tmp_path: Path):
     path = tmp_path / "a.pt"
     save_checkpoint(path, {"iteration": 1})
     before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a disk that becomes full in the middle
-    try:
-        with pytest.raises(InputError, match=r"cannot write checkpoint .*a\.pt.*earlier checkpoints are intact"):
-            save_checkpoint(path, {"iteration": 2, "weights": torch.zeros(1_000_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = r"cannot write checkpoint .*a\.pt: the disk may be full; earlier checkpoints are intact"
+    with full_disk(100_000), pytest.raises(InputError, match=message):
+        save_checkpoint(path, {"iteration": 2, "weights": torch.zeros(1_000_000)})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
     assert load_checkpoint(path)["iteration"] == 1
@@ -66,6 +83,23 @@ def test_file_of_another_program_and_missing_file_are_named(tmp_path: Path):
         load_checkpoint(tmp_path / "other.pt")
     with pytest.raises(InputError, match=r"none\.pt: No such file"):
         load_checkpoint(tmp_path / "none.pt")
+
+
+def test_pickle_of_another_program_is_refused_without_a_warning(tmp_path: Path):
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps({"model": [1, 2]}))
+    with pytest.raises(InputError, match=r"other\.pkl is "):
+        load_checkpoint(tmp_path / "other.pkl")
+
+
+def test_weights_of_another_network_are_named(tmp_path: Path):
+    path = tmp_path / "a.pt"
+    for weights, message in (
+        ({"weight": torch.zeros(2, 2)}, "a.pt does not fit: it has no weight bias"),
+        (nn.Linear(3, 2).state_dict(), r"weight weight is \(2, 3\), not \(2, 2\)"),
+        (nn.Linear(2, 2).state_dict() | {"more": torch.zeros(1)}, "has no weight more"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_weights(nn.Linear(2, 2), weights, path)
 
 
 def test_random_numbers_go_on_where_they_were():
@@ -93,6 +127,39 @@ def test_log_is_cut_to_the_checkpoint_that_a_run_goes_on_from(tmp_path: Path):
     log.write({"iteration": 3, "loss": math.nan})
     log.close()
     assert list(read_log(run.log)) == [{"iteration": 1}, {"iteration": 2}, {"iteration": 3, "loss": None}]
+
+
+@pytest.mark.parametrize("line", ["{broken", "[1]", '{"kind": "train"}'])
+def test_broken_line_of_the_log_is_named(line: str, tmp_path: Path):
+    run = Run(tmp_path)
+    run.log.write_text('{"iteration": 1}\n' + line + '\n{"iteration": 3}\n')
+    with pytest.raises(InputError, match=r"log\.jsonl: line 2 is no "):
+        RunLog(run, start=3, tensorboard=False)
+
+
+def test_text_that_cannot_be_written_is_named(tmp_path: Path):
+    log = RunLog(Run(tmp_path), start=0, tensorboard=False)
+    with full_disk(1000):
+        with pytest.raises(InputError, match=r"cannot write .*log\.jsonl: File too large"):
+            log.write({"iteration": 1, "text": "x" * 2000})
+        log.close()
+        with pytest.raises(InputError, match=r"cannot write .*a\.json: File too large"):
+            write_json(tmp_path / "a.json", "x" * 2000)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+    with pytest.raises(InputError, match=r"cannot write .*a\.json: Not a directory"):
+        write_json(tmp_path / "log.jsonl" / "a.json", {})
+
+
+def test_output_folder_is_made_and_an_empty_one_goes_again(tmp_path: Path):
+    out = tmp_path / "a" / "b"
+    with output_folder(out):
+        (out / "kept").touch()
+    with pytest.raises(InputError, match=r"cannot write into .*: .*No space"), output_folder(tmp_path / "c"):
+        raise OSError(errno.ENOSPC, "No space")
+    assert out.is_dir()
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(InputError, match=r"cannot make folder .*: Not a directory"), output_folder(out / "kept" / "d"):
+        pass
 
 
 def test_tensorboard_gets_the_numbers_of_the_log(tmp_path: Path):

@@ -14,6 +14,19 @@ from pydantic import BaseModel, ValidationError
 from .recipe import Recipe
 
 
+class _YAML(yaml.SafeLoader):
+    """YAML in which a key that stands twice in a mapping is a mistake; as such, YAML takes the last one."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return node
+
+
 def _input_error(message: str) -> ValueError:
     # structures imports torch; a recipe that is right never needs it, so that the command line starts at once.
     from rankdet.structures import InputError
@@ -74,7 +87,7 @@ def _fields(name_or_file: str | Path, recipes: Mapping[str, Callable[[], Recipe]
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = yaml.load(path.read_text(encoding="utf-8"), _YAML)
     except OSError as error:
         raise _input_error(f"cannot read recipe {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -92,7 +105,7 @@ def _overriding(overrides: Iterable[str]) -> dict[str, Any]:
         if not equals or not all(names):
             raise _input_error(f"{override!r} is no override; write field=value, for example optimizer.lr=0.01")
         try:
-            parsed = yaml.safe_load(value)
+            parsed = yaml.load(value, _YAML)
         except yaml.YAMLError as error:
             raise _input_error(f"the value of {override!r} is no YAML: {' '.join(str(error).split())}") from error
         for name in reversed(names):
@@ -141,7 +154,10 @@ def _mistake(fields: Any, location: tuple[int | str, ...], details: Any) -> str:
     if details["type"] == "missing":
         return f"{dotted}: missing"
     message = details["msg"].removeprefix("Value error, ")
-    return f"{dotted}: {message[:1].lower()}{message[1:]}, got {details['input']!r}"[:300]
+    # What does not fit together among the fields of a mapping says it all; the whole mapping would only hide it.
+    is_whole = details["type"] == "value_error" and isinstance(details["input"], dict | BaseModel)
+    got = "" if is_whole else f", got {details['input']!r}"
+    return f"{dotted}: {message[:1].lower()}{message[1:]}{got}"[:300]
 
 
 def _known_fields(location: tuple[int | str, ...]) -> list[str]:

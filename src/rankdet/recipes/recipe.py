@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from .config import Config
 from .data import Data
@@ -54,9 +54,9 @@ class Runtime(Config):
 class Recipe(Config):
     """One experiment: detector, losses, data, optimization, evaluation."""
 
-    name: str
-    """Name of the experiment; the default run folder is ``runs/NAME``."""
-    seed: NonNegativeInt = 0
+    name: str = Field(pattern=r"^\w[\w.-]*$")
+    """Name of the experiment: letters, digits and ``_.-``; the default run folder is ``runs/NAME``."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of weights, samplers and the order and flips of pictures."""
     detector: FasterRCNN
     """The network and its label assignment."""

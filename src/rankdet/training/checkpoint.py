@@ -6,15 +6,35 @@ import contextlib
 import os
 import pickle
 import random
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from rankdet import __version__
 from rankdet.structures import InputError
 
 FORMAT = "rankdet checkpoint 1"
+FOR_DETECTION: dict[str, type | tuple[type, ...]] = {
+    "recipe": dict,
+    "categories": list,
+    "thresholds": (list, type(None)),
+    "detector": dict,
+}
+"""What detection needs of a checkpoint."""
+FOR_TRAINING = FOR_DETECTION | {
+    "iteration": int,
+    "is_evaluated": bool,
+    "world_size": int,
+    "seconds": (int, float),
+    "optimizer": dict,
+    "random_states": list,
+    "statistics": list,
+}
+"""What resuming needs."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -33,8 +53,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         part.replace(path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        raise InputError(f"cannot write checkpoint {path}: {error}; earlier checkpoints are intact") from error
+    except (OSError, RuntimeError) as error:
+        # torch reports a failed write as RuntimeError, in words about its own insides.
+        reason = error.strerror if isinstance(error, OSError) else "the disk may be full"
+        raise InputError(f"cannot write checkpoint {path}: {reason}; earlier checkpoints are intact") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
@@ -49,23 +71,71 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | None = None) -> dict[str, Any]:
     """Read a checkpoint to the CPU; only tensors and plain values are accepted, no code runs.
+
+    Parameters
+    ----------
+    path
+        The file.
+    needed
+        Names and types of the entries that it must have: `FOR_DETECTION` or `FOR_TRAINING`; None asks for nothing.
 
     Raises
     ------
     InputError
-        When the file is missing, damaged, or no checkpoint of rankdet.
+        When the file is missing, damaged, incomplete, or no checkpoint of rankdet.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch warns of pickles of other programs
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"cannot read checkpoint {path}: {error.strerror}") from error
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"{path} is damaged or no checkpoint of rankdet") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path} is no checkpoint of this version of rankdet")
+    if needed is not None:
+        _check_entries(state, needed, path)
     return state
+
+
+def _check_entries(state: Mapping[str, Any], needed: Mapping[str, type | tuple[type, ...]], path: Path) -> None:
+    for name, kind in needed.items():
+        if name not in state:
+            raise InputError(f"checkpoint {path} does not fit: it has no {name}")
+        if not isinstance(state[name], kind):
+            raise InputError(f"checkpoint {path} does not fit: {name} is of type {type(state[name]).__name__}")
+    with fitting(path):
+        categories = [(int(number), str(name)) for number, name in state["categories"]]
+        thresholds = [float(value) for value in state["thresholds"] or [0.0] * len(categories)]
+    if len(thresholds) != len(categories):
+        raise InputError(
+            f"checkpoint {path} does not fit: {len(thresholds)} thresholds for {len(categories)} categories"
+        )
+
+
+@contextlib.contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside, taking over the values of a checkpoint, is InputError that names ``path``."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"checkpoint {path} does not fit: {type(error).__name__}: {error}") from error
+
+
+def load_weights(detector: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Give a detector the weights of the checkpoint ``path``; raises InputError that names the first misfit."""
+    expected = detector.state_dict()
+    for name in [*expected, *weights]:
+        if name not in weights:
+            raise InputError(f"checkpoint {path} does not fit: it has no weight {name}")
+        if name not in expected:
+            raise InputError(f"checkpoint {path} does not fit: the detector of its recipe has no weight {name}")
+        own, other = tuple(expected[name].shape), tuple(getattr(weights[name], "shape", ()))
+        if own != other or not isinstance(weights[name], Tensor):
+            raise InputError(f"checkpoint {path} does not fit: weight {name} is {other}, not {own}")
+    detector.load_state_dict(weights)
 
 
 def seed_random_numbers(seed: int) -> None:

@@ -14,7 +14,7 @@ from rankdet.structures import InputError, Source
 
 from .evaluation import coco_results
 from .inference import above, check_pictures, detect_pictures, find_pictures, load_detector
-from .runs import write_json
+from .runs import output_folder, write_json
 
 
 def detect_and_draw(
@@ -45,10 +45,13 @@ def detect_and_draw(
     Raises
     ------
     InputError
-        When the checkpoint or a picture cannot be read; all broken pictures are named at once.
+        When the checkpoint or a picture cannot be read (all broken pictures are named at once), when a drawing would
+        take the place of a picture, and when ``out`` cannot be written into.
     """
     trained = load_detector(checkpoint, device)
     paths = find_pictures(pictures)
+    drawings = _names_of_drawings(paths)
+    _check_places([out / name for name in (*drawings, "detections.json")], paths)
     check_pictures(paths)
     thresholds = trained.drawing_thresholds(threshold)
     if threshold is None and trained.thresholds is None:
@@ -56,11 +59,7 @@ def detect_and_draw(
     names = [name for _, name in trained.categories]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make folder {out}: {error.strerror}") from error
-    with tempfile.TemporaryDirectory(dir=out) as beside:
+    with output_folder(out), tempfile.TemporaryDirectory(dir=out) as beside:
         for number, (path, pixels, detection) in enumerate(detect_pictures(trained, paths), start=1):
             source = Source(number, str(path), (pixels.shape[1], pixels.shape[2]))
             images.append({"id": number, "file_name": str(path), "height": source.size[0], "width": source.size[1]})
@@ -68,12 +67,28 @@ def detect_and_draw(
                 area = record["bbox"][2] * record["bbox"][3]
                 annotations.append({"id": len(annotations) + 1, **record, "area": area, "iscrowd": 0})
             drawn = above(detection, thresholds)
-            # The number keeps pictures of one name from different folders apart.
-            name = path.stem if len({each.stem for each in paths}) == len(paths) else f"{path.stem}_{number}"
-            write_picture(Path(beside) / f"{name}.png", draw_detections(pixels, drawn, names))
+            write_picture(Path(beside) / drawings[number - 1], draw_detections(pixels, drawn, names))
             report(f"{path}: {len(drawn.scores)} drawn of {len(detection.scores)}")
-        for drawing in sorted(Path(beside).iterdir()):
-            drawing.replace(out / drawing.name)
-    categories = [{"id": category, "name": name} for category, name in trained.categories]
-    write_json(out / "detections.json", {"images": images, "categories": categories, "annotations": annotations})
+        categories = [{"id": category, "name": name} for category, name in trained.categories]
+        document = {"images": images, "categories": categories, "annotations": annotations}
+        write_json(Path(beside) / "detections.json", document)
+        for file in sorted(Path(beside).iterdir()):
+            file.replace(out / file.name)
     return out
+
+
+def _names_of_drawings(paths: Sequence[Path]) -> list[str]:
+    """A file name for each picture; a number keeps pictures of one name from different folders apart."""
+    if len({path.stem for path in paths}) == len(paths):
+        return [f"{path.stem}.png" for path in paths]
+    return [f"{path.stem}_{number}.png" for number, path in enumerate(paths, start=1)]
+
+
+def _check_places(files: Sequence[Path], pictures: Sequence[Path]) -> None:
+    """Raise InputError where a file would replace a picture, or the link that leads to it, or a folder."""
+    kept = {path.resolve() for path in pictures} | {path.parent.resolve() / path.name for path in pictures}
+    for file in files:
+        if file.parent.resolve() / file.name in kept or file.resolve() in kept:
+            raise InputError(f"{file} is one of the pictures and would be overwritten; give another --out")
+        if file.is_dir():
+            raise InputError(f"{file} is a folder, in the place of a file to write; give another --out")

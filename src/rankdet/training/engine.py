@@ -17,8 +17,16 @@ from rankdet.data import GroupedBatchSampler, build_training_loader
 from rankdet.recipes import Recipe, dump
 from rankdet.structures import Batch, InputError
 
-from .checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
-from .distributed import joined_world
+from .checkpoint import (
+    FOR_TRAINING,
+    fitting,
+    load_checkpoint,
+    load_weights,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
+from .distributed import ELSEWHERE, joined_world
 from .evaluation import Evaluation, evaluate_detector, optimal_thresholds, precision_context, prepare
 from .logging import Display, RunLog
 from .runs import Run, write_json, write_text
@@ -29,7 +37,6 @@ from .step import training_step
 
 OK, STOP, FAILED = 0, 1, 2
 """What a process says of an iteration; the worst of all processes counts for all."""
-ELSEWHERE = "another process stopped; see its message"
 
 
 @dataclass(frozen=True)
@@ -73,21 +80,21 @@ def train(recipe: Recipe, run: Run, console: Console, resume: bool = False) -> O
     if recipe.runtime.threads is not None:
         torch.set_num_threads(recipe.runtime.threads)
     with joined_world(recipe.runtime.device) as world, StopRequest() as stop:
-        if not resume:
-            run.check_is_new()
-        # A run that was stopped before its first checkpoint begins again.
-        state = load_checkpoint(run.latest_checkpoint()) if resume and run.checkpoints() else None
-        training = Training(recipe, world)
-        if state is not None:
-            training.check_fits(state)
         # Every process has looked into the folder and at the data before anything is written.
-        world.barrier()
-        if world.is_main:
-            run.delete_parts()
-            if state is None:
-                run.create()
-                write_text(run.recipe, dump(recipe))
-        world.barrier()
+        with world.together():
+            if not resume:
+                run.check_is_new()
+            # A run that was stopped before its first checkpoint begins again.
+            state = load_checkpoint(run.latest_checkpoint(), FOR_TRAINING) if resume and run.checkpoints() else None
+            training = Training(recipe, world)
+            if state is not None:
+                training.check_fits(state, run.latest_checkpoint())
+        with world.together():
+            if world.is_main:
+                run.delete_parts()
+                if state is None:
+                    run.create()
+                    write_text(run.recipe, dump(recipe))
         # One bar is enough; the others may still have something to say.
         own_console = console if world.is_main else Console(file=console.file, force_terminal=False)
         with Display(own_console, recipe.name, training.num_iterations) as display:
@@ -105,7 +112,7 @@ class Loop:
         self._logged_seconds = 0.0
         self._stepped: nn.Module = training.detector
         self._thresholds: list[float] | None = None
-        self._iteration = 0
+        self._iteration, self._is_evaluated = 0, True
         self._log: RunLog | None = None
 
     def run(self, state: dict[str, Any] | None) -> Outcome:
@@ -114,13 +121,21 @@ class Loop:
         training = self._training
         if self._world.size > 1:
             # Every loss stays connected to every weight, also without objects, so no weight is ever unused.
-            self._stepped = DistributedDataParallel(training.detector, broadcast_buffers=False)
+            stepped = DistributedDataParallel(training.detector)
+            # Not in every step: `_evaluate` and `_save` share buffers. Set here because the argument of this meaning
+            # was renamed in torch 2.13, and the attribute was not.
+            stepped.broadcast_buffers = False
+            self._stepped = stepped
         batches = self._batches()
         if state is not None:
             # Building things above drew random numbers; from here on the run is where it was.
-            restore_random_state(state["random_states"][self._world.rank], self._world.device)
+            with fitting(self._run.latest_checkpoint()):
+                restore_random_state(state["random_states"][self._world.rank], self._world.device)
+        with self._world.together():
+            if self._world.is_main:
+                tensorboard = self._recipe.runtime.tensorboard
+                self._log = RunLog(self._run, self._iteration, tensorboard, self._is_evaluated)
         if self._world.is_main:
-            self._log = RunLog(self._run, self._iteration, self._recipe.runtime.tensorboard)
             self._display.say(training.describe())
             if state is not None:
                 self._display.say(f"going on at iteration {self._iteration}")
@@ -131,20 +146,33 @@ class Loop:
     def _iterate(self, batches: Iterator[Batch]) -> Outcome:
         training, recipe, evaluation = self._training, self._recipe, None
         training.detector.train()
+        if not self._is_evaluated and self._is_evaluation_due():
+            # Saved, but stopped before or in its evaluation.
+            evaluation = self._evaluate()
+            self._save()
         while self._iteration < training.num_iterations:
             status = self._run_iteration(batches)
             is_last = self._iteration == training.num_iterations
             if self._iteration % recipe.runtime.log_interval == 0 or is_last:
                 self._record()
-            every = recipe.evaluation.every
-            if (every is not None and self._iteration % every == 0) or (is_last and recipe.evaluation.at_end):
-                evaluation = self._evaluate()
-            if status == STOP or is_last or self._iteration % self._checkpoint_interval() == 0:
+            is_saved = status == STOP or is_last or self._iteration % self._checkpoint_interval() == 0
+            # First the weights: whatever happens in the evaluation, the training is not lost. Then its thresholds.
+            if is_saved:
                 self._save()
+            # A run that is asked to stop evaluates when it goes on.
+            if status != STOP and self._is_evaluation_due():
+                evaluation = self._evaluate()
+                if is_saved:
+                    self._save()
             if status == STOP:
                 # A process that was not told stops as well.
                 return Outcome(self._run, self._world.highest(self._stop.signal or 0), None)
         return Outcome(self._run, None, None if evaluation is None else evaluation.metrics)
+
+    def _is_evaluation_due(self) -> bool:
+        settings, is_last = self._recipe.evaluation, self._iteration == self._training.num_iterations
+        is_regular = settings.every is not None and self._iteration % settings.every == 0
+        return is_regular or (is_last and settings.at_end)
 
     def _checkpoint_interval(self) -> int:
         return self._recipe.runtime.checkpoint_interval or self._training.iterations_per_epoch
@@ -166,7 +194,7 @@ class Loop:
         if runtime.clip_gradient_norm is not None:
             nn.utils.clip_grad_norm_(training.detector.parameters(), runtime.clip_gradient_norm)
         training.optimizer.step()
-        self._iteration += 1
+        self._iteration, self._is_evaluated = self._iteration + 1, False
         self._seconds += time.perf_counter() - start
         if self._world.is_main:
             self._display.advance()
@@ -188,16 +216,13 @@ class Loop:
 
     def _fetch(self) -> Tensor:
         """The statistics of the interval on the host; where a loss is not finite, every process raises InputError."""
-        start, error, rows = time.perf_counter(), None, torch.empty(0, 0)
-        try:
-            rows = self._statistics.fetch()
-        except InputError as raised:
-            error = raised
-        # On a GPU this is where the host waits for the work of the iterations.
-        self._seconds += time.perf_counter() - start
-        if self._world.highest(error is not None):
-            raise error or InputError(ELSEWHERE)
-        return rows
+        with self._world.together():
+            start = time.perf_counter()
+            try:
+                return self._statistics.fetch()
+            finally:
+                # On a GPU this is where the host waits for the work of the iterations.
+                self._seconds += time.perf_counter() - start
 
     def _accumulate(self, batch: Batch, is_last_step: bool) -> None:
         training, recipe = self._training, self._recipe
@@ -266,39 +291,49 @@ class Loop:
         if training.test_dataset is None:
             return None
         start = time.perf_counter()
+        self._world.share_buffers(training.detector)
         # Nothing that evaluation draws may change what training draws.
         state = random_state(self._world.device)
         evaluation = evaluate_detector(training.detector, training.test_dataset, self._recipe, self._world)
         restore_random_state(state, self._world.device)
-        if evaluation is None or self._log is None:
-            return evaluation
+        with self._world.together():
+            if evaluation is not None and self._log is not None:
+                self._write_evaluation(evaluation, self._log, time.perf_counter() - start)
+        self._is_evaluated = True
+        return evaluation
+
+    def _write_evaluation(self, evaluation: Evaluation, log: RunLog, seconds: float) -> None:
         metrics = evaluation.metrics
         self._thresholds = optimal_thresholds(metrics)
         write_json(self._run.evaluation, metrics)
         write_json(self._run.detections, evaluation.detections)
-        self._log.write(
+        log.write(
             {
                 "kind": "evaluation",
                 "iteration": self._iteration,
                 "metrics": metrics,
-                "timing": {"seconds": self._seconds, "evaluation_seconds": time.perf_counter() - start},
+                "timing": {"seconds": self._seconds, "evaluation_seconds": seconds},
             }
         )
         self._display.say(
             f"iteration {self._iteration}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  "
             f"oLRP {metrics['oLRP']:.3f}"
         )
-        return evaluation
 
     def _save(self) -> None:
         """Write a checkpoint, but never with losses or weights that are not finite."""
-        training = self._training
         self._fetch()
+        # All processes go on from what is written, as they do in a resumed run.
+        self._world.share_buffers(self._training.detector)
         own = {"statistics": self._statistics.state(), "skipped": self._num_skipped}
         random_states = self._world.gather(random_state(self._world.device))
         statistics = self._world.gather(own)
-        if not self._world.is_main:
-            return
+        with self._world.together():
+            if self._world.is_main:
+                self._write_checkpoint(random_states, statistics)
+
+    def _write_checkpoint(self, random_states: list[dict[str, Any]], statistics: list[dict[str, Any]]) -> None:
+        training = self._training
         weights = training.detector.state_dict()
         for name, value in weights.items():
             if not bool(value.isfinite().all()):
@@ -309,6 +344,7 @@ class Loop:
             self._run.checkpoint(self._iteration),
             {
                 "iteration": self._iteration,
+                "is_evaluated": self._is_evaluated,
                 "recipe": self._recipe.model_dump(mode="json"),
                 "categories": [list(category) for category in training.dataset.categories],
                 "thresholds": self._thresholds,
@@ -323,12 +359,13 @@ class Loop:
         self._run.delete_old_checkpoints(self._recipe.runtime.keep_checkpoints)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        training = self._training
-        training.detector.load_state_dict(state["detector"])
-        training.optimizer.load_state_dict(state["optimizer"])
-        self._iteration, self._seconds = state["iteration"], state["seconds"]
-        self._logged_seconds = self._seconds
+        training, path = self._training, self._run.latest_checkpoint()
+        load_weights(training.detector, state["detector"], path)
+        self._iteration, self._is_evaluated = state["iteration"], state["is_evaluated"]
+        self._seconds = self._logged_seconds = state["seconds"]
         self._thresholds = state["thresholds"]
-        own = state["statistics"][self._world.rank]
-        self._statistics.restore(own["statistics"])
-        self._num_skipped = own["skipped"]
+        with fitting(path):
+            training.optimizer.load_state_dict(state["optimizer"])
+            own = state["statistics"][self._world.rank]
+            self._statistics.restore(own["statistics"])
+            self._num_skipped = own["skipped"]

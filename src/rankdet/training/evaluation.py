@@ -87,7 +87,13 @@ def coco_results(source: Source, detection: Detection, category_ids: Sequence[in
 
 
 def evaluate_detector(detector: Detector, dataset: CocoDataset, recipe: Recipe, world: World) -> Evaluation | None:
-    """Detect in all pictures and measure; every process takes its share, and only the main one gets an answer."""
+    """Detect in all pictures and measure; every process takes its share, and only the main one gets an answer.
+
+    Raises
+    ------
+    InputError
+        When a picture cannot be read by any process. No process is left waiting.
+    """
     was_training = detector.training
     detector.train(False)
     loader = build_test_loader(
@@ -97,12 +103,12 @@ def evaluate_detector(detector: Detector, dataset: CocoDataset, recipe: Recipe, 
         rank=world.rank,
         world_size=world.size,
     )
-    own = [
-        record
-        for batch in loader
-        for source, detection in zip(batch.sources, detect_batch(detector, batch, recipe, world.device), strict=True)
-        for record in coco_results(source, detection, dataset.category_ids)
-    ]
+    own: list[dict[str, Any]] = []
+    with world.together():
+        for batch in loader:
+            detections = detect_batch(detector, batch, recipe, world.device)
+            for source, detection in zip(batch.sources, detections, strict=True):
+                own += coco_results(source, detection, dataset.category_ids)
     detector.train(was_training)
     gathered = world.gather(own)
     if not world.is_main:

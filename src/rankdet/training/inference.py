@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rankdet.data import Sample, collate
+from rankdet.data import CocoDataset, Sample, collate
 from rankdet.data.pictures import decode
 from rankdet.data.transforms import Placement
 from rankdet.detectors import FasterRCNN
 from rankdet.recipes import Recipe, validated
 from rankdet.structures import Detection, InputError, Source, Target
 
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import FOR_DETECTION, load_checkpoint, load_weights, save_checkpoint
 from .distributed import World
-from .evaluation import Evaluation, detect_batch, evaluate_detector, optimal_thresholds
-from .runs import find_checkpoint
+from .evaluation import detect_batch, evaluate_detector
+from .runs import find_checkpoint, output_folder, write_json
+from .setup import category_difference
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 NO_THRESHOLD = 0.5
 """Score from which detections of a class are drawn where no evaluation has found its optimal threshold."""
 
@@ -68,14 +72,14 @@ def load_detector(path: Path, device: torch.device) -> TrainedDetector:
     Raises
     ------
     InputError
-        When it cannot be read or is none.
+        When it cannot be read, is none, is incomplete, or its weights are not those of its recipe.
     """
     found = find_checkpoint(path)
-    state = load_checkpoint(found)
+    state = load_checkpoint(found, FOR_DETECTION)
     recipe = validated(state["recipe"], f"recipe in {found}")
     # The checkpoint brings all weights; pretrained ones would only be fetched to be overwritten.
     detector = recipe.detector.build(len(state["categories"]), pretrained=False)
-    detector.load_state_dict(state["detector"])
+    load_weights(detector, state["detector"], found)
     detector = detector.to(device).eval()
     if recipe.runtime.channels_last:
         detector = detector.to(memory_format=torch.channels_last)
@@ -83,31 +87,81 @@ def load_detector(path: Path, device: torch.device) -> TrainedDetector:
     return TrainedDetector(found, detector, recipe, categories, state["thresholds"], device)
 
 
-def evaluate_checkpoint(trained: TrainedDetector, folder: Path, split: str, world: World) -> Evaluation | None:
-    """Evaluate on a split of a data folder; the optimal thresholds found are stored in the checkpoint, in one step.
+def evaluate_checkpoint(
+    trained: TrainedDetector, folder: Path, split: str, world: World, out: Path
+) -> dict[str, Any] | None:
+    """Evaluate on a split of a data folder; write evaluation.json and detections.json.
 
     Every process takes its share of the pictures; only the main one gets an answer and writes.
+
+    Parameters
+    ----------
+    trained
+        What to evaluate.
+    folder, split
+        The data.
+    world
+        The processes.
+    out
+        Folder to write into; made before anything is computed.
+
+    Returns
+    -------
+    dict or None
+        The numbers of `rankdet.metrics.evaluate`, on the main process.
 
     Raises
     ------
     InputError
-        When the data are missing or broken, or have other categories than the checkpoint.
+        When the data are missing or broken, or have other categories than the checkpoint, or ``out`` cannot be
+        written into. No process is left waiting.
     """
+    with ExitStack() as stack:
+        with world.together():
+            dataset, recipe = _evaluated_data(trained, folder, split)
+            if world.is_main:
+                stack.enter_context(output_folder(out))
+        evaluation = evaluate_detector(trained.detector, dataset, recipe, world)
+        if evaluation is None:
+            return None
+        write_json(out / "evaluation.json", evaluation.metrics)
+        write_json(out / "detections.json", evaluation.detections)
+        return evaluation.metrics
+
+
+def _evaluated_data(trained: TrainedDetector, folder: Path, split: str) -> tuple[CocoDataset, Recipe]:
     data = trained.recipe.data.model_copy(update={"folder": folder})
     recipe = trained.recipe.model_copy(update={"data": data})
     dataset = data.build_test_dataset(split)
     if dataset.categories != trained.categories:
         raise InputError(
-            f"{dataset.ground_truth} has the categories {dataset.categories}, "
-            f"but {trained.path} was trained on {trained.categories}"
+            f"{dataset.ground_truth} has other categories than {trained.path}: "
+            f"{category_difference(dataset.categories, trained.categories)}"
         )
-    evaluation = evaluate_detector(trained.detector, dataset, recipe, world)
-    if evaluation is None:
-        return None
-    save_checkpoint(
-        trained.path, load_checkpoint(trained.path) | {"thresholds": optimal_thresholds(evaluation.metrics)}
-    )
-    return evaluation
+    return dataset, recipe
+
+
+def store_thresholds(trained: TrainedDetector, found: Sequence[float]) -> None:
+    """Put the LRP-optimal thresholds of an evaluation into the checkpoint, in one step.
+
+    Parameters
+    ----------
+    trained
+        Whose checkpoint to change.
+    found
+        C thresholds by label. Where one is NaN, because the class was not detected, the stored one stays.
+
+    Raises
+    ------
+    InputError
+        When the checkpoint cannot be written; it is untouched then.
+    """
+    # The file could be replaced in its folder all the same, but that is not what its owner said.
+    if not os.access(trained.path, os.W_OK):
+        raise InputError(f"{trained.path} is read-only")
+    stored = trained.thresholds or [math.nan] * len(trained.categories)
+    thresholds = [old if math.isnan(new) else new for old, new in zip(stored, found, strict=True)]
+    save_checkpoint(trained.path, load_checkpoint(trained.path) | {"thresholds": thresholds})
 
 
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
@@ -121,7 +175,9 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     found = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
+            inside = sorted(
+                entry for entry in _entries(path) if entry.suffix.lower() in PICTURE_SUFFIXES and entry.is_file()
+            )
             if not inside:
                 raise InputError(f"{path}: no pictures in this folder ({', '.join(PICTURE_SUFFIXES)})")
             found += inside
@@ -130,6 +186,13 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
         else:
             raise InputError(f"{path}: no such file or folder")
     return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot read folder {folder}: {error.strerror}") from error
 
 
 def check_pictures(paths: Sequence[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -25,35 +26,52 @@ class RunLog:
         The run folder.
     start
         Iteration of the checkpoint a run goes on from: later records, which the run will write again, are removed.
+    is_evaluated
+        Whether that checkpoint knows the evaluation of its iteration; otherwise the run evaluates again.
     tensorboard
         Whether to write a TensorBoard log too.
 
     Raises
     ------
     InputError
-        When TensorBoard is asked for and not installed.
+        When TensorBoard is asked for and not installed, or a file cannot be read or written.
     """
 
-    def __init__(self, run: Run, start: int, tensorboard: bool) -> None:
+    def __init__(self, run: Run, start: int, tensorboard: bool, is_evaluated: bool = True) -> None:
+        self._path = run.log
         if run.log.exists():
-            kept = [record for record in read_log(run.log) if record["iteration"] <= start]
+            kept = [
+                record
+                for record in read_log(run.log)
+                if record["iteration"] < start
+                or (record["iteration"] == start and (is_evaluated or record.get("kind") != "evaluation"))
+            ]
             write_text(run.log, "".join(json.dumps(record) + "\n" for record in kept))
-        self._file = run.log.open("a", encoding="utf-8")
-        self._tensorboard = _open_tensorboard(run, start) if tensorboard else None
+        try:
+            self._file = run.log.open("a", encoding="utf-8")
+            self._tensorboard = _open_tensorboard(run, start) if tensorboard else None
+        except OSError as error:
+            raise InputError(f"cannot write {error.filename or run.log}: {error.strerror}") from error
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a record; numbers that are not finite become null."""
-        self._file.write(json.dumps(without_nan(dict(record)), allow_nan=False) + "\n")
-        self._file.flush()
-        if self._tensorboard is not None:
-            for name, value in flat_numbers(record).items():
-                self._tensorboard.add_scalar(name, value, record["iteration"])
+        """Append a record; numbers that are not finite become null. Raises InputError where it cannot be written."""
+        try:
+            self._file.write(json.dumps(without_nan(dict(record)), allow_nan=False) + "\n")
+            self._file.flush()
+            if self._tensorboard is not None:
+                for name, value in flat_numbers(record).items():
+                    self._tensorboard.add_scalar(name, value, record["iteration"])
+        except OSError as error:
+            raise InputError(f"cannot write {self._path}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Write out and close."""
-        self._file.close()
+        """Close the files."""
+        # Every record was flushed: what is left to write is one that `write` has already complained about.
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            with contextlib.suppress(OSError):
+                self._tensorboard.close()
 
 
 def _open_tensorboard(run: Run, start: int) -> Any:

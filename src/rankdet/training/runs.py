@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -71,26 +72,61 @@ class Run:
 
     def create(self) -> None:
         """Make the folder; what a run without any checkpoint left in it is removed."""
-        try:
-            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make run folder {self.folder}: {error.strerror}") from error
-        self.log.unlink(missing_ok=True)
+        make_folder(self.folder / "checkpoints")
+        _delete(self.log)
 
     def delete_parts(self) -> None:
         """Delete what a killed process left of a checkpoint that it was writing."""
         for path in self.folder.glob("checkpoints/.*.part"):
-            path.unlink()
+            _delete(path)
 
     def delete_old_checkpoints(self, keep: int) -> None:
         """Delete all but the newest ``keep`` checkpoints."""
         for path in self.checkpoints()[:-keep]:
-            path.unlink()
+            _delete(path)
 
 
 def find_checkpoint(path: Path) -> Path:
     """``path`` itself, or the newest checkpoint where it is a run folder."""
     return Run(path).latest_checkpoint() if path.is_dir() else path
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where it is missing; raises InputError where it cannot be written into."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make folder {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write into folder {folder}; give another --out")
+
+
+@contextlib.contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """A folder that can be written into; where nothing came into a new one, it is removed again.
+
+    Raises
+    ------
+    InputError
+        When it cannot be made or written into, now or while the context lasts.
+    """
+    is_new = not folder.exists()
+    make_folder(folder)
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write into {folder}: {error}") from error
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot delete {path}: {error.strerror}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -102,7 +138,8 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -126,8 +163,24 @@ def without_nan(value: Any) -> Any:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole records of a log; a last line that was cut off by a kill is left out."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    """The whole records of a log; a last line that was cut off by a kill is left out.
+
+    Raises
+    ------
+    InputError
+        When the log cannot be read, or another line is no record.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}: line {number} is no JSON; remove it") from error
+        if not isinstance(record, dict) or not isinstance(record.get("iteration"), int):
+            raise InputError(f"{path}: line {number} is no record of a run; remove it")
+        yield record

@@ -3,17 +3,59 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from rankdet.data import CocoDataset
-from rankdet.recipes import Recipe
+from rankdet.recipes import Recipe, validated
 from rankdet.structures import InputError
 
 from .checkpoint import seed_random_numbers
 from .distributed import World
 from .optimization import build_optimizer, scaled_lr, set_lr
+
+FREE_FIELDS = frozenset(
+    ["data.folder", "data.workers"]
+    + [
+        f"runtime.{name}"
+        for name in ("device", "threads", "log_interval", "checkpoint_interval", "keep_checkpoints", "tensorboard")
+    ]
+)
+"""What may change before a run is resumed, beside ``evaluation``: its weights stay the same."""
+
+
+def differences(first: Any, second: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The dotted fields in which two recipes differ, as plain values.
+
+    Examples
+    --------
+    >>> list(differences({"seed": 0, "optimizer": {"lr": 0.1}}, {"seed": 0, "optimizer": {"lr": 0.2}}))
+    [('optimizer.lr', 0.1, 0.2)]
+    """
+    if isinstance(first, dict) and isinstance(second, dict):
+        for name in first | second:
+            yield from differences(first.get(name), second.get(name), f"{field}.{name}" if field else name)
+    elif first != second:
+        yield field, first, second
+
+
+def category_difference(first: Sequence[tuple[Any, ...]], second: Sequence[tuple[Any, ...]]) -> str:
+    """Which pairs (id, name) only one of two data sets has.
+
+    Examples
+    --------
+    >>> category_difference([(1, "cat"), (2, "dog")], [(1, "cat"), (3, "dog")])
+    "2 'dog' only in the first, 3 'dog' only in the second"
+    """
+    parts = [
+        ", ".join(f"{number} {name!r}" for number, name in own if (number, name) not in other) + f" only in the {place}"
+        for own, other, place in ((first, second, "first"), (second, first, "second"))
+        if set(own) - set(other)
+    ]
+    return ", ".join(parts)
 
 
 class Training:
@@ -59,18 +101,32 @@ class Training:
             return None
         dataset = self.recipe.data.build_test_dataset()
         if dataset.categories != self.dataset.categories:
-            raise InputError(f"{dataset.ground_truth} has other categories than {self.dataset.ground_truth}")
+            raise InputError(
+                f"{dataset.ground_truth} has other categories than {self.dataset.ground_truth}: "
+                f"{category_difference(dataset.categories, self.dataset.categories)}"
+            )
         return dataset
 
-    def check_fits(self, state: dict[str, Any]) -> None:
-        """Raise InputError unless a checkpoint belongs to these data and processes."""
+    def check_fits(self, state: dict[str, Any], path: Path) -> None:
+        """Raise InputError unless the checkpoint ``path`` belongs to this recipe, these data and processes."""
         if state["world_size"] != self.world.size:
             raise InputError(
                 f"the run was started with {state['world_size']} processes; resume it with as many, "
                 f"not {self.world.size}"
             )
-        if [tuple(category) for category in state["categories"]] != self.dataset.categories:
-            raise InputError(f"{self.dataset.ground_truth} has other categories than the checkpoint")
+        before = validated(state["recipe"], f"recipe in {path}").model_dump(mode="json")
+        for field, value, other in differences(self.recipe.model_dump(mode="json"), before):
+            if field not in FREE_FIELDS and not field.startswith("evaluation."):
+                raise InputError(
+                    f"checkpoint {path} does not fit: the recipe of the run says {field}={value}, and it was trained "
+                    f"with {other}; change it back, or start a new run"
+                )
+        categories = [tuple(category) for category in state["categories"]]
+        if categories != self.dataset.categories:
+            raise InputError(
+                f"{self.dataset.ground_truth} has other categories than checkpoint {path}: "
+                f"{category_difference(self.dataset.categories, categories)}"
+            )
 
     def set_lr(self, iteration: int) -> float:
         """Set and return the learning rate of an iteration."""

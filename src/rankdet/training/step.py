@@ -1,4 +1,4 @@
-"""One training step: batch → detector → losses → the sum that is minimised."""
+"""One training step: batch → detector → losses → the sum that is minimized."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def training_step(
     Returns
     -------
     tuple
-        The sum that is minimised, a scalar with gradient; the detached weighted terms; the detached statistics. Names
-        are ``head/term``. Nothing here waits for a device.
+        The sum that is minimized, a scalar with gradient; the detached weighted terms; the detached statistics. Names
+        are ``head/term``.
     """
     terms: dict[str, Tensor] = {}
     stats: dict[str, Tensor] = {}
