@@ -65,12 +65,14 @@ class RankSort(Config):
     type: Literal["rank_sort"] = "rank_sort"
     delta: NonNegativeFloat = 0.5
     """Half width of the smoothed step, in logits."""
+    zero_quality_is_negative: bool = False
+    """The letter of the paper: a positive whose box does not touch its object counts as a negative."""
 
     def build(self) -> losses.RankSortLoss:
         """The loss itself."""
         from rankdet import losses
 
-        return losses.RankSortLoss(delta=self.delta)
+        return losses.RankSortLoss(self.delta, zero_quality_is_negative=self.zero_quality_is_negative)
 
 
 class SigmoidCrossEntropy(Config):
