@@ -155,7 +155,7 @@ def _report(out: Path, entries: Sequence[Entry]) -> list[Path]:
     write_text(paths["table"], f"# Standard and RS Faster R-CNN on shapes\n\n{text}\n\n{NOTES}")
     write_json(paths["numbers"], [_numbers(entry) for entry in entries])
     draw_equal_budgets(paths["budgets"], {entry.name: _history(entry, "AP") for entry in entries}, "AP")
-    draw_curves(paths["curves"], _panels(entries))
+    draw_curves(paths["curves"], _panels(entries), names=[entry.name for entry in entries])
     _draw_pictures(paths["pictures"], entries[:2])
     sections = [
         Section("Numbers", NOTES, table),

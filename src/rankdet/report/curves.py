@@ -59,10 +59,13 @@ def select_series(records: Iterable[Mapping[str, Any]], x: str, y: str) -> Serie
     return Series([point[0] for point in points], [point[1] for point in points])
 
 
-def draw_curves(path: str | PathLike[str], panels: Sequence[Panel], columns: int = 3) -> None:
+def draw_curves(
+    path: str | PathLike[str], panels: Sequence[Panel], columns: int = 3, names: Sequence[str] = ()
+) -> None:
     """Draw panels into a picture file; the suffix of ``path`` (.png, .svg, .pdf) says which kind.
 
-    Series of 60 points or more are drawn faint, under their moving average.
+    Series of 60 points or more are drawn faint, under their moving average. A name has one color in all panels;
+    ``names`` take the first colors in their order, so that several figures can agree.
 
     Raises
     ------
@@ -75,11 +78,11 @@ def draw_curves(path: str | PathLike[str], panels: Sequence[Panel], columns: int
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.6 * columns, 3.3 * rows), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
-    names = list(dict.fromkeys(name for panel in panels for name in panel.series))
+    colored = list(dict.fromkeys([*names, *(name for panel in panels for name in panel.series)]))
     for place, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, place + 1)
         for name, (x, y) in panel.series.items():
-            color = _COLORS[names.index(name) % len(_COLORS)]  # a name has one color in all panels
+            color = _COLORS[colored.index(name) % len(_COLORS)]
             xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
             if len(xs) >= _SMOOTHED_FROM:
                 axes.plot(xs, ys, color=color, linewidth=0.7, alpha=0.25)
