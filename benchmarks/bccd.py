@@ -86,7 +86,7 @@ def main() -> None:
             validated[lr] = json.loads(run.evaluation.read_text())
         best = max(validated, key=lambda lr: validated[lr]["AP"])
         tuning.append(
-            [form, *(f"{validated[lr]['AP']:.3f} / {validated[lr]['AP50']:.3f}" for lr in LEARNING_RATES), best]
+            [form, *(f"{validated[lr]['AP']:.3f} / {validated[lr]['AP50']:.3f}" for lr in LEARNING_RATES), f"{best:g}"]
         )
         runs = [trained_run(form, best, seed, options.data, options.out, options.threads) for seed in SEEDS]
         seeds = [measured(run) for run in runs]

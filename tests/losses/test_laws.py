@@ -372,7 +372,7 @@ def test_fast_equals_reference_with_more_positives_than_the_dense_form_takes(los
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Sizes at which the fast path changes its form, low enough for small problems to cross them."""
     monkeypatch.setattr(sorting, "DENSE_UP_TO", 6)
-    monkeypatch.setattr(rank_sort, "CHUNK", 16)
+    monkeypatch.setattr("rankdet.losses.negatives.CHUNK", 16)
     return None
 
 
@@ -401,5 +401,5 @@ def test_fast_equals_reference_across_chunks_and_forms(
 @pytest.mark.parametrize("chunk", [1, 7, 79, 80, 81])
 def test_chunks_do_not_matter(loss: ErrorDriven, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(loss.evaluate, draw(21))
-    monkeypatch.setattr(rank_sort, "CHUNK", chunk)
+    monkeypatch.setattr("rankdet.losses.negatives.CHUNK", chunk)
     check_equal(run(loss.evaluate, draw(21)), whole, 1e-6)

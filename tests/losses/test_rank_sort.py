@@ -224,7 +224,7 @@ def labelled_problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_labels_equal_dense_targets(
     implementation: rank_sort.Implementation, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank_sort, "CHUNK", chunk)
+    monkeypatch.setattr("rankdet.losses.negatives.CHUNK", chunk)
     logits, labels, quality, targets = labelled_problem()
     dense, sparse = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     expected = rank_sort_loss(dense, targets, implementation="reference")
@@ -356,7 +356,7 @@ def test_without_checks_a_target_that_is_no_number_makes_the_loss_nan(
 
 
 def test_a_nan_among_many_negatives_is_not_lost_between_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_sort, "CHUNK", 64)
+    monkeypatch.setattr("rankdet.losses.negatives.CHUNK", 64)
     for place in (1, 63, 64, 500, 999):
         logits = torch.linspace(-1, 1, 1000)
         logits[place] = NAN

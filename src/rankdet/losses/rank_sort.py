@@ -8,8 +8,6 @@ Legend: M candidates, C classes, P positives, N negatives, s logits, y localizat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -20,16 +18,12 @@ from rankdet.losses.candidates import matched_pairs, positive_rows, task_counts
 from rankdet.losses.cells import Cells
 from rankdet.losses.error_driven import Gradient, Upstream, identity_update, soft_step
 from rankdet.losses.localization import box_overlap
+from rankdet.losses.negatives import Negatives, Roles, not_finite
 from rankdet.losses.sorting import EPSILON, sorting_errors
 from rankdet.losses.weighting import score_weights, weighted_mean
 from rankdet.structures import Candidates, LossOutput
 
 Implementation = Literal["auto", "reference", "torch"]
-
-CHUNK = 1 << 17
-"""Logits handled at a time on a CPU, or a quarter of all: their temporaries stay in the cache and small beside them."""
-SMALLEST_CHUNK = 1 << 15
-"""Below this, calling the operations takes longer than doing them."""
 
 
 class RankSort(NamedTuple):
@@ -37,26 +31,6 @@ class RankSort(NamedTuple):
 
     ranking: Tensor
     sorting: Tensor
-
-
-class _Roles(NamedTuple):
-    """Who is who among the logits.
-
-    positives
-        (P,) int64 indices into the flat logits.
-    quality
-        (P,) localization qualities in [0, 1].
-    ignored
-        (I,) int64 indices of the ignored rows of ``width`` logits. Both index tensors ascend, and what is in neither is
-        a negative.
-    width
-        Logits of a row.
-    """
-
-    positives: Tensor
-    quality: Tensor
-    ignored: Tensor
-    width: int
 
 
 def rank_sort_loss(
@@ -139,7 +113,7 @@ def rank_sort_loss(
     special = targets.nonzero().squeeze(1)
     quality = targets[special]
     is_ignored = quality < 0  # NaN is not: it stays a positive and makes the loss NaN
-    roles = _Roles(special[~is_ignored], quality[~is_ignored], ignored=special[is_ignored], width=1)
+    roles = Roles(special[~is_ignored], quality[~is_ignored], ignored=special[is_ignored], width=1)
     return _loss(logits, roles, delta, check, implementation)
 
 
@@ -207,10 +181,10 @@ def rank_sort_loss_of_labels(
     if zero_quality_is_negative:
         kept = ~(quality <= 0)
         positives, quality = positives[kept], quality[kept]
-    return _loss(logits, _Roles(positives, quality, ignored, num_classes), delta, check, implementation)
+    return _loss(logits, Roles(positives, quality, ignored, num_classes), delta, check, implementation)
 
 
-def _loss(logits: Tensor, roles: _Roles, delta: float, check: bool, implementation: Implementation) -> RankSort:
+def _loss(logits: Tensor, roles: Roles, delta: float, check: bool, implementation: Implementation) -> RankSort:
     if delta < 0:
         raise ValueError(f"delta must not be negative, got {delta}")
     if check and not bool(torch.isfinite(logits).all()):
@@ -219,7 +193,7 @@ def _loss(logits: Tensor, roles: _Roles, delta: float, check: bool, implementati
     return RankSort(*identity_update(logits, lambda values: evaluate(values, roles, delta)))
 
 
-def _evaluate_reference(logits: Tensor, roles: _Roles, delta: float) -> tuple[tuple[Tensor, Tensor], Gradient]:
+def _evaluate_reference(logits: Tensor, roles: Roles, delta: float) -> tuple[tuple[Tensor, Tensor], Gradient]:
     """The equations as they stand, one positive at a time: the yardstick of every faster form."""
     flat = logits.reshape(-1)
     positives, quality = roles.positives, roles.quality.to(flat.dtype)
@@ -255,19 +229,19 @@ def _evaluate_reference(logits: Tensor, roles: _Roles, delta: float) -> tuple[tu
     return (ranking / num_positives, sorting / num_positives), gradient
 
 
-def _evaluate(logits: Tensor, roles: _Roles, delta: float) -> tuple[tuple[Tensor, Tensor], Gradient]:
+def _evaluate(logits: Tensor, roles: Roles, delta: float) -> tuple[tuple[Tensor, Tensor], Gradient]:
     """The same by cells: one pass over the negatives forward, one backward."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
     num_positives = len(roles.positives)
     if num_positives == 0:
         zero = logits.new_zeros((), dtype=dtype)
         return (zero, zero.clone()), lambda logits, _: torch.zeros_like(logits)
-    poison = _poison(logits, roles)
+    poison = not_finite(logits, roles)
     if poison.device.type == "cpu" and bool(poison.isnan()):
         return (poison.to(dtype), poison.to(dtype)), lambda logits, _: torch.full_like(logits, torch.nan)
     # Where looking would wait for the device, positives that are not finite are kept from the search.
     ascending, order = logits.reshape(-1)[roles.positives].double().nan_to_num(0.0, 0.0, 0.0).sort()
-    negatives = _Negatives(roles, dtype)
+    negatives = Negatives(roles, dtype)
     cells = Cells(ascending, delta, dtype)
     counts, sums = negatives.count(logits, cells)
     false_positives = cells.steps_over(counts, sums).clamp(min=0) + poison
@@ -290,94 +264,6 @@ def _evaluate(logits: Tensor, roles: _Roles, delta: float) -> tuple[tuple[Tensor
         return result
 
     return (ranking_errors.mean().to(dtype), sorting.error.mean().to(dtype)), gradient
-
-
-def _poison(logits: Tensor, roles: _Roles) -> Tensor:
-    """0, or NaN where the logit of a candidate that is not ignored is NaN or infinite; scalar float64."""
-    low, high = logits.aminmax()
-    poison = ((low - low) + (high - high)).double()
-    if poison.device.type == "cpu" and not bool(poison.isnan()):
-        return poison
-    # Something is not finite, or looking would wait for the device: perhaps only what is ignored.
-    rows = logits.reshape(-1, roles.width).index_fill(0, roles.ignored, 0.0)
-    return (rows - rows).sum(dtype=torch.float64)
-
-
-class _Negatives:
-    """One pass over all logits that counts the negatives of each cell, one that writes their gradient.
-
-    The first pass leaves each logit's cell where the second will write its gradient: float32 gradients need no other
-    memory than their own.
-    """
-
-    def __init__(self, roles: _Roles, dtype: torch.dtype) -> None:
-        self.roles = roles
-        self.dtype = dtype
-        self._found: Tensor | None = None
-
-    def count(self, logits: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        """Number of negatives and sum of their logits per cell, each (E + 1,) float64."""
-        self._found = torch.empty(logits.numel(), dtype=torch.int32, device=logits.device)
-        sums = torch.zeros(len(cells), dtype=torch.float64, device=logits.device)
-        for part, values in self._chunks(logits, cells):
-            found = cells.find(values, out=self._found[part])
-            sums += torch.bincount(found, weights=values.double(), minlength=len(cells))
-        counts = torch.bincount(self._found, minlength=len(cells)).double()
-        # Below all edges lie the negatives that no positive sees, and those that are none.
-        counts[0] = sums[0] = 0
-        return counts, sums
-
-    def gradient(self, logits: Tensor, cells: Cells, weights: Tensor | None) -> Tensor:
-        """Σ_i weights[i] · H(s − p_i) at every logit, in the shape and dtype of the logits; zeros without weights."""
-        if weights is None:
-            return torch.zeros_like(logits, memory_format=torch.contiguous_format)
-        found, self._found = self._found, None
-        if found is None:  # a second backward pass through the same graph
-            self.count(logits, cells)
-            return self.gradient(logits, cells, weights)
-        if logits.dtype == torch.float32:
-            result = found.view(torch.float32)
-        else:
-            result = torch.empty(logits.numel(), dtype=logits.dtype, device=logits.device)
-        left, value, slope = cells.weighted_steps(weights)
-        for part, values in self._chunks(logits, cells):
-            cell = found[part]
-            left_of, value_of, slope_of = (table.index_select(0, cell) for table in (left, value, slope))
-            result[part] = torch.addcmul(value_of, slope_of, values.sub_(left_of))
-        return result.view(logits.shape)
-
-    def _chunks(self, logits: Tensor, cells: Cells) -> Iterator[tuple[slice, Tensor]]:
-        """Slices of the flat logits with a copy of each, in which all but negatives lie below every edge."""
-        flat = logits.reshape(-1)
-        positives, ignored, width = self.roles.positives, self.roles.ignored, self.roles.width
-        size = flat.numel()
-        if not logits.is_cuda:
-            size = max(min(CHUNK, max(SMALLEST_CHUNK, size // 4)) // width, 1) * width
-        for part, mine, skipped in zip(
-            _slices(size, flat.numel()),
-            _split(positives, size, flat.numel()),
-            _split(ignored, size // width, flat.numel() // width),
-            strict=True,
-        ):
-            values = cells.clamp(flat[part].to(self.dtype))
-            if len(mine):
-                values.index_fill_(0, mine - part.start, cells.bounds[0])
-            if len(skipped):
-                values.view(-1, width).index_fill_(0, skipped - part.start // width, cells.bounds[0])
-            yield part, values
-
-
-def _slices(size: int, length: int) -> list[slice]:
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
-
-
-def _split(ascending: Tensor, size: int, length: int) -> list[Tensor]:
-    """The indices that fall into each slice of ``size``."""
-    if size >= length:
-        return [ascending]
-    starts = torch.arange(0, length + size, size, device=ascending.device)
-    bounds = torch.searchsorted(ascending, starts).tolist()
-    return [ascending[first:last] for first, last in pairwise(bounds)]
 
 
 def _check_range(name: str, values: Tensor, low: float, high: float) -> None:
