@@ -66,17 +66,20 @@ def true_gradient(logits: Tensor, target: Tensor, delta: float) -> Tensor:
     flat, y = logits.double().flatten(), target.double().flatten()
     positives, negatives = y.nonzero().squeeze(1), (y == 0).nonzero().squeeze(1)
     s, y = flat[positives], y[positives]
-    parts = flat[negatives].split(max(1, 2_000_000 // len(s)))
+    size = max(1, 2_000_000 // len(s))  # pairs at a time: 16 MB
     above = soft_step(s - s[:, None], delta)
     worse = above * (y < y[:, None])
     better = above - worse
-    false = torch.stack([soft_step(part - s[:, None], delta).sum(dim=1) for part in parts]).sum(dim=0)
+    false = torch.zeros_like(s)
+    for part in negatives.split(size):
+        false += soft_step(flat[part] - s[:, None], delta).sum(dim=1)
     rank = above.sum(dim=1) + false
     sorting = above @ (1 - y) / above.sum(dim=1) - better @ (1 - y) / better.sum(dim=1)
     handed = torch.where(worse.sum(dim=1) > 0, sorting / worse.sum(dim=1).clamp(min=1e-300), 0)
     gradient = torch.zeros_like(flat)
     gradient[positives] = handed @ worse - torch.where(worse.sum(dim=1) > 0, sorting, 0) - false / rank
-    gradient[negatives] = torch.cat([(1 / rank) @ soft_step(part - s[:, None], delta) for part in parts])
+    for part in negatives.split(size):
+        gradient[part] = (1 / rank) @ soft_step(flat[part] - s[:, None], delta)
     return (gradient / len(s)).view(logits.shape)
 
 

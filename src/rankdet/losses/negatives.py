@@ -90,8 +90,11 @@ class Negatives:
         left, value, slope = cells.weighted_steps(weights)
         for part, values in self._chunks(logits, cells):
             cell = found[part]
-            left_of, value_of, slope_of = (table.index_select(0, cell) for table in (left, value, slope))
-            result[part] = torch.addcmul(value_of, slope_of, values.sub_(left_of))
+            # One gathered table at a time: the temporaries of a chunk count beside the gradient.
+            values -= left.index_select(0, cell)
+            values *= slope.index_select(0, cell)
+            values += value.index_select(0, cell)
+            result[part] = values
         return result.view(logits.shape)
 
     def _chunks(self, logits: Tensor, cells: Cells) -> Iterator[tuple[slice, Tensor]]:
