@@ -109,9 +109,9 @@ class _Search:
     """Finds cells on a CPU: a table narrows the search to the edges that share a bin with the value.
 
     A binary search over random values mispredicts a branch at each level; a uniform table, followed by as many
-    branch-free halvings as the fullest bin needs, is several times as fast. The result is that of the binary search, for any edges:
-    value and edges go through the same monotone function, so an edge in a lower bin is below the value and an edge in a
-    higher bin above it.
+    branch-free halvings as the fullest bin needs, is several times as fast. The result is that of the binary search,
+    for any edges: value and edges go through the same monotone function, so an edge in a lower bin is below the value
+    and an edge in a higher bin above it.
     """
 
     def __init__(self, edges: Tensor) -> None:
