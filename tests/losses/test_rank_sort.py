@@ -510,3 +510,8 @@ def test_a_head_that_classifies_by_softmax_is_refused() -> None:
     logits = torch.zeros(4, 3)
     with pytest.raises(ValueError):
         RankSortLoss()(Candidates("rcnn", logits, candidates.labels, 2, boxes=candidates.boxes))
+
+
+def test_an_implementation_that_does_not_exist_is_no_silent_fallback() -> None:
+    with pytest.raises(ValueError, match=r"implementation must be one of .* got 'triton'"):
+        rank_sort_loss(torch.zeros(2), torch.tensor([0.5, 0.0]), implementation="triton")  # type: ignore[arg-type]

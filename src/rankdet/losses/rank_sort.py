@@ -8,7 +8,7 @@ Legend: M candidates, C classes, P positives, N negatives, s logits, y localizat
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ def rank_sort_loss(
     Raises
     ------
     ValueError
-        When shapes differ, δ is negative, or ``check`` finds a value out of range.
+        When shapes differ, δ is negative, there is no such implementation, or ``check`` finds a value out of range.
 
     Notes
     -----
@@ -189,6 +189,8 @@ def _loss(logits: Tensor, roles: Roles, delta: float, check: bool, implementatio
         raise ValueError(f"delta must not be negative, got {delta}")
     if check and not bool(torch.isfinite(logits).all()):
         raise ValueError(f"{int((~torch.isfinite(logits)).sum())} of {logits.numel()} logits are NaN or infinite")
+    if implementation not in get_args(Implementation):
+        raise ValueError(f"implementation must be one of {get_args(Implementation)}, got {implementation!r}")
     evaluate = _evaluate_reference if implementation == "reference" else _evaluate
     return RankSort(*identity_update(logits, lambda values: evaluate(values, roles, delta)))
 
