@@ -52,7 +52,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
 def test_help_version_and_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     assert call(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
-    for command in ("train", "evaluate", "detect", "doctor", "list", "show", "make-shapes", "demo"):
+    for command in ("train", "evaluate", "detect", "doctor", "list", "show", "make-shapes", "demo", "reproduce"):
         assert command in text
     assert call(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == __version__
@@ -89,6 +89,42 @@ def test_checkpoint_and_its_detections_measure_alike(
     assert call(monkeypatch, *arguments) == 0
     first, second = (json.loads((folder / "evaluation.json").read_text()) for folder in (out, tmp_path / "b"))
     assert first == second
+
+
+def test_ranking_is_measured_on_demand_and_the_checkpoint_is_left_alone(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    before = Run(trained).latest_checkpoint().read_bytes()
+    arguments = ("evaluate", trained, "--data", data, "--out", tmp_path, "--ranking", "--no-thresholds")
+    assert call(monkeypatch, *arguments) == 0
+    out = capsys.readouterr().out
+    assert "spearman" in out
+    assert "thresholds stored" not in out
+    assert Run(trained).latest_checkpoint().read_bytes() == before
+    quality = json.loads((tmp_path / "evaluation.json").read_text())["ranking"]
+    assert quality["head"] == "rcnn"
+    assert -1 <= quality["spearman"] <= 1
+
+
+def test_training_that_diverges_has_its_own_exit_status(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    changes = ("optimizer.lr=1e30", "schedule.warmup_iterations=0")
+    arguments = ("train", "rs_faster_rcnn_shapes", "--data", data, "--out", tmp_path / "run", *SMALL, *changes)
+    assert call(monkeypatch, *arguments) == 3
+    assert "is not finite" in capsys.readouterr().err
+
+
+def test_reproduce_lists_tables_and_prints_commands_without_making_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "reproduce") == 0
+    assert "A.20     All detectors" in capsys.readouterr().out
+    assert call(monkeypatch, "reproduce", "a18", "--rows", "rs-none-none", "--seeds", "5", "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "\nrankdet train rs_faster_rcnn_shapes seed=5 --data " in out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_checkpoint_that_cannot_be_written_is_evaluated_all_the_same(

@@ -36,7 +36,7 @@ DataFolder = Annotated[Path | None, typer.Option("--data", help="A folder in COC
 
 
 def main() -> None:
-    """Run a command; bad input becomes one line on standard error and exit status 2."""
+    """Run a command; bad input becomes one line on standard error and exit status 2, or 3 where training diverged."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal need not know every character of a file name
@@ -59,7 +59,7 @@ def main() -> None:
         print(f"rankdet: error: {_process()}{' '.join(str(error).split())}", file=sys.stderr)
         if isinstance(error, OSError):
             _discard_output()
-        sys.exit(2)
+        sys.exit(error.exit_status if isinstance(error, InputError) else 2)
 
 
 def _end_of_pipe() -> NoReturn:
@@ -150,6 +150,12 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for evaluation.json and detections.json; the run folder by default.")
     ] = None,
+    ranking: Annotated[
+        bool, typer.Option("--ranking", help="Measure too how well scores order the positives by their IoU.")
+    ] = False,
+    thresholds: Annotated[
+        bool, typer.Option("--thresholds/--no-thresholds", help="Store LRP-optimal thresholds in the checkpoint.")
+    ] = True,
     device: Device = "auto",
 ) -> None:
     """Measure AP and oLRP of a checkpoint on a data folder, or of a detections file."""
@@ -173,11 +179,13 @@ def evaluate(
         with world.together():
             trained = load_detector(checkpoint, world.device)
         folder = out or _folder_of(trained.path)
-        metrics = evaluate_checkpoint(trained, data, split, world, folder)
+        metrics = evaluate_checkpoint(trained, data, split, world, folder, ranking)
     if metrics is None:
         return
     _print_evaluation(_console(), metrics)
     print(f"written: {folder / 'evaluation.json'}, {folder / 'detections.json'}")
+    if not thresholds:
+        return
     try:
         store_thresholds(trained, optimal_thresholds(metrics))
         print(f"thresholds stored in {trained.path}")
@@ -212,6 +220,10 @@ def _print_evaluation(console: Console, metrics: dict[str, Any]) -> None:
     errors = ["oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN"]
     _print_table(console, Table(errors, [[whole[name] for name in errors]]))
     _print_table(console, per_class_table(metrics))
+    if "ranking" in metrics:
+        names = ("spearman", "positives", "negatives")
+        quality = metrics["ranking"]
+        _print_table(console, Table(["head", *names], [[quality["head"], *(quality[name] for name in names)]]))
 
 
 def _print_table(console: Console, table: Table) -> None:
@@ -263,6 +275,63 @@ def doctor(
         raise typer.Exit(2)
 
 
+@app.command()
+def reproduce(
+    table: Annotated[str | None, typer.Argument(help="1 to 10, A.11 to A.20, or sorting; without it, a list.")] = None,
+    scale: Annotated[
+        Literal["small", "full"],
+        typer.Option(help="small: a small network on `shapes`, or on the folder --data; full: the paper's, on COCO."),
+    ] = "small",
+    rows: Annotated[str | None, typer.Option(help="Names of rows, with commas; all that have a recipe.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, with commas; 0,1,2, or 0 at full scale.")] = None,
+    lrs: Annotated[str | None, typer.Option(help="Learning rates that each row chooses from, with commas.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Instead of the recipes' iterations.")] = None,
+    equal_time: Annotated[
+        str | None, typer.Option(metavar="ROW", help="Train all rows for the seconds of this one, too.")
+    ] = None,
+    data: DataFolder = None,
+    out: Annotated[Path, typer.Option(help="Folder for runs and tables.")] = Path("runs/reproduce"),
+    device: Device = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one process; 1 where --jobs is more.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of one training, under torchrun.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print commands, and what is missing on disk.")] = False,
+) -> None:
+    """Make a table of the paper: its figures beside those of runs made here, resumed where they stopped."""
+    from rankdet.reproduce import make_plan, overview
+
+    if table is None:
+        print("\n".join(overview()))
+        return
+    plan = make_plan(
+        table,
+        full=scale == "full",
+        rows=rows,
+        seeds=seeds,
+        learning_rates=lrs,
+        iterations=iterations,
+        equal_time=equal_time,
+        data=data,
+        out=out,
+        device=device,
+        threads=threads,
+        jobs=jobs,
+        processes=processes,
+    )
+    if dry_run:
+        print("\n".join(plan.describe()))
+        return
+    ending = plan.run(_console())
+    print("\n".join(map(str, ending.files)))
+    for run, message in ending.failures.items():
+        print(f"rankdet: error: {run}: {message}", file=sys.stderr)
+    if ending.signal is not None:
+        print(f"stopped by signal {ending.signal}; the same command goes on")
+        raise typer.Exit(128 + ending.signal)
+    if ending.failures:
+        raise typer.Exit(2)
+
+
 @app.command(name="list")
 def list_recipes() -> None:
     """All built-in recipes."""
@@ -282,13 +351,14 @@ def make_shapes(
     folder: Annotated[Path, typer.Argument(help="The folder to make.")],
     train: Annotated[int, typer.Option(help="Training pictures.")] = 400,
     val: Annotated[int, typer.Option(help="Validation pictures.")] = 100,
+    test: Annotated[int, typer.Option(help="Test pictures.")] = 0,
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
     seed: Annotated[int, typer.Option(help="The same seed makes the same pictures everywhere.")] = 0,
 ) -> None:
     """Make the data set `shapes` as an ordinary COCO folder."""
     from rankdet.data import make_shapes as make
 
-    print(make(folder, train=train, val=val, size=size, seed=seed, progress=True))
+    print(make(folder, train=train, val=val, test=test, size=size, seed=seed, progress=True))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,15 @@ IGNORED = -1
 
 class InputError(ValueError):
     """Bad input of a user: one clear message that names the file, record or field."""
+
+    exit_status: ClassVar[int] = 2
+    """Of the command line that it ends."""
+
+
+class DivergenceError(InputError):
+    """A loss or weight is no longer finite: the recipe asks for more than its training can bear."""
+
+    exit_status = 3
 
 
 @dataclass(frozen=True)
@@ -208,9 +217,12 @@ class Candidates:
     deltas
         (P, 4) the same pairs as encoded regression values, for losses that work on these (L1, smooth L1).
     masks
-        (P', H, W) mask logits and target masks.
+        (P', H, W) mask logits (−∞ where a mask is cropped) and target masks, bool or in [0, 1]; of all positives, or of
+        those in its ``rows`` where a head makes masks for a part of them.
     auxiliary
         Outputs of auxiliary heads by name (a baseline's centerness, say); ranking losses never look at them.
+    centerness
+        (P,) in [0, 1], detached: how central the anchor of a positive lies in its object, for losses that weight by it.
 
     Raises
     ------
@@ -226,6 +238,7 @@ class Candidates:
     deltas: Matched | None = None
     masks: Matched | None = None
     auxiliary: Mapping[str, Matched] | None = None
+    centerness: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.logits.ndim != 2 or self.labels.shape != self.logits.shape[:1]:
@@ -243,6 +256,12 @@ class Candidates:
                 check_matched(f"head {self.head!r}: {field.name}", pairs)
         for name, pairs in (self.auxiliary or {}).items():
             check_matched(f"head {self.head!r}: auxiliary {name!r}", pairs)
+        if self.centerness is not None:
+            pairs_of_all = self.boxes or self.deltas
+            shape = tuple(self.centerness.shape)
+            expected = shape[:1] if pairs_of_all is None else tuple(pairs_of_all.predicted.shape[:1])
+            if shape != expected:
+                raise ValueError(f"head {self.head!r}: centerness {shape} must be one per positive, {expected}")
 
 
 def check_matched(name: str, pairs: Matched) -> None:

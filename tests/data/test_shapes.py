@@ -121,6 +121,18 @@ def test_parameters_choose_classes_and_tail(tmp_path):
     assert min(dataset.label_counts()) > 20
 
 
+def test_test_split_comes_on_demand_and_changes_nothing_else(tmp_path):
+    without = make_shapes(tmp_path / "a", train=2, val=1, size=32)
+    folder = make_shapes(tmp_path / "b", train=2, val=1, test=3, size=32)
+    assert len(CocoDataset(*find_split(folder, "test"))) == 3
+    for split in ("train", "val"):
+        first, second = (find_split(made, split).annotations.read_text() for made in (without, folder))
+        assert first == second
+    assert not (without / "images" / "test").exists()
+    with pytest.raises(InputError, match="test 3 instead of None"):
+        make_shapes(folder, train=2, val=1, size=32)
+
+
 def test_same_set_is_kept_and_another_is_refused(tmp_path):
     folder = make_shapes(tmp_path / "a", train=2, val=1, size=32)
     picture = folder / "images" / "train" / "000001.png"

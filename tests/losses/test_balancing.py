@@ -1,9 +1,11 @@
-"""Value-based task balancing."""
+"""Task balancing: constant, by value, by magnitude, by epoch."""
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from rankdet.losses import value_balance
+from rankdet.losses import ConstantBalance, EpochBalance, MagnitudeBalance, ValueBalance, value_balance
+from rankdet.structures import Candidates, Matched
 
 
 def test_the_balanced_task_has_the_value_of_the_classification() -> None:
@@ -26,3 +28,111 @@ def test_a_perfect_classification_leaves_no_weight() -> None:
 
 def test_tiny_values_of_the_task_stay_finite() -> None:
     assert value_balance(torch.tensor(0.9), torch.tensor(1e-30)).isfinite()
+
+
+def head(logits: Tensor, deltas: Tensor | None = None, masks: Tensor | None = None) -> Candidates:
+    """A head of positives of one class; its boxes are twice its deltas."""
+    return Candidates(
+        "head",
+        logits,
+        torch.zeros(len(logits), dtype=torch.int64),
+        1,
+        boxes=None if deltas is None else Matched(2 * deltas, torch.zeros_like(deltas)),
+        deltas=None if deltas is None else Matched(deltas, torch.zeros_like(deltas)),
+        masks=None if masks is None else Matched(masks, torch.zeros_like(masks)),
+    )
+
+
+NOTHING = head(torch.zeros(0, 1))
+BALANCES = pytest.mark.parametrize(
+    "balance",
+    [ConstantBalance(2.0), ValueBalance(), MagnitudeBalance(), EpochBalance(iterations=3)],
+    ids=["constant", "value", "magnitude", "epoch"],
+)
+
+
+@BALANCES
+def test_a_balance_is_a_detached_finite_scalar(balance: nn.Module) -> None:
+    logits, deltas = torch.ones(2, 1, requires_grad=True), torch.ones(2, 4, requires_grad=True)
+    candidates = head(logits, deltas)
+    assert candidates.boxes is not None
+    for scale in (1.0, 0.0):
+        weight = balance((logits**2).sum(), scale * (candidates.boxes.predicted**2).sum(), candidates)
+        assert weight.shape == ()
+        assert not weight.requires_grad
+        assert weight.isfinite()
+
+
+def test_a_constant_balance_is_what_it_was_given() -> None:
+    assert ConstantBalance(2.0)(torch.tensor(3.0), torch.tensor(0.0), NOTHING).item() == 2
+
+
+def test_the_value_balance_is_that_of_the_function() -> None:
+    assert ValueBalance()(torch.tensor(3.0), torch.tensor(0.5), NOTHING).item() == 6
+
+
+def test_the_magnitude_balance_worked_out_by_hand() -> None:
+    """Gradients: 2 s = (4, −6) in the logits; 2 · 2 · 2 d = 8 d in the deltas behind the boxes."""
+    logits = torch.tensor([[2.0], [-3.0]], requires_grad=True)
+    deltas = torch.tensor([[1.0, 0, 0, 0], [0, -0.5, 0, 0]], requires_grad=True)
+    candidates = head(logits, deltas)
+    assert candidates.boxes is not None
+    classification, task = (logits**2).sum(), (candidates.boxes.predicted**2).sum()
+    weight = MagnitudeBalance()(classification, task, candidates)
+    assert weight.item() == pytest.approx(10 / 12)
+    # Both graphs are still there.
+    (classification + weight * task).backward()
+    assert deltas.grad.abs().sum().item() == pytest.approx(logits.grad.abs().sum().item())
+
+
+def test_the_magnitude_of_a_mask_is_that_in_its_logits() -> None:
+    logits, masks = torch.ones(1, 1, requires_grad=True), torch.ones(1, 2, 2, requires_grad=True)
+    candidates = head(logits, torch.ones(1, 4, requires_grad=True), masks)
+    assert MagnitudeBalance()(3 * logits.sum(), masks.sum() / 2, candidates).item() == pytest.approx(3 / 2)
+
+
+def test_where_no_gradients_are_recorded_there_is_no_magnitude() -> None:
+    with torch.no_grad():
+        candidates = head(torch.ones(1, 1), torch.ones(1, 4))
+        assert MagnitudeBalance()(torch.tensor(1.0), torch.tensor(1.0), candidates).item() == 0
+
+
+def test_the_epoch_balance_worked_out_by_hand() -> None:
+    """(mean task + mean classification) / mean task, once per period."""
+    balance = EpochBalance(start=50.0, iterations=2)
+    values = [(0.5, 0.25), (0.7, 0.15), (0.1, 0.1), (0.3, 0.3), (0.0, 0.0), (0.5, 0.0), (0.0, 1.0)]
+    found = [balance(torch.tensor(a), torch.tensor(b), NOTHING).item() for a, b in values]
+    # In the third period there is no task: the weight stays.
+    assert found == pytest.approx([50, 50, 4, 4, 2, 2, 2])
+
+
+def test_an_evaluation_does_not_change_the_epoch_balance() -> None:
+    balance = EpochBalance(iterations=1)
+    before = {name: value.clone() for name, value in balance.state_dict().items()}
+    with torch.no_grad():
+        balance(torch.tensor(1.0), torch.tensor(1.0), NOTHING)
+    assert all(torch.equal(before[name], value) for name, value in balance.state_dict().items())
+
+
+def test_the_epoch_balance_resumes_bit_for_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(20, 2, generator=generator)
+    whole = EpochBalance(iterations=3)
+    expected = [whole(*pair, NOTHING) for pair in values]
+    first = EpochBalance(iterations=3)
+    for pair in values[:10]:
+        first(*pair, NOTHING)
+    second = EpochBalance(iterations=3)
+    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    assert torch.equal(torch.stack([second(*pair, NOTHING) for pair in values[10:]]), torch.stack(expected[10:]))
+
+
+def test_the_weight_of_an_epoch_is_not_changed_by_later_ones() -> None:
+    balance = EpochBalance(iterations=1)
+    first = balance(torch.tensor(1.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64), NOTHING)
+    assert first.item() == 50
+
+
+def test_a_period_has_an_iteration() -> None:
+    with pytest.raises(ValueError, match="period"):
+        EpochBalance(iterations=0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rankdet.losses import soft_step
-from rankdet.losses.cells import Cells
+from rankdet.losses.cells import LANES, Cells, Search
 
 
 def draw(count: int, seed: int = 0) -> Tensor:
@@ -35,24 +35,27 @@ def test_the_search_is_the_binary_search(name: str, delta: float, dtype: torch.d
     span = (edges[-1] - edges[0]).clamp(min=1e-3)
     spread = edges[0] + span * (1.2 * torch.rand(4000, generator=torch.Generator().manual_seed(1), dtype=dtype) - 0.1)
     near = edges[::2].repeat(3) + 1e-3 * draw(3 * len(edges[::2]), seed=2).to(dtype)
-    values = torch.cat([edges, edges.nextafter(far), edges.nextafter(-far), spread, near, far[None], -far[None]])
-    values = cells.clamp(values)
-    found = cells.find(values)
-    assert found.dtype == torch.int32
-    expected = torch.bucketize(values, edges, right=True)
-    assert torch.equal(found.long(), expected)
+    values = torch.cat([edges, edges.nextafter(far), edges.nextafter(-far), spread, near])
+    for rows in (1, 2, 3):
+        part = values[: len(values) // rows * rows]
+        found = Search(edges, len(part))(part, rows)
+        assert torch.equal(cell_of(found), torch.bucketize(part, edges, right=True))
     assert len(cells) == len(edges) + 1
-    assert found.max() < len(cells)
 
 
-def test_infinite_values_lie_in_the_outermost_cells() -> None:
-    cells = Cells(draw(100).sort().values, 0.5, torch.float32)
-    found = cells.find(cells.clamp(torch.tensor([-torch.inf, torch.inf])))
-    assert found.tolist() == [0, len(cells) - 1]
+def cell_of(numbers: Tensor) -> Tensor:
+    """Lanes are cell 0."""
+    return (numbers - (LANES - 1)).clamp(min=0)
+
+
+def test_values_below_all_edges_take_turns() -> None:
+    search = Search(Cells(draw(100).sort().values, 0.5, torch.float32).edges, 4 * LANES)
+    assert search(torch.full((4 * LANES,), -1e9), 1).tolist() == 4 * list(range(LANES))
+    assert search(torch.full((4 * LANES,), 1e9), 1).unique().tolist() == [200 + LANES - 1]
 
 
 def test_no_values_have_no_cells() -> None:
-    assert Cells(draw(3).sort().values, 0.5, torch.float32).find(torch.zeros(0)).shape == (0,)
+    assert Search(Cells(draw(3).sort().values, 0.5, torch.float32).edges, 0)(torch.zeros(0), 1).shape == (0,)
 
 
 @pytest.mark.parametrize("delta", [0.0, 0.1, 0.5, 2.0])
@@ -63,12 +66,12 @@ def test_sums_over_cells_equal_sums_over_pairs(name: str, delta: float) -> None:
     cells = Cells(positives, delta, torch.float64)
     steps = soft_step(values - positives[:, None], delta)
     # The edges are rounded sums: a hard step is told by them exactly, a soft one is continuous across them.
-    clamped = cells.clamp(values)
-    cell = cells.find(clamped)
+    cell = torch.bucketize(values, cells.edges, right=True)
     counts = torch.bincount(cell, minlength=len(cells)).double()
-    sums = torch.bincount(cell, weights=clamped, minlength=len(cells))
+    sums = torch.bincount(cell, weights=values, minlength=len(cells))
     torch.testing.assert_close(cells.steps_over(counts, sums), steps.sum(1), rtol=1e-9, atol=1e-9)
     weights = torch.rand(len(positives), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    left, value, slope = cells.weighted_steps(weights)
-    found = value[cell] + slope[cell] * (clamped - left[cell])
+    offset, slope, total = cells.weighted_steps(weights)
+    found = offset[cell] + slope[cell] * values
     torch.testing.assert_close(found, weights @ steps, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(total, weights.sum())

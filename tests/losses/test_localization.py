@@ -1,4 +1,4 @@
-"""IoU and GIoU of pairs, against hand-worked numbers and torchvision."""
+"""IoU, GIoU and Dice of pairs, against hand-worked numbers and torchvision; the labels made of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import box_iou, generalized_box_iou
 
-from rankdet.losses import box_overlap
+from rankdet.losses import (
+    BinaryLabel,
+    DiceLabel,
+    IoULabel,
+    MeanLabel,
+    box_overlap,
+    dice_coefficient,
+    find_positives,
+    localization,
+)
+from rankdet.losses.localization import Label
+from rankdet.structures import Candidates, Matched
 
 
 def draw_boxes(seed: int, count: int, size: float = 100.0) -> Tensor:
@@ -78,3 +89,115 @@ def test_half_precision_boxes_are_compared_in_float32(dtype: torch.dtype) -> Non
     assert overlap.iou.dtype == torch.float32
     assert overlap.iou.item() == overlap.giou.item() == 1
     assert box_overlap(boxes.double(), boxes).iou.dtype == torch.float64
+
+
+def draw_masks(seed: int, count: int, side: int = 6) -> tuple[Tensor, Tensor]:
+    """Float64 logits and bool targets."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(count, side, side + 1, generator=generator, dtype=torch.float64)
+    return logits, torch.rand(count, side, side + 1, generator=generator) > 0.6
+
+
+def dice_as_it_stands(logits: Tensor, target: Tensor, epsilon: float) -> Tensor:
+    scores, inside = logits.sigmoid().flatten(1), target.to(logits.dtype).flatten(1)
+    return 2 * (scores * inside).sum(1) / ((scores**2).sum(1) + (inside**2).sum(1) + epsilon)
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 2e-3])
+def test_dice_is_the_equation_and_so_is_its_gradient(epsilon: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the masks are handled two at a time."""
+    monkeypatch.setattr(localization, "MASK_CHUNK", 100)
+    logits, target = draw_masks(0, 5)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    weights = torch.arange(1.0, 6.0, dtype=torch.float64)
+    found, expected = dice_coefficient(ours, target, epsilon), dice_as_it_stands(theirs, target, epsilon)
+    torch.testing.assert_close(found, expected)
+    (weights * found).sum().backward()
+    (weights * expected).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_the_gradient_of_dice_is_its_derivative() -> None:
+    logits, target = draw_masks(1, 3, side=3)
+    soft = torch.rand(3, 3, 4, dtype=torch.float64)
+    for goal in (target, soft):
+        assert torch.autograd.gradcheck(lambda x, goal=goal: dice_coefficient(x, goal), logits.requires_grad_())
+
+
+@pytest.mark.parametrize(
+    ("logits", "target", "epsilon", "expected"),
+    [
+        ([100.0, 100, -100], [1.0, 1, 0], 1e-5, 4 / (4 + 1e-5)),
+        ([100.0, -100, -100], [1.0, 1, 0], 2e-3, 2 / (3 + 2e-3)),
+        ([-100.0, -100, 100], [1.0, 1, 0], 1e-5, 0),
+        ([-100.0, -100, -100], [0.0, 0, 0], 1e-5, 0),
+        ([0.0, 0, 0], [0.5, 0, 0], 1e-5, 0.5 / (1 + 1e-5)),
+    ],
+)
+def test_dice_worked_out_by_hand(logits: list[float], target: list[float], epsilon: float, expected: float) -> None:
+    found = dice_coefficient(torch.tensor(logits)[None, None], torch.tensor(target)[None, None], epsilon)
+    assert found.item() == pytest.approx(expected)
+
+
+def test_pixels_outside_of_a_crop_get_no_gradient() -> None:
+    logits = torch.tensor([[[0.5, -torch.inf], [1.0, -torch.inf]]], requires_grad=True)
+    dice_coefficient(logits, torch.ones(1, 2, 2, dtype=torch.bool)).sum().backward()
+    assert logits.grad.isfinite().all()
+    assert (logits.grad != 0).tolist() == [[[True, False], [True, False]]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_masks_are_compared_in_float32(dtype: torch.dtype) -> None:
+    """The sum over 300 × 300 pixels is beyond float16."""
+    logits = torch.full((1, 300, 300), 20.0, dtype=dtype, requires_grad=True)
+    dice = dice_coefficient(logits, torch.ones(1, 300, 300, dtype=torch.bool))
+    assert dice.dtype == torch.float32
+    assert dice.item() == pytest.approx(1)
+    dice.backward()
+    assert logits.grad.dtype == dtype
+
+
+def test_no_masks_are_no_error() -> None:
+    logits = torch.zeros(0, 4, 4, requires_grad=True)
+    dice_coefficient(logits, torch.zeros(0, 4, 4)).sum().backward()
+    assert logits.grad.shape == (0, 4, 4)
+
+
+def test_masks_of_different_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        dice_coefficient(torch.zeros(1, 4, 4), torch.zeros(1, 4, 5))
+
+
+def labeled_candidates(rows: Tensor | None = None) -> Candidates:
+    """One positive of IoU 1/2 whose mask has the Dice coefficient 2/3, and a negative."""
+    return Candidates(
+        "head",
+        torch.zeros(2, 1),
+        torch.tensor([1, 0]),
+        1,
+        boxes=Matched(torch.tensor([[0.0, 0, 4, 4]], requires_grad=True), torch.tensor([[0.0, 0, 4, 2]])),
+        masks=Matched(torch.tensor([[[100.0, -100.0]]], requires_grad=True), torch.ones(1, 1, 2), rows),
+    )
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"), [(BinaryLabel(), 1), (IoULabel(), 1 / 2), (DiceLabel(), 2 / 3), (MeanLabel(), 7 / 12)]
+)
+def test_labels_worked_out_by_hand(label: Label, expected: float) -> None:
+    candidates = labeled_candidates()
+    found = label(candidates, find_positives(candidates))
+    assert found.tolist() == pytest.approx([expected], abs=1e-5)
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize(("label", "missing"), [(IoULabel(), "boxes"), (DiceLabel(), "masks"), (MeanLabel(), "boxes")])
+def test_a_label_names_what_a_head_does_not_hand(label: Label, missing: str) -> None:
+    bare = Candidates("head", torch.zeros(1, 1), torch.tensor([0]), 1)
+    with pytest.raises(ValueError, match=f"'head' hands no {missing}"):
+        label(bare, find_positives(bare))
+
+
+def test_the_dice_label_needs_the_masks_of_all_positives() -> None:
+    candidates = labeled_candidates(rows=torch.tensor([0]))
+    with pytest.raises(ValueError, match="a part of its positives"):
+        DiceLabel()(candidates, find_positives(candidates))

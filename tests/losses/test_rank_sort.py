@@ -372,7 +372,7 @@ def test_shapes_must_fit() -> None:
         rank_sort_loss_of_labels(torch.zeros(3), torch.zeros(3, dtype=torch.int64), torch.zeros(3))
     with pytest.raises(ValueError, match=r"must be \(M, C\) and \(M,\)"):
         rank_sort_loss_of_labels(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), torch.zeros(2))
-    with pytest.raises(ValueError, match="2 positives among the labels but quality of shape"):
+    with pytest.raises(ValueError, match="2 positives among the labels but numbers of shape"):
         rank_sort_loss_of_labels(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.zeros(3))
     with pytest.raises(ValueError, match="delta must not be negative"):
         rank_sort_loss(torch.zeros(3), torch.zeros(3), -0.1)
@@ -513,5 +513,14 @@ def test_a_head_that_classifies_by_softmax_is_refused() -> None:
 
 
 def test_an_implementation_that_does_not_exist_is_no_silent_fallback() -> None:
-    with pytest.raises(ValueError, match=r"implementation must be one of .* got 'triton'"):
-        rank_sort_loss(torch.zeros(2), torch.tensor([0.5, 0.0]), implementation="triton")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"implementation must be one of .* got 'cuda'"):
+        rank_sort_loss(torch.zeros(2), torch.ones(2), implementation="cuda")
+    with pytest.raises(ValueError, match="'triton' needs tensors on CUDA, these are on cpu"):
+        rank_sort_loss(torch.zeros(2), torch.ones(2), implementation="triton")
+
+
+def test_a_negative_far_above_a_single_positive_costs_its_share_of_the_rank() -> None:
+    for delta, expected in ((0.5, 1 / 1.5), (0.0, 1 / 2)):
+        ranking, sorting = rank_sort_loss(torch.tensor([-50.0, 50.0]), torch.tensor([0.7, 0.0]), delta)
+        torch.testing.assert_close(ranking, torch.tensor(expected))
+        assert sorting == 0

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou
+from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
 
-from rankdet.losses import L1, GIoU, SigmoidCrossEntropyLoss, SmoothL1, SoftmaxCrossEntropyLoss
+from rankdet.losses import (
+    L1,
+    CenternessCrossEntropy,
+    CenternessWeights,
+    FocalLoss,
+    GIoU,
+    IoUCrossEntropy,
+    IoUWeights,
+    Processes,
+    QualityFocalLoss,
+    SigmoidCrossEntropyLoss,
+    SmoothL1,
+    SoftmaxCrossEntropyLoss,
+    focal_loss,
+    quality_focal_loss,
+    score_based,
+)
 from rankdet.structures import Candidates, Matched
 
 DELTAS = torch.tensor([[0.5, -2.0, 0.0, 1.0], [0.0, 0.0, 0.25, 0.0]])
 BOXES = torch.tensor([[0.0, 0, 4, 2], [1, 1, 3, 3]])
 OBJECTS = torch.tensor([[0.0, 0, 4, 4], [0, 0, 2, 2]])
-BOX_LOSSES = pytest.mark.parametrize("box_loss", [L1(), SmoothL1(1.0), GIoU()], ids=["L1", "smooth L1", "GIoU"])
 
 
 def make_candidates(logits: Tensor, labels: list[int], num_classes: int, positives: int = 2) -> Candidates:
@@ -31,38 +48,6 @@ def make_candidates(logits: Tensor, labels: list[int], num_classes: int, positiv
 
 def log_sigmoid(x: float) -> float:
     return -math.log(1 + math.exp(-x))
-
-
-@pytest.mark.parametrize(
-    ("box_loss", "expected"),
-    [
-        (L1(), [3.5, 0.25]),
-        (L1(2.0), [7.0, 0.5]),
-        (SmoothL1(1.0), [0.125 + 1.5 + 0.5, 0.03125]),
-        (SmoothL1(0.25), [0.375 + 1.875 + 0.875, 0.125]),
-        (SmoothL1(1.0, weight=10), [21.25, 0.3125]),
-        (GIoU(), [1 / 2, 1 - 1 / 7 + 2 / 9]),
-        (GIoU(3.0), [3 / 2, 3 - 3 / 7 + 6 / 9]),
-    ],
-)
-def test_box_losses_worked_out_by_hand(box_loss: nn.Module, expected: list[float]) -> None:
-    found = box_loss(make_candidates(torch.zeros(2, 1), [0, 0], 1), 2)
-    assert found.tolist() == pytest.approx(expected)
-    assert found.requires_grad
-
-
-def test_the_giou_loss_is_that_of_torchvision() -> None:
-    found = GIoU()(make_candidates(torch.zeros(2, 1), [0, 0], 1), 2)
-    torch.testing.assert_close(found, 1 - generalized_box_iou(BOXES, OBJECTS).diagonal())
-
-
-@BOX_LOSSES
-def test_box_losses_refuse_what_does_not_pair(box_loss: nn.Module) -> None:
-    bare = Candidates("head", torch.zeros(2, 1), torch.tensor([0, 0]), 1)
-    with pytest.raises(ValueError, match="'head' hands no"):
-        box_loss(bare, 2)
-    with pytest.raises(ValueError, match="3 positives but 2 pairs"):
-        box_loss(make_candidates(torch.zeros(2, 1), [0, 0], 1), 3)
 
 
 def test_sigmoid_cross_entropy_worked_out_by_hand() -> None:
@@ -114,10 +99,167 @@ def test_sigmoid_refuses_a_background_column() -> None:
         SigmoidCrossEntropyLoss(L1())(make_candidates(torch.zeros(3, 3), [0, 1, 2], 2))
 
 
+def draw_problem(seed: int, count: int = 40, num_classes: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    """Float64 logits, labels with some ignored, and the dense targets (NaN where ignored)."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(count, num_classes, generator=generator, dtype=torch.float64)
+    labels = torch.randint(-1, num_classes + 4, (count,), generator=generator).clamp(max=num_classes)
+    targets = functional.one_hot(labels.clamp(min=0), num_classes + 1)[:, :-1].double()
+    return logits, labels, targets.masked_fill((labels < 0)[:, None], torch.nan)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.6])
+@pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
+@pytest.mark.parametrize("chunk", [1, 17, 1 << 17])
+def test_focal_loss_is_that_of_torchvision(
+    alpha: float, gamma: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In value and gradient, also some rows at a time."""
+    monkeypatch.setattr(score_based, "CPU_CHUNK", chunk)
+    logits, labels, targets = draw_problem(0)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    found = focal_loss(ours, labels, alpha, gamma)
+    used = labels >= 0
+    expected = sigmoid_focal_loss(theirs[used], targets[used], alpha, gamma, reduction="sum")
+    torch.testing.assert_close(found, expected)
+    (3 * found).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    single = focal_loss(logits.float(), labels, alpha, gamma)
+    torch.testing.assert_close(single, expected.float())
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("chunk", [1, 17, 1 << 17])
+def test_quality_focal_loss_is_the_equation(beta: float, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score_based, "CPU_CHUNK", chunk)
+    logits, labels, targets = draw_problem(1)
+    quality = torch.rand(int((targets == 1).sum()), dtype=torch.float64)
+    targets = targets.masked_scatter(targets == 1, quality)[labels >= 0]
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    found = quality_focal_loss(ours, labels, quality, beta)
+    scores = theirs[labels >= 0].sigmoid()
+    cross_entropy = -((1 - targets) * (1 - scores).log() + targets * scores.log())
+    expected = ((targets - scores).abs() ** beta * cross_entropy).sum()
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_the_gradients_of_focal_losses_are_their_derivatives() -> None:
+    logits, labels, targets = draw_problem(2, count=8)
+    quality = torch.rand(int((targets == 1).sum()), dtype=torch.float64)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: focal_loss(x, labels), logits)
+    assert torch.autograd.gradcheck(lambda x: quality_focal_loss(x, labels, quality), logits)
+
+
+def test_focal_losses_take_the_positives_where_they_are_known() -> None:
+    logits, labels, _ = draw_problem(3)
+    rows = ((labels >= 0) & (labels < 5)).nonzero().squeeze(1)
+    quality = torch.rand(len(rows), dtype=torch.float64)
+    assert focal_loss(logits, labels, rows=rows) == focal_loss(logits, labels)
+    expected = quality_focal_loss(logits, labels, quality)
+    assert quality_focal_loss(logits, labels, quality, rows=rows) == expected
+
+
+def test_focal_losses_refuse_shapes_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"must be \(M, C\) and \(M,\)"):
+        focal_loss(torch.zeros(3), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="1 positives among the labels but quality of shape"):
+        quality_focal_loss(torch.zeros(2, 1), torch.tensor([0, 1]), torch.zeros(2))
+
+
+@pytest.mark.parametrize("logit", [1e4, -1e4])
+def test_extreme_logits_give_finite_focal_losses(logit: float) -> None:
+    logits = torch.full((3, 2), logit, requires_grad=True)
+    labels = torch.tensor([0, 2, -1])
+    (focal_loss(logits, labels) + quality_focal_loss(logits, labels, torch.tensor([0.5]))).backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_a_logit_that_is_no_number_is_not_lost() -> None:
+    for row in (0, 1):
+        logits = torch.zeros(2, 2)
+        logits[row, 0] = torch.nan
+        assert focal_loss(logits, torch.tensor([0, 2])).isnan()
+        assert quality_focal_loss(logits, torch.tensor([0, 2]), torch.tensor([0.5])).isnan()
+
+
+def test_the_focal_loss_of_a_head_worked_out_by_hand() -> None:
+    """Logits 0: a positive costs ln 2 / 16, a negative 3 ln 2 / 16; two positives and four negatives."""
+    candidates = make_candidates(torch.zeros(4, 2), [0, 1, 2, -1], 2)
+    terms, stats = FocalLoss()(candidates)
+    assert terms["classification"].item() == pytest.approx((2 + 4 * 3) * math.log(2) / 16 / 2)
+    giou_errors = [1 / 2, 1 - 1 / 7 + 2 / 9]
+    assert terms["localization"].item() == pytest.approx(sum(giou_errors))
+    assert (stats["positives"], stats["negatives"], stats["balance"]) == (2, 4, 1)
+    terms, _ = FocalLoss(added_positives=1)(candidates)
+    assert terms["classification"].item() == pytest.approx((2 + 4 * 3) * math.log(2) / 16 / 3)
+
+
+def test_the_rows_of_dense_detectors() -> None:
+    """ATSS with centerness, PAA with IoU: weights of the boxes, factors, auxiliary terms."""
+    giou_errors, ious = [1 / 2, 1 - 1 / 7 + 2 / 9], [1 / 2, 1 / 7]
+    candidates = replace(
+        make_candidates(torch.zeros(3, 2), [0, 1, 2], 2),
+        centerness=torch.tensor([0.25, 1.0]),
+        auxiliary={name: Matched(torch.zeros(2), torch.tensor([0.25, 1.0])) for name in ("centerness", "iou")},
+    )
+    atss = FocalLoss(weighting=CenternessWeights(), auxiliary=[CenternessCrossEntropy()])
+    terms, _ = atss(candidates)
+    assert terms["localization"].item() == pytest.approx(2 * (0.25 * giou_errors[0] + giou_errors[1]) / 1.25)
+    assert terms["centerness"].item() == pytest.approx(math.log(2))
+    paa = FocalLoss(box_loss=GIoU(1.3), weighting=IoUWeights(), auxiliary=[IoUCrossEntropy()])
+    terms, _ = paa(candidates)
+    expected = 1.3 * sum(w * error for w, error in zip(ious, giou_errors, strict=True)) / sum(ious)
+    assert terms["localization"].item() == pytest.approx(expected)
+    assert terms["iou"].item() == pytest.approx(math.log(2) / 2)
+
+
+def test_the_quality_focal_loss_of_a_head_worked_out_by_hand() -> None:
+    """Logits 0: a negative costs ln 2 / 4, a positive (y − 1/2)² ln 2."""
+    candidates = make_candidates(torch.zeros(3, 2), [0, 1, 2], 2)
+    terms, _ = QualityFocalLoss()(candidates)
+    expected = (4 / 4 + 0 + (1 / 2 - 1 / 7) ** 2) * math.log(2) / 2
+    assert terms["classification"].item() == pytest.approx(expected)
+    assert terms["localization"].item() == pytest.approx(1 / 2 + 1 - 1 / 7 + 2 / 9)
+    terms["classification"].backward()
+    assert candidates.boxes.predicted.grad is None
+
+
+class TwoProcesses(Processes):
+    """Another process has nothing at all."""
+
+    def mean(self, value: Tensor) -> Tensor:
+        return value.detach() / 2
+
+
+@pytest.mark.parametrize("build", [FocalLoss, QualityFocalLoss])
+def test_normalizers_can_be_those_of_all_processes(build: type[FocalLoss | QualityFocalLoss]) -> None:
+    """Four positives here and none there: the values are the same, and the gradients twice as large, to be halved."""
+    gradients, terms = [], []
+    for loss in (build(), build(processes=TwoProcesses())):
+        candidates = make_candidates(torch.zeros(4, 1), [0, 0, 0, 0], 1, positives=2)
+        boxes = torch.cat([BOXES, BOXES]).requires_grad_()
+        pairs = Matched(boxes, torch.cat([OBJECTS, OBJECTS]))
+        terms.append(loss(replace(candidates, boxes=pairs, deltas=None)).terms)
+        sum(terms[-1].values()).backward()
+        gradients.append([candidates.logits.grad, boxes.grad])
+    torch.testing.assert_close(terms[1], terms[0])
+    torch.testing.assert_close(gradients[1], [2 * gradient for gradient in gradients[0]])
+
+
 LOSSES = pytest.mark.parametrize(
     ("loss", "columns"),
-    [(SigmoidCrossEntropyLoss(L1()), 2), (SoftmaxCrossEntropyLoss(GIoU()), 3)],
-    ids=["sigmoid", "softmax"],
+    [
+        (SigmoidCrossEntropyLoss(L1()), 2),
+        (SoftmaxCrossEntropyLoss(GIoU()), 3),
+        (FocalLoss(box_loss=L1()), 2),
+        (QualityFocalLoss(box_loss=L1()), 2),
+    ],
+    ids=["sigmoid", "softmax", "focal", "quality focal"],
 )
 
 
@@ -153,7 +295,12 @@ def test_where_nothing_takes_part_terms_are_connected_zeros(loss: nn.Module, col
 def test_without_positives_the_background_still_counts(loss: nn.Module, columns: int) -> None:
     candidates = make_candidates(torch.zeros(4, columns), [2, 2, -1, 2], 2, positives=0)
     terms, _ = loss(candidates)
-    expected = 2 * math.log(2) if columns == 2 else math.log(3)
+    expected = {
+        SigmoidCrossEntropyLoss: 2 * math.log(2),
+        SoftmaxCrossEntropyLoss: math.log(3),
+        FocalLoss: 6 * 3 / 16 * math.log(2),
+        QualityFocalLoss: 6 / 4 * math.log(2),
+    }[type(loss)]
     assert terms["classification"].item() == pytest.approx(expected)
     assert terms["localization"].item() == 0
     assert terms["localization"].requires_grad

@@ -2,8 +2,24 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
-from rankdet.losses import score_weights, weighted_mean
+from rankdet.losses import (
+    CenternessWeights,
+    IoUWeights,
+    NoWeights,
+    RankingWeights,
+    ScoreWeights,
+    find_positives,
+    ranking_weights,
+    score_weights,
+    soft_step,
+    weighted_mean,
+)
+from rankdet.losses.weighting import Weighting
+from rankdet.structures import Candidates, Matched
 
 
 def test_the_weight_is_the_best_score_over_all_classes() -> None:
@@ -46,3 +62,97 @@ def test_weights_that_vanish_divide_nothing() -> None:
 def test_a_value_that_is_no_number_is_not_lost() -> None:
     assert weighted_mean(torch.tensor([1.0, torch.nan]), torch.ones(2)).isnan()
     assert weighted_mean(torch.ones(2), torch.tensor([1.0, torch.nan])).isnan()
+
+
+def weights_as_they_stand(logits: Tensor, ranks: Tensor, delta: float) -> Tensor:
+    return (soft_step(logits[:, None] - logits, delta) / ranks).mean(dim=1)
+
+
+def test_ranking_weights_worked_out_by_hand() -> None:
+    """Of three positives the best counts in three ranks, the next in two, the worst in its own."""
+    logits, ranks = torch.tensor([0.0, 3.0, 1.0]), torch.tensor([4.0, 1.0, 2.0])
+    expected = [(1 / 4) / 3, (1 / 4 + 1 / 2 + 1) / 3, (1 / 4 + 1 / 2) / 3]
+    assert ranking_weights(logits, ranks).tolist() == pytest.approx(expected)
+    # Smoothed, an own term counts half, and the middle one lies on the edge of the first.
+    assert ranking_weights(logits, ranks, 1.0).tolist() == pytest.approx(
+        [(1 / 8) / 3, (1 / 4 + 1 / 2 + 1 / 2) / 3, (1 / 4 + 1 / 4) / 3]
+    )
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(0, 40),
+    delta=st.sampled_from([0.0, 0.5, 2.0]),
+    ties=st.booleans(),
+    shift=st.sampled_from([0.0, -1e3]),
+)
+def test_ranking_weights_are_the_equation(seed: int, count: int, delta: float, ties: bool, shift: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(count, generator=generator, dtype=torch.float64) + shift
+    logits = (4 * logits).round() / 4 if ties else logits
+    ranks = 0.5 + 100 * torch.rand(count, generator=generator, dtype=torch.float64)
+    expected = weights_as_they_stand(logits, ranks, delta).float()
+    torch.testing.assert_close(ranking_weights(logits, ranks, delta), expected, rtol=1e-5, atol=1e-7)
+
+
+def positive_candidates() -> Candidates:
+    """Two positives, of IoU 1/2 and 0, beside a negative and one ignored."""
+    return Candidates(
+        "head",
+        torch.tensor([[9.0, 9.0], [0.0, -4.0], [7.0, 7.0], [2.0, 1.0]], requires_grad=True),
+        torch.tensor([2, 0, -1, 1]),
+        2,
+        boxes=Matched(
+            torch.tensor([[0.0, 0, 4, 4], [0, 0, 1, 1]], requires_grad=True),
+            torch.tensor([[0.0, 0, 4, 2], [5, 5, 6, 6]]),
+        ),
+        centerness=torch.tensor([0.25, 1.0]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [
+        (NoWeights(), [1, 1]),
+        (CenternessWeights(), [0.25, 1]),
+        (ScoreWeights(), [0.5, 0.8807971]),
+        (IoUWeights(), [0.5, 0]),
+        # Ranks 4 and 2; the logits of the own classes are 0 and 1.
+        (RankingWeights(), [1 / 8, 3 / 8]),
+        (RankingWeights(1.0), [1 / 16, 1 / 8 + 1 / 8]),
+    ],
+)
+def test_weights_worked_out_by_hand(weighting: Weighting, expected: list[float]) -> None:
+    candidates = positive_candidates()
+    positives = find_positives(candidates)._replace(ranks=torch.tensor([4.0, 2.0]))
+    weights = weighting(candidates, positives)
+    assert weights.tolist() == pytest.approx(expected)
+    assert not weights.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("weighting", "missing"),
+    [(CenternessWeights(), "no centerness"), (IoUWeights(), "no boxes"), (RankingWeights(), "a loss that ranks")],
+)
+def test_weights_name_what_is_missing(weighting: Weighting, missing: str) -> None:
+    bare = Candidates("head", torch.zeros(1, 1), torch.tensor([0]), 1)
+    with pytest.raises(ValueError, match=f"'head'.*{missing}"):
+        weighting(bare, find_positives(bare))
+
+
+@pytest.mark.parametrize(
+    "weighting", [NoWeights(), CenternessWeights(), ScoreWeights(), IoUWeights(), RankingWeights(), RankingWeights(1.0)]
+)
+def test_no_positives_have_no_weights(weighting: Weighting) -> None:
+    empty = torch.zeros(0, 4)
+    candidates = Candidates(
+        "head", torch.zeros(2, 3), torch.tensor([3, -1]), 3, boxes=Matched(empty, empty), centerness=torch.zeros(0)
+    )
+    positives = find_positives(candidates)._replace(ranks=torch.zeros(0))
+    assert weighting(candidates, positives).shape == (0,)
+
+
+def test_ranking_weights_need_a_width_that_is_not_negative() -> None:
+    with pytest.raises(ValueError, match="negative"):
+        RankingWeights(-0.5)

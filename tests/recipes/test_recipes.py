@@ -117,7 +117,7 @@ def test_all_mistakes_are_reported_at_once_with_their_paths():
         ("a: [\n", "is no YAML"),
         ("base: faster_rcnn_shape\n", "did you mean 'faster_rcnn_shapes'"),
         ("base: other.yaml\n", "cannot read recipe .*other.yaml: No such file"),
-        ("base: rs_faster_rcnn_shapes\nlosses: {rpn: {type: focal}}\n", "losses.rpn: .*'focal'"),
+        ("base: rs_faster_rcnn_shapes\nlosses: {rpn: {type: vocal}}\n", "losses.rpn: .*'vocal'"),
         ("base: rs_faster_rcnn_shapes\ndetector: {rcnn: {softmax: true}}\n", "does not fit"),
         ("base: rs_faster_rcnn_shapes\nschedule: {epochs: 3}\n", "exactly one of epochs and iterations"),
     ],

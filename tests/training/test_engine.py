@@ -116,6 +116,24 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(kill_after: int, wh
     assert not list(folder.glob("checkpoints/.*"))
 
 
+def test_losses_that_remember_resume_bit_for_bit(tiny: Load, tmp_path: Path):
+    """A balance by epoch, in the middle of a period whose length training gives to one head."""
+    focal = "type: focal, balancing: {type: epoch, start: 7.0"
+    recipe = tiny(f"losses.rpn={{{focal}}}}}", f"losses.rcnn={{{focal}, iterations: 3}}}}")
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run(recipe, whole)
+    shutil.copytree(whole, resumed)
+    Run(resumed).checkpoint(4).unlink()
+    run(_recipe(resumed), resumed, resume=True)
+    expected = clean(Run(whole).checkpoint(4))
+    assert equal(clean(Run(resumed).checkpoint(4)), expected)
+    losses = expected["statistics"][0]["losses"]
+    assert losses["rpn"]["tasks.balancing.count"] == 4  # of an epoch of twelve
+    assert losses["rcnn"]["tasks.balancing.count"] == 1
+    assert losses["rpn"]["tasks.balancing.weight"] == 7
+    assert 1 < losses["rcnn"]["tasks.balancing.weight"] != 7
+
+
 def _recipe(folder: Path) -> Recipe:
     from rankdet.recipes import load_recipe
 

@@ -20,7 +20,7 @@ FORMAT = 1
 """Raised whenever the same parameters give another set."""
 STAMP = "shapes.json"
 CLASSES = ("ellipse", "rectangle", "triangle", "ring", "cross")
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
 
 
 def make_shapes(
@@ -28,6 +28,7 @@ def make_shapes(
     *,
     train: int = 400,
     val: int = 100,
+    test: int = 0,
     size: int = 128,
     seed: int = 0,
     classes: Sequence[str] = CLASSES,
@@ -45,8 +46,8 @@ def make_shapes(
     ----------
     folder
         Where the set shall be.
-    train, val
-        Pictures of the two splits. A picture does not depend on how many there are.
+    train, val, test
+        Pictures of the splits; without any there is no test split. A picture does not depend on how many there are.
     size
         Side of the square pictures, in pixels.
     seed
@@ -69,7 +70,7 @@ def make_shapes(
         When a parameter is out of its range, something else is at ``folder``, or it cannot be written.
     """
     folder = Path(folder)
-    _check(train, val, size, seed, classes, tail)
+    _check(train, val, test, size, seed, classes, tail)
     stamp = {
         "format": FORMAT,
         "train": train,
@@ -79,6 +80,8 @@ def make_shapes(
         "classes": list(classes),
         "tail": tail,
     }
+    if test:
+        stamp["test"] = test  # sets of before, which had no such split, stay the same
     try:
         _make(folder, stamp, progress)
     except OSError as error:
@@ -87,7 +90,8 @@ def make_shapes(
 
 
 def _make(folder: Path, stamp: dict[str, Any], progress: bool) -> None:
-    train, val, size, seed = (stamp[key] for key in ("train", "val", "size", "seed"))
+    size, seed = stamp["size"], stamp["seed"]
+    counts = [stamp.get(split, 0) for split in SPLITS]
     classes, tail = stamp["classes"], stamp["tail"]
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         _check_same(folder, stamp)
@@ -96,8 +100,10 @@ def _make(folder: Path, stamp: dict[str, Any], progress: bool) -> None:
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         beside.chmod(0o755)  # temporary folders are private, data sets are not
-        with _bar(train + val, progress) as advance:
-            for number, (split, count) in enumerate(zip(SPLITS, (train, val), strict=True)):
+        with _bar(sum(counts), progress) as advance:
+            for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
+                if not count:
+                    continue
                 document = _document(classes)
                 (beside / "images" / split).mkdir(parents=True)
                 for index in range(count):
@@ -120,9 +126,11 @@ def category_id(label: int) -> int:
     return label * label + label + 1
 
 
-def _check(train: int, val: int, size: int, seed: int, classes: Sequence[str], tail: float) -> None:
-    if train < 1 or val < 1:
-        raise InputError(f"shapes: at least one picture per split is needed, not train={train} and val={val}")
+def _check(train: int, val: int, test: int, size: int, seed: int, classes: Sequence[str], tail: float) -> None:
+    if train < 1 or val < 1 or test < 0:
+        raise InputError(
+            f"shapes: at least one picture for train and for val is needed, not train={train}, val={val}, test={test}"
+        )
     if size < 32:
         raise InputError(f"shapes: size={size} is less than 32 pixels")
     if seed < 0:
@@ -142,10 +150,11 @@ def _check_same(folder: Path, stamp: dict[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: holds something else than a set of shapes; choose another folder") from error
     if found != stamp:
+        held = found if isinstance(found, dict) else {}
         different = ", ".join(
-            f"{key} {found.get(key) if isinstance(found, dict) else None!r} instead of {value!r}"
-            for key, value in stamp.items()
-            if not isinstance(found, dict) or found.get(key) != value
+            f"{key} {held.get(key)!r} instead of {stamp.get(key)!r}"
+            for key in stamp | held
+            if held.get(key) != stamp.get(key)
         )
         raise InputError(f"{folder / STAMP}: a different set of shapes is there: {different}; choose another folder")
 

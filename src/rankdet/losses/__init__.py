@@ -1,25 +1,96 @@
 """Losses: Candidates → LossOutput, and the pure functions under them. Imports torch and nothing else."""
 
-from rankdet.losses.balancing import value_balance
-from rankdet.losses.error_driven import identity_update, soft_step
-from rankdet.losses.localization import Overlap, box_overlap
+from rankdet.losses.alrp import ALRP, ALRPLoss, alrp_loss, alrp_loss_of_labels
+from rankdet.losses.auxiliary import CenternessCrossEntropy, IoUCrossEntropy
+from rankdet.losses.average_precision import APLoss, ap_loss, ap_loss_of_labels
+from rankdet.losses.balancing import ConstantBalance, EpochBalance, MagnitudeBalance, ValueBalance, value_balance
+from rankdet.losses.box_losses import L1, GIoU, SmoothL1
+from rankdet.losses.bucketed import BucketedAPLoss, BucketedRankSortLoss, bucketed_ap_loss, bucketed_rank_sort_loss
+from rankdet.losses.candidates import Positives, find_positives
+from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss, identity_update, soft_step
+from rankdet.losses.localization import (
+    BinaryLabel,
+    DiceLabel,
+    IoULabel,
+    MeanLabel,
+    Overlap,
+    box_overlap,
+    dice_coefficient,
+)
+from rankdet.losses.processes import Processes
 from rankdet.losses.rank_sort import RankSort, RankSortLoss, rank_sort_loss, rank_sort_loss_of_labels
-from rankdet.losses.score_based import L1, GIoU, SigmoidCrossEntropyLoss, SmoothL1, SoftmaxCrossEntropyLoss
-from rankdet.losses.weighting import score_weights, weighted_mean
+from rankdet.losses.score_based import (
+    FocalLoss,
+    QualityFocalLoss,
+    SigmoidCrossEntropyLoss,
+    SoftmaxCrossEntropyLoss,
+    focal_loss,
+    quality_focal_loss,
+)
+from rankdet.losses.tasks import Tasks
+from rankdet.losses.weighting import (
+    CenternessWeights,
+    IoUWeights,
+    NoWeights,
+    RankingWeights,
+    ScoreWeights,
+    ranking_weights,
+    score_weights,
+    weighted_mean,
+)
 
 __all__ = [
+    "ALRP",
     "L1",
+    "ALRPLoss",
+    "APLoss",
+    "BinaryLabel",
+    "BucketedAPLoss",
+    "BucketedRankSortLoss",
+    "CenternessCrossEntropy",
+    "CenternessWeights",
+    "ConstantBalance",
+    "DiceLabel",
+    "EpochBalance",
+    "FocalLoss",
     "GIoU",
+    "IoUCrossEntropy",
+    "IoULabel",
+    "IoUWeights",
+    "MagnitudeBalance",
+    "MeanLabel",
+    "NoWeights",
     "Overlap",
+    "Pairs",
+    "Positives",
+    "PrimaryTerms",
+    "Processes",
+    "QualityFocalLoss",
     "RankSort",
     "RankSortLoss",
+    "RankingWeights",
+    "ScoreWeights",
     "SigmoidCrossEntropyLoss",
     "SmoothL1",
     "SoftmaxCrossEntropyLoss",
+    "Tasks",
+    "ValueBalance",
+    "alrp_loss",
+    "alrp_loss_of_labels",
+    "ap_loss",
+    "ap_loss_of_labels",
     "box_overlap",
+    "bucketed_ap_loss",
+    "bucketed_rank_sort_loss",
+    "dice_coefficient",
+    "error_driven_loss",
+    "find_positives",
+    "focal_loss",
     "identity_update",
+    "quality_focal_loss",
     "rank_sort_loss",
     "rank_sort_loss_of_labels",
+    "ranking_weights",
     "score_weights",
     "soft_step",
     "value_balance",

@@ -1,8 +1,125 @@
-"""Task balancing: how much a localization loss counts beside the classification loss of its head."""
+"""Task balancing: how much a localization loss counts beside the classification loss of its head.
+
+A balancing is called with the value of the classification, that of the task, and the candidates; it returns the task's
+weight λ, a detached scalar. Its calls wait for no device.
+"""
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from rankdet.structures import Candidates
+
+
+class ConstantBalance(nn.Module):
+    """A weight that is set by hand."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, classification: Tensor, task: Tensor, candidates: Candidates) -> Tensor:
+        """λ, scalar."""
+        return torch.full_like(task.detach(), self.weight)
+
+
+class ValueBalance(nn.Module):
+    """The weight that gives the task the value of the classification, each iteration anew: :func:`value_balance`."""
+
+    def forward(self, classification: Tensor, task: Tensor, candidates: Candidates) -> Tensor:
+        """λ, scalar."""
+        return value_balance(classification, task)
+
+
+class MagnitudeBalance(nn.Module):
+    r"""The weight that gives the task's gradient the size of that of the classification, each iteration anew.
+
+    .. math:: \lambda_t = \frac{\lVert \partial L_{RS} / \partial s \rVert_1}{\lVert \partial L_t / \partial b \rVert_1}
+
+    (table A.11 of the paper, which leaves b open). Here s are the logits, and b the outputs that the task depends on,
+    the first of these: the encoded boxes (``Candidates.deltas``, what the regressor puts out), the decoded boxes, the
+    mask logits. An L1 norm depends on the unit of b; decoded boxes are in pixels.
+
+    Notes
+    -----
+    Costs a backward pass of both losses, up to the outputs of the head. Where no gradients are recorded (an evaluation)
+    the weight is 0, as where the task has none.
+    """
+
+    def forward(self, classification: Tensor, task: Tensor, candidates: Candidates) -> Tensor:
+        """λ, scalar."""
+        pairs = (candidates.deltas, candidates.boxes, candidates.masks)
+        size = _norm(task, [pair.predicted for pair in pairs if pair is not None])
+        return value_balance(_norm(classification, [candidates.logits]), size)
+
+
+class EpochBalance(nn.Module):
+    r"""The weight that would have given the task the value of the total of the last period (aLRP Loss).
+
+    .. math:: \lambda \leftarrow \frac{\overline{L_t} + \overline{L_{cls}}}{\overline{L_t}}
+
+    with means over a period of ``iterations`` (K. Oksuz et al., "A Ranking-based, Balanced Loss Function Unifying
+    Classification and Localisation in Object Detection", NeurIPS 2020, arXiv:2009.13592). The means of a period give
+    the weight of the next; that of the first is ``start``.
+
+    Parameters
+    ----------
+    start
+        λ of the first period.
+    iterations
+        Length of a period in calls: an epoch in the authors' code (7330 on COCO with 16 pictures per iteration).
+
+    Notes
+    -----
+    The state is in buffers, so a ``state_dict`` resumes it bit for bit. Each process and each task has its own. Calls
+    count where gradients are recorded: an evaluation changes nothing. Where a period has no task the weight stays.
+
+    Examples
+    --------
+    >>> balance = EpochBalance(iterations=2)
+    >>> candidates = Candidates("dense", torch.zeros(0, 1), torch.zeros(0), 1)
+    >>> [balance(torch.tensor(0.6), torch.tensor(0.2), candidates).item() for _ in range(3)]
+    [50.0, 50.0, 4.0]
+    """
+
+    weight: Tensor
+    classification_sum: Tensor
+    task_sum: Tensor
+    count: Tensor
+
+    def __init__(self, start: float = 50.0, *, iterations: int) -> None:
+        super().__init__()
+        if iterations < 1:
+            raise ValueError(f"a period must have an iteration, got {iterations}")
+        self.iterations = iterations
+        # In float64: an epoch adds up thousands of values.
+        self.register_buffer("weight", torch.tensor(start, dtype=torch.float64))
+        self.register_buffer("classification_sum", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("task_sum", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, classification: Tensor, task: Tensor, candidates: Candidates) -> Tensor:
+        """λ, scalar."""
+        weight = self.weight.to(task.dtype, copy=True)
+        if torch.is_grad_enabled():
+            self._add(classification.detach(), task.detach())
+        return weight
+
+    @torch.no_grad()
+    def _add(self, classification: Tensor, task: Tensor) -> None:
+        """Take an iteration into the sums; at the end of a period, a new weight and empty sums."""
+        self.count += 1
+        self.classification_sum += classification
+        self.task_sum += task
+        is_over = self.count >= self.iterations
+        weight = (self.task_sum + self.classification_sum) / self.task_sum
+        self.weight.copy_(torch.where(is_over & weight.isfinite() & (self.task_sum > 0), weight, self.weight))
+        for total in (self.count, self.classification_sum, self.task_sum):
+            total.masked_fill_(is_over, 0)
+
+
+Balancing = ConstantBalance | ValueBalance | MagnitudeBalance | EpochBalance
 
 
 def value_balance(classification: Tensor, task: Tensor) -> Tensor:
@@ -34,3 +151,14 @@ def value_balance(classification: Tensor, task: Tensor) -> Tensor:
     classification, task = classification.detach(), task.detach()
     usable = task.isfinite() & (task > 0)
     return (classification / task.where(usable, 1.0)).where(usable, 0.0)
+
+
+def _norm(loss: Tensor, outputs: list[Tensor]) -> Tensor:
+    """L1 norm of the gradient of a loss in the first of ``outputs`` that it depends on; 0 without any."""
+    tracked = [output for output in outputs if output.requires_grad]
+    if loss.requires_grad and tracked:
+        gradients = torch.autograd.grad(loss, tracked, retain_graph=True, allow_unused=True)
+        for gradient in gradients:
+            if gradient is not None:
+                return gradient.abs().sum(dtype=torch.promote_types(gradient.dtype, torch.float32))
+    return torch.zeros_like(loss.detach())

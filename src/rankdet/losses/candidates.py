@@ -1,20 +1,100 @@
 """What every loss asks of Candidates before it starts.
 
-Legend: M candidates, C classes, P positives.
+Legend: M candidates, C classes, P positives, P' masks (of some positives, or of all).
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from rankdet.losses.localization import DICE_EPSILON, Overlap, box_overlap, dice_coefficient
 from rankdet.structures import Candidates, Matched
 
 
+class Positives(NamedTuple):
+    """The positives of a head and how well each is localized now.
+
+    rows
+        (P,) int64: which candidates they are, ascending.
+    logits
+        (P, C) their raw scores, detached: all that comes of them are weights.
+    overlap
+        IoU and GIoU of the predicted boxes with their objects, each (P,), with gradient; None where a head hands no
+        boxes.
+    dice
+        (P',) Dice coefficient of each of ``Candidates.masks``, with gradient; None where a head hands no masks.
+    ranks
+        (P,) soft rank of each positive among all candidates, detached; a ranking loss fills it in, others leave None.
+    """
+
+    rows: Tensor
+    logits: Tensor
+    overlap: Overlap | None
+    dice: Tensor | None
+    ranks: Tensor | None = None
+
+
+def find_positives(candidates: Candidates, dice_epsilon: float = DICE_EPSILON) -> Positives:
+    """The positives of a head.
+
+    Parameters
+    ----------
+    candidates
+        What the head hands to its loss.
+    dice_epsilon
+        See :func:`rankdet.losses.dice_coefficient`.
+
+    Raises
+    ------
+    ValueError
+        When there is not one pair of boxes (or deltas, or masks without rows) per positive. On a GPU, where counting
+        would wait for the device, their logits and overlaps are NaN instead, and so is a loss made of either.
+
+    Examples
+    --------
+    >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+    >>> candidates = Candidates(
+    ...     head="rcnn", num_classes=2, labels=torch.tensor([2, 1]), logits=torch.tensor([[3.0, -3.0], [-3.0, 0.0]]),
+    ...     boxes=Matched(boxes, torch.tensor([[0.0, 0.0, 4.0, 2.0]])),
+    ... )
+    >>> positives = find_positives(candidates)
+    >>> positives.rows, positives.logits, positives.overlap.iou
+    (tensor([1]), tensor([[-3.,  0.]]), tensor([0.5000]))
+    """
+    num_positives = _num_positives(candidates)
+    if num_positives is not None and candidates.labels.is_cuda:
+        rows, is_wrong = static_rows(candidates, num_positives)
+    else:
+        rows, is_wrong = positive_rows(candidates), None
+    boxes, masks = candidates.boxes, candidates.masks
+    for field, pairs in (("boxes", boxes), ("deltas", candidates.deltas)):
+        if pairs is not None:
+            matched_pairs(candidates, field, pairs, len(rows))
+    if masks is not None and masks.rows is None:
+        matched_pairs(candidates, "masks", masks, len(rows))
+    logits = candidates.logits.detach()[rows]
+    overlap = None if boxes is None else box_overlap(boxes.predicted, boxes.target)
+    dice = None if masks is None else dice_coefficient(masks.predicted, masks.target, dice_epsilon)
+    if is_wrong is not None:
+        logits = logits.masked_fill(is_wrong, torch.nan)
+        overlap = None if overlap is None else Overlap(*(values.masked_fill(is_wrong, torch.nan) for values in overlap))
+    return Positives(rows, logits, overlap, dice)
+
+
 def positive_rows(candidates: Candidates) -> Tensor:
-    """(P,) int64: the rows of the positives, ascending."""
-    labels = candidates.labels
-    return ((labels >= 0) & (labels < candidates.num_classes)).nonzero().squeeze(1)
+    """(P,) int64: the rows of the positives, ascending. On a GPU this waits for the device."""
+    return _is_positive(candidates).nonzero().squeeze(1)
+
+
+def static_rows(candidates: Candidates, num_positives: int) -> tuple[Tensor, Tensor]:
+    """The same where P is known beforehand, and whether P was wrong (scalar bool); this waits for nothing."""
+    found = torch.nonzero_static(_is_positive(candidates), size=num_positives + 1, fill_value=-1).squeeze(1)
+    # One row too many is asked for: it must be missing, and the one before it must not.
+    is_wrong = (found[-1] >= 0) | (found[:-1] < 0).any()
+    return found[:-1].clamp(min=0), is_wrong
 
 
 def matched_pairs(candidates: Candidates, field: str, pairs: Matched | None, num_positives: int) -> Matched:
@@ -39,5 +119,17 @@ def task_counts(candidates: Candidates, num_positives: int) -> dict[str, Tensor]
     """Positives and negatives as a classifier of C sigmoids sees them: a positive row holds C − 1 negatives, any
     background row C. The ratio of the two is the imbalance of the paper's table 10 (task level)."""
     used = (candidates.labels >= 0).sum()
-    positives = torch.as_tensor(num_positives, device=used.device)
+    positives = torch.full_like(used, num_positives)
     return {"positives": positives, "negatives": used * candidates.num_classes - positives}
+
+
+def _is_positive(candidates: Candidates) -> Tensor:
+    return (candidates.labels >= 0) & (candidates.labels < candidates.num_classes)
+
+
+def _num_positives(candidates: Candidates) -> int | None:
+    """P where the head hands something of every positive, so that no device need be asked."""
+    for pairs in (candidates.boxes, candidates.deltas, candidates.masks):
+        if pairs is not None and pairs.rows is None:
+            return len(pairs.predicted)
+    return None

@@ -1,131 +1,178 @@
 """Who is who among millions of logits, and the two passes over the negatives that every ranking loss makes.
 
-Legend: M candidates, C classes, P positives, I ignored rows, E edges of the cells.
+Legend: M candidates, C classes, P positives, I ignored rows, E edges of the cells, N logits of all levels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rankdet.losses.cells import Cells
+from rankdet.losses.cells import LANES, Cells, PiecewiseLinear, Search, look_up
 
-CHUNK = 1 << 17
-"""Logits handled at a time on a CPU, or a quarter of all: their temporaries stay in the cache and small beside them."""
-SMALLEST_CHUNK = 1 << 15
-"""Below this, calling the operations takes longer than doing them."""
+CHUNK = 1 << 15
+"""Logits of a chunk on a CPU for each thread, or a sixteenth of all: its temporaries stay small beside the logits."""
 
 
 class Roles(NamedTuple):
-    """Who is who among the logits.
+    """Who is who among the logits of all levels, one after another.
 
     positives
         (P,) int64 indices into the flat logits.
-    quality
-        (P,) localization qualities in [0, 1].
     ignored
-        (I,) int64 indices of the ignored rows of ``width`` logits. Both index tensors ascend, and what is in neither is
-        a negative.
+        (I,) int64 indices of the ignored rows of ``width`` logits, ascending. What is in neither is a negative.
     width
         Logits of a row.
     """
 
     positives: Tensor
-    quality: Tensor
     ignored: Tensor
     width: int
 
 
-def not_finite(logits: Tensor, roles: Roles) -> Tensor:
+def not_finite(logits: Sequence[Tensor], roles: Roles) -> Tensor:
     """0, or NaN where the logit of a candidate that is not ignored is NaN or infinite; scalar float64."""
-    low, high = logits.aminmax()
-    poison = ((low - low) + (high - high)).double()
-    if poison.device.type == "cpu" and not bool(poison.isnan()):
-        return poison
-    # Something is not finite, or looking would wait for the device: perhaps only what is ignored.
-    rows = logits.reshape(-1, roles.width).index_fill(0, roles.ignored, 0.0)
-    return (rows - rows).sum(dtype=torch.float64)
+    poison = roles.positives.new_zeros((), dtype=torch.float64)
+    first_row = 0
+    for level in logits:
+        if level.numel():
+            low, high = level.aminmax()
+            found = ((low - low) + (high - high)).double()
+            if found.device.type != "cpu" or bool(found.isnan()):
+                # Something is not finite, or looking would wait for the device: perhaps only what is ignored.
+                rows = level.reshape(-1, roles.width)
+                skipped = _within(roles.ignored, first_row, first_row + len(rows))
+                rows = rows.index_fill(0, skipped - first_row, 0.0)
+                found = (rows - rows).sum(dtype=torch.float64)
+            poison = poison + found
+        first_row += level.numel() // roles.width
+    return poison
 
 
 class Negatives:
     """One pass over all logits that counts the negatives of each cell, one that writes their gradient.
 
-    The first pass leaves each logit's cell where the second will write its gradient: float32 gradients need no other
+    The first pass can leave each logit's cell where the second will write its gradient: float32 gradients need no other
     memory than their own.
+
+    Parameters
+    ----------
+    logits
+        Levels (or chunks) of any shapes, which are read one after another, as if they stood in one tensor.
+    roles
+        Who is who among them.
+    cells
+        The cells of the positives.
     """
 
-    def __init__(self, roles: Roles, dtype: torch.dtype) -> None:
+    def __init__(self, logits: Sequence[Tensor], roles: Roles, cells: Cells) -> None:
+        self.logits = logits
         self.roles = roles
-        self.dtype = dtype
-        self._found: Tensor | None = None
+        self.cells = cells
+        self.edges = cells.edges
+        num_logits = sum(level.numel() for level in logits)
+        self.rows = torch.get_num_threads() if self.edges.device.type == "cpu" else 1
+        size = max(num_logits, 1)
+        if self.edges.device.type == "cpu":
+            size = max(CHUNK, min(CHUNK * self.rows, size // 16))
+        # A chunk holds whole rows of ``width`` logits and is cut into as many parts as there are threads.
+        step = self.rows * roles.width
+        self.size = -(-size // step) * step
 
-    def count(self, logits: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        """Number of negatives and sum of their logits per cell, each (E + 1,) float64."""
-        self._found = torch.empty(logits.numel(), dtype=torch.int32, device=logits.device)
-        sums = torch.zeros(len(cells), dtype=torch.float64, device=logits.device)
-        for part, values in self._chunks(logits, cells):
-            found = cells.find(values, out=self._found[part])
-            sums += torch.bincount(found, weights=values.double(), minlength=len(cells))
-        counts = torch.bincount(self._found, minlength=len(cells)).double()
+    def count(self, found: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Number of negatives and sum of their logits per cell, each (E + 1,) float64.
+
+        Parameters
+        ----------
+        found
+            (N,) int32 that receives the number of each logit's cell; or None.
+        """
+        width = len(self.cells) + LANES - 1
+        sums = self.edges.new_zeros(self.rows, width, dtype=torch.float64)
+        counts = torch.zeros_like(sums, dtype=torch.int64)
+        one = counts.new_ones(1, 1)
+        search = Search(self.edges, self.size)
+        doubles = sums.new_empty(self.size)
+        for start, values in self._chunks():
+            cell = search(values, self.rows)
+            shape = (self.rows, len(values) // self.rows)
+            sums.scatter_add_(1, cell.view(shape), doubles[: len(values)].copy_(values).view(shape))
+            counts.scatter_add_(1, cell.view(shape), one.expand(shape))
+            if found is not None:
+                part = found[start : start + len(values)]
+                part.copy_(cell[: len(part)])
+        counts, sums = counts.sum(0), sums.sum(0)
+        # The positives were counted like negatives, which is faster than looking for them in every chunk.
+        positives = self.cells.positives.to(self.edges.dtype)
+        cell = torch.cat([search(part, 1).clone() for part in positives.split(self.size)])
+        counts.index_add_(0, cell, -torch.ones_like(cell))
+        sums.index_add_(0, cell, -positives.double())
         # Below all edges lie the negatives that no positive sees, and those that are none.
-        counts[0] = sums[0] = 0
-        return counts, sums
+        counts[:LANES] = 0
+        return counts[LANES - 1 :].double(), sums.where(counts > 0, 0.0)[LANES - 1 :]
 
-    def gradient(self, logits: Tensor, cells: Cells, weights: Tensor | None) -> Tensor:
-        """Σ_i weights[i] · H(s − p_i) at every logit, in the shape and dtype of the logits; zeros without weights."""
-        if weights is None:
-            return torch.zeros_like(logits, memory_format=torch.contiguous_format)
-        found, self._found = self._found, None
-        if found is None:  # a second backward pass through the same graph
-            self.count(logits, cells)
-            return self.gradient(logits, cells, weights)
-        if logits.dtype == torch.float32:
-            result = found.view(torch.float32)
+    def gradient(self, function: PiecewiseLinear, found: Tensor | None) -> list[Tensor]:
+        """F(s) at every negative, 0 where ignored, anything at the positives; one tensor per level, shaped like it.
+
+        Parameters
+        ----------
+        function
+            F, for the cells of the positives.
+        found
+            What :meth:`count` wrote, for float32 logits: it is overwritten, as the gradients take its place. Where
+            None, the cells are looked for again.
+        """
+        offset, slope = (torch.nn.functional.pad(part, (LANES - 1, 0)) for part in function[:2])
+        offset[:LANES] = slope[:LANES] = 0
+        bounds = sorted((0.0, float(function.total)))
+        gathered, result = offset.new_empty(self.size), offset.new_empty(self.size)
+        if found is None:
+            search = Search(self.edges, self.size)
+            gradients = [torch.empty_like(level, memory_format=torch.contiguous_format) for level in self.logits]
         else:
-            result = torch.empty(logits.numel(), dtype=logits.dtype, device=logits.device)
-        left, value, slope = cells.weighted_steps(weights)
-        for part, values in self._chunks(logits, cells):
-            cell = found[part]
-            # One gathered table at a time: the temporaries of a chunk count beside the gradient.
-            values -= left.index_select(0, cell)
-            values *= slope.index_select(0, cell)
-            values += value.index_select(0, cell)
-            result[part] = values
-        return result.view(logits.shape)
+            numbers = torch.zeros(self.size, dtype=torch.int64, device=found.device)
+            parts = found.view(torch.float32).split([level.numel() for level in self.logits])
+            gradients = [part.view(level.shape) for part, level in zip(parts, self.logits, strict=True)]
+        written = (part for level in gradients for part in level.view(-1).split(self.size))
+        for (start, values), out in zip(self._chunks(), written, strict=True):
+            size = len(values)
+            if found is None:
+                cell = search(values, self.rows)
+            else:
+                cell = numbers[:size]
+                cell[: len(out)].copy_(found[start : start + len(out)])
+            part = result[:size].copy_(values)
+            part *= look_up(slope, cell, self.rows, out=gathered[:size])
+            part += look_up(offset, cell, self.rows, out=gathered[:size])
+            # F lies between 0 and the sum of its weights: no rounding may leave that.
+            out.copy_(part[: len(out)].clamp_(*bounds))
+        return gradients
 
-    def _chunks(self, logits: Tensor, cells: Cells) -> Iterator[tuple[slice, Tensor]]:
-        """Slices of the flat logits with a copy of each, in which all but negatives lie below every edge."""
-        flat = logits.reshape(-1)
-        positives, ignored, width = self.roles.positives, self.roles.ignored, self.roles.width
-        size = flat.numel()
-        if not logits.is_cuda:
-            size = max(min(CHUNK, max(SMALLEST_CHUNK, size // 4)) // width, 1) * width
-        for part, mine, skipped in zip(
-            _slices(size, flat.numel()),
-            _split(positives, size, flat.numel()),
-            _split(ignored, size // width, flat.numel() // width),
-            strict=True,
-        ):
-            values = cells.clamp(flat[part].to(self.dtype))
-            if len(mine):
-                values.index_fill_(0, mine - part.start, cells.bounds[0])
-            if len(skipped):
-                values.view(-1, width).index_fill_(0, skipped - part.start // width, cells.bounds[0])
-            yield part, values
+    def _chunks(self) -> Iterator[tuple[int, Tensor]]:
+        """Where each chunk starts among all logits, and its logits, in which all ignored ones lie below every edge.
+
+        Chunks that are not a multiple of ``rows`` long are filled up with values below every edge.
+        """
+        below = float(self.edges[0].nextafter(self.edges.new_tensor(-torch.inf)))
+        start, width = 0, self.roles.width
+        for level in self.logits:
+            for values in level.reshape(-1).split(self.size):
+                size = len(values)
+                skipped = _within(self.roles.ignored, start // width, (start + size) // width)
+                missing = -size % self.rows
+                if values.dtype != self.edges.dtype or missing or len(skipped):
+                    values = torch.nn.functional.pad(values.to(self.edges.dtype), (0, missing), value=below)
+                    values[:size].view(-1, width).index_fill_(0, skipped - start // width, below)
+                yield start, values
+                start += size
 
 
-def _slices(size: int, length: int) -> list[slice]:
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
-
-
-def _split(ascending: Tensor, size: int, length: int) -> list[Tensor]:
-    """The indices that fall into each slice of ``size``."""
-    if size >= length:
-        return [ascending]
-    starts = torch.arange(0, length + size, size, device=ascending.device)
-    bounds = torch.searchsorted(ascending, starts).tolist()
-    return [ascending[first:last] for first, last in pairwise(bounds)]
+def _within(ascending: Tensor, low: int, high: int) -> Tensor:
+    """The entries in [low, high)."""
+    if not len(ascending):
+        return ascending
+    first, last = torch.searchsorted(ascending, ascending.new_tensor([low, high])).tolist()
+    return ascending[first:last]

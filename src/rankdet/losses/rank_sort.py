@@ -8,22 +8,21 @@ Legend: M candidates, C classes, P positives, N negatives, s logits, y localizat
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rankdet.losses.balancing import value_balance
-from rankdet.losses.candidates import matched_pairs, positive_rows, task_counts
-from rankdet.losses.cells import Cells
-from rankdet.losses.error_driven import Gradient, Upstream, identity_update, soft_step
-from rankdet.losses.localization import box_overlap
-from rankdet.losses.negatives import Negatives, Roles, not_finite
+from rankdet.losses.balancing import Balancing
+from rankdet.losses.checks import check_labels, check_range, check_targets, dense, whole
+from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss
+from rankdet.losses.localization import IoULabel, Label
+from rankdet.losses.operators import Implementation, Levels, RankingLoss, Ruling, labelled, targeted, without
+from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.sorting import EPSILON, sorting_errors
-from rankdet.losses.weighting import score_weights, weighted_mean
+from rankdet.losses.tasks import Tasks
+from rankdet.losses.weighting import Weighting
 from rankdet.structures import Candidates, LossOutput
-
-Implementation = Literal["auto", "reference", "torch"]
 
 
 class RankSort(NamedTuple):
@@ -34,12 +33,13 @@ class RankSort(NamedTuple):
 
 
 def rank_sort_loss(
-    logits: Tensor,
-    targets: Tensor,
+    logits: Levels,
+    targets: Levels,
     delta: float = 0.5,
     *,
+    sync: Sync = False,
     check: bool = False,
-    implementation: Implementation = "auto",
+    implementation: Implementation | Literal["reference"] = "auto",
 ) -> RankSort:
     r"""Rank & Sort Loss of logits against continuous targets.
 
@@ -105,27 +105,26 @@ def rank_sort_loss(
     >>> logits.grad
     tensor([ 0.0000,  0.0375,  0.0857,  0.0857, -0.1375,  0.0357, -0.1071,  0.0000])
     """
-    if logits.shape != targets.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must have one shape")
-    targets = targets.detach().reshape(-1)
     if check:
-        _check_range("targets", targets, -1, 1)
-    special = targets.nonzero().squeeze(1)
-    quality = targets[special]
-    is_ignored = quality < 0  # NaN is not: it stays a positive and makes the loss NaN
-    roles = Roles(special[~is_ignored], quality[~is_ignored], ignored=special[is_ignored], width=1)
-    return _loss(logits, roles, delta, check, implementation)
+        check_targets(logits, targets)
+    if implementation == "reference":
+        logits, targets = whole(logits), whole(targets)
+        return _reference(logits, targets, targets, delta)
+    candidates, quality = targeted(logits, targets)
+    values, _ = _RANK_SORT(candidates, quality, delta, implementation, Processes(sync))
+    return RankSort(*values.unbind())
 
 
 def rank_sort_loss_of_labels(
-    logits: Tensor,
-    labels: Tensor,
+    logits: Levels,
+    labels: Levels,
     quality: Tensor,
     delta: float = 0.5,
     *,
     zero_quality_is_negative: bool = False,
+    sync: Sync = False,
     check: bool = False,
-    implementation: Implementation = "auto",
+    implementation: Implementation | Literal["reference"] = "auto",
 ) -> RankSort:
     """Rank & Sort Loss of classifiers: the same as :func:`rank_sort_loss`, without the dense (M, C) target.
 
@@ -164,113 +163,83 @@ def rank_sort_loss_of_labels(
     >>> rank_sort_loss_of_labels(logits, torch.tensor([1, 2]), torch.tensor([0.8]), delta=0).ranking
     tensor(0.5000)
     """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must be (M, C) and (M,)")
-    num_classes = logits.shape[1]
+    ranking, sorting, _ = _of_labels(
+        logits, labels, quality, delta, zero_quality_is_negative, sync, check, implementation
+    )
+    return RankSort(ranking, sorting)
+
+
+def _of_labels(
+    logits: Levels,
+    labels: Levels,
+    quality: Tensor,
+    delta: float,
+    zero_quality_is_negative: bool,
+    sync: Sync,
+    check: bool,
+    implementation: Implementation | Literal["reference"],
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Ranking, sorting, and the (P,) rank of each positive (None where the reference computes, or some are dropped)."""
     if check:
-        _check_range("labels", labels, -1, num_classes)
-    special = (labels < num_classes).nonzero().squeeze(1)
-    is_ignored = labels[special] < 0
-    rows, ignored = special[~is_ignored], special[is_ignored]
-    quality = quality.detach()
-    if quality.shape != rows.shape:
-        raise ValueError(f"{len(rows)} positives among the labels but quality of shape {tuple(quality.shape)}")
-    if check:
-        _check_range("quality", quality, 0, 1)
-    positives = rows * num_classes + labels[rows]
+        check_labels(logits, labels)
+        check_range("quality", quality, 0, 1)
+    if implementation == "reference":
+        stacked, targets, values = dense(logits, labels, quality)
+        if zero_quality_is_negative:
+            targets = targets.where((targets <= 0) | (values > 0), 0)
+        return *_reference(stacked, targets, values, delta), None
+    candidates = labelled(logits, labels, quality, implementation)
     if zero_quality_is_negative:
-        kept = ~(quality <= 0)
-        positives, quality = positives[kept], quality[kept]
-    return _loss(logits, Roles(positives, quality, ignored, num_classes), delta, check, implementation)
+        candidates, quality = without(candidates, quality <= 0), quality[~(quality <= 0)]
+    values, told = _RANK_SORT(candidates, quality, delta, implementation, Processes(sync))
+    return values[0], values[1], None if zero_quality_is_negative else told[0]
 
 
-def _loss(logits: Tensor, roles: Roles, delta: float, check: bool, implementation: Implementation) -> RankSort:
-    if delta < 0:
-        raise ValueError(f"delta must not be negative, got {delta}")
-    if check and not bool(torch.isfinite(logits).all()):
-        raise ValueError(f"{int((~torch.isfinite(logits)).sum())} of {logits.numel()} logits are NaN or infinite")
-    if implementation not in get_args(Implementation):
-        raise ValueError(f"implementation must be one of {get_args(Implementation)}, got {implementation!r}")
-    evaluate = _evaluate_reference if implementation == "reference" else _evaluate
-    return RankSort(*identity_update(logits, lambda values: evaluate(values, roles, delta)))
-
-
-def _evaluate_reference(logits: Tensor, roles: Roles, delta: float) -> tuple[tuple[Tensor, Tensor], Gradient]:
-    """The equations as they stand, one positive at a time: the yardstick of every faster form."""
-    flat = logits.reshape(-1)
-    positives, quality = roles.positives, roles.quality.to(flat.dtype)
-    is_negative = torch.ones_like(flat, dtype=torch.bool)
-    if flat.numel():
-        is_negative.view(-1, roles.width)[roles.ignored] = False
-    is_negative[positives] = False
-    negatives = is_negative.nonzero().squeeze(1)
-    ranking = sorting = flat.new_zeros(())
-    ranking_gradient, sorting_gradient = torch.zeros_like(flat), torch.zeros_like(flat)
-    for i, y in zip(positives, quality, strict=True):
-        above = soft_step(flat[positives] - flat[i], delta)  # H(x_ij), j in P, own term included
-        false = soft_step(flat[negatives] - flat[i], delta)  # H(x_ij), j in N
-        ranking_error = false.sum() / (above.sum() + false.sum())  # (R)
-        better = above * (quality >= y)
-        worse = above * (quality < y)
-        sorting_error = (above * (1 - quality)).sum() / above.sum()  # (S)
-        sorting_error = sorting_error - (better * (1 - quality)).sum() / better.sum()  # (S*)
-        ranking, sorting = ranking + ranking_error, sorting + sorting_error
-        if false.sum() > EPSILON:  # the identity update: i pays, every j gets its share
-            ranking_gradient[i] -= ranking_error
-            ranking_gradient[negatives] += ranking_error * false / false.sum()
-        if worse.sum() > EPSILON:
-            sorting_gradient[i] -= sorting_error
-            sorting_gradient[positives] += sorting_error * worse / worse.sum()
-    num_positives = max(len(positives), 1)
-
-    def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
-        parts = zip((ranking_gradient, sorting_gradient), upstream, strict=True)
-        total = sum(part * weight for part, weight in parts if weight is not None) / num_positives
-        return torch.as_tensor(total).reshape(logits.shape).to(logits.dtype)
-
-    return (ranking / num_positives, sorting / num_positives), gradient
-
-
-def _evaluate(logits: Tensor, roles: Roles, delta: float) -> tuple[tuple[Tensor, Tensor], Gradient]:
-    """The same by cells: one pass over the negatives forward, one backward."""
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    num_positives = len(roles.positives)
-    if num_positives == 0:
-        zero = logits.new_zeros((), dtype=dtype)
-        return (zero, zero.clone()), lambda logits, _: torch.zeros_like(logits)
-    poison = not_finite(logits, roles)
-    if poison.device.type == "cpu" and bool(poison.isnan()):
-        return (poison.to(dtype), poison.to(dtype)), lambda logits, _: torch.full_like(logits, torch.nan)
-    # Where looking would wait for the device, positives that are not finite are kept from the search.
-    ascending, order = logits.reshape(-1)[roles.positives].double().nan_to_num(0.0, 0.0, 0.0).sort()
-    negatives = Negatives(roles, dtype)
-    cells = Cells(ascending, delta, dtype)
-    counts, sums = negatives.count(logits, cells)
-    false_positives = cells.steps_over(counts, sums).clamp(min=0) + poison
-    sorting = sorting_errors(ascending, roles.quality[order].double(), delta)
+def _rule(logits: Tensor, quality: Tensor, false_positives: Tensor, delta: float) -> Ruling:
+    sorting = sorting_errors(logits, quality, delta)
     rank = sorting.rank + false_positives
-    ranking_errors = false_positives / rank
+    ranking_errors = false_positives / rank  # (R)
     is_active = ~(false_positives <= EPSILON)
-
-    def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
-        of_positives = torch.zeros_like(rank)
-        of_negatives = None
-        if upstream[0] is not None:
-            # A negative gets ranking_error · H / N_FP, and ranking_error / N_FP = 1 / rank.
-            of_positives -= upstream[0] * ranking_errors * is_active / num_positives
-            of_negatives = upstream[0] * is_active / rank / num_positives
-        if upstream[1] is not None:
-            of_positives += upstream[1] * sorting.gradient / num_positives
-        result = negatives.gradient(logits, cells, of_negatives)
-        result.view(-1)[roles.positives[order]] = of_positives.to(result.dtype)
-        return result
-
-    return (ranking_errors.mean().to(dtype), sorting.error.mean().to(dtype)), gradient
+    none = torch.zeros_like(rank)
+    return Ruling(
+        values=torch.stack([ranking_errors.mean(), sorting.error.mean()]),
+        own=torch.stack([-ranking_errors * is_active, sorting.gradient]) / len(rank),
+        # A negative gets ranking_error · H / N_FP, and ranking_error / N_FP = 1 / rank.
+        weights=torch.stack([is_active / rank, none]) / len(rank),
+        told=rank[None],
+    )
 
 
-def _check_range(name: str, values: Tensor, low: float, high: float) -> None:
-    if not bool(((values >= low) & (values <= high)).all()):
-        raise ValueError(f"{name} must lie in [{low}, {high}], got values from {values.min()} to {values.max()}")
+_RANK_SORT = RankingLoss("rank_sort", _rule, num_values=2, num_told=1)
+
+
+def _ranking_definition(pairs: Pairs) -> PrimaryTerms:
+    """(R), with 0 as its target: no negative stands above."""
+    false = pairs.above * pairs.is_negative
+    error = false.sum(1) / (pairs.above * (pairs.is_positive + pairs.is_negative)).sum(1)
+    return PrimaryTerms(error, torch.zeros_like(error), false)
+
+
+def _sorting_definition(quality: Tensor) -> Definition:
+    """(S), with (S*) as its target: only those of equal or higher quality stand above."""
+
+    def definition(pairs: Pairs) -> PrimaryTerms:
+        above = pairs.above * pairs.is_positive
+        better = above * (quality >= quality[pairs.own, None])
+        error = above @ (1 - quality) / above.sum(1)
+        target_error = better @ (1 - quality) / better.sum(1)
+        return PrimaryTerms(error, target_error, above - better)
+
+    return definition
+
+
+def _reference(logits: Tensor, targets: Tensor, quality: Tensor, delta: float) -> RankSort:
+    """The equations as they stand, over all pairs: the yardstick of every faster form."""
+    quality = quality.detach().reshape(-1).to(torch.promote_types(logits.dtype, torch.float32))
+    return RankSort(
+        error_driven_loss(logits, targets, _ranking_definition, delta),
+        error_driven_loss(logits, targets, _sorting_definition(quality), delta),
+    )
 
 
 class RankSortLoss(nn.Module):
@@ -280,15 +249,24 @@ class RankSortLoss(nn.Module):
         L_{box} = \frac{\sum_i w_i (1 - GIoU_i)}{\sum_i w_i},\quad w_i = \max_c \sigma(s_{ic}),\quad
         \lambda = (L_R + L_S) / L_{box}
 
-    A positive's continuous target is the IoU of its predicted box with its object, computed at each call, detached.
+    A positive's continuous target is its label, the IoU of its predicted box with its object, computed at each call,
+    detached. Masks, where a head hands them, are a further task, with the weights of the boxes and a λ of their own.
     All candidates of all pictures that the process holds are ranked in one pool, over levels and classes.
 
     Parameters
     ----------
     delta
         δ, half the width of the soft step, in logits.
+    weighting
+        w, instance weights of the localization; None: the best score.
+    balancing
+        λ, for boxes and for masks each; None: by value.
+    label
+        What the positives are sorted by; None: the IoU of the predicted box.
     zero_quality_is_negative
         See :func:`rank_sort_loss_of_labels`.
+    sync
+        Rank the candidates of all processes in one pool, and normalize and balance over them; see :class:`Processes`.
     check
         Raise on logits that are not finite; see :func:`rank_sort_loss`.
     implementation
@@ -296,10 +274,10 @@ class RankSortLoss(nn.Module):
 
     Notes
     -----
-    Terms: ``ranking``, ``sorting``, ``localization`` (balanced: its value is that of the other two together, so watch
-    the statistic ``localization_error``, which is not). Statistics: ``positives``, ``negatives``,
-    ``localization_error``, ``balance`` (λ). Without positives all terms are zeros connected to all outputs; the
-    authors' code returns ones in some heads, zeros in others, and fails in the rest.
+    Terms: ``ranking``, ``sorting`` and those of :class:`Tasks` (``localization``, ``mask``; balanced: their value is
+    that of the other two together, so watch the statistic ``localization_error``, which is not). Without positives all
+    terms are zeros connected to all outputs; the authors' code returns ones in some heads, zeros in others, and fails
+    in the rest.
 
     Examples
     --------
@@ -321,37 +299,35 @@ class RankSortLoss(nn.Module):
         self,
         delta: float = 0.5,
         *,
+        weighting: Weighting | None = None,
+        balancing: Balancing | None = None,
+        label: Label | None = None,
         zero_quality_is_negative: bool = False,
+        sync: Sync = False,
         check: bool = False,
-        implementation: Implementation = "auto",
+        implementation: Implementation | Literal["reference"] = "auto",
     ) -> None:
         super().__init__()
         self.delta = delta
+        self.label = label or IoULabel()
         self.zero_quality_is_negative = zero_quality_is_negative
+        self.sync = sync
         self.check = check
-        self.implementation: Implementation = implementation
+        self.implementation: Implementation | Literal["reference"] = implementation
+        self.tasks = Tasks(weighting=weighting, balancing=balancing, processes=Processes(sync))
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head; raises ValueError when its boxes are missing or do not pair."""
-        rows = positive_rows(candidates)
-        boxes = matched_pairs(candidates, "boxes", candidates.boxes, len(rows))
-        overlap = box_overlap(boxes.predicted, boxes.target)
-        ranking, sorting = rank_sort_loss_of_labels(
+        positives = self.tasks.find_positives(candidates)
+        ranking, sorting, ranks = _of_labels(
             candidates.logits,
             candidates.labels,
-            overlap.iou,
+            self.label(candidates, positives),
             self.delta,
-            zero_quality_is_negative=self.zero_quality_is_negative,
-            check=self.check,
-            implementation=self.implementation,
+            self.zero_quality_is_negative,
+            self.sync,
+            self.check,
+            self.implementation,
         )
-        localization = weighted_mean(1 - overlap.giou, score_weights(candidates.logits[rows]))
-        balance = value_balance(ranking + sorting, localization)
-        return LossOutput(
-            terms={"ranking": ranking, "sorting": sorting, "localization": balance * localization},
-            stats={
-                **task_counts(candidates, len(rows)),
-                "localization_error": localization.detach(),
-                "balance": balance,
-            },
-        )
+        tasks = self.tasks(candidates, positives._replace(ranks=ranks), ranking + sorting)
+        return LossOutput({"ranking": ranking, "sorting": sorting, **tasks.terms}, tasks.stats)

@@ -1,14 +1,102 @@
 """Instance weights of the positives in a localization loss.
 
+A weighting is called with candidates and positives and returns (P,) detached weights ≥ 0; their scale does not matter,
+because a weighted mean divides by their sum.
+
 Legend: M candidates, C classes, P positives.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from rankdet.structures import Candidates
+
+if TYPE_CHECKING:
+    from rankdet.losses.candidates import Positives
 
 MIN_SUM = 1e-10
 """Below this sum of weights nothing is divided (the authors' code)."""
+
+
+class NoWeights:
+    """Every positive counts the same."""
+
+    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
+        """(P,) ones."""
+        return torch.ones_like(positives.rows, dtype=torch.float32)
+
+
+class CenternessWeights:
+    r"""How central the anchor of a positive lies in its object, as in FCOS and ATSS.
+
+    .. math:: w_i = \sqrt{\frac{\min(l, r)}{\max(l, r)} \frac{\min(t, b)}{\max(t, b)}}
+
+    with the distances from the center of the anchor to the sides of the object; a detector hands them as
+    ``Candidates.centerness``.
+    """
+
+    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
+        """(P,) in [0, 1]; raises ValueError where a head hands no centerness."""
+        if candidates.centerness is None:
+            raise ValueError(f"head {candidates.head!r} hands no centerness, which its weights need")
+        return candidates.centerness.detach().float()
+
+
+class ScoreWeights:
+    """The best score of a positive over all classes; see :func:`score_weights`."""
+
+    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
+        """(P,) in (0, 1)."""
+        return score_weights(positives.logits)
+
+
+class IoUWeights:
+    """The IoU of a positive's predicted box with its object, as in PAA.
+
+    Where all IoUs are 0 the weights are, too, and the loss of the boxes is 0 (the authors' code of PAA as well).
+    """
+
+    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
+        """(P,) in [0, 1]; raises ValueError where a head hands no boxes."""
+        if positives.overlap is None:
+            raise ValueError(f"head {candidates.head!r} hands no boxes, which its weights need")
+        return positives.overlap.iou.detach()
+
+
+class RankingWeights:
+    r"""How much of the ranking a positive carries: it counts in the rank of every positive that it stands above.
+
+    .. math:: w_i = \frac{1}{|P|} \sum_{k \in P} \frac{H(x_{ki})}{rank(k)}, \qquad x_{ki} = s_i - s_k
+
+    (tables A.11 and A.13 of the paper), with s the logit of a positive's own class. O(P log P) time, O(P) memory.
+
+    Parameters
+    ----------
+    delta_loc
+        Half the width of the linear part of H in the numerator, in logits; 0, the default, is the hard step. The ranks
+        are those of the ranking loss, with its own δ.
+    """
+
+    def __init__(self, delta_loc: float = 0.0) -> None:
+        if delta_loc < 0:
+            raise ValueError(f"delta_loc must not be negative, got {delta_loc}")
+        self.delta_loc = delta_loc
+
+    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
+        """(P,) weights; raises ValueError where the classification loss ranks nothing."""
+        if positives.ranks is None:
+            raise ValueError(f"head {candidates.head!r}: weights by rank need a loss that ranks")
+        own = candidates.labels[positives.rows, None]
+        logits = positives.logits.gather(1, own).squeeze(1)
+        return ranking_weights(logits, positives.ranks, self.delta_loc)
+
+
+Weighting = NoWeights | CenternessWeights | ScoreWeights | IoUWeights | RankingWeights
 
 
 def score_weights(logits: Tensor) -> Tensor:
@@ -35,6 +123,48 @@ def score_weights(logits: Tensor) -> Tensor:
     return logits.detach().float().amax(dim=1).sigmoid()
 
 
+def ranking_weights(logits: Tensor, ranks: Tensor, delta_loc: float = 0.0) -> Tensor:
+    r"""Weight of a positive by what it adds to the ranking, :math:`w_i = \frac{1}{|P|} \sum_k H(s_i - s_k) / rank(k)`.
+
+    Parameters
+    ----------
+    logits
+        (P,) logits of the positives.
+    ranks
+        (P,) their ranks among all candidates, > 0.
+    delta_loc
+        Half the width of the linear part of H, in logits; 0 is the hard step.
+
+    Returns
+    -------
+    Tensor
+        (P,) float32, detached.
+
+    Examples
+    --------
+    The higher positive stands above both, and both of its shares count:
+
+    >>> import torch
+    >>> ranking_weights(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 4.0]))
+    tensor([0.6250, 0.1250])
+    """
+    scores, order = logits.detach().double().sort()
+    shares = 1 / ranks.detach().double()[order]
+    before = pad(shares.cumsum(0), (1, 0))
+    # H is 1 for the k below the window around s_i, linear for those inside.
+    last = torch.searchsorted(scores, scores + delta_loc, right=True)
+    if delta_loc == 0:
+        sums = before[last]
+    else:
+        first = torch.searchsorted(scores, scores - delta_loc)
+        moments = pad((shares * scores).cumsum(0), (1, 0))
+        inside = before[last] - before[first]
+        linear = (scores * inside - (moments[last] - moments[first])) / (2 * delta_loc) + inside / 2
+        sums = before[first] + linear
+    weights = torch.empty_like(sums).scatter_(0, order, sums / max(1, len(sums)))
+    return weights.float()
+
+
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """Σ w v / Σ w over P positives; connected zero without any.
 
@@ -44,5 +174,9 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 1.0]))
     tensor(1.5000)
     """
-    total = weights.sum()
-    return (weights * values).sum() / total.where(total >= MIN_SUM, 1.0)
+    return (weights * values).sum() / usable_sum(weights.sum())
+
+
+def usable_sum(total: Tensor) -> Tensor:
+    """A sum of weights to divide by: 1 where it is next to nothing."""
+    return total.where(~(total < MIN_SUM), 1.0)

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rankdet.data import GroupedBatchSampler, build_training_loader
 from rankdet.recipes import Recipe, dump
-from rankdet.structures import Batch, InputError
+from rankdet.structures import Batch, DivergenceError, InputError
 
 from .checkpoint import (
     FOR_TRAINING,
@@ -325,7 +325,12 @@ class Loop:
         self._fetch()
         # All processes go on from what is written, as they do in a resumed run.
         self._world.share_buffers(self._training.detector)
-        own = {"statistics": self._statistics.state(), "skipped": self._num_skipped}
+        # A loss may remember what it saw, on each process something else.
+        losses = {
+            head: {name: value.cpu() for name, value in loss.state_dict().items()}
+            for head, loss in self._training.losses.items()
+        }
+        own = {"statistics": self._statistics.state(), "skipped": self._num_skipped, "losses": losses}
         random_states = self._world.gather(random_state(self._world.device))
         statistics = self._world.gather(own)
         with self._world.together():
@@ -337,7 +342,7 @@ class Loop:
         weights = training.detector.state_dict()
         for name, value in weights.items():
             if not bool(value.isfinite().all()):
-                raise InputError(
+                raise DivergenceError(
                     f"weight {name} is not finite at iteration {self._iteration}; no checkpoint is written"
                 )
         save_checkpoint(
@@ -369,3 +374,5 @@ class Loop:
             own = state["statistics"][self._world.rank]
             self._statistics.restore(own["statistics"])
             self._num_skipped = own["skipped"]
+            for head, loss in training.losses.items():
+                loss.load_state_dict(own["losses"][head])

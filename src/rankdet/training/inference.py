@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankdet.data import CocoDataset, Sample, collate
+from rankdet.data import CocoDataset, Sample, build_test_loader, collate
 from rankdet.data.pictures import decode
 from rankdet.data.transforms import Placement
 from rankdet.detectors import FasterRCNN
@@ -22,7 +22,7 @@ from rankdet.structures import Detection, InputError, Source, Target
 
 from .checkpoint import FOR_DETECTION, load_checkpoint, load_weights, save_checkpoint
 from .distributed import World
-from .evaluation import detect_batch, evaluate_detector
+from .evaluation import detect_batch, evaluate_detector, ranking_quality
 from .runs import find_checkpoint, output_folder, write_json
 from .setup import category_difference
 
@@ -88,7 +88,7 @@ def load_detector(path: Path, device: torch.device) -> TrainedDetector:
 
 
 def evaluate_checkpoint(
-    trained: TrainedDetector, folder: Path, split: str, world: World, out: Path
+    trained: TrainedDetector, folder: Path, split: str, world: World, out: Path, with_ranking: bool = False
 ) -> dict[str, Any] | None:
     """Evaluate on a split of a data folder; write evaluation.json and detections.json.
 
@@ -104,11 +104,14 @@ def evaluate_checkpoint(
         The processes.
     out
         Folder to write into; made before anything is computed.
+    with_ranking
+        Measure too how well the scores of the last head's positives are ordered.
 
     Returns
     -------
     dict or None
-        The numbers of `rankdet.metrics.evaluate`, on the main process.
+        The numbers of `rankdet.metrics.evaluate`, on the main process; with ``with_ranking`` those of `ranking_quality`
+        under ``ranking``, and the name of the ``head`` beside them.
 
     Raises
     ------
@@ -124,9 +127,23 @@ def evaluate_checkpoint(
         evaluation = evaluate_detector(trained.detector, dataset, recipe, world)
         if evaluation is None:
             return None
-        write_json(out / "evaluation.json", evaluation.metrics)
+        metrics = evaluation.metrics
+        if with_ranking:
+            metrics = metrics | {"ranking": _ranking(trained, dataset, recipe, world.device)}
         write_json(out / "detections.json", evaluation.detections)
-        return evaluation.metrics
+        # Last: where it is, everything is.
+        write_json(out / "evaluation.json", metrics)
+        return metrics
+
+
+def _ranking(
+    trained: TrainedDetector, dataset: CocoDataset, recipe: Recipe, device: torch.device
+) -> dict[str, float | str]:
+    head = list(recipe.detector.heads)[-1]
+    losses = {name: config.build().to(device) for name, config in recipe.losses.items()}
+    # The loss ranks over a batch, so batches have the size of training.
+    batches = build_test_loader(dataset, recipe.data.batch_size, recipe.data.workers)
+    return {"head": head, **ranking_quality(trained.detector, losses, batches, recipe, device, head)}
 
 
 def _evaluated_data(trained: TrainedDetector, folder: Path, split: str) -> tuple[CocoDataset, Recipe]:

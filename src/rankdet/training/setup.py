@@ -82,11 +82,12 @@ class Training:
         self.detector = recipe.detector.build(len(self.dataset.categories)).to(world.device)
         if recipe.runtime.channels_last:
             self.detector = self.detector.to(memory_format=torch.channels_last)
-        self.losses = {head: config.build().to(world.device) for head, config in recipe.losses.items()}
         self.pictures = recipe.data.batch_size * world.size * recipe.runtime.accumulation
+        self.iterations_per_epoch = math.ceil(len(self.dataset) / self.pictures)
+        steps = self.iterations_per_epoch * recipe.runtime.accumulation
+        self.losses = {head: config.build(steps).to(world.device) for head, config in recipe.losses.items()}
         self.lr = scaled_lr(recipe.optimizer, self.pictures, recipe.runtime.scale_lr)
         self.optimizer = build_optimizer(recipe, self.detector, self.pictures)
-        self.iterations_per_epoch = math.ceil(len(self.dataset) / self.pictures)
         schedule = recipe.schedule
         self.num_iterations = (
             schedule.iterations

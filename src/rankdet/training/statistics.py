@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankdet.structures import InputError
+from rankdet.structures import DivergenceError
 
 
 class IntervalStatistics:
@@ -54,7 +54,7 @@ class IntervalStatistics:
 
         Raises
         ------
-        InputError
+        DivergenceError
             When a loss is not finite; names the iteration, the terms and the pictures.
         """
         if self._on_device:
@@ -73,7 +73,9 @@ class IntervalStatistics:
         terms = ", ".join(
             f"{name} = {rows[row, column]:g}" for column, name in enumerate(self._names[: self._num_terms])
         )
-        raise InputError(f"the loss is not finite at iteration {iteration}: {terms}; pictures: {', '.join(pictures)}")
+        raise DivergenceError(
+            f"the loss is not finite at iteration {iteration}: {terms}; pictures: {', '.join(pictures)}"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,0 +1,318 @@
+"""aLRP Loss: the localization-recall-precision error at the rank of every positive, averaged.
+
+K. Oksuz, B. C. Cam, E. Akbas, S. Kalkan, "A Ranking-based, Balanced Loss Function Unifying Classification and
+Localisation in Object Detection", NeurIPS 2020, arXiv:2009.13592.
+
+Legend: M candidates, C classes, P positives, N negatives, s logits, E localization errors, δ half the step's width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rankdet.losses.balancing import Balancing
+from rankdet.losses.candidates import find_positives, task_counts
+from rankdet.losses.checks import check_labels, check_targets, dense, whole
+from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss, prefix_sums, soft_step
+from rankdet.losses.operators import (
+    Implementation,
+    Levels,
+    RankedCandidates,
+    RankingLoss,
+    Ruling,
+    labelled,
+    targeted,
+)
+from rankdet.losses.processes import Processes, Sync
+from rankdet.losses.sorting import Window
+from rankdet.structures import Candidates, LossOutput
+
+EPSILON = 1e-5
+"""A positive with no more than this above it hands out nothing (the authors' code)."""
+
+
+class ALRP(NamedTuple):
+    """The two parts of aLRP Loss, scalars: the first with the gradient of the identity update, the second
+    differentiable through the localization errors."""
+
+    classification: Tensor
+    localization: Tensor
+
+
+def alrp_loss(
+    logits: Levels,
+    targets: Levels,
+    localization_errors: Tensor,
+    delta: float = 1.0,
+    *,
+    sync: Sync = False,
+    check: bool = False,
+    implementation: Implementation | Literal["reference"] = "auto",
+) -> ALRP:
+    r"""aLRP Loss of logits and of the localization errors of their positives.
+
+    For every positive i, with :math:`x_{ij} = s_j - s_i` and the soft step H:
+
+    .. math::
+
+        rank(i) &= 1 + \sum_{j \in P, j \ne i} H(x_{ij}) + N_{FP}(i), \qquad
+            N_{FP}(i) = \sum_{j \in N} H(x_{ij}) \\
+        L_{cls} &= \frac{1}{|P|} \sum_i \frac{N_{FP}(i)}{rank(i)}, \qquad
+        L_{loc} = \frac{1}{|P|} \sum_i \frac{\sum_{k \in P, s_k \ge s_i} E(k)}{rank(i)}
+
+    The gradient of the first is that of the identity update of both together, with the error that i would have without
+    negatives above it, E(i) / rank(i), as the target: negative j gets
+    :math:`\frac{H(x_{ij})}{N_{FP}(i)} \cdot \frac{N_{FP}(i) + \sum_{k \ne i} H(x_{ik}) E(k)}{rank(i)}` from i, which
+    pays for it. The second is differentiated through E; ranks are constants in it, and its order is a hard one.
+
+    Parameters
+    ----------
+    logits
+        Raw scores of any shape and floating dtype, or one such tensor per level.
+    targets
+        Same shapes: −1 ignored, 0 negative, above 0 positive.
+    localization_errors
+        (P,) E ≥ 0 of the positives, in the order in which they stand in ``targets``: (1 − GIoU) / (2 (1 − τ)) with
+        τ = 0.5 in detectors.
+    delta
+        δ, half the width of the soft step, in logits; 0 gives the hard step.
+    sync
+        Rank the candidates of all processes in one pool; see :class:`Processes`.
+    check
+        Raise on NaN or infinite logits and on targets outside [−1, 1] (this waits for the device).
+    implementation
+        As in :func:`rank_sort_loss`.
+
+    Returns
+    -------
+    ALRP
+        Scalars (float64 for float64 logits, else float32). Without positives both are zeros, connected to ``logits``
+        and to ``localization_errors``.
+
+    Raises
+    ------
+    ValueError
+        When shapes differ, δ is negative, there is no such implementation, or ``check`` finds a value out of range.
+
+    Notes
+    -----
+    How the parts are balanced is the caller's: the paper multiplies the second by a weight that starts at 50 and is set
+    anew each epoch (:class:`EpochBalance`). Differs from the authors' code, which fails without positives.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([2.0, 0.0, -2.0], requires_grad=True)
+    >>> errors = torch.tensor([0.3], requires_grad=True)
+    >>> classification, localization = alrp_loss(logits, torch.tensor([0.0, 1.0, 0.0]), errors)
+    >>> print(f"{classification:.2f} {localization:.2f}")
+    0.50 0.15
+    >>> (classification + localization).backward()
+    >>> logits.grad, errors.grad
+    (tensor([ 0.5000, -0.5000,  0.0000]), tensor([0.5000]))
+    """
+    if check:
+        check_targets(logits, targets)
+    if implementation == "reference":
+        return _reference(whole(logits), whole(targets), localization_errors, delta)
+    candidates, numbers = targeted(logits, targets)
+    if not torch.compiler.is_compiling() and localization_errors.shape != numbers.shape:
+        raise ValueError(
+            f"{len(numbers)} positives among the targets but errors of shape {tuple(localization_errors.shape)}"
+        )
+    return _loss(candidates, localization_errors, delta, implementation, sync)
+
+
+def alrp_loss_of_labels(
+    logits: Levels,
+    labels: Levels,
+    localization_errors: Tensor,
+    delta: float = 1.0,
+    *,
+    sync: Sync = False,
+    check: bool = False,
+    implementation: Implementation | Literal["reference"] = "auto",
+) -> ALRP:
+    """aLRP Loss of classifiers: the same as :func:`alrp_loss`, without the dense (M, C) target.
+
+    Parameters
+    ----------
+    logits
+        (M, C) raw scores, or one such tensor per level.
+    labels
+        (M,) int64: class 0 … C − 1, C background, −1 ignored; one such tensor per level.
+    localization_errors
+        (P,) E of the positives, in the order in which they stand in ``labels``.
+    delta, sync, check, implementation
+        As in :func:`alrp_loss`.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit, δ is negative, or ``check`` finds a value out of range.
+
+    Examples
+    --------
+    >>> logits, labels = torch.tensor([[2.0, -2.0], [0.0, 3.0]]), torch.tensor([0, 2])
+    >>> alrp_loss_of_labels(logits, labels, torch.tensor([0.3]), delta=0)
+    ALRP(classification=tensor(0.5000), localization=tensor(0.1500))
+    """
+    if check:
+        check_labels(logits, labels)
+    if implementation == "reference":
+        stacked, targets, _ = dense(logits, labels, localization_errors)
+        return _reference(stacked, targets, localization_errors, delta)
+    candidates = labelled(logits, labels, localization_errors, implementation)
+    return _loss(candidates, localization_errors, delta, implementation, sync)
+
+
+def _loss(
+    candidates: RankedCandidates, errors: Tensor, delta: float, implementation: Implementation, sync: Sync
+) -> ALRP:
+    processes = Processes(sync)
+    values, (_, shares) = _ALRP(candidates, errors, delta, implementation, processes)
+    # A part of a sum over all processes, whose gradient data-parallel training divides by their number.
+    part = (shares * errors).sum() * processes.size
+    return ALRP(values[0], (part + (values[1] - part.detach())).to(values.dtype))
+
+
+def _rule(logits: Tensor, errors: Tensor, false_positives: Tensor, delta: float) -> Ruling:
+    count, own = len(logits), 0.5 if delta > 0 else 1.0
+    ones_above, errors_above = Window(logits, delta).steps_above(torch.stack([torch.ones_like(logits), errors]))
+    rank = ones_above + (1 - own) + false_positives
+    # The identity update hands on the localization errors above i, but for its own.
+    is_active = ~(false_positives <= EPSILON)
+    handed = (false_positives + errors_above - own * errors) / rank * is_active
+    # E(k) counts for every i that stands at k or below it, so its share runs up from the lowest.
+    shares = prefix_sums(1 / rank)[1:] / count
+    return Ruling(
+        values=torch.stack([(false_positives / rank).mean(), (shares * errors).sum()]),
+        own=torch.stack([-handed / count, torch.zeros_like(rank)]),
+        weights=torch.stack([torch.where(is_active, handed / false_positives, 0.0) / count, torch.zeros_like(rank)]),
+        told=torch.stack([rank, shares]),
+    )
+
+
+_ALRP = RankingLoss("alrp", _rule, num_values=2, num_told=2)
+
+
+def _reference(logits: Tensor, targets: Tensor, errors: Tensor, delta: float) -> ALRP:
+    """The equations as they stand, over all pairs: the yardstick of every faster form."""
+    flat, marks = logits.detach().reshape(-1), targets.reshape(-1)
+    dtype = torch.promote_types(flat.dtype, torch.float32)
+    positives = (~(marks < 0) & (marks != 0)).nonzero().squeeze(1)
+    if errors.shape != positives.shape:
+        raise ValueError(f"{len(positives)} positives among the targets but errors of shape {tuple(errors.shape)}")
+    dense_errors = torch.zeros_like(flat, dtype=dtype).index_put((positives,), errors.detach().to(dtype))
+    classification = error_driven_loss(logits, targets, _definition(dense_errors), delta, epsilon=EPSILON)
+    ranks = []
+    negatives = flat[marks == 0]
+    for i in positives:
+        above = soft_step(flat[positives] - flat[i], delta) * (positives != i)
+        ranks.append(1 + above.sum() + soft_step(negatives - flat[i], delta).sum())
+    localization = (errors.sum() * 0).to(dtype)
+    best_first = flat[positives].flip(0).argsort(descending=True, stable=True)
+    best_first = len(positives) - 1 - best_first
+    for place, i in enumerate(best_first):
+        localization = localization + errors[best_first[: place + 1]].sum() / ranks[i] / len(positives)
+    return ALRP(classification, localization)
+
+
+def _definition(errors: Tensor) -> Definition:
+    def definition(pairs: Pairs) -> PrimaryTerms:
+        above = pairs.above.scatter(1, pairs.own[:, None], 1.0)  # the own term is 1
+        false = above * pairs.is_negative
+        rank = (above * (pairs.is_positive + pairs.is_negative)).sum(1)
+        error = (false.sum(1) + (above * pairs.is_positive) @ errors) / rank
+        return PrimaryTerms(error, errors[pairs.own] / rank, false, value=false.sum(1) / rank)
+
+    return definition
+
+
+class ALRPLoss(nn.Module):
+    r"""aLRP Loss of one head: classification and localization of a positive in one error.
+
+    .. math:: L = L_{cls} + \lambda L_{loc}, \qquad E(i) = \frac{1 - GIoU_i}{2 (1 - \tau)}
+
+    Parameters
+    ----------
+    delta
+        δ, half the width of the soft step, in logits.
+    tau
+        τ, the IoU at which a box counts as wrong as none: 0.5 in detectors, 0.7 in an RPN.
+    balancing
+        λ: :class:`EpochBalance` in the paper, whose period only the caller knows.
+    sync
+        Rank the candidates of all processes in one pool; see :class:`Processes`.
+    check
+        Raise on logits that are not finite; see :func:`alrp_loss`.
+    implementation
+        See :func:`rank_sort_loss`.
+
+    Notes
+    -----
+    Terms: ``classification`` and ``localization`` (balanced). Statistics: ``positives``, ``negatives``,
+    ``localization_error`` (before λ), ``balance`` (λ). Without positives both terms are zeros connected to all outputs.
+    Differs from the authors' code in the RPN, where E(i) drives the ranks but 1 − GIoU the localization; here both are
+    E(i).
+
+    Examples
+    --------
+    >>> from rankdet.losses import EpochBalance
+    >>> from rankdet.structures import Candidates, Matched
+    >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]], requires_grad=True)
+    >>> candidates = Candidates(
+    ...     head="dense", num_classes=2, labels=torch.tensor([1, 2]),
+    ...     logits=torch.tensor([[-3.0, 0.0], [3.0, -3.0]], requires_grad=True),
+    ...     boxes=Matched(boxes, torch.tensor([[0.0, 0.0, 4.0, 2.0]])),
+    ... )
+    >>> terms, stats = ALRPLoss(balancing=EpochBalance(iterations=7330))(candidates)
+    >>> {name: round(term.item(), 4) for name, term in terms.items()}
+    {'classification': 0.5, 'localization': 12.5}
+    """
+
+    def __init__(
+        self,
+        delta: float = 1.0,
+        *,
+        balancing: Balancing,
+        tau: float = 0.5,
+        sync: Sync = False,
+        check: bool = False,
+        implementation: Implementation | Literal["reference"] = "auto",
+    ) -> None:
+        super().__init__()
+        if not 0 <= tau < 1:
+            raise ValueError(f"tau must lie in [0, 1), got {tau}")
+        self.delta = delta
+        self.tau = tau
+        self.balancing = balancing
+        self.sync = sync
+        self.check = check
+        self.implementation: Implementation | Literal["reference"] = implementation
+
+    def forward(self, candidates: Candidates) -> LossOutput:
+        """The terms and statistics of one head; raises ValueError when its boxes are missing or do not pair."""
+        positives = find_positives(candidates)
+        if positives.overlap is None:
+            raise ValueError(f"head {candidates.head!r} hands no boxes, which its loss needs")
+        classification, localization = alrp_loss_of_labels(
+            candidates.logits,
+            candidates.labels,
+            (1 - positives.overlap.giou) / (2 * (1 - self.tau)),
+            self.delta,
+            sync=self.sync,
+            check=self.check,
+            implementation=self.implementation,
+        )
+        balance = self.balancing(classification, localization, candidates)
+        return LossOutput(
+            terms={"classification": classification, "localization": balance * localization},
+            stats={
+                **task_counts(candidates, len(positives.rows)),
+                "localization_error": localization.detach(),
+                "balance": balance,
+            },
+        )

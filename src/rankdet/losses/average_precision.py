@@ -1,0 +1,302 @@
+"""AP Loss: every positive above all negatives, by the precision at its rank.
+
+K. Chen, W. Lin, J. Li, J. See, J. Wang, J. Zou, "AP-Loss for Accurate One-Stage Object Detection", TPAMI 2021,
+arXiv:2008.07294; in the notation of Oksuz et al., ICCV 2021, section 3.1.
+
+Legend: M candidates, C classes, P positives, N negatives, s logits, δ half the step's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rankdet.losses.auxiliary import Auxiliary
+from rankdet.losses.balancing import Balancing, ConstantBalance
+from rankdet.losses.box_losses import BoxLoss
+from rankdet.losses.checks import check_labels, check_targets, dense, whole
+from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
+from rankdet.losses.operators import Implementation, Levels, RankingLoss, Ruling, labelled, targeted
+from rankdet.losses.processes import Processes, Sync
+from rankdet.losses.sorting import Window
+from rankdet.losses.tasks import Tasks
+from rankdet.losses.weighting import NoWeights, Weighting
+from rankdet.structures import Candidates, LossOutput
+
+
+def ap_loss(
+    logits: Levels,
+    targets: Levels,
+    delta: float = 1.0,
+    *,
+    interpolate: bool = True,
+    sync: Sync = False,
+    check: bool = False,
+    implementation: Implementation | Literal["reference"] = "auto",
+) -> Tensor:
+    r"""AP Loss of logits.
+
+    For every positive i, with :math:`x_{ij} = s_j - s_i` and the soft step H:
+
+    .. math::
+
+        rank^+(i) &= 1 + \sum_{j \in P, j \ne i} H(x_{ij}), \qquad rank(i) = rank^+(i) + \sum_{j \in N} H(x_{ij}) \\
+        precision(i) &= rank^+(i) / rank(i), \qquad
+            m(i) = \max_{k \in P, s_k \le s_i} precision(k) \\
+        L_{AP} &= 1 - \frac{1}{|P|} \sum_{i \in P} m(i)
+
+    The term of i itself is 1, where :func:`rank_sort_loss` counts H(0). The gradient is that of the identity update:
+    negative j gets :math:`(1 - m(i)) H(x_{ij}) / N_{FP}(i)` from every positive i, which pays 1 − m(i).
+
+    Parameters
+    ----------
+    logits
+        Raw scores of any shape and floating dtype, or one such tensor per level.
+    targets
+        Same shapes: −1 ignored, 0 negative, above 0 positive.
+    delta
+        δ, half the width of the soft step, in logits; 0 gives the hard step.
+    interpolate
+        False takes precision(i) itself in place of m(i).
+    sync
+        Rank the candidates of all processes in one pool; see :class:`Processes`.
+    check
+        Raise on NaN or infinite logits and on targets outside [−1, 1] (this waits for the device). Without it they make
+        the loss NaN; they are never dropped.
+    implementation
+        As in :func:`rank_sort_loss`.
+
+    Returns
+    -------
+    Tensor
+        Scalar in [0, 1): float64 for float64 logits, else float32. Without positives a zero connected to ``logits``.
+
+    Raises
+    ------
+    ValueError
+        When shapes differ, δ is negative, there is no such implementation, or ``check`` finds a value out of range.
+
+    Notes
+    -----
+    Equals the authors' code at its δ = 1 (there, too, precision is interpolated while the positives are visited in
+    ascending order, ties in the order in which they stand), which fails without positives and whose negatives get no
+    gradient in float16.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([2.0, 0.0, -2.0], requires_grad=True)
+    >>> loss = ap_loss(logits, torch.tensor([0.0, 1.0, 0.0]))
+    >>> loss.backward()
+    >>> loss.item(), logits.grad
+    (0.5, tensor([ 0.5000, -0.5000,  0.0000]))
+    """
+    if check:
+        check_targets(logits, targets)
+    if implementation == "reference":
+        return _reference(whole(logits), whole(targets), delta, interpolate)
+    candidates, numbers = targeted(logits, targets)
+    loss = _INTERPOLATED if interpolate else _PLAIN
+    return loss(candidates, numbers, delta, implementation, Processes(sync))[0][0]
+
+
+def ap_loss_of_labels(
+    logits: Levels,
+    labels: Levels,
+    num_positives: int | None = None,
+    delta: float = 1.0,
+    *,
+    interpolate: bool = True,
+    sync: Sync = False,
+    check: bool = False,
+    implementation: Implementation | Literal["reference"] = "auto",
+) -> Tensor:
+    """AP Loss of classifiers: the same as :func:`ap_loss`, without the dense (M, C) target.
+
+    Parameters
+    ----------
+    logits
+        (M, C) raw scores, or one such tensor per level.
+    labels
+        (M,) int64: class 0 … C − 1, C background, −1 ignored; one such tensor per level.
+    num_positives
+        P, where it is known: counting would wait for a GPU. A wrong number raises on a CPU and makes the loss NaN on a
+        GPU.
+    delta, interpolate, sync, check, implementation
+        As in :func:`ap_loss`.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit, δ is negative, or ``check`` finds a value out of range.
+
+    Examples
+    --------
+    >>> ap_loss_of_labels(torch.tensor([[2.0, -2.0], [0.0, 3.0]]), torch.tensor([0, 2]), delta=0)
+    tensor(0.5000)
+    """
+    if num_positives is None:
+        width = (logits if isinstance(logits, Tensor) else logits[0]).shape[-1]
+        marks = whole(labels)
+        num_positives = int(((marks >= 0) & (marks < width)).sum())
+    return _of_labels(logits, labels, num_positives, delta, interpolate, sync, check, implementation)[0]
+
+
+def _of_labels(
+    logits: Levels,
+    labels: Levels,
+    num_positives: int,
+    delta: float,
+    interpolate: bool,
+    sync: Sync,
+    check: bool,
+    implementation: Implementation | Literal["reference"],
+) -> tuple[Tensor, Tensor | None]:
+    """The loss, and the (P,) rank of each positive (None where the reference computes)."""
+    if check:
+        check_labels(logits, labels)
+    numbers = (logits if isinstance(logits, Tensor) else logits[0]).new_ones(num_positives)
+    if implementation == "reference":
+        stacked, targets, _ = dense(logits, labels, numbers)
+        return _reference(stacked, targets, delta, interpolate), None
+    candidates = labelled(logits, labels, numbers, implementation)
+    loss = _INTERPOLATED if interpolate else _PLAIN
+    values, told = loss(candidates, numbers, delta, implementation, Processes(sync))
+    return values[0], told[0]
+
+
+def _rule(logits: Tensor, false_positives: Tensor, delta: float, interpolate: bool) -> Ruling:
+    rank, precision = _precision(logits, false_positives, delta)
+    # Each at least as precise as those below it.
+    errors = 1 - (precision.cummax(0).values if interpolate else precision)
+    is_active = ~(false_positives <= 0)
+    errors = errors * is_active
+    count = len(rank)
+    return Ruling(
+        values=errors.mean()[None],
+        own=-errors[None] / count,
+        weights=torch.where(is_active, errors / false_positives, 0.0)[None] / count,
+        told=rank[None],
+    )
+
+
+def _precision(logits: Tensor, false_positives: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+    """Rank, and precision at it, of ascending positives, each (P,)."""
+    positive_rank = Window(logits, delta).steps_above(torch.ones_like(logits)) + (0.5 if delta > 0 else 0.0)
+    rank = positive_rank + false_positives
+    return rank, positive_rank / rank
+
+
+def _interpolated(logits: Tensor, _: Tensor, false_positives: Tensor, delta: float) -> Ruling:
+    return _rule(logits, false_positives, delta, interpolate=True)
+
+
+def _plain(logits: Tensor, _: Tensor, false_positives: Tensor, delta: float) -> Ruling:
+    return _rule(logits, false_positives, delta, interpolate=False)
+
+
+_INTERPOLATED = RankingLoss("average_precision", _interpolated, num_values=1, num_told=1)
+_PLAIN = RankingLoss("average_precision_plain", _plain, num_values=1, num_told=1)
+
+
+def _reference(logits: Tensor, targets: Tensor, delta: float, interpolate: bool) -> Tensor:
+    """The equations as they stand, over all pairs: the yardstick of every faster form."""
+
+    def definition(pairs: Pairs) -> PrimaryTerms:
+        above = pairs.above.scatter(1, pairs.own[:, None], 1.0)  # the own term is 1
+        false = above * pairs.is_negative
+        precision = (above * pairs.is_positive).sum(1) / (above * (pairs.is_positive + pairs.is_negative)).sum(1)
+        return PrimaryTerms(1 - precision, torch.zeros_like(precision), false)
+
+    refine = (lambda errors: 1 - (1 - errors).cummax(0).values) if interpolate else None
+    return error_driven_loss(logits, targets, definition, delta, refine=refine)
+
+
+class APLoss(nn.Module):
+    r"""AP Loss of one head, and the losses of a dense detector beside it.
+
+    .. math:: L = L_{AP} + \lambda \frac{\sum_i w_i \ell_i}{\sum_i w_i} + \text{auxiliary heads}
+
+    Parameters
+    ----------
+    delta
+        δ, half the width of the soft step, in logits.
+    interpolate
+        See :func:`ap_loss`.
+    box_loss
+        ℓ; None: 1 − GIoU.
+    weighting
+        w; None weighs all positives the same.
+    balancing
+        λ; None is 2, as beside focal loss.
+    auxiliary
+        Auxiliary heads (the rows "with aux" of table 2), as centerness in ATSS.
+    sync
+        Rank the candidates of all processes in one pool, and normalize over them; see :class:`Processes`.
+    check
+        Raise on logits that are not finite; see :func:`ap_loss`.
+    implementation
+        See :func:`rank_sort_loss`.
+
+    Notes
+    -----
+    Terms: ``classification`` and those of :class:`Tasks`. Without positives all are zeros connected to all outputs.
+
+    Examples
+    --------
+    >>> from rankdet.structures import Candidates, Matched
+    >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]], requires_grad=True)
+    >>> candidates = Candidates(
+    ...     head="dense", num_classes=2, labels=torch.tensor([1, 2]),
+    ...     logits=torch.tensor([[-3.0, 0.0], [3.0, -3.0]], requires_grad=True),
+    ...     boxes=Matched(boxes, torch.tensor([[0.0, 0.0, 4.0, 2.0]])),
+    ... )
+    >>> terms, stats = APLoss()(candidates)
+    >>> {name: round(term.item(), 4) for name, term in terms.items()}
+    {'classification': 0.5, 'localization': 1.0}
+    """
+
+    def __init__(
+        self,
+        delta: float = 1.0,
+        *,
+        interpolate: bool = True,
+        box_loss: BoxLoss | None = None,
+        weighting: Weighting | None = None,
+        balancing: Balancing | None = None,
+        auxiliary: Sequence[Auxiliary] = (),
+        sync: Sync = False,
+        check: bool = False,
+        implementation: Implementation | Literal["reference"] = "auto",
+    ) -> None:
+        super().__init__()
+        self.delta = delta
+        self.interpolate = interpolate
+        self.sync = sync
+        self.check = check
+        self.implementation: Implementation | Literal["reference"] = implementation
+        self.tasks = Tasks(
+            box_loss=box_loss,
+            weighting=weighting or NoWeights(),
+            balancing=balancing or ConstantBalance(2.0),
+            auxiliary=auxiliary,
+            processes=Processes(sync),
+        )
+
+    def forward(self, candidates: Candidates) -> LossOutput:
+        """The terms and statistics of one head; raises ValueError when its boxes are missing or do not pair."""
+        positives = self.tasks.find_positives(candidates)
+        classification, ranks = _of_labels(
+            candidates.logits,
+            candidates.labels,
+            len(positives.rows),
+            self.delta,
+            self.interpolate,
+            self.sync,
+            self.check,
+            self.implementation,
+        )
+        tasks = self.tasks(candidates, positives._replace(ranks=ranks), classification)
+        return LossOutput({"classification": classification, **tasks.terms}, tasks.stats)

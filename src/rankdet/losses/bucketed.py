@@ -1,0 +1,278 @@
+"""Bucketed ranking losses, the published approximation of Rank & Sort and AP Loss: for comparison.
+
+F. Yavuz, B. C. Cam, A. H. Dogan, K. Oksuz, E. Akbas, S. Kalkan, "Bucketed Ranking-based Losses for Efficient Training
+of Object Detectors", ECCV 2024, arXiv:2407.14204.
+
+The negatives between two positives that follow each other in the order of logits are a bucket, and all of them are
+taken to stand where their mean stands. The soft step H is linear inside of [−δ, δ], so this is exact for δ = 0 and
+wherever a bucket lies in one linear piece of H for every positive, and wrong where a bucket crosses p_i − δ or p_i + δ.
+:mod:`rankdet.losses.cells` cuts there instead, and is exact for every δ.
+
+Legend: P positives with logits p, N negatives, B = P + 1 buckets of n negatives with mean m, δ half the step's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rankdet.losses.balancing import Balancing, ConstantBalance
+from rankdet.losses.box_losses import GIoU
+from rankdet.losses.candidates import Positives
+from rankdet.losses.error_driven import Gradient, Upstream, identity_update, soft_step
+from rankdet.losses.localization import BinaryLabel, IoULabel, Label
+from rankdet.losses.rank_sort import RankSort
+from rankdet.losses.sorting import EPSILON, sorting_errors
+from rankdet.losses.tasks import Tasks
+from rankdet.losses.weighting import Weighting
+from rankdet.structures import Candidates, LossOutput
+
+
+def bucketed_rank_sort_loss(logits: Tensor, targets: Tensor, delta: float = 0.5) -> RankSort:
+    r"""Rank & Sort Loss with the negatives in buckets.
+
+    .. math:: N_{FP}(i) \approx \sum_b n_b H(m_b - p_i)
+
+    and every negative of bucket b receives :math:`\frac{1}{|P|} \sum_i \ell_R(i) H(m_b - p_i) / N_{FP}(i)`;
+    positives are sorted as in :func:`rankdet.losses.rank_sort_loss`. Negatives below all p_i − δ are in no bucket.
+
+    Parameters
+    ----------
+    logits
+        Raw scores of any shape and floating dtype.
+    targets
+        Same shape: −1 ignored, 0 negative, (0, 1] localization quality of a positive.
+    delta
+        δ, half the width of the soft step, in logits.
+
+    Returns
+    -------
+    RankSort
+        ``ranking`` and ``sorting``, scalars, each with a gradient of its own; connected zeros without positives.
+
+    Notes
+    -----
+    An error bound: with all logits of a bucket within r of their mean, H of the mean differs from the mean of H by at
+    most r / 2δ (exactly 0 off the kinks p_i ± δ). O(N log P + P²) time; the P × B matrix of H is in memory.
+
+    Examples
+    --------
+    Two negatives share a bucket with the mean 0.075, and so a gradient:
+
+    >>> logits = torch.tensor([0.3, 0.1, 0.05, -0.2], requires_grad=True)
+    >>> ranking, sorting = bucketed_rank_sort_loss(logits, torch.tensor([0.7, 0, 0, 0.5]))
+    >>> ranking.backward()
+    >>> logits.grad
+    tensor([-0.2619,  0.2580,  0.2580, -0.2541])
+    """
+    return RankSort(*_bucketed(logits, targets, lambda values, roles: _rank_sort(values, roles, delta)))
+
+
+def bucketed_ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
+    r"""AP Loss with the negatives in buckets, :math:`\frac{1}{|P|} \sum_i N_{FP}(i) / rank(i)`.
+
+    As published it is another loss than AP Loss also where buckets are exact: a positive's own term in its rank is H(0)
+    = 1/2 instead of 1, and precision is not interpolated.
+
+    Parameters
+    ----------
+    logits, targets
+        As in :func:`bucketed_rank_sort_loss`; all targets above 0 are alike.
+    delta
+        δ, half the width of the soft step, in logits.
+
+    Returns
+    -------
+    Tensor
+        Scalar in [0, 1); connected zero without positives.
+
+    Examples
+    --------
+    >>> bucketed_ap_loss(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 0.0]))
+    tensor(0.6667)
+    """
+    (loss,) = _bucketed(logits, targets, lambda values, roles: _average_precision(values, roles, delta))
+    return loss
+
+
+class _Sorted(NamedTuple):
+    """Positives in ascending order of their logits: (P,) indices into the flat logits, logits, quality; the negatives
+    as (N,) indices. Logits are in float64."""
+
+    positives: Tensor
+    logits: Tensor
+    quality: Tensor
+    negatives: Tensor
+
+
+Evaluate = Callable[[Tensor, _Sorted], tuple[tuple[Tensor, ...], Gradient]]
+
+
+def _bucketed(logits: Tensor, targets: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:
+    if logits.shape != targets.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must have one shape")
+    targets = targets.detach().reshape(-1)
+
+    def on_flat(logits: Tensor) -> tuple[tuple[Tensor, ...], Gradient]:
+        positives = (targets > 0).nonzero().squeeze(1)
+        ascending, order = logits.reshape(-1)[positives].double().sort()
+        positives = positives[order]
+        return evaluate(
+            logits, _Sorted(positives, ascending, targets[positives].double(), (targets == 0).nonzero().squeeze(1))
+        )
+
+    return identity_update(logits, on_flat)
+
+
+class _Buckets:
+    """The negatives between positives: which bucket each is in, and H of the buckets' means."""
+
+    def __init__(self, logits: Tensor, roles: _Sorted, delta: float) -> None:
+        values = logits.reshape(-1)[roles.negatives].double()
+        # Those below stand above nothing, and would move the mean of the lowest bucket.
+        is_seen = ~(values < roles.logits[0] - delta)
+        self.negatives, values = roles.negatives[is_seen], values[is_seen]
+        self.bucket = torch.searchsorted(roles.logits, values)
+        num_buckets = len(roles.logits) + 1
+        self.counts = torch.bincount(self.bucket, minlength=num_buckets).double()
+        means = torch.bincount(self.bucket, weights=values, minlength=num_buckets) / self.counts.clamp(min=1)
+        self.above = soft_step(means - roles.logits[:, None], delta)
+        self.false_positives = self.above @ self.counts
+
+    def ranking(self, rank_among_positives: Tensor) -> tuple[Tensor, Tensor]:
+        """N_FP / rank and what a unit of H is worth to a negative, 1 / rank; each (P,)."""
+        rank = rank_among_positives + self.false_positives
+        is_active = ~(self.false_positives <= EPSILON)
+        return self.false_positives / rank, is_active / rank
+
+    def add_gradient(self, flat: Tensor, shares: Tensor) -> None:
+        """Write Σ_i shares[i] H(m_b − p_i) to every negative of every bucket."""
+        flat[self.negatives] = (shares @ self.above)[self.bucket].to(flat.dtype)
+
+
+def _rank_sort(logits: Tensor, roles: _Sorted, delta: float) -> tuple[tuple[Tensor, Tensor], Gradient]:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    num_positives = len(roles.positives)
+    if num_positives == 0:
+        zero = logits.new_zeros((), dtype=dtype)
+        return (zero, zero.clone()), lambda logits, _: torch.zeros_like(logits)
+    buckets = _Buckets(logits, roles, delta)
+    sorting = sorting_errors(roles.logits, roles.quality, delta)
+    errors, shares = buckets.ranking(sorting.rank)
+
+    def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
+        result = torch.zeros_like(logits, memory_format=torch.contiguous_format)
+        of_positives = torch.zeros_like(errors)
+        if upstream[0] is not None:
+            of_positives -= upstream[0] * errors * (shares > 0)
+            buckets.add_gradient(result.view(-1), upstream[0] * shares / num_positives)
+        if upstream[1] is not None:
+            of_positives += upstream[1] * sorting.gradient
+        result.view(-1)[roles.positives] = (of_positives / num_positives).to(result.dtype)
+        return result
+
+    return (errors.mean().to(dtype), sorting.error.mean().to(dtype)), gradient
+
+
+def _average_precision(logits: Tensor, roles: _Sorted, delta: float) -> tuple[tuple[Tensor], Gradient]:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    num_positives = len(roles.positives)
+    if num_positives == 0:
+        return (logits.new_zeros((), dtype=dtype),), lambda logits, _: torch.zeros_like(logits)
+    buckets = _Buckets(logits, roles, delta)
+    errors, shares = buckets.ranking(soft_step(roles.logits - roles.logits[:, None], delta).sum(dim=1))
+
+    def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
+        result = torch.zeros_like(logits, memory_format=torch.contiguous_format)
+        if upstream[0] is not None:
+            buckets.add_gradient(result.view(-1), upstream[0] * shares / num_positives)
+            of_positives = -upstream[0] * errors * (shares > 0) / num_positives
+            result.view(-1)[roles.positives] = of_positives.to(result.dtype)
+        return result
+
+    return (errors.mean().to(dtype),), gradient
+
+
+class BucketedRankSortLoss(nn.Module):
+    """Rank & Sort Loss of one head with bucketed negatives; else as :class:`rankdet.losses.RankSortLoss`.
+
+    Parameters
+    ----------
+    delta
+        δ, half the width of the soft step, in logits.
+    weighting, balancing
+        Parts of :class:`rankdet.losses.Tasks`; None is the best score, and the value of the classification.
+    label
+        Continuous target of a positive; None is the IoU of its box.
+
+    Notes
+    -----
+    Terms: ``ranking``, ``sorting`` and those of :class:`rankdet.losses.Tasks`. A positive whose label is exactly 0 is a
+    negative, as in the authors' code. Builds the (M, C) targets.
+    """
+
+    def __init__(
+        self,
+        delta: float = 0.5,
+        *,
+        weighting: Weighting | None = None,
+        balancing: Balancing | None = None,
+        label: Label | None = None,
+    ) -> None:
+        super().__init__()
+        self.delta = delta
+        self.label = label or IoULabel()
+        self.tasks = Tasks(weighting=weighting, balancing=balancing)
+
+    def forward(self, candidates: Candidates) -> LossOutput:
+        """The terms and statistics of one head."""
+        positives = self.tasks.find_positives(candidates)
+        targets = _dense_targets(candidates, positives, self.label(candidates, positives))
+        ranking, sorting = bucketed_rank_sort_loss(candidates.logits, targets, self.delta)
+        tasks = self.tasks(candidates, positives, ranking + sorting)
+        return LossOutput({"ranking": ranking, "sorting": sorting, **tasks.terms}, tasks.stats)
+
+
+class BucketedAPLoss(nn.Module):
+    """AP Loss of one head with bucketed negatives, beside 2 (1 − GIoU) weighted by scores, as published.
+
+    Parameters
+    ----------
+    delta
+        δ, half the width of the soft step, in logits.
+    weighting, balancing
+        Parts of :class:`rankdet.losses.Tasks`; None is the best score, and 1.
+
+    Notes
+    -----
+    Terms: ``classification`` and those of :class:`rankdet.losses.Tasks`. Builds the (M, C) targets.
+    """
+
+    def __init__(
+        self, delta: float = 1.0, *, weighting: Weighting | None = None, balancing: Balancing | None = None
+    ) -> None:
+        super().__init__()
+        self.delta = delta
+        self.label = BinaryLabel()
+        self.tasks = Tasks(box_loss=GIoU(2.0), weighting=weighting, balancing=balancing or ConstantBalance())
+
+    def forward(self, candidates: Candidates) -> LossOutput:
+        """The terms and statistics of one head."""
+        positives = self.tasks.find_positives(candidates)
+        targets = _dense_targets(candidates, positives, self.label(candidates, positives))
+        classification = bucketed_ap_loss(candidates.logits, targets, self.delta)
+        tasks = self.tasks(candidates, positives, classification)
+        return LossOutput({"classification": classification, **tasks.terms}, tasks.stats)
+
+
+def _dense_targets(candidates: Candidates, positives: Positives, quality: Tensor) -> Tensor:
+    """(M, C): −1 in ignored rows, the quality of a positive at its class, 0 elsewhere."""
+    if candidates.logits.shape[1] != candidates.num_classes:
+        raise ValueError(f"head {candidates.head!r} classifies by softmax: its logits have a background column")
+    targets = torch.zeros_like(candidates.logits, dtype=torch.float32)
+    targets.masked_fill_((candidates.labels < 0)[:, None], -1)
+    targets[positives.rows, candidates.labels[positives.rows]] = quality.float()
+    return targets

@@ -1,0 +1,64 @@
+"""Looks at inputs before a loss starts, and their plain forms for references. Looking waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Levels = Tensor | Sequence[Tensor]
+
+
+def check_range(name: str, values: Tensor, low: float, high: float) -> None:
+    """Raise ValueError unless all values lie in [low, high]."""
+    if not bool(((values >= low) & (values <= high)).all()):
+        raise ValueError(f"{name} must lie in [{low}, {high}], got values from {values.min()} to {values.max()}")
+
+
+def check_logits(logits: Levels) -> None:
+    """Raise ValueError where a logit is NaN or infinite."""
+    flat = whole(logits)
+    finite = torch.isfinite(flat)
+    if not bool(finite.all()):
+        raise ValueError(f"{int((~finite).sum())} of {flat.numel()} logits are NaN or infinite")
+
+
+def check_targets(logits: Levels, targets: Levels) -> None:
+    """Raise ValueError where a logit is not finite or a target outside [−1, 1]."""
+    check_logits(logits)
+    check_range("targets", whole(targets), -1, 1)
+
+
+def check_labels(logits: Levels, labels: Levels) -> None:
+    """Raise ValueError where a logit is not finite or a label none of −1 … C."""
+    check_logits(logits)
+    width = (logits if isinstance(logits, Tensor) else logits[0]).shape[-1]
+    check_range("labels", whole(labels), -1, width)
+
+
+def whole(levels: Levels) -> Tensor:
+    """The levels in one tensor: as it is, or flat."""
+    return levels if isinstance(levels, Tensor) else torch.cat([level.reshape(-1) for level in levels])
+
+
+def dense(logits: Levels, labels: Levels, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels as dense targets, for references: (M, C) logits, targets −1, 0 or 1, and the positives' numbers.
+
+    Raises
+    ------
+    ValueError
+        When there is not one number per positive.
+    """
+    levels = [logits] if isinstance(logits, Tensor) else list(logits)
+    marks = labels if isinstance(labels, Tensor) else torch.cat(list(labels))
+    stacked = torch.cat(levels)
+    rows = ((marks >= 0) & (marks < stacked.shape[1])).nonzero().squeeze(1)
+    if numbers.shape != rows.shape:
+        raise ValueError(f"{len(rows)} positives among the labels but numbers of shape {tuple(numbers.shape)}")
+    targets = torch.zeros_like(stacked, dtype=numbers.dtype)
+    targets[marks < 0] = -1
+    values = torch.zeros_like(targets)
+    targets[rows, marks[rows]] = 1
+    values[rows, marks[rows]] = numbers.detach()
+    return stacked, targets, values

