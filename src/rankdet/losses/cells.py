@@ -89,7 +89,7 @@ class Cells:
 
 
 class Search:
-    """Finds cells on a CPU, as many rows at a time as torch has threads.
+    """Finds cells on a CPU.
 
     A binary search over random values mispredicts a branch at each level; a uniform table, followed by as many
     branch-free halvings as the fullest bin needs, is several times as fast. The result is that of the binary search,
@@ -97,6 +97,13 @@ class Search:
     and an edge in a higher bin above it.
 
     Values below all edges are put into lanes 0 … ``LANES`` − 1, so that cell k > 0 has the number k + ``LANES`` − 1.
+
+    Parameters
+    ----------
+    edges
+        (E,) ascending.
+    size
+        Values of the longest call: their temporaries are used again.
     """
 
     def __init__(self, edges: Tensor, size: int) -> None:
@@ -105,14 +112,12 @@ class Search:
         self.scale = (num_bins - 1) / span if span > 0 else 0.0
         self.last_bin = edges.new_tensor(num_bins + LANES - 1)
         self.lanes = torch.arange(size, dtype=edges.dtype, device=edges.device).remainder_(LANES)
-        self.found = edges.new_empty(size, dtype=torch.int64)
-        self.numbers = edges.new_empty(size)
+        self.numbers = edges.new_empty(size, dtype=torch.int32)
         self.spare = edges.new_empty(size)
-        bins = self._scaled(edges, torch.empty_like(edges)).clamp_(max=self.last_bin).long()
+        bins = self._scaled(edges, torch.empty_like(edges)).clamp_(max=self.last_bin).to(torch.int32)
         filled = torch.bincount(bins, minlength=num_bins + LANES)
-        below = filled.cumsum(0).sub_(filled).add_(LANES - 1)
-        below[:LANES] = torch.arange(LANES, device=edges.device)
-        self.table = below.to(edges.dtype)
+        self.table = (filled.cumsum(0) - filled + (LANES - 1)).to(torch.int32)
+        self.table[:LANES] = torch.arange(LANES)
         self.halvings = int(filled.max()).bit_length()
         # A probe may look past the last edge by almost all that its bin could hold.
         self.edges = torch.nn.functional.pad(edges, (LANES - 1, 1 << self.halvings), value=torch.inf)
@@ -121,25 +126,17 @@ class Search:
         """Monotone, and at least ``LANES`` where a value is not below the lowest edge."""
         return torch.sub(values, self.lowest, out=out).mul_(self.scale).add_(LANES)
 
-    def __call__(self, values: Tensor, rows: int) -> Tensor:
-        """(n,) int64 numbers of the cells of n values, a multiple of ``rows``; overwritten by the next call."""
-        size = len(values)
-        found, numbers, spare = self.found[:size], self.numbers[:size], self.spare[:size]
-        torch.clamp(self._scaled(values, spare), self.lanes[:size], self.last_bin, out=spare)
-        found.copy_(spare)
-        look_up(self.table, found, rows, out=numbers)
+    def __call__(self, values: Tensor, out: Tensor) -> Tensor:
+        """Write the numbers of the cells of (n,) finite values to ``out``, (n,) int32."""
+        numbers, spare = self.numbers[: len(values)], self.spare[: len(values)]
+        torch.clamp(self._scaled(values, spare), self.lanes[: len(values)], self.last_bin, out=spare)
+        torch.index_select(self.table, 0, numbers.copy_(spare), out=out)
         for halving in reversed(range(self.halvings)):
             step = 1 << halving
-            found.copy_(numbers)
-            look_up(self.edges[step - 1 :], found, rows, out=spare)
-            numbers.add_(torch.ge(values, spare, out=spare), alpha=step)  # floats compare at vector speed
-        return found.copy_(numbers)
-
-
-def look_up(table: Tensor, index: Tensor, rows: int, out: Tensor) -> Tensor:
-    """``table[index]`` of (n,) indices: torch gathers along a dimension on one core, but its rows on several."""
-    torch.gather(table.expand(rows, -1), 1, index.view(rows, -1), out=out.view(rows, -1))
-    return out
+            torch.index_select(self.edges[step - 1 :], 0, out, out=spare)
+            # Floats compare and scale at vector speed; booleans and integers do not.
+            out += numbers.copy_(torch.ge(values, spare, out=spare).mul_(step))
+        return out
 
 
 def _rounded_up(edges: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,10 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rankdet.losses.cells import LANES, Cells, PiecewiseLinear, Search, look_up
+from rankdet.losses.cells import LANES, Cells, PiecewiseLinear, Search
 
-CHUNK = 1 << 15
-"""Logits of a chunk on a CPU for each thread, or a sixteenth of all: its temporaries stay small beside the logits."""
+CHUNK = 1 << 17
+"""Logits handled at a time, or a sixteenth of all: their temporaries stay in the cache and small beside the logits."""
+SMALLEST_CHUNK = 1 << 15
+"""Below this, calling the operations takes longer than doing them."""
 
 
 class Roles(NamedTuple):
@@ -74,13 +76,8 @@ class Negatives:
         self.cells = cells
         self.edges = cells.edges
         num_logits = sum(level.numel() for level in logits)
-        self.rows = torch.get_num_threads() if self.edges.device.type == "cpu" else 1
-        size = max(num_logits, 1)
-        if self.edges.device.type == "cpu":
-            size = max(CHUNK, min(CHUNK * self.rows, size // 16))
-        # A chunk holds whole rows of ``width`` logits and is cut into as many parts as there are threads.
-        step = self.rows * roles.width
-        self.size = -(-size // step) * step
+        # A chunk holds whole rows of ``width`` logits.
+        self.size = max(min(CHUNK, max(SMALLEST_CHUNK, num_logits // 16)) // roles.width, 1) * roles.width
 
     def count(self, found: Tensor | None) -> tuple[Tensor, Tensor]:
         """Number of negatives and sum of their logits per cell, each (E + 1,) float64.
@@ -91,25 +88,20 @@ class Negatives:
             (N,) int32 that receives the number of each logit's cell; or None.
         """
         width = len(self.cells) + LANES - 1
-        sums = self.edges.new_zeros(self.rows, width, dtype=torch.float64)
-        counts = torch.zeros_like(sums, dtype=torch.int64)
-        one = counts.new_ones(1, 1)
         search = Search(self.edges, self.size)
-        doubles = sums.new_empty(self.size)
+        sums = self.edges.new_zeros(width, dtype=torch.float64)
+        counts = torch.zeros_like(sums, dtype=torch.int64)
+        doubles, numbers = sums.new_empty(self.size), counts.new_empty(self.size, dtype=torch.int32)
         for start, values in self._chunks():
-            cell = search(values, self.rows)
-            shape = (self.rows, len(values) // self.rows)
-            sums.scatter_add_(1, cell.view(shape), doubles[: len(values)].copy_(values).view(shape))
-            counts.scatter_add_(1, cell.view(shape), one.expand(shape))
-            if found is not None:
-                part = found[start : start + len(values)]
-                part.copy_(cell[: len(part)])
-        counts, sums = counts.sum(0), sums.sum(0)
+            size = len(values)
+            cell = search(values, numbers[:size] if found is None else found[start : start + size])
+            sums += torch.bincount(cell, weights=doubles[:size].copy_(values), minlength=width)
+            counts += torch.bincount(cell, minlength=width)
         # The positives were counted like negatives, which is faster than looking for them in every chunk.
-        positives = self.cells.positives.to(self.edges.dtype)
-        cell = torch.cat([search(part, 1).clone() for part in positives.split(self.size)])
-        counts.index_add_(0, cell, -torch.ones_like(cell))
-        sums.index_add_(0, cell, -positives.double())
+        for values in self.cells.positives.to(self.edges.dtype).split(self.size):
+            cell = search(values, numbers[: len(values)])
+            sums -= torch.bincount(cell, weights=values.double(), minlength=width)
+            counts -= torch.bincount(cell, minlength=width)
         # Below all edges lie the negatives that no positive sees, and those that are none.
         counts[:LANES] = 0
         return counts[LANES - 1 :].double(), sums.where(counts > 0, 0.0)[LANES - 1 :]
@@ -131,43 +123,35 @@ class Negatives:
         gathered, result = offset.new_empty(self.size), offset.new_empty(self.size)
         if found is None:
             search = Search(self.edges, self.size)
+            numbers = offset.new_empty(self.size, dtype=torch.int32)
             gradients = [torch.empty_like(level, memory_format=torch.contiguous_format) for level in self.logits]
         else:
-            numbers = torch.zeros(self.size, dtype=torch.int64, device=found.device)
             parts = found.view(torch.float32).split([level.numel() for level in self.logits])
             gradients = [part.view(level.shape) for part, level in zip(parts, self.logits, strict=True)]
         written = (part for level in gradients for part in level.view(-1).split(self.size))
         for (start, values), out in zip(self._chunks(), written, strict=True):
             size = len(values)
-            if found is None:
-                cell = search(values, self.rows)
-            else:
-                cell = numbers[:size]
-                cell[: len(out)].copy_(found[start : start + len(out)])
-            part = result[:size].copy_(values)
-            part *= look_up(slope, cell, self.rows, out=gathered[:size])
-            part += look_up(offset, cell, self.rows, out=gathered[:size])
+            cell = search(values, numbers[:size]) if found is None else found[start : start + size]
+            part, spare = result[:size].copy_(values), gathered[:size]
+            part *= torch.index_select(slope, 0, cell, out=spare)
+            part += torch.index_select(offset, 0, cell, out=spare)
             # F lies between 0 and the sum of its weights: no rounding may leave that.
-            out.copy_(part[: len(out)].clamp_(*bounds))
+            out.copy_(part.clamp_(*bounds))
         return gradients
 
     def _chunks(self) -> Iterator[tuple[int, Tensor]]:
-        """Where each chunk starts among all logits, and its logits, in which all ignored ones lie below every edge.
-
-        Chunks that are not a multiple of ``rows`` long are filled up with values below every edge.
-        """
+        """Where each chunk starts among all logits, and its logits, in which all ignored ones lie below every edge."""
         below = float(self.edges[0].nextafter(self.edges.new_tensor(-torch.inf)))
         start, width = 0, self.roles.width
         for level in self.logits:
             for values in level.reshape(-1).split(self.size):
-                size = len(values)
-                skipped = _within(self.roles.ignored, start // width, (start + size) // width)
-                missing = -size % self.rows
-                if values.dtype != self.edges.dtype or missing or len(skipped):
-                    values = torch.nn.functional.pad(values.to(self.edges.dtype), (0, missing), value=below)
-                    values[:size].view(-1, width).index_fill_(0, skipped - start // width, below)
+                skipped = _within(self.roles.ignored, start // width, (start + len(values)) // width)
+                values = values.to(self.edges.dtype)
+                if len(skipped):
+                    values = values.clone()
+                    values.view(-1, width).index_fill_(0, skipped - start // width, below)
                 yield start, values
-                start += size
+                start += len(values)
 
 
 def _within(ascending: Tensor, low: int, high: int) -> Tensor:
