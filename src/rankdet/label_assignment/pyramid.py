@@ -1,0 +1,77 @@
+"""The anchors of one-stage detectors, and labels of all pictures of a batch in one piece.
+
+Legend: B images, L levels, M anchors of a picture, G objects of a picture, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rankdet.structures import IGNORED, Assignment, Target
+
+
+class PyramidAnchors(NamedTuple):
+    """Anchors of every level of a pyramid, and where the pictures of a batch have them.
+
+    boxes
+        (M, 4) xyxy in pixels, level by level.
+    num_per_level
+        L numbers that add up to M.
+    valid
+        For each picture (M,) bool, False in the padding of the batch; None where all of its anchors are valid.
+    """
+
+    boxes: Tensor
+    num_per_level: list[int]
+    valid: list[Tensor | None]
+
+
+MIN_AREA = 1e-6
+"""Floor of a union in square pixels, so that boxes without area divide by no zero."""
+
+
+def pool(assignments: Sequence[Assignment], anchors: PyramidAnchors, targets: Sequence[Target]) -> Assignment:
+    """Labels of B pictures as one assignment of (B · M,) anchors.
+
+    Parameters
+    ----------
+    assignments
+        Of each picture.
+    anchors
+        Those in the padding become ignored.
+    targets
+        ``matched`` of the result counts through the objects of all of them.
+    """
+    labels, matched, first_object = [], [], 0
+    for assignment, valid, target in zip(assignments, anchors.valid, targets, strict=True):
+        labels.append(assignment.labels if valid is None else assignment.labels.masked_fill(~valid, IGNORED))
+        matched.append(assignment.matched + first_object)
+        first_object += len(target.labels)
+    return Assignment(torch.cat(labels), torch.cat(matched))
+
+
+def centers(boxes: Tensor) -> Tensor:
+    """(…, 2) centers (x, y) of boxes (…, 4)."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def aligned_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """(…,) IoU of boxes (…, 4) with others (…, 4), pair by pair; the shapes are broadcast.
+
+    Examples
+    --------
+    >>> aligned_iou(torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 2.0, 2.0]]), torch.tensor([0.0, 0.0, 4.0, 2.0]))
+    tensor([0.5000, 0.5000])
+    """
+    top_left = torch.maximum(boxes[..., :2], others[..., :2])
+    inner = (torch.minimum(boxes[..., 2:], others[..., 2:]) - top_left).clamp(min=0).prod(dim=-1)
+    union = _area(boxes) + _area(others) - inner
+    return inner / union.clamp(min=MIN_AREA)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
