@@ -109,7 +109,7 @@ def voted(detection: Detection, boxes: Tensor, scores: Tensor, threshold: float)
 
     .. math:: b = \frac{\sum_i w_i b_i}{\sum_i w_i}, \quad w_i = s_i \exp(-(1 - IoU_i)^2 / 0.025)
 
-    over all boxes with a score s_i above the threshold in the detection's class and IoU_i > 0.01 with the detection ("score
+    over all boxes with a score s_i above the threshold in the class of the detection and IoU_i > 0.01 with it ("score
     voting" in the paper).
 
     Parameters

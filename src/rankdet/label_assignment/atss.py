@@ -57,7 +57,7 @@ class ATSSAssigner:
             self._assign(anchors, valid, target, num_classes)
             for valid, target in zip(anchors.valid, targets, strict=True)
         ]
-        return pool(pictures, anchors, targets)
+        return pool(pictures, anchors, targets, num_classes)
 
     def _assign(self, anchors: PyramidAnchors, valid: Tensor | None, target: Target, num_classes: int) -> Assignment:
         num_objects, num_anchors = len(target.labels), len(anchors.boxes)

@@ -41,7 +41,7 @@ def fit_mixtures(
     values
         (G, K) in any order.
     is_given
-        (G, K) bool: False where a place holds no value. A row without any gets arbitrary finite parameters.
+        (G, K) bool: False where a place holds no value. A row without any keeps finite starting values.
     added_variance
         ε.
     tolerance, max_iterations
@@ -63,11 +63,11 @@ def fit_mixtures(
     counts = is_given.sum(dim=1).clamp(min=1)
     lowest = values.where(is_given, torch.inf).amin(dim=1)
     highest = values.where(is_given, -torch.inf).amax(dim=1)
+    is_done = ~is_given.any(dim=1)
     # Without values, the ends are infinite.
-    means = torch.stack([lowest, highest], dim=1).where(is_given.any(dim=1, keepdim=True), 0)
+    means = torch.stack([lowest, highest], dim=1).masked_fill(is_done[:, None], 0)
     values = values.where(is_given, means[:, :1])
     mixture = Mixture(torch.full_like(means, 0.5), means, torch.ones_like(means))
-    is_done = torch.zeros_like(counts, dtype=torch.bool)
     likelihood = torch.full_like(means[:, 0], -torch.inf)
     for _ in range(max_iterations):
         if values.device.type == "cpu" and bool(is_done.all()):

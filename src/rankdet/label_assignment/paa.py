@@ -20,6 +20,9 @@ from rankdet.structures import Assignment, Target
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 """Of the focal loss in the cost."""
+TIED_DENSITY = 1e-9
+"""Log-densities that differ by less count as equal, and the cheaper candidate as the denser one. Two candidates alone
+in their component lie on both sides of its mean, equally far: without this, rounding would choose."""
 BY_OVERLAP = MaxIoUAssigner(0.1, 0.1, low_quality_iou=0.0)
 
 
@@ -51,9 +54,10 @@ class PAAAssigner:
     Notes
     -----
     The mixtures of all objects of a batch are fitted at once, on the device of the tensors; the host waits for the
-    device once, to learn how many candidates there are. Of equally cheap candidates the first come first. The cost is
-    no loss: it has no gradient and only splits positives from negatives, whatever loss the detector is trained with.
-    GIoU in it is torchvision's, which adds 1e-7 to the areas it divides by.
+    device once, to learn how many candidates there are. Of equally cheap candidates the first come first, of equally
+    dense ones the cheapest (the authors leave both to rounding). The cost is no loss: it has no gradient and only
+    splits positives from negatives, whatever loss the detector is trained with. GIoU in it is torchvision's, which adds
+    1e-7 to the areas it divides by.
     """
 
     candidates_per_level: int = 9
@@ -81,7 +85,7 @@ class PAAAssigner:
         # Anchors in the padding must not win an object: as points at the corner they overlap nothing.
         usable = [anchors.boxes if valid is None else anchors.boxes * valid[:, None] for valid in anchors.valid]
         by_overlap = [self.overlap(own, target, num_classes) for own, target in zip(usable, targets, strict=True)]
-        first = pool(by_overlap, anchors, targets)
+        first = pool(by_overlap, anchors, targets, num_classes)
         rows = torch.nonzero((first.labels >= 0) & (first.labels < num_classes)).squeeze(1)  # (R,)
         labels, matched = first.labels[rows], first.matched[rows]
         objects = torch.cat([target.boxes for target in targets])
@@ -154,9 +158,10 @@ def cheap_ones(costs: Tensor, is_given: Tensor, *, added_variance: float) -> Ten
     parts = component_log_densities(costs.double().where(is_given, 0), mixture)
     is_first = is_given & (parts[..., 0] >= parts[..., 1])
     density = parts.logsumexp(dim=2).where(is_first, -torch.inf)
-    places = torch.arange(costs.shape[1], device=costs.device)
+    is_highest = density >= density.amax(dim=1, keepdim=True) - TIED_DENSITY
+    last = is_highest.int().argmax(dim=1, keepdim=True)  # the first of them
     has_enough = is_given.sum(dim=1, keepdim=True) >= 2
-    return is_first & has_enough & (places <= density.argmax(dim=1, keepdim=True))
+    return is_first & has_enough & (torch.arange(costs.shape[1], device=costs.device) <= last)
 
 
 def _levels(anchors: PyramidAnchors) -> Tensor:

@@ -34,7 +34,9 @@ MIN_AREA = 1e-6
 """Floor of a union in square pixels, so that boxes without area divide by no zero."""
 
 
-def pool(assignments: Sequence[Assignment], anchors: PyramidAnchors, targets: Sequence[Target]) -> Assignment:
+def pool(
+    assignments: Sequence[Assignment], anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int
+) -> Assignment:
     """Labels of B pictures as one assignment of (B · M,) anchors.
 
     Parameters
@@ -45,13 +47,17 @@ def pool(assignments: Sequence[Assignment], anchors: PyramidAnchors, targets: Se
         Those in the padding become ignored.
     targets
         ``matched`` of the result counts through the objects of all of them.
+    num_classes
+        C.
     """
     labels, matched, first_object = [], [], 0
     for assignment, valid, target in zip(assignments, anchors.valid, targets, strict=True):
         labels.append(assignment.labels if valid is None else assignment.labels.masked_fill(~valid, IGNORED))
         matched.append(assignment.matched + first_object)
         first_object += len(target.labels)
-    return Assignment(torch.cat(labels), torch.cat(matched))
+    all_labels = torch.cat(labels)
+    is_positive = (all_labels >= 0) & (all_labels < num_classes)
+    return Assignment(all_labels, torch.cat(matched).where(is_positive, 0))
 
 
 def centers(boxes: Tensor) -> Tensor:
