@@ -42,6 +42,7 @@ class Trained(NamedTuple):
 STANDARD = "rpn/classification", "rpn/localization", "rcnn/classification"
 # The balanced localization repeats the value of the other terms: its unbalanced error is watched.
 RANKING = "rpn/ranking", "rpn/localization_error", "rcnn/ranking", "rcnn/localization_error"
+DENSE_RANKING = "dense/ranking", "dense/localization_error"
 
 DETECTORS = {
     "Faster R-CNN, standard": Form(
@@ -59,6 +60,8 @@ DETECTORS = {
     "Faster R-CNN, Rank & Sort": Form(
         "tiny_faster_rcnn", ranking=True, losses={"rpn": RankSortLoss(), "rcnn": RankSortLoss()}, falling=RANKING
     ),
+    "ATSS, Rank & Sort": Form("tiny_atss", ranking=True, losses={"dense": RankSortLoss()}, falling=DENSE_RANKING),
+    "PAA, Rank & Sort": Form("tiny_paa", ranking=True, losses={"dense": RankSortLoss()}, falling=DENSE_RANKING),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
 SCENES = {
@@ -129,8 +132,9 @@ def test_every_parameter_receives_a_finite_gradient(build: Build, name: str, sce
     check_gradients(trained.detector)
 
 
-def test_without_any_object_rank_and_sort_moves_nothing(build: Build) -> None:
-    trained = build("Faster R-CNN, Rank & Sort")
+@pytest.mark.parametrize("name", [name for name, form in DETECTORS.items() if form.ranking])
+def test_without_any_object_a_ranking_loss_moves_nothing(build: Build, name: str) -> None:
+    trained = build(name)
     terms, _ = evaluate(trained, make_batch([EMPTY, EMPTY], [(64, 64), (40, 64)]))
     assert all(value == 0 for value in terms.values())
     sum(terms.values()).backward()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from rankdet.label_assignment import ATSSAssigner, PyramidAnchors, aligned_iou
+from rankdet.label_assignment import ATSSAssigner, PyramidAnchors
 from rankdet.structures import Target
 
 from .scenes import KINDS, NUM_CLASSES, SCALES, make_anchors, make_target
@@ -90,9 +90,3 @@ def test_a_single_candidate_is_its_own_threshold() -> None:
     anchors = PyramidAnchors(torch.tensor([[0.0, 0, 8, 8]]), [1], [None])
     target = Target(torch.tensor([[2.0, 0.0, 12.0, 8.0]]), torch.tensor([0]))
     assert ATSSAssigner()(anchors, [target], 1).labels.tolist() == [0]
-
-
-def test_aligned_iou_is_that_of_pairs() -> None:
-    boxes, others = make_target("crowded", 1).boxes, make_target("crowded", 2).boxes
-    torch.testing.assert_close(aligned_iou(boxes, others), box_iou(boxes, others).diagonal())
-    assert aligned_iou(torch.ones(1, 4), torch.ones(1, 4)).item() == 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 from rankdet.backbones import FPN, Backbone
 from rankdet.detectors.detection import DetectionSettings
@@ -82,10 +82,13 @@ class PAA(nn.Module):
         best = self.dense.best_boxes(
             self._outputs(images), images.sizes, per_level=self.test_per_level, score=score_by_geometric_mean
         )
-        return [
-            voted(self.detection.select(boxes[:, None], scores), boxes, scores, self.detection.score_threshold)
-            for boxes, scores in best
-        ]
+        detections = []
+        for (boxes, scores), size in zip(best, images.sizes, strict=True):
+            selected = self.detection.select(boxes[:, None], scores)
+            means = voted(selected, boxes, scores, self.detection.score_threshold)
+            # A mean of boxes at the border may lie beyond it by rounding.
+            detections.append(replace(means, boxes=clip_boxes_to_image(means.boxes, size)))
+        return detections
 
     def _outputs(self, images: Images) -> DenseOutputs:
         outputs: DenseOutputs = self.dense(self.fpn(self.backbone(images)), images.sizes)

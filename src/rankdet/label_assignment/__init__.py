@@ -6,8 +6,9 @@ from torch import Tensor
 
 from rankdet.label_assignment.atss import ATSSAssigner
 from rankdet.label_assignment.max_iou import MaxIoUAssigner
+from rankdet.label_assignment.overlap import aligned_iou
 from rankdet.label_assignment.paa import PAAAssigner
-from rankdet.label_assignment.pyramid import PyramidAnchors, aligned_iou
+from rankdet.label_assignment.pyramid import PyramidAnchors
 from rankdet.label_assignment.sampling import RandomSampler
 from rankdet.structures import Assignment, Target
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankdet.label_assignment.pyramid import PyramidAnchors, aligned_iou, centers, pool
+from rankdet.label_assignment.overlap import aligned_iou
+from rankdet.label_assignment.pyramid import PyramidAnchors, centers, pool
 from rankdet.structures import Assignment, Target
 
 LEAST_DISTANCE = 0.01

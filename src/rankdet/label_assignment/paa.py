@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from rankdet.label_assignment.max_iou import MaxIoUAssigner
 from rankdet.label_assignment.mixture import component_log_densities, fit_mixtures
+from rankdet.label_assignment.overlap import aligned_giou
 from rankdet.label_assignment.pyramid import PyramidAnchors, pool
 from rankdet.structures import Assignment, Target
 
@@ -56,8 +57,7 @@ class PAAAssigner:
     The mixtures of all objects of a batch are fitted at once, on the device of the tensors; the host waits for the
     device once, to learn how many candidates there are. Of equally cheap candidates the first come first, of equally
     dense ones the cheapest (the authors leave both to rounding). The cost is no loss: it has no gradient and only
-    splits positives from negatives, whatever loss the detector is trained with. GIoU in it is torchvision's, which adds
-    1e-7 to the areas it divides by.
+    splits positives from negatives, whatever loss the detector is trained with.
     """
 
     candidates_per_level: int = 9
@@ -110,7 +110,7 @@ class PAAAssigner:
         """
         one_hot = torch.zeros_like(logits, dtype=torch.float32).scatter_(1, labels[:, None], 1)
         focal = sigmoid_focal_loss(logits.float(), one_hot, FOCAL_ALPHA, FOCAL_GAMMA)
-        return focal.sum(dim=1) + self.giou_weight * generalized_box_iou_loss(boxes.float(), objects.float())
+        return focal.sum(dim=1) + self.giou_weight * (1 - aligned_giou(boxes.float(), objects.float()))
 
     def _pool(
         self, rows: Tensor, costs: Tensor, groups: Tensor, num_objects: int, anchors: PyramidAnchors

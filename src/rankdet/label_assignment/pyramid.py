@@ -30,10 +30,6 @@ class PyramidAnchors(NamedTuple):
     valid: list[Tensor | None]
 
 
-MIN_AREA = 1e-6
-"""Floor of a union in square pixels, so that boxes without area divide by no zero."""
-
-
 def pool(
     assignments: Sequence[Assignment], anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int
 ) -> Assignment:
@@ -63,21 +59,3 @@ def pool(
 def centers(boxes: Tensor) -> Tensor:
     """(…, 2) centers (x, y) of boxes (…, 4)."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2
-
-
-def aligned_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """(…,) IoU of boxes (…, 4) with others (…, 4), pair by pair; the shapes are broadcast.
-
-    Examples
-    --------
-    >>> aligned_iou(torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 2.0, 2.0]]), torch.tensor([0.0, 0.0, 4.0, 2.0]))
-    tensor([0.5000, 0.5000])
-    """
-    top_left = torch.maximum(boxes[..., :2], others[..., :2])
-    inner = (torch.minimum(boxes[..., 2:], others[..., 2:]) - top_left).clamp(min=0).prod(dim=-1)
-    union = _area(boxes) + _area(others) - inner
-    return inner / union.clamp(min=MIN_AREA)
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
