@@ -12,7 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rankdet.losses import L1, GIoU, RankSortLoss, SigmoidCrossEntropyLoss, SmoothL1, SoftmaxCrossEntropyLoss
+from rankdet.losses import (
+    L1,
+    CenternessCrossEntropy,
+    CenternessWeights,
+    FocalLoss,
+    GIoU,
+    IoUCrossEntropy,
+    IoUWeights,
+    RankSortLoss,
+    SigmoidCrossEntropyLoss,
+    SmoothL1,
+    SoftmaxCrossEntropyLoss,
+)
 from rankdet.structures import Batch, Images, Source, Target
 
 COLORS = torch.tensor([[230, 40, 40], [40, 230, 40], [40, 40, 230]], dtype=torch.uint8)
@@ -42,6 +54,7 @@ class Trained(NamedTuple):
 STANDARD = "rpn/classification", "rpn/localization", "rcnn/classification"
 # The balanced localization repeats the value of the other terms: its unbalanced error is watched.
 RANKING = "rpn/ranking", "rpn/localization_error", "rcnn/ranking", "rcnn/localization_error"
+DENSE_STANDARD = "dense/classification", "dense/localization"
 DENSE_RANKING = "dense/ranking", "dense/localization_error"
 
 DETECTORS = {
@@ -60,7 +73,19 @@ DETECTORS = {
     "Faster R-CNN, Rank & Sort": Form(
         "tiny_faster_rcnn", ranking=True, losses={"rpn": RankSortLoss(), "rcnn": RankSortLoss()}, falling=RANKING
     ),
+    "ATSS, standard": Form(
+        "tiny_atss",
+        ranking=False,
+        losses={"dense": FocalLoss(weighting=CenternessWeights(), auxiliary=(CenternessCrossEntropy(),))},
+        falling=DENSE_STANDARD,
+    ),
     "ATSS, Rank & Sort": Form("tiny_atss", ranking=True, losses={"dense": RankSortLoss()}, falling=DENSE_RANKING),
+    "PAA, standard": Form(
+        "tiny_paa",
+        ranking=False,
+        losses={"dense": FocalLoss(box_loss=GIoU(1.3), weighting=IoUWeights(), auxiliary=(IoUCrossEntropy(),))},
+        falling=DENSE_STANDARD,
+    ),
     "PAA, Rank & Sort": Form("tiny_paa", ranking=True, losses={"dense": RankSortLoss()}, falling=DENSE_RANKING),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
