@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou, generalized_box_iou
+from torchvision.ops import box_iou, generalized_box_iou, sigmoid_focal_loss
 
 from rankdet.label_assignment import PAAAssigner, PyramidAnchors
 from rankdet.label_assignment.paa import cheap_ones
@@ -164,3 +164,15 @@ def test_batch_without_objects_is_background() -> None:
     assert (labels[: len(anchors.boxes)] == NUM_CLASSES).all()
     assert set(labels[len(anchors.boxes) :].tolist()) == {-1, NUM_CLASSES}
     assert not matched.any()
+
+
+def test_costs_are_focal_loss_and_giou() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(30, NUM_CLASSES, generator=generator) * 4
+    labels = torch.randint(0, NUM_CLASSES, (30,), generator=generator)
+    boxes, objects = make_target("crowded", 1).boxes[:30], make_target("crowded", 2).boxes[:30]
+    one_hot = torch.nn.functional.one_hot(labels, NUM_CLASSES).float()
+    expected = sigmoid_focal_loss(logits, one_hot).sum(dim=1) + 1.3 * (
+        1 - generalized_box_iou(boxes, objects).diagonal()
+    )
+    torch.testing.assert_close(PAAAssigner(giou_weight=1.3).costs(logits, labels, boxes, objects), expected)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
+from torch.nn.functional import softplus
 
 from rankdet.label_assignment.max_iou import MaxIoUAssigner
 from rankdet.label_assignment.mixture import component_log_densities, fit_mixtures
@@ -82,6 +82,24 @@ class PAAAssigner:
         logits, boxes
             (B, M, C) and (B, M, 4) what is predicted for every anchor now; boxes are decoded, in pixels.
         """
+        first, rows, costs = self.pooled(anchors, targets, num_classes, logits, boxes)
+        is_positive = cheap_ones(costs, rows >= 0, added_variance=self.added_variance)
+        # One place too many takes what is no positive.
+        chosen = torch.zeros(len(first.labels) + 1, dtype=torch.bool, device=rows.device)
+        chosen[rows.where(is_positive, len(first.labels)).flatten()] = True
+        is_background = (first.labels >= 0) & ~chosen[:-1]
+        return Assignment(
+            first.labels.masked_fill(is_background, num_classes), first.matched.masked_fill(is_background, 0)
+        )
+
+    @torch.no_grad()
+    def pooled(
+        self, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int, logits: Tensor, boxes: Tensor
+    ) -> tuple[Assignment, Tensor, Tensor]:
+        """Steps 1 to 3: the assignment by overlap, and rows and costs (G, K) of the pooled candidates.
+
+        They stand cheapest first; where an object has fewer, the row is −1. The arguments are those of the call.
+        """
         # Anchors in the padding must not win an object: as points at the corner they overlap nothing.
         usable = [anchors.boxes if valid is None else anchors.boxes * valid[:, None] for valid in anchors.valid]
         by_overlap = [self.overlap(own, target, num_classes) for own, target in zip(usable, targets, strict=True)]
@@ -91,26 +109,21 @@ class PAAAssigner:
         objects = torch.cat([target.boxes for target in targets])
         costs = self.costs(logits.flatten(0, 1)[rows], labels, boxes.flatten(0, 1)[rows], objects[matched])
         levels = _levels(anchors)
-        pooled_rows, pooled_costs = self._pool(
-            rows, costs, matched * len(anchors.num_per_level) + levels[rows % len(levels)], len(objects), anchors
-        )
-        is_positive = cheap_ones(pooled_costs, pooled_rows >= 0, added_variance=self.added_variance)
-        # One place too many takes what is no positive.
-        chosen = torch.zeros(len(first.labels) + 1, dtype=torch.bool, device=rows.device)
-        chosen[pooled_rows.where(is_positive, len(first.labels)).flatten()] = True
-        is_background = (first.labels >= 0) & ~chosen[:-1]
-        return Assignment(
-            first.labels.masked_fill(is_background, num_classes), first.matched.masked_fill(is_background, 0)
-        )
+        groups = matched * len(anchors.num_per_level) + levels[rows % len(levels)]
+        return first, *self._pool(rows, costs, groups, len(objects), anchors)
 
     def costs(self, logits: Tensor, labels: Tensor, boxes: Tensor, objects: Tensor) -> Tensor:
-        """(R,) focal loss over all classes + ``giou_weight`` · (1 − GIoU), in float32.
+        """(R,) focal loss summed over all classes + ``giou_weight`` · (1 − GIoU), in float32.
 
         logits: (R, C). labels: (R,) classes of the objects. boxes, objects: (R, 4) pairs.
         """
-        one_hot = torch.zeros_like(logits, dtype=torch.float32).scatter_(1, labels[:, None], 1)
-        focal = sigmoid_focal_loss(logits.float(), one_hot, FOCAL_ALPHA, FOCAL_GAMMA)
-        return focal.sum(dim=1) + self.giou_weight * (1 - aligned_giou(boxes.float(), objects.float()))
+        logits = logits.float()
+        # As if all classes were wrong, then the right one.
+        negative = logits.sigmoid().pow_(FOCAL_GAMMA).mul_(softplus(logits)).mul_(1 - FOCAL_ALPHA)
+        own = logits.gather(1, labels[:, None])
+        positive = FOCAL_ALPHA * (-own).sigmoid() ** FOCAL_GAMMA * softplus(-own)
+        focal = negative.scatter_(1, labels[:, None], positive).sum(dim=1)
+        return focal + self.giou_weight * (1 - aligned_giou(boxes.float(), objects.float()))
 
     def _pool(
         self, rows: Tensor, costs: Tensor, groups: Tensor, num_objects: int, anchors: PyramidAnchors

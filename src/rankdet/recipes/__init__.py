@@ -10,6 +10,7 @@ from .coco import (
     rs_faster_rcnn_r50_coco,
 )
 from .loading import dump, load_recipe, validated
+from .one_stage import rs_atss_r50_coco, rs_atss_shapes, rs_paa_r50_coco, rs_paa_shapes
 from .recipe import Recipe
 from .shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
 
@@ -22,6 +23,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "faster_rcnn_l1_r50_coco": faster_rcnn_l1_r50_coco,
     "faster_rcnn_giou_r50_coco": faster_rcnn_giou_r50_coco,
     "rs_faster_rcnn_r50_coco": rs_faster_rcnn_r50_coco,
+    "rs_atss_shapes": rs_atss_shapes,
+    "rs_paa_shapes": rs_paa_shapes,
+    "rs_atss_r50_coco": rs_atss_r50_coco,
+    "rs_paa_r50_coco": rs_paa_r50_coco,
 }
 """Built-in recipes: name → function that returns the recipe; the first line of its docstring describes it."""
 
