@@ -291,6 +291,11 @@ class FasterRCNN(Config):
         """The heads that need a loss: name → whether it classifies by softmax, with a background logit."""
         return {"rpn": False, "rcnn": self.rcnn.softmax}
 
+    @property
+    def auxiliary_heads(self) -> dict[str, str]:
+        """The auxiliary heads by the head that they belong to: none."""
+        return {}
+
     def build(self, num_classes: int, pretrained: bool = True) -> FasterRCNNModule:
         """The detector; ``pretrained=False`` skips the backbone's weights (a checkpoint will bring them)."""
         from rankdet.backbones import FPN
@@ -365,6 +370,11 @@ class OneStage(Config):
     def heads(self) -> dict[str, bool]:
         """The heads that need a loss: name → whether it classifies by softmax, with a background logit."""
         return {"dense": False}
+
+    @property
+    def auxiliary_heads(self) -> dict[str, str]:
+        """The auxiliary head by the head that it belongs to, where there is one."""
+        return {"dense": {"atss": "centerness", "paa": "iou"}[self.type]} if self.dense.auxiliary else {}
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
