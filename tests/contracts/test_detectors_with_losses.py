@@ -14,16 +14,20 @@ from torch import Tensor, nn
 
 from rankdet.losses import (
     L1,
+    ALRPLoss,
+    APLoss,
     CenternessCrossEntropy,
     CenternessWeights,
     FocalLoss,
     GIoU,
     IoUCrossEntropy,
     IoUWeights,
+    QualityFocalLoss,
     RankSortLoss,
     SigmoidCrossEntropyLoss,
     SmoothL1,
     SoftmaxCrossEntropyLoss,
+    ValueBalance,
 )
 from rankdet.structures import Batch, Images, Source, Target
 
@@ -80,6 +84,22 @@ DETECTORS = {
         falling=DENSE_STANDARD,
     ),
     "ATSS, Rank & Sort": Form("tiny_atss", ranking=True, losses={"dense": RankSortLoss()}, falling=DENSE_RANKING),
+    "ATSS, quality focal loss": Form(
+        "tiny_atss", ranking=True, losses={"dense": QualityFocalLoss()}, falling=("dense/localization",)
+    ),
+    "ATSS, AP Loss": Form("tiny_atss", ranking=True, losses={"dense": APLoss()}, falling=DENSE_STANDARD),
+    "ATSS, AP Loss and centerness": Form(
+        "tiny_atss",
+        ranking=False,
+        losses={"dense": APLoss(weighting=CenternessWeights(), auxiliary=(CenternessCrossEntropy(),))},
+        falling=DENSE_STANDARD,
+    ),
+    "PAA, aLRP Loss": Form(
+        "tiny_paa",
+        ranking=True,
+        losses={"dense": ALRPLoss(balancing=ValueBalance())},
+        falling=("dense/classification",),  # its localization is divided by ranks, which fall
+    ),
     "PAA, standard": Form(
         "tiny_paa",
         ranking=False,
@@ -157,8 +177,8 @@ def test_every_parameter_receives_a_finite_gradient(build: Build, name: str, sce
     check_gradients(trained.detector)
 
 
-@pytest.mark.parametrize("name", [name for name, form in DETECTORS.items() if form.ranking])
-def test_without_any_object_a_ranking_loss_moves_nothing(build: Build, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in DETECTORS if name.endswith("Rank & Sort")])
+def test_without_any_object_rank_and_sort_moves_nothing(build: Build, name: str) -> None:
     trained = build(name)
     terms, _ = evaluate(trained, make_batch([EMPTY, EMPTY], [(64, 64), (40, 64)]))
     assert all(value == 0 for value in terms.values())
