@@ -1,5 +1,8 @@
 """Pictures and targets → Candidates; pictures → Detections. One file per detector."""
 
-from rankdet.detectors.faster_rcnn import DetectionSettings, FasterRCNN
+from rankdet.detectors.atss import ATSS
+from rankdet.detectors.detection import DetectionSettings
+from rankdet.detectors.faster_rcnn import FasterRCNN
+from rankdet.detectors.paa import PAA
 
-__all__ = ["DetectionSettings", "FasterRCNN"]
+__all__ = ["ATSS", "PAA", "DetectionSettings", "FasterRCNN"]

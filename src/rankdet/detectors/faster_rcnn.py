@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from rankdet.backbones import FPN, Backbone
-from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork, select_detections
+from rankdet.detectors.detection import DetectionSettings
+from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork
 from rankdet.structures import Batch, Candidates, Detection, Images
-
-
-@dataclass(frozen=True)
-class DetectionSettings:
-    """Which boxes become detections.
-
-    Parameters
-    ----------
-    score_threshold
-        Pairs of box and class are dropped up to this score.
-    nms_iou
-        Threshold of the suppression inside each class.
-    per_image
-        The best of all classes that remain.
-    """
-
-    score_threshold: float = 0.05
-    nms_iou: float = 0.5
-    per_image: int = 100
 
 
 class FasterRCNN(nn.Module):
@@ -104,12 +84,4 @@ class FasterRCNN(nn.Module):
     def _detect_in_picture(self, proposals: Tensor, scores: Tensor, deltas: Tensor, size: tuple[int, int]) -> Detection:
         """proposals: (K, 4). scores: (K, C). deltas: (K, C, 4). size: (height, width)."""
         boxes = clip_boxes_to_image(self.rcnn.coder.decode(deltas, proposals[:, None]), size)
-        return Detection(
-            *select_detections(
-                boxes,
-                scores,
-                threshold=self.detection.score_threshold,
-                iou=self.detection.nms_iou,
-                limit=self.detection.per_image,
-            )
-        )
+        return self.detection.select(boxes, scores)

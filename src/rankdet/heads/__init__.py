@@ -4,6 +4,7 @@ from rankdet.heads.anchors import AnchorGenerator
 from rankdet.heads.box_coding import BoxCoder
 from rankdet.heads.box_head import BoxHead
 from rankdet.heads.box_stage import BoxStage
+from rankdet.heads.dense import DenseHead, DenseOutputs, DenseStage
 from rankdet.heads.nms import grouped_nms, select_detections
 from rankdet.heads.roi_pooling import RoIPooling
 from rankdet.heads.rpn import ProposalSettings, RegionProposalNetwork, RPNHead, RPNOutputs
@@ -13,6 +14,9 @@ __all__ = [
     "BoxCoder",
     "BoxHead",
     "BoxStage",
+    "DenseHead",
+    "DenseOutputs",
+    "DenseStage",
     "ProposalSettings",
     "RPNHead",
     "RPNOutputs",

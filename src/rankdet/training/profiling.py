@@ -49,6 +49,10 @@ def _cut(candidates: Candidates) -> Candidates:
         logits=_leaf(candidates.logits),
         boxes=_leaf_pairs(candidates.boxes),
         deltas=_leaf_pairs(candidates.deltas),
+        auxiliary={
+            name: pairs._replace(predicted=_leaf(pairs.predicted))
+            for name, pairs in (candidates.auxiliary or {}).items()
+        },
     )
 
 
