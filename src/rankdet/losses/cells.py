@@ -111,7 +111,8 @@ class Search:
         self.lowest, span = float(edges[0]), float(edges[-1].double() - edges[0].double())
         self.scale = (num_bins - 1) / span if span > 0 else 0.0
         self.last_bin = edges.new_tensor(num_bins + LANES - 1)
-        self.lanes = torch.arange(size, dtype=edges.dtype, device=edges.device).remainder_(LANES)
+        lanes = torch.arange(LANES, dtype=edges.dtype, device=edges.device)
+        self.lanes = lanes.repeat(-(-size // LANES))
         self.numbers = edges.new_empty(size, dtype=torch.int32)
         self.spare = edges.new_empty(size)
         bins = self._scaled(edges, torch.empty_like(edges)).clamp_(max=self.last_bin).to(torch.int32)
@@ -134,8 +135,8 @@ class Search:
         for halving in reversed(range(self.halvings)):
             step = 1 << halving
             torch.index_select(self.edges[step - 1 :], 0, out, out=spare)
-            # Floats compare and scale at vector speed; booleans and integers do not.
-            out += numbers.copy_(torch.ge(values, spare, out=spare).mul_(step))
+            reached = torch.ge(values, spare, out=spare)  # as floats, which are compared at vector speed
+            out += numbers.copy_(reached.mul_(step) if step > 1 else reached)
         return out
 
 

@@ -19,6 +19,12 @@ SMALLEST_CHUNK = 1 << 15
 """Below this, calling the operations takes longer than doing them."""
 
 
+SPARSE = 0.3
+"""Where fewer of the logits than this are above the lowest edge, they are picked out first: pruning is exact."""
+SAMPLE = 1 << 12
+"""Logits that are looked at to tell how many are."""
+
+
 class Roles(NamedTuple):
     """Who is who among the logits of all levels, one after another.
 
@@ -78,6 +84,9 @@ class Negatives:
         num_logits = sum(level.numel() for level in logits)
         # A chunk holds whole rows of ``width`` logits.
         self.size = max(min(CHUNK, max(SMALLEST_CHUNK, num_logits // 16)) // roles.width, 1) * roles.width
+        every = max(num_logits // SAMPLE, 1)
+        seen = sum(int((level.reshape(-1)[::every] >= self.edges[0]).sum()) for level in logits)
+        self.is_sparse = seen * every < SPARSE * num_logits
 
     def count(self, found: Tensor | None) -> tuple[Tensor, Tensor]:
         """Number of negatives and sum of their logits per cell, each (E + 1,) float64.
@@ -85,16 +94,17 @@ class Negatives:
         Parameters
         ----------
         found
-            (N,) int32 that receives the number of each logit's cell; or None.
+            (N,) int32 that receives the number of each logit's cell, unless few of them are seen; or None.
         """
         width = len(self.cells) + LANES - 1
         search = Search(self.edges, self.size)
         sums = self.edges.new_zeros(width, dtype=torch.float64)
         counts = torch.zeros_like(sums, dtype=torch.int64)
         doubles, numbers = sums.new_empty(self.size), counts.new_empty(self.size, dtype=torch.int32)
-        for start, values in self._chunks():
+        for start, seen, values in self._chunks():
             size = len(values)
-            cell = search(values, numbers[:size] if found is None else found[start : start + size])
+            kept = numbers if found is None or seen is not None else found[start:]
+            cell = search(values, kept[:size])
             sums += torch.bincount(cell, weights=doubles[:size].copy_(values), minlength=width)
             counts += torch.bincount(cell, minlength=width)
         # The positives were counted like negatives, which is faster than looking for them in every chunk.
@@ -121,37 +131,50 @@ class Negatives:
         offset[:LANES] = slope[:LANES] = 0
         bounds = sorted((0.0, float(function.total)))
         gathered, result = offset.new_empty(self.size), offset.new_empty(self.size)
-        if found is None:
+        if found is None or self.is_sparse:
             search = Search(self.edges, self.size)
             numbers = offset.new_empty(self.size, dtype=torch.int32)
+        if found is None:
             gradients = [torch.empty_like(level, memory_format=torch.contiguous_format) for level in self.logits]
         else:
             parts = found.view(torch.float32).split([level.numel() for level in self.logits])
             gradients = [part.view(level.shape) for part, level in zip(parts, self.logits, strict=True)]
         written = (part for level in gradients for part in level.view(-1).split(self.size))
-        for (start, values), out in zip(self._chunks(), written, strict=True):
+        for (start, seen, values), out in zip(self._chunks(), written, strict=True):
             size = len(values)
-            cell = search(values, numbers[:size]) if found is None else found[start : start + size]
+            if found is None or seen is not None:
+                cell = search(values, numbers[:size])
+            else:
+                cell = found[start : start + size]
             part, spare = result[:size].copy_(values), gathered[:size]
             part *= torch.index_select(slope, 0, cell, out=spare)
             part += torch.index_select(offset, 0, cell, out=spare)
             # F lies between 0 and the sum of its weights: no rounding may leave that.
-            out.copy_(part.clamp_(*bounds))
+            part.clamp_(*bounds)
+            if seen is None:
+                out.copy_(part)
+            else:
+                out.zero_().scatter_(0, seen, part.to(out.dtype))
         return gradients
 
-    def _chunks(self) -> Iterator[tuple[int, Tensor]]:
-        """Where each chunk starts among all logits, and its logits, in which all ignored ones lie below every edge."""
+    def _chunks(self) -> Iterator[tuple[int, Tensor | None, Tensor]]:
+        """Where each chunk starts among all logits; the places in it of those that are seen, None for all; and these.
+
+        All ignored ones lie below every edge.
+        """
         below = float(self.edges[0].nextafter(self.edges.new_tensor(-torch.inf)))
         start, width = 0, self.roles.width
         for level in self.logits:
             for values in level.reshape(-1).split(self.size):
-                skipped = _within(self.roles.ignored, start // width, (start + len(values)) // width)
+                size = len(values)
+                skipped = _within(self.roles.ignored, start // width, (start + size) // width)
                 values = values.to(self.edges.dtype)
                 if len(skipped):
                     values = values.clone()
                     values.view(-1, width).index_fill_(0, skipped - start // width, below)
-                yield start, values
-                start += len(values)
+                seen = (values >= self.edges[0]).nonzero().squeeze(1) if self.is_sparse else None
+                yield start, seen, values if seen is None else values.index_select(0, seen)
+                start += size
 
 
 def _within(ascending: Tensor, low: int, high: int) -> Tensor:

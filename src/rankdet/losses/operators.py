@@ -279,9 +279,23 @@ def _dtype(logits: Sequence[Tensor]) -> torch.dtype:
     return torch.promote_types(logits[0].dtype, torch.float32)
 
 
+def indices_of(mask: Tensor) -> Tensor:
+    """(n,) int64 indices of the few entries of a (N,) mask that are set: eight at a time are looked at.
+
+    Examples
+    --------
+    >>> indices_of(torch.tensor(12 * [False] + [True, False, True]))
+    tensor([12, 14])
+    """
+    whole = len(mask) // 8 * 8
+    words = mask[:whole].view(torch.int64).nonzero().squeeze(1)
+    word, byte = mask[:whole].view(-1, 8).index_select(0, words).nonzero().unbind(1)
+    return torch.cat([words[word] * 8 + byte, mask[whole:].nonzero().squeeze(1) + whole])
+
+
 @torch.library.custom_op("rankdet::special_rows", mutates_args=())
 def _special_rows(labels: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    special = (labels < width).nonzero().squeeze(1)
+    special = indices_of(labels < width)
     is_ignored = labels[special] < 0
     return special[~is_ignored], special[is_ignored]
 
@@ -298,7 +312,7 @@ def _special_targets(targets: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     positives, ignored, numbers, start = [], [], [], 0
     for level in targets:
         flat = level.reshape(-1)
-        special = flat.nonzero().squeeze(1)
+        special = indices_of(flat != 0)
         values = flat[special]
         is_ignored = values < 0  # NaN is not: it stays a positive and makes the loss NaN
         positives.append(special[~is_ignored] + start)
