@@ -142,10 +142,8 @@ class Negatives:
         written = (part for level in gradients for part in level.view(-1).split(self.size))
         for (start, seen, values), out in zip(self._chunks(), written, strict=True):
             size = len(values)
-            if found is None or seen is not None:
-                cell = search(values, numbers[:size])
-            else:
-                cell = found[start : start + size]
+            kept = None if seen is not None else found
+            cell = search(values, numbers[:size]) if kept is None else kept[start : start + size]
             part, spare = result[:size].copy_(values), gathered[:size]
             part *= torch.index_select(slope, 0, cell, out=spare)
             part += torch.index_select(offset, 0, cell, out=spare)
