@@ -17,7 +17,16 @@ from rankdet.losses.localization import (
     box_overlap,
     dice_coefficient,
 )
-from rankdet.losses.processes import Processes
+from rankdet.losses.operators import (
+    Implementation,
+    Levels,
+    RankedCandidates,
+    RankingLoss,
+    Ruling,
+    labelled,
+    targeted,
+)
+from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.rank_sort import RankSort, RankSortLoss, rank_sort_loss, rank_sort_loss_of_labels
 from rankdet.losses.score_based import (
     FocalLoss,
@@ -54,9 +63,11 @@ __all__ = [
     "EpochBalance",
     "FocalLoss",
     "GIoU",
+    "Implementation",
     "IoUCrossEntropy",
     "IoULabel",
     "IoUWeights",
+    "Levels",
     "MagnitudeBalance",
     "MeanLabel",
     "NoWeights",
@@ -68,11 +79,15 @@ __all__ = [
     "QualityFocalLoss",
     "RankSort",
     "RankSortLoss",
+    "RankedCandidates",
+    "RankingLoss",
     "RankingWeights",
+    "Ruling",
     "ScoreWeights",
     "SigmoidCrossEntropyLoss",
     "SmoothL1",
     "SoftmaxCrossEntropyLoss",
+    "Sync",
     "Tasks",
     "ValueBalance",
     "alrp_loss",
@@ -87,12 +102,14 @@ __all__ = [
     "find_positives",
     "focal_loss",
     "identity_update",
+    "labelled",
     "quality_focal_loss",
     "rank_sort_loss",
     "rank_sort_loss_of_labels",
     "ranking_weights",
     "score_weights",
     "soft_step",
+    "targeted",
     "value_balance",
     "weighted_mean",
 ]
