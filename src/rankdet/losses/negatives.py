@@ -88,11 +88,13 @@ class Negatives:
         seen = sum(int((level.reshape(-1)[::every] >= self.edges[0]).sum()) for level in logits)
         self.is_sparse = seen * every < SPARSE * num_logits
 
-    def count(self, found: Tensor | None) -> tuple[Tensor, Tensor]:
+    def count(self, mine: Tensor, found: Tensor | None) -> tuple[Tensor, Tensor]:
         """Number of negatives and sum of their logits per cell, each (E + 1,) float64.
 
         Parameters
         ----------
+        mine
+            (P,) float64 logits of the positives among these logits; the cells may be those of more.
         found
             (N,) int32 that receives the number of each logit's cell, unless few of them are seen; or None.
         """
@@ -108,7 +110,7 @@ class Negatives:
             sums += torch.bincount(cell, weights=doubles[:size].copy_(values), minlength=width)
             counts += torch.bincount(cell, minlength=width)
         # The positives were counted like negatives, which is faster than looking for them in every chunk.
-        for values in self.cells.positives.to(self.edges.dtype).split(self.size):
+        for values in mine.to(self.edges.dtype).split(self.size):
             cell = search(values, numbers[: len(values)])
             sums -= torch.bincount(cell, weights=values.double(), minlength=width)
             counts -= torch.bincount(cell, minlength=width)

@@ -368,7 +368,7 @@ def _forward(
             # NaN must not be searched for; all that is shared with other processes still is.
             counts = sums = mine.new_zeros(len(cells))
         else:
-            counts, sums = Negatives(logits, roles, cells).count(found if keep else None)
+            counts, sums = Negatives(logits, roles, cells).count(mine, found if keep else None)
     false_positives = processes.sum(cells.steps_over(counts, sums).clamp(min=0) + poison)
     ruling = rule(ascending, everyone[1, order], false_positives, delta)
     values = ruling.values + 0 * false_positives.sum()  # NaN in every value where a logit was
