@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rankdet.losses import soft_step
-from rankdet.losses.cells import LANES, Cells, Search
+from rankdet.losses.cells import LANES, Cells, Search, Spare
 
 
 def draw(count: int, seed: int = 0) -> Tensor:
@@ -41,7 +41,7 @@ def test_the_search_is_the_binary_search(name: str, delta: float, dtype: torch.d
 
 
 def find(edges: Tensor, values: Tensor) -> Tensor:
-    return Search(edges, len(values))(values, torch.empty(len(values), dtype=torch.int32))
+    return Search(edges)(values, torch.empty(len(values), dtype=torch.int32), Spare(edges, len(values)))
 
 
 def cell_of(numbers: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rankdet.losses.error_driven import prefix_sums
 
@@ -102,42 +103,49 @@ class Search:
     ----------
     edges
         (E,) ascending.
-    size
-        Values of the longest call: their temporaries are used again.
     """
 
-    def __init__(self, edges: Tensor, size: int) -> None:
+    def __init__(self, edges: Tensor) -> None:
         num_bins = min(1 << 16, max(1 << 8, 1 << (16 * len(edges)).bit_length()))
         self.lowest, span = float(edges[0]), float(edges[-1].double() - edges[0].double())
         self.scale = (num_bins - 1) / span if span > 0 else 0.0
         self.last_bin = edges.new_tensor(num_bins + LANES - 1)
-        lanes = torch.arange(LANES, dtype=edges.dtype, device=edges.device)
-        self.lanes = lanes.repeat(-(-size // LANES))
-        self.numbers = edges.new_empty(size, dtype=torch.int32)
-        self.spare = edges.new_empty(size)
         bins = self._scaled(edges, torch.empty_like(edges)).clamp_(max=self.last_bin).to(torch.int32)
         filled = torch.bincount(bins, minlength=num_bins + LANES)
         self.table = (filled.cumsum(0) - filled + (LANES - 1)).to(torch.int32)
         self.table[:LANES] = torch.arange(LANES)
-        self.halvings = int(filled.max()).bit_length()
+        halvings = int(filled.max()).bit_length()
         # A probe may look past the last edge by almost all that its bin could hold.
-        self.edges = torch.nn.functional.pad(edges, (LANES - 1, 1 << self.halvings), value=torch.inf)
+        padded = functional.pad(edges, (LANES - 1, 1 << halvings), value=torch.inf)
+        self.probes = [(1 << halving, padded[(1 << halving) - 1 :]) for halving in reversed(range(halvings))]
 
     def _scaled(self, values: Tensor, out: Tensor) -> Tensor:
         """Monotone, and at least ``LANES`` where a value is not below the lowest edge."""
         return torch.sub(values, self.lowest, out=out).mul_(self.scale).add_(LANES)
 
-    def __call__(self, values: Tensor, out: Tensor) -> Tensor:
+    def __call__(self, values: Tensor, out: Tensor, spare: Spare) -> Tensor:
         """Write the numbers of the cells of (n,) finite values to ``out``, (n,) int32."""
-        numbers, spare = self.numbers[: len(values)], self.spare[: len(values)]
-        torch.clamp(self._scaled(values, spare), self.lanes[: len(values)], self.last_bin, out=spare)
-        torch.index_select(self.table, 0, numbers.copy_(spare), out=out)
-        for halving in reversed(range(self.halvings)):
-            step = 1 << halving
-            torch.index_select(self.edges[step - 1 :], 0, out, out=spare)
-            reached = torch.ge(values, spare, out=spare)  # as floats, which are compared at vector speed
-            out += numbers.copy_(reached.mul_(step) if step > 1 else reached)
+        size = len(values)
+        numbers, floats = spare.numbers[:size], spare.floats[:size]
+        torch.clamp(self._scaled(values, floats), spare.lanes[:size], self.last_bin, out=floats)
+        torch.index_select(self.table, 0, numbers.copy_(floats), out=out)
+        for step, edges in self.probes:
+            torch.index_select(edges, 0, out, out=floats)
+            torch.ge(values, floats, out=floats)  # as floats, which are compared at vector speed
+            if step > 1:
+                floats.mul_(step)
+            out.add_(numbers.copy_(floats))
         return out
+
+
+class Spare:
+    """Memory for the temporaries of a search of up to ``size`` values like ``edges``, used again and again."""
+
+    def __init__(self, edges: Tensor, size: int) -> None:
+        self.numbers = torch.empty(size, dtype=torch.int32, device=edges.device)
+        self.floats = torch.empty(size, dtype=edges.dtype, device=edges.device)
+        lanes = torch.arange(LANES, dtype=edges.dtype, device=edges.device)
+        self.lanes = lanes.repeat(-(-size // LANES))
 
 
 def _rounded_up(edges: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,15 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from rankdet.losses.cells import LANES, Cells, PiecewiseLinear, Search
+from rankdet.losses.cells import LANES, Cells, PiecewiseLinear, Search, Spare
 
-CHUNK = 1 << 17
-"""Logits handled at a time, or a sixteenth of all: their temporaries stay in the cache and small beside the logits."""
-SMALLEST_CHUNK = 1 << 15
-"""Below this, calling the operations takes longer than doing them."""
-
-
+CHUNK = 1 << 15
+"""Logits handled at a time on a CPU: an operation of torch on no more runs on the thread that calls it. To wake others,
+many times between operations that use one core anyway, takes longer than the operations."""
 SPARSE = 0.3
 """Where fewer of the logits than this are above the lowest edge, they are picked out first: pruning is exact."""
 SAMPLE = 1 << 12
@@ -81,9 +79,11 @@ class Negatives:
         self.roles = roles
         self.cells = cells
         self.edges = cells.edges
+        self.below = float(self.edges[0].nextafter(torch.full_like(self.edges[0], -torch.inf)))
         num_logits = sum(level.numel() for level in logits)
+        size = CHUNK if self.edges.device.type == "cpu" else num_logits
         # A chunk holds whole rows of ``width`` logits.
-        self.size = max(min(CHUNK, max(SMALLEST_CHUNK, num_logits // 16)) // roles.width, 1) * roles.width
+        self.size = max(size // roles.width, 1) * roles.width
         every = max(num_logits // SAMPLE, 1)
         seen = sum(int((level.reshape(-1)[::every] >= self.edges[0]).sum()) for level in logits)
         self.is_sparse = seen * every < SPARSE * num_logits
@@ -98,22 +98,23 @@ class Negatives:
         found
             (N,) int32 that receives the number of each logit's cell, unless few of them are seen; or None.
         """
-        width = len(self.cells) + LANES - 1
-        search = Search(self.edges, self.size)
-        sums = self.edges.new_zeros(width, dtype=torch.float64)
-        counts = torch.zeros_like(sums, dtype=torch.int64)
-        doubles, numbers = sums.new_empty(self.size), counts.new_empty(self.size, dtype=torch.int32)
-        for start, seen, values in self._chunks():
-            size = len(values)
-            kept = numbers if found is None or seen is not None else found[start:]
-            cell = search(values, kept[:size])
-            sums += torch.bincount(cell, weights=doubles[:size].copy_(values), minlength=width)
+        width, device = len(self.cells) + LANES - 1, self.edges.device
+        search, spare = Search(self.edges), Spare(self.edges, self.size)
+        numbers = torch.empty(self.size, dtype=torch.int32, device=device)
+        doubles = torch.empty(self.size, dtype=torch.float64, device=device)
+        counts = torch.zeros(width, dtype=torch.int64, device=device)
+        sums = torch.zeros(width, dtype=torch.float64, device=device)
+        for chunk in self._chunks():
+            size = chunk.values.shape[0]
+            out = numbers[:size] if found is None or chunk.seen is not None else found[chunk.place]
+            cell = search(chunk.values, out, spare)
+            sums += torch.bincount(cell, weights=doubles[:size].copy_(chunk.values), minlength=width)
             counts += torch.bincount(cell, minlength=width)
         # The positives were counted like negatives, which is faster than looking for them in every chunk.
-        for values in mine.to(self.edges.dtype).split(self.size):
-            cell = search(values, numbers[: len(values)])
-            sums -= torch.bincount(cell, weights=values.double(), minlength=width)
-            counts -= torch.bincount(cell, minlength=width)
+        mine = mine.to(self.edges.dtype)
+        cell = search(mine, torch.empty(len(mine), dtype=torch.int32, device=device), Spare(self.edges, len(mine)))
+        sums -= torch.bincount(cell, weights=mine.double(), minlength=width)
+        counts -= torch.bincount(cell, minlength=width)
         # Below all edges lie the negatives that no positive sees, and those that are none.
         counts[:LANES] = 0
         return counts[LANES - 1 :].double(), sums.where(counts > 0, 0.0)[LANES - 1 :]
@@ -129,57 +130,65 @@ class Negatives:
             What :meth:`count` wrote, for float32 logits: it is overwritten, as the gradients take its place. Where
             None, the cells are looked for again.
         """
-        offset, slope = (torch.nn.functional.pad(part, (LANES - 1, 0)) for part in function[:2])
+        offset, slope = (functional.pad(part, (LANES - 1, 0)) for part in function[:2])
         offset[:LANES] = slope[:LANES] = 0
         bounds = sorted((0.0, float(function.total)))
-        gathered, result = offset.new_empty(self.size), offset.new_empty(self.size)
-        if found is None or self.is_sparse:
-            search = Search(self.edges, self.size)
-            numbers = offset.new_empty(self.size, dtype=torch.int32)
         if found is None:
             gradients = [torch.empty_like(level, memory_format=torch.contiguous_format) for level in self.logits]
         else:
             parts = found.view(torch.float32).split([level.numel() for level in self.logits])
             gradients = [part.view(level.shape) for part, level in zip(parts, self.logits, strict=True)]
+        numbers = torch.empty(self.size, dtype=torch.int32, device=offset.device)
+        gathered, result = offset.new_empty(self.size), offset.new_empty(self.size)
+        if found is None or self.is_sparse:
+            search, spare = Search(self.edges), Spare(self.edges, self.size)
         written = (part for level in gradients for part in level.view(-1).split(self.size))
-        for (start, seen, values), out in zip(self._chunks(), written, strict=True):
-            size = len(values)
-            kept = None if seen is not None else found
-            cell = search(values, numbers[:size]) if kept is None else kept[start : start + size]
-            part, spare = result[:size].copy_(values), gathered[:size]
-            part *= torch.index_select(slope, 0, cell, out=spare)
-            part += torch.index_select(offset, 0, cell, out=spare)
-            # F lies between 0 and the sum of its weights: no rounding may leave that.
-            part.clamp_(*bounds)
-            if seen is None:
+        for chunk, out in zip(self._chunks(), written, strict=True):
+            size = chunk.values.shape[0]
+            if found is None or chunk.seen is not None:
+                cell = search(chunk.values, numbers[:size], spare)
+            else:
+                cell = found[chunk.place]
+            part, spare_part = result[:size].copy_(chunk.values), gathered[:size]
+            part *= torch.index_select(slope, 0, cell, out=spare_part)
+            part += torch.index_select(offset, 0, cell, out=spare_part)
+            part.clamp_(*bounds)  # F lies between 0 and the sum of its weights: no rounding may leave that
+            if chunk.seen is None:
                 out.copy_(part)
             else:
-                out.zero_().scatter_(0, seen, part.to(out.dtype))
+                out.zero_().scatter_(0, chunk.seen, part.to(out.dtype))
         return gradients
 
-    def _chunks(self) -> Iterator[tuple[int, Tensor | None, Tensor]]:
-        """Where each chunk starts among all logits; the places in it of those that are seen, None for all; and these.
-
-        All ignored ones lie below every edge.
-        """
-        below = float(self.edges[0].nextafter(self.edges.new_tensor(-torch.inf)))
+    def _chunks(self) -> Iterator[_Chunk]:
+        """All logits, some at a time; ignored ones lie below every edge."""
         start, width = 0, self.roles.width
         for level in self.logits:
             for values in level.reshape(-1).split(self.size):
-                size = len(values)
-                skipped = _within(self.roles.ignored, start // width, (start + size) // width)
+                stop = start + values.shape[0]
+                skipped = _within(self.roles.ignored, start // width, stop // width)
                 values = values.to(self.edges.dtype)
-                if len(skipped):
+                if skipped.shape[0]:
                     values = values.clone()
-                    values.view(-1, width).index_fill_(0, skipped - start // width, below)
-                seen = (values >= self.edges[0]).nonzero().squeeze(1) if self.is_sparse else None
-                yield start, seen, values if seen is None else values.index_select(0, seen)
-                start += size
+                    values.view(-1, width).index_fill_(0, skipped - start // width, self.below)
+                if self.is_sparse:
+                    seen = (values >= self.edges[0]).nonzero().squeeze(1)
+                    yield _Chunk(slice(start, stop), seen, values.index_select(0, seen))
+                else:
+                    yield _Chunk(slice(start, stop), None, values)
+                start = stop
+
+
+class _Chunk(NamedTuple):
+    """Some logits: where they stand among all, which of those there they are (None: all), and they themselves."""
+
+    place: slice
+    seen: Tensor | None
+    values: Tensor
 
 
 def _within(ascending: Tensor, low: int, high: int) -> Tensor:
     """The entries in [low, high)."""
-    if not len(ascending):
+    if not ascending.shape[0]:
         return ascending
     first, last = torch.searchsorted(ascending, ascending.new_tensor([low, high])).tolist()
     return ascending[first:last]
