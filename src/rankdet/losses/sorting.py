@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from rankdet.losses.error_driven import prefix_sums, soft_step
 
-DENSE_UP_TO = 400
+DENSE_UP_TO = 256
 """Up to this many positives the P × P form is the faster one."""
 LEVELS_AT_ONCE = 1 << 16
 """Positives times levels of the other form that are summed at a time."""
