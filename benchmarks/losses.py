@@ -323,7 +323,7 @@ class Options(NamedTuple):
         for size in sizes:
             if not (self.quick and size.logits > LARGE):
                 rows = max(4, round(size.logits * self.scale) // size.classes)
-                yield Size(rows * size.classes, min(size.positives, rows // 2), size.classes)
+                yield Size(rows * size.classes, min(size.positives, 3 * rows // 4), size.classes)
 
     @property
     def loop_pairs(self) -> int:
