@@ -156,8 +156,7 @@ def test_the_operator_is_as_torch_asks(
     opcheck(OPERATORS[name].operator, (*arguments, False, ""))
     keeps = dtype == torch.float32
     if keeps:
-        # Its cells are overwritten by the backward pass, so they can be no output of a graph, as this check makes them;
-        # inside of a graph see test_compile.py.
+        # Not as a graph: its cells are overwritten by the backward pass, so that only eager mode keeps any.
         checks = "test_schema", "test_autograd_registration", "test_faketensor"
         opcheck(OPERATORS[name].operator, (*arguments, True, ""), test_utils=checks)
     detached = [level.detach() for level in logits]

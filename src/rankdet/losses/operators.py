@@ -154,9 +154,11 @@ class RankingLoss:
         """
         check_delta(delta)
         group = "" if processes is None else processes.name
-        # The cells of float32 logits are kept for the backward pass, in the memory that will hold their gradient.
+        # The cells of float32 logits are kept for the backward pass, in the memory that will hold their gradient. Not
+        # in a compiled graph: there the backward pass may not change what was saved, for it may come twice.
         keep = (
             torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
             and any(level.requires_grad for level in candidates.logits)
             and all(level.dtype == torch.float32 and level.device.type == "cpu" for level in candidates.logits)
         )
