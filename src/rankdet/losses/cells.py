@@ -84,8 +84,7 @@ class Cells:
         offset, slope = prefix_sums(rises[:, self.order]).unbind(0)
         # Above the last edge F is constant: no rounding may leave a slope there.
         total = weights.sum()
-        offset, slope = offset.clone(), slope.clone()
-        offset[-1], slope[-1] = total, 0
+        offset, slope = torch.cat([offset[:-1], total[None]]), functional.pad(slope[:-1], (0, 1))
         return PiecewiseLinear(offset, slope, total)
 
 
@@ -151,4 +150,5 @@ class Spare:
 def _rounded_up(edges: Tensor, dtype: torch.dtype) -> Tensor:
     """The lowest number of ``dtype`` that is not below the edge: a value of that type lies on the same side of both."""
     rounded = edges.to(dtype)
-    return torch.where(rounded < edges, rounded.nextafter(rounded.new_tensor(torch.inf)), rounded)
+    # Not a tensor of a number of the host: its copy would wait for a GPU.
+    return torch.where(rounded < edges, rounded.nextafter(torch.full_like(rounded, torch.inf)), rounded)

@@ -333,5 +333,6 @@ class RankSortLoss(nn.Module):
             self.check,
             self.implementation,
         )
-        tasks = self.tasks(candidates, positives._replace(ranks=ranks), ranking + sorting)
+        positives = positives._replace(ranks=ranks, processes=self.tasks.processes)
+        tasks = self.tasks(candidates, positives, ranking + sorting)
         return LossOutput({"ranking": ranking, "sorting": sorting, **tasks.terms}, tasks.stats)
