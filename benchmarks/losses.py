@@ -2,8 +2,8 @@
 
     python benchmarks/losses.py [--only time memory error growth] [--quick] [--device cuda] [--markdown FILE]
 
-**time**: forward plus backward of all losses on the same logits, in turns in one process (each once, each once again,
-…) and compared by medians, so that a machine whose speed drifts cannot favor one of them. In "kept" no negative can be
+**time**: forward plus backward of all losses on the same logits, in turns in one process (each once, in an order drawn
+anew; each once again, …) and compared by medians, so that a machine whose speed drifts cannot favor one of them. In "kept" no negative can be
 pruned (all lie above the lowest positive minus δ), in "half" and "most" 50 % and 90 % of them can. "loop" looks at one
 positive at a time, as published (``benchmarks/published.py``); "bucketed" is ``rankdet.losses.bucketed``.
 
@@ -29,6 +29,7 @@ import argparse
 import functools
 import math
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -270,8 +271,10 @@ def medians(calls: Mapping[str, Callable[[], object]], budget: float, device: st
     for name in calls.keys() & PEERS.keys():
         turns_of[name] = 0 if warm_up[name] > 10 else min(turns, max(1, int(budget / 3 / warm_up[name])))
     taken: dict[str, list[float]] = {name: [] for name in calls}
+    draw = random.Random(0)
     for turn in range(turns):
-        for name, call in calls.items():
+        # In another order each time: what frees much memory makes the next one fetch its own anew from the kernel.
+        for name, call in draw.sample(list(calls.items()), len(calls)):
             if turn < turns_of[name]:
                 progress(f"{name}, turn {turn + 1} of {turns_of[name]}")
                 taken[name].append(seconds(call, device))

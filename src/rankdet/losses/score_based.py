@@ -17,7 +17,7 @@ from rankdet.losses.balancing import Balancing, ConstantBalance
 from rankdet.losses.box_losses import BoxLoss, GIoU
 from rankdet.losses.candidates import find_positives, task_counts
 from rankdet.losses.error_driven import Gradient, Upstream, identity_update
-from rankdet.losses.localization import IoULabel
+from rankdet.losses.labels import IoULabel
 from rankdet.losses.processes import Processes, with_value
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import NoWeights, ScoreWeights, Weighting

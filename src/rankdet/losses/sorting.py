@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from rankdet.losses.error_driven import prefix_sums, soft_step
 
-DENSE_UP_TO = 256
+DENSE_UP_TO = 192
 """Up to this many positives the P × P form is the faster one."""
-LEVELS_AT_ONCE = 1 << 16
+LEVELS_AT_ONCE = 1 << 10
 """Positives times levels of the other form that are summed at a time."""
 EPSILON = 1e-10
 """Errors below this hand out no gradient (the authors' code; an exact 0 would divide by 0)."""

@@ -8,16 +8,12 @@ Legend: M candidates, C classes, P positives.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from rankdet.losses.candidates import Positives
 from rankdet.losses.error_driven import prefix_sums
 from rankdet.structures import Candidates
-
-if TYPE_CHECKING:
-    from rankdet.losses.candidates import Positives
 
 MIN_SUM = 1e-10
 """Below this sum of weights nothing is divided (the authors' code)."""
