@@ -3,9 +3,10 @@
     python benchmarks/losses.py [--only time memory error growth] [--quick] [--device cuda] [--markdown FILE]
 
 **time**: forward plus backward of all losses on the same logits, in turns in one process (each once, in an order drawn
-anew; each once again, …) and compared by medians, so that a machine whose speed drifts cannot favor one of them. In "kept" no negative can be
-pruned (all lie above the lowest positive minus δ), in "half" and "most" 50 % and 90 % of them can. "loop" looks at one
-positive at a time, as published (``benchmarks/published.py``); "bucketed" is ``rankdet.losses.bucketed``.
+anew; each once again, …) and compared by medians, so that a machine whose speed drifts cannot favor one of them. In
+"kept" no negative can be pruned (all lie above the lowest positive minus δ), in "half" and "most" 50 % and 90 % of them
+can. "loop" looks at one positive at a time, as published (``benchmarks/published.py``); "bucketed" is
+``rankdet.losses.bucketed``.
 
 **memory**: what one forward and backward pass adds at its peak, with the gradient, in multiples of the logits. On a CPU
 the growth of the resident set, as the kernel accounts it, in a fresh process for each number; on a GPU what torch
