@@ -17,7 +17,7 @@ from rankdet.losses.cells import LANES, Cells, PiecewiseLinear, Search, Spare
 CHUNK = 1 << 15
 """Logits handled at a time on a CPU: an operation of torch on no more runs on the thread that calls it. To wake others,
 many times between operations that use one core anyway, takes longer than the operations."""
-SPARSE = 0.3
+SPARSE = 0.03
 """Where fewer of the logits than this are above the lowest edge, they are picked out first: pruning is exact."""
 SAMPLE = 1 << 12
 """Logits that are looked at to tell how many are."""
