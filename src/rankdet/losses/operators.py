@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rankdet.losses.cells import Cells, PiecewiseLinear
 from rankdet.losses.error_driven import check_delta
-from rankdet.losses.negatives import Negatives, Roles, not_finite
+from rankdet.losses.negatives import Negatives, Roles, indices_of, not_finite
 from rankdet.losses.processes import Processes
 
 Implementation = Literal["auto", "torch", "triton"]
@@ -289,20 +289,6 @@ def _dtype(logits: Sequence[Tensor]) -> torch.dtype:
     for level in logits:
         dtype = torch.promote_types(dtype, level.dtype)
     return dtype
-
-
-def indices_of(mask: Tensor) -> Tensor:
-    """(n,) int64 indices of the few entries of a (N,) mask that are set: eight at a time are looked at.
-
-    Examples
-    --------
-    >>> indices_of(torch.tensor(12 * [False] + [True, False, True]))
-    tensor([12, 14])
-    """
-    whole = len(mask) // 8 * 8
-    words = mask[:whole].view(torch.int64).nonzero().squeeze(1)
-    word, byte = mask[:whole].view(-1, 8).index_select(0, words).nonzero().unbind(1)
-    return torch.cat([words[word] * 8 + byte, mask[whole:].nonzero().squeeze(1) + whole])
 
 
 @torch.library.custom_op("rankdet::special_rows", mutates_args=())
