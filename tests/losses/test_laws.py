@@ -475,15 +475,3 @@ def test_chunks_do_not_matter(loss: ErrorDriven, chunk: int, monkeypatch: pytest
     whole = run(loss.evaluate, draw(21))
     monkeypatch.setattr("rankdet.losses.negatives.CHUNK", chunk)
     check_equal(run(loss.evaluate, draw(21)), whole, 1e-6)
-
-
-@EVERY_FAST_LOSS
-@pytest.mark.parametrize("chunk", [7, 1 << 15])
-def test_picking_out_what_is_seen_does_not_matter(
-    loss: ErrorDriven, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where few negatives are above the lowest positive minus δ."""
-    whole = run(loss.evaluate, draw(22))
-    monkeypatch.setattr("rankdet.losses.negatives.SPARSE", 2.0)
-    monkeypatch.setattr("rankdet.losses.negatives.CHUNK", chunk)
-    check_equal(run(loss.evaluate, draw(22)), whole, 1e-6)

@@ -17,10 +17,6 @@ from rankdet.losses.cells import LANES, Cells, PiecewiseLinear, Search, Spare
 CHUNK = 1 << 15
 """Logits handled at a time on a CPU: an operation of torch on no more runs on the thread that calls it. To wake others,
 many times between operations that use one core anyway, takes longer than the operations."""
-SPARSE = 0.03
-"""Where fewer of the logits than this are above the lowest edge, they are picked out first: pruning is exact."""
-SAMPLE = 1 << 12
-"""Logits that are looked at to tell how many are."""
 
 
 class Roles(NamedTuple):
@@ -98,9 +94,6 @@ class Negatives:
         size = CHUNK if self.edges.device.type == "cpu" else num_logits
         # A chunk holds whole rows of ``width`` logits.
         self.size = max(size // roles.width, 1) * roles.width
-        every = max(num_logits // SAMPLE, 1)
-        seen = sum(int((level.reshape(-1)[::every] >= self.edges[0]).sum()) for level in logits)
-        self.is_sparse = seen * every < SPARSE * num_logits
 
     def count(self, mine: Tensor, found: Tensor | None) -> tuple[Tensor, Tensor]:
         """Number of negatives and sum of their logits per cell, each (E + 1,) float64.
@@ -110,7 +103,7 @@ class Negatives:
         mine
             (P,) float64 logits of the positives among these logits; the cells may be those of more.
         found
-            (N,) int32 that receives the number of each logit's cell, unless few of them are seen; or None.
+            (N,) int32 that receives the number of each logit's cell; or None.
         """
         width, device = len(self.cells) + LANES - 1, self.edges.device
         search, spare = Search(self.edges), Spare(self.edges, self.size)
@@ -120,7 +113,7 @@ class Negatives:
         sums = torch.zeros(width, dtype=torch.float64, device=device)
         for chunk in self._chunks():
             size = chunk.values.shape[0]
-            out = numbers[:size] if found is None or chunk.seen is not None else found[chunk.place]
+            out = numbers[:size] if found is None else found[chunk.place]
             cell = search(chunk.values, out, spare)
             sums += torch.bincount(cell, weights=doubles[:size].copy_(chunk.values), minlength=width)
             counts += torch.bincount(cell, minlength=width)
@@ -154,23 +147,20 @@ class Negatives:
             gradients = [part.view(level.shape) for part, level in zip(parts, self.logits, strict=True)]
         numbers = torch.empty(self.size, dtype=torch.int32, device=offset.device)
         gathered, result = offset.new_empty(self.size), offset.new_empty(self.size)
-        if found is None or self.is_sparse:
+        if found is None:
             search, spare = Search(self.edges), Spare(self.edges, self.size)
         written = (part for level in gradients for part in level.view(-1).split(self.size))
         for chunk, out in zip(self._chunks(), written, strict=True):
             size = chunk.values.shape[0]
-            if found is None or chunk.seen is not None:
+            if found is None:
                 cell = search(chunk.values, numbers[:size], spare)
             else:
                 cell = found[chunk.place]
             part, spare_part = result[:size].copy_(chunk.values), gathered[:size]
             part *= torch.index_select(slope, 0, cell, out=spare_part)
             part += torch.index_select(offset, 0, cell, out=spare_part)
-            part.clamp_(*bounds)  # F lies between 0 and the sum of its weights: no rounding may leave that
-            if chunk.seen is None:
-                out.copy_(part)
-            else:
-                out.zero_().scatter_(0, chunk.seen, part.to(out.dtype))
+            # F lies between 0 and the sum of its weights: no rounding may leave that.
+            out.copy_(part.clamp_(*bounds))
         return gradients
 
     def _chunks(self) -> Iterator[_Chunk]:
@@ -184,19 +174,14 @@ class Negatives:
                 if skipped.shape[0]:
                     values = values.clone()
                     values.view(-1, width).index_fill_(0, skipped - start // width, self.below)
-                if self.is_sparse:
-                    seen = indices_of(values >= self.edges[0])
-                    yield _Chunk(slice(start, stop), seen, values.index_select(0, seen))
-                else:
-                    yield _Chunk(slice(start, stop), None, values)
+                yield _Chunk(slice(start, stop), values)
                 start = stop
 
 
 class _Chunk(NamedTuple):
-    """Some logits: where they stand among all, which of those there they are (None: all), and they themselves."""
+    """Some logits: where they stand among all, and they themselves."""
 
     place: slice
-    seen: Tensor | None
     values: Tensor
 
 
