@@ -91,8 +91,8 @@ class Negatives:
         self.edges = cells.edges
         self.below = float(self.edges[0].nextafter(torch.full_like(self.edges[0], -torch.inf)))
         num_logits = sum(level.numel() for level in logits)
-        size = CHUNK if self.edges.device.type == "cpu" else num_logits
-        # A chunk holds whole rows of ``width`` logits.
+        size = max(CHUNK, len(cells)) if self.edges.device.type == "cpu" else num_logits
+        # A chunk holds whole rows of ``width`` logits, and no fewer logits than there are cells to be added up.
         self.size = max(size // roles.width, 1) * roles.width
 
     def count(self, mine: Tensor, found: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -152,10 +152,7 @@ class Negatives:
         written = (part for level in gradients for part in level.view(-1).split(self.size))
         for chunk, out in zip(self._chunks(), written, strict=True):
             size = chunk.values.shape[0]
-            if found is None:
-                cell = search(chunk.values, numbers[:size], spare)
-            else:
-                cell = found[chunk.place]
+            cell = search(chunk.values, numbers[:size], spare) if found is None else found[chunk.place]
             part, spare_part = result[:size].copy_(chunk.values), gathered[:size]
             part *= torch.index_select(slope, 0, cell, out=spare_part)
             part += torch.index_select(offset, 0, cell, out=spare_part)
