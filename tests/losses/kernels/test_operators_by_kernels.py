@@ -411,6 +411,16 @@ def test_a_gpu_repeats_its_bits_waits_for_nothing_and_agrees_with_the_cpu(
         torch.testing.assert_close(mine.cpu(), theirs, rtol=32 * precision, atol=precision)
 
 
+@needs_gpu
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_double_precision_on_a_gpu_keeps_its_digits(name: str) -> None:
+    """By torch's own operations, which may wait."""
+    pool = draw(torch.float64, 20_000)
+    there = Pool(*(value.cuda() for value in pool))
+    for mine, theirs in zip(evaluated(name, there), evaluated(name, pool), strict=True):
+        torch.testing.assert_close(mine.cpu(), theirs, rtol=1e-9, atol=1e-12)
+
+
 GPU_MODULES = {name: build for name, build in MODULES.items() if "heads" not in name and "IoU" not in name}
 
 
