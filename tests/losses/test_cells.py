@@ -22,6 +22,7 @@ POSITIVES = {
     "many": draw(1500),
     "a grid": torch.arange(-64, 64, dtype=torch.float64) / 8,
     "tiny": 1e-30 * draw(9),
+    "below what float32 can divide by": 1e-42 * draw(9),
     "huge": 1e30 * draw(9),
 }
 
@@ -76,3 +77,15 @@ def test_sums_over_cells_equal_sums_over_pairs(name: str, delta: float) -> None:
     found = offset[cell] + slope[cell] * values
     torch.testing.assert_close(found, weights @ steps, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(total, weights.sum())
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.5])
+def test_one_large_value_leaves_the_sums_of_the_others(delta: float) -> None:
+    positives, values = draw(20).sort().values, torch.cat([draw(300, seed=1), torch.tensor([1e30, -1e30])])
+    cells = Cells(positives, delta, torch.float64)
+    place = torch.bucketize(values, cells.edges, right=True)
+    counts = torch.bincount(place, minlength=len(cells)).double()
+    sums = torch.bincount(place, weights=values, minlength=len(cells))
+    counts[0] = sums[0] = 0
+    expected = soft_step(values - positives[:, None], delta).sum(1)
+    torch.testing.assert_close(cells.steps_over(counts, sums), expected)

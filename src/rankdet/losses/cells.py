@@ -70,6 +70,8 @@ class Cells:
 
         Sums run from the top down, so that a positive with nothing above it gets exactly 0.
         """
+        # What lies above all edges is inside of no window, and one large logit would swallow the others' sums.
+        sums = functional.pad(sums[:-1], (0, 1))
         from_top = prefix_sums(torch.stack([counts, sums]).flip(1)).flip(1)
         at_last, at_first = from_top[:, self.last], from_top[:, self.first]
         inside, inside_sum = at_first - at_last
@@ -107,7 +109,8 @@ class Search:
     def __init__(self, edges: Tensor) -> None:
         num_bins = min(1 << 16, max(1 << 8, 1 << (16 * len(edges)).bit_length()))
         self.lowest, span = float(edges[0]), float(edges[-1].double() - edges[0].double())
-        self.scale = (num_bins - 1) / span if span > 0 else 0.0
+        # Finite in the dtype of the edges, however close they are.
+        self.scale = min((num_bins - 1) / span, torch.finfo(edges.dtype).max) if span > 0 else 0.0
         self.last_bin = edges.new_tensor(num_bins + LANES - 1)
         bins = self._scaled(edges, torch.empty_like(edges)).clamp_(max=self.last_bin).to(torch.int32)
         filled = torch.bincount(bins, minlength=num_bins + LANES)

@@ -362,7 +362,7 @@ def _forward(
         poison = poison + broken
     else:
         poison = poison + not_finite(logits, roles)
-        if poison.device.type == "cpu" and bool(poison.isnan()):
+        if bool(poison.isnan()):
             # NaN must not be searched for; all that is shared with other processes still is.
             counts = sums = mine.new_zeros(len(cells))
         else:
