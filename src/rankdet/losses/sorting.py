@@ -138,30 +138,30 @@ class _Dominance:
         ascending, by_quality = quality.sort()
         ranks = torch.empty_like(by_quality)
         ranks[by_quality] = functional.pad((ascending.diff() > 0).cumsum(0), (1, 0))
-        positions = torch.arange(len(logits), device=logits.device)
-        ends = torch.zeros_like(positions), torch.full_like(positions, len(positions))
-        bounds = torch.stack([ends[0], self.window.first, self.window.last, ends[1]])
         # As many bits as ranks can have: looking at the highest one would wait for a GPU.
         highest = int(ranks.max()) if ranks.device.type == "cpu" else len(ranks) - 1
         bits = torch.arange(highest.bit_length() - 1, -1, -1, device=logits.device)
-        is_set = (ranks >> bits[:, None]) & 1 > 0
-        self.orders = ranks.new_empty(is_set.shape)
+        self.is_set = (ranks >> bits[:, None]) & 1 > 0
+        """(L, P): whether the bit of each query is set, highest bit first."""
+        positions = torch.arange(len(logits), dtype=torch.int32, device=logits.device)
+        ends = torch.zeros_like(positions), torch.full_like(positions, len(positions))
+        bounds = torch.stack([ends[0], self.window.first.int(), self.window.last.int(), ends[1]])
+        self.orders = positions.new_empty(self.is_set.shape)
         """(L, P): the order of the positions after each level."""
-        self.zeros, self.ones = (ranks.new_empty(len(bits), 4, len(ranks)) for _ in range(2))
-        """(L, 4, P): the bounds of each query's window among the zeros, and among the ones, in that order."""
+        self.bounds = positions.new_empty(len(bits), 4, len(ranks))
+        """(L, 4, P): the bounds of each query's window among those of the other bit, in that order: among worse zeros
+        where its own is set, else among better ones."""
         order = positions
-        for level, own in enumerate(is_set):
+        for level, own in enumerate(self.is_set):
             is_one = own.index_select(0, order)
-            zeros_before = functional.pad((~is_one).cumsum(0), (1, 0))
+            zeros_before = functional.pad((~is_one).cumsum(0, dtype=torch.int32), (1, 0))
             num_zeros, before = zeros_before[-1], zeros_before[:-1]
-            place = torch.where(is_one, num_zeros + positions - before, before)
+            place = torch.where(is_one, num_zeros + positions - before, before).long()
             order = self.orders[level].scatter_(0, place, order)
-            zeros = torch.index_select(zeros_before, 0, bounds.view(-1), out=self.zeros[level].view(-1))
-            ones = torch.sub(num_zeros + bounds, zeros.view_as(bounds), out=self.ones[level])
-            bounds = torch.where(own, ones, zeros.view_as(bounds))
-        # A one is beside worse zeros, a zero beside better ones; to others a level says nothing.
-        self.zeros *= is_set[:, None]
-        self.ones *= ~is_set[:, None]
+            zeros = zeros_before.index_select(0, bounds.view(-1)).view_as(bounds)
+            ones = num_zeros + bounds - zeros
+            torch.where(own, zeros, ones, out=self.bounds[level])
+            bounds = torch.where(own, ones, zeros)
 
     def steps_of_worse(self, weights: Tensor) -> Tensor:
         """(R, P): Σ_j H(p_j − p_i) w_j over the j of lower quality than i, for (R, P) weights w."""
@@ -183,7 +183,7 @@ class _Dominance:
         # Rows of numbers, because rows are gathered whole.
         rows = torch.cat([weights, weights * self.logits]).T.contiguous()
         num, width = rows.shape
-        bounds = self.ones[:, :3] if of_better else self.zeros[:, 1:]
+        bounds = self.bounds[:, :3] if of_better else self.bounds[:, 1:]
         total = rows.new_zeros(3, num, width)
         # Levels at a time: few operations for few positives, bounded memory for many.
         size = max(1, LEVELS_AT_ONCE // num)
@@ -191,8 +191,10 @@ class _Dominance:
             part = slice(level, level + size)
             ordered = rows.index_select(0, self.orders[part].view(-1)).view(-1, num, width)
             before = functional.pad(_cumulative(ordered), (0, 0, 1, 0))
-            starts = torch.arange(len(ordered), device=rows.device) * (num + 1)
-            picked = before.view(-1, width).index_select(0, (bounds[part] + starts[:, None, None]).view(-1))
+            starts = torch.arange(len(ordered), dtype=torch.int32, device=rows.device) * (num + 1)
+            # To queries of the other kind a level says nothing: the sum before the first place is 0.
+            places = bounds[part] * (self.is_set[part] != of_better)[:, None] + starts[:, None, None]
+            picked = before.view(-1, width).index_select(0, places.view(-1))
             total += picked.view(-1, 3, num, width).sum(0)
         return total
 
