@@ -17,6 +17,7 @@ from rankdet.losses.localization import (
     box_overlap,
     dice_coefficient,
 )
+from rankdet.losses.mask_losses import Dice, MaskCrossEntropy
 from rankdet.losses.processes import Processes
 from rankdet.losses.rank_sort import RankSort, RankSortLoss, rank_sort_loss, rank_sort_loss_of_labels
 from rankdet.losses.score_based import (
@@ -50,6 +51,7 @@ __all__ = [
     "CenternessCrossEntropy",
     "CenternessWeights",
     "ConstantBalance",
+    "Dice",
     "DiceLabel",
     "EpochBalance",
     "FocalLoss",
@@ -58,6 +60,7 @@ __all__ = [
     "IoULabel",
     "IoUWeights",
     "MagnitudeBalance",
+    "MaskCrossEntropy",
     "MeanLabel",
     "NoWeights",
     "Overlap",

@@ -49,6 +49,7 @@ def _cut(candidates: Candidates) -> Candidates:
         logits=_leaf(candidates.logits),
         boxes=_leaf_pairs(candidates.boxes),
         deltas=_leaf_pairs(candidates.deltas),
+        masks=_leaf_pairs(candidates.masks),
     )
 
 
