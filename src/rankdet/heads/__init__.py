@@ -3,7 +3,10 @@
 from rankdet.heads.anchors import AnchorGenerator
 from rankdet.heads.box_coding import BoxCoder
 from rankdet.heads.box_head import BoxHead
-from rankdet.heads.box_stage import BoxStage
+from rankdet.heads.box_stage import BoxStage, RoIs
+from rankdet.heads.mask_head import MaskHead
+from rankdet.heads.mask_stage import MaskStage
+from rankdet.heads.mask_targets import crop_masks
 from rankdet.heads.nms import grouped_nms, select_detections
 from rankdet.heads.roi_pooling import RoIPooling
 from rankdet.heads.rpn import ProposalSettings, RegionProposalNetwork, RPNHead, RPNOutputs
@@ -13,11 +16,15 @@ __all__ = [
     "BoxCoder",
     "BoxHead",
     "BoxStage",
+    "MaskHead",
+    "MaskStage",
     "ProposalSettings",
     "RPNHead",
     "RPNOutputs",
     "RegionProposalNetwork",
     "RoIPooling",
+    "RoIs",
+    "crop_masks",
     "grouped_nms",
     "select_detections",
 ]

@@ -1,0 +1,41 @@
+"""From scored boxes to the detections of a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rankdet.heads import select_detections
+from rankdet.structures import Detection
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """Which boxes become detections.
+
+    Parameters
+    ----------
+    score_threshold
+        Pairs of box and class are dropped up to this score.
+    nms_iou
+        Threshold of the suppression inside each class.
+    per_image
+        The best of all classes that remain.
+    """
+
+    score_threshold: float = 0.05
+    nms_iou: float = 0.5
+    per_image: int = 100
+
+    def select(self, boxes: Tensor, scores: Tensor) -> Detection:
+        """Detections among boxes (K, C, 4), one for each class, or (K, 1, 4), with scores (K, C)."""
+        return Detection(
+            *select_detections(
+                boxes.expand(-1, scores.shape[1], -1),
+                scores,
+                threshold=self.score_threshold,
+                iou=self.nms_iou,
+                limit=self.per_image,
+            )
+        )
