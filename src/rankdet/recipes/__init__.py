@@ -10,6 +10,14 @@ from .coco import (
     rs_faster_rcnn_r50_coco,
 )
 from .loading import dump, load_recipe, validated
+from .mask_rcnn import (
+    mask_rcnn_lite0_nuclei,
+    mask_rcnn_r50_coco,
+    mask_rcnn_shapes,
+    rs_mask_rcnn_lite0_nuclei,
+    rs_mask_rcnn_r50_coco,
+    rs_mask_rcnn_shapes,
+)
 from .recipe import Recipe
 from .shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
 
@@ -22,6 +30,12 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "faster_rcnn_l1_r50_coco": faster_rcnn_l1_r50_coco,
     "faster_rcnn_giou_r50_coco": faster_rcnn_giou_r50_coco,
     "rs_faster_rcnn_r50_coco": rs_faster_rcnn_r50_coco,
+    "mask_rcnn_shapes": mask_rcnn_shapes,
+    "rs_mask_rcnn_shapes": rs_mask_rcnn_shapes,
+    "mask_rcnn_lite0_nuclei": mask_rcnn_lite0_nuclei,
+    "rs_mask_rcnn_lite0_nuclei": rs_mask_rcnn_lite0_nuclei,
+    "mask_rcnn_r50_coco": mask_rcnn_r50_coco,
+    "rs_mask_rcnn_r50_coco": rs_mask_rcnn_r50_coco,
 }
 """Built-in recipes: name → function that returns the recipe; the first line of its docstring describes it."""
 

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from .config import Config
 from .data import Data
-from .detector import FasterRCNN
+from .detector import Detector
 from .losses import Loss, SoftmaxCrossEntropy
 from .optimization import Optimizer, Schedule
 
@@ -58,7 +58,7 @@ class Recipe(Config):
     """Name of the experiment: letters, digits and ``_.-``; the default run folder is ``runs/NAME``."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of weights, samplers and the order and flips of pictures."""
-    detector: FasterRCNN
+    detector: Detector
     """The network and its label assignment."""
     losses: dict[str, Loss]
     """One loss for each head of the detector."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rankdet.recipes import Recipe
 from rankdet.recipes.bccd import faster_rcnn_lite0_bccd, rs_faster_rcnn_lite0_bccd
 from rankdet.recipes.coco import faster_rcnn_giou_r50_coco, faster_rcnn_r50_coco, rs_faster_rcnn_r50_coco
-from rankdet.recipes.detector import FasterRCNN
+from rankdet.recipes.detector import FasterRCNN, MaskRCNN
 from rankdet.recipes.losses import L1, GIoU, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from rankdet.recipes.shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
 
@@ -83,10 +83,10 @@ def with_giou(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"losses": losses})
 
 
-def two_stage(recipe: Recipe) -> FasterRCNN:
-    """The detector of a recipe of Faster R-CNN; TypeError for another."""
-    if not isinstance(recipe.detector, FasterRCNN):
-        raise TypeError(f"recipe {recipe.name!r} is none of Faster R-CNN")
+def two_stage(recipe: Recipe) -> FasterRCNN | MaskRCNN:
+    """The detector of a recipe of Faster or Mask R-CNN; TypeError for another."""
+    if not isinstance(recipe.detector, FasterRCNN | MaskRCNN):
+        raise TypeError(f"recipe {recipe.name!r} is none of Faster or Mask R-CNN")
     return recipe.detector
 
 
