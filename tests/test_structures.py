@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import grid_sample
 
-from rankdet.structures import Candidates, Detection, MaskScores, Matched, Target
+from rankdet.structures import Candidates, Detection, MaskScores, Matched, Outlines, Target
 
 
 def test_auxiliary_outputs_must_pair_like_all_others() -> None:
@@ -24,6 +24,16 @@ def test_every_object_of_a_target_has_its_mask() -> None:
     assert Target(boxes, labels, torch.zeros(2, 5, 6, dtype=torch.bool)).masks is not None
     with pytest.raises(ValueError, match="2 boxes and 3 masks do not pair"):
         Target(boxes, labels, torch.zeros(3, 5, 6, dtype=torch.bool))
+
+
+def test_outlines_pair_with_boxes_and_travel_like_masks() -> None:
+    boxes, labels = torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64)
+    target = Target(boxes, labels, Outlines(torch.zeros(2, 5, 4))).to("cpu")
+    assert target.masks.edges.shape == (2, 5, 4)
+    with pytest.raises(ValueError, match="2 boxes and 3 masks do not pair"):
+        Target(boxes, labels, Outlines(torch.zeros(3, 5, 4)))
+    with pytest.raises(ValueError, match="must be"):
+        Outlines(torch.zeros(3, 4))
 
 
 def random_masks(number: int, grid: tuple[int, int] = (28, 28)) -> MaskScores:

@@ -63,6 +63,35 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Outlines:
+    """The masks of G objects as polygons: a few kB where bitmaps of a picture take megabytes.
+
+    Parameters
+    ----------
+    edges
+        (G, E, 4) float32, from (x1, y1) to (x2, y2) in pixels: the edges of all polygons of an object, each polygon
+        closed and all turning the same way; an edge without length fills up. Inside is what any polygon encloses.
+    """
+
+    edges: Tensor
+
+    def __post_init__(self) -> None:
+        if self.edges.ndim != 3 or self.edges.shape[2] != 4:
+            raise ValueError(f"edges of shape {tuple(self.edges.shape)} must be (G, E, 4)")
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """A copy on ``device``."""
+        return replace(self, edges=self.edges.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """A copy in page-locked memory."""
+        return replace(self, edges=self.edges.pin_memory())
+
+
+@dataclass(frozen=True)
 class Target:
     """The objects of one picture that a detector shall find (crowd regions are not among them).
 
@@ -73,12 +102,13 @@ class Target:
     labels
         (G,) int64 in 0 … C−1.
     masks
-        (G, height, width) bool, or None where the data set has no masks or they were not asked for.
+        (G, height, width) bool, or outlines where these were asked for; None where the data set has no masks or they
+        were not asked for.
     """
 
     boxes: Tensor
     labels: Tensor
-    masks: Tensor | None = None
+    masks: Tensor | Outlines | None = None
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4 or len(self.boxes) != len(self.labels):

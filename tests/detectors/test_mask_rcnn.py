@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rankdet.detectors import DetectionSettings, FasterRCNN, MaskRCNN
 from rankdet.heads import crop_masks
 from rankdet.losses import RankSortLoss, find_positives
-from rankdet.structures import Batch, Images, Source, Target
+from rankdet.structures import Batch, Images, Outlines, Source, Target
 
 Build = Callable[[bool], MaskRCNN]
 FORMS = pytest.mark.parametrize("ranking", [False, True], ids=["standard", "ranking"])
@@ -113,6 +113,21 @@ def test_only_the_layer_of_the_objects_class_learns(tiny_mask_rcnn: Build) -> No
     assert gradient[0].any()
     assert gradient[2].any()
     assert not gradient[1].any()
+
+
+def test_outlines_serve_as_well_as_bitmaps(tiny_mask_rcnn: Build) -> None:
+    detector = tiny_mask_rcnn(True)
+    left, top, right, bottom = OTHER.boxes[0].tolist()
+    around = [
+        [left, top, right, top],
+        [right, top, right, bottom],
+        [right, bottom, left, bottom],
+        [left, bottom, left, top],
+    ]
+    _, rcnn = detector(make_batch([replace(OTHER, masks=Outlines(torch.tensor([around])))]))
+    own = (rcnn.boxes.target == OTHER.boxes).all(dim=1)
+    assert own.all()
+    assert rcnn.masks.target[-1].all()  # the last positive is the object's own box
 
 
 def test_objects_without_masks_are_a_mistake(tiny_mask_rcnn: Build) -> None:

@@ -6,7 +6,7 @@ from rankdet.heads.box_head import BoxHead
 from rankdet.heads.box_stage import BoxStage, RoIs
 from rankdet.heads.mask_head import MaskHead
 from rankdet.heads.mask_stage import MaskStage
-from rankdet.heads.mask_targets import crop_masks
+from rankdet.heads.mask_targets import crop_masks, crop_outlines
 from rankdet.heads.nms import grouped_nms, select_detections
 from rankdet.heads.roi_pooling import RoIPooling
 from rankdet.heads.rpn import ProposalSettings, RegionProposalNetwork, RPNHead, RPNOutputs
@@ -25,6 +25,7 @@ __all__ = [
     "RoIPooling",
     "RoIs",
     "crop_masks",
+    "crop_outlines",
     "grouped_nms",
     "select_detections",
 ]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from rankdet.heads.box_stage import RoIs
 from rankdet.heads.mask_head import MaskHead
-from rankdet.heads.mask_targets import crop_masks
+from rankdet.heads.mask_targets import crop_masks, crop_outlines
 from rankdet.heads.roi_pooling import RoIPooling
-from rankdet.structures import Matched, Target
+from rankdet.structures import Matched, Outlines, Target
 
 
 class MaskStage(nn.Module):
@@ -82,6 +82,8 @@ class MaskStage(nn.Module):
     @torch.no_grad()
     def _targets(self, target: Target, boxes: Tensor, objects: Tensor) -> Tensor:
         size = 2 * self.pooling.output_size
+        if isinstance(target.masks, Outlines):
+            return crop_outlines(target.masks, boxes, objects, size)
         if target.masks is not None:
             return crop_masks(target.masks, boxes, objects, size)
         if len(target.boxes):

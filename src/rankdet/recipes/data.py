@@ -71,6 +71,9 @@ class Data(Config):
     """Probability of mirroring a training picture."""
     vertical_flip: Fraction = 0.0
     """Probability of turning a training picture upside down by mirroring."""
+    mask_outlines: bool = False
+    """Whether masks are handed as polygons, which are rasterized straight into the targets of a mask head; needs
+    polygons in the annotations. Otherwise they are bitmaps."""
     keep_empty: bool = False
     """Whether pictures without objects are trained on."""
     drop_degenerate: bool = False
@@ -100,6 +103,7 @@ class Data(Config):
             split.images,
             self.build_transforms(training=True),
             with_masks=with_masks,
+            as_outlines=self.mask_outlines,
             keep_empty=self.keep_empty,
             drop_degenerate=self.drop_degenerate,
             skip_unreadable=self.skip_unreadable,
@@ -118,6 +122,7 @@ class Data(Config):
             found.images,
             self.build_transforms(training=False),
             with_masks=with_masks,
+            as_outlines=self.mask_outlines,
             keep_empty=True,
             drop_degenerate=self.drop_degenerate,
         )

@@ -220,7 +220,7 @@ def _masks_to_draw(
             masks = MaskScores(masks.scores, masks.regions * scale)
             colors = [class_color(label) for label in detection.labels.cpu()[order].tolist()]
             yield from zip(masks.windows(size), colors, strict=True)
-    elif targets is not None and targets.masks is not None:
+    elif targets is not None and isinstance(targets.masks, Tensor):
         for mask, label in zip(targets.masks.cpu(), targets.labels.tolist(), strict=True):
             yield MaskWindow(0, 0, interpolate(mask[None, None].float(), size)[0, 0] > 0), class_color(label)
 
