@@ -14,6 +14,12 @@ from rankdet.recipes.bccd import faster_rcnn_lite0_bccd, rs_faster_rcnn_lite0_bc
 from rankdet.recipes.coco import faster_rcnn_giou_r50_coco, faster_rcnn_r50_coco, rs_faster_rcnn_r50_coco
 from rankdet.recipes.detector import FasterRCNN, MaskRCNN
 from rankdet.recipes.losses import L1, GIoU, SigmoidCrossEntropy, SoftmaxCrossEntropy
+from rankdet.recipes.mask_rcnn import (
+    mask_rcnn_r50_coco,
+    mask_rcnn_shapes,
+    rs_mask_rcnn_r50_coco,
+    rs_mask_rcnn_shapes,
+)
 from rankdet.recipes.shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
 
 from .experiments import BCCD, COCO, SHAPES, Experiment, Scale, unchanged
@@ -31,10 +37,13 @@ class Row:
         Of the row in ``paper_tables.yaml``.
     experiments
         Scale → experiment; at a scale that is missing the row has published figures only.
+    is_of_masks
+        Whether AP and oLRP of the row are those of masks.
     """
 
     name: str
     experiments: Mapping[Scale, Experiment]
+    is_of_masks: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,9 @@ class Family:
             }
         )
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str, *, is_of_masks: bool = False) -> Row:
         """A row of this method."""
-        return Row(name, self.experiments)
+        return Row(name, self.experiments, is_of_masks)
 
 
 def _then(first: Change, second: Change) -> Change:
@@ -106,6 +115,8 @@ def with_samplers_of(standard: Callable[[], Recipe], *, rpn: bool, rcnn: bool) -
 
 FASTER_RCNN = Family.of(shapes=faster_rcnn_shapes, bccd=faster_rcnn_lite0_bccd, coco=faster_rcnn_r50_coco)
 RS_FASTER_RCNN = Family.of(shapes=rs_faster_rcnn_shapes, bccd=rs_faster_rcnn_lite0_bccd, coco=rs_faster_rcnn_r50_coco)
+MASK_RCNN = Family.of(shapes=mask_rcnn_shapes, coco=mask_rcnn_r50_coco)
+RS_MASK_RCNN = Family.of(shapes=rs_mask_rcnn_shapes, coco=rs_mask_rcnn_r50_coco)
 GIOU_FASTER_RCNN = Family(
     {**FASTER_RCNN.changed(with_giou).experiments, COCO: Experiment(faster_rcnn_giou_r50_coco)},
 )
@@ -121,6 +132,11 @@ def sampled(family: Family, *, rpn: bool, rcnn: bool) -> Family:
 def table_1() -> list[Row]:
     """Faster R-CNN."""
     return [FASTER_RCNN.row("fpn"), GIOU_FASTER_RCNN.row("giou"), RS_FASTER_RCNN.row("rs")]
+
+
+def table_4() -> list[Row]:
+    """Mask R-CNN."""
+    return [MASK_RCNN.row("mask_rcnn"), RS_MASK_RCNN.row("rs")]
 
 
 def table_10() -> list[Row]:
@@ -149,12 +165,21 @@ def table_a18() -> list[Row]:
 
 def table_a19() -> list[Row]:
     """Standard and ranking form of each detector."""
-    return [FASTER_RCNN.row("faster_rcnn-standard"), RS_FASTER_RCNN.row("faster_rcnn-rs")]
+    return [
+        FASTER_RCNN.row("faster_rcnn-standard"),
+        RS_FASTER_RCNN.row("faster_rcnn-rs"),
+        MASK_RCNN.row("mask_rcnn-standard"),
+        RS_MASK_RCNN.row("mask_rcnn-rs"),
+    ]
 
 
 def table_a20() -> list[Row]:
     """The ranking form of each detector."""
-    return [RS_FASTER_RCNN.row("box-faster_rcnn-r_50")]
+    return [
+        RS_FASTER_RCNN.row("box-faster_rcnn-r_50"),
+        RS_MASK_RCNN.row("box-mask_rcnn-r_50"),
+        RS_MASK_RCNN.row("mask-mask_rcnn-r_50", is_of_masks=True),
+    ]
 
 
 def nothing_yet() -> list[Row]:
@@ -166,7 +191,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "1": table_1,
     "2": nothing_yet,
     "3": nothing_yet,
-    "4": nothing_yet,
+    "4": table_4,
     "5": nothing_yet,
     "6": nothing_yet,
     "7": nothing_yet,
