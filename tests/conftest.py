@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
 
 from rankdet.backbones import FPN, TinyBackbone
-from rankdet.detectors import FasterRCNN, MaskRCNN
+from rankdet.detectors import ATSS, PAA, FasterRCNN, MaskRCNN
 from rankdet.heads import (
     AnchorGenerator,
     BoxCoder,
     BoxHead,
     BoxStage,
+    DenseHead,
+    DenseStage,
     MaskHead,
     MaskStage,
     ProposalSettings,
@@ -22,6 +25,7 @@ from rankdet.heads import (
 )
 from rankdet.label_assignment import MaxIoUAssigner, RandomSampler
 
+OneStage = TypeVar("OneStage", ATSS, PAA)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -92,4 +96,38 @@ def build_tiny_mask_rcnn(ranking: bool) -> MaskRCNN:
         ),
         train_proposals=boxes.train_proposals,
         test_proposals=boxes.test_proposals,
+    )
+
+
+@pytest.fixture
+def tiny_atss() -> Callable[[bool], ATSS]:
+    """As ``tiny_faster_rcnn``: three anchors per cell and no auxiliary head, or one anchor and centerness."""
+    return lambda ranking: build_tiny_one_stage(ATSS, ranking)
+
+
+@pytest.fixture
+def tiny_paa() -> Callable[[bool], PAA]:
+    """As ``tiny_faster_rcnn``: three anchors per cell and no auxiliary head, or one anchor and IoU."""
+    return lambda ranking: build_tiny_one_stage(PAA, ranking)
+
+
+def build_tiny_one_stage(kind: type[OneStage], ranking: bool) -> OneStage:
+    torch.manual_seed(0)
+    backbone = TinyBackbone((8, 16, 32))
+    scales = (3.0, 3.0 * 2 ** (1 / 3), 3.0 * 2 ** (2 / 3)) if ranking else (4.0,)
+    anchors = AnchorGenerator((*backbone.strides, 32), scales, ratios=(1.0,))
+    head = DenseHead(
+        16,
+        3,
+        num_per_cell=anchors.num_per_cell,
+        num_levels=4,
+        auxiliary=not ranking,
+        num_convolutions=2,
+        groups=4,
+    )
+    return kind(
+        backbone=backbone,
+        fpn=FPN(backbone.channels, 16, extra_levels=1, extra_convolutions=True),
+        dense=DenseStage(head=head, anchors=anchors, coder=BoxCoder((0.1, 0.1, 0.2, 0.2))),
+        test_per_level=100,
     )

@@ -193,3 +193,13 @@ def test_the_pyramid_fits_maps_of_odd_sizes() -> None:
 def test_extra_levels_take_every_second_cell() -> None:
     pyramid = FPN((8,), 4, extra_levels=1)([torch.rand(1, 8, 6, 7)])
     assert torch.equal(pyramid[1], pyramid[0][:, :, ::2, ::2])
+
+
+def test_extra_levels_of_one_stage_detectors_are_convolutions_of_the_outputs_without_activation() -> None:
+    fpn = FPN((8, 16), 4, extra_levels=2, extra_convolutions=True)
+    pyramid = fpn([torch.rand(1, 8, 7, 10), torch.rand(1, 16, 4, 5)])
+    assert [tuple(level.shape[2:]) for level in pyramid] == [(7, 10), (4, 5), (2, 3), (1, 2)]
+    torch.testing.assert_close(pyramid[2], fpn.coarser[0](pyramid[1]))
+    torch.testing.assert_close(pyramid[3], fpn.coarser[1](pyramid[2]))
+    assert (pyramid[2] < 0).any()
+    assert not any(name.startswith("coarser") for name, _ in FPN((8,), 4, extra_levels=2).named_parameters())

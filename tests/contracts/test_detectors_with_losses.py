@@ -13,7 +13,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rankdet.losses import L1, GIoU, RankSortLoss, SigmoidCrossEntropyLoss, SmoothL1, SoftmaxCrossEntropyLoss
+from rankdet.losses import (
+    L1,
+    ALRPLoss,
+    APLoss,
+    CenternessCrossEntropy,
+    CenternessWeights,
+    FocalLoss,
+    GIoU,
+    IoUCrossEntropy,
+    IoUWeights,
+    QualityFocalLoss,
+    RankSortLoss,
+    SigmoidCrossEntropyLoss,
+    SmoothL1,
+    SoftmaxCrossEntropyLoss,
+    ValueBalance,
+)
 from rankdet.structures import Batch, Images, Source, Target
 
 COLORS = torch.tensor([[230, 40, 40], [40, 230, 40], [40, 40, 230]], dtype=torch.uint8)
@@ -43,6 +59,8 @@ class Trained(NamedTuple):
 STANDARD = "rpn/classification", "rpn/localization", "rcnn/classification"
 # The balanced localization repeats the value of the other terms: its unbalanced error is watched.
 RANKING = "rpn/ranking", "rpn/localization_error", "rcnn/ranking", "rcnn/localization_error"
+DENSE_STANDARD = "dense/classification", "dense/localization"
+DENSE_RANKING = "dense/ranking", "dense/localization_error"
 
 DETECTORS = {
     "Faster R-CNN, standard": Form(
@@ -72,6 +90,36 @@ DETECTORS = {
         losses={"rpn": RankSortLoss(), "rcnn": RankSortLoss()},
         falling=(*RANKING, "rcnn/mask_error"),
     ),
+    "ATSS, standard": Form(
+        "tiny_atss",
+        ranking=False,
+        losses={"dense": FocalLoss(weighting=CenternessWeights(), auxiliary=(CenternessCrossEntropy(),))},
+        falling=DENSE_STANDARD,
+    ),
+    "ATSS, Rank & Sort": Form("tiny_atss", ranking=True, losses={"dense": RankSortLoss()}, falling=DENSE_RANKING),
+    "ATSS, quality focal loss": Form(
+        "tiny_atss", ranking=True, losses={"dense": QualityFocalLoss()}, falling=("dense/localization",)
+    ),
+    "ATSS, AP Loss": Form("tiny_atss", ranking=True, losses={"dense": APLoss()}, falling=DENSE_STANDARD),
+    "ATSS, AP Loss and centerness": Form(
+        "tiny_atss",
+        ranking=False,
+        losses={"dense": APLoss(weighting=CenternessWeights(), auxiliary=(CenternessCrossEntropy(),))},
+        falling=DENSE_STANDARD,
+    ),
+    "PAA, aLRP Loss": Form(
+        "tiny_paa",
+        ranking=True,
+        losses={"dense": ALRPLoss(balancing=ValueBalance())},
+        falling=("dense/classification",),  # its localization is divided by ranks, which fall
+    ),
+    "PAA, standard": Form(
+        "tiny_paa",
+        ranking=False,
+        losses={"dense": FocalLoss(box_loss=GIoU(1.3), weighting=IoUWeights(), auxiliary=(IoUCrossEntropy(),))},
+        falling=DENSE_STANDARD,
+    ),
+    "PAA, Rank & Sort": Form("tiny_paa", ranking=True, losses={"dense": RankSortLoss()}, falling=DENSE_RANKING),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
 SCENES = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rankdet.losses import soft_step
-from rankdet.losses.cells import LANES, Cells, Search
+from rankdet.losses.cells import LANES, Cells, Search, Spare
 
 
 def draw(count: int, seed: int = 0) -> Tensor:
@@ -22,6 +22,7 @@ POSITIVES = {
     "many": draw(1500),
     "a grid": torch.arange(-64, 64, dtype=torch.float64) / 8,
     "tiny": 1e-30 * draw(9),
+    "below what float32 can divide by": 1e-42 * draw(9),
     "huge": 1e30 * draw(9),
 }
 
@@ -36,26 +37,27 @@ def test_the_search_is_the_binary_search(name: str, delta: float, dtype: torch.d
     spread = edges[0] + span * (1.2 * torch.rand(4000, generator=torch.Generator().manual_seed(1), dtype=dtype) - 0.1)
     near = edges[::2].repeat(3) + 1e-3 * draw(3 * len(edges[::2]), seed=2).to(dtype)
     values = torch.cat([edges, edges.nextafter(far), edges.nextafter(-far), spread, near])
-    for rows in (1, 2, 3):
-        part = values[: len(values) // rows * rows]
-        found = Search(edges, len(part))(part, rows)
-        assert torch.equal(cell_of(found), torch.bucketize(part, edges, right=True))
+    assert torch.equal(cell_of(find(edges, values)), torch.bucketize(values, edges, right=True))
     assert len(cells) == len(edges) + 1
+
+
+def find(edges: Tensor, values: Tensor) -> Tensor:
+    return Search(edges)(values, torch.empty(len(values), dtype=torch.int32), Spare(edges, len(values)))
 
 
 def cell_of(numbers: Tensor) -> Tensor:
     """Lanes are cell 0."""
-    return (numbers - (LANES - 1)).clamp(min=0)
+    return (numbers.long() - (LANES - 1)).clamp(min=0)
 
 
 def test_values_below_all_edges_take_turns() -> None:
-    search = Search(Cells(draw(100).sort().values, 0.5, torch.float32).edges, 4 * LANES)
-    assert search(torch.full((4 * LANES,), -1e9), 1).tolist() == 4 * list(range(LANES))
-    assert search(torch.full((4 * LANES,), 1e9), 1).unique().tolist() == [200 + LANES - 1]
+    edges = Cells(draw(100).sort().values, 0.5, torch.float32).edges
+    assert find(edges, torch.full((4 * LANES,), -1e9)).tolist() == 4 * list(range(LANES))
+    assert find(edges, torch.full((4 * LANES,), 1e9)).unique().tolist() == [200 + LANES - 1]
 
 
 def test_no_values_have_no_cells() -> None:
-    assert Search(Cells(draw(3).sort().values, 0.5, torch.float32).edges, 0)(torch.zeros(0), 1).shape == (0,)
+    assert find(Cells(draw(3).sort().values, 0.5, torch.float32).edges, torch.zeros(0)).shape == (0,)
 
 
 @pytest.mark.parametrize("delta", [0.0, 0.1, 0.5, 2.0])
@@ -75,3 +77,15 @@ def test_sums_over_cells_equal_sums_over_pairs(name: str, delta: float) -> None:
     found = offset[cell] + slope[cell] * values
     torch.testing.assert_close(found, weights @ steps, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(total, weights.sum())
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.5])
+def test_one_large_value_leaves_the_sums_of_the_others(delta: float) -> None:
+    positives, values = draw(20).sort().values, torch.cat([draw(300, seed=1), torch.tensor([1e30, -1e30])])
+    cells = Cells(positives, delta, torch.float64)
+    place = torch.bucketize(values, cells.edges, right=True)
+    counts = torch.bincount(place, minlength=len(cells)).double()
+    sums = torch.bincount(place, weights=values, minlength=len(cells))
+    counts[0] = sums[0] = 0
+    expected = soft_step(values - positives[:, None], delta).sum(1)
+    torch.testing.assert_close(cells.steps_over(counts, sums), expected)

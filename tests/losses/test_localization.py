@@ -19,7 +19,7 @@ from rankdet.losses import (
     find_positives,
     localization,
 )
-from rankdet.losses.localization import Label
+from rankdet.losses.labels import Label
 from rankdet.structures import Candidates, Matched
 
 

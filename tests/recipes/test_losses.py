@@ -94,6 +94,13 @@ def test_the_fields_arrive_where_they_belong() -> None:
     assert (bucketed.delta, type(bucketed.label)) == (0.1, losses.BinaryLabel)
 
 
+@pytest.mark.parametrize("name", ["rank_sort", "average_precision", "alrp", "focal", "quality_focal"])
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_loss_shares_with_all_processes_where_the_recipe_says_so(name: str, sync: bool) -> None:
+    loss = parse(f"{{type: {name}, sync: {str(sync).lower()}}}").build(12)
+    assert (loss.sync if name == "alrp" else loss.tasks.processes.sync) is sync
+
+
 def test_a_period_is_what_the_recipe_says_or_an_epoch() -> None:
     assert EpochBalance(iterations=5).build(12).iterations == 5
     assert EpochBalance().build(12).iterations == 12

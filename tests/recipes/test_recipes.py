@@ -14,6 +14,7 @@ from rankdet.recipes.data import KeepRatio
 from rankdet.recipes.detector import Mask
 from rankdet.recipes.mask_rcnn import mask_form
 from rankdet.recipes.optimization import SGD, AdamW, CosineSchedule, StepSchedule
+from rankdet.recipes.ranking import ranking_form
 from rankdet.structures import Images, InputError
 
 
@@ -289,3 +290,72 @@ def test_nuclei_leave_room_for_all_of_them():
     assert detector.testing.per_image > 375
     assert detector.rpn.train_proposals.per_image > 375
     assert detector.rpn.test_proposals.per_image > detector.testing.per_image
+
+
+def test_recipes_of_one_stage_detectors_have_the_numbers_of_the_paper():
+    rows = {name: load_recipe(name) for name in RECIPES if name.endswith(("atss_r50_coco", "paa_r50_coco"))}
+    assert len(rows) == 14
+    for name, recipe in rows.items():
+        kind = name.split("_")[0]
+        lr = {"alrp": 0.005, "rs": 0.008, "ap": 0.008}.get(kind, 0.01)
+        assert recipe.optimizer == SGD(lr=lr, reference_batch=16, momentum=0.9, weight_decay=1e-4)
+        three = pytest.approx((4, 5.0397, 6.3496), abs=1e-4)
+        assert recipe.detector.dense.anchor_scales == (three if kind in ("alrp", "rs", "ap") else (8,))
+        assert recipe.detector.dense.auxiliary == (kind in ("atss", "paa") or "centerness" in name or "iou" in name)
+        assert recipe.detector.dense.delta_stds == (0.1, 0.1, 0.2, 0.2)
+        testing = recipe.detector.testing
+        assert (testing.score_threshold, testing.nms_iou, testing.per_image) == (0.05, 0.6, 100)
+        assert recipe.head_weights == {}
+        if recipe.detector.type == "paa":
+            cost = recipe.detector.cost_giou_weight, recipe.detector.added_variance
+            assert cost == ((1.0, 1e-5) if kind == "rs" else (1.3, 1e-6))
+    standard_atss, standard_paa = rows["atss_r50_coco"].losses["dense"], rows["paa_r50_coco"].losses["dense"]
+    assert (standard_atss.box_loss.weight, standard_atss.weighting.type) == (2.0, "centerness")
+    assert (standard_paa.box_loss.weight, standard_paa.weighting.type) == (1.3, "iou")
+    assert [standard_atss.auxiliary[0].weight, standard_paa.auxiliary[0].weight] == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("name", ["rs_atss_r50_coco", "paa_r50_coco"])
+def test_one_stage_detector_of_the_coco_recipe_has_its_levels_and_heads(name: str):
+    detector = load_recipe(name).detector.build(80, pretrained=False)
+    head, per_cell = detector.dense.head, 3 if name.startswith("rs") else 1
+    assert detector.dense.anchors.strides == (8, 16, 32, 64, 128)
+    assert detector.dense.anchors.num_per_cell == per_cell
+    assert [len(maps) for maps in (detector.fpn.laterals, detector.fpn.coarser)] == [3, 2]
+    assert detector.fpn.laterals[0].in_channels == 512
+    assert (head.classifier.out_channels, head.regressor.out_channels) == (80 * per_cell, 4 * per_cell)
+    assert (head.auxiliary is None) == name.startswith("rs")
+    assert sum(isinstance(layer, torch.nn.GroupNorm) for layer in head.classification_tower) == 4
+    assert not detector.backbone.network.layer1[0].conv1.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        (
+            "rs_atss_shapes",
+            "detector.dense.auxiliary=true",
+            r"learns the auxiliary heads \[\], .* are \['centerness'\]",
+        ),
+        ("atss_shapes", "losses.dense.auxiliary=[]", r"learns the auxiliary heads \[\], .* are \['centerness'\]"),
+        ("paa_shapes", "losses.dense.auxiliary=[{type: centerness}]", r"\['centerness'\], .* are \['iou'\]"),
+        ("paa_shapes", "detector.dense.groups=7", r"pyramid_channels = 64 is no multiple of dense.groups = 7"),
+        ("rs_paa_shapes", "losses.dense={type: softmax_cross_entropy, box_loss: {type: l1}}", "detector.dense, which"),
+        ("rs_paa_shapes", "detector.rpn.sampler=null", "detector.rpn: unknown field"),
+    ],
+)
+def test_loss_that_does_not_fit_a_one_stage_detector_is_a_mistake_of_the_recipe(name: str, override: str, message: str):
+    with pytest.raises(InputError, match=message):
+        load_recipe(name, [override])
+
+
+def test_small_recipes_of_one_stage_detectors_give_both_forms_the_same_budget():
+    for detector in ("atss", "paa"):
+        standard, rank_sort = load_recipe(f"{detector}_shapes"), load_recipe(f"rs_{detector}_shapes")
+        for part in ("seed", "data", "optimizer", "schedule", "evaluation", "runtime"):
+            assert getattr(standard, part) == getattr(rank_sort, part)
+
+
+def test_the_ranking_form_of_faster_rcnn_is_of_no_other_detector():
+    with pytest.raises(TypeError, match=r"rs_atss_shapes .* type atss"):
+        ranking_form(load_recipe("rs_atss_shapes"), "mine")

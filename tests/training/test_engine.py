@@ -384,6 +384,34 @@ def test_two_processes_share_running_statistics_and_train_every_weight(tiny_file
     assert equal(dict(first), dict(second))
 
 
+def test_two_processes_that_rank_in_one_pool_walk_as_one_that_holds_both_pictures(
+    tiny_file: Path, tiny: Load, shapes_folder: Path, tmp_path: Path
+):
+    """Candidates of other pictures change ranks, normalizers and balances: only in one pool are the ways the same."""
+    folder = tmp_path / "data"
+    shutil.copytree(shapes_folder, folder)
+    path = folder / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    owners = {annotation["image_id"] for annotation in content["annotations"]}
+    content["images"] = [image for image in content["images"] if image["id"] in owners][:2]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] in kept]
+    path.write_text(json.dumps(content))
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    changes = [f"data.folder={folder}", "schedule.iterations=3"]
+    run(tiny(*changes, "data.batch_size=2"), tmp_path / "one")
+    alone = load_checkpoint(Run(tmp_path / "one").checkpoint(3))["detector"]
+    for sync in ("true", "false"):
+        pool = [f"losses.{head}.sync={sync}" for head in ("rpn", "rcnn")]
+        result = torchrun(script, str(tiny_file), str(tmp_path / sync), *changes, *pool, "data.batch_size=1")
+        assert result.returncode == 0, result.stderr
+        first, second = (torch.load(tmp_path / sync / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+        assert equal(dict(first), dict(second))
+        is_same = all(torch.allclose(first[name], alone[name], rtol=1e-4, atol=1e-5) for name in alone)
+        assert is_same == (sync == "true")
+
+
 def test_two_processes_agree_though_one_sees_no_object(
     tiny_file: Path, tiny: Load, shapes_folder: Path, tmp_path: Path
 ):

@@ -1,5 +1,6 @@
 """Evaluation, ranking quality, detection in files, and the time of losses."""
 
+import io
 import json
 import math
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import nn
 
 from rankdet.data import CocoDataset, SampleKey, find_split
@@ -17,9 +19,18 @@ from rankdet.structures import Batch, Candidates, Detection, Images, InputError,
 from rankdet.training.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.training.distributed import World, joined_world
 from rankdet.training.drawing import detect_and_draw
+from rankdet.training.engine import train
 from rankdet.training.evaluation import evaluate_detector, rank_qualities, ranking_quality
-from rankdet.training.inference import above, evaluate_checkpoint, find_pictures, load_detector, store_thresholds
+from rankdet.training.inference import (
+    above,
+    detect_pictures,
+    evaluate_checkpoint,
+    find_pictures,
+    load_detector,
+    store_thresholds,
+)
 from rankdet.training.profiling import loss_seconds
+from rankdet.training.runs import Run
 
 Load = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -235,3 +246,19 @@ def test_missing_gpu_is_reported():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="finds no GPU"), joined_world("cuda"):
         pass
+
+
+@pytest.mark.parametrize("name", ["atss_shapes", "rs_atss_shapes", "paa_shapes", "rs_paa_shapes"])
+def test_one_stage_detectors_train_evaluate_and_detect(name: str, shapes_folder: Path, tmp_path: Path):
+    torch.set_num_threads(1)
+    small = ["detector.pyramid_channels=16", "detector.backbone.channels=[8,16,16]", "data.batch_size=2"]
+    short = ["schedule.iterations=2", "schedule.warmup_iterations=1", "runtime.log_interval=1", "runtime.device=cpu"]
+    recipe = load_recipe(name, [f"data.folder={shapes_folder}", *small, *short])
+    train(recipe, Run(tmp_path / "run"), Console(file=io.StringIO()))
+    trained = load_detector(tmp_path / "run", torch.device("cpu"))
+    pictures = find_pictures([find_split(shapes_folder, "val").images])[:1]
+    ((_, _, found),) = detect_pictures(trained, pictures)
+    assert len(found.scores) <= 100
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert records[-1]["kind"] == "evaluation"
+    assert set(records[0]["statistics"]) >= {"dense/localization", "dense/positives"}

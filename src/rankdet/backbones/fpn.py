@@ -1,4 +1,4 @@
-"""Feature Pyramid Network (Lin et al., CVPR 2017, arXiv:1612.03144) in the form of two-stage detectors."""
+"""Feature Pyramid Network (Lin et al., CVPR 2017, arXiv:1612.03144) in the forms of two- and one-stage detectors."""
 
 from __future__ import annotations
 
@@ -21,16 +21,29 @@ class FPN(nn.Module):
     channels
         Channels of every output.
     extra_levels
-        How many coarser levels follow, each of them every second cell of the level before (P6 from P5).
+        How many coarser levels follow, each made of the level before: P6 of P5, P7 of P6.
+    extra_convolutions
+        False: an extra level is every second cell of the level before (two-stage detectors). True: a 3x3 convolution of
+        stride 2 makes it, with no activation between two of them (one-stage detectors).
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int = 256, *, extra_levels: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int = 256,
+        *,
+        extra_levels: int = 1,
+        extra_convolutions: bool = False,
+    ) -> None:
         super().__init__()
         self.channels = channels
         self.extra_levels = extra_levels
         self.laterals = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in in_channels)
         self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
-        for convolution in (*self.laterals, *self.outputs):
+        self.coarser = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(extra_levels * extra_convolutions)
+        )
+        for convolution in (*self.laterals, *self.outputs, *self.coarser):
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)
 
@@ -41,6 +54,8 @@ class FPN(nn.Module):
             finer = merged[level - 1]
             merged[level - 1] = finer + interpolate(merged[level], size=finer.shape[-2:], mode="nearest")
         pyramid = [output(features) for output, features in zip(self.outputs, merged, strict=True)]
-        for _ in range(self.extra_levels):
+        for convolution in self.coarser:
+            pyramid.append(convolution(pyramid[-1]))
+        while len(pyramid) < len(maps) + self.extra_levels:
             pyramid.append(max_pool2d(pyramid[-1], kernel_size=1, stride=2))
         return pyramid

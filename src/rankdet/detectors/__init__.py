@@ -1,7 +1,9 @@
 """Pictures and targets → Candidates; pictures → Detections. One file per detector."""
 
+from rankdet.detectors.atss import ATSS
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.detectors.faster_rcnn import FasterRCNN
 from rankdet.detectors.mask_rcnn import MaskRCNN
+from rankdet.detectors.paa import PAA
 
-__all__ = ["DetectionSettings", "FasterRCNN", "MaskRCNN"]
+__all__ = ["ATSS", "PAA", "DetectionSettings", "FasterRCNN", "MaskRCNN"]

@@ -4,6 +4,7 @@ from rankdet.heads.anchors import AnchorGenerator
 from rankdet.heads.box_coding import BoxCoder
 from rankdet.heads.box_head import BoxHead
 from rankdet.heads.box_stage import BoxStage, RoIs
+from rankdet.heads.dense import DenseHead, DenseOutputs, DenseStage
 from rankdet.heads.mask_head import MaskHead
 from rankdet.heads.mask_stage import MaskStage
 from rankdet.heads.mask_targets import crop_masks, crop_outlines
@@ -16,6 +17,9 @@ __all__ = [
     "BoxCoder",
     "BoxHead",
     "BoxStage",
+    "DenseHead",
+    "DenseOutputs",
+    "DenseStage",
     "MaskHead",
     "MaskStage",
     "ProposalSettings",

@@ -4,11 +4,24 @@ from typing import Protocol
 
 from torch import Tensor
 
+from rankdet.label_assignment.atss import ATSSAssigner
 from rankdet.label_assignment.max_iou import MaxIoUAssigner
+from rankdet.label_assignment.overlap import aligned_iou
+from rankdet.label_assignment.paa import PAAAssigner
+from rankdet.label_assignment.pyramid import PyramidAnchors
 from rankdet.label_assignment.sampling import RandomSampler
 from rankdet.structures import Assignment, Target
 
-__all__ = ["Assigner", "MaxIoUAssigner", "RandomSampler", "Sampler"]
+__all__ = [
+    "ATSSAssigner",
+    "Assigner",
+    "MaxIoUAssigner",
+    "PAAAssigner",
+    "PyramidAnchors",
+    "RandomSampler",
+    "Sampler",
+    "aligned_iou",
+]
 
 
 class Assigner(Protocol):

@@ -8,17 +8,19 @@ from rankdet.losses.box_losses import L1, GIoU, SmoothL1
 from rankdet.losses.bucketed import BucketedAPLoss, BucketedRankSortLoss, bucketed_ap_loss, bucketed_rank_sort_loss
 from rankdet.losses.candidates import Positives, find_positives
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss, identity_update, soft_step
-from rankdet.losses.localization import (
-    BinaryLabel,
-    DiceLabel,
-    IoULabel,
-    MeanLabel,
-    Overlap,
-    box_overlap,
-    dice_coefficient,
-)
+from rankdet.losses.labels import BinaryLabel, DiceLabel, IoULabel, MeanLabel
+from rankdet.losses.localization import Overlap, box_overlap, dice_coefficient
 from rankdet.losses.mask_losses import Dice, MaskCrossEntropy
-from rankdet.losses.processes import Processes
+from rankdet.losses.operators import (
+    Implementation,
+    Levels,
+    RankedCandidates,
+    RankingLoss,
+    Ruling,
+    labelled,
+    targeted,
+)
+from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.rank_sort import RankSort, RankSortLoss, rank_sort_loss, rank_sort_loss_of_labels
 from rankdet.losses.score_based import (
     FocalLoss,
@@ -56,9 +58,11 @@ __all__ = [
     "EpochBalance",
     "FocalLoss",
     "GIoU",
+    "Implementation",
     "IoUCrossEntropy",
     "IoULabel",
     "IoUWeights",
+    "Levels",
     "MagnitudeBalance",
     "MaskCrossEntropy",
     "MeanLabel",
@@ -71,11 +75,15 @@ __all__ = [
     "QualityFocalLoss",
     "RankSort",
     "RankSortLoss",
+    "RankedCandidates",
+    "RankingLoss",
     "RankingWeights",
+    "Ruling",
     "ScoreWeights",
     "SigmoidCrossEntropyLoss",
     "SmoothL1",
     "SoftmaxCrossEntropyLoss",
+    "Sync",
     "Tasks",
     "ValueBalance",
     "alrp_loss",
@@ -90,12 +98,14 @@ __all__ = [
     "find_positives",
     "focal_loss",
     "identity_update",
+    "labelled",
     "quality_focal_loss",
     "rank_sort_loss",
     "rank_sort_loss_of_labels",
     "ranking_weights",
     "score_weights",
     "soft_step",
+    "targeted",
     "value_balance",
     "weighted_mean",
 ]

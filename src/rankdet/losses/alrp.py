@@ -307,7 +307,7 @@ class ALRPLoss(nn.Module):
             check=self.check,
             implementation=self.implementation,
         )
-        balance = self.balancing(classification, localization, candidates)
+        balance = self.balancing(classification, localization, candidates, Processes(self.sync))
         return LossOutput(
             terms={"classification": classification, "localization": balance * localization},
             stats={

@@ -137,17 +137,13 @@ def ap_loss_of_labels(
     >>> ap_loss_of_labels(torch.tensor([[2.0, -2.0], [0.0, 3.0]]), torch.tensor([0, 2]), delta=0)
     tensor(0.5000)
     """
-    if num_positives is None:
-        width = (logits if isinstance(logits, Tensor) else logits[0]).shape[-1]
-        marks = whole(labels)
-        num_positives = int(((marks >= 0) & (marks < width)).sum())
     return _of_labels(logits, labels, num_positives, delta, interpolate, sync, check, implementation)[0]
 
 
 def _of_labels(
     logits: Levels,
     labels: Levels,
-    num_positives: int,
+    num_positives: int | None,
     delta: float,
     interpolate: bool,
     sync: Sync,
@@ -157,11 +153,14 @@ def _of_labels(
     """The loss, and the (P,) rank of each positive (None where the reference computes)."""
     if check:
         check_labels(logits, labels)
-    numbers = (logits if isinstance(logits, Tensor) else logits[0]).new_ones(num_positives)
+    first = logits if isinstance(logits, Tensor) else logits[0]
+    numbers = None if num_positives is None else first.new_ones(num_positives, dtype=torch.float32)
     if implementation == "reference":
         stacked, targets, _ = dense(logits, labels, numbers)
         return _reference(stacked, targets, delta, interpolate), None
     candidates = labelled(logits, labels, numbers, implementation)
+    if numbers is None:
+        numbers = torch.ones_like(candidates.roles.positives, dtype=torch.float32)
     loss = _INTERPOLATED if interpolate else _PLAIN
     values, told = loss(candidates, numbers, delta, implementation, Processes(sync))
     return values[0], told[0]
@@ -298,5 +297,6 @@ class APLoss(nn.Module):
             self.check,
             self.implementation,
         )
-        tasks = self.tasks(candidates, positives._replace(ranks=ranks), classification)
+        positives = positives._replace(ranks=ranks, processes=self.tasks.processes)
+        tasks = self.tasks(candidates, positives, classification)
         return LossOutput({"classification": classification, **tasks.terms}, tasks.stats)

@@ -1,7 +1,8 @@
 """Task balancing: how much a localization loss counts beside the classification loss of its head.
 
-A balancing is called with the value of the classification, that of the task, and the candidates; it returns the task's
-weight λ, a detached scalar. Its calls wait for no device.
+A balancing is called with the value of the classification, that of the task, the candidates, and the processes that
+share these values (None: this one alone). It returns the task's weight λ, a detached scalar, the same on each of them.
+Its calls wait for no device.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rankdet.losses.processes import Processes
 from rankdet.structures import Candidates
 
 
@@ -19,7 +21,9 @@ class ConstantBalance(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def forward(self, classification: Tensor, task: Tensor, candidates: Candidates) -> Tensor:
+    def forward(
+        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes | None = None
+    ) -> Tensor:
         """λ, scalar."""
         return torch.full_like(task.detach(), self.weight)
 
@@ -27,7 +31,9 @@ class ConstantBalance(nn.Module):
 class ValueBalance(nn.Module):
     """The weight that gives the task the value of the classification, each iteration anew: :func:`value_balance`."""
 
-    def forward(self, classification: Tensor, task: Tensor, candidates: Candidates) -> Tensor:
+    def forward(
+        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes | None = None
+    ) -> Tensor:
         """λ, scalar."""
         return value_balance(classification, task)
 
@@ -44,14 +50,20 @@ class MagnitudeBalance(nn.Module):
     Notes
     -----
     Costs a backward pass of both losses, up to the outputs of the head. Where no gradients are recorded (an evaluation)
-    the weight is 0, as where the task has none.
+    the weight is 0, as where the task has none. The norms are those of the gradients on all processes together.
     """
 
-    def forward(self, classification: Tensor, task: Tensor, candidates: Candidates) -> Tensor:
+    def forward(
+        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes | None = None
+    ) -> Tensor:
         """λ, scalar."""
         pairs = (candidates.deltas, candidates.boxes, candidates.masks)
-        size = _norm(task, [pair.predicted for pair in pairs if pair is not None])
-        return value_balance(_norm(classification, [candidates.logits]), size)
+        norms = (
+            _norm(classification, [candidates.logits]),
+            _norm(task, [pair.predicted for pair in pairs if pair is not None]),
+        )
+        # Each process holds its part of a gradient times their number.
+        return value_balance(*(processes or Processes()).mean(torch.stack(norms)).unbind())
 
 
 class EpochBalance(nn.Module):
@@ -99,7 +111,9 @@ class EpochBalance(nn.Module):
         self.register_buffer("task_sum", torch.zeros((), dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, classification: Tensor, task: Tensor, candidates: Candidates) -> Tensor:
+    def forward(
+        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes | None = None
+    ) -> Tensor:
         """λ, scalar."""
         weight = self.weight.to(task.dtype, copy=True)
         if torch.is_grad_enabled():

@@ -23,7 +23,7 @@ from rankdet.losses.balancing import Balancing, ConstantBalance
 from rankdet.losses.box_losses import GIoU
 from rankdet.losses.candidates import Positives
 from rankdet.losses.error_driven import Gradient, Upstream, identity_update, soft_step
-from rankdet.losses.localization import BinaryLabel, IoULabel, Label
+from rankdet.losses.labels import BinaryLabel, IoULabel, Label
 from rankdet.losses.rank_sort import RankSort
 from rankdet.losses.sorting import EPSILON, sorting_errors
 from rankdet.losses.tasks import Tasks

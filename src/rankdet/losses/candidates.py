@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rankdet.losses.localization import DICE_EPSILON, Overlap, box_overlap, dice_coefficient
+from rankdet.losses.processes import Processes
 from rankdet.structures import Candidates, Matched
 
 
@@ -28,6 +29,8 @@ class Positives(NamedTuple):
         (P',) Dice coefficient of each of ``Candidates.masks``, with gradient; None where a head hands no masks.
     ranks
         (P,) soft rank of each positive among all candidates, detached; a ranking loss fills it in, others leave None.
+    processes
+        The processes whose candidates these ranks are among.
     """
 
     rows: Tensor
@@ -35,6 +38,7 @@ class Positives(NamedTuple):
     overlap: Overlap | None
     dice: Tensor | None
     ranks: Tensor | None = None
+    processes: Processes = Processes()
 
 
 def find_positives(candidates: Candidates, dice_epsilon: float = DICE_EPSILON) -> Positives:
@@ -51,7 +55,8 @@ def find_positives(candidates: Candidates, dice_epsilon: float = DICE_EPSILON) -
     ------
     ValueError
         When there is not one pair of boxes (or deltas, or masks without rows) per positive. On a GPU, where counting
-        would wait for the device, their logits and overlaps are NaN instead, and so is a loss made of either.
+        would wait for the device, and where torch compiles, their logits and overlaps are NaN instead, and so is a loss
+        made of either.
 
     Examples
     --------
@@ -65,7 +70,7 @@ def find_positives(candidates: Candidates, dice_epsilon: float = DICE_EPSILON) -
     (tensor([1]), tensor([[-3.,  0.]]), tensor([0.5000]))
     """
     num_positives = _num_positives(candidates)
-    if num_positives is not None and candidates.labels.is_cuda:
+    if num_positives is not None and (candidates.labels.is_cuda or torch.compiler.is_compiling()):
         rows, is_wrong = static_rows(candidates, num_positives)
     else:
         rows, is_wrong = positive_rows(candidates), None

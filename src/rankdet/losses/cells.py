@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rankdet.losses.error_driven import prefix_sums
 
@@ -69,6 +70,8 @@ class Cells:
 
         Sums run from the top down, so that a positive with nothing above it gets exactly 0.
         """
+        # What lies above all edges is inside of no window, and one large logit would swallow the others' sums.
+        sums = functional.pad(sums[:-1], (0, 1))
         from_top = prefix_sums(torch.stack([counts, sums]).flip(1)).flip(1)
         at_last, at_first = from_top[:, self.last], from_top[:, self.first]
         inside, inside_sum = at_first - at_last
@@ -83,13 +86,12 @@ class Cells:
         offset, slope = prefix_sums(rises[:, self.order]).unbind(0)
         # Above the last edge F is constant: no rounding may leave a slope there.
         total = weights.sum()
-        offset, slope = offset.clone(), slope.clone()
-        offset[-1], slope[-1] = total, 0
+        offset, slope = torch.cat([offset[:-1], total[None]]), functional.pad(slope[:-1], (0, 1))
         return PiecewiseLinear(offset, slope, total)
 
 
 class Search:
-    """Finds cells on a CPU, as many rows at a time as torch has threads.
+    """Finds cells on a CPU.
 
     A binary search over random values mispredicts a branch at each level; a uniform table, followed by as many
     branch-free halvings as the fullest bin needs, is several times as fast. The result is that of the binary search,
@@ -97,52 +99,59 @@ class Search:
     and an edge in a higher bin above it.
 
     Values below all edges are put into lanes 0 … ``LANES`` − 1, so that cell k > 0 has the number k + ``LANES`` − 1.
+
+    Parameters
+    ----------
+    edges
+        (E,) ascending.
     """
 
-    def __init__(self, edges: Tensor, size: int) -> None:
+    def __init__(self, edges: Tensor) -> None:
         num_bins = min(1 << 16, max(1 << 8, 1 << (16 * len(edges)).bit_length()))
         self.lowest, span = float(edges[0]), float(edges[-1].double() - edges[0].double())
-        self.scale = (num_bins - 1) / span if span > 0 else 0.0
+        # Finite in the dtype of the edges, however close they are.
+        self.scale = min((num_bins - 1) / span, torch.finfo(edges.dtype).max) if span > 0 else 0.0
         self.last_bin = edges.new_tensor(num_bins + LANES - 1)
-        self.lanes = torch.arange(size, dtype=edges.dtype, device=edges.device).remainder_(LANES)
-        self.found = edges.new_empty(size, dtype=torch.int64)
-        self.numbers = edges.new_empty(size)
-        self.spare = edges.new_empty(size)
-        bins = self._scaled(edges, torch.empty_like(edges)).clamp_(max=self.last_bin).long()
+        bins = self._scaled(edges, torch.empty_like(edges)).clamp_(max=self.last_bin).to(torch.int32)
         filled = torch.bincount(bins, minlength=num_bins + LANES)
-        below = filled.cumsum(0).sub_(filled).add_(LANES - 1)
-        below[:LANES] = torch.arange(LANES, device=edges.device)
-        self.table = below.to(edges.dtype)
-        self.halvings = int(filled.max()).bit_length()
+        self.table = (filled.cumsum(0) - filled + (LANES - 1)).to(torch.int32)
+        self.table[:LANES] = torch.arange(LANES)
+        halvings = int(filled.max()).bit_length()
         # A probe may look past the last edge by almost all that its bin could hold.
-        self.edges = torch.nn.functional.pad(edges, (LANES - 1, 1 << self.halvings), value=torch.inf)
+        padded = functional.pad(edges, (LANES - 1, 1 << halvings), value=torch.inf)
+        self.probes = [(1 << halving, padded[(1 << halving) - 1 :]) for halving in reversed(range(halvings))]
 
     def _scaled(self, values: Tensor, out: Tensor) -> Tensor:
         """Monotone, and at least ``LANES`` where a value is not below the lowest edge."""
         return torch.sub(values, self.lowest, out=out).mul_(self.scale).add_(LANES)
 
-    def __call__(self, values: Tensor, rows: int) -> Tensor:
-        """(n,) int64 numbers of the cells of n values, a multiple of ``rows``; overwritten by the next call."""
+    def __call__(self, values: Tensor, out: Tensor, spare: Spare) -> Tensor:
+        """Write the numbers of the cells of (n,) finite values to ``out``, (n,) int32."""
         size = len(values)
-        found, numbers, spare = self.found[:size], self.numbers[:size], self.spare[:size]
-        torch.clamp(self._scaled(values, spare), self.lanes[:size], self.last_bin, out=spare)
-        found.copy_(spare)
-        look_up(self.table, found, rows, out=numbers)
-        for halving in reversed(range(self.halvings)):
-            step = 1 << halving
-            found.copy_(numbers)
-            look_up(self.edges[step - 1 :], found, rows, out=spare)
-            numbers.add_(torch.ge(values, spare, out=spare), alpha=step)  # floats compare at vector speed
-        return found.copy_(numbers)
+        numbers, floats = spare.numbers[:size], spare.floats[:size]
+        torch.clamp(self._scaled(values, floats), spare.lanes[:size], self.last_bin, out=floats)
+        torch.index_select(self.table, 0, numbers.copy_(floats), out=out)
+        for step, edges in self.probes:
+            torch.index_select(edges, 0, out, out=floats)
+            torch.ge(values, floats, out=floats)  # as floats, which are compared at vector speed
+            if step > 1:
+                floats.mul_(step)
+            out.add_(numbers.copy_(floats))
+        return out
 
 
-def look_up(table: Tensor, index: Tensor, rows: int, out: Tensor) -> Tensor:
-    """``table[index]`` of (n,) indices: torch gathers along a dimension on one core, but its rows on several."""
-    torch.gather(table.expand(rows, -1), 1, index.view(rows, -1), out=out.view(rows, -1))
-    return out
+class Spare:
+    """Memory for the temporaries of a search of up to ``size`` values like ``edges``, used again and again."""
+
+    def __init__(self, edges: Tensor, size: int) -> None:
+        self.numbers = torch.empty(size, dtype=torch.int32, device=edges.device)
+        self.floats = torch.empty(size, dtype=edges.dtype, device=edges.device)
+        lanes = torch.arange(LANES, dtype=edges.dtype, device=edges.device)
+        self.lanes = lanes.repeat(-(-size // LANES))
 
 
 def _rounded_up(edges: Tensor, dtype: torch.dtype) -> Tensor:
     """The lowest number of ``dtype`` that is not below the edge: a value of that type lies on the same side of both."""
     rounded = edges.to(dtype)
-    return torch.where(rounded < edges, rounded.nextafter(rounded.new_tensor(torch.inf)), rounded)
+    # Not a tensor of a number of the host: its copy would wait for a GPU.
+    return torch.where(rounded < edges, rounded.nextafter(torch.full_like(rounded, torch.inf)), rounded)

@@ -42,8 +42,8 @@ def whole(levels: Levels) -> Tensor:
     return levels if isinstance(levels, Tensor) else torch.cat([level.reshape(-1) for level in levels])
 
 
-def dense(logits: Levels, labels: Levels, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels as dense targets, for references: (M, C) logits, targets −1, 0 or 1, and the positives' numbers.
+def dense(logits: Levels, labels: Levels, numbers: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels as dense targets, for references: (M, C) logits, targets −1, 0 or 1, and the positives' numbers (or 1).
 
     Raises
     ------
@@ -54,6 +54,8 @@ def dense(logits: Levels, labels: Levels, numbers: Tensor) -> tuple[Tensor, Tens
     marks = labels if isinstance(labels, Tensor) else torch.cat(list(labels))
     stacked = torch.cat(levels)
     rows = ((marks >= 0) & (marks < stacked.shape[1])).nonzero().squeeze(1)
+    if numbers is None:
+        numbers = stacked.new_ones(len(rows))
     if numbers.shape != rows.shape:
         raise ValueError(f"{len(rows)} positives among the labels but numbers of shape {tuple(numbers.shape)}")
     targets = torch.zeros_like(stacked, dtype=numbers.dtype)

@@ -1,4 +1,4 @@
-"""Localization of matched pairs: how well each positive is localized, never reduced; and which of it is its label.
+"""Localization of matched pairs: how well each positive is localized, never reduced.
 
 Legend: P positives, P' masks of H × W pixels. Boxes are (x1, y1, x2, y2) in pixels.
 """
@@ -6,16 +6,12 @@ Legend: P positives, P' masks of H × W pixels. Boxes are (x1, y1, x2, y2) in pi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rankdet.losses.error_driven import Gradient, Upstream, identity_update
-from rankdet.structures import Candidates
-
-if TYPE_CHECKING:
-    from rankdet.losses.candidates import Positives
 
 DICE_EPSILON = 1e-5
 """Added to the denominator of Dice (the authors' code)."""
@@ -135,50 +131,3 @@ def _dice(logits: Tensor, target: Tensor, epsilon: float) -> tuple[tuple[Tensor]
 def _mask_parts(masks: Tensor) -> Iterator[slice]:
     size = max(1, MASK_CHUNK // max(1, masks[:1].numel()))
     return (slice(start, start + size) for start in range(0, len(masks), size))
-
-
-class BinaryLabel:
-    """Every positive has the label 1: classification alone, nothing to be sorted."""
-
-    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
-        """(P,) ones."""
-        return torch.ones_like(positives.rows, dtype=torch.float32)
-
-
-class IoULabel:
-    """The label of a positive is the IoU of its predicted box with its object, as it is now."""
-
-    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
-        """(P,) in [0, 1], detached; raises ValueError where a head hands no boxes."""
-        if positives.overlap is None:
-            raise ValueError(f"head {candidates.head!r} hands no boxes, which the label IoU needs")
-        return positives.overlap.iou.detach()
-
-
-class DiceLabel:
-    """The label of a positive is the Dice coefficient of its predicted mask, as it is now."""
-
-    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
-        """(P,) in [0, 1), detached; raises ValueError where a head hands masks for none or a part of its positives."""
-        if candidates.masks is None or positives.dice is None:
-            raise ValueError(f"head {candidates.head!r} hands no masks, which the label Dice needs")
-        if candidates.masks.rows is not None:
-            raise ValueError(
-                f"head {candidates.head!r} hands masks for a part of its positives; the label Dice needs all"
-            )
-        return positives.dice.detach()
-
-
-class MeanLabel:
-    """The label of a positive is the mean of IoU and Dice coefficient (the paper's table A.16)."""
-
-    def __init__(self) -> None:
-        self.iou = IoULabel()
-        self.dice = DiceLabel()
-
-    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
-        """(P,) in [0, 1), detached; raises ValueError where boxes or masks are missing."""
-        return (self.iou(candidates, positives) + self.dice(candidates, positives)) / 2
-
-
-Label = BinaryLabel | IoULabel | DiceLabel | MeanLabel

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from rankdet.losses.cells import LANES, Cells, PiecewiseLinear, Search, look_up
+from rankdet.losses.cells import LANES, Cells, PiecewiseLinear, Search, Spare
 
 CHUNK = 1 << 15
-"""Logits of a chunk on a CPU for each thread, or a sixteenth of all: its temporaries stay small beside the logits."""
+"""Logits handled at a time on a CPU: an operation of torch on no more runs on the thread that calls it. To wake others,
+many times between operations that use one core anyway, takes longer than the operations."""
 
 
 class Roles(NamedTuple):
@@ -31,6 +33,20 @@ class Roles(NamedTuple):
     positives: Tensor
     ignored: Tensor
     width: int
+
+
+def indices_of(mask: Tensor) -> Tensor:
+    """(n,) int64 indices of the few entries of a (N,) mask that are set: eight at a time are looked at.
+
+    Examples
+    --------
+    >>> indices_of(torch.tensor(12 * [False] + [True, False, True]))
+    tensor([12, 14])
+    """
+    whole = len(mask) // 8 * 8
+    words = mask[:whole].view(torch.int64).nonzero().squeeze(1)
+    word, byte = mask[:whole].view(-1, 8).index_select(0, words).nonzero().unbind(1)
+    return torch.cat([words[word] * 8 + byte, mask[whole:].nonzero().squeeze(1) + whole])
 
 
 def not_finite(logits: Sequence[Tensor], roles: Roles) -> Tensor:
@@ -73,43 +89,39 @@ class Negatives:
         self.roles = roles
         self.cells = cells
         self.edges = cells.edges
+        self.below = float(self.edges[0].nextafter(torch.full_like(self.edges[0], -torch.inf)))
         num_logits = sum(level.numel() for level in logits)
-        self.rows = torch.get_num_threads() if self.edges.device.type == "cpu" else 1
-        size = max(num_logits, 1)
-        if self.edges.device.type == "cpu":
-            size = max(CHUNK, min(CHUNK * self.rows, size // 16))
-        # A chunk holds whole rows of ``width`` logits and is cut into as many parts as there are threads.
-        step = self.rows * roles.width
-        self.size = -(-size // step) * step
+        size = max(CHUNK, len(cells)) if self.edges.device.type == "cpu" else num_logits
+        # A chunk holds whole rows of ``width`` logits, and no fewer logits than there are cells to be added up.
+        self.size = max(size // roles.width, 1) * roles.width
 
-    def count(self, found: Tensor | None) -> tuple[Tensor, Tensor]:
+    def count(self, mine: Tensor, found: Tensor | None) -> tuple[Tensor, Tensor]:
         """Number of negatives and sum of their logits per cell, each (E + 1,) float64.
 
         Parameters
         ----------
+        mine
+            (P,) float64 logits of the positives among these logits; the cells may be those of more.
         found
             (N,) int32 that receives the number of each logit's cell; or None.
         """
-        width = len(self.cells) + LANES - 1
-        sums = self.edges.new_zeros(self.rows, width, dtype=torch.float64)
-        counts = torch.zeros_like(sums, dtype=torch.int64)
-        one = counts.new_ones(1, 1)
-        search = Search(self.edges, self.size)
-        doubles = sums.new_empty(self.size)
-        for start, values in self._chunks():
-            cell = search(values, self.rows)
-            shape = (self.rows, len(values) // self.rows)
-            sums.scatter_add_(1, cell.view(shape), doubles[: len(values)].copy_(values).view(shape))
-            counts.scatter_add_(1, cell.view(shape), one.expand(shape))
-            if found is not None:
-                part = found[start : start + len(values)]
-                part.copy_(cell[: len(part)])
-        counts, sums = counts.sum(0), sums.sum(0)
+        width, device = len(self.cells) + LANES - 1, self.edges.device
+        search, spare = Search(self.edges), Spare(self.edges, self.size)
+        numbers = torch.empty(self.size, dtype=torch.int32, device=device)
+        doubles = torch.empty(self.size, dtype=torch.float64, device=device)
+        counts = torch.zeros(width, dtype=torch.int64, device=device)
+        sums = torch.zeros(width, dtype=torch.float64, device=device)
+        for chunk in self._chunks():
+            size = chunk.values.shape[0]
+            out = numbers[:size] if found is None else found[chunk.place]
+            cell = search(chunk.values, out, spare)
+            sums += torch.bincount(cell, weights=doubles[:size].copy_(chunk.values), minlength=width)
+            counts += torch.bincount(cell, minlength=width)
         # The positives were counted like negatives, which is faster than looking for them in every chunk.
-        positives = self.cells.positives.to(self.edges.dtype)
-        cell = torch.cat([search(part, 1).clone() for part in positives.split(self.size)])
-        counts.index_add_(0, cell, -torch.ones_like(cell))
-        sums.index_add_(0, cell, -positives.double())
+        mine = mine.to(self.edges.dtype)
+        cell = search(mine, torch.empty(len(mine), dtype=torch.int32, device=device), Spare(self.edges, len(mine)))
+        sums -= torch.bincount(cell, weights=mine.double(), minlength=width)
+        counts -= torch.bincount(cell, minlength=width)
         # Below all edges lie the negatives that no positive sees, and those that are none.
         counts[:LANES] = 0
         return counts[LANES - 1 :].double(), sums.where(counts > 0, 0.0)[LANES - 1 :]
@@ -125,54 +137,54 @@ class Negatives:
             What :meth:`count` wrote, for float32 logits: it is overwritten, as the gradients take its place. Where
             None, the cells are looked for again.
         """
-        offset, slope = (torch.nn.functional.pad(part, (LANES - 1, 0)) for part in function[:2])
+        offset, slope = (functional.pad(part, (LANES - 1, 0)) for part in function[:2])
         offset[:LANES] = slope[:LANES] = 0
         bounds = sorted((0.0, float(function.total)))
-        gathered, result = offset.new_empty(self.size), offset.new_empty(self.size)
         if found is None:
-            search = Search(self.edges, self.size)
             gradients = [torch.empty_like(level, memory_format=torch.contiguous_format) for level in self.logits]
         else:
-            numbers = torch.zeros(self.size, dtype=torch.int64, device=found.device)
             parts = found.view(torch.float32).split([level.numel() for level in self.logits])
             gradients = [part.view(level.shape) for part, level in zip(parts, self.logits, strict=True)]
+        numbers = torch.empty(self.size, dtype=torch.int32, device=offset.device)
+        gathered, result = offset.new_empty(self.size), offset.new_empty(self.size)
+        if found is None:
+            search, spare = Search(self.edges), Spare(self.edges, self.size)
         written = (part for level in gradients for part in level.view(-1).split(self.size))
-        for (start, values), out in zip(self._chunks(), written, strict=True):
-            size = len(values)
-            if found is None:
-                cell = search(values, self.rows)
-            else:
-                cell = numbers[:size]
-                cell[: len(out)].copy_(found[start : start + len(out)])
-            part = result[:size].copy_(values)
-            part *= look_up(slope, cell, self.rows, out=gathered[:size])
-            part += look_up(offset, cell, self.rows, out=gathered[:size])
+        for chunk, out in zip(self._chunks(), written, strict=True):
+            size = chunk.values.shape[0]
+            cell = search(chunk.values, numbers[:size], spare) if found is None else found[chunk.place]
+            part, spare_part = result[:size].copy_(chunk.values), gathered[:size]
+            part *= torch.index_select(slope, 0, cell, out=spare_part)
+            part += torch.index_select(offset, 0, cell, out=spare_part)
             # F lies between 0 and the sum of its weights: no rounding may leave that.
-            out.copy_(part[: len(out)].clamp_(*bounds))
+            out.copy_(part.clamp_(*bounds))
         return gradients
 
-    def _chunks(self) -> Iterator[tuple[int, Tensor]]:
-        """Where each chunk starts among all logits, and its logits, in which all ignored ones lie below every edge.
-
-        Chunks that are not a multiple of ``rows`` long are filled up with values below every edge.
-        """
-        below = float(self.edges[0].nextafter(self.edges.new_tensor(-torch.inf)))
+    def _chunks(self) -> Iterator[_Chunk]:
+        """All logits, some at a time; ignored ones lie below every edge."""
         start, width = 0, self.roles.width
         for level in self.logits:
             for values in level.reshape(-1).split(self.size):
-                size = len(values)
-                skipped = _within(self.roles.ignored, start // width, (start + size) // width)
-                missing = -size % self.rows
-                if values.dtype != self.edges.dtype or missing or len(skipped):
-                    values = torch.nn.functional.pad(values.to(self.edges.dtype), (0, missing), value=below)
-                    values[:size].view(-1, width).index_fill_(0, skipped - start // width, below)
-                yield start, values
-                start += size
+                stop = start + values.shape[0]
+                skipped = _within(self.roles.ignored, start // width, stop // width)
+                values = values.to(self.edges.dtype)
+                if skipped.shape[0]:
+                    values = values.clone()
+                    values.view(-1, width).index_fill_(0, skipped - start // width, self.below)
+                yield _Chunk(slice(start, stop), values)
+                start = stop
+
+
+class _Chunk(NamedTuple):
+    """Some logits: where they stand among all, and they themselves."""
+
+    place: slice
+    values: Tensor
 
 
 def _within(ascending: Tensor, low: int, high: int) -> Tensor:
     """The entries in [low, high)."""
-    if not len(ascending):
+    if not ascending.shape[0]:
         return ascending
     first, last = torch.searchsorted(ascending, ascending.new_tensor([low, high])).tolist()
     return ascending[first:last]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rankdet.losses.cells import Cells, PiecewiseLinear
 from rankdet.losses.error_driven import check_delta
-from rankdet.losses.negatives import Negatives, Roles, not_finite
+from rankdet.losses.negatives import Negatives, Roles, indices_of, not_finite
 from rankdet.losses.processes import Processes
 
 Implementation = Literal["auto", "torch", "triton"]
@@ -154,13 +154,15 @@ class RankingLoss:
         """
         check_delta(delta)
         group = "" if processes is None else processes.name
-        # The cells of float32 logits are kept for the backward pass, in the memory that will hold their gradient.
+        # The cells of float32 logits are kept for the backward pass, in the memory that will hold their gradient. Not
+        # in a compiled graph: there the backward pass may not change what was saved, for it may come twice.
         keep = (
             torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
             and any(level.requires_grad for level in candidates.logits)
             and all(level.dtype == torch.float32 and level.device.type == "cpu" for level in candidates.logits)
         )
-        triton = uses_triton(implementation, candidates.logits[0].device)
+        triton = uses_triton(implementation, candidates.logits)
         logits, marks, (positives, ignored, width) = candidates
         with torch.autocast(logits[0].device.type, enabled=False):
             values, told, *_ = self.operator(
@@ -169,21 +171,25 @@ class RankingLoss:
         return values, told.detach()
 
 
-def uses_triton(implementation: Implementation, device: torch.device) -> bool:
-    """Whether the kernels of Triton are to be used: where tensors are on CUDA and Triton imports, or where asked.
+def uses_triton(implementation: Implementation, logits: Sequence[Tensor]) -> bool:
+    """Whether the kernels of Triton are to be used: for logits on CUDA, of less than double precision, if it imports.
 
     Raises
     ------
     ValueError
-        When there is no such implementation, or Triton is asked for tensors that are not on CUDA.
+        When there is no such implementation, or Triton is asked for logits that it cannot rank.
     ImportError
         When Triton is asked for and not installed.
     """
     if implementation not in get_args(Implementation):
         raise ValueError(f"implementation must be one of {get_args(Implementation)}, got {implementation!r}")
-    if implementation == "triton" and device.type != "cuda":
-        raise ValueError(f"implementation 'triton' needs tensors on CUDA, these are on {device.type}")
-    if implementation == "torch" or device.type != "cuda":
+    device, dtype = logits[0].device.type, _dtype(logits)
+    is_possible = device == "cuda" and dtype == torch.float32
+    if implementation == "triton" and not is_possible:
+        raise ValueError(
+            f"implementation 'triton' needs tensors on CUDA and float32 or less, these are on {device}, in {dtype}"
+        )
+    if implementation == "torch" or not is_possible:
         return False
     try:
         import rankdet.losses.kernels.negatives  # noqa: F401
@@ -195,7 +201,7 @@ def uses_triton(implementation: Implementation, device: torch.device) -> bool:
 
 
 def labelled(
-    logits: Levels, labels: Levels, numbers: Tensor, implementation: Implementation = "auto"
+    logits: Levels, labels: Levels, numbers: Tensor | None, implementation: Implementation = "auto"
 ) -> RankedCandidates:
     """Candidates from class labels: positives are the logits (i, labels[i]) with a label below C.
 
@@ -206,7 +212,8 @@ def labelled(
     labels
         (M,) int64, or one such tensor per level: class 0 … C − 1, C background, −1 ignored.
     numbers
-        (P,) numbers that come with the positives, in the order in which they stand in ``labels``.
+        (P,) numbers that come with the positives, in the order in which they stand in ``labels``; None where nothing
+        does, not even P: looking it up waits for a GPU.
     implementation
         As in :meth:`RankingLoss.__call__`.
 
@@ -224,17 +231,17 @@ def labelled(
             raise ValueError(
                 f"logits {tuple(level.shape)} and labels {tuple(mark.shape)} must be (M, C) and (M,), C the same"
             )
-    if numbers.ndim != 1:
+    if numbers is not None and numbers.ndim != 1:
         raise ValueError(f"one number per positive must be of shape (P,), got {tuple(numbers.shape)}")
     flat = torch.cat(marks) if len(marks) > 1 else marks[0]
-    if uses_triton(implementation, flat.device):
+    if numbers is not None and uses_triton(implementation, levels):
         # Nothing waits for the device: the number of positives is known. What is too few or too many becomes NaN.
         rows = torch.nonzero_static((flat >= 0) & (flat < width), size=len(numbers), fill_value=-1).squeeze(1)
         rows = torch.where((rows >= 0).all() & (((flat >= 0) & (flat < width)).sum() == len(numbers)), rows, -1)
         positives = torch.where(rows >= 0, rows * width + flat[rows.clamp(min=0)], -1) if len(flat) else rows
         return RankedCandidates(levels, marks, Roles(positives, positives[:0], width))
     rows, ignored = torch.ops.rankdet.special_rows(flat, width)
-    if not torch.compiler.is_compiling() and len(rows) != len(numbers):
+    if numbers is not None and not torch.compiler.is_compiling() and len(rows) != len(numbers):
         raise ValueError(f"{len(rows)} positives among the labels but numbers of shape {tuple(numbers.shape)}")
     return RankedCandidates(levels, marks, Roles(rows * width + flat[rows], ignored, width))
 
@@ -266,9 +273,11 @@ def targeted(logits: Levels, targets: Levels) -> tuple[RankedCandidates, Tensor]
 
 
 def without(candidates: RankedCandidates, dropped: Tensor) -> RankedCandidates:
-    """The same with those of the positives that are ``dropped`` (P,) as negatives; waits for the device."""
-    logits, marks, (positives, ignored, width) = candidates
-    return RankedCandidates(logits, marks, Roles(positives[~dropped], ignored, width))
+    """Labelled candidates with those of the positives that are ``dropped`` (P,) as negatives; waits for the device."""
+    logits, labels, (positives, ignored, width) = candidates
+    flat = torch.cat(labels).index_fill(0, positives[dropped] // width, width)
+    labels = list(flat.split([len(level) for level in labels]))
+    return RankedCandidates(logits, labels, Roles(positives[~dropped], ignored, width))
 
 
 def _levels(levels: Levels) -> list[Tensor]:
@@ -276,12 +285,15 @@ def _levels(levels: Levels) -> list[Tensor]:
 
 
 def _dtype(logits: Sequence[Tensor]) -> torch.dtype:
-    return torch.promote_types(logits[0].dtype, torch.float32)
+    dtype = torch.float32
+    for level in logits:
+        dtype = torch.promote_types(dtype, level.dtype)
+    return dtype
 
 
 @torch.library.custom_op("rankdet::special_rows", mutates_args=())
 def _special_rows(labels: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    special = (labels < width).nonzero().squeeze(1)
+    special = indices_of(labels < width)
     is_ignored = labels[special] < 0
     return special[~is_ignored], special[is_ignored]
 
@@ -298,7 +310,7 @@ def _special_targets(targets: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     positives, ignored, numbers, start = [], [], [], 0
     for level in targets:
         flat = level.reshape(-1)
-        special = flat.nonzero().squeeze(1)
+        special = indices_of(flat != 0)
         values = flat[special]
         is_ignored = values < 0  # NaN is not: it stays a positive and makes the loss NaN
         positives.append(special[~is_ignored] + start)
@@ -350,11 +362,11 @@ def _forward(
         poison = poison + broken
     else:
         poison = poison + not_finite(logits, roles)
-        if poison.device.type == "cpu" and bool(poison.isnan()):
+        if bool(poison.isnan()):
             # NaN must not be searched for; all that is shared with other processes still is.
             counts = sums = mine.new_zeros(len(cells))
         else:
-            counts, sums = Negatives(logits, roles, cells).count(found if keep else None)
+            counts, sums = Negatives(logits, roles, cells).count(mine, found if keep else None)
     false_positives = processes.sum(cells.steps_over(counts, sums).clamp(min=0) + poison)
     ruling = rule(ascending, everyone[1, order], false_positives, delta)
     values = ruling.values + 0 * false_positives.sum()  # NaN in every value where a logit was

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rankdet.losses.balancing import Balancing
 from rankdet.losses.checks import check_labels, check_range, check_targets, dense, whole
 from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss
-from rankdet.losses.localization import IoULabel, Label
+from rankdet.losses.labels import IoULabel, Label
 from rankdet.losses.operators import Implementation, Levels, RankingLoss, Ruling, labelled, targeted, without
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.sorting import EPSILON, sorting_errors
@@ -62,17 +62,21 @@ def rank_sort_loss(
     Parameters
     ----------
     logits
-        Raw scores of any shape and floating dtype; the arithmetic is done in float32 and float64.
+        Raw scores of any shape and floating dtype, or one such tensor per level; the arithmetic is done in float32 and
+        float64.
     targets
-        Same shape: −1 ignored, 0 negative, (0, 1] localization quality of a positive. They receive no gradient.
+        Same shapes: −1 ignored, 0 negative, (0, 1] localization quality of a positive. They receive no gradient.
     delta
         δ, half the width of the soft step, in logits; 0 gives the hard step.
+    sync
+        Rank the candidates of all processes in one pool; see :class:`Processes`.
     check
         Raise on NaN or infinite logits and on targets outside their range (this waits for the device). Without it they
         make the loss NaN; they are never dropped.
     implementation
-        ``"torch"``: exact in O((P + N) log P) time and O(P) memory beside the gradient; ``"reference"``: the equations
-        as they stand, one positive at a time, in the dtype of the logits; ``"auto"``: the fastest there is.
+        ``"torch"``: exact in O((P + N) log P) time and O(P) memory beside the gradient; ``"triton"``: the same by
+        kernels, on CUDA only; ``"reference"``: the equations as they stand, over all pairs, in float32 or the dtype of
+        the logits, of this process alone; ``"auto"``: Triton on CUDA where it can be imported, else torch.
 
     Returns
     -------
@@ -134,12 +138,12 @@ def rank_sort_loss_of_labels(
     Parameters
     ----------
     logits
-        (M, C) raw scores.
+        (M, C) raw scores, or one such tensor per level.
     labels
-        (M,) int64: class 0 … C − 1, C background, −1 ignored.
+        (M,) int64: class 0 … C − 1, C background, −1 ignored; one such tensor per level.
     quality
         (P,) localization quality in [0, 1] of the positives, in the order in which they stand in ``labels``.
-    delta, check, implementation
+    delta, sync, check, implementation
         As in :func:`rank_sort_loss`.
     zero_quality_is_negative
         The letter of the paper and of the authors' code, where a positive is what has a target above 0: a positive of
@@ -329,5 +333,6 @@ class RankSortLoss(nn.Module):
             self.check,
             self.implementation,
         )
-        tasks = self.tasks(candidates, positives._replace(ranks=ranks), ranking + sorting)
+        positives = positives._replace(ranks=ranks, processes=self.tasks.processes)
+        tasks = self.tasks(candidates, positives, ranking + sorting)
         return LossOutput({"ranking": ranking, "sorting": sorting, **tasks.terms}, tasks.stats)

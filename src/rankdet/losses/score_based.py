@@ -17,7 +17,7 @@ from rankdet.losses.balancing import Balancing, ConstantBalance
 from rankdet.losses.box_losses import BoxLoss, GIoU
 from rankdet.losses.candidates import Positives, find_positives, task_counts
 from rankdet.losses.error_driven import Gradient, Upstream, identity_update
-from rankdet.losses.localization import IoULabel
+from rankdet.losses.labels import IoULabel
 from rankdet.losses.mask_losses import MaskCrossEntropy, MaskLoss
 from rankdet.losses.processes import Processes, with_value
 from rankdet.losses.tasks import Tasks
@@ -130,7 +130,8 @@ def _focal_sum(
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must be (M, C) and (M,)")
     if rows is None:
         rows = ((labels >= 0) & (labels < logits.shape[1])).nonzero().squeeze(1)
-    index = (rows, labels[rows])
+    # Where a head hands a wrong number of positives, rows may be others, and nothing may reach out of the logits.
+    index = (rows, labels[rows].clamp(0, logits.shape[1] - 1))
 
     def evaluate(logits: Tensor) -> tuple[tuple[Tensor], Gradient]:
         dtype = torch.promote_types(logits.dtype, torch.float32)

@@ -13,8 +13,10 @@ from torch.nn import functional
 
 from rankdet.losses.error_driven import prefix_sums, soft_step
 
-DENSE_UP_TO = 512
+DENSE_UP_TO = 192
 """Up to this many positives the P × P form is the faster one."""
+LEVELS_AT_ONCE = 1 << 10
+"""Positives times levels of the other form that are summed at a time."""
 EPSILON = 1e-10
 """Errors below this hand out no gradient (the authors' code; an exact 0 would divide by 0)."""
 
@@ -124,9 +126,10 @@ class _Dominance:
     """Sums of soft steps over the positives of lower or of higher quality than one's own: a wavelet matrix.
 
     The positives stand in ascending order of their logits, so that H(p_j − p_i) is linear for the j in one range of
-    positions, i's window, and 1 above it. Each level partitions the positions by one bit of their quality's rank,
-    highest bit first. A query walks down the bits of its own rank, its window narrowing to those who agree so far;
-    where its bit and another's part, the other is above (1 against 0) or below, and a prefix sum counts it.
+    positions, i's window, and 1 above it. Each level parts the positions by one bit of their quality's rank, highest
+    bit first: zeros move to the front and ones behind them, each in the order in which they stood. A query walks down
+    the bits of its own rank, its window narrowing to those who agree so far; where its bit and another's part, the
+    other is worse (a zero beside a one) or better, and a prefix sum over the next order counts it.
     """
 
     def __init__(self, logits: Tensor, quality: Tensor, delta: float) -> None:
@@ -135,47 +138,65 @@ class _Dominance:
         ascending, by_quality = quality.sort()
         ranks = torch.empty_like(by_quality)
         ranks[by_quality] = functional.pad((ascending.diff() > 0).cumsum(0), (1, 0))
-        order = torch.arange(len(logits), device=logits.device)
-        bounds = torch.stack(
-            [torch.zeros_like(order), self.window.first, self.window.last, torch.full_like(order, len(order))]
-        )
-        self.levels: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        """Order of the positions, their bits, each query's own bit, its window's bounds: (P,), (P,), (P,), (4, P)."""
+        positions = torch.arange(len(logits), device=logits.device)
+        ends = torch.zeros_like(positions), torch.full_like(positions, len(positions))
+        bounds = torch.stack([ends[0], self.window.first, self.window.last, ends[1]])
         # As many bits as ranks can have: looking at the highest one would wait for a GPU.
         highest = int(ranks.max()) if ranks.device.type == "cpu" else len(ranks) - 1
-        for bit in reversed(range(highest.bit_length())):
-            own = (ranks >> bit) & 1
-            bits = own[order]
-            self.levels.append((order, bits, own, bounds))
-            zeros_before = prefix_sums(1 - bits)
-            num_zeros = zeros_before[-1]
-            zeros = zeros_before[bounds]
-            bounds = torch.where(own.bool(), num_zeros + bounds - zeros, zeros)
-            # Stable: zeros first, then ones, each in the order in which they stood.
-            place = torch.where(bits.bool(), num_zeros + torch.arange(len(bits), device=bits.device), 0)
-            place += torch.where(bits.bool(), -zeros_before[:-1], zeros_before[:-1])
-            order = torch.empty_like(order).scatter_(0, place, order)
+        bits = torch.arange(highest.bit_length() - 1, -1, -1, device=logits.device)
+        is_set = (ranks >> bits[:, None]) & 1 > 0
+        self.orders = ranks.new_empty(is_set.shape)
+        """(L, P): the order of the positions after each level."""
+        self.zeros, self.ones = (ranks.new_empty(len(bits), 4, len(ranks)) for _ in range(2))
+        """(L, 4, P): the bounds of each query's window among the zeros, and among the ones, in that order."""
+        order = positions
+        for level, own in enumerate(is_set):
+            is_one = own.index_select(0, order)
+            zeros_before = functional.pad((~is_one).cumsum(0), (1, 0))
+            num_zeros, before = zeros_before[-1], zeros_before[:-1]
+            place = torch.where(is_one, num_zeros + positions - before, before)
+            order = self.orders[level].scatter_(0, place, order)
+            zeros = torch.index_select(zeros_before, 0, bounds.view(-1), out=self.zeros[level].view(-1))
+            ones = torch.sub(num_zeros + bounds, zeros.view_as(bounds), out=self.ones[level])
+            bounds = torch.where(own, ones, zeros.view_as(bounds))
+        # A one is beside worse zeros, a zero beside better ones; to others a level says nothing.
+        self.zeros *= is_set[:, None]
+        self.ones *= ~is_set[:, None]
 
     def steps_of_worse(self, weights: Tensor) -> Tensor:
         """(R, P): Σ_j H(p_j − p_i) w_j over the j of lower quality than i, for (R, P) weights w."""
-        num = len(weights)
-        weights = torch.cat([weights, weights * self.logits])
-        above, inside = torch.zeros_like(weights), torch.zeros_like(weights)
-        for order, bits, own, (_, first, last, end) in self.levels:
-            sums = prefix_sums(weights[:, order] * (1 - bits))
-            at_last = sums[:, last]
-            above += (sums[:, end] - at_last) * own
-            inside += (at_last - sums[:, first]) * own
-        count, moment = inside[:num], inside[num:]
-        return above[:num] + self.window.linear(moment - self.logits * count, count)
+        sums = self._sums(weights, of_better=False)
+        above, inside = (sums[2] - sums[1])[:, : len(weights)], sums[1] - sums[0]
+        count, moment = inside[:, : len(weights)], inside[:, len(weights) :]
+        return above.T + self.window.linear(moment.T - self.logits * count.T, count.T)
 
     def steps_over_better(self, weights: Tensor) -> Tensor:
         """(P,): Σ_k H(p_i − p_k) w_k over the k of higher quality than i, for (P,) weights w."""
-        weights = torch.stack([weights, weights * self.logits])
-        below, inside = torch.zeros_like(weights), torch.zeros_like(weights)
-        for order, bits, own, (start, first, last, _) in self.levels:
-            sums = prefix_sums(weights[:, order] * bits)
-            at_first = sums[:, first]
-            below += (at_first - sums[:, start]) * (1 - own)
-            inside += (sums[:, last] - at_first) * (1 - own)
-        return below[0] + self.window.linear(self.logits * inside[0] - inside[1], inside[0])
+        sums = self._sums(weights[None], of_better=True)
+        below, (count, moment) = (sums[1] - sums[0])[:, 0], (sums[2] - sums[1]).T
+        return below + self.window.linear(self.logits * count - moment, count)
+
+    def _sums(self, weights: Tensor, of_better: bool) -> Tensor:
+        """(3, P, 2R): sums of the weights, and of the weighted logits, of the worse (or better) before three bounds of
+        each window: of the worse before its two ends and the end of all, of the better before the start of all and
+        its two ends."""
+        # Rows of numbers, because rows are gathered whole.
+        rows = torch.cat([weights, weights * self.logits]).T.contiguous()
+        num, width = rows.shape
+        bounds = self.ones[:, :3] if of_better else self.zeros[:, 1:]
+        total = rows.new_zeros(3, num, width)
+        # Levels at a time: few operations for few positives, bounded memory for many.
+        size = max(1, LEVELS_AT_ONCE // num)
+        for level in range(0, len(bounds), size):
+            part = slice(level, level + size)
+            ordered = rows.index_select(0, self.orders[part].view(-1)).view(-1, num, width)
+            before = functional.pad(_cumulative(ordered), (0, 0, 1, 0))
+            starts = torch.arange(len(ordered), device=rows.device) * (num + 1)
+            picked = before.view(-1, width).index_select(0, (bounds[part] + starts[:, None, None]).view(-1))
+            total += picked.view(-1, 3, num, width).sum(0)
+        return total
+
+
+def _cumulative(rows: Tensor) -> Tensor:
+    """(L, P, R): sums of the rows of a level up to each one, itself included."""
+    return prefix_sums(rows.mT)[..., 1:].mT if rows.is_cuda else rows.cumsum(1)

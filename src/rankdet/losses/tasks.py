@@ -126,7 +126,7 @@ class Tasks(nn.Module):
             total, divisor = with_value(task.total, next(whole)), usable_sum(next(whole))
             loss = total / divisor
             stats[task.error] = loss.detach()
-            stats[task.balance] = task.balancing(classification, loss, candidates)
+            stats[task.balance] = task.balancing(classification, loss, candidates, self.processes)
             terms[task.term] = stats[task.balance] * loss
         return LossOutput(terms, stats)
 

@@ -8,16 +8,12 @@ Legend: M candidates, C classes, P positives.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from rankdet.losses.candidates import Positives
+from rankdet.losses.error_driven import prefix_sums
 from rankdet.structures import Candidates
-
-if TYPE_CHECKING:
-    from rankdet.losses.candidates import Positives
 
 MIN_SUM = 1e-10
 """Below this sum of weights nothing is divided (the authors' code)."""
@@ -73,7 +69,8 @@ class RankingWeights:
 
     .. math:: w_i = \frac{1}{|P|} \sum_{k \in P} \frac{H(x_{ki})}{rank(k)}, \qquad x_{ki} = s_i - s_k
 
-    (tables A.11 and A.13 of the paper), with s the logit of a positive's own class. O(P log P) time, O(P) memory.
+    (tables A.11 and A.13 of the paper), with s the logit of a positive's own class. O(P log P) time, O(P) memory. Where
+    a loss ranks the candidates of all processes in one pool, the sum goes over the positives of all of them.
 
     Parameters
     ----------
@@ -91,9 +88,11 @@ class RankingWeights:
         """(P,) weights; raises ValueError where the classification loss ranks nothing."""
         if positives.ranks is None:
             raise ValueError(f"head {candidates.head!r}: weights by rank need a loss that ranks")
-        own = candidates.labels[positives.rows, None]
+        num_classes = positives.logits.shape[1]
+        own = candidates.labels[positives.rows, None].clamp(0, num_classes - 1)  # rows that are no positives' are NaN
         logits = positives.logits.gather(1, own).squeeze(1)
-        return ranking_weights(logits, positives.ranks, self.delta_loc)
+        everyone, first = positives.processes.gather(torch.stack([logits.double(), positives.ranks.double()]))
+        return ranking_weights(everyone[0], everyone[1], self.delta_loc)[first : first + len(logits)]
 
 
 Weighting = NoWeights | CenternessWeights | ScoreWeights | IoUWeights | RankingWeights
@@ -150,14 +149,14 @@ def ranking_weights(logits: Tensor, ranks: Tensor, delta_loc: float = 0.0) -> Te
     """
     scores, order = logits.detach().double().sort()
     shares = 1 / ranks.detach().double()[order]
-    before = pad(shares.cumsum(0), (1, 0))
+    before = prefix_sums(shares)
     # H is 1 for the k below the window around s_i, linear for those inside.
     last = torch.searchsorted(scores, scores + delta_loc, right=True)
     if delta_loc == 0:
         sums = before[last]
     else:
         first = torch.searchsorted(scores, scores - delta_loc)
-        moments = pad((shares * scores).cumsum(0), (1, 0))
+        moments = prefix_sums(shares * scores)
         inside = before[last] - before[first]
         linear = (scores * inside - (moments[last] - moments[first])) / (2 * delta_loc) + inside / 2
         sums = before[first] + linear

@@ -18,6 +18,26 @@ from .mask_rcnn import (
     rs_mask_rcnn_r50_coco,
     rs_mask_rcnn_shapes,
 )
+from .one_stage import (
+    alrp_atss_r50_coco,
+    alrp_paa_r50_coco,
+    ap_atss_r50_coco,
+    ap_centerness_atss_r50_coco,
+    ap_iou_paa_r50_coco,
+    ap_paa_r50_coco,
+    atss_r50_coco,
+    atss_shapes,
+    focal_atss_r50_coco,
+    focal_paa_r50_coco,
+    paa_r50_coco,
+    paa_shapes,
+    qfl_atss_r50_coco,
+    qfl_paa_r50_coco,
+    rs_atss_r50_coco,
+    rs_atss_shapes,
+    rs_paa_r50_coco,
+    rs_paa_shapes,
+)
 from .recipe import Recipe
 from .shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
 
@@ -36,6 +56,24 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "rs_mask_rcnn_lite0_nuclei": rs_mask_rcnn_lite0_nuclei,
     "mask_rcnn_r50_coco": mask_rcnn_r50_coco,
     "rs_mask_rcnn_r50_coco": rs_mask_rcnn_r50_coco,
+    "atss_shapes": atss_shapes,
+    "rs_atss_shapes": rs_atss_shapes,
+    "paa_shapes": paa_shapes,
+    "rs_paa_shapes": rs_paa_shapes,
+    "atss_r50_coco": atss_r50_coco,
+    "focal_atss_r50_coco": focal_atss_r50_coco,
+    "ap_atss_r50_coco": ap_atss_r50_coco,
+    "ap_centerness_atss_r50_coco": ap_centerness_atss_r50_coco,
+    "qfl_atss_r50_coco": qfl_atss_r50_coco,
+    "alrp_atss_r50_coco": alrp_atss_r50_coco,
+    "rs_atss_r50_coco": rs_atss_r50_coco,
+    "paa_r50_coco": paa_r50_coco,
+    "focal_paa_r50_coco": focal_paa_r50_coco,
+    "ap_paa_r50_coco": ap_paa_r50_coco,
+    "ap_iou_paa_r50_coco": ap_iou_paa_r50_coco,
+    "qfl_paa_r50_coco": qfl_paa_r50_coco,
+    "alrp_paa_r50_coco": alrp_paa_r50_coco,
+    "rs_paa_r50_coco": rs_paa_r50_coco,
 }
 """Built-in recipes: name → function that returns the recipe; the first line of its docstring describes it."""
 

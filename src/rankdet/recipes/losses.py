@@ -442,6 +442,8 @@ class Focal(Config):
     """Auxiliary heads; the detector must have them."""
     added_positives: NonNegativeFloat = 0.0
     """Added to the number of positives that the classification is divided by."""
+    sync: bool = False
+    """Whether the sums are divided by the positives of all processes instead of the own one's."""
 
     def build(self, steps_per_epoch: int | None = None) -> losses.FocalLoss:
         """The loss itself."""
@@ -456,6 +458,7 @@ class Focal(Config):
             mask_balancing=None if self.mask_balancing is None else self.mask_balancing.build(steps_per_epoch),
             auxiliary=[head.build() for head in self.auxiliary],
             added_positives=self.added_positives,
+            processes=losses.Processes(self.sync),
         )
 
 
@@ -475,6 +478,8 @@ class QualityFocal(Config):
     """The same of masks; null: as the boxes."""
     auxiliary: tuple[Auxiliary, ...] = ()
     """Auxiliary heads; the detector must have them."""
+    sync: bool = False
+    """Whether the sums are divided by the positives of all processes instead of the own one's."""
 
     def build(self, steps_per_epoch: int | None = None) -> losses.QualityFocalLoss:
         """The loss itself."""
@@ -487,6 +492,7 @@ class QualityFocal(Config):
             balancing=self.balancing.build(steps_per_epoch),
             mask_balancing=None if self.mask_balancing is None else self.mask_balancing.build(steps_per_epoch),
             auxiliary=[head.build() for head in self.auxiliary],
+            processes=losses.Processes(self.sync),
         )
 
 

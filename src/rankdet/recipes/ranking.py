@@ -1,7 +1,17 @@
 """From a standard recipe to the one of Rank & Sort Loss: what the method changes, and nothing else."""
 
+from .detector import FasterRCNN, MaskRCNN
 from .losses import RankSort
 from .recipe import Recipe
+
+
+def faster_rcnn_of(recipe: Recipe) -> FasterRCNN | MaskRCNN:
+    """The detector of a recipe of Faster R-CNN, with masks or without; raises TypeError where it is another one."""
+    if not isinstance(recipe.detector, FasterRCNN | MaskRCNN):
+        raise TypeError(
+            f"recipe {recipe.name} has a detector of type {recipe.detector.type}, not faster_rcnn or mask_rcnn"
+        )
+    return recipe.detector
 
 
 def ranking_form(standard: Recipe, name: str) -> Recipe:
@@ -10,12 +20,13 @@ def ranking_form(standard: Recipe, name: str) -> Recipe:
     The RPN codes boxes with the stds of the R-CNN, and the one weight that is set by hand is that of the RPN, 0.2
     (Oksuz et al., ICCV 2021, arXiv:2107.11669, section 5). Budget and learning rate stay.
     """
-    rcnn = standard.detector.rcnn.model_copy(update={"softmax": False, "sampler": None})
-    rpn = standard.detector.rpn.model_copy(update={"delta_stds": rcnn.delta_stds, "sampler": None})
+    detector = faster_rcnn_of(standard)
+    rcnn = detector.rcnn.model_copy(update={"softmax": False, "sampler": None})
+    rpn = detector.rpn.model_copy(update={"delta_stds": rcnn.delta_stds, "sampler": None})
     return standard.model_copy(
         update={
             "name": name,
-            "detector": standard.detector.model_copy(update={"rpn": rpn, "rcnn": rcnn}),
+            "detector": detector.model_copy(update={"rpn": rpn, "rcnn": rcnn}),
             "losses": {"rpn": RankSort(), "rcnn": RankSort()},
             "head_weights": {"rpn": 0.2},
         }

@@ -89,4 +89,10 @@ class Recipe(Config):
                     f"losses.{head}.type = {self.losses[head].type} does not fit detector.{head}, "
                     f"which classifies by {'softmax' if has_softmax else 'sigmoid (softmax is false)'}"
                 )
+            asked = [auxiliary.type for auxiliary in getattr(self.losses[head], "auxiliary", ())]
+            handed = [name for owner, name in self.detector.auxiliary_heads.items() if owner == head]
+            if asked != handed:
+                raise ValueError(
+                    f"losses.{head} learns the auxiliary heads {asked}, but those of detector.{head} are {handed}"
+                )
         return self

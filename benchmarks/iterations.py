@@ -1,0 +1,143 @@
+"""Iterations of RS detectors beside their standard forms: seconds of forward, losses and backward, as ratios.
+
+    python benchmarks/iterations.py [--repeats 5] [--pictures 1] [--device cuda] [--threads N] [--markdown FILE]
+
+Pictures of 800 × 1344 with 10 objects each, 80 classes, ResNet-50 with random weights; nothing is downloaded. The forms
+of a detector run in turns in one process, on the same batch, and are compared by their medians. "same anchors" has the
+three anchors per cell of the RS form in both, so that they differ in the loss alone; "as published" is the recipes
+as they are: the standard form has one anchor per cell and an auxiliary head. "loss" is the share of an iteration
+that its own loss takes, forward and backward to the outputs of the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from rankdet.recipes import Recipe
+from rankdet.recipes.detector import ATSS, PAA
+from rankdet.recipes.one_stage import (
+    THREE_ANCHORS,
+    atss_r50_coco,
+    focal_atss_r50_coco,
+    focal_paa_r50_coco,
+    paa_r50_coco,
+    rs_atss_r50_coco,
+    rs_paa_r50_coco,
+)
+from rankdet.structures import Batch, Images, Source, Target
+from rankdet.training.profiling import loss_seconds
+from rankdet.training.step import training_step
+
+SIZE = (800, 1344)
+OBJECTS, CLASSES = 10, 80
+
+
+def make_batch(pictures: int) -> Batch:
+    """Random pixels; objects of 16 to 400 pixels, small ones more often."""
+    generator = torch.Generator().manual_seed(0)
+    targets = []
+    for _ in range(pictures):
+        sides = 16 * 25 ** torch.rand(OBJECTS, 2, generator=generator)
+        corners = torch.rand(OBJECTS, 2, generator=generator) * (torch.tensor([SIZE[1], SIZE[0]]) - sides)
+        labels = torch.randint(0, CLASSES, (OBJECTS,), generator=generator)
+        targets.append(Target(torch.cat([corners, corners + sides], dim=1), labels))
+    pixels = torch.randint(0, 256, (pictures, 3, *SIZE), generator=generator, dtype=torch.uint8)
+    sources = tuple(Source(index, f"{index}", SIZE) for index in range(pictures))
+    return Batch(Images(pixels, (SIZE,) * pictures), tuple(targets), sources)
+
+
+def with_three_anchors(recipe: Recipe) -> Recipe:
+    """The recipe with the anchors of the ranking losses."""
+    assert isinstance(recipe.detector, ATSS | PAA)
+    dense = recipe.detector.dense.model_copy(update={"anchor_scales": THREE_ANCHORS})
+    return recipe.model_copy(update={"detector": recipe.detector.model_copy(update={"dense": dense})})
+
+
+class Form:
+    """A detector with its losses, ready to take a step."""
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.recipe = recipe
+        self.device = device
+        self.detector = recipe.detector.build(CLASSES, pretrained=False).to(device)
+        if recipe.runtime.channels_last:
+            self.detector = self.detector.to(memory_format=torch.channels_last)
+        self.losses = {head: loss.build(steps_per_epoch=7330).to(device) for head, loss in recipe.losses.items()}
+
+    def step(self, batch: Batch) -> float:
+        """Seconds of one iteration, without the optimizer."""
+        self.detector.zero_grad(set_to_none=True)
+        _wait(self.device)
+        start = time.perf_counter()
+        total, _, _ = training_step(self.detector, self.losses, batch, self.recipe.head_weights)
+        total.backward()
+        _wait(self.device)
+        return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+PAIRS: dict[str, tuple[Callable[[], Recipe], Callable[[], Recipe]]] = {
+    "ATSS, same anchors": (rs_atss_r50_coco, lambda: with_three_anchors(focal_atss_r50_coco())),
+    "ATSS, as published": (rs_atss_r50_coco, atss_r50_coco),
+    "PAA, same anchors": (rs_paa_r50_coco, lambda: with_three_anchors(focal_paa_r50_coco())),
+    "PAA, as published": (rs_paa_r50_coco, paa_r50_coco),
+}
+
+
+def measure(name: str, repeats: int, batch: Batch, device: torch.device) -> str:
+    ranking, standard = (Form(recipe(), device) for recipe in PAIRS[name])
+    seconds: dict[Form, list[float]] = {ranking: [], standard: []}
+    for repeat in range(repeats + 1):
+        for form, taken in seconds.items():
+            taken.append(form.step(batch))
+        print(f"{name}: {repeat} of {repeats}", flush=True)
+    medians = [statistics.median(taken[1:]) for taken in seconds.values()]  # the first iteration warms up
+    shares = [
+        loss_seconds(form.detector, form.losses, [batch] * 3, form.recipe, device) / median
+        for form, median in zip(seconds, medians, strict=True)
+    ]
+    ratio = medians[0] / medians[1]
+    return (
+        f"| {name} | {medians[1]:.2f} | {medians[0]:.2f} | {ratio:.2f} "
+        f"| {100 * shares[1]:.1f} % | {100 * shares[0]:.1f} % |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=1)
+    parser.add_argument("--only", nargs="*", choices=tuple(PAIRS), default=tuple(PAIRS), metavar="PAIR")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--markdown", type=Path, help="write the table there, too")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    batch = make_batch(options.pictures).to(device)
+    lines = [
+        "| detector | standard s | RS s | RS / standard | loss, standard | loss, RS |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name in options.only:
+        lines.append(measure(name, options.repeats, batch, device))
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {where}", *lines, sep="\n")
+    if options.markdown:
+        options.markdown.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

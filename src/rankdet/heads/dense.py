@@ -1,0 +1,250 @@
+"""The head of one-stage detectors: feature maps → logits and boxes of every anchor, and Candidates.
+
+Legend: B images, L levels, A anchors per cell, M anchors of a picture, P positives, K boxes of a picture, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
+
+from rankdet.heads.anchors import AnchorGenerator, MapSizes
+from rankdet.heads.box_coding import BoxCoder
+from rankdet.label_assignment import PyramidAnchors
+from rankdet.structures import Assignment, Candidates, Matched, Target
+
+PRIOR = 0.01
+"""Score of every anchor and class before training."""
+
+Score = Callable[[Tensor, Tensor | None], Tensor]
+"""Class logits (…) and what the auxiliary head says of the same anchors (or None) → scores in [0, 1]."""
+
+
+class DenseHead(nn.Module):
+    """A tower of convolutions for classes and one for boxes, shared by all levels: RetinaNet's with normalization.
+
+    Each tower is ``num_convolutions`` times a 3x3 convolution without bias, group normalization and ReLU. A 3x3
+    convolution then makes C logits for each anchor, another four deltas, which are multiplied by one learned number per
+    level. All weights start normal with standard deviation 0.01; the bias of the classifier makes every score 0.01.
+
+    Parameters
+    ----------
+    in_channels
+        Channels of every map.
+    num_classes
+        C.
+    num_per_cell
+        A.
+    num_levels
+        L.
+    auxiliary
+        Whether a third convolution, behind the tower of the boxes, makes one more logit per anchor: centerness in ATSS,
+        IoU in PAA. Ranking losses need none.
+    num_convolutions
+        Of each tower.
+    channels
+        Of the towers; as ``in_channels`` where None.
+    groups
+        Of the normalization; ``channels`` is a multiple of it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        num_per_cell: int,
+        num_levels: int,
+        auxiliary: bool,
+        num_convolutions: int = 4,
+        channels: int | None = None,
+        groups: int = 32,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        channels = channels or in_channels
+        self.classification_tower = _tower(in_channels, channels, num_convolutions, groups)
+        self.regression_tower = _tower(in_channels, channels, num_convolutions, groups)
+        last = channels if num_convolutions else in_channels
+        self.classifier = nn.Conv2d(last, num_per_cell * num_classes, 3, padding=1)
+        self.regressor = nn.Conv2d(last, num_per_cell * 4, 3, padding=1)
+        self.auxiliary = nn.Conv2d(last, num_per_cell, 3, padding=1) if auxiliary else None
+        self.scales = nn.Parameter(torch.ones(num_levels))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.constant_(self.classifier.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(B, M, C) logits, (B, M, 4) deltas and (B, M) auxiliary logits or None, in the order of the anchors."""
+        logits, deltas, auxiliary = [], [], []
+        for features, scale in zip(maps, self.scales, strict=True):
+            logits.append(self.classifier(self.classification_tower(features)))
+            regressed = self.regression_tower(features)
+            deltas.append(self.regressor(regressed) * scale)
+            if self.auxiliary is not None:
+                auxiliary.append(self.auxiliary(regressed))
+        return (
+            _by_anchor(logits, self.num_classes),
+            _by_anchor(deltas, 4),
+            _by_anchor(auxiliary, 1).squeeze(2) if auxiliary else None,
+        )
+
+
+class DenseOutputs(NamedTuple):
+    """What the network says of every anchor.
+
+    logits: (B, M, C). deltas: (B, M, 4). auxiliary: (B, M) or None. anchors: those of a picture.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    auxiliary: Tensor | None
+    anchors: PyramidAnchors
+
+
+class DenseStage(nn.Module):
+    """The head with its anchors and box coding: outputs, candidates of a loss, best boxes. All parts are public.
+
+    Parameters
+    ----------
+    head
+        Maps → logits and deltas.
+    anchors
+        Of the same strides as the maps, with as many anchors per cell as the head.
+    coder
+        Deltas ↔ boxes.
+    """
+
+    def __init__(self, *, head: DenseHead, anchors: AnchorGenerator, coder: BoxCoder) -> None:
+        super().__init__()
+        self.head = head
+        self.anchors = anchors
+        self.coder = coder
+
+    def forward(self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> DenseOutputs:
+        """Outputs for every anchor of L maps (B, channels, H, W); sizes are (height, width) in pixels."""
+        logits, deltas, auxiliary = self.head(maps)
+        map_sizes: MapSizes = tuple((features.shape[-2], features.shape[-1]) for features in maps)
+        anchors = PyramidAnchors(
+            self.anchors.anchors(map_sizes, logits.device),
+            self.anchors.num_per_level(map_sizes),
+            [self.anchors.valid(map_sizes, size, logits.device) for size in image_sizes],
+        )
+        return DenseOutputs(logits, deltas, auxiliary, anchors)
+
+    @torch.no_grad()
+    def boxes(self, outputs: DenseOutputs) -> Tensor:
+        """(B, M, 4) decoded boxes of all anchors, detached, not clipped."""
+        return self.coder.decode(outputs.deltas, outputs.anchors.boxes)
+
+    def candidates(
+        self, outputs: DenseOutputs, assignment: Assignment, targets: Sequence[Target]
+    ) -> tuple[Candidates, Tensor | None]:
+        """One pool of all anchors: by picture, level, cell; and the auxiliary logits (P,) of its positives, or None.
+
+        Parameters
+        ----------
+        outputs
+            Of B pictures.
+        assignment
+            Labels (B · M,) and matched objects, counted through all pictures.
+        targets
+            B of them.
+        """
+        num_classes, all_anchors = self.head.num_classes, outputs.anchors.boxes
+        positives = torch.nonzero((assignment.labels >= 0) & (assignment.labels < num_classes)).squeeze(1)
+        anchors = all_anchors[positives % len(all_anchors)]
+        objects = torch.cat([target.boxes for target in targets])[assignment.matched[positives]]
+        deltas = outputs.deltas.flatten(0, 1)[positives].float()
+        candidates = Candidates(
+            head="dense",
+            logits=outputs.logits.flatten(0, 1),
+            labels=assignment.labels,
+            num_classes=num_classes,
+            boxes=Matched(self.coder.decode(deltas, anchors), objects),
+            deltas=Matched(deltas, self.coder.encode(objects, anchors)),
+            centerness=centerness(anchors, objects),
+        )
+        return candidates, None if outputs.auxiliary is None else outputs.auxiliary.flatten()[positives]
+
+    @torch.no_grad()
+    def best_boxes(
+        self, outputs: DenseOutputs, image_sizes: Sequence[tuple[int, int]], *, per_level: int, score: Score
+    ) -> list[tuple[Tensor, Tensor]]:
+        """(K, 4) boxes, clipped to the picture, and (K, C) scores of each picture; in the padding scores are 0.
+
+        Parameters
+        ----------
+        outputs
+            Of B pictures.
+        image_sizes
+            B times (height, width) in pixels.
+        per_level
+            How many anchors of each level are taken: those whose best class scores highest.
+        score
+            From logits and auxiliary logits to scores; rises with the logit.
+        """
+        logits, auxiliary, anchors = outputs.logits, outputs.auxiliary, outputs.anchors
+        best_scores = score(logits.amax(dim=2), auxiliary)
+        is_valid = None
+        if any(valid is not None for valid in anchors.valid):
+            everywhere = torch.ones_like(best_scores[0], dtype=torch.bool)
+            is_valid = torch.stack([everywhere if valid is None else valid for valid in anchors.valid])
+            best_scores = best_scores.where(is_valid, -1)
+        chosen, start = [], 0
+        for level in best_scores.split(anchors.num_per_level, dim=1):
+            chosen.append(level.topk(min(per_level, level.shape[1]), dim=1).indices + start)
+            start += level.shape[1]
+        rows = torch.cat(chosen, dim=1)  # (B, K)
+        scores = score(
+            logits.gather(1, rows[..., None].expand(-1, -1, logits.shape[2])),
+            None if auxiliary is None else auxiliary.gather(1, rows)[..., None],
+        )
+        if is_valid is not None:
+            scores = scores * is_valid.gather(1, rows)[..., None]
+        deltas = outputs.deltas.gather(1, rows[..., None].expand(-1, -1, 4))
+        boxes = self.coder.decode(deltas, anchors.boxes[rows])
+        return [
+            (clip_boxes_to_image(own, size), of_boxes)
+            for own, of_boxes, size in zip(boxes, scores, image_sizes, strict=True)
+        ]
+
+
+def centerness(anchors: Tensor, objects: Tensor) -> Tensor:
+    r"""(P,) how central the centers of anchors (P, 4) lie in objects (P, 4), in [0, 1]; 0 outside of them.
+
+    .. math:: \sqrt{\frac{\min(l, r)}{\max(l, r)} \cdot \frac{\min(t, b)}{\max(t, b)}}
+
+    with the distances from the center to the left, right, top and bottom side (Tian et al., "FCOS", ICCV 2019, eq. 3).
+
+    Examples
+    --------
+    >>> centerness(torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[0.0, 0.0, 10.0, 4.0]]))
+    tensor([0.5000])
+    """
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+    before, after = centers - objects[:, :2], objects[:, 2:] - centers
+    ratios = torch.minimum(before, after).clamp(min=0) / torch.maximum(before, after).clamp(min=1e-6)
+    return ratios.prod(dim=1).sqrt()
+
+
+def _tower(in_channels: int, channels: int, num_convolutions: int, groups: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index in range(num_convolutions):
+        layers.append(nn.Conv2d(channels if index else in_channels, channels, 3, padding=1, bias=False))
+        layers += [nn.GroupNorm(groups, channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def _by_anchor(maps: Sequence[Tensor], length: int) -> Tensor:
+    """(B, M, length) of L maps (B, A · length, H, W), copied once: these are the largest tensors of the detector."""
+    cells = torch.cat([values.flatten(2).transpose(1, 2) for values in maps], dim=1)
+    return cells.view(len(cells), -1, length)

@@ -1,0 +1,125 @@
+"""Adaptive Training Sample Selection (Zhang et al., CVPR 2020, arXiv:1912.02424): a threshold for each object.
+
+Legend: B images, L levels, M anchors of a picture, G objects of a picture, K candidates of an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankdet.label_assignment.overlap import aligned_iou
+from rankdet.label_assignment.pyramid import PyramidAnchors, centers, pool
+from rankdet.structures import Assignment, Target
+
+LEAST_DISTANCE = 0.01
+"""In pixels: the center of a positive anchor lies farther than this from all sides of its object, inside of it."""
+
+
+@dataclass(frozen=True)
+class ATSSAssigner:
+    """On each level the anchors nearest to an object are its candidates; those that overlap it well are positives.
+
+    The candidates of an object are, on each level, the k anchors whose centers are nearest to its own. A candidate is a
+    positive when its IoU with the object reaches mean + standard deviation (that of a sample, n − 1) of the IoUs of all
+    candidates of the object, and its center lies inside of the object. An anchor that several objects want goes to the
+    one that it overlaps most. All other anchors are background; none is ignored but those in the padding, which are
+    nobody's candidates.
+
+    Parameters
+    ----------
+    candidates_per_level
+        k. A level with fewer anchors gives all that it has.
+
+    Notes
+    -----
+    With several anchors per cell the k nearest are those of fewer cells: their centers are the same. Of equally near
+    anchors the first ones are taken, and of equally overlapped objects the first one (the authors leave both to the
+    order in which a sort happens to return ties). The deviation of a single candidate is 0. No tensor is looked at by
+    the host.
+
+    Examples
+    --------
+    >>> anchors = torch.tensor([[0.0, 0.0, 8.0, 8.0], [8.0, 0.0, 16.0, 8.0], [16.0, 0.0, 24.0, 8.0]])
+    >>> target = Target(torch.tensor([[1.0, 0.0, 9.0, 8.0]]), torch.tensor([2]))
+    >>> ATSSAssigner()(PyramidAnchors(anchors, [3], [None]), [target], num_classes=5).labels
+    tensor([2, 5, 5])
+    """
+
+    candidates_per_level: int = 9
+
+    @torch.no_grad()
+    def __call__(self, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int) -> Assignment:
+        """Labels of the (B · M,) anchors of B pictures; C = ``num_classes`` is background."""
+        pictures = [
+            self._assign(anchors, valid, target, num_classes)
+            for valid, target in zip(anchors.valid, targets, strict=True)
+        ]
+        return pool(pictures, anchors, targets, num_classes)
+
+    def _assign(self, anchors: PyramidAnchors, valid: Tensor | None, target: Target, num_classes: int) -> Assignment:
+        num_objects, num_anchors = len(target.labels), len(anchors.boxes)
+        matched = torch.zeros(num_anchors, dtype=torch.int64, device=anchors.boxes.device)
+        background = torch.full_like(matched, num_classes)
+        if not num_objects or not num_anchors:
+            return Assignment(background, matched)
+        objects = target.boxes.float()[:, None]  # (G, 1, 4)
+        rows = self._nearest(anchors, valid, centers(objects))  # (G, K)
+        is_candidate = torch.ones_like(rows, dtype=torch.bool) if valid is None else valid[rows]
+        candidates = anchors.boxes[rows]  # (G, K, 4)
+        iou = aligned_iou(candidates, objects)
+        reaches = iou.double() >= _threshold(iou.double(), is_candidate)
+        to_sides = torch.cat([centers(candidates) - objects[..., :2], objects[..., 2:] - centers(candidates)], dim=-1)
+        is_positive = is_candidate & reaches & (to_sides.amin(dim=-1) > LEAST_DISTANCE)
+        owner = _owners(rows, iou, is_positive, num_anchors)
+        is_owned = owner < num_objects
+        matched = owner.where(is_owned, 0)
+        return Assignment(target.labels[matched].where(is_owned, background), matched)
+
+    def _nearest(self, anchors: PyramidAnchors, valid: Tensor | None, object_centers: Tensor) -> Tensor:
+        """(G, K) rows of the anchors nearest to the centers (G, 1, 2), level by level."""
+        nearest, start = [], 0
+        for level in centers(anchors.boxes).split(anchors.num_per_level):
+            x, y = (level - object_centers).unbind(dim=-1)
+            squared = x.square_().add_(y.square_())  # (G, anchors of the level)
+            if valid is not None:
+                squared = squared.masked_fill(~valid[start : start + len(level)], torch.inf)
+            nearest.append(first_smallest(squared, min(self.candidates_per_level, len(level))) + start)
+            start += len(level)
+        return torch.cat(nearest, dim=1)
+
+
+def first_smallest(values: Tensor, count: int) -> Tensor:
+    """Columns of the ``count`` smallest of values (G, m), smallest first; of equal values the first ones.
+
+    values: float32, none of them negative.
+
+    Examples
+    --------
+    >>> first_smallest(torch.tensor([[2.0, 1.0, 0.5, 1.0, 1.0]]), 3)
+    tensor([[2, 1, 3]])
+    """
+    # The bits of floating-point numbers from 0 on are in the order of the numbers: a column below them breaks ties.
+    keys = (values.view(torch.int32).long() << 32) + torch.arange(values.shape[1], device=values.device)
+    return keys.topk(count, largest=False).values & 0xFFFFFFFF
+
+
+def _threshold(iou: Tensor, is_candidate: Tensor) -> Tensor:
+    """(G, 1) mean + standard deviation of the IoUs (G, K) of candidates; NaN without any."""
+    count = is_candidate.sum(dim=1, keepdim=True)
+    mean = iou.where(is_candidate, 0).sum(dim=1, keepdim=True) / count
+    squared = (iou - mean).square().where(is_candidate, 0).sum(dim=1, keepdim=True)
+    return mean + (squared / (count - 1).clamp(min=1)).sqrt()
+
+
+def _owners(rows: Tensor, iou: Tensor, is_positive: Tensor, num_anchors: int) -> Tensor:
+    """(M,) the object that each anchor belongs to; G where none wants it. All arguments are (G, K)."""
+    num_objects = len(rows)
+    wanted = iou.where(is_positive, -1)
+    best = iou.new_full((num_anchors,), -1).scatter_reduce(0, rows.flatten(), wanted.flatten(), "amax")
+    order = torch.arange(num_objects, device=rows.device)[:, None]
+    claims = order.where(is_positive & (iou == best[rows]), num_objects)
+    return rows.new_full((num_anchors,), num_objects).scatter_reduce(0, rows.flatten(), claims.flatten(), "amin")

@@ -1,0 +1,187 @@
+"""Probabilistic Anchor Assignment (Kim & Lee, ECCV 2020, arXiv:2007.08103): the network's own losses choose positives.
+
+Legend: B images, L levels, M anchors of a picture, G objects of all pictures, R candidates of all pictures, C classes,
+K places for the pooled candidates of an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from rankdet.label_assignment.max_iou import MaxIoUAssigner
+from rankdet.label_assignment.mixture import component_log_densities, fit_mixtures
+from rankdet.label_assignment.overlap import aligned_giou
+from rankdet.label_assignment.pyramid import PyramidAnchors, pool
+from rankdet.structures import Assignment, Target
+
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+"""Of the focal loss in the cost."""
+TIED_DENSITY = 1e-9
+"""Log-densities that differ by less count as equal, and the cheaper candidate as the denser one. Two candidates alone
+in their component lie on both sides of its mean, equally far: without this, rounding would choose."""
+BY_OVERLAP = MaxIoUAssigner(0.1, 0.1, low_quality_iou=0.0)
+
+
+@dataclass(frozen=True)
+class PAAAssigner:
+    """Candidates by overlap, of which a mixture of two Gaussians over their costs separates the positives.
+
+    1. Anchors that overlap an object by IoU 0.1, and the best ones of each object, are its candidates.
+    2. A candidate costs focal loss + ``giou_weight`` · (1 − GIoU) of what the network predicts for it now.
+    3. On each level the ``candidates_per_level`` cheapest of an object are pooled. With fewer than two of them it gets
+       no positive at all.
+    4. A mixture of two Gaussians is fitted to the pooled costs of each object (:func:`fit_mixtures`).
+    5. Of the pooled candidates that more likely belong to the cheaper component, all up to and including the one of
+       highest density, by rising cost, are positives. Every other candidate is background.
+
+    None is ignored but anchors in the padding, which are nobody's candidates.
+
+    Parameters
+    ----------
+    candidates_per_level
+        9 in the paper.
+    giou_weight
+        Of GIoU in the cost. 1.3 in the standard form, 1 in that of Rank & Sort Loss.
+    added_variance
+        Added to every variance in each iteration. 1e-6 in the standard form, 1e-5 in that of Rank & Sort Loss.
+    overlap
+        The first step: max-IoU with 0.1 for both thresholds, and each object's best anchors, however bad.
+
+    Notes
+    -----
+    The mixtures of all objects of a batch are fitted at once, on the device of the tensors; the host waits for the
+    device once, to learn how many candidates there are. Of equally cheap candidates the first come first, of equally
+    dense ones the cheapest (the authors leave both to rounding). The cost is no loss: it has no gradient and only
+    splits positives from negatives, whatever loss the detector is trained with.
+    """
+
+    candidates_per_level: int = 9
+    giou_weight: float = 1.0
+    added_variance: float = 1e-5
+    overlap: MaxIoUAssigner = BY_OVERLAP
+
+    @torch.no_grad()
+    def __call__(
+        self, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int, logits: Tensor, boxes: Tensor
+    ) -> Assignment:
+        """Labels of the (B · M,) anchors of B pictures; C = ``num_classes`` is background.
+
+        Parameters
+        ----------
+        anchors
+            Of one picture, with the padding of each.
+        targets
+            The objects of B pictures.
+        num_classes
+            C.
+        logits, boxes
+            (B, M, C) and (B, M, 4) what is predicted for every anchor now; boxes are decoded, in pixels.
+        """
+        first, rows, costs = self.pooled(anchors, targets, num_classes, logits, boxes)
+        is_positive = cheap_ones(costs, rows >= 0, added_variance=self.added_variance)
+        # One place too many takes what is no positive.
+        chosen = torch.zeros(len(first.labels) + 1, dtype=torch.bool, device=rows.device)
+        chosen[rows.where(is_positive, len(first.labels)).flatten()] = True
+        is_background = (first.labels >= 0) & ~chosen[:-1]
+        return Assignment(
+            first.labels.masked_fill(is_background, num_classes), first.matched.masked_fill(is_background, 0)
+        )
+
+    @torch.no_grad()
+    def pooled(
+        self, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int, logits: Tensor, boxes: Tensor
+    ) -> tuple[Assignment, Tensor, Tensor]:
+        """Steps 1 to 3: the assignment by overlap, and rows and costs (G, K) of the pooled candidates.
+
+        They stand cheapest first; where an object has fewer, the row is −1. The arguments are those of the call.
+        """
+        # Anchors in the padding must not win an object: as points at the corner they overlap nothing.
+        usable = [anchors.boxes if valid is None else anchors.boxes * valid[:, None] for valid in anchors.valid]
+        by_overlap = [self.overlap(own, target, num_classes) for own, target in zip(usable, targets, strict=True)]
+        first = pool(by_overlap, anchors, targets, num_classes)
+        rows = torch.nonzero((first.labels >= 0) & (first.labels < num_classes)).squeeze(1)  # (R,)
+        labels, matched = first.labels[rows], first.matched[rows]
+        objects = torch.cat([target.boxes for target in targets])
+        costs = self.costs(logits.flatten(0, 1)[rows], labels, boxes.flatten(0, 1)[rows], objects[matched])
+        levels = _levels(anchors)
+        groups = matched * len(anchors.num_per_level) + levels[rows % len(levels)]
+        return first, *self._pool(rows, costs, groups, len(objects), anchors)
+
+    def costs(self, logits: Tensor, labels: Tensor, boxes: Tensor, objects: Tensor) -> Tensor:
+        """(R,) focal loss summed over all classes + ``giou_weight`` · (1 − GIoU), in float32.
+
+        logits: (R, C). labels: (R,) classes of the objects. boxes, objects: (R, 4) pairs.
+        """
+        logits = logits.float()
+        # As if all classes were wrong, then the right one.
+        negative = logits.sigmoid().pow_(FOCAL_GAMMA).mul_(softplus(logits)).mul_(1 - FOCAL_ALPHA)
+        own = logits.gather(1, labels[:, None])
+        positive = FOCAL_ALPHA * (-own).sigmoid() ** FOCAL_GAMMA * softplus(-own)
+        focal = negative.scatter_(1, labels[:, None], positive).sum(dim=1)
+        return focal + self.giou_weight * (1 - aligned_giou(boxes.float(), objects.float()))
+
+    def _pool(
+        self, rows: Tensor, costs: Tensor, groups: Tensor, num_objects: int, anchors: PyramidAnchors
+    ) -> tuple[Tensor, Tensor]:
+        """Rows and costs (G, K) of the pooled candidates, cheapest first; where there are fewer, the row is −1.
+
+        rows, costs, groups: (R,) of all candidates; a group is a level of an object.
+        """
+        num_groups, size = num_objects * len(anchors.num_per_level), self.candidates_per_level
+        order = costs.argsort(stable=True)
+        order = order[groups[order].argsort(stable=True)]
+        rows, costs, groups = rows[order], costs[order], groups[order]
+        counts = torch.zeros(num_groups, dtype=torch.int64, device=rows.device)
+        counts.scatter_add_(0, groups, torch.ones_like(groups))
+        place = torch.arange(len(groups), device=rows.device) - (counts.cumsum(0) - counts)[groups]
+        # One place too many takes what is not pooled.
+        places = (groups * size + place).where(place < size, num_groups * size)
+        pooled_rows = rows.new_full((num_groups * size + 1,), -1).scatter_(0, places, rows)[:-1]
+        pooled_costs = costs.new_full((num_groups * size + 1,), torch.inf).scatter_(0, places, costs)[:-1]
+        shape = num_objects, len(anchors.num_per_level) * size
+        pooled_costs, by_cost = pooled_costs.view(shape).sort(dim=1, stable=True)
+        return pooled_rows.view(shape).gather(1, by_cost), pooled_costs
+
+
+def cheap_ones(costs: Tensor, is_given: Tensor, *, added_variance: float) -> Tensor:
+    """(G, K) bool: which of the pooled candidates become positives.
+
+    Parameters
+    ----------
+    costs
+        (G, K) costs of each object's candidates, rising.
+    is_given
+        (G, K) bool: False where an object has fewer candidates.
+    added_variance
+        See :func:`fit_mixtures`.
+
+    Examples
+    --------
+    >>> costs = torch.tensor([[1.0, 1.1, 1.2, 5.0, 5.1], [1.0, 0.0, 0.0, 0.0, 0.0]])
+    >>> cheap_ones(costs, torch.tensor([[True] * 5, [True] + [False] * 4]), added_variance=1e-5)
+    tensor([[ True,  True, False, False, False],
+            [False, False, False, False, False]])
+    """
+    mixture = fit_mixtures(costs, is_given, added_variance=added_variance)
+    parts = component_log_densities(costs.double().where(is_given, 0), mixture)
+    is_first = is_given & (parts[..., 0] >= parts[..., 1])
+    density = parts.logsumexp(dim=2).where(is_first, -torch.inf)
+    is_highest = density >= density.amax(dim=1, keepdim=True) - TIED_DENSITY
+    last = is_highest.int().argmax(dim=1, keepdim=True)  # the first of them
+    has_enough = is_given.sum(dim=1, keepdim=True) >= 2
+    return is_first & has_enough & (torch.arange(costs.shape[1], device=costs.device) <= last)
+
+
+def _levels(anchors: PyramidAnchors) -> Tensor:
+    """(M,) int64: the level of each anchor."""
+    return torch.cat(
+        [
+            torch.full((count,), level, dtype=torch.int64, device=anchors.boxes.device)
+            for level, count in enumerate(anchors.num_per_level)
+        ]
+    )

@@ -1,0 +1,61 @@
+"""The anchors of one-stage detectors, and labels of all pictures of a batch in one piece.
+
+Legend: B images, L levels, M anchors of a picture, G objects of a picture, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rankdet.structures import IGNORED, Assignment, Target
+
+
+class PyramidAnchors(NamedTuple):
+    """Anchors of every level of a pyramid, and where the pictures of a batch have them.
+
+    boxes
+        (M, 4) xyxy in pixels, level by level.
+    num_per_level
+        L numbers that add up to M.
+    valid
+        For each picture (M,) bool, False in the padding of the batch; None where all of its anchors are valid.
+    """
+
+    boxes: Tensor
+    num_per_level: list[int]
+    valid: list[Tensor | None]
+
+
+def pool(
+    assignments: Sequence[Assignment], anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int
+) -> Assignment:
+    """Labels of B pictures as one assignment of (B · M,) anchors.
+
+    Parameters
+    ----------
+    assignments
+        Of each picture.
+    anchors
+        Those in the padding become ignored.
+    targets
+        ``matched`` of the result counts through the objects of all of them.
+    num_classes
+        C.
+    """
+    labels, matched, first_object = [], [], 0
+    for assignment, valid, target in zip(assignments, anchors.valid, targets, strict=True):
+        labels.append(assignment.labels if valid is None else assignment.labels.masked_fill(~valid, IGNORED))
+        matched.append(assignment.matched + first_object)
+        first_object += len(target.labels)
+    all_labels = torch.cat(labels)
+    is_positive = (all_labels >= 0) & (all_labels < num_classes)
+    return Assignment(all_labels, torch.cat(matched).where(is_positive, 0))
+
+
+def centers(boxes: Tensor) -> Tensor:
+    """(…, 2) centers (x, y) of boxes (…, 4)."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
