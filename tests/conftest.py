@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rankdet.backbones import FPN, TinyBackbone
-from rankdet.detectors import ATSS, PAA, FasterRCNN
+from rankdet.detectors import ATSS, PAA, FasterRCNN, MaskRCNN
 from rankdet.heads import (
     AnchorGenerator,
     BoxCoder,
@@ -16,6 +16,8 @@ from rankdet.heads import (
     BoxStage,
     DenseHead,
     DenseStage,
+    MaskHead,
+    MaskStage,
     ProposalSettings,
     RegionProposalNetwork,
     RoIPooling,
@@ -70,6 +72,30 @@ def build_tiny_faster_rcnn(ranking: bool) -> FasterRCNN:
         ),
         train_proposals=ProposalSettings(per_level=200, per_image=50),
         test_proposals=ProposalSettings(per_level=100, per_image=50),
+    )
+
+
+@pytest.fixture
+def tiny_mask_rcnn() -> Callable[[bool], MaskRCNN]:
+    """As ``tiny_faster_rcnn``, with a mask for at most 20 positive RoIs in the ranking form."""
+    return build_tiny_mask_rcnn
+
+
+def build_tiny_mask_rcnn(ranking: bool) -> MaskRCNN:
+    boxes = build_tiny_faster_rcnn(ranking)
+    boxes.rcnn.assigner = MaxIoUAssigner(0.5, 0.5, low_quality_iou=0.5)
+    return MaskRCNN(
+        backbone=boxes.backbone,
+        fpn=boxes.fpn,
+        rpn=boxes.rpn,
+        rcnn=boxes.rcnn,
+        mask=MaskStage(
+            pooling=RoIPooling(boxes.backbone.strides, finest_scale=16, output_size=7),
+            head=MaskHead(16, 3, channels=16, num_convolutions=1),
+            budget=20 if ranking else None,
+        ),
+        train_proposals=boxes.train_proposals,
+        test_proposals=boxes.test_proposals,
     )
 
 

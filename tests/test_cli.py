@@ -215,7 +215,7 @@ def assert_refused(
         (("evaluate", "--detections", "no.json", "--ground-truth", "nowhere.json"), "nowhere.json"),
         (("detect", "nowhere.pt", "nowhere.jpg"), "cannot read checkpoint nowhere.pt"),
         (("show", "nothing.yaml"), "nothing.yaml: No such file"),
-        (("evaluate", "a.pt", "--data", "data", "--iou-type", "segm"), "a checkpoint finds boxes only so far"),
+        (("evaluate", "a.pt", "--data", "data", "--iou-type", "segm"), "of a checkpoint all that it finds is measured"),
         (("make-shapes", "/dev/null/shapes"), "cannot make the shapes in /dev/null/shapes: File exists"),
         (("demo", "--out", "/dev/null/demo"), "cannot make folder /dev/null/demo: Not a directory"),
     ],

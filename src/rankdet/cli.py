@@ -158,7 +158,7 @@ def evaluate(
     ] = True,
     device: Device = "auto",
 ) -> None:
-    """Measure AP and oLRP of a checkpoint on a data folder, or of a detections file."""
+    """Measure AP and oLRP of a checkpoint on a data folder, of boxes and masks, or of a detections file."""
     from rankdet.structures import InputError
 
     if detections is not None or ground_truth is not None:
@@ -170,7 +170,7 @@ def evaluate(
     if checkpoint is None or data is None:
         raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
     if iou_type != "bbox":
-        raise InputError("--iou-type segm is for --detections: a checkpoint finds boxes only so far")
+        raise InputError("--iou-type segm is for --detections: of a checkpoint all that it finds is measured")
     from rankdet.training.distributed import joined_world
     from rankdet.training.evaluation import optimal_thresholds
     from rankdet.training.inference import evaluate_checkpoint, load_detector, store_thresholds
@@ -212,18 +212,27 @@ def _evaluate_files(detections: Path, ground_truth: Path, iou_type: Literal["bbo
 
 
 def _print_evaluation(console: Console, metrics: dict[str, Any]) -> None:
-    from rankdet.report import Table, per_class_table
+    from rankdet.report import Table
 
-    whole = {name: value for name, value in metrics.items() if name != "per_class"}
-    for part in (("AP", "AP50", "AP75", "APs", "APm", "APl"), ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")):
-        _print_table(console, Table(list(part), [[whole[name] for name in part]]))
-    errors = ["oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN"]
-    _print_table(console, Table(errors, [[whole[name] for name in errors]]))
-    _print_table(console, per_class_table(metrics))
+    _print_measures(console, metrics, "boxes" if "masks" in metrics else None)
+    if "masks" in metrics:
+        _print_measures(console, metrics["masks"], "masks")
     if "ranking" in metrics:
         names = ("spearman", "positives", "negatives")
         quality = metrics["ranking"]
         _print_table(console, Table(["head", *names], [[quality["head"], *(quality[name] for name in names)]]))
+
+
+def _print_measures(console: Console, metrics: dict[str, Any], title: str | None) -> None:
+    from rankdet.report import Table, per_class_table
+
+    if title is not None:
+        console.print(title)
+    for part in (("AP", "AP50", "AP75", "APs", "APm", "APl"), ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")):
+        _print_table(console, Table(list(part), [[metrics[name] for name in part]]))
+    errors = ["oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN"]
+    _print_table(console, Table(errors, [[metrics[name] for name in errors]]))
+    _print_table(console, per_class_table(metrics))
 
 
 def _print_table(console: Console, table: Table) -> None:
@@ -248,7 +257,7 @@ def detect(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Detect objects: annotated pictures and COCO JSON."""
+    """Detect objects: annotated pictures and COCO JSON, with masks where the detector finds them."""
     from rankdet.training.distributed import joined_world
     from rankdet.training.drawing import detect_and_draw
 

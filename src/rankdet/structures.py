@@ -1,14 +1,15 @@
 """Everything that travels between the rooms of the house: files → Batch → Candidates → LossOutput; Batch → Detection.
 
 Legend: B images, M candidates (anchors, proposals, grid cells), P positives, G objects of a picture, C classes,
-D detections of a picture.
+D detections of a picture, H, W height and width of a picture in pixels.
 
 Boxes are ``(x1, y1, x2, y2)`` in pixels, width = x2 − x1. Labels are ``0 … C−1``, background ``C``, ignored ``−1``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, NamedTuple, Self
 
@@ -62,6 +63,35 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Outlines:
+    """The masks of G objects as polygons: a few kB where bitmaps of a picture take megabytes.
+
+    Parameters
+    ----------
+    edges
+        (G, E, 4) float32, from (x1, y1) to (x2, y2) in pixels: the edges of all polygons of an object, each polygon
+        closed and all turning the same way; an edge without length fills up. Inside is what any polygon encloses.
+    """
+
+    edges: Tensor
+
+    def __post_init__(self) -> None:
+        if self.edges.ndim != 3 or self.edges.shape[2] != 4:
+            raise ValueError(f"edges of shape {tuple(self.edges.shape)} must be (G, E, 4)")
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """A copy on ``device``."""
+        return replace(self, edges=self.edges.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """A copy in page-locked memory."""
+        return replace(self, edges=self.edges.pin_memory())
+
+
+@dataclass(frozen=True)
 class Target:
     """The objects of one picture that a detector shall find (crowd regions are not among them).
 
@@ -72,12 +102,13 @@ class Target:
     labels
         (G,) int64 in 0 … C−1.
     masks
-        (G, height, width) bool, or None where the data set has no masks or they were not asked for.
+        (G, height, width) bool, or outlines where these were asked for; None where the data set has no masks or they
+        were not asked for.
     """
 
     boxes: Tensor
     labels: Tensor
-    masks: Tensor | None = None
+    masks: Tensor | Outlines | None = None
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4 or len(self.boxes) != len(self.labels):
@@ -142,6 +173,92 @@ class Batch:
         )
 
 
+class MaskWindow(NamedTuple):
+    """A mask, without the rows and columns of its picture in which it cannot have pixels.
+
+    top, left
+        Row and column of the picture where the window starts.
+    pixels
+        (h, w) bool; the rest of the picture is outside of the mask.
+    """
+
+    top: int
+    left: int
+    pixels: Tensor
+
+
+@dataclass(frozen=True)
+class MaskScores:
+    """The masks of D detections in a compact form: a small grid of scores over a rectangle of the picture for each.
+
+    A bool mask of a picture of 800 × 1333 pixels takes 1 MB, so a hundred take 100 MB per picture; 28 × 28 scores take
+    3 kB. They fit a picture of any size without loss, where a mask in pixels would have to be resampled, and become
+    pixels one after the other, each only inside of its rectangle.
+
+    Parameters
+    ----------
+    scores
+        (D, h, w) in [0, 1].
+    regions
+        (D, 4) xyxy in pixels: what each grid covers. The box of a detection, or the whole picture.
+    """
+
+    scores: Tensor
+    regions: Tensor
+
+    def __post_init__(self) -> None:
+        if self.scores.ndim != 3 or self.regions.shape != (len(self.scores), 4):
+            raise ValueError(
+                f"scores of shape {tuple(self.scores.shape)} and regions of shape {tuple(self.regions.shape)} "
+                "must be (D, h, w) and (D, 4)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def to(self, device: torch.device | str) -> Self:
+        """A copy on ``device``, in float32."""
+        return replace(self, scores=self.scores.float().to(device), regions=self.regions.float().to(device))
+
+    def select(self, rows: Tensor) -> Self:
+        """Some of the masks, by index or bool mask."""
+        return replace(self, scores=self.scores[rows], regions=self.regions[rows])
+
+    def windows(self, size: tuple[int, int], threshold: float = 0.5) -> Iterator[MaskWindow]:
+        """Each mask in pixels of a picture of ``size`` (H, W): where its score reaches ``threshold``.
+
+        Scores are interpolated linearly between the centers of the grid's cells and fall to zero beyond its border, as
+        in published code. No more than one mask is held at a time. On a GPU this waits for the device.
+        """
+        for grid, (left, top, right, bottom) in zip(self.scores.float(), self.regions.tolist(), strict=True):
+            first_row, rows = _cell_weights(top, bottom, size[0], grid.shape[0], grid.device)
+            first_column, columns = _cell_weights(left, right, size[1], grid.shape[1], grid.device)
+            yield MaskWindow(first_row, first_column, rows @ grid @ columns.T >= threshold)
+
+    def bitmaps(self, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
+        """(D, H, W) bool: all masks in pixels of a picture of ``size`` at once. For a few masks, or small pictures.
+
+        Examples
+        --------
+        >>> masks = MaskScores(torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
+        >>> masks.bitmaps((2, 4)).int()
+        tensor([[[0, 1, 0, 0],
+                 [0, 1, 1, 0]]], dtype=torch.int32)
+        """
+        pixels = self.scores.new_zeros((len(self), *size), dtype=torch.bool)
+        for mask, (top, left, inside) in zip(pixels, self.windows(size, threshold), strict=True):
+            mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+        return pixels
+
+
+def _cell_weights(start: float, end: float, size: int, cells: int, device: torch.device) -> tuple[int, Tensor]:
+    """The first pixel of [start, end) inside of ``size``, and for each pixel from there on the (n, cells) weights."""
+    first, last = (min(max(value, 0), size) for value in (math.floor(start), math.ceil(end)))
+    pixels = torch.arange(first, max(first, last), device=device) + 0.5
+    place = (pixels - start) * (cells / max(end - start, 1e-6)) - 0.5
+    return first, (1 - (place[:, None] - torch.arange(cells, device=device)).abs()).clamp(min=0)
+
+
 @dataclass(frozen=True)
 class Detection:
     """What a detector finds in one picture, best score first.
@@ -154,11 +271,19 @@ class Detection:
         (D,) in [0, 1]. Scores of a ranking loss order detections; they are no probabilities.
     labels
         (D,) int64 in 0 … C−1.
+    masks
+        Of the D detections, or None from a detector of boxes alone.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    masks: MaskScores | None = None
+
+    def select(self, rows: Tensor) -> Self:
+        """Some of the detections, by index or bool mask."""
+        masks = None if self.masks is None else self.masks.select(rows)
+        return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows], masks=masks)
 
     def scaled(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> Self:
         """The same detections in a picture of another size; sizes are (height, width).
@@ -171,7 +296,9 @@ class Detection:
         tensor([[ 0.,  0., 30., 40.]])
         """
         height, width = to_size[0] / from_size[0], to_size[1] / from_size[1]
-        return replace(self, boxes=self.boxes * self.boxes.new_tensor([width, height, width, height]))
+        factors = self.boxes.new_tensor([width, height, width, height])
+        masks = None if self.masks is None else replace(self.masks, regions=self.masks.regions * factors)
+        return replace(self, boxes=self.boxes * factors, masks=masks)
 
 
 class Assignment(NamedTuple):

@@ -6,6 +6,7 @@ A new detector is one entry of ``DETECTORS``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -77,6 +78,18 @@ DETECTORS = {
     "Faster R-CNN, Rank & Sort": Form(
         "tiny_faster_rcnn", ranking=True, losses={"rpn": RankSortLoss(), "rcnn": RankSortLoss()}, falling=RANKING
     ),
+    "Mask R-CNN, standard": Form(
+        "tiny_mask_rcnn",
+        ranking=False,
+        losses={"rpn": SigmoidCrossEntropyLoss(SmoothL1(1 / 9)), "rcnn": SoftmaxCrossEntropyLoss(L1())},
+        falling=(*STANDARD, "rcnn/mask"),
+    ),
+    "Mask R-CNN, Rank & Sort": Form(
+        "tiny_mask_rcnn",
+        ranking=True,
+        losses={"rpn": RankSortLoss(), "rcnn": RankSortLoss()},
+        falling=(*RANKING, "rcnn/mask_error"),
+    ),
     "ATSS, standard": Form(
         "tiny_atss",
         ranking=False,
@@ -132,16 +145,20 @@ def build(request: pytest.FixtureRequest) -> Build:
 
 
 def make_batch(targets: list[Target], sizes: list[tuple[int, int]]) -> Batch:
-    """Pictures of faint noise in which every object is filled with the color of its class."""
+    """Pictures of faint noise in which every object is filled with the color of its class; its mask is its box."""
     height, width = (-(-max(size[axis] for size in sizes) // 32) * 32 for axis in (0, 1))
     pixels = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(3)
+    with_masks = []
     for picture, target, (rows, columns) in zip(pixels, targets, sizes, strict=True):
         picture[:, :rows, :columns] = torch.randint(90, 130, (3, rows, columns), generator=generator).to(torch.uint8)
         for (left, top, right, bottom), label in zip(target.boxes.int().tolist(), target.labels, strict=True):
             picture[:, top:bottom, left:right] = COLORS[label][:, None, None]
+        y, x = torch.arange(rows)[:, None] + 0.5, torch.arange(columns) + 0.5
+        left, top, right, bottom = target.boxes[..., None, None].unbind(1)
+        with_masks.append(replace(target, masks=(left < x) & (x < right) & (top < y) & (y < bottom)))
     sources = tuple(Source(i, f"{i}.png", size) for i, size in enumerate(sizes))
-    return Batch(Images(pixels, tuple(sizes)), tuple(targets), sources)
+    return Batch(Images(pixels, tuple(sizes)), tuple(with_masks), sources)
 
 
 def evaluate(trained: Trained, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

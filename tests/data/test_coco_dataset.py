@@ -12,6 +12,7 @@ import torch
 from torchvision.ops import masks_to_boxes
 
 from rankdet.data import CocoDataset, FixedSize, KeepRatio, SampleKey, Transforms, check_folder, find_split
+from rankdet.heads import crop_masks, crop_outlines
 from rankdet.structures import InputError
 
 
@@ -308,6 +309,36 @@ def test_dataset_survives_pickling_and_keeps_no_list_of_records(folder):
     lists = {name for name, value in vars(dataset).items() if isinstance(value, list | dict)}
     assert lists == {"categories", "category_ids"}
     assert isinstance(dataset._boxes, np.ndarray)
+
+
+def test_masks_come_as_outlines_where_asked_for(folder):
+    dataset = folder.dataset(Transforms(horizontal_flip=1.0), with_masks=True, as_outlines=True)
+    target = dataset[SampleKey(0, 0)].target
+    points = target.masks.edges[..., :2]
+    assert torch.equal(torch.cat([points.amin(dim=1), points.amax(dim=1)], dim=1), target.boxes)
+    assert len(dataset[SampleKey(3, 0)].target.masks) == 0
+
+
+def test_outlines_of_run_lengths_are_refused_by_name(folder):
+    annotation = folder.add(12, 7, [4, 6, 20, 10])
+    annotation["segmentation"] = {"size": [40, 80], "counts": [0, 3200]}
+    with pytest.raises(InputError, match=rf"annotation {annotation['id']}: has an RLE, but outlines are asked for"):
+        folder.dataset(with_masks=True, as_outlines=True)
+    assert folder.dataset(with_masks=True)[SampleKey(2, 0)].target.masks.all()
+
+
+def test_outlines_of_real_objects_agree_with_their_bitmaps(shared):
+    split = find_split(shared("data", "coco_free"), "train2017")
+    bitmaps, outlines = (CocoDataset(*split, with_masks=True, as_outlines=flag) for flag in (False, True))
+    differing = total = 0
+    for index in range(0, 80, 5):
+        one, other = bitmaps[SampleKey(index, 0)].target, outlines[SampleKey(index, 0)].target
+        large = ((one.boxes[:, 2:] - one.boxes[:, :2]).amin(dim=1) > 40).nonzero().squeeze(1)
+        first = crop_masks(one.masks, one.boxes[large], large, 28)
+        second = crop_outlines(other.masks, other.boxes[large], large, 28)
+        differing, total = differing + (first != second).sum(), total + first.numel()
+    assert total > 30_000
+    assert differing / total < 0.02
 
 
 def test_genuine_coco_is_read_without_its_crowds(shared):

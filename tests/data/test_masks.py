@@ -5,7 +5,8 @@ import pytest
 import torch
 from pycocotools import mask as oracle
 
-from rankdet.data.masks import rasterize
+from rankdet.data.masks import outline, rasterize
+from rankdet.data.transforms import Placement
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pycocotools")
 
@@ -44,3 +45,25 @@ def test_polygon_of_two_points_adds_nothing():
     both = rasterize([square, [5, 5, 9, 9]], (12, 17), (12, 17))
     assert torch.equal(both, rasterize([square], (12, 17), (12, 17)))
     assert both.sum() == 16
+
+
+def area(edges: torch.Tensor) -> float:
+    return float((edges[:, 0] * edges[:, 3] - edges[:, 2] * edges[:, 1]).sum() / 2)
+
+
+@pytest.mark.parametrize("flips", [(False, False), (True, False), (False, True), (True, True)])
+def test_outlines_follow_their_picture_and_turn_the_same_way(flips):
+    square, triangle = [2, 1, 6, 1, 6, 5, 2, 5], [8, 8, 8, 4, 11, 8]
+    placement = Placement((10, 12), (20, 36), *flips)
+    found = outline([[square, triangle, [0, 0, 1, 1]], [triangle]], placement).edges
+    assert found.shape == (2, 7, 4)
+    assert area(found[0]) == pytest.approx(6 * (16 + 6))
+    corners = found[0, :4, :2]
+    expected = torch.tensor([[6.0, 2.0], [18.0, 10.0]])
+    expected[:, 0] = (36 - expected[:, 0]).sort().values if flips[0] else expected[:, 0]
+    expected[:, 1] = (20 - expected[:, 1]).sort().values if flips[1] else expected[:, 1]
+    assert torch.equal(torch.stack([corners.amin(0), corners.amax(0)]), expected)
+
+
+def test_no_objects_have_no_outlines():
+    assert len(outline([], Placement((10, 12), (10, 12)))) == 0

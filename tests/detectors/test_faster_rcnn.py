@@ -131,7 +131,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_choosing_proposals_and_rois_waits_once_each(tiny_faster_rcnn: Build) -> None:
+def test_choosing_proposals_and_rois_waits_once_each(tiny_faster_rcnn: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     detector, batch = tiny_faster_rcnn(True), make_batch([TWO, TWO], [(64, 64), (32, 96)])
     sizes = batch.images.sizes
     outputs = detector.rpn(detector.fpn(detector.backbone(batch.images)), sizes)
@@ -139,12 +139,16 @@ def test_choosing_proposals_and_rois_waits_once_each(tiny_faster_rcnn: Build) ->
     with Waits() as waits:
         proposals = detector.rpn.proposals(outputs, sizes, detector.train_proposals)
     assert waits.count == 2  # one for each picture with padding, besides the suppression itself
+    read: list[Tensor] = []
+    to_list = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda values: read.append(values) or to_list(values))
     with Waits() as waits:
-        rois, assignment = detector.rcnn.choose(proposals[0], TWO)
-    assert waits.count == 1
-    order = (assignment.labels == NUM_CLASSES).int()
-    assert len(rois) == len(order)
+        rois = detector.rcnn.choose(proposals[0], TWO)
+    assert waits.count + len(read) == 1
+    order = (rois.labels == NUM_CLASSES).int()
+    assert len(rois.boxes) == len(rois.matched) == len(order)
     assert torch.equal(order, order.sort().values)  # positives first
+    assert rois.num_positives == (order == 0).sum()
 
 
 def test_samplers_limit_both_pools(tiny_faster_rcnn: Build) -> None:

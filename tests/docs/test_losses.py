@@ -14,7 +14,7 @@ from typing import get_args
 import pytest
 
 from rankdet import losses
-from rankdet.recipes.losses import Loss
+from rankdet.recipes.losses import Loss, MaskLoss
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CARDS = (DOCS / "losses.md").read_text(encoding="utf-8")
@@ -59,9 +59,9 @@ def test_every_loss_has_a_card() -> None:
 
 
 def test_every_type_of_a_recipe_stands_on_a_card() -> None:
-    union, _ = get_args(Loss)
-    for model in get_args(union):
-        assert f"`{model.model_fields['type'].default}`" in CARDS
+    for union, _ in map(get_args, (Loss, MaskLoss)):
+        for model in get_args(union):
+            assert f"`{model.model_fields['type'].default}`" in CARDS
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ LOSSES = {
     ),
     "{type: quality_focal, beta: 1, mask_balancing: {type: value}}": losses.QualityFocalLoss,
     "{type: sigmoid_cross_entropy, box_loss: {type: l1}}": losses.SigmoidCrossEntropyLoss,
+    "{type: sigmoid_cross_entropy, box_loss: {type: l1}, mask_loss: {type: dice}}": losses.SigmoidCrossEntropyLoss,
 }
 
 
@@ -87,6 +88,8 @@ def test_the_fields_arrive_where_they_belong() -> None:
     quality = parse("{type: quality_focal, beta: 1.5, box_loss: {type: giou, weight: 1.3}, weighting: {type: iou}}")
     assert quality.build().beta == 1.5
     assert quality.build().tasks.box_loss.weight == 1.3
+    softmax = parse("{type: softmax_cross_entropy, box_loss: {type: l1}, mask_loss: {type: cross_entropy, weight: 3}}")
+    assert softmax.build().mask_loss.weight == 3
     bucketed = parse("{type: bucketed_rank_sort, delta: 0.1, label: {type: binary}}").build()
     assert (bucketed.delta, type(bucketed.label)) == (0.1, losses.BinaryLabel)
 

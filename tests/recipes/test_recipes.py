@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from rankdet.recipes import RECIPES, Recipe, dump, load_recipe
 from rankdet.recipes.config import Config
 from rankdet.recipes.data import KeepRatio
+from rankdet.recipes.detector import Mask
+from rankdet.recipes.mask_rcnn import mask_form
 from rankdet.recipes.optimization import SGD, AdamW, CosineSchedule, StepSchedule
 from rankdet.recipes.ranking import ranking_form
 from rankdet.structures import Images, InputError
@@ -33,7 +35,9 @@ def test_resolved_recipe_alone_is_the_same_recipe(name: str, tmp_path: Path):
 
 
 def models(parent: type[BaseModel] = Config) -> list[type[BaseModel]]:
-    return [model for child in parent.__subclasses__() for model in (child, *models(child))]
+    # Only those of the package: the pages of the documentation, which are run as tests too, define their own.
+    own = [child for child in parent.__subclasses__() if child.__module__.startswith("rankdet.")]
+    return [model for child in own for model in (child, *models(child))]
 
 
 def test_every_field_says_what_it_is():
@@ -237,8 +241,8 @@ def test_fields_that_do_not_fit_together_are_reported_without_the_whole_recipe()
 
 
 def test_small_recipes_give_both_forms_the_same_budget():
-    for data in ("shapes", "lite0_bccd"):
-        standard, rank_sort = load_recipe(f"faster_rcnn_{data}"), load_recipe(f"rs_faster_rcnn_{data}")
+    for name in ("faster_rcnn_shapes", "faster_rcnn_lite0_bccd", "mask_rcnn_shapes", "mask_rcnn_lite0_nuclei"):
+        standard, rank_sort = load_recipe(name), load_recipe(f"rs_{name}")
         for part in ("seed", "data", "optimizer", "schedule", "evaluation", "runtime"):
             assert getattr(standard, part) == getattr(rank_sort, part)
         assert standard.detector.backbone == rank_sort.detector.backbone
@@ -257,6 +261,37 @@ def test_detector_of_the_coco_recipe_has_its_levels_and_heads():
     standard = load_recipe("faster_rcnn_r50_coco", ["detector.rcnn.channels=16"]).detector.build(80, pretrained=False)
     assert standard.rcnn.head.classifier.out_features == 81
     assert (standard.rpn.sampler.num, standard.rcnn.sampler.positive_fraction) == (256, 0.25)
+
+
+def test_mask_rcnn_on_coco_has_the_numbers_of_the_paper():
+    rank_sort, standard = load_recipe("rs_mask_rcnn_r50_coco"), load_recipe("mask_rcnn_r50_coco")
+    assert (rank_sort.optimizer.lr, standard.optimizer.lr) == (0.012, 0.02)
+    assert (rank_sort.detector.mask.budget, standard.detector.mask.budget) == (200, None)
+    assert (rank_sort.detector.rcnn.softmax, standard.detector.rcnn.softmax) == (False, True)
+    assert standard.losses["rcnn"].mask_loss.type == "cross_entropy"
+    assert standard.losses["rcnn"].box_loss.type == "l1"
+    boxes = load_recipe("rs_faster_rcnn_r50_coco")
+    assert rank_sort.losses == boxes.losses
+    assert rank_sort.detector.rpn == boxes.detector.rpn
+    assert rank_sort.detector.rcnn == boxes.detector.rcnn.model_copy(update={"low_quality_iou": 0.5})
+    detector = rank_sort.detector.build(80, pretrained=False)
+    assert detector.mask.pooling.output_size == 14
+    assert detector.mask.pooling.strides == detector.rcnn.pooling.strides
+    assert len(detector.mask.head.convolutions) == 4
+    assert detector.mask.head.classifier.weight.shape == (80, 256)
+    assert detector.rcnn.assigner.low_quality_iou == 0.5
+
+
+def test_a_mask_branch_is_added_to_faster_rcnn_alone():
+    with pytest.raises(TypeError, match="mask_rcnn_shapes has a detector of type mask_rcnn"):
+        mask_form(load_recipe("mask_rcnn_shapes"), "twice", Mask())
+
+
+def test_nuclei_leave_room_for_all_of_them():
+    detector = load_recipe("rs_mask_rcnn_lite0_nuclei").detector
+    assert detector.testing.per_image > 375
+    assert detector.rpn.train_proposals.per_image > 375
+    assert detector.rpn.test_proposals.per_image > detector.testing.per_image
 
 
 def test_recipes_of_one_stage_detectors_have_the_numbers_of_the_paper():

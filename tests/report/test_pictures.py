@@ -1,12 +1,14 @@
 """Pictures keep their pixels where nothing is drawn, and show boxes where they are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
 
 from rankdet.report import class_color, draw_detections, draw_grid, write_picture
-from rankdet.structures import Detection, Target
+from rankdet.structures import Detection, MaskScores, Target
 
 NAMES = ["circle", "square", "$tar"]
 GRAY = 120
@@ -91,6 +93,52 @@ def test_true_objects_are_dashed_white_under_the_detections_and_named_without_th
     assert 0.3 < line.float().mean() < 0.8  # dashes
     alone = draw_detections(gray(480, 640), None, NAMES, target)
     assert is_near(alone, color_of(2))[110:290, 99:102].any(dim=1).all()
+
+
+def test_mask_is_tinted_and_outlined_in_the_colour_of_its_class_and_nothing_else_is():
+    boxes = torch.tensor([[100.0, 100, 300, 300]])
+    scores = torch.zeros(1, 28, 28)
+    scores[:, 7:21, 7:21] = 1.0  # rows and columns 150 to 250
+    without = Detection(boxes, torch.tensor([0.9]), torch.tensor([1]))
+    drawn = draw_detections(gray(480, 640), replace(without, masks=MaskScores(scores, boxes)), NAMES)
+    plain = draw_detections(gray(480, 640), without, NAMES)
+    is_changed = (drawn != plain).any(dim=0)
+    assert is_changed[151:249, 151:249].all()
+    is_changed[149:251, 149:251] = False
+    assert not is_changed.any()
+    blend = (0.6 * GRAY + 0.4 * 255 * torch.tensor(class_color(1))).round()
+    assert is_near(drawn, blend, 2)[155:245, 155:245].all()
+    assert is_near(drawn, color_of(1), 2)[155:245, 150].all()
+    assert is_near(drawn, color_of(1), 2)[249, 155:245].all()
+
+
+def test_masks_grow_with_the_picture_and_those_of_objects_are_drawn_alone():
+    mask = torch.zeros(1, 96, 128, dtype=torch.bool)
+    mask[:, 20:60, 30:70] = True
+    target = Target(torch.tensor([[30.0, 20, 70, 60]]), torch.tensor([2]), mask)
+    blend = (0.6 * GRAY + 0.4 * 255 * torch.tensor(class_color(2))).round()
+    alone = draw_detections(gray(96, 128), None, NAMES, target)  # enlarged five times
+    assert is_near(alone, blend, 2)[140:290, 170:340].all()
+    beside = draw_detections(gray(96, 128), found([], [], []), NAMES, target)
+    assert not is_near(beside, blend, 2).any()
+    detection = Detection(
+        target.boxes, torch.tensor([0.5]), target.labels, MaskScores(torch.ones(1, 28, 28), target.boxes)
+    )
+    drawn = draw_detections(gray(96, 128), detection, NAMES)
+    assert is_near(drawn, blend, 2)[140:290, 170:340].all()
+
+
+def test_a_crowd_has_no_labels():
+    corners = torch.stack(torch.meshgrid(torch.arange(9) * 50.0, torch.arange(7) * 50.0, indexing="ij"), -1).reshape(
+        -1, 2
+    )
+    boxes = torch.cat([corners + 10, corners + 40], dim=1)
+
+    def drawn(number: int) -> torch.Tensor:
+        detection = Detection(boxes[:number], torch.full((number,), 0.5), torch.zeros(number, dtype=torch.int64))
+        return draw_detections(gray(480, 640), detection, NAMES)
+
+    assert is_near(drawn(60), color_of(0)).sum() > 2 * is_near(drawn(63), color_of(0)).sum()
 
 
 def test_a_class_has_one_colour_and_the_first_thirty_differ():

@@ -55,10 +55,13 @@ def wider_step(recipe: Recipe) -> Recipe:
 
 STANDARD = Family.of(shapes=RECIPES["faster_rcnn_shapes"]).changed(small)
 RANKING = Family.of(shapes=RECIPES["rs_faster_rcnn_shapes"]).changed(small)
+MASKS = Family.of(shapes=RECIPES["rs_mask_rcnn_shapes"]).changed(small)
 ROWS: dict[str, Callable[[], list[Row]]] = {
     "1": lambda: [STANDARD.row("fpn"), RANKING.row("rs")],
     "A.14": lambda: [RANKING.row("0.50"), RANKING.changed(wider_step).row("1.00")],
     "3": list,
+    "4": lambda: [MASKS.row("rs")],
+    "A.20": lambda: [MASKS.row("box-mask_rcnn-r_50"), MASKS.row("mask-mask_rcnn-r_50", is_of_masks=True)],
 }
 """Tables of small recipes. The default cell of A.14 is a row of Table 1."""
 
@@ -115,7 +118,7 @@ def plan_of(table: str, out: Path, data: Path, **options: object) -> Plan:
     chosen = {"seeds": "0", "learning_rates": "0.003", "iterations": 2, "device": "cpu", "threads": 1} | options
     plan = make_plan(table, out=out, tables=ROWS, **chosen)
     settings = replace(plan.settings, data=data)
-    studies = tuple(Study(row.name, row.experiments[SHAPES], settings) for row in ROWS[plan.table]())
+    studies = tuple(Study(row.name, row.experiments[SHAPES], settings, row.is_of_masks) for row in ROWS[plan.table]())
     return Plan(plan.table, settings, studies, plan.selected)
 
 
@@ -429,3 +432,22 @@ def test_signal_stops_trainings_with_a_checkpoint_and_the_same_command_goes_on(t
     out, error = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, error
     assert f"{folder.name}: going on" in out
+
+
+def test_figures_of_masks_are_told_from_those_of_boxes(data: Path, tmp_path: Path):
+    """Table 4 names them; in A.20 a row is of either, and both rows are one run."""
+    launch = InThisProcess()
+    ending = run(plan_of("4", tmp_path, data), launch)
+    assert not ending.failures
+    found = row(ending, "rs")["measured"][0]["seeds"][0]
+    truth = json.loads((tmp_path / "runs" / found["run"] / "test" / "evaluation.json").read_text())
+    assert found["figures"]["mask_AP"] == pytest.approx(100 * truth["masks"]["AP"])
+    assert found["figures"]["AP"] == pytest.approx(100 * truth["AP"])
+    num_trained = len(launch.trained)
+    both = run(plan_of("A.20", tmp_path, data), launch)
+    assert len(launch.trained) == num_trained
+    boxes, masks = (row(both, f"{task}-mask_rcnn-r_50")["measured"][0]["mean"] for task in ("box", "mask"))
+    for name in ("AP", "AP50", "oLRP"):
+        assert boxes[name] == pytest.approx(100 * truth[name])
+        assert masks[name] == pytest.approx(100 * truth["masks"][name])
+    assert masks["seconds_per_iteration"] == boxes["seconds_per_iteration"]

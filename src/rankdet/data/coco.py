@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rankdet.data.masks import rasterize
+from rankdet.data.masks import outline, rasterize
 from rankdet.data.packed import PackedBytes
 from rankdet.data.pictures import decode, fit, read_picture
 from rankdet.data.records import Records, raise_errors, read_records
 from rankdet.data.sampling import SampleKey
 from rankdet.data.transforms import Placement, Transforms
-from rankdet.structures import InputError, Source, Target
+from rankdet.structures import InputError, Outlines, Source, Target
 
 COCO_MIN_SIZE = 32
 
@@ -52,6 +52,8 @@ class CocoDataset(Dataset[Sample]):
         What is done to the pictures.
     with_masks
         Read the segmentations too.
+    as_outlines
+        Hand masks as outlines. Only for segmentations that are polygons.
     keep_empty
         Keep pictures without objects: True for evaluation, and for training that shall see them; False for the rule of
         COCO training.
@@ -98,6 +100,7 @@ class CocoDataset(Dataset[Sample]):
         transforms: Transforms | None = None,
         *,
         with_masks: bool = False,
+        as_outlines: bool = False,
         keep_empty: bool = True,
         min_size: int | None = None,
         skip_unreadable: bool = False,
@@ -105,7 +108,7 @@ class CocoDataset(Dataset[Sample]):
     ) -> None:
         self.ground_truth, self.images = Path(annotations), Path(images)
         self.transforms = Transforms() if transforms is None else transforms
-        self.with_masks, self.skip_unreadable = with_masks, skip_unreadable
+        self.with_masks, self.as_outlines, self.skip_unreadable = with_masks, as_outlines, skip_unreadable
         if not self.images.is_dir():
             raise InputError(f"{self.images}: there is no such folder of pictures")
         records, findings = read_records(self.ground_truth, with_masks, drop_degenerate)
@@ -139,6 +142,11 @@ class CocoDataset(Dataset[Sample]):
                 boxes.append((x, y, x + w, y + h))
                 object_labels.append(labels[row["category_id"]])
                 if self.with_masks:
+                    if self.as_outlines and not isinstance(row["segmentation"], list):
+                        raise InputError(
+                            f"{self.ground_truth}: annotation {row['id']}: has an RLE, but outlines are asked for, "
+                            "which need polygons"
+                        )
                     segmentations.append(json.dumps(row["segmentation"], separators=(",", ":")).encode())
         self.image_ids = np.array(image_ids, dtype=np.int64)
         self._names = PackedBytes(names)
@@ -202,8 +210,11 @@ class CocoDataset(Dataset[Sample]):
         labels = torch.from_numpy(self._labels[rows].copy())
         # Clipping, or shrinking far, may leave nothing of a box.
         kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        masks = None
-        if self.with_masks:
+        masks: Tensor | Outlines | None = None
+        if self.with_masks and self.as_outlines:
+            usable = (torch.nonzero(kept).squeeze(1) + rows.start).tolist()
+            masks = outline([json.loads(self._segmentations[row]) for row in usable], placement)
+        elif self.with_masks:
             masks = self._masks(range(rows.start, rows.stop), placement)[kept]
         return Target(boxes[kept], labels[kept], masks)
 

@@ -1,14 +1,19 @@
-"""COCO segmentations → masks.
+"""COCO segmentations → masks, or outlines for those who rasterize later.
 
-Legend: G objects of a picture. Sizes are (height, width) in pixels.
+Legend: G objects of a picture, E edges of an object. Sizes are (height, width) in pixels.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from hotcoco import mask as rle
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from rankdet.data.transforms import Placement
+from rankdet.structures import Outlines
 
 
 def rasterize(segmentation: Any, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
@@ -48,3 +53,35 @@ def rasterize(segmentation: Any, before: tuple[int, int], after: tuple[int, int]
     # A list of counts (uncompressed) and a string (compressed) are decoded alike.
     decoded = rle.decode({"size": list(before), "counts": segmentation["counts"]})
     return torch.from_numpy(np.ascontiguousarray(decoded)).to(torch.bool)
+
+
+def outline(objects: Sequence[Sequence[Sequence[float]]], placement: Placement) -> Outlines:
+    """The placed outlines of objects.
+
+    Parameters
+    ----------
+    objects
+        G lists of polygons x1, y1, x2, y2, …; those of fewer than three points enclose nothing and are left out.
+    placement
+        What happens to their picture.
+
+    Examples
+    --------
+    >>> outline([[[0, 0, 4, 0, 4, 2]]], Placement((4, 4), (8, 4))).edges
+    tensor([[[0., 0., 4., 0.],
+             [4., 0., 4., 4.],
+             [4., 4., 0., 0.]]])
+    """
+    edges = []
+    for polygons in objects:
+        closed = [torch.zeros(0, 4)]
+        for polygon in polygons:
+            if len(polygon) < 6:
+                continue
+            points = placement.points(torch.tensor(polygon, dtype=torch.float32).view(-1, 2))
+            edge = torch.cat([points, points.roll(-1, dims=0)], dim=1)
+            # Twice the signed area: all polygons turn the same way, so that no two cancel where they overlap.
+            area = (edge[:, 0] * edge[:, 3] - edge[:, 2] * edge[:, 1]).sum()
+            closed.append(edge if area >= 0 else edge[:, [2, 3, 0, 1]])
+        edges.append(torch.cat(closed))
+    return Outlines(pad_sequence(edges, batch_first=True) if edges else torch.zeros(0, 0, 4))

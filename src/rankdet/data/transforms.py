@@ -109,6 +109,13 @@ class Placement:
             masks = F.resize(wrapped, list(self.after)).as_subclass(Tensor).to(torch.bool)
         return self._flip(masks).contiguous()
 
+    def points(self, points: Tensor) -> Tensor:
+        """The placed points, not clipped: (N, 2) float32 (x, y) in and out."""
+        scale = points.new_tensor([self.after[1] / self.before[1], self.after[0] / self.before[0]])
+        x, y = (points * scale).unbind(dim=1)
+        x = self.after[1] - x if self.horizontal_flip else x
+        return torch.stack([x, self.after[0] - y if self.vertical_flip else y], dim=1)
+
     def _flip(self, values: Tensor) -> Tensor:
         if self.horizontal_flip:
             values = F.horizontal_flip(values)

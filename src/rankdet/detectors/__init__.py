@@ -3,6 +3,7 @@
 from rankdet.detectors.atss import ATSS
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.detectors.faster_rcnn import FasterRCNN
+from rankdet.detectors.mask_rcnn import MaskRCNN
 from rankdet.detectors.paa import PAA
 
-__all__ = ["ATSS", "PAA", "DetectionSettings", "FasterRCNN"]
+__all__ = ["ATSS", "PAA", "DetectionSettings", "FasterRCNN", "MaskRCNN"]

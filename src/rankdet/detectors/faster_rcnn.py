@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
@@ -66,22 +68,30 @@ class FasterRCNN(nn.Module):
         maps = self.fpn(self.backbone(batch.images))
         outputs = self.rpn(maps, sizes)
         proposals = self.rpn.proposals(outputs, sizes, self.train_proposals)
-        return [
-            self.rpn.candidates(outputs, batch.targets),
-            self.rcnn.candidates(maps, proposals, batch.targets),
-        ]
+        first = self.rpn.candidates(outputs, batch.targets)
+        rois = [self.rcnn.choose(*pair) for pair in zip(proposals, batch.targets, strict=True)]
+        return [first, self.rcnn.candidates(maps, rois, batch.targets)]
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
         """Detections of each picture in its own pixels, without padding."""
         maps = self.fpn(self.backbone(images))
         proposals = self.rpn.proposals(self.rpn(maps, images.sizes), images.sizes, self.test_proposals)
-        logits, deltas = self.rcnn(maps, proposals)
-        counts = [len(boxes) for boxes in proposals]
-        pictures = zip(proposals, self.rcnn.head.scores(logits).split(counts), deltas.split(counts), strict=True)
-        return [self._detect_in_picture(*picture, size) for picture, size in zip(pictures, images.sizes, strict=True)]
+        return detect_boxes(self.rcnn, maps, proposals, images.sizes, self.detection)
 
-    def _detect_in_picture(self, proposals: Tensor, scores: Tensor, deltas: Tensor, size: tuple[int, int]) -> Detection:
-        """proposals: (K, 4). scores: (K, C). deltas: (K, C, 4). size: (height, width)."""
-        boxes = clip_boxes_to_image(self.rcnn.coder.decode(deltas, proposals[:, None]), size)
-        return self.detection.select(boxes, scores)
+
+def detect_boxes(
+    stage: BoxStage,
+    maps: Sequence[Tensor],
+    proposals: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    detection: DetectionSettings,
+) -> list[Detection]:
+    """What a stage finds in the proposals (k, 4) of each picture; sizes are (height, width)."""
+    logits, deltas = stage(maps, proposals)
+    counts = [len(boxes) for boxes in proposals]
+    pictures = zip(proposals, stage.head.scores(logits).split(counts), deltas.split(counts), sizes, strict=True)
+    return [
+        detection.select(clip_boxes_to_image(stage.coder.decode(image_deltas, boxes[:, None]), size), scores)
+        for boxes, scores, image_deltas, size in pictures
+    ]

@@ -3,8 +3,11 @@
 from rankdet.heads.anchors import AnchorGenerator
 from rankdet.heads.box_coding import BoxCoder
 from rankdet.heads.box_head import BoxHead
-from rankdet.heads.box_stage import BoxStage
+from rankdet.heads.box_stage import BoxStage, RoIs
 from rankdet.heads.dense import DenseHead, DenseOutputs, DenseStage
+from rankdet.heads.mask_head import MaskHead
+from rankdet.heads.mask_stage import MaskStage
+from rankdet.heads.mask_targets import crop_masks, crop_outlines
 from rankdet.heads.nms import grouped_nms, select_detections
 from rankdet.heads.roi_pooling import RoIPooling
 from rankdet.heads.rpn import ProposalSettings, RegionProposalNetwork, RPNHead, RPNOutputs
@@ -17,11 +20,16 @@ __all__ = [
     "DenseHead",
     "DenseOutputs",
     "DenseStage",
+    "MaskHead",
+    "MaskStage",
     "ProposalSettings",
     "RPNHead",
     "RPNOutputs",
     "RegionProposalNetwork",
     "RoIPooling",
+    "RoIs",
+    "crop_masks",
+    "crop_outlines",
     "grouped_nms",
     "select_detections",
 ]

@@ -6,6 +6,7 @@ Legend: B images, K RoIs of all pictures, P positives, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,25 @@ from rankdet.heads.box_head import BoxHead
 from rankdet.heads.roi_pooling import RoIPooling
 from rankdet.label_assignment import Assigner, Sampler
 from rankdet.structures import Assignment, Candidates, Matched, Target
+
+
+class RoIs(NamedTuple):
+    """What a stage learns from in one picture: positives first, then background.
+
+    boxes
+        (K, 4) xyxy in pixels.
+    labels
+        (K,) int64: classes of the positives, then C.
+    matched
+        (K,) int64: index of the object of a positive.
+    num_positives
+        P, known to the host: what is done with the positives alone need not wait for the device.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    matched: Tensor
+    num_positives: int
 
 
 class BoxStage(nn.Module):
@@ -59,8 +79,8 @@ class BoxStage(nn.Module):
         return outputs
 
     @torch.no_grad()
-    def choose(self, proposals: Tensor, target: Target) -> tuple[Tensor, Assignment]:
-        """The RoIs of one picture and their labels: positives first, then background; ignored ones are dropped.
+    def choose(self, proposals: Tensor, target: Target) -> RoIs:
+        """The RoIs of one picture and their labels; ignored ones are dropped.
 
         The objects' own boxes stand among the RoIs, each of them its own positive.
         """
@@ -73,32 +93,39 @@ class BoxStage(nn.Module):
             assignment = self.sampler(assignment, num_classes)
         # 0 positive, 1 background, 2 ignored; one wait for the device.
         kind = (assignment.labels == num_classes).long().masked_fill(assignment.labels < 0, 2)
-        rows = kind.argsort(stable=True)[: int((kind < 2).sum())]
-        return boxes[rows], Assignment(assignment.labels[rows], assignment.matched[rows])
+        num_positives, num_used = torch.stack([(kind < 1).sum(), (kind < 2).sum()]).tolist()
+        rows = kind.argsort(stable=True)[:num_used]
+        return RoIs(boxes[rows], assignment.labels[rows], assignment.matched[rows], num_positives)
 
-    def candidates(self, maps: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]) -> Candidates:
+    def candidates(self, maps: Sequence[Tensor], rois: Sequence[RoIs], targets: Sequence[Target]) -> Candidates:
         """One pool of the RoIs of all pictures.
 
         Regressed boxes are those of the object's class, decoded from the RoI, which is detached and not clipped.
         """
-        rois, labels, matched, first_object = [], [], [], 0
-        for image_proposals, target in zip(proposals, targets, strict=True):
-            boxes, assignment = self.choose(image_proposals, target)
-            rois.append(boxes)
-            labels.append(assignment.labels)
-            matched.append(assignment.matched + first_object)
-            first_object += len(target.boxes)
-        logits, deltas = self(maps, rois)
-        all_labels = torch.cat(labels)
-        positives = torch.nonzero(all_labels < self.head.num_classes).squeeze(1)
-        positive_rois = torch.cat(rois)[positives]
-        objects = torch.cat([target.boxes for target in targets])[torch.cat(matched)[positives]]
-        positive_deltas = deltas[positives, all_labels[positives]].float()
+        logits, deltas = self(maps, [image_rois.boxes for image_rois in rois])
+        positive_rois = torch.cat([image_rois.boxes[: image_rois.num_positives] for image_rois in rois])
+        classes = torch.cat([image_rois.labels[: image_rois.num_positives] for image_rois in rois])
+        objects = torch.cat(
+            [
+                target.boxes[image_rois.matched[: image_rois.num_positives]]
+                for image_rois, target in zip(rois, targets, strict=True)
+            ]
+        )
+        positive_deltas = deltas[_positive_rows(rois), classes].float()
         return Candidates(
             head="rcnn",
             logits=logits,
-            labels=all_labels,
+            labels=torch.cat([image_rois.labels for image_rois in rois]),
             num_classes=self.head.num_classes,
             boxes=Matched(self.coder.decode(positive_deltas, positive_rois), objects),
             deltas=Matched(positive_deltas, self.coder.encode(objects, positive_rois)),
         )
+
+
+def _positive_rows(rois: Sequence[RoIs]) -> Tensor:
+    """(P,) int64: where the positives stand in the pool of all pictures."""
+    rows, start = [], 0
+    for boxes, _, _, num_positives in rois:
+        rows.append(torch.arange(start, start + num_positives, device=boxes.device))
+        start += len(boxes)
+    return torch.cat(rows)

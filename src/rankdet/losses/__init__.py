@@ -10,6 +10,7 @@ from rankdet.losses.candidates import Positives, find_positives
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss, identity_update, soft_step
 from rankdet.losses.labels import BinaryLabel, DiceLabel, IoULabel, MeanLabel
 from rankdet.losses.localization import Overlap, box_overlap, dice_coefficient
+from rankdet.losses.mask_losses import Dice, MaskCrossEntropy
 from rankdet.losses.operators import (
     Implementation,
     Levels,
@@ -52,6 +53,7 @@ __all__ = [
     "CenternessCrossEntropy",
     "CenternessWeights",
     "ConstantBalance",
+    "Dice",
     "DiceLabel",
     "EpochBalance",
     "FocalLoss",
@@ -62,6 +64,7 @@ __all__ = [
     "IoUWeights",
     "Levels",
     "MagnitudeBalance",
+    "MaskCrossEntropy",
     "MeanLabel",
     "NoWeights",
     "Overlap",

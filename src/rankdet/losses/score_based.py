@@ -15,9 +15,10 @@ from torch.nn.functional import softplus
 from rankdet.losses.auxiliary import Auxiliary
 from rankdet.losses.balancing import Balancing, ConstantBalance
 from rankdet.losses.box_losses import BoxLoss, GIoU
-from rankdet.losses.candidates import find_positives, task_counts
+from rankdet.losses.candidates import Positives, find_positives, task_counts
 from rankdet.losses.error_driven import Gradient, Upstream, identity_update
 from rankdet.losses.labels import IoULabel
+from rankdet.losses.mask_losses import MaskCrossEntropy, MaskLoss
 from rankdet.losses.processes import Processes, with_value
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import NoWeights, ScoreWeights, Weighting
@@ -317,16 +318,20 @@ class SigmoidCrossEntropyLoss(nn.Module):
     ----------
     box_loss
         Box loss per positive.
+    mask_loss
+        Loss per mask; None is the cross-entropy.
 
     Notes
     -----
-    Terms: ``classification``, ``localization``. Statistics: ``positives``, ``negatives``. With no candidate that takes
-    part, both terms are zeros connected to all outputs.
+    Terms: ``classification``, ``localization``, and ``mask``, the mean over the masks, where a head hands masks.
+    Statistics: ``positives``, ``negatives``. With no candidate that takes part, all terms are zeros connected to all
+    outputs.
     """
 
-    def __init__(self, box_loss: BoxLoss) -> None:
+    def __init__(self, box_loss: BoxLoss, mask_loss: MaskLoss | None = None) -> None:
         super().__init__()
         self.box_loss = box_loss
+        self.mask_loss = mask_loss or MaskCrossEntropy()
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head."""
@@ -337,7 +342,8 @@ class SigmoidCrossEntropyLoss(nn.Module):
         targets[rows, candidates.labels[rows]] = 1
         used = candidates.labels >= 0
         loss = functional.binary_cross_entropy_with_logits(_used_logits(candidates), targets, reduction="none")
-        return _output(candidates, loss.sum(dim=1).where(used, 0), self.box_loss(candidates, positives))
+        classification = loss.sum(dim=1).where(used, 0)
+        return _output(candidates, positives, classification, self.box_loss, self.mask_loss)
 
 
 class SoftmaxCrossEntropyLoss(nn.Module):
@@ -349,16 +355,23 @@ class SoftmaxCrossEntropyLoss(nn.Module):
     ----------
     box_loss
         Box loss per positive.
+    mask_loss
+        Loss per mask; None is the cross-entropy, as in Mask R-CNN.
 
     Raises
     ------
     ValueError
         When the logits have no background column.
+
+    Notes
+    -----
+    Terms and statistics are those of :class:`SigmoidCrossEntropyLoss`.
     """
 
-    def __init__(self, box_loss: BoxLoss) -> None:
+    def __init__(self, box_loss: BoxLoss, mask_loss: MaskLoss | None = None) -> None:
         super().__init__()
         self.box_loss = box_loss
+        self.mask_loss = mask_loss or MaskCrossEntropy()
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head."""
@@ -366,7 +379,7 @@ class SoftmaxCrossEntropyLoss(nn.Module):
             raise ValueError(f"head {candidates.head!r} classifies by sigmoid: its logits have no background column")
         positives = find_positives(candidates)
         loss = functional.cross_entropy(_used_logits(candidates), candidates.labels, ignore_index=-1, reduction="none")
-        return _output(candidates, loss, self.box_loss(candidates, positives))
+        return _output(candidates, positives, loss, self.box_loss, self.mask_loss)
 
 
 def _used_logits(candidates: Candidates) -> Tensor:
@@ -374,10 +387,14 @@ def _used_logits(candidates: Candidates) -> Tensor:
     return candidates.logits.float().masked_fill((candidates.labels < 0)[:, None], 0)
 
 
-def _output(candidates: Candidates, classification: Tensor, localization: Tensor) -> LossOutput:
-    """Both sums over the number of candidates that are not ignored."""
+def _output(
+    candidates: Candidates, positives: Positives, classification: Tensor, box_loss: BoxLoss, mask_loss: MaskLoss
+) -> LossOutput:
+    """Classification and boxes over the number of candidates that are not ignored; the mean over the masks."""
     num_used = (candidates.labels >= 0).sum().clamp(min=1)
-    return LossOutput(
-        terms={"classification": classification.sum() / num_used, "localization": localization.sum() / num_used},
-        stats=task_counts(candidates, len(localization)),
-    )
+    localization = box_loss(candidates, positives).sum() / num_used
+    terms = {"classification": classification.sum() / num_used, "localization": localization}
+    if candidates.masks is not None:
+        masks = mask_loss(candidates, positives)
+        terms["mask"] = masks.sum() / max(1, len(masks))
+    return LossOutput(terms, task_counts(candidates, len(positives.rows)))

@@ -16,9 +16,10 @@ from rankdet.metrics.coco_results import (
 )
 from rankdet.metrics.lrp import OptimalLRP, match_classes, optimal_lrp
 from rankdet.metrics.ranking import spearman_correlation
+from rankdet.metrics.segmentations import encode_masks
 from rankdet.structures import InputError
 
-__all__ = ["OptimalLRP", "evaluate", "optimal_lrp", "spearman_correlation"]
+__all__ = ["OptimalLRP", "encode_masks", "evaluate", "optimal_lrp", "spearman_correlation"]
 
 
 def evaluate(

@@ -10,6 +10,14 @@ from .coco import (
     rs_faster_rcnn_r50_coco,
 )
 from .loading import dump, load_recipe, validated
+from .mask_rcnn import (
+    mask_rcnn_lite0_nuclei,
+    mask_rcnn_r50_coco,
+    mask_rcnn_shapes,
+    rs_mask_rcnn_lite0_nuclei,
+    rs_mask_rcnn_r50_coco,
+    rs_mask_rcnn_shapes,
+)
 from .one_stage import (
     alrp_atss_r50_coco,
     alrp_paa_r50_coco,
@@ -42,6 +50,12 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "faster_rcnn_l1_r50_coco": faster_rcnn_l1_r50_coco,
     "faster_rcnn_giou_r50_coco": faster_rcnn_giou_r50_coco,
     "rs_faster_rcnn_r50_coco": rs_faster_rcnn_r50_coco,
+    "mask_rcnn_shapes": mask_rcnn_shapes,
+    "rs_mask_rcnn_shapes": rs_mask_rcnn_shapes,
+    "mask_rcnn_lite0_nuclei": mask_rcnn_lite0_nuclei,
+    "rs_mask_rcnn_lite0_nuclei": rs_mask_rcnn_lite0_nuclei,
+    "mask_rcnn_r50_coco": mask_rcnn_r50_coco,
+    "rs_mask_rcnn_r50_coco": rs_mask_rcnn_r50_coco,
     "atss_shapes": atss_shapes,
     "rs_atss_shapes": rs_atss_shapes,
     "paa_shapes": paa_shapes,

@@ -71,6 +71,9 @@ class Data(Config):
     """Probability of mirroring a training picture."""
     vertical_flip: Fraction = 0.0
     """Probability of turning a training picture upside down by mirroring."""
+    mask_outlines: bool = False
+    """Whether masks are handed as polygons, which are rasterized straight into the targets of a mask head; needs
+    polygons in the annotations. Otherwise they are bitmaps."""
     keep_empty: bool = False
     """Whether pictures without objects are trained on."""
     drop_degenerate: bool = False
@@ -87,8 +90,11 @@ class Data(Config):
             return Transforms(resize)
         return Transforms(resize, horizontal_flip=self.horizontal_flip, vertical_flip=self.vertical_flip)
 
-    def build_training_dataset(self) -> CocoDataset:
-        """The pictures to learn from; raises InputError where they are missing or broken."""
+    def build_training_dataset(self, with_masks: bool = False) -> CocoDataset:
+        """The pictures to learn from, with the masks of their objects where asked for.
+
+        Raises InputError where they are missing or broken.
+        """
         from rankdet.data import CocoDataset, find_split
 
         split = find_split(self._folder(), self.train_split)
@@ -96,13 +102,18 @@ class Data(Config):
             split.annotations,
             split.images,
             self.build_transforms(training=True),
+            with_masks=with_masks,
+            as_outlines=self.mask_outlines,
             keep_empty=self.keep_empty,
             drop_degenerate=self.drop_degenerate,
             skip_unreadable=self.skip_unreadable,
         )
 
-    def build_test_dataset(self, split: str | None = None) -> CocoDataset:
-        """The pictures of a split (the validation split by default), all of them, unflipped."""
+    def build_test_dataset(self, split: str | None = None, with_masks: bool = False) -> CocoDataset:
+        """The pictures of a split (the validation split by default), all of them, unflipped.
+
+        Masks of objects are for losses alone: an evaluation reads them from the annotation file.
+        """
         from rankdet.data import CocoDataset, find_split
 
         found = find_split(self._folder(), self.validation_split if split is None else split)
@@ -110,6 +121,8 @@ class Data(Config):
             found.annotations,
             found.images,
             self.build_transforms(training=False),
+            with_masks=with_masks,
+            as_outlines=self.mask_outlines,
             keep_empty=True,
             drop_degenerate=self.drop_degenerate,
         )

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from rankdet.detectors import PAA as PAAModule
     from rankdet.detectors import DetectionSettings
     from rankdet.detectors import FasterRCNN as FasterRCNNModule
-    from rankdet.heads import BoxStage, DenseStage, ProposalSettings, RegionProposalNetwork
+    from rankdet.detectors import MaskRCNN as MaskRCNNModule
+    from rankdet.heads import BoxStage, DenseStage, MaskStage, ProposalSettings, RegionProposalNetwork
     from rankdet.label_assignment import RandomSampler
 
 Triple = tuple[float, float, float]
@@ -231,6 +232,8 @@ class RCNN(Config):
     """Divisors of the encoded boxes."""
     positive_iou: Fraction = 0.5
     """RoIs of at least this IoU are positives, the others negatives."""
+    low_quality_iou: Fraction | None = None
+    """IoU from which on an object claims its best RoIs even from objects that they overlap more; null: it does not."""
     sampler: Sampler | None = None
     """Choice of RoIs for the loss; null: all of them."""
     finest_scale: PositiveFloat = 56.0
@@ -247,7 +250,7 @@ class RCNN(Config):
             pooling=heads.RoIPooling(strides, finest_scale=self.finest_scale, sampling_ratio=self.sampling_ratio),
             head=heads.BoxHead(channels, num_classes, softmax=self.softmax, channels=self.channels),
             coder=heads.BoxCoder(self.delta_stds),
-            assigner=MaxIoUAssigner(self.positive_iou, self.positive_iou),
+            assigner=MaxIoUAssigner(self.positive_iou, self.positive_iou, low_quality_iou=self.low_quality_iou),
             sampler=None if self.sampler is None else self.sampler.build(),
         )
 
@@ -269,10 +272,23 @@ class Testing(Config):
         return DetectionSettings(self.score_threshold, self.nms_iou, self.per_image)
 
 
-class FasterRCNN(Config):
-    """Faster R-CNN with a feature pyramid."""
+class Mask(Config):
+    """Mask branch: RoIs to masks of twice as many pixels per side as cells are pooled."""
 
-    type: Literal["faster_rcnn"] = "faster_rcnn"
+    channels: PositiveInt = 256
+    """Channels of all layers."""
+    convolutions: NonNegativeInt = 4
+    """3x3 convolutions before the size is doubled."""
+    pooled_size: PositiveInt = 14
+    """Cells per side of the pooled features."""
+    budget: PositiveInt | None = None
+    """Most positive RoIs per process and step that get a mask, drawn uniformly; null: all."""
+
+
+class TwoStage(Config):
+    """What Faster R-CNN and Mask R-CNN have in common."""
+
+    type: Literal["faster_rcnn", "mask_rcnn"]
     backbone: Backbone
     """Pictures to feature maps."""
     pyramid_channels: PositiveInt = 256
@@ -296,8 +312,12 @@ class FasterRCNN(Config):
         """The auxiliary heads by the head that they belong to: none."""
         return {}
 
-    def build(self, num_classes: int, pretrained: bool = True) -> FasterRCNNModule:
-        """The detector; ``pretrained=False`` skips the backbone's weights (a checkpoint will bring them)."""
+    @property
+    def has_masks(self) -> bool:
+        """Whether it learns from masks and finds them."""
+        return False
+
+    def _build_boxes(self, num_classes: int, pretrained: bool) -> FasterRCNNModule:
         from rankdet.backbones import FPN
         from rankdet.detectors import FasterRCNN
 
@@ -312,6 +332,64 @@ class FasterRCNN(Config):
             train_proposals=self.rpn.train_proposals.build(),
             test_proposals=self.rpn.test_proposals.build(),
             detection=self.testing.build(),
+        )
+
+
+class FasterRCNN(TwoStage):
+    """Faster R-CNN with a feature pyramid."""
+
+    type: Literal["faster_rcnn"] = "faster_rcnn"
+
+    def build(self, num_classes: int, pretrained: bool = True) -> FasterRCNNModule:
+        """The detector; ``pretrained=False`` skips the backbone's weights (a checkpoint will bring them)."""
+        return self._build_boxes(num_classes, pretrained)
+
+
+class MaskRCNN(TwoStage):
+    """Mask R-CNN with a feature pyramid."""
+
+    type: Literal["mask_rcnn"] = "mask_rcnn"
+    mask: Mask = Mask()
+    """Masks of the second stage; they are pooled as its boxes are, from the same levels."""
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether it learns from masks and finds them."""
+        return True
+
+    def build(self, num_classes: int, pretrained: bool = True) -> MaskRCNNModule:
+        """The detector; ``pretrained=False`` skips the backbone's weights (a checkpoint will bring them)."""
+        from rankdet.detectors import MaskRCNN
+
+        boxes = self._build_boxes(num_classes, pretrained)
+        return MaskRCNN(
+            backbone=boxes.backbone,
+            fpn=boxes.fpn,
+            rpn=boxes.rpn,
+            rcnn=boxes.rcnn,
+            mask=self._build_mask(boxes.rcnn.pooling.strides, num_classes),
+            train_proposals=boxes.train_proposals,
+            test_proposals=boxes.test_proposals,
+            detection=boxes.detection,
+        )
+
+    def _build_mask(self, strides: tuple[int, ...], num_classes: int) -> MaskStage:
+        from rankdet import heads
+
+        return heads.MaskStage(
+            pooling=heads.RoIPooling(
+                strides,
+                finest_scale=self.rcnn.finest_scale,
+                output_size=self.mask.pooled_size,
+                sampling_ratio=self.rcnn.sampling_ratio,
+            ),
+            head=heads.MaskHead(
+                self.pyramid_channels,
+                num_classes,
+                channels=self.mask.channels,
+                num_convolutions=self.mask.convolutions,
+            ),
+            budget=self.mask.budget,
         )
 
 
@@ -375,6 +453,11 @@ class OneStage(Config):
     def auxiliary_heads(self) -> dict[str, str]:
         """The auxiliary head by the head that it belongs to, where there is one."""
         return {"dense": {"atss": "centerness", "paa": "iou"}[self.type]} if self.dense.auxiliary else {}
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether it learns from masks and finds them."""
+        return False
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
@@ -446,4 +529,4 @@ class PAA(OneStage):
         )
 
 
-Detector = Annotated[FasterRCNN | ATSS | PAA, Field(discriminator="type")]
+Detector = Annotated[FasterRCNN | MaskRCNN | ATSS | PAA, Field(discriminator="type")]

@@ -63,6 +63,37 @@ class GIoU(Config):
 BoxLoss = Annotated[L1 | SmoothL1 | GIoU, Field(discriminator="type")]
 
 
+class MaskCrossEntropy(Config):
+    """Cross-entropy of the pixels of a mask."""
+
+    type: Literal["cross_entropy"] = "cross_entropy"
+    weight: NonNegativeFloat = 1.0
+    """Factor of the term."""
+
+    def build(self) -> losses.MaskCrossEntropy:
+        """The mask loss itself."""
+        from rankdet import losses
+
+        return losses.MaskCrossEntropy(weight=self.weight)
+
+
+class Dice(Config):
+    """1 − Dice coefficient of a mask."""
+
+    type: Literal["dice"] = "dice"
+    weight: NonNegativeFloat = 1.0
+    """Factor of the term."""
+
+    def build(self) -> losses.Dice:
+        """The mask loss itself."""
+        from rankdet import losses
+
+        return losses.Dice(weight=self.weight)
+
+
+MaskLoss = Annotated[MaskCrossEntropy | Dice, Field(discriminator="type")]
+
+
 class NoWeights(Config):
     """Every positive counts the same in the localization."""
 
@@ -364,11 +395,14 @@ class SigmoidCrossEntropy(Config):
     box_loss: BoxLoss
     """The loss of the boxes of positives."""
 
+    mask_loss: MaskLoss = MaskCrossEntropy()
+    """The loss of the masks of positives, where the detector makes masks."""
+
     def build(self, steps_per_epoch: int | None = None) -> losses.SigmoidCrossEntropyLoss:
         """The loss itself."""
         from rankdet import losses
 
-        return losses.SigmoidCrossEntropyLoss(box_loss=self.box_loss.build())
+        return losses.SigmoidCrossEntropyLoss(box_loss=self.box_loss.build(), mask_loss=self.mask_loss.build())
 
 
 class SoftmaxCrossEntropy(Config):
@@ -378,11 +412,14 @@ class SoftmaxCrossEntropy(Config):
     box_loss: BoxLoss
     """The loss of the boxes of positives."""
 
+    mask_loss: MaskLoss = MaskCrossEntropy()
+    """The loss of the masks of positives, where the detector makes masks."""
+
     def build(self, steps_per_epoch: int | None = None) -> losses.SoftmaxCrossEntropyLoss:
         """The loss itself."""
         from rankdet import losses
 
-        return losses.SoftmaxCrossEntropyLoss(box_loss=self.box_loss.build())
+        return losses.SoftmaxCrossEntropyLoss(box_loss=self.box_loss.build(), mask_loss=self.mask_loss.build())
 
 
 class Focal(Config):

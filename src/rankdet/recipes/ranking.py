@@ -1,14 +1,16 @@
 """From a standard recipe to the one of Rank & Sort Loss: what the method changes, and nothing else."""
 
-from .detector import FasterRCNN
+from .detector import FasterRCNN, MaskRCNN
 from .losses import RankSort
 from .recipe import Recipe
 
 
-def faster_rcnn_of(recipe: Recipe) -> FasterRCNN:
-    """The detector of a recipe; raises TypeError where it is another one."""
-    if not isinstance(recipe.detector, FasterRCNN):
-        raise TypeError(f"recipe {recipe.name} has a detector of type {recipe.detector.type}, not faster_rcnn")
+def faster_rcnn_of(recipe: Recipe) -> FasterRCNN | MaskRCNN:
+    """The detector of a recipe of Faster R-CNN, with masks or without; raises TypeError where it is another one."""
+    if not isinstance(recipe.detector, FasterRCNN | MaskRCNN):
+        raise TypeError(
+            f"recipe {recipe.name} has a detector of type {recipe.detector.type}, not faster_rcnn or mask_rcnn"
+        )
     return recipe.detector
 
 

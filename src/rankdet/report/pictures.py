@@ -6,7 +6,7 @@ Legend: H, W height and width of a picture in pixels, D detections, G objects.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import NamedTuple
 
@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.patches import Rectangle
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, max_pool2d, pad
 
-from rankdet.structures import Detection, Target
+from rankdet.structures import Detection, MaskScores, MaskWindow, Target
 
 Color = tuple[float, float, float]
 
@@ -37,6 +37,9 @@ class _Labeled(NamedTuple):
 _DPI = 100
 _SHORTER_SIDE = 480
 _LONGER_SIDE = 4096
+_MASK_OPACITY = 0.4
+_MOST_LABELS = 60
+"""More labels than these would cover what they belong to."""
 # Bright enough for photographs, apart for color-blind eyes, in this order; more classes get hues between them.
 _COLORS: tuple[Color, ...] = (
     (0.902, 0.624, 0.000),
@@ -71,6 +74,7 @@ def draw_detections(
 
     A detection is a solid box in the color of its class under a label; the best score lies on top. An object is a
     dashed white box; where there are no detections to tell (``detection`` None) it is drawn like one, with its name.
+    Where they have masks these are tinted and outlined. More than 60 detections have no labels, which would cover them.
     Small pictures are enlarged, so that labels stay legible: to a shorter side of 480 pixels, or a longer one of 4096.
 
     Parameters
@@ -98,10 +102,11 @@ def draw_detections(
     scale = max(1.0, min(_SHORTER_SIDE / min(pixels.shape[1:]), _LONGER_SIDE / max(pixels.shape[1:])))
     canvas = _enlarged(pixels.cpu(), scale)
     height, width = canvas.shape[1:]
-    figure, axes = _pixel_axes(width, height)
-    figure.figimage(canvas.permute(1, 2, 0).numpy(), resize=False, zorder=-1)
     # Everything drawn grows with the picture, so that it looks the same when a page shows it at one width.
     unit = max(1.0, min(height, width) / 720)
+    canvas = _tinted(canvas, _masks_to_draw(detection, targets, (height, width), scale), round(unit))
+    figure, axes = _pixel_axes(width, height)
+    figure.figimage(canvas.permute(1, 2, 0).numpy(), resize=False, zorder=-1)
     if targets is not None and detection is not None:
         for box in (targets.boxes.cpu() * scale).tolist():
             _draw_box(axes, box, "black", 2.2 * unit, alpha=0.35)
@@ -123,7 +128,8 @@ def draw_detections(
     for item in labeled:
         _draw_box(axes, item.box, "black", 2.6 * unit, alpha=0.35)
         _draw_box(axes, item.box, item.color, 1.4 * unit)
-    _draw_labels(axes, labeled, unit, width, height)
+    if len(labeled) <= _MOST_LABELS:
+        _draw_labels(axes, labeled, unit, width, height)
     return _rendered(figure)
 
 
@@ -201,6 +207,38 @@ def _enlarged(pixels: Tensor, scale: float) -> Tensor:
         return pixels
     size = [round(side * scale) for side in pixels.shape[1:]]
     return interpolate(pixels[None].float(), size, mode="bicubic").round().clamp(0, 255).to(torch.uint8)[0]
+
+
+def _masks_to_draw(
+    detection: Detection | None, targets: Target | None, size: tuple[int, int], scale: float
+) -> Iterator[tuple[MaskWindow, Color]]:
+    """Masks in pixels of a canvas of ``size``, ``scale`` times the picture, with the colors of their classes."""
+    if detection is not None:
+        if detection.masks is not None:
+            order = torch.argsort(detection.scores.cpu(), stable=True)
+            masks = detection.masks.to("cpu").select(order)
+            masks = MaskScores(masks.scores, masks.regions * scale)
+            colors = [class_color(label) for label in detection.labels.cpu()[order].tolist()]
+            yield from zip(masks.windows(size), colors, strict=True)
+    elif targets is not None and isinstance(targets.masks, Tensor):
+        for mask, label in zip(targets.masks.cpu(), targets.labels.tolist(), strict=True):
+            yield MaskWindow(0, 0, interpolate(mask[None, None].float(), size)[0, 0] > 0), class_color(label)
+
+
+def _tinted(canvas: Tensor, masks: Iterable[tuple[MaskWindow, Color]], line: int) -> Tensor:
+    """A copy of the canvas with masks in their colors, and their outlines, ``line`` pixels wide."""
+    tinted = canvas.clone()
+    for (top, left, inside), color in masks:
+        if not inside.any():
+            continue
+        part = tinted[:, top : top + inside.shape[0], left : left + inside.shape[1]]
+        tint = 255 * torch.tensor(color)[:, None, None]
+        # Beyond the window is outside of the mask, too.
+        outside = pad(1 - inside[None].float(), (line,) * 4, value=1.0)
+        is_outline = max_pool2d(outside, 2 * line + 1, stride=1)[0] > 0
+        blended = torch.where(is_outline, tint, part + _MASK_OPACITY * (tint - part))
+        part.copy_(torch.where(inside, blended, part).round())
+    return tinted
 
 
 def _pixel_axes(width: int, height: int) -> tuple[Figure, Axes]:

@@ -189,7 +189,7 @@ def make_plan(
     _check_rows(name, [*selected, *([] if equal_time is None else [equal_time])], known, list(trainable), scale)
     if equal_time is not None and equal_time not in selected:
         selected.append(equal_time)  # its seconds are needed
-    studies = tuple(Study(row.name, row.experiments[scale], settings) for row in trainable.values())
+    studies = tuple(Study(row.name, row.experiments[scale], settings, row.is_of_masks) for row in trainable.values())
     return Plan(name, settings, studies, tuple(selected))
 
 

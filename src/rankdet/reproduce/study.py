@@ -6,7 +6,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ TUNING_SEED = 0
 """The learning rate is chosen with this seed whatever seeds are reported, so that more seeds never change it."""
 
 PERCENT = ("AP", "AP50", "AP75", "APs", "APm", "APl", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")
-"""What an evaluation measures as a fraction and a table shows in percent."""
+"""What an evaluation measures as a fraction and a table shows in percent; of masks with ``mask_`` before the name."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,13 @@ class Study:
         What it trains.
     settings
         Of the table.
+    is_of_masks
+        Whether AP and oLRP of the row are those of masks.
     """
 
-    def __init__(self, name: str, experiment: Experiment, settings: Settings) -> None:
+    def __init__(self, name: str, experiment: Experiment, settings: Settings, is_of_masks: bool = False) -> None:
         self.name, self._experiment, self._settings = name, experiment, settings
+        self._is_of_masks = is_of_masks
         self._trials: dict[tuple[float, int, tuple[str, ...]], Trial] = {}
         recipe = load_recipe(experiment.base().name, experiment.overrides())
         self._recipe = recipe
@@ -120,7 +123,10 @@ class Study:
         return {lr: self.trial(lr, TUNING_SEED) for lr in self.rates} if len(self.rates) > 1 else {}
 
     def validation(self) -> dict[float, float | None]:
-        """AP in percent on the validation split of each learning rate that is settled; None where it diverged."""
+        """AP in percent, of masks where there are, on the validation split; None where the training diverged.
+
+        For each learning rate that is settled.
+        """
         return {lr: _validation_ap(trial) for lr, trial in self.tuning().items() if trial.is_settled}
 
     def choice(self) -> float | None:
@@ -130,6 +136,15 @@ class Study:
         found = self.validation()
         sound = {lr: ap for lr, ap in found.items() if ap is not None}
         return max(sound, key=lambda lr: sound[lr]) if len(found) == len(self.rates) and sound else None
+
+    def result(self, trial: Trial) -> Result | None:
+        """The numbers of one of its runs as the row shows them; None before it is measured."""
+        result = result_of(trial, self._settings.scale.split)
+        if result is None or not self._is_of_masks:
+            return result
+        masks = {name: result.figures.get(f"mask_{name}") for name in PERCENT}
+        others = {name: value for name, value in result.figures.items() if name not in PERCENT}
+        return replace(result, figures={name: value for name, value in masks.items() if value is not None} | others)
 
     def trials(self) -> list[Trial]:
         """The runs of the chosen learning rate, one for each seed; none before it is chosen."""
@@ -212,7 +227,8 @@ def _seconds(trials: list[Trial]) -> float | None:
 def _validation_ap(trial: Trial) -> float | None:
     if trial.divergence.exists():
         return None
-    return 100 * float(_read(trial.run.evaluation)["AP"] or 0.0)
+    metrics = _read(trial.run.evaluation)
+    return 100 * float(metrics.get("masks", metrics)["AP"] or 0.0)
 
 
 def _last_record(trial: Trial) -> dict[str, Any]:
@@ -257,7 +273,9 @@ def result_of(trial: Trial, split: str) -> Result | None:
     if not path.exists():
         return None
     metrics, last = _read(path), _last_record(trial)
-    figures = {name: 100 * metrics[name] for name in PERCENT if metrics.get(name) is not None}
+    masks = {f"mask_{name}": value for name, value in metrics.get("masks", {}).items() if name in PERCENT}
+    shown = {name: metrics.get(name) for name in PERCENT} | masks
+    figures = {name: 100 * value for name, value in shown.items() if value is not None}
     if metrics.get("ranking", {}).get("spearman") is not None:
         figures["spearman"] = metrics["ranking"]["spearman"]
     figures["seconds_per_iteration"] = last["timing"]["seconds"] / last["iteration"]

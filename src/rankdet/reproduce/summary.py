@@ -11,7 +11,7 @@ from rankdet.report import markdown_table
 
 from .experiments import Trial
 from .paper import PaperRow, PaperTable, paper_tables
-from .study import Settings, Study, result_of
+from .study import Settings, Study
 
 STANDARD = ("AP", "AP50", "AP75", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN", "spearman", "seconds_per_iteration")
 """Figures of every table, behind those that the paper prints."""
@@ -94,9 +94,9 @@ def _row(
         status = "another method, quoted" if row.reference else f"not run: no recipe on {settings.scale.name}"
         return summary | {"status": status, "validation": {}, "learning_rate": None, "measured": []}
     trials = study.trials()
-    measured = [_measured("equal iterations", trials, settings)]
+    measured = [_measured("equal iterations", study, trials)]
     if reference is not None and reference.name != study.name:
-        measured.append(_measured(f"seconds of {reference.name}", study.stretched(reference), settings))
+        measured.append(_measured(f"seconds of {reference.name}", study, study.stretched(reference)))
     validation = {f"{lr:g}": ap for lr, ap in study.validation().items()}
     return summary | {
         "status": _status(study, trials, measured[0], settings),
@@ -121,8 +121,8 @@ def _status(study: Study, trials: Sequence[Trial], measured: Mapping[str, Any], 
     return f"{text}, {diverged} of them diverged" if diverged else text
 
 
-def _measured(budget: str, trials: Sequence[Trial], settings: Settings) -> dict[str, Any]:
-    found = [(trial, result_of(trial, settings.scale.split)) for trial in trials]
+def _measured(budget: str, study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
+    found = [(trial, study.result(trial)) for trial in trials]
     seeds = [
         {
             "run": trial.label,
@@ -164,7 +164,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
     ]
     tuning = _tuning(summary)
     if tuning:
-        parts += [f"Learning rate, chosen by AP on the validation split with seed 0:\n\n{tuning}"]
+        parts += [
+            f"Learning rate, chosen by AP (of masks where there are) on the validation split with seed 0:\n\n{tuning}"
+        ]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rankdet.recipes import Recipe
 from rankdet.recipes.bccd import faster_rcnn_lite0_bccd, rs_faster_rcnn_lite0_bccd
 from rankdet.recipes.coco import faster_rcnn_giou_r50_coco, faster_rcnn_r50_coco, rs_faster_rcnn_r50_coco
-from rankdet.recipes.detector import ATSS, PAA, FasterRCNN
+from rankdet.recipes.detector import ATSS, PAA, FasterRCNN, MaskRCNN
 from rankdet.recipes.losses import (
     L1,
     Balancing,
@@ -29,6 +29,12 @@ from rankdet.recipes.losses import (
     SoftmaxCrossEntropy,
     ValueBalance,
     Weighting,
+)
+from rankdet.recipes.mask_rcnn import (
+    mask_rcnn_r50_coco,
+    mask_rcnn_shapes,
+    rs_mask_rcnn_r50_coco,
+    rs_mask_rcnn_shapes,
 )
 from rankdet.recipes.one_stage import (
     alrp_atss_r50_coco,
@@ -67,10 +73,13 @@ class Row:
         Of the row in ``paper_tables.yaml``.
     experiments
         Scale → experiment; at a scale that is missing the row has published figures only.
+    is_of_masks
+        Whether AP and oLRP of the row are those of masks.
     """
 
     name: str
     experiments: Mapping[Scale, Experiment]
+    is_of_masks: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,9 +113,9 @@ class Family:
             }
         )
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str, *, is_of_masks: bool = False) -> Row:
         """A row of this method."""
-        return Row(name, self.experiments)
+        return Row(name, self.experiments, is_of_masks)
 
 
 def _then(first: Change, second: Change) -> Change:
@@ -119,10 +128,10 @@ def with_giou(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"losses": losses})
 
 
-def two_stage(recipe: Recipe) -> FasterRCNN:
-    """The detector of a recipe of Faster R-CNN; TypeError for another."""
-    if not isinstance(recipe.detector, FasterRCNN):
-        raise TypeError(f"recipe {recipe.name!r} is none of Faster R-CNN")
+def two_stage(recipe: Recipe) -> FasterRCNN | MaskRCNN:
+    """The detector of a recipe of Faster or Mask R-CNN; TypeError for another."""
+    if not isinstance(recipe.detector, FasterRCNN | MaskRCNN):
+        raise TypeError(f"recipe {recipe.name!r} is none of Faster or Mask R-CNN")
     return recipe.detector
 
 
@@ -142,6 +151,8 @@ def with_samplers_of(standard: Callable[[], Recipe], *, rpn: bool, rcnn: bool) -
 
 FASTER_RCNN = Family.of(shapes=faster_rcnn_shapes, bccd=faster_rcnn_lite0_bccd, coco=faster_rcnn_r50_coco)
 RS_FASTER_RCNN = Family.of(shapes=rs_faster_rcnn_shapes, bccd=rs_faster_rcnn_lite0_bccd, coco=rs_faster_rcnn_r50_coco)
+MASK_RCNN = Family.of(shapes=mask_rcnn_shapes, coco=mask_rcnn_r50_coco)
+RS_MASK_RCNN = Family.of(shapes=rs_mask_rcnn_shapes, coco=rs_mask_rcnn_r50_coco)
 GIOU_FASTER_RCNN = Family(
     {**FASTER_RCNN.changed(with_giou).experiments, COCO: Experiment(faster_rcnn_giou_r50_coco)},
 )
@@ -235,6 +246,11 @@ def table_2() -> list[Row]:
     ]
 
 
+def table_4() -> list[Row]:
+    """Mask R-CNN."""
+    return [MASK_RCNN.row("mask_rcnn"), RS_MASK_RCNN.row("rs")]
+
+
 def table_9() -> list[Row]:
     """Components of RS ATSS: cells of Table A.11, after focal loss."""
     two = ConstantBalance(weight=2.0)
@@ -298,6 +314,8 @@ def table_a19() -> list[Row]:
     return [
         FASTER_RCNN.row("faster_rcnn-standard"),
         RS_FASTER_RCNN.row("faster_rcnn-rs"),
+        MASK_RCNN.row("mask_rcnn-standard"),
+        RS_MASK_RCNN.row("mask_rcnn-rs"),
         ATSS_STANDARD.row("atss-standard"),
         RS_ATSS.row("atss-rs"),
         PAA_STANDARD.row("paa-standard"),
@@ -307,7 +325,11 @@ def table_a19() -> list[Row]:
 
 def table_a20() -> list[Row]:
     """The ranking form of each detector."""
-    return [RS_FASTER_RCNN.row("box-faster_rcnn-r_50")]
+    return [
+        RS_FASTER_RCNN.row("box-faster_rcnn-r_50"),
+        RS_MASK_RCNN.row("box-mask_rcnn-r_50"),
+        RS_MASK_RCNN.row("mask-mask_rcnn-r_50", is_of_masks=True),
+    ]
 
 
 def nothing_yet() -> list[Row]:
@@ -319,7 +341,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "1": table_1,
     "2": table_2,
     "3": nothing_yet,
-    "4": nothing_yet,
+    "4": table_4,
     "5": nothing_yet,
     "6": nothing_yet,
     "7": nothing_yet,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hotcoco import mask as rle
 
 from rankdet.report import draw_detections, write_picture
 from rankdet.structures import InputError, Source
@@ -34,7 +35,8 @@ def detect_and_draw(
     pictures
         Pictures and folders of pictures.
     out
-        Folder to write into. ``detections.json`` holds pictures, categories and all detections with their scores.
+        Folder to write into. ``detections.json`` holds pictures, categories and all detections with their scores, and
+        as run lengths their masks where the detector finds them.
     threshold
         Score from which detections are drawn; None: each class from its LRP-optimal threshold.
     device
@@ -65,6 +67,8 @@ def detect_and_draw(
             images.append({"id": number, "file_name": str(path), "height": source.size[0], "width": source.size[1]})
             for record in coco_results(source, detection, [category for category, _ in trained.categories]):
                 area = record["bbox"][2] * record["bbox"][3]
+                if "segmentation" in record:
+                    area = int(rle.area(record["segmentation"]))
                 annotations.append({"id": len(annotations) + 1, **record, "area": area, "iscrowd": 0})
             drawn = above(detection, thresholds)
             write_picture(Path(beside) / drawings[number - 1], draw_detections(pixels, drawn, names))

@@ -315,10 +315,12 @@ class Loop:
                 "timing": {"seconds": self._seconds, "evaluation_seconds": seconds},
             }
         )
-        self._display.say(
-            f"iteration {self._iteration}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  "
-            f"oLRP {metrics['oLRP']:.3f}"
-        )
+        parts = {"": metrics, "masks: ": metrics["masks"]} if "masks" in metrics else {"": metrics}
+        numbers = [
+            f"{name}AP {part['AP']:.3f}  AP50 {part['AP50']:.3f}  oLRP {part['oLRP']:.3f}"
+            for name, part in parts.items()
+        ]
+        self._display.say(f"iteration {self._iteration}: {'  '.join(numbers)}")
 
     def _save(self) -> None:
         """Write a checkpoint, but never with losses or weights that are not finite."""

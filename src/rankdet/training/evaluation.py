@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rankdet.data import CocoDataset, build_test_loader
-from rankdet.metrics import evaluate, spearman_correlation
+from rankdet.metrics import encode_masks, evaluate, spearman_correlation
 from rankdet.recipes import Recipe
 from rankdet.structures import Batch, Candidates, Detection, Images, Source
 
@@ -32,7 +32,10 @@ class Detector(Protocol):
 
 
 class Evaluation(NamedTuple):
-    """Numbers of `rankdet.metrics.evaluate` and the COCO results they belong to."""
+    """Numbers of `rankdet.metrics.evaluate` and the COCO results they belong to.
+
+    From a detector that finds masks, those of the masks stand under ``masks`` among those of the boxes.
+    """
 
     metrics: dict[str, Any]
     detections: list[dict[str, Any]]
@@ -66,11 +69,16 @@ def detect_batch(detector: Detector, batch: Batch, recipe: Recipe, device: torch
 
 def on_cpu(detection: Detection) -> Detection:
     """The same detections in host memory, float32."""
-    return Detection(detection.boxes.float().cpu(), detection.scores.float().cpu(), detection.labels.cpu())
+    return Detection(
+        detection.boxes.float().cpu(),
+        detection.scores.float().cpu(),
+        detection.labels.cpu(),
+        None if detection.masks is None else detection.masks.to("cpu"),
+    )
 
 
 def coco_results(source: Source, detection: Detection, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """One COCO record per detection.
+    """One COCO record per detection, in pixels of ``source``; with a run-length mask where there are masks.
 
     Examples
     --------
@@ -80,10 +88,14 @@ def coco_results(source: Source, detection: Detection, category_ids: Sequence[in
     """
     boxes = detection.boxes.clone()
     boxes[:, 2:] -= boxes[:, :2]
-    return [
+    records: list[dict[str, Any]] = [
         {"image_id": source.image_id, "category_id": category_ids[label], "bbox": box, "score": score}
         for box, score, label in zip(boxes.tolist(), detection.scores.tolist(), detection.labels.tolist(), strict=True)
     ]
+    if detection.masks is not None:
+        for record, code in zip(records, encode_masks(detection.masks, source.size), strict=True):
+            record["segmentation"] = code
+    return records
 
 
 def evaluate_detector(detector: Detector, dataset: CocoDataset, recipe: Recipe, world: World) -> Evaluation | None:
@@ -114,7 +126,12 @@ def evaluate_detector(detector: Detector, dataset: CocoDataset, recipe: Recipe, 
     if not world.is_main:
         return None
     found = sorted((record for part in gathered for record in part), key=lambda record: record["image_id"])
-    metrics = evaluate(dataset.ground_truth, found, max_detections=recipe.detector.testing.per_image)
+    limit = recipe.detector.testing.per_image
+    metrics = evaluate(dataset.ground_truth, found, max_detections=limit)
+    if recipe.detector.has_masks:
+        # Without boxes, for the evaluator would take the sizes of the detections from these.
+        masks = [{name: value for name, value in record.items() if name != "bbox"} for record in found]
+        metrics = metrics | {"masks": evaluate(dataset.ground_truth, masks, "segm", max_detections=limit)}
     return Evaluation(metrics, found)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from rankdet.data import CocoDataset, Sample, build_test_loader, collate
 from rankdet.data.pictures import decode
 from rankdet.data.transforms import Placement
-from rankdet.detectors import ATSS, PAA, FasterRCNN
+from rankdet.detectors import ATSS, PAA, FasterRCNN, MaskRCNN
 from rankdet.recipes import Recipe, validated
 from rankdet.structures import Detection, InputError, Source, Target
 
@@ -52,7 +52,7 @@ class TrainedDetector:
     """
 
     path: Path
-    detector: FasterRCNN | ATSS | PAA
+    detector: FasterRCNN | MaskRCNN | ATSS | PAA
     recipe: Recipe
     categories: list[tuple[int, str]]
     thresholds: list[float] | None
@@ -110,8 +110,9 @@ def evaluate_checkpoint(
     Returns
     -------
     dict or None
-        The numbers of `rankdet.metrics.evaluate`, on the main process; with ``with_ranking`` those of `ranking_quality`
-        under ``ranking``, and the name of the ``head`` beside them.
+        The numbers of `rankdet.metrics.evaluate`, on the main process, those of masks under ``masks`` where the
+        detector finds them; with ``with_ranking`` those of `ranking_quality` under ``ranking``, and the name of the
+        ``head`` beside them.
 
     Raises
     ------
@@ -121,7 +122,7 @@ def evaluate_checkpoint(
     """
     with ExitStack() as stack:
         with world.together():
-            dataset, recipe = _evaluated_data(trained, folder, split)
+            dataset, recipe = _evaluated_data(trained, folder, split, with_ranking)
             if world.is_main:
                 stack.enter_context(output_folder(out))
         evaluation = evaluate_detector(trained.detector, dataset, recipe, world)
@@ -146,10 +147,13 @@ def _ranking(
     return {"head": head, **ranking_quality(trained.detector, losses, batches, recipe, device, head)}
 
 
-def _evaluated_data(trained: TrainedDetector, folder: Path, split: str) -> tuple[CocoDataset, Recipe]:
+def _evaluated_data(
+    trained: TrainedDetector, folder: Path, split: str, with_ranking: bool
+) -> tuple[CocoDataset, Recipe]:
     data = trained.recipe.data.model_copy(update={"folder": folder})
     recipe = trained.recipe.model_copy(update={"data": data})
-    dataset = data.build_test_dataset(split)
+    # Candidates of the ranking are those of training, masks included.
+    dataset = data.build_test_dataset(split, with_ranking and recipe.detector.has_masks)
     if dataset.categories != trained.categories:
         raise InputError(
             f"{dataset.ground_truth} has other categories than {trained.path}: "
@@ -250,5 +254,4 @@ def above(detection: Detection, thresholds: Sequence[float]) -> Detection:
     >>> above(found, [0.5, 0.7]).labels
     tensor([0])
     """
-    is_kept = detection.scores >= torch.tensor(thresholds)[detection.labels]
-    return Detection(detection.boxes[is_kept], detection.scores[is_kept], detection.labels[is_kept])
+    return detection.select(detection.scores >= torch.tensor(thresholds)[detection.labels])

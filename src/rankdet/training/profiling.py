@@ -49,6 +49,7 @@ def _cut(candidates: Candidates) -> Candidates:
         logits=_leaf(candidates.logits),
         boxes=_leaf_pairs(candidates.boxes),
         deltas=_leaf_pairs(candidates.deltas),
+        masks=_leaf_pairs(candidates.masks),
         auxiliary={
             name: pairs._replace(predicted=_leaf(pairs.predicted))
             for name, pairs in (candidates.auxiliary or {}).items()

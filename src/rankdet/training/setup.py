@@ -76,7 +76,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, world: World) -> None:
         self.recipe, self.world = recipe, world
-        self.dataset = recipe.data.build_training_dataset()
+        self.dataset = recipe.data.build_training_dataset(recipe.detector.has_masks)
         self.test_dataset = self._test_dataset()
         seed_random_numbers(recipe.seed)
         self.detector = recipe.detector.build(len(self.dataset.categories)).to(world.device)

@@ -1,0 +1,91 @@
+"""Masks for the boxes of an R-CNN: RoIs → mask logits and targets.
+
+Legend: B images, K boxes of all pictures, P positives, P' of them that get a mask, S cells per side of a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rankdet.heads.box_stage import RoIs
+from rankdet.heads.mask_head import MaskHead
+from rankdet.heads.mask_targets import crop_masks, crop_outlines
+from rankdet.heads.roi_pooling import RoIPooling
+from rankdet.structures import Matched, Outlines, Target
+
+
+class MaskStage(nn.Module):
+    """Pooling and mask head with their targets. All parts are public and may be replaced.
+
+    Parameters
+    ----------
+    pooling
+        Maps and boxes → features of a fixed size.
+    head
+        Pooled features and classes → mask logits of twice that size.
+    budget
+        Most RoIs of all pictures of a process that get a mask in training, a bound on memory; more are drawn from
+        uniformly. None: all.
+    """
+
+    def __init__(self, *, pooling: RoIPooling, head: MaskHead, budget: int | None = None) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.head = head
+        self.budget = budget
+
+    def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """(K, S, S) float32 mask logits for the boxes (k, 4) of each picture and the classes (K,) of all of them."""
+        logits: Tensor = self.head(self.pooling(maps, boxes), labels)
+        return logits
+
+    def matched(self, maps: Sequence[Tensor], rois: Sequence[RoIs], targets: Sequence[Target]) -> Matched:
+        """(P', S, S) mask logits of positive RoIs and what they shall be.
+
+        Row i of one belongs to row i of the other and to positive i of the box stage, or to ``rows[i]`` where the
+        budget leaves some out. Differs from the published code, which pairs the masks of drawn RoIs with the weights of
+        others as soon as there are two pictures.
+
+        Raises
+        ------
+        ValueError
+            When a picture has objects but no masks.
+        """
+        drawn = self._draw([image_rois.num_positives for image_rois in rois])
+        boxes, labels, target_masks, positives, start = [], [], [], [], 0
+        for image_rois, target, chosen in zip(rois, targets, drawn, strict=True):
+            rows = chosen.to(image_rois.boxes.device, non_blocking=True)
+            boxes.append(image_rois.boxes[rows])
+            labels.append(image_rois.labels[rows])
+            target_masks.append(self._targets(target, boxes[-1], image_rois.matched[rows]))
+            positives.append(rows + start)
+            start += image_rois.num_positives
+        logits = self(maps, boxes, torch.cat(labels))
+        all_masks, all_rows = torch.cat(target_masks), torch.cat(positives)
+        return Matched(logits, all_masks, None if len(all_rows) == start else all_rows)
+
+    def _draw(self, counts: Sequence[int]) -> list[Tensor]:
+        """For each picture the rows of its positives that get a mask, ascending; drawn on the host.
+
+        There the numbers of each picture are known without waiting for the device.
+        """
+        total = sum(counts)
+        if self.budget is None or total <= self.budget:
+            return [torch.arange(count) for count in counts]
+        is_drawn = torch.zeros(total, dtype=torch.bool)
+        is_drawn[torch.randperm(total)[: self.budget]] = True
+        return [part.nonzero().squeeze(1) for part in is_drawn.split(list(counts))]
+
+    @torch.no_grad()
+    def _targets(self, target: Target, boxes: Tensor, objects: Tensor) -> Tensor:
+        size = 2 * self.pooling.output_size
+        if isinstance(target.masks, Outlines):
+            return crop_outlines(target.masks, boxes, objects, size)
+        if target.masks is not None:
+            return crop_masks(target.masks, boxes, objects, size)
+        if len(target.boxes):
+            raise ValueError(f"a picture has {len(target.boxes)} objects but no masks, which a mask head learns from")
+        return boxes.new_zeros((0, size, size), dtype=torch.bool)

@@ -1,0 +1,103 @@
+"""Targets of a mask head: what of an object's mask lies in a box."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from matplotlib.path import Path
+
+from rankdet.heads import crop_masks, crop_outlines
+from rankdet.structures import Outlines
+
+
+def disk(height: int, width: int, row: float, column: float, radius: float) -> torch.Tensor:
+    y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+    return (y - row) ** 2 + (x - column) ** 2 < radius**2
+
+
+MASKS = torch.stack([disk(60, 80, 20, 30, 14), disk(60, 80, 40, 60, 19), torch.zeros(60, 80, dtype=torch.bool)])
+
+
+def test_a_box_of_whole_cells_holds_the_mean_of_their_pixels() -> None:
+    """Cells of 2 × 3 pixels: RoIAlign takes one sample per pixel, in its center."""
+    target = crop_masks(MASKS, torch.tensor([[12.0, 6.0, 54.0, 34.0]]), torch.tensor([0]), 14)
+    cells = MASKS[0, 6:34, 12:54].float().reshape(14, 2, 14, 3).mean(dim=(1, 3))
+    assert torch.equal(target[0], cells >= 0.5)
+
+
+def test_each_box_looks_at_its_own_object() -> None:
+    box = torch.tensor([[20.0, 10.0, 70.0, 55.0]])
+    objects = torch.tensor([1, 0, 2, 1])
+    targets = crop_masks(MASKS, box.expand(4, 4), objects, 28)
+    for target, chosen in zip(targets, objects, strict=True):
+        assert torch.equal(target, crop_masks(MASKS[chosen : chosen + 1], box, torch.tensor([0]), 28)[0])
+    assert not torch.equal(targets[0], targets[1])
+    assert targets[0].any()
+    assert not targets[2].any()
+
+
+def test_a_box_is_clipped_to_the_picture() -> None:
+    outside, clipped = torch.tensor([[-9.0, 8.0, 40.0, 99.0]]), torch.tensor([[0.0, 8.0, 40.0, 60.0]])
+    chosen = torch.tensor([0])
+    assert torch.equal(crop_masks(MASKS, outside, chosen, 28), crop_masks(MASKS, clipped, chosen, 28))
+
+
+def test_pieces_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    corners = torch.rand(9, 2) * 40
+    boxes, objects = torch.cat([corners, corners + 5 + 30 * torch.rand(9, 2)], dim=1), torch.randint(3, (9,))
+    whole = crop_masks(MASKS, boxes, objects, 28)
+    monkeypatch.setattr("rankdet.heads.mask_targets.MAX_PIXELS", 2 * 60 * 80)
+    assert torch.equal(crop_masks(MASKS, boxes, objects, 28), whole)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_no_boxes_have_no_targets(number: int) -> None:
+    targets = crop_masks(MASKS[:number], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 28)
+    assert targets.shape == (0, 28, 28)
+    assert targets.dtype == torch.bool
+
+
+def star(points: int, inner: float, outer: float, x: float, y: float) -> torch.Tensor:
+    angles = torch.arange(2 * points) * torch.pi / points + 0.3
+    radii = torch.tensor([outer, inner]).repeat(points)
+    return torch.stack([x + radii * angles.cos(), y + radii * angles.sin()], dim=1)
+
+
+def edges_of(*polygons: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.cat([polygon, polygon.roll(-1, 0)], dim=1) for polygon in polygons])
+
+
+def test_outlines_hold_the_centers_of_cells_that_they_enclose() -> None:
+    shapes = [star(5, 8.0, 22.0, 30, 25), star(9, 12.0, 15.0, 50, 40)]
+    edges = torch.nn.utils.rnn.pad_sequence([edges_of(shape) for shape in shapes], batch_first=True)
+    boxes = torch.tensor([[10.0, 5, 55, 48], [33, 22, 66, 61], [20, 20, 70, 30], [-9, -9, 90, 90]])
+    objects = torch.tensor([0, 1, 1, 0])
+    found = crop_outlines(Outlines(edges), boxes, objects, 28)
+    cells = (torch.arange(28) + 0.5) / 28
+    for mask, (left, top, right, bottom), chosen in zip(found, boxes.tolist(), objects, strict=True):
+        x, y = torch.meshgrid(left + cells * (right - left), top + cells * (bottom - top), indexing="xy")
+        points = torch.stack([x, y], dim=-1).reshape(-1, 2)
+        expected = Path(shapes[chosen].numpy()).contains_points(points.numpy()).reshape(28, 28)
+        assert mask.any()
+        assert (mask.numpy() != expected).sum() <= 1  # a center on an edge is on either side of it
+
+
+def test_parts_of_an_object_are_united_where_they_overlap() -> None:
+    first = torch.tensor([[10.0, 10], [40, 10], [40, 40], [10, 40]])
+    second = first + 15
+    both, box, chosen = Outlines(edges_of(first, second)[None]), torch.tensor([[0.0, 0, 60, 60]]), torch.tensor([0])
+    parts = [crop_outlines(Outlines(edges_of(part)[None]), box, chosen, 30) for part in (first, second)]
+    assert torch.equal(crop_outlines(both, box, chosen, 30), parts[0] | parts[1])
+
+
+def test_pieces_of_outlines_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    outlines = Outlines(torch.stack([edges_of(star(5, 5.0, 20.0, 30 + i, 30)) for i in range(3)]))
+    boxes, objects = torch.tensor([[10.0, 10, 50, 50]]).expand(7, 4), torch.arange(7) % 3
+    whole = crop_outlines(outlines, boxes, objects, 28)
+    monkeypatch.setattr("rankdet.heads.mask_targets.MAX_PIXELS", 600)
+    assert torch.equal(crop_outlines(outlines, boxes, objects, 28), whole)
+
+
+@pytest.mark.parametrize("edges", [torch.zeros(0, 0, 4), torch.zeros(2, 0, 4), torch.zeros(2, 3, 4)])
+def test_no_boxes_have_no_outlines(edges: torch.Tensor) -> None:
+    assert crop_outlines(Outlines(edges), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 28).shape == (0, 28, 28)

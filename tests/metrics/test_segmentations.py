@@ -1,0 +1,40 @@
+"""Masks of detections → run lengths: the same as encoding the whole mask, without ever making it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as oracle
+
+from rankdet.metrics.segmentations import encode_masks
+from rankdet.structures import MaskScores
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pycocotools")
+
+
+def random_masks(number: int, size: tuple[int, int], seed: int) -> MaskScores:
+    generator = torch.Generator().manual_seed(seed)
+    sides = torch.tensor([size[1], size[0], size[1], size[0]])
+    corners = (1.2 * torch.rand(number, 4, generator=generator) - 0.1) * sides
+    regions = torch.cat(
+        [torch.minimum(corners[:, :2], corners[:, 2:]), torch.maximum(corners[:, :2], corners[:, 2:])], 1
+    )
+    return MaskScores(torch.rand(number, 7, 9, generator=generator), regions)
+
+
+@pytest.mark.parametrize("size", [(60, 40), (5, 90), (1, 1), (33, 1)])
+def test_run_lengths_equal_those_of_pycocotools(size: tuple[int, int]) -> None:
+    masks = random_masks(60, size, seed=sum(size))
+    for found, mask in zip(encode_masks(masks, size), masks.bitmaps(size), strict=True):
+        expected = oracle.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+        assert found == {"size": list(size), "counts": expected["counts"].decode()}
+
+
+@pytest.mark.parametrize("region", [[0.0, 0, 8, 6], [0, -1, 5, 7], [3, 0, 4, 6], [3, 2, 3, 2], [20, 20, 30, 30]])
+def test_full_columns_run_on_and_nothing_is_nothing(region: list[float]) -> None:
+    masks = MaskScores(torch.ones(1, 500, 500), torch.tensor([region]))
+    (found,) = encode_masks(masks, (6, 8))
+    assert np.array_equal(oracle.decode(found), masks.bitmaps((6, 8))[0].numpy())
+    if region == [0, 0, 8, 6]:
+        assert found["counts"] == oracle.encode(np.ones((6, 8), dtype=np.uint8, order="F"))["counts"].decode()
