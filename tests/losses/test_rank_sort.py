@@ -10,7 +10,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from rankdet.losses import RankSort, RankSortLoss, box_overlap, rank_sort, rank_sort_loss, rank_sort_loss_of_labels
+from rankdet.losses import (
+    RankSort,
+    RankSortLoss,
+    alrp_loss,
+    ap_loss,
+    box_overlap,
+    rank_sort,
+    rank_sort_loss,
+    rank_sort_loss_of_labels,
+)
 from rankdet.structures import Candidates, Matched
 
 IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["reference", "torch", "auto"])
@@ -524,3 +533,17 @@ def test_a_negative_far_above_a_single_positive_costs_its_share_of_the_rank() ->
         ranking, sorting = rank_sort_loss(torch.tensor([-50.0, 50.0]), torch.tensor([0.7, 0.0]), delta)
         torch.testing.assert_close(ranking, torch.tensor(expected))
         assert sorting == 0
+
+
+def test_the_reference_refuses_to_rank_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rankdet.losses.processes.Processes.size", 2)
+    logits, targets = torch.zeros(2), torch.tensor([1.0, 0.0])
+    labels = torch.tensor([0, 1])
+    for call in (
+        lambda: rank_sort_loss(logits, targets, sync=True, implementation="reference"),
+        lambda: ap_loss(logits, targets, sync=True, implementation="reference"),
+        lambda: alrp_loss(logits, targets, torch.zeros(1), sync=True, implementation="reference"),
+        lambda: rank_sort_loss_of_labels(logits[:, None], labels, torch.ones(1), sync=True, implementation="reference"),
+    ):
+        with pytest.raises(ValueError, match="sync must be False"):
+            call()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rankdet.losses.balancing import Balancing
 from rankdet.losses.candidates import find_positives, task_counts
-from rankdet.losses.checks import check_labels, check_targets, dense, whole
+from rankdet.losses.checks import check_alone, check_labels, check_targets, dense, whole
 from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss, prefix_sums, soft_step
 from rankdet.losses.operators import (
     Implementation,
@@ -66,7 +66,8 @@ def alrp_loss(
     The gradient of the first is that of the identity update of both together, with the error that i would have without
     negatives above it, E(i) / rank(i), as the target: negative j gets
     :math:`\frac{H(x_{ij})}{N_{FP}(i)} \cdot \frac{N_{FP}(i) + \sum_{k \ne i} H(x_{ik}) E(k)}{rank(i)}` from i, which
-    pays for it. The second is differentiated through E; ranks are constants in it, and its order is a hard one.
+    pays for it. The second is differentiated through E; ranks are constants in it, and its order is a hard one, where
+    positives of one logit stand in the order of ``targets``, the last on top.
 
     Parameters
     ----------
@@ -116,6 +117,7 @@ def alrp_loss(
     if check:
         check_targets(logits, targets)
     if implementation == "reference":
+        check_alone(sync)
         return _reference(whole(logits), whole(targets), localization_errors, delta)
     candidates, numbers = targeted(logits, targets)
     if not torch.compiler.is_compiling() and localization_errors.shape != numbers.shape:
@@ -162,6 +164,7 @@ def alrp_loss_of_labels(
     if check:
         check_labels(logits, labels)
     if implementation == "reference":
+        check_alone(sync)
         stacked, targets, _ = dense(logits, labels, localization_errors)
         return _reference(stacked, targets, localization_errors, delta)
     candidates = labelled(logits, labels, localization_errors, implementation)

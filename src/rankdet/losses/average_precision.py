@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rankdet.losses.auxiliary import Auxiliary
 from rankdet.losses.balancing import Balancing, ConstantBalance
 from rankdet.losses.box_losses import BoxLoss
-from rankdet.losses.checks import check_labels, check_targets, dense, whole
+from rankdet.losses.checks import check_alone, check_labels, check_targets, dense, whole
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
 from rankdet.losses.operators import Implementation, Levels, RankingLoss, Ruling, labelled, targeted
 from rankdet.losses.processes import Processes, Sync
@@ -96,6 +96,7 @@ def ap_loss(
     if check:
         check_targets(logits, targets)
     if implementation == "reference":
+        check_alone(sync)
         return _reference(whole(logits), whole(targets), delta, interpolate)
     candidates, numbers = targeted(logits, targets)
     loss = _INTERPOLATED if interpolate else _PLAIN
@@ -156,6 +157,7 @@ def _of_labels(
     first = logits if isinstance(logits, Tensor) else logits[0]
     numbers = None if num_positives is None else first.new_ones(num_positives, dtype=torch.float32)
     if implementation == "reference":
+        check_alone(sync)
         stacked, targets, _ = dense(logits, labels, numbers)
         return _reference(stacked, targets, delta, interpolate), None
     candidates = labelled(logits, labels, numbers, implementation)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rankdet.losses.processes import Processes, Sync
+
 Levels = Tensor | Sequence[Tensor]
 
 
@@ -14,6 +16,12 @@ def check_range(name: str, values: Tensor, low: float, high: float) -> None:
     """Raise ValueError unless all values lie in [low, high]."""
     if not bool(((values >= low) & (values <= high)).all()):
         raise ValueError(f"{name} must lie in [{low}, {high}], got values from {values.min()} to {values.max()}")
+
+
+def check_alone(sync: Sync) -> None:
+    """Raise ValueError where a reference is asked to rank the candidates of several processes."""
+    if Processes(sync).size > 1:
+        raise ValueError("implementation 'reference' ranks the candidates of one process: sync must be False")
 
 
 def check_logits(logits: Levels) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rankdet.losses.balancing import Balancing
-from rankdet.losses.checks import check_labels, check_range, check_targets, dense, whole
+from rankdet.losses.checks import check_alone, check_labels, check_range, check_targets, dense, whole
 from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss
 from rankdet.losses.labels import IoULabel, Label
 from rankdet.losses.operators import Implementation, Levels, RankingLoss, Ruling, labelled, targeted, without
@@ -112,6 +112,7 @@ def rank_sort_loss(
     if check:
         check_targets(logits, targets)
     if implementation == "reference":
+        check_alone(sync)
         logits, targets = whole(logits), whole(targets)
         return _reference(logits, targets, targets, delta)
     candidates, quality = targeted(logits, targets)
@@ -188,6 +189,7 @@ def _of_labels(
         check_labels(logits, labels)
         check_range("quality", quality, 0, 1)
     if implementation == "reference":
+        check_alone(sync)
         stacked, targets, values = dense(logits, labels, quality)
         if zero_quality_is_negative:
             targets = targets.where((targets <= 0) | (values > 0), 0)
