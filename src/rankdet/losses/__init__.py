@@ -7,13 +7,13 @@ from rankdet.losses.balancing import ConstantBalance, EpochBalance, MagnitudeBal
 from rankdet.losses.box_losses import L1, GIoU, SmoothL1
 from rankdet.losses.bucketed import BucketedAPLoss, BucketedRankSortLoss, bucketed_ap_loss, bucketed_rank_sort_loss
 from rankdet.losses.candidates import Positives, find_positives
+from rankdet.losses.checks import Levels
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss, identity_update, soft_step
 from rankdet.losses.labels import BinaryLabel, DiceLabel, IoULabel, MeanLabel
 from rankdet.losses.localization import Overlap, box_overlap, dice_coefficient
 from rankdet.losses.mask_losses import Dice, MaskCrossEntropy
 from rankdet.losses.operators import (
     Implementation,
-    Levels,
     RankedCandidates,
     RankingLoss,
     Ruling,

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from rankdet.losses.balancing import Balancing
 from rankdet.losses.candidates import find_positives, task_counts
-from rankdet.losses.checks import check_alone, check_labels, check_targets, dense, whole
+from rankdet.losses.checks import Levels, check_alone, check_labels, check_targets, dense, whole
 from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss, prefix_sums, soft_step
 from rankdet.losses.operators import (
     Implementation,
-    Levels,
     RankedCandidates,
     RankingLoss,
     Ruling,

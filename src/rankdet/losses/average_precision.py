@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from rankdet.losses.auxiliary import Auxiliary
 from rankdet.losses.balancing import Balancing, ConstantBalance
 from rankdet.losses.box_losses import BoxLoss
-from rankdet.losses.checks import check_alone, check_labels, check_targets, dense, whole
+from rankdet.losses.checks import Levels, check_alone, check_labels, check_targets, dense, whole
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
-from rankdet.losses.operators import Implementation, Levels, RankingLoss, Ruling, labelled, targeted
+from rankdet.losses.operators import Implementation, RankingLoss, Ruling, labelled, targeted
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.sorting import Window
 from rankdet.losses.tasks import Tasks

@@ -10,6 +10,7 @@ from torch import Tensor
 from rankdet.losses.processes import Processes, Sync
 
 Levels = Tensor | Sequence[Tensor]
+"""One tensor, or the levels of a pyramid (or any chunks) one after another, which are never concatenated."""
 
 
 def check_range(name: str, values: Tensor, low: float, high: float) -> None:

@@ -49,6 +49,12 @@ def indices_of(mask: Tensor) -> Tensor:
     return torch.cat([words[word] * 8 + byte, mask[whole:].nonzero().squeeze(1) + whole])
 
 
+def in_place_of(found: Tensor, logits: Sequence[Tensor]) -> list[Tensor]:
+    """The memory of (N,) int32 cells as float32 tensors of the shapes of the levels."""
+    parts = found.view(torch.float32).split([level.numel() for level in logits])
+    return [part.view(level.shape) for part, level in zip(parts, logits, strict=True)]
+
+
 def not_finite(logits: Sequence[Tensor], roles: Roles) -> Tensor:
     """0, or NaN where the logit of a candidate that is not ignored is NaN or infinite; scalar float64."""
     poison = roles.positives.new_zeros((), dtype=torch.float64)
@@ -143,8 +149,7 @@ class Negatives:
         if found is None:
             gradients = [torch.empty_like(level, memory_format=torch.contiguous_format) for level in self.logits]
         else:
-            parts = found.view(torch.float32).split([level.numel() for level in self.logits])
-            gradients = [part.view(level.shape) for part, level in zip(parts, self.logits, strict=True)]
+            gradients = in_place_of(found, self.logits)
         numbers = torch.empty(self.size, dtype=torch.int32, device=offset.device)
         gathered, result = offset.new_empty(self.size), offset.new_empty(self.size)
         if found is None:

@@ -21,13 +21,12 @@ import torch
 from torch import Tensor
 
 from rankdet.losses.cells import Cells, PiecewiseLinear
+from rankdet.losses.checks import Levels
 from rankdet.losses.error_driven import check_delta
-from rankdet.losses.negatives import Negatives, Roles, indices_of, not_finite
+from rankdet.losses.negatives import Negatives, Roles, in_place_of, indices_of, not_finite
 from rankdet.losses.processes import Processes
 
 Implementation = Literal["auto", "torch", "triton"]
-Levels = Tensor | Sequence[Tensor]
-"""One tensor, or the levels of a pyramid (or any chunks) one after another, which are never concatenated."""
 
 
 class Ruling(NamedTuple):
@@ -222,9 +221,7 @@ def labelled(
     ValueError
         When shapes do not fit.
     """
-    levels, marks = _levels(logits), _levels(labels)
-    if len(levels) != len(marks) or not levels:
-        raise ValueError(f"{len(levels)} levels of logits and {len(marks)} of labels must be as many, and at least one")
+    levels, marks = _paired(logits, labels, "labels")
     width = levels[0].shape[-1]
     for level, mark in zip(levels, marks, strict=True):
         if level.ndim != 2 or mark.shape != level.shape[:1] or level.shape[1] != width:
@@ -236,8 +233,9 @@ def labelled(
     flat = torch.cat(marks) if len(marks) > 1 else marks[0]
     if numbers is not None and uses_triton(implementation, levels):
         # Nothing waits for the device: the number of positives is known. What is too few or too many becomes NaN.
-        rows = torch.nonzero_static((flat >= 0) & (flat < width), size=len(numbers), fill_value=-1).squeeze(1)
-        rows = torch.where((rows >= 0).all() & (((flat >= 0) & (flat < width)).sum() == len(numbers)), rows, -1)
+        is_positive = (flat >= 0) & (flat < width)
+        rows = torch.nonzero_static(is_positive, size=len(numbers), fill_value=-1).squeeze(1)
+        rows = torch.where((rows >= 0).all() & (is_positive.sum() == len(numbers)), rows, -1)
         positives = torch.where(rows >= 0, rows * width + flat[rows.clamp(min=0)], -1) if len(flat) else rows
         return RankedCandidates(levels, marks, Roles(positives, positives[:0], width))
     rows, ignored = torch.ops.rankdet.special_rows(flat, width)
@@ -262,9 +260,8 @@ def targeted(logits: Levels, targets: Levels) -> tuple[RankedCandidates, Tensor]
     ValueError
         When shapes differ.
     """
-    levels, marks = _levels(logits), [mark.detach() for mark in _levels(targets)]
-    if len(levels) != len(marks) or not levels:
-        raise ValueError(f"{len(levels)} levels of logits and {len(marks)} of targets must be as many, at least one")
+    levels, marks = _paired(logits, targets, "targets")
+    marks = [mark.detach() for mark in marks]
     for level, mark in zip(levels, marks, strict=True):
         if level.shape != mark.shape:
             raise ValueError(f"logits {tuple(level.shape)} and targets {tuple(mark.shape)} must have one shape")
@@ -280,8 +277,12 @@ def without(candidates: RankedCandidates, dropped: Tensor) -> RankedCandidates:
     return RankedCandidates(logits, labels, Roles(positives[~dropped], ignored, width))
 
 
-def _levels(levels: Levels) -> list[Tensor]:
-    return [levels] if isinstance(levels, Tensor) else list(levels)
+def _paired(logits: Levels, marks: Levels, name: str) -> tuple[list[Tensor], list[Tensor]]:
+    """Both as lists of levels; raises ValueError unless they are as many, and at least one."""
+    first, second = ([levels] if isinstance(levels, Tensor) else list(levels) for levels in (logits, marks))
+    if len(first) != len(second) or not first:
+        raise ValueError(f"{len(first)} levels of logits and {len(second)} of {name} must be as many, and at least one")
+    return first, second
 
 
 def _dtype(logits: Sequence[Tensor]) -> torch.dtype:
@@ -424,8 +425,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Any
             gradients = torch.ops.rankdet.ranking_gradient(*arguments, ctx.delta, ctx.triton, ctx.group)
         else:
             torch.ops.rankdet.ranking_gradient_(found, *arguments, ctx.delta, ctx.group)
-            parts = found.view(torch.float32).split([level.numel() for level in logits])
-            gradients = [part.view(level.shape) for part, level in zip(parts, logits, strict=True)]
+            gradients = in_place_of(found, logits)
     return gradients, *nothing
 
 
@@ -504,14 +504,15 @@ def _gradients(
         if found is not None:
             found.zero_()
         return [torch.zeros_like(level, memory_format=torch.contiguous_format) for level in logits]
-    broken = (upstream @ weights).sum() + ascending.sum()
+    weights = upstream @ weights
+    broken = weights.sum() + ascending.sum()
     if not triton and bool(broken.isnan()):
         gradients = [torch.full_like(level, torch.nan, memory_format=torch.contiguous_format) for level in logits]
         if found is not None:
             found.view(torch.float32).fill_(torch.nan)
         return gradients
     cells = Cells(ascending, delta, _dtype(logits))
-    function = cells.weighted_steps(upstream @ weights)
+    function = cells.weighted_steps(weights)
     if triton:
         gradients = _gradient_by_triton(candidates, cells, function)
     else:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from rankdet.losses.balancing import Balancing
-from rankdet.losses.checks import check_alone, check_labels, check_range, check_targets, dense, whole
+from rankdet.losses.checks import Levels, check_alone, check_labels, check_range, check_targets, dense, whole
 from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss
 from rankdet.losses.labels import IoULabel, Label
-from rankdet.losses.operators import Implementation, Levels, RankingLoss, Ruling, labelled, targeted, without
+from rankdet.losses.operators import Implementation, RankingLoss, Ruling, labelled, targeted, without
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.sorting import EPSILON, sorting_errors
 from rankdet.losses.tasks import Tasks

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rankdet.recipes import Recipe
 from rankdet.recipes.bccd import faster_rcnn_lite0_bccd, rs_faster_rcnn_lite0_bccd
 from rankdet.recipes.coco import faster_rcnn_giou_r50_coco, faster_rcnn_r50_coco, rs_faster_rcnn_r50_coco
-from rankdet.recipes.detector import ATSS, PAA, FasterRCNN, MaskRCNN
+from rankdet.recipes.detector import ATSS, PAA
 from rankdet.recipes.losses import (
     L1,
     Balancing,
@@ -56,6 +56,7 @@ from rankdet.recipes.one_stage import (
     rs_paa_r50_coco,
     rs_paa_shapes,
 )
+from rankdet.recipes.ranking import faster_rcnn_of
 from rankdet.recipes.shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
 
 from .experiments import BCCD, COCO, SHAPES, Experiment, Scale, unchanged
@@ -128,18 +129,11 @@ def with_giou(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"losses": losses})
 
 
-def two_stage(recipe: Recipe) -> FasterRCNN | MaskRCNN:
-    """The detector of a recipe of Faster or Mask R-CNN; TypeError for another."""
-    if not isinstance(recipe.detector, FasterRCNN | MaskRCNN):
-        raise TypeError(f"recipe {recipe.name!r} is none of Faster or Mask R-CNN")
-    return recipe.detector
-
-
 def with_samplers_of(standard: Callable[[], Recipe], *, rpn: bool, rcnn: bool) -> Change:
     """A change that draws candidates as ``standard`` does, in the RPN, the R-CNN, both or neither."""
 
     def change(recipe: Recipe) -> Recipe:
-        detector, drawn = two_stage(recipe), two_stage(standard())
+        detector, drawn = faster_rcnn_of(recipe), faster_rcnn_of(standard())
         stages = {
             "rpn": detector.rpn.model_copy(update={"sampler": drawn.rpn.sampler if rpn else None}),
             "rcnn": detector.rcnn.model_copy(update={"sampler": drawn.rcnn.sampler if rcnn else None}),
