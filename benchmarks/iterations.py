@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from rankdet.recipes import Recipe
-from rankdet.recipes.detector import ATSS, PAA
+from rankdet.recipes.detectors import ATSS, PAA
 from rankdet.recipes.one_stage import (
     THREE_ANCHORS,
     atss_r50_coco,

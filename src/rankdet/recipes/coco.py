@@ -1,7 +1,7 @@
 """Faster R-CNN on COCO, ResNet-50, 12 epochs: the rows of Table 1 of the RS Loss paper (ICCV 2021)."""
 
 from .data import Data, KeepRatio
-from .detector import RCNN, RPN, FasterRCNN, HubWeights, Sampler, Timm
+from .detectors import RCNN, RPN, FasterRCNN, HubWeights, Sampler, Timm
 from .losses import L1, GIoU, SigmoidCrossEntropy, SmoothL1, SoftmaxCrossEntropy
 from .optimization import SGD, StepSchedule
 from .ranking import ranking_form

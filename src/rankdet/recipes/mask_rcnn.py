@@ -6,7 +6,7 @@ The small ones take minutes on a laptop's CPU. The ImageNet weights of nuclei co
 from .bccd import faster_rcnn_lite0_bccd
 from .coco import faster_rcnn_l1_r50_coco
 from .data import Data, KeepRatio
-from .detector import FasterRCNN, Mask, MaskRCNN, Proposals, Sampler, Testing
+from .detectors import FasterRCNN, Mask, MaskRCNN, Proposals, Sampler, Testing
 from .ranking import faster_rcnn_of, ranking_form
 from .recipe import Recipe
 from .shapes import faster_rcnn_shapes, fewer_proposals

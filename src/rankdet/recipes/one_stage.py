@@ -5,7 +5,7 @@ learning rate; in PAA also the cost by which it assigns labels.
 """
 
 from .coco import faster_rcnn_r50_coco
-from .detector import ATSS, PAA, Dense, Timm
+from .detectors import ATSS, PAA, Dense, Timm
 from .losses import (
     ALRP,
     AveragePrecision,

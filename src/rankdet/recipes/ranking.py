@@ -1,6 +1,6 @@
 """From a standard recipe to the one of Rank & Sort Loss: what the method changes, and nothing else."""
 
-from .detector import FasterRCNN, MaskRCNN
+from .detectors import FasterRCNN, MaskRCNN
 from .losses import RankSort
 from .recipe import Recipe
 

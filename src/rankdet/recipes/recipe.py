@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from .config import Config
 from .data import Data
-from .detector import Detector
+from .detectors import Detector
 from .losses import Loss, SoftmaxCrossEntropy
 from .optimization import Optimizer, Schedule
 

@@ -1,7 +1,7 @@
 """Small detectors on the procedural set ``shapes``: minutes on a laptop's CPU, from scratch."""
 
 from .data import Data
-from .detector import RCNN, RPN, FasterRCNN, Proposals, Sampler, Tiny
+from .detectors import RCNN, RPN, FasterRCNN, Proposals, Sampler, Tiny
 from .losses import SigmoidCrossEntropy, SmoothL1, SoftmaxCrossEntropy
 from .optimization import AdamW, StepSchedule
 from .ranking import faster_rcnn_of, ranking_form

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rankdet.data import find_split, make_shapes
 from rankdet.recipes import Recipe
-from rankdet.recipes.detector import FileWeights, HubWeights, Timm, WheelWeights
+from rankdet.recipes.detectors import FileWeights, HubWeights, Timm, WheelWeights
 from rankdet.structures import InputError
 
 from .experiments import BCCD, COCO, SHAPES, Scale

@@ -1,0 +1,33 @@
+"""The detectors of recipes: one file per family, every number of their parts."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from .backbones import Backbone, FileWeights, HubWeights, Timm, Tiny, WheelWeights
+from .one_stage import ATSS, PAA, Dense
+from .testing import Testing
+from .two_stage import RCNN, RPN, FasterRCNN, Mask, MaskRCNN, Proposals, Sampler
+
+Detector = Annotated[FasterRCNN | MaskRCNN | ATSS | PAA, Field(discriminator="type")]
+
+__all__ = [
+    "ATSS",
+    "PAA",
+    "RCNN",
+    "RPN",
+    "Backbone",
+    "Dense",
+    "Detector",
+    "FasterRCNN",
+    "FileWeights",
+    "HubWeights",
+    "Mask",
+    "MaskRCNN",
+    "Proposals",
+    "Sampler",
+    "Testing",
+    "Timm",
+    "Tiny",
+    "WheelWeights",
+]

@@ -1,0 +1,66 @@
+"""Which recipes stand behind the rows of the tables. A table is one function that lists its rows.
+
+A row of the paper that is not listed has published figures only. To add one: a `Family`, or a change of one, under the
+name that the row has in ``paper_tables.yaml``.
+"""
+
+from collections.abc import Callable
+
+from . import one_stage, two_stage
+from .rows import Family, Row
+
+
+def table_a19() -> list[Row]:
+    """Standard and ranking form of each detector."""
+    return [
+        two_stage.FASTER_RCNN.row("faster_rcnn-standard"),
+        two_stage.RS_FASTER_RCNN.row("faster_rcnn-rs"),
+        two_stage.MASK_RCNN.row("mask_rcnn-standard"),
+        two_stage.RS_MASK_RCNN.row("mask_rcnn-rs"),
+        one_stage.ATSS_STANDARD.row("atss-standard"),
+        one_stage.RS_ATSS.row("atss-rs"),
+        one_stage.PAA_STANDARD.row("paa-standard"),
+        one_stage.RS_PAA.row("paa-rs"),
+    ]
+
+
+def table_a20() -> list[Row]:
+    """The ranking form of each detector."""
+    return [
+        two_stage.RS_FASTER_RCNN.row("box-faster_rcnn-r_50"),
+        two_stage.RS_MASK_RCNN.row("box-mask_rcnn-r_50"),
+        two_stage.RS_MASK_RCNN.row("mask-mask_rcnn-r_50", is_of_masks=True),
+    ]
+
+
+def nothing_yet() -> list[Row]:
+    """Published figures only."""
+    return []
+
+
+TABLES: dict[str, Callable[[], list[Row]]] = {
+    "1": two_stage.table_1,
+    "2": one_stage.table_2,
+    "3": nothing_yet,
+    "4": two_stage.table_4,
+    "5": nothing_yet,
+    "6": nothing_yet,
+    "7": nothing_yet,
+    "8": nothing_yet,
+    "9": one_stage.table_9,
+    "10": two_stage.table_10,
+    "A.11": one_stage.table_a11,
+    "A.12": two_stage.table_a12,
+    "A.13": one_stage.table_a13,
+    "A.14": one_stage.table_a14,
+    "A.15": nothing_yet,
+    "A.16": nothing_yet,
+    "A.17": two_stage.table_10,
+    "A.18": two_stage.table_a18,
+    "A.19": table_a19,
+    "A.20": table_a20,
+    "sorting": nothing_yet,
+}
+"""Table → its rows that can be trained. The names are those of ``paper_tables.yaml``."""
+
+__all__ = ["TABLES", "Family", "Row"]

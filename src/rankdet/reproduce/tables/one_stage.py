@@ -1,0 +1,154 @@
+"""Tables of ATSS and PAA: every loss of Table 2 and the ablations on ATSS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rankdet.recipes import Recipe
+from rankdet.recipes.detectors import ATSS, PAA
+from rankdet.recipes.losses import (
+    Balancing,
+    CenternessWeights,
+    ConstantBalance,
+    IoUWeights,
+    MagnitudeBalance,
+    NoWeights,
+    RankingWeights,
+    RankSort,
+    ScoreWeights,
+    ValueBalance,
+    Weighting,
+)
+from rankdet.recipes.one_stage import (
+    alrp_atss_r50_coco,
+    alrp_paa_r50_coco,
+    ap_atss_r50_coco,
+    ap_centerness_atss_r50_coco,
+    ap_iou_paa_r50_coco,
+    ap_paa_r50_coco,
+    atss_r50_coco,
+    atss_shapes,
+    focal_atss_r50_coco,
+    focal_paa_r50_coco,
+    paa_r50_coco,
+    paa_shapes,
+    qfl_atss_r50_coco,
+    qfl_paa_r50_coco,
+    rs_atss_r50_coco,
+    rs_atss_shapes,
+    rs_paa_r50_coco,
+    rs_paa_shapes,
+)
+
+from ..experiments import COCO, SHAPES, Experiment
+from .rows import Change, Family, Row
+
+
+def one_stage(recipe: Recipe) -> ATSS | PAA:
+    """The detector of a recipe of ATSS or PAA; TypeError for another."""
+    if not isinstance(recipe.detector, ATSS | PAA):
+        raise TypeError(f"recipe {recipe.name!r} is none of ATSS or PAA")
+    return recipe.detector
+
+
+def as_in(full: Callable[[], Recipe]) -> Change:
+    """A change that takes from ``full`` all that the rows of Table 2 differ in: loss, anchors, auxiliary head, cost."""
+
+    def change(recipe: Recipe) -> Recipe:
+        detector, source = one_stage(recipe), one_stage(full())
+        fields = {"anchor_scales": source.dense.anchor_scales, "auxiliary": source.dense.auxiliary}
+        changed: dict[str, object] = {"dense": detector.dense.model_copy(update=fields)}
+        if isinstance(source, PAA):
+            changed |= {"cost_giou_weight": source.cost_giou_weight, "added_variance": source.added_variance}
+        return recipe.model_copy(
+            update={"detector": detector.model_copy(update=changed), "losses": full().losses},
+        )
+
+    return change
+
+
+def one_stage_family(full: Callable[[], Recipe], small: Callable[[], Recipe]) -> Family:
+    """A row of Table 2 on COCO, and what distinguishes it put on the small recipe of its detector."""
+    return Family({COCO: Experiment(full), SHAPES: Experiment(small, as_in(full))})
+
+
+ATSS_STANDARD = Family.of(shapes=atss_shapes, coco=atss_r50_coco)
+PAA_STANDARD = Family.of(shapes=paa_shapes, coco=paa_r50_coco)
+RS_ATSS = Family.of(shapes=rs_atss_shapes, coco=rs_atss_r50_coco)
+RS_PAA = Family.of(shapes=rs_paa_shapes, coco=rs_paa_r50_coco)
+FOCAL_ATSS = one_stage_family(focal_atss_r50_coco, atss_shapes)
+WEIGHTINGS: dict[str, Weighting] = {
+    "none": NoWeights(),
+    "centerness": CenternessWeights(),
+    "score": ScoreWeights(),
+    "iou": IoUWeights(),
+    "ranking": RankingWeights(),
+}
+BALANCINGS: dict[str, Balancing] = {
+    "constant_1": ConstantBalance(weight=1.0),
+    "constant_2": ConstantBalance(weight=2.0),
+    "constant_3": ConstantBalance(weight=3.0),
+    "value": ValueBalance(),
+    "magnitude": MagnitudeBalance(),
+}
+
+
+def rs_atss_with(loss: RankSort) -> Family:
+    """RS ATSS with another form of the loss; the recipe itself where it is the same."""
+    if loss == RankSort():
+        return RS_ATSS
+    return RS_ATSS.changed(lambda recipe: recipe.model_copy(update={"losses": {"dense": loss}}))
+
+
+def table_2() -> list[Row]:
+    """Losses on ATSS and PAA."""
+    return [
+        FOCAL_ATSS.row("atss-focal"),
+        one_stage_family(focal_paa_r50_coco, paa_shapes).row("paa-focal"),
+        ATSS_STANDARD.row("atss-focal-aux"),
+        PAA_STANDARD.row("paa-focal-aux"),
+        one_stage_family(ap_atss_r50_coco, atss_shapes).row("atss-ap"),
+        one_stage_family(ap_paa_r50_coco, paa_shapes).row("paa-ap"),
+        one_stage_family(ap_centerness_atss_r50_coco, atss_shapes).row("atss-ap-aux"),
+        one_stage_family(ap_iou_paa_r50_coco, paa_shapes).row("paa-ap-aux"),
+        one_stage_family(qfl_atss_r50_coco, atss_shapes).row("atss-qfl"),
+        one_stage_family(qfl_paa_r50_coco, paa_shapes).row("paa-qfl"),
+        one_stage_family(alrp_atss_r50_coco, atss_shapes).row("atss-alrp"),
+        one_stage_family(alrp_paa_r50_coco, paa_shapes).row("paa-alrp"),
+        RS_ATSS.row("atss-rs"),
+        RS_PAA.row("paa-rs"),
+    ]
+
+
+def table_9() -> list[Row]:
+    """Components of RS ATSS: cells of Table A.11, after focal loss."""
+    two = ConstantBalance(weight=2.0)
+    return [
+        FOCAL_ATSS.row("focal"),
+        rs_atss_with(RankSort(weighting=NoWeights(), balancing=two)).row("rs"),
+        rs_atss_with(RankSort(balancing=two)).row("rs-weights"),
+        RS_ATSS.row("rs-weights-balance"),
+    ]
+
+
+def table_a11() -> list[Row]:
+    """Instance weights and task balancing of RS ATSS."""
+    return [
+        rs_atss_with(RankSort(weighting=weighting, balancing=balancing)).row(f"{weights}-{balance}")
+        for weights, weighting in WEIGHTINGS.items()
+        for balance, balancing in BALANCINGS.items()
+    ]
+
+
+def table_a13() -> list[Row]:
+    """Smoothing of weights by rank. The default does not smooth, nor does a width of 0: the two rows share their runs,
+    though the paper's figures differ."""
+    widths = {"0.00": 0.0, "0.50": 0.5, "1.00": 1.0, "1.50": 1.5, "2.00": 2.0, "default": 0.0}
+    return [
+        rs_atss_with(RankSort(weighting=RankingWeights(delta_loc=width))).row(name) for name, width in widths.items()
+    ]
+
+
+def table_a14() -> list[Row]:
+    """Width of the step of RS Loss."""
+    return [rs_atss_with(RankSort(delta=delta)).row(f"{delta:.2f}") for delta in (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)]
