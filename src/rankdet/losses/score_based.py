@@ -324,8 +324,8 @@ class SigmoidCrossEntropyLoss(nn.Module):
     Notes
     -----
     Terms: ``classification``, ``localization``, and ``mask``, the mean over the masks, where a head hands masks.
-    Statistics: ``positives``, ``negatives``. With no candidate that takes part, all terms are zeros connected to all
-    outputs.
+    Statistics: ``positives``, ``background``, ``negatives``. With no candidate that takes part, all terms are zeros
+    connected to all outputs.
     """
 
     def __init__(self, box_loss: BoxLoss, mask_loss: MaskLoss | None = None) -> None:

@@ -61,7 +61,7 @@ class Tasks(nn.Module):
     Notes
     -----
     Terms: ``localization`` where a head hands boxes (or deltas), ``mask`` where it hands masks, both balanced, and one
-    by the name of each auxiliary head. Statistics: ``positives``, ``negatives``; the errors before λ,
+    by the name of each auxiliary head. Statistics: ``positives``, ``background``, ``negatives``; the errors before λ,
     ``localization_error`` and ``mask_error``; their λ, ``balance`` and ``mask_balance``. Without positives, and where
     all weights vanish, the terms are zeros connected to all outputs of the positives.
     """
