@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rankdet.backbones import FPN, TinyBackbone
-from rankdet.detectors import ATSS, PAA, FasterRCNN, MaskRCNN
+from rankdet.detectors import ATSS, PAA, CascadeRCNN, FasterRCNN, MaskRCNN
 from rankdet.heads import (
     AnchorGenerator,
     BoxCoder,
@@ -96,6 +96,37 @@ def build_tiny_mask_rcnn(ranking: bool) -> MaskRCNN:
         ),
         train_proposals=boxes.train_proposals,
         test_proposals=boxes.test_proposals,
+    )
+
+
+@pytest.fixture
+def tiny_cascade_rcnn() -> Callable[[bool], CascadeRCNN]:
+    """As ``tiny_faster_rcnn``, with three stages."""
+    return build_tiny_cascade_rcnn
+
+
+def build_tiny_cascade_rcnn(ranking: bool) -> CascadeRCNN:
+    first = build_tiny_faster_rcnn(ranking)
+    # Of larger anchors none of the coarsest level would lie inside of a tiny picture.
+    first.rpn.anchors = AnchorGenerator(first.backbone.strides, scales=(3.0,))
+    first.rpn.allowed_border = 0
+    stds = {0.5: (0.1, 0.1, 0.2, 0.2), 0.6: (0.05, 0.05, 0.1, 0.1), 0.7: (0.033, 0.033, 0.067, 0.067)}
+    return CascadeRCNN(
+        backbone=first.backbone,
+        fpn=first.fpn,
+        rpn=first.rpn,
+        stages=[
+            BoxStage(
+                pooling=RoIPooling(first.backbone.strides, finest_scale=16),
+                head=BoxHead(16, 3, softmax=not ranking, channels=32, class_agnostic=True),
+                coder=BoxCoder(stds[0.5] if ranking else stds[iou]),
+                assigner=MaxIoUAssigner(iou, iou),
+                sampler=None if ranking else RandomSampler(32, 0.25),
+            )
+            for iou in stds
+        ],
+        train_proposals=first.train_proposals,
+        test_proposals=first.test_proposals,
     )
 
 

@@ -90,6 +90,22 @@ DETECTORS = {
         losses={"rpn": RankSortLoss(), "rcnn": RankSortLoss()},
         falling=(*RANKING, "rcnn/mask_error"),
     ),
+    "Cascade R-CNN, standard": Form(
+        "tiny_cascade_rcnn",
+        ranking=False,
+        losses={
+            "rpn": SigmoidCrossEntropyLoss(SmoothL1(1 / 9)),
+            **{head: SoftmaxCrossEntropyLoss(SmoothL1(1.0)) for head in ("rcnn1", "rcnn2", "rcnn3")},
+        },
+        falling=("rpn/classification", "rpn/localization", "rcnn1/classification", "rcnn2/classification"),
+    ),
+    "Cascade R-CNN, Rank & Sort": Form(
+        "tiny_cascade_rcnn",
+        ranking=True,
+        losses={head: RankSortLoss() for head in ("rpn", "rcnn1", "rcnn2", "rcnn3")},
+        # At first most positives are the objects' own boxes: localization errors begin low.
+        falling=("rpn/ranking", "rpn/localization_error", "rcnn1/ranking", "rcnn2/ranking", "rcnn3/ranking"),
+    ),
     "ATSS, standard": Form(
         "tiny_atss",
         ranking=False,

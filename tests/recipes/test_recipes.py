@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel
 
 from rankdet.recipes import RECIPES, Recipe, dump, load_recipe
+from rankdet.recipes.cascade_rcnn import cascade_form
 from rankdet.recipes.config import Config
 from rankdet.recipes.data import KeepRatio
 from rankdet.recipes.detectors import Mask
@@ -147,6 +148,8 @@ TIMM = "detector.backbone={type: timm, name: resnet18, weights: null, "
         ("detector.backbone.channels=[]", "detector.backbone.channels: .*at least 1 item"),
         ("detector.rpn.anchor_ratios=[]", "detector.rpn.anchor_ratios: .*at least 1 item"),
         ("data.resize={type: keep_ratio, long: 9, shorts: []}", "data.resize.shorts: .*at least 1 item"),
+        ("detector.rcnn={softmax: true, prior: 0.01}", r"detector.rcnn: prior = 0\.01 is that of a sigmoid"),
+        ("detector.rpn.prior=1", "detector.rpn.prior: .*less than 1"),
         ("detector.rpn.positive_iou=0.2", r"detector.rpn: positive_iou = 0\.2 is below negative_iou = 0\.3"),
         ("losses.rpn={type: softmax_cross_entropy, box_loss: {type: l1}}", r"detector\.rpn, which .* sigmoid"),
     ],
@@ -241,7 +244,13 @@ def test_fields_that_do_not_fit_together_are_reported_without_the_whole_recipe()
 
 
 def test_small_recipes_give_both_forms_the_same_budget():
-    for name in ("faster_rcnn_shapes", "faster_rcnn_lite0_bccd", "mask_rcnn_shapes", "mask_rcnn_lite0_nuclei"):
+    for name in (
+        "faster_rcnn_shapes",
+        "faster_rcnn_lite0_bccd",
+        "mask_rcnn_shapes",
+        "mask_rcnn_lite0_nuclei",
+        "cascade_rcnn_shapes",
+    ):
         standard, rank_sort = load_recipe(name), load_recipe(f"rs_{name}")
         for part in ("seed", "data", "optimizer", "schedule", "evaluation", "runtime"):
             assert getattr(standard, part) == getattr(rank_sort, part)
@@ -285,6 +294,60 @@ def test_mask_rcnn_on_coco_has_the_numbers_of_the_paper():
 def test_a_mask_branch_is_added_to_faster_rcnn_alone():
     with pytest.raises(TypeError, match="mask_rcnn_shapes has a detector of type mask_rcnn"):
         mask_form(load_recipe("mask_rcnn_shapes"), "twice", Mask())
+    with pytest.raises(TypeError, match="mask_rcnn_shapes has a detector of type mask_rcnn"):
+        cascade_form(load_recipe("mask_rcnn_shapes"), "with masks")
+
+
+def test_cascade_rcnn_on_coco_has_the_numbers_of_the_paper():
+    rank_sort, standard = load_recipe("rs_cascade_rcnn_r50_coco"), load_recipe("cascade_rcnn_r50_coco")
+    assert (rank_sort.optimizer.lr, standard.optimizer.lr) == (0.012, 0.02)
+    assert (rank_sort.head_weights, standard.head_weights) == ({"rpn": 0.2}, {"rcnn2": 0.5, "rcnn3": 0.25})
+    for recipe, proposals in ((rank_sort, 1000), (standard, 2000)):
+        assert [stage.positive_iou for stage in recipe.detector.stages.values()] == [0.5, 0.6, 0.7]
+        assert all(stage.low_quality_iou is None for stage in recipe.detector.stages.values())
+        assert recipe.detector.rpn.allowed_border == 0
+        assert recipe.detector.rpn.train_proposals.per_level == 2000
+        assert recipe.detector.rpn.train_proposals.per_image == proposals
+        assert recipe.detector.rpn.test_proposals.per_image == 1000
+    assert {stage.delta_stds for stage in rank_sort.detector.stages.values()} == {(0.1, 0.1, 0.2, 0.2)}
+    assert rank_sort.detector.rpn.delta_stds == (0.1, 0.1, 0.2, 0.2)
+    assert [stage.delta_stds[0] for stage in standard.detector.stages.values()] == [0.1, 0.05, 0.033]
+    assert standard.detector.rpn.delta_stds == (1, 1, 1, 1)
+    assert [stage.sampler.num for stage in standard.detector.stages.values()] == [512] * 3
+    assert standard.losses["rpn"].box_loss.beta == pytest.approx(1 / 9)
+    assert [standard.losses[head].box_loss.beta for head in standard.detector.stages] == [1, 1, 1]
+    detector = rank_sort.detector.build(80, pretrained=False)
+    assert [stage.head.classifier.out_features for stage in detector.stages] == [80] * 3
+    assert [stage.head.regressor.out_features for stage in detector.stages] == [4] * 3
+    assert [stage.assigner.positive_iou for stage in detector.stages] == [0.5, 0.6, 0.7]
+    assert detector.rpn.allowed_border == 0
+    assert detector.stages[0].pooling.strides == (4, 8, 16, 32)
+
+
+def test_stages_of_a_cascade_whose_logits_have_no_mean_are_a_mistake_of_the_recipe():
+    loss = "{type: softmax_cross_entropy, box_loss: {type: l1}}"
+    with pytest.raises(InputError, match="softmax must be the same in rcnn1, rcnn2 and rcnn3"):
+        load_recipe("rs_cascade_rcnn_shapes", ["detector.rcnn2.softmax=true", f"losses.rcnn2={loss}"])
+
+
+def test_rows_of_other_losses_on_faster_rcnn_have_the_numbers_of_the_paper():
+    rank_sort, standard = load_recipe("rs_faster_rcnn_r50_coco"), load_recipe("faster_rcnn_r50_coco")
+    alrp, focal = load_recipe("alrp_faster_rcnn_r50_coco"), load_recipe("focal_faster_rcnn_r50_coco")
+    assert (alrp.optimizer.lr, focal.optimizer.lr) == (0.009, 0.01)
+    assert (alrp.detector, alrp.head_weights) == (rank_sort.detector, {"rpn": 0.2})
+    assert [alrp.losses[head].tau for head in ("rpn", "rcnn")] == [0.7, 0.5]
+    assert [alrp.losses[head].delta for head in ("rpn", "rcnn")] == [1, 1]
+    assert [part.sampler for part in (focal.detector.rpn, focal.detector.rcnn)] == [
+        part.sampler for part in (standard.detector.rpn, standard.detector.rcnn)
+    ]
+    for loss in focal.losses.values():
+        assert (loss.alpha, loss.gamma, loss.box_loss.weight, loss.weighting.type) == (0.25, 2, 2, "none")
+    detector = focal.detector.build(80, pretrained=False)
+    assert detector.rcnn.head.classifier.out_features == 80
+    for bias in (detector.rpn.head.classifier.bias, detector.rcnn.head.classifier.bias):
+        torch.testing.assert_close(bias.sigmoid(), torch.full_like(bias, 0.01))
+    for bias in rank_sort.detector.build(80, pretrained=False).rpn.head.classifier.bias:
+        assert bias == 0
 
 
 def test_nuclei_leave_room_for_all_of_them():

@@ -3,10 +3,18 @@
 from collections.abc import Callable
 
 from .bccd import faster_rcnn_lite0_bccd, rs_faster_rcnn_lite0_bccd
+from .cascade_rcnn import (
+    cascade_rcnn_r50_coco,
+    cascade_rcnn_shapes,
+    rs_cascade_rcnn_r50_coco,
+    rs_cascade_rcnn_shapes,
+)
 from .coco import (
+    alrp_faster_rcnn_r50_coco,
     faster_rcnn_giou_r50_coco,
     faster_rcnn_l1_r50_coco,
     faster_rcnn_r50_coco,
+    focal_faster_rcnn_r50_coco,
     rs_faster_rcnn_r50_coco,
 )
 from .loading import dump, load_recipe, validated
@@ -49,6 +57,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "faster_rcnn_r50_coco": faster_rcnn_r50_coco,
     "faster_rcnn_l1_r50_coco": faster_rcnn_l1_r50_coco,
     "faster_rcnn_giou_r50_coco": faster_rcnn_giou_r50_coco,
+    "focal_faster_rcnn_r50_coco": focal_faster_rcnn_r50_coco,
+    "alrp_faster_rcnn_r50_coco": alrp_faster_rcnn_r50_coco,
     "rs_faster_rcnn_r50_coco": rs_faster_rcnn_r50_coco,
     "mask_rcnn_shapes": mask_rcnn_shapes,
     "rs_mask_rcnn_shapes": rs_mask_rcnn_shapes,
@@ -56,6 +66,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "rs_mask_rcnn_lite0_nuclei": rs_mask_rcnn_lite0_nuclei,
     "mask_rcnn_r50_coco": mask_rcnn_r50_coco,
     "rs_mask_rcnn_r50_coco": rs_mask_rcnn_r50_coco,
+    "cascade_rcnn_shapes": cascade_rcnn_shapes,
+    "rs_cascade_rcnn_shapes": rs_cascade_rcnn_shapes,
+    "cascade_rcnn_r50_coco": cascade_rcnn_r50_coco,
+    "rs_cascade_rcnn_r50_coco": rs_cascade_rcnn_r50_coco,
     "atss_shapes": atss_shapes,
     "rs_atss_shapes": rs_atss_shapes,
     "paa_shapes": paa_shapes,

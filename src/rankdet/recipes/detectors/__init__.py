@@ -7,9 +7,9 @@ from pydantic import Field
 from .backbones import Backbone, FileWeights, HubWeights, Timm, Tiny, WheelWeights
 from .one_stage import ATSS, PAA, Dense
 from .testing import Testing
-from .two_stage import RCNN, RPN, FasterRCNN, Mask, MaskRCNN, Proposals, Sampler
+from .two_stage import RCNN, RPN, CascadeRCNN, FasterRCNN, Mask, MaskRCNN, Proposals, Sampler
 
-Detector = Annotated[FasterRCNN | MaskRCNN | ATSS | PAA, Field(discriminator="type")]
+Detector = Annotated[FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA, Field(discriminator="type")]
 
 __all__ = [
     "ATSS",
@@ -17,6 +17,7 @@ __all__ = [
     "RCNN",
     "RPN",
     "Backbone",
+    "CascadeRCNN",
     "Dense",
     "Detector",
     "FasterRCNN",

@@ -15,6 +15,8 @@ def table_a19() -> list[Row]:
     return [
         two_stage.FASTER_RCNN.row("faster_rcnn-standard"),
         two_stage.RS_FASTER_RCNN.row("faster_rcnn-rs"),
+        two_stage.CASCADE_RCNN.row("cascade_rcnn-standard"),
+        two_stage.RS_CASCADE_RCNN.row("cascade_rcnn-rs"),
         two_stage.MASK_RCNN.row("mask_rcnn-standard"),
         two_stage.RS_MASK_RCNN.row("mask_rcnn-rs"),
         one_stage.ATSS_STANDARD.row("atss-standard"),
@@ -53,7 +55,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "A.12": two_stage.table_a12,
     "A.13": one_stage.table_a13,
     "A.14": one_stage.table_a14,
-    "A.15": nothing_yet,
+    "A.15": two_stage.table_a15,
     "A.16": nothing_yet,
     "A.17": two_stage.table_10,
     "A.18": two_stage.table_a18,
