@@ -26,6 +26,7 @@ from rankdet.reproduce.harness import Ending, Harness
 from rankdet.reproduce.processes import take_lock
 from rankdet.reproduce.study import Study
 from rankdet.reproduce.tables import TABLES, Family, Row
+from rankdet.reproduce.tables.two_stage import CASCADE_RCNN, MASK_RCNN, RS_CASCADE_RCNN, RS_MASK_RCNN, sampled
 from rankdet.structures import InputError
 from rankdet.training.runs import Run
 
@@ -61,6 +62,8 @@ ROWS: dict[str, Callable[[], list[Row]]] = {
     "A.14": lambda: [RANKING.row("0.50"), RANKING.changed(wider_step).row("1.00")],
     "3": list,
     "4": lambda: [MASKS.row("rs")],
+    "A.12": lambda: [RANKING.row("rs-standard")],
+    "A.17": lambda: [RANKING.row("none-none"), sampled(RANKING, STANDARD, ("rpn", "rcnn")).row("random-random")],
     "A.20": lambda: [MASKS.row("box-mask_rcnn-r_50"), MASKS.row("mask-mask_rcnn-r_50", is_of_masks=True)],
 }
 """Tables of small recipes. The default cell of A.14 is a row of Table 1."""
@@ -118,7 +121,10 @@ def plan_of(table: str, out: Path, data: Path, **options: object) -> Plan:
     chosen = {"seeds": "0", "learning_rates": "0.003", "iterations": 2, "device": "cpu", "threads": 1} | options
     plan = make_plan(table, out=out, tables=ROWS, **chosen)
     settings = replace(plan.settings, data=data)
-    studies = tuple(Study(row.name, row.experiments[SHAPES], settings, row.is_of_masks) for row in ROWS[plan.table]())
+    studies = tuple(
+        Study(row.name, row.experiments[SHAPES], settings, row.is_of_masks, plan.table == "A.12")
+        for row in ROWS[plan.table]()
+    )
     return Plan(plan.table, settings, studies, plan.selected)
 
 
@@ -451,3 +457,59 @@ def test_figures_of_masks_are_told_from_those_of_boxes(data: Path, tmp_path: Pat
         assert boxes[name] == pytest.approx(100 * truth[name])
         assert masks[name] == pytest.approx(100 * truth["masks"][name])
     assert masks["seconds_per_iteration"] == boxes["seconds_per_iteration"]
+
+
+def test_imbalance_of_instances_and_of_tasks_is_that_of_the_log(data: Path, tmp_path: Path):
+    ending = run(plan_of("A.17", tmp_path, data), InThisProcess())
+    assert not ending.failures
+    for name in ("none-none", "random-random"):
+        [seed] = row(ending, name)["measured"][0]["seeds"]
+        log = (tmp_path / "runs" / seed["run"] / "log.jsonl").read_text().splitlines()
+        records = [record["statistics"] for record in map(json.loads, log) if record["kind"] == "train"]
+        for head, classes in (("rpn", 1), ("rcnn", 5)):
+            positives, background, negatives = (
+                sum(record[f"{head}/{kind}"] for record in records) for kind in ("positives", "background", "negatives")
+            )
+            assert seed["figures"][f"instance_negatives_per_positive_{head}"] == pytest.approx(background / positives)
+            tasks = (classes - 1) + classes * background / positives
+            assert seed["figures"][f"negatives_per_positive_{head}"] == pytest.approx(negatives / positives)
+            assert negatives / positives == pytest.approx(tasks)
+    sampled_rpn, whole_rpn = (
+        row(ending, name)["measured"][0]["mean"]["instance_negatives_per_positive_rpn"]
+        for name in ("random-random", "none-none")
+    )
+    assert sampled_rpn < whole_rpn
+
+
+def test_samplers_are_switched_for_each_stage_of_any_detector():
+    masks = sampled(RS_MASK_RCNN, MASK_RCNN, ("rcnn",)).experiments[SHAPES]
+    detector = load_recipe(masks.base().name, masks.overrides()).detector
+    assert detector.rpn.sampler is None
+    assert detector.rcnn.sampler == RECIPES["mask_rcnn_shapes"]().detector.rcnn.sampler
+    cascade = sampled(RS_CASCADE_RCNN, CASCADE_RCNN, ("rpn", "rcnn2")).experiments[COCO]
+    detector = load_recipe(cascade.base().name, cascade.overrides()).detector
+    nums = [part.sampler and part.sampler.num for part in (detector.rpn, *detector.stages.values())]
+    assert nums == [256, None, 512, None]
+    with pytest.raises(ValueError, match=r"no heads \['rcnn'\]; it has \['rcnn1', 'rcnn2', 'rcnn3', 'rpn'\]"):
+        sampled(RS_CASCADE_RCNN, CASCADE_RCNN, ("rcnn",)).experiments[COCO].overrides()
+
+
+def test_first_epoch_is_a_run_of_its_own_that_starts_like_the_whole_one(data: Path, tmp_path: Path):
+    launch = InThisProcess()
+    ending = run(plan_of("A.12", tmp_path, data, iterations=5), launch)  # an epoch has 3
+    found = row(ending, "rs-standard")
+    assert (found["status"], found["measured"][0]["iterations"]) == ("complete", 5)
+    [whole] = found["measured"][0]["seeds"]
+    [first] = set(launch.trained) - {whole["run"]}
+    logs = [
+        [json.loads(line) for line in (tmp_path / "runs" / name / "log.jsonl").read_text().splitlines()]
+        for name in (whole["run"], first)
+    ]
+    losses = [[record["loss"] for record in log if record["kind"] == "train"] for log in logs]
+    assert len(losses[1]) == 3
+    assert losses[0][:3] == losses[1]
+    measured = json.loads((tmp_path / "runs" / first / "test" / "evaluation.json").read_text())
+    assert whole["figures"]["AP_epoch_1"] == pytest.approx(100 * measured["AP"])
+    again = InThisProcess()
+    run(plan_of("A.12", tmp_path, data, iterations=5), again)
+    assert again.commands == []

@@ -21,7 +21,7 @@ from .experiments import BCCD, COCO, SHAPES, Scale
 from .harness import Ending, Harness
 from .paper import paper_tables
 from .processes import Launch, start_process
-from .study import TUNING_SEED, Settings, Study
+from .study import FIRST_EPOCH, TUNING_SEED, Settings, Study
 from .tables import TABLES, Row
 
 NUM_TEST = 200
@@ -87,9 +87,9 @@ class Plan:
             # Any of them shows the command.
             lr = study.rates[len(study.rates) // 2]
             yield "# (before a learning rate is chosen, the commands below show the middle one)"
-            trials += [study.trial(lr, seed) for seed in self.settings.seeds]
+            trials += study.runs(lr)
         else:
-            trials += study.trials()
+            trials += study.runs(choice)
         reported = {trial.label for trial in trials[len(study.tuning()) :]}
         for trial in trials:
             if trial.label in seen:
@@ -189,7 +189,11 @@ def make_plan(
     _check_rows(name, [*selected, *([] if equal_time is None else [equal_time])], known, list(trainable), scale)
     if equal_time is not None and equal_time not in selected:
         selected.append(equal_time)  # its seconds are needed
-    studies = tuple(Study(row.name, row.experiments[scale], settings, row.is_of_masks) for row in trainable.values())
+    with_first_epoch = FIRST_EPOCH in paper_tables()[name].figures
+    studies = tuple(
+        Study(row.name, row.experiments[scale], settings, row.is_of_masks, with_first_epoch)
+        for row in trainable.values()
+    )
     return Plan(name, settings, studies, tuple(selected))
 
 

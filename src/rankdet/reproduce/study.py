@@ -22,6 +22,12 @@ TUNING_SEED = 0
 PERCENT = ("AP", "AP50", "AP75", "APs", "APm", "APl", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")
 """What an evaluation measures as a fraction and a table shows in percent; of masks with ``mask_`` before the name."""
 
+IMBALANCES = {"/negatives": "negatives_per_positive", "/background": "instance_negatives_per_positive"}
+"""Statistics of a head that a table shows per positive, and what it calls them."""
+
+FIRST_EPOCH = "AP_epoch_1"
+"""The figure of tables that tell how a training begins."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -86,11 +92,21 @@ class Study:
         Of the table.
     is_of_masks
         Whether AP and oLRP of the row are those of masks.
+    with_first_epoch
+        Whether the row shows AP after the first epoch as well. It is that of a run of its own, which ends there: the
+        learning rate of the whole run falls later.
     """
 
-    def __init__(self, name: str, experiment: Experiment, settings: Settings, is_of_masks: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        experiment: Experiment,
+        settings: Settings,
+        is_of_masks: bool = False,
+        with_first_epoch: bool = False,
+    ) -> None:
         self.name, self._experiment, self._settings = name, experiment, settings
-        self._is_of_masks = is_of_masks
+        self._is_of_masks, self._with_first_epoch = is_of_masks, with_first_epoch
         self._trials: dict[tuple[float, int, tuple[str, ...]], Trial] = {}
         recipe = load_recipe(experiment.base().name, experiment.overrides())
         self._recipe = recipe
@@ -140,6 +156,11 @@ class Study:
     def result(self, trial: Trial) -> Result | None:
         """The numbers of one of its runs as the row shows them; None before it is measured."""
         result = result_of(trial, self._settings.scale.split)
+        lr = self.choice()
+        first = None if lr is None else self._first_epochs(lr).get(trial.label)
+        begun = None if first is None else result_of(first, self._settings.scale.split)
+        if result is not None and begun is not None and "AP" in begun.figures:
+            result = replace(result, figures=result.figures | {FIRST_EPOCH: begun.figures["AP"]})
         if result is None or not self._is_of_masks:
             return result
         masks = {name: result.figures.get(f"mask_{name}") for name in PERCENT}
@@ -150,6 +171,19 @@ class Study:
         """The runs of the chosen learning rate, one for each seed; none before it is chosen."""
         lr = self.choice()
         return [] if lr is None else [self.trial(lr, seed) for seed in self._settings.seeds]
+
+    def runs(self, lr: float) -> list[Trial]:
+        """All whose numbers the row shows with a learning rate, but for equal time."""
+        return [*(self.trial(lr, seed) for seed in self._settings.seeds), *self._first_epochs(lr).values()]
+
+    def _first_epochs(self, lr: float) -> dict[str, Trial]:
+        """The runs of one epoch by the label of the whole one; none where the table does not ask for them."""
+        if not self._with_first_epoch:
+            return {}
+        changes = ["schedule.epochs=1", "schedule.milestones=[]"]
+        if self._recipe.schedule.iterations is not None:
+            changes.append("schedule.iterations=null")
+        return {self.trial(lr, seed).label: self.trial(lr, seed, changes) for seed in self._settings.seeds}
 
     def stretched(self, reference: Study) -> list[Trial]:
         """The runs that take the seconds of another row; none before their length is settled."""
@@ -190,7 +224,8 @@ class Study:
         yield from (Task(trial, True, trial.training()) for trial in waiting)
         if waiting:
             return
-        trials = self.trials()
+        lr = self.choice()
+        trials = [] if lr is None else self.runs(lr)
         if reference is not None:
             self.settle_budget(reference)
             trials = [*trials, *self.stretched(reference)]
@@ -205,9 +240,11 @@ class Study:
         """All runs, as far as they are known, and whether nothing is left to do for them."""
         seeds, split = self._settings.seeds, self._settings.scale.split
         labels = {trial.label: trial.is_settled for trial in self.tuning().values()}
-        trials = self.trials()
+        lr = self.choice()
+        trials = [] if lr is None else self.runs(lr)
         if not trials:
             labels |= {f"{self.name} seed {seed}": False for seed in seeds if seed != TUNING_SEED}
+            labels |= {f"{self.name} first epoch seed {seed}": False for seed in seeds if self._with_first_epoch}
         if reference is not None and reference.name != self.name:
             stretched = self.stretched(reference)
             if not stretched:
@@ -284,18 +321,19 @@ def result_of(trial: Trial, split: str) -> Result | None:
 
 
 def _imbalance(trial: Trial) -> dict[str, float]:
-    """Negatives per positive of each head, of what its loss sees, over the first epoch."""
+    """Negatives per positive of each head, of what its loss sees, over the first epoch: those of tasks (logits), and
+    with ``instance_`` before the name those of instances (candidates)."""
     records = [record for record in read_log(trial.run.log) if record["kind"] == "train"]
     first = [record for record in records if record["epoch"] <= 1] or records[:1]
     counts: dict[str, float] = {}
     for name in first[0]["statistics"]:
-        if name.endswith(("/positives", "/negatives")):
+        if name.endswith(("/positives", *IMBALANCES)):
             counts[name] = sum(record["statistics"].get(name, 0.0) for record in first)
-    heads = [name.removesuffix("/positives") for name in counts if name.endswith("/positives")]
     return {
-        f"negatives_per_positive_{head}": counts[f"{head}/negatives"] / counts[f"{head}/positives"]
-        for head in heads
-        if counts[f"{head}/positives"] > 0 and f"{head}/negatives" in counts
+        f"{figure}_{head}": counts[f"{head}{others}"] / counts[f"{head}/positives"]
+        for head in (name.removesuffix("/positives") for name in counts if name.endswith("/positives"))
+        for others, figure in IMBALANCES.items()
+        if counts[f"{head}/positives"] > 0 and f"{head}{others}" in counts
     }
 
 
