@@ -6,9 +6,9 @@
 Pictures of 800 × 1344 with 10 objects each, 80 classes, ResNet-50 with random weights; nothing is downloaded. The forms
 of a detector run in turns in one process, on the same batch, and are compared by their medians. "same anchors" has the
 three anchors per cell of the RS form in both, so that they differ in the loss alone; "as published" is the recipes
-as they are: one-stage detectors have one anchor per cell and an auxiliary head in the standard form, R-CNNs have samplers
-there, and none in the RS form. "loss" is the share of an iteration that its own losses take, those of all heads, forward
-and backward to the outputs of the network.
+as they are: one-stage detectors have one anchor per cell and an auxiliary head in the standard form, R-CNNs have
+samplers there, and none in the RS form. "loss" is the share of an iteration that its own losses take, those of all
+heads, forward and backward to the outputs of the network.
 """
 
 from __future__ import annotations
