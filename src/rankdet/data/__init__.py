@@ -1,5 +1,6 @@
 """Files → Batch: COCO folders, the data set ``shapes``, transforms, sampling, loading, and a doctor for folders."""
 
+from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window
 from rankdet.data.coco import CocoDataset, Sample
 from rankdet.data.doctor import check_folder
 from rankdet.data.loading import build_test_loader, build_training_loader, collate
@@ -12,15 +13,19 @@ from rankdet.data.transforms import FixedSize, KeepRatio, Placement, Transforms
 
 __all__ = [
     "CocoDataset",
+    "Expansion",
     "Finding",
     "FixedSize",
     "GroupedBatchSampler",
     "KeepRatio",
+    "MinIoUCrop",
+    "PhotometricDistortion",
     "Placement",
     "Sample",
     "SampleKey",
     "Split",
     "Transforms",
+    "Window",
     "build_test_loader",
     "build_training_loader",
     "check_folder",
