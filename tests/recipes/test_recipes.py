@@ -350,6 +350,24 @@ def test_rows_of_other_losses_on_faster_rcnn_have_the_numbers_of_the_paper():
         assert bias == 0
 
 
+def test_heavy_training_has_the_numbers_of_the_paper():
+    for name, lr in (("alrp_faster_rcnn_r50_coco", 0.012), ("rs_faster_rcnn_r50_coco", 0.024)):
+        recipe, standard = load_recipe(f"heavy_{name}"), load_recipe(name)
+        assert (recipe.detector, recipe.losses) == (standard.detector, standard.losses)
+        assert (recipe.optimizer.lr, recipe.optimizer.reference_batch, recipe.data.batch_size) == (lr, 32, 8)
+        length = 100 * 3665
+        factors = [recipe.schedule.factor(epoch * 3665, length) for epoch in (74, 75, 94, 95)]
+        assert factors == pytest.approx([1, 0.1, 0.1, 0.01])
+        training, detection = (recipe.data.build_transforms(training) for training in (True, False))
+        assert training.resize.size((480, 640)) == (512, 512)
+        assert detection.resize.size((480, 640)) == (500, 667)
+        assert training.horizontal_flip == 0.5
+        assert training.expansion.ratios == (1, 4)
+        assert training.distortion is not None
+        assert training.crop is not None
+        assert (detection.expansion, detection.distortion, detection.crop) == (None, None, None)
+
+
 def test_nuclei_leave_room_for_all_of_them():
     detector = load_recipe("rs_mask_rcnn_lite0_nuclei").detector
     assert detector.testing.per_image > 375
@@ -404,7 +422,7 @@ def test_one_stage_detector_of_the_coco_recipe_has_its_levels_and_heads(name: st
         ),
         ("atss_shapes", "losses.dense.auxiliary=[]", r"learns the auxiliary heads \[\], .* are \['centerness'\]"),
         ("paa_shapes", "losses.dense.auxiliary=[{type: centerness}]", r"\['centerness'\], .* are \['iou'\]"),
-        ("paa_shapes", "detector.dense.groups=7", r"pyramid_channels = 64 is no multiple of dense.groups = 7"),
+        ("paa_shapes", "detector.dense.groups=7", r"pyramid_channels = 32 is no multiple of dense.groups = 7"),
         ("rs_paa_shapes", "losses.dense={type: softmax_cross_entropy, box_loss: {type: l1}}", "detector.dense, which"),
         ("rs_paa_shapes", "detector.rpn.sampler=null", "detector.rpn: unknown field"),
     ],

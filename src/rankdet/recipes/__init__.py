@@ -15,6 +15,8 @@ from .coco import (
     faster_rcnn_l1_r50_coco,
     faster_rcnn_r50_coco,
     focal_faster_rcnn_r50_coco,
+    heavy_alrp_faster_rcnn_r50_coco,
+    heavy_rs_faster_rcnn_r50_coco,
     rs_faster_rcnn_r50_coco,
 )
 from .loading import dump, load_recipe, validated
@@ -60,6 +62,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "focal_faster_rcnn_r50_coco": focal_faster_rcnn_r50_coco,
     "alrp_faster_rcnn_r50_coco": alrp_faster_rcnn_r50_coco,
     "rs_faster_rcnn_r50_coco": rs_faster_rcnn_r50_coco,
+    "heavy_alrp_faster_rcnn_r50_coco": heavy_alrp_faster_rcnn_r50_coco,
+    "heavy_rs_faster_rcnn_r50_coco": heavy_rs_faster_rcnn_r50_coco,
     "mask_rcnn_shapes": mask_rcnn_shapes,
     "rs_mask_rcnn_shapes": rs_mask_rcnn_shapes,
     "mask_rcnn_lite0_nuclei": mask_rcnn_lite0_nuclei,

@@ -133,6 +133,8 @@ class Data(Config):
     """Processes that read pictures, per training process."""
     resize: Resize | None = None
     """New size of pictures, in training and in detection; null keeps the size of the file."""
+    test_resize: Resize | None = None
+    """New size of pictures in detection; null: as in training."""
     horizontal_flip: Fraction = 0.5
     """Probability of mirroring a training picture."""
     vertical_flip: Fraction = 0.0
@@ -159,7 +161,8 @@ class Data(Config):
         """What is done to pictures: resizing, and in training all that is random."""
         from rankdet.data import Transforms
 
-        resize = None if self.resize is None else self.resize.build(training)
+        config = self.resize if training or self.test_resize is None else self.test_resize
+        resize = None if config is None else config.build(training)
         if not training:
             return Transforms(resize)
         return Transforms(

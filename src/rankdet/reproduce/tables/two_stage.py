@@ -15,9 +15,12 @@ from rankdet.recipes.cascade_rcnn import (
 from rankdet.recipes.coco import (
     ALRP_LOSSES,
     alrp_faster_rcnn_r50_coco,
+    augmented,
     faster_rcnn_giou_r50_coco,
     faster_rcnn_r50_coco,
     focal_faster_rcnn_r50_coco,
+    heavy_alrp_faster_rcnn_r50_coco,
+    heavy_rs_faster_rcnn_r50_coco,
     rs_faster_rcnn_r50_coco,
     with_focal,
 )
@@ -36,7 +39,7 @@ from rankdet.recipes.mask_rcnn import (
 from rankdet.recipes.ranking import two_stage_of
 from rankdet.recipes.shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
 
-from ..experiments import COCO, Experiment
+from ..experiments import COCO, SHAPES, Experiment
 from .rows import Change, Family, Row
 
 
@@ -49,6 +52,14 @@ def with_giou(recipe: Recipe) -> Recipe:
 def with_alrp(recipe: Recipe) -> Recipe:
     """aLRP Loss in both heads, as in ``alrp_faster_rcnn_r50_coco``."""
     return recipe.model_copy(update={"losses": ALRP_LOSSES})
+
+
+def with_heavy_training(recipe: Recipe) -> Recipe:
+    """On ``shapes``: the augmentation of ``heavy_rs_faster_rcnn_r50_coco``, and three times as many iterations."""
+    iterations = 3 * (recipe.schedule.iterations or 0)
+    schedule = recipe.schedule.model_copy(update={"iterations": iterations, "milestones": (0.75, 0.95)})
+    data = augmented(recipe.data, 128, (127.5, 127.5, 127.5))
+    return recipe.model_copy(update={"data": data, "schedule": schedule})
 
 
 def with_focal_from_low_scores(recipe: Recipe) -> Recipe:
@@ -107,6 +118,11 @@ SAMPLERS = {"random-random": ("rpn", "rcnn"), "none-random": ("rcnn",), "none-no
 """Rows of Tables 10, A.17 and A.18: the heads that draw their candidates."""
 
 
+def heavy(family: Family, full: Callable[[], Recipe]) -> Family:
+    """A family in heavy training, on ``shapes`` and by its recipe on COCO."""
+    return Family({SHAPES: family.changed(with_heavy_training).experiments[SHAPES], COCO: Experiment(full)})
+
+
 def sampler_rows(family: Family, prefix: str = "") -> list[Row]:
     """A Faster R-CNN with each choice of samplers."""
     return [sampled(family, FASTER_RCNN, drawn).row(f"{prefix}{name}") for name, drawn in SAMPLERS.items()]
@@ -133,8 +149,13 @@ def table_10() -> list[Row]:
 
 
 def table_a12() -> list[Row]:
-    """aLRP Loss and RS Loss in standard training."""
-    return [ALRP_FASTER_RCNN.row("alrp-standard"), RS_FASTER_RCNN.row("rs-standard")]
+    """aLRP Loss and RS Loss in heavy and in standard training."""
+    return [
+        heavy(ALRP_FASTER_RCNN, heavy_alrp_faster_rcnn_r50_coco).row("alrp-heavy"),
+        ALRP_FASTER_RCNN.row("alrp-standard"),
+        heavy(RS_FASTER_RCNN, heavy_rs_faster_rcnn_r50_coco).row("rs-heavy"),
+        RS_FASTER_RCNN.row("rs-standard"),
+    ]
 
 
 def table_a15() -> list[Row]:
