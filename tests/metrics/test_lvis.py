@@ -278,6 +278,12 @@ def test_ids_beyond_float64_are_kept_apart():
     assert (result["AP"], result["oLRP"]) == (ONE, 0)
 
 
+def test_loaded_set_gives_the_same_though_it_has_lost_its_empty_lists():
+    truth, found = random_set(5, "bbox")
+    truth["images"][0]["neg_category_ids"] = []
+    assert str(evaluate(hotcoco.COCO(truth), found)) == str(evaluate(truth, found))
+
+
 def test_no_detections_give_zero():
     result = evaluate(truth_with(picture(1), objects=[(1, 2)]), [])
     assert (result["AP"], result["APr"], result["AR300"], result["oLRP"]) == (0, 0, 0, 1)

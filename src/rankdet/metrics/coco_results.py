@@ -19,7 +19,7 @@ from hotcoco import COCO, LVISResults
 from hotcoco import mask as rle
 from numpy.typing import NDArray
 
-from rankdet.metrics.federation import Federation, read_federation
+from rankdet.metrics.federation import Federation, read_federation, with_empty_lists
 from rankdet.metrics.segmentations import LARGEST_SIDE, to_rle
 from rankdet.structures import InputError
 
@@ -94,6 +94,7 @@ def read_ground_truth(source: GroundTruthSource, iou_type: IouType) -> GroundTru
     dataset: Any
     if isinstance(source, COCO):
         where, dataset = "ground truth", source.dataset
+        dataset = dataset | {"images": with_empty_lists(dataset["images"])}
     elif isinstance(source, Mapping):
         where, dataset = "ground truth", source
     else:

@@ -49,11 +49,21 @@ def read_federation(
     """
     if not any(NEGATIVE in image for image in images):
         return None
-    frequencies: dict[int, str] = {category["id"]: category.get("frequency") for category in categories}
-    for id_, frequency in frequencies.items():
+    frequencies: dict[int, str] = {}
+    for category in categories:
+        frequency = category.get("frequency")
         if frequency not in FREQUENCIES:
-            raise InputError(f"{where}: category {id_}: frequency must be 'r', 'c' or 'f', not {frequency!r}")
+            name = f"{where}: category {category['id']}"
+            raise InputError(f"{name}: frequency must be 'r', 'c' or 'f', not {frequency!r}")
+        frequencies[category["id"]] = frequency
     return Federation({image["id"]: _lists(where, image, frequencies) for image in images}, frequencies)
+
+
+def with_empty_lists(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Pictures as hotcoco hands them back, without the lists that are empty, made whole again."""
+    if not any(NEGATIVE in image or NOT_EXHAUSTIVE in image for image in images):
+        return [dict(image) for image in images]
+    return [{NEGATIVE: [], NOT_EXHAUSTIVE: [], **image} for image in images]
 
 
 def _lists(where: str, image: Mapping[str, Any], known: Mapping[int, Any]) -> dict[str, list[int]]:
