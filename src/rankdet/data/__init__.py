@@ -1,7 +1,8 @@
-"""Files → Batch: COCO folders, the data set ``shapes``, transforms, sampling, loading, and a doctor for folders."""
+"""Files → Batch: folders in COCO or LVIS format, the set ``shapes``, transforms, sampling, loading, a doctor."""
 
 from rankdet.data.coco import CocoDataset, Sample
 from rankdet.data.doctor import check_folder
+from rankdet.data.formats import COCO, LVIS, Format
 from rankdet.data.loading import build_test_loader, build_training_loader, collate
 from rankdet.data.pictures import read_picture
 from rankdet.data.records import Finding
@@ -11,9 +12,12 @@ from rankdet.data.splits import Split, find_split
 from rankdet.data.transforms import FixedSize, KeepRatio, Placement, Transforms
 
 __all__ = [
+    "COCO",
+    "LVIS",
     "CocoDataset",
     "Finding",
     "FixedSize",
+    "Format",
     "GroupedBatchSampler",
     "KeepRatio",
     "Placement",

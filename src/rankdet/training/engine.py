@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rankdet.data import GroupedBatchSampler, build_training_loader
+from rankdet.data import build_training_loader
 from rankdet.recipes import Recipe, dump
 from rankdet.structures import Batch, DivergenceError, InputError
 
@@ -241,10 +241,7 @@ class Loop:
 
     def _batches(self) -> Iterator[Batch]:
         training, recipe, world = self._training, self._recipe, self._world
-        start = self._iteration * recipe.runtime.accumulation
-        sampler = GroupedBatchSampler(
-            training.dataset.aspect_ratios, recipe.data.batch_size, recipe.seed, world.rank, world.size, start
-        )
+        sampler = training.sampler(start=self._iteration * recipe.runtime.accumulation)
         loader = build_training_loader(
             training.dataset, sampler, recipe.data.workers, pin_memory=world.device.type == "cuda"
         )
