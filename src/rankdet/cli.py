@@ -32,7 +32,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes, for example optimizer.lr=0.01")
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: a GPU if there is one.")]
-DataFolder = Annotated[Path | None, typer.Option("--data", help="A folder in COCO format.")]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="A folder in COCO or LVIS format.")]
 
 
 def main() -> None:
@@ -268,7 +268,7 @@ def detect(
 
 @app.command()
 def doctor(
-    folder: Annotated[Path, typer.Argument(help="A folder in COCO format.")],
+    folder: Annotated[Path, typer.Argument(help="A folder in COCO or LVIS format.")],
     masks: Annotated[bool, typer.Option(help="Check segmentations too.")] = False,
     pictures: Annotated[bool, typer.Option(help="Decode every picture.")] = False,
 ) -> None:
@@ -358,16 +358,26 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 @app.command()
 def make_shapes(
     folder: Annotated[Path, typer.Argument(help="The folder to make.")],
-    train: Annotated[int, typer.Option(help="Training pictures.")] = 400,
-    val: Annotated[int, typer.Option(help="Validation pictures.")] = 100,
+    train: Annotated[
+        int | None, typer.Option(show_default="400, or 600 with --long-tailed", help="Training pictures.")
+    ] = None,
+    val: Annotated[
+        int | None, typer.Option(show_default="100, or 200 with --long-tailed", help="Validation pictures.")
+    ] = None,
     test: Annotated[int, typer.Option(help="Test pictures.")] = 0,
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
     seed: Annotated[int, typer.Option(help="The same seed makes the same pictures everywhere.")] = 0,
+    long_tailed: Annotated[
+        bool, typer.Option("--long-tailed", help="21 classes, frequent to rare, in LVIS format.")
+    ] = False,
 ) -> None:
-    """Make the data set `shapes` as an ordinary COCO folder."""
+    """Make the data set `shapes` as an ordinary COCO folder, or with a long tail in LVIS format."""
+    from rankdet.data import make_long_tailed_shapes
     from rankdet.data import make_shapes as make
 
-    print(make(folder, train=train, val=val, test=test, size=size, seed=seed, progress=True))
+    given = {name: number for name, number in (("train", train), ("val", val)) if number is not None}
+    maker = make_long_tailed_shapes if long_tailed else make
+    print(maker(folder, test=test, size=size, seed=seed, progress=True, **given))
 
 
 @app.command()

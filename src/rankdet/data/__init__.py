@@ -4,6 +4,7 @@ from rankdet.data.coco import CocoDataset, Sample
 from rankdet.data.doctor import check_folder
 from rankdet.data.formats import COCO, LVIS, Format
 from rankdet.data.loading import build_test_loader, build_training_loader, collate
+from rankdet.data.long_tail import make_long_tailed_shapes
 from rankdet.data.pictures import read_picture
 from rankdet.data.records import Finding
 from rankdet.data.sampling import GroupedBatchSampler, SampleKey
@@ -30,6 +31,7 @@ __all__ = [
     "check_folder",
     "collate",
     "find_split",
+    "make_long_tailed_shapes",
     "make_shapes",
     "read_picture",
 ]
