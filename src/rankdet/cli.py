@@ -19,6 +19,9 @@ from rankdet.recipes import RECIPES, dump, load_recipe
 if TYPE_CHECKING:
     from rankdet.report import Table
 
+_MOST_CLASSES = 200
+"""That are printed one by one."""
+
 app = typer.Typer(
     help="Object detectors trained with ranking-based losses.",
     no_args_is_help=True,
@@ -228,11 +231,13 @@ def _print_measures(console: Console, metrics: dict[str, Any], title: str | None
 
     if title is not None:
         console.print(title)
-    for part in (("AP", "AP50", "AP75", "APs", "APm", "APl"), ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")):
-        _print_table(console, Table(list(part), [[metrics[name] for name in part]]))
-    errors = ["oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN"]
-    _print_table(console, Table(errors, [[metrics[name] for name in errors]]))
-    _print_table(console, per_class_table(metrics))
+    for kind in ("AP", "AR", "oLRP"):  # COCO and LVIS do not measure the same
+        names = [name for name in metrics if name.startswith(kind)]
+        _print_table(console, Table(list(names), [[metrics[name] for name in names]]))
+    if len(metrics["per_class"]) <= _MOST_CLASSES:
+        _print_table(console, per_class_table(metrics))
+    else:
+        console.print(f"{len(metrics['per_class'])} classes: their numbers are in evaluation.json")
 
 
 def _print_table(console: Console, table: Table) -> None:

@@ -1,6 +1,7 @@
 """The long-tailed set: LVIS to the letter, frequent to rare in training, equally frequent elsewhere."""
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -29,7 +30,7 @@ def test_set_is_sound_for_the_doctor(folder):
 def test_classes_are_all_shapes_with_all_patterns_and_neighbors_differ():
     assert len(set(CLASSES)) == 21
     assert CLASSES[:4] == ("ellipse", "striped_rectangle", "spotted_triangle", "ring")
-    for first, second in zip(CLASSES, CLASSES[1:], strict=False):
+    for first, second in itertools.pairwise(CLASSES):
         assert not set(first.split("_")) & set(second.split("_"))
 
 

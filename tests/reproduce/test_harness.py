@@ -21,7 +21,16 @@ from rankdet import cli
 from rankdet.data import make_shapes
 from rankdet.recipes import RECIPES, Recipe, load_recipe
 from rankdet.reproduce import Plan, make_plan, paper_tables
-from rankdet.reproduce.experiments import BCCD, COCO, SHAPES, Command, Experiment, make_trial
+from rankdet.reproduce.experiments import (
+    BCCD,
+    COCO,
+    LONG_TAILED_SHAPES,
+    NUCLEI,
+    SHAPES,
+    Command,
+    Experiment,
+    make_trial,
+)
 from rankdet.reproduce.harness import Ending, Harness
 from rankdet.reproduce.processes import take_lock
 from rankdet.reproduce.study import Study
@@ -335,7 +344,7 @@ def test_every_row_is_one_of_the_paper_and_its_overrides_give_its_recipe():
             for scale, experiment in found.experiments.items():
                 base = experiment.base()
                 assert RECIPES[base.name]() == base
-                assert scale in (SHAPES, BCCD, COCO)
+                assert scale in (SHAPES, LONG_TAILED_SHAPES, BCCD, NUCLEI, COCO)
                 expected = experiment.change(base)
                 assert load_recipe(base.name, experiment.overrides()) == expected
 

@@ -10,6 +10,12 @@ from .coco import (
     rs_faster_rcnn_r50_coco,
 )
 from .loading import dump, load_recipe, validated
+from .lvis import (
+    mask_rcnn_long_tail_shapes,
+    mask_rcnn_r50_lvis,
+    rs_mask_rcnn_long_tail_shapes,
+    rs_mask_rcnn_r50_lvis,
+)
 from .mask_rcnn import (
     mask_rcnn_lite0_nuclei,
     mask_rcnn_r50_coco,
@@ -56,6 +62,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "rs_mask_rcnn_lite0_nuclei": rs_mask_rcnn_lite0_nuclei,
     "mask_rcnn_r50_coco": mask_rcnn_r50_coco,
     "rs_mask_rcnn_r50_coco": rs_mask_rcnn_r50_coco,
+    "mask_rcnn_long_tail_shapes": mask_rcnn_long_tail_shapes,
+    "rs_mask_rcnn_long_tail_shapes": rs_mask_rcnn_long_tail_shapes,
+    "mask_rcnn_r50_lvis": mask_rcnn_r50_lvis,
+    "rs_mask_rcnn_r50_lvis": rs_mask_rcnn_r50_lvis,
     "atss_shapes": atss_shapes,
     "rs_atss_shapes": rs_atss_shapes,
     "paa_shapes": paa_shapes,

@@ -12,7 +12,7 @@ from .optimization import Fraction
 
 if TYPE_CHECKING:
     from rankdet import data
-    from rankdet.data import CocoDataset, Format, GroupedBatchSampler, Transforms
+    from rankdet.data import CocoDataset, Format, GroupedBatchSampler, Split, Transforms
 
 
 class KeepRatio(Config):
@@ -87,6 +87,10 @@ class Data(Config):
     skip_unreadable: bool = False
     """Whether a picture that cannot be read in training is skipped and counted; otherwise training stops."""
 
+    def find_split(self, split: str) -> Split:
+        """The annotations and pictures of a split; raises InputError where they are missing."""
+        return self._format().find_split(self._folder(), split)
+
     def build_transforms(self, training: bool) -> Transforms:
         """What is done to pictures: resizing, and in training random flips."""
         from rankdet.data import Transforms
@@ -103,7 +107,7 @@ class Data(Config):
         """
         from rankdet.data import CocoDataset
 
-        split = self._format().find_split(self._folder(), self.train_split)
+        split = self.find_split(self.train_split)
         return CocoDataset(
             split.annotations,
             split.images,
@@ -123,7 +127,7 @@ class Data(Config):
         """
         from rankdet.data import CocoDataset
 
-        found = self._format().find_split(self._folder(), self.validation_split if split is None else split)
+        found = self.find_split(self.validation_split if split is None else split)
         return CocoDataset(
             found.annotations,
             found.images,

@@ -19,7 +19,7 @@ from .experiments import Command, Experiment, Scale, Trial, make_trial
 TUNING_SEED = 0
 """The learning rate is chosen with this seed whatever seeds are reported, so that more seeds never change it."""
 
-PERCENT = ("AP", "AP50", "AP75", "APs", "APm", "APl", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")
+PERCENT = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")
 """What an evaluation measures as a fraction and a table shows in percent; of masks with ``mask_`` before the name."""
 
 
@@ -71,6 +71,13 @@ class Task:
     trial: Trial
     is_training: bool
     command: Command
+    split: str
+    """What the run is reported on."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left of it to do."""
+        return self.trial.is_settled if self.is_training else self.trial.is_reported(self.split)
 
 
 class Study:
@@ -83,13 +90,13 @@ class Study:
     experiment
         What it trains.
     settings
-        Of the table.
+        Of the table, on the data of this row.
     is_of_masks
         Whether AP and oLRP of the row are those of masks.
     """
 
     def __init__(self, name: str, experiment: Experiment, settings: Settings, is_of_masks: bool = False) -> None:
-        self.name, self._experiment, self._settings = name, experiment, settings
+        self.name, self._experiment, self.settings = name, experiment, settings
         self._is_of_masks = is_of_masks
         self._trials: dict[tuple[float, int, tuple[str, ...]], Trial] = {}
         recipe = load_recipe(experiment.base().name, experiment.overrides())
@@ -103,7 +110,7 @@ class Study:
 
     def trial(self, lr: float, seed: int, changes: list[str] | None = None) -> Trial:
         """The run of a learning rate and seed, with other ``changes`` than those of the settings where given."""
-        settings, own = self._settings, self._changes if changes is None else changes
+        settings, own = self.settings, self._changes if changes is None else changes
         key = (lr, seed, tuple(own))
         if key not in self._trials:  # made once: the state of a table is looked at again after every run
             self._trials[key] = make_trial(
@@ -139,7 +146,7 @@ class Study:
 
     def result(self, trial: Trial) -> Result | None:
         """The numbers of one of its runs as the row shows them; None before it is measured."""
-        result = result_of(trial, self._settings.scale.split)
+        result = result_of(trial, self.settings.scale.split)
         if result is None or not self._is_of_masks:
             return result
         masks = {name: result.figures.get(f"mask_{name}") for name in PERCENT}
@@ -149,7 +156,7 @@ class Study:
     def trials(self) -> list[Trial]:
         """The runs of the chosen learning rate, one for each seed; none before it is chosen."""
         lr = self.choice()
-        return [] if lr is None else [self.trial(lr, seed) for seed in self._settings.seeds]
+        return [] if lr is None else [self.trial(lr, seed) for seed in self.settings.seeds]
 
     def stretched(self, reference: Study) -> list[Trial]:
         """The runs that take the seconds of another row; none before their length is settled."""
@@ -165,7 +172,7 @@ class Study:
                 changes.append("schedule.epochs=null")
         else:
             changes = [f"schedule.epochs={round((schedule.epochs or 0.0) * factor, 3)}"]
-        return [self.trial(lr, seed, changes) for seed in self._settings.seeds]
+        return [self.trial(lr, seed, changes) for seed in self.settings.seeds]
 
     def settle_budget(self, reference: Study) -> None:
         """Once both rows are trained, write down by how much this one is to be stretched. It is never changed again."""
@@ -182,28 +189,28 @@ class Study:
             return None
         labels = f"{self.trial(lr, TUNING_SEED).label} {reference.trial(other, TUNING_SEED).label}"
         digest = hashlib.sha256(labels.encode()).hexdigest()[:12]
-        return self._settings.out / "budgets" / f"{digest}.json"
+        return self.settings.out / "budgets" / f"{digest}.json"
 
     def tasks(self, reference: Study | None) -> Iterator[Task]:
         """What can be done now, the first thing first."""
+        split = self.settings.scale.split
         waiting = [trial for trial in self.tuning().values() if not trial.is_settled]
-        yield from (Task(trial, True, trial.training()) for trial in waiting)
+        yield from (Task(trial, True, trial.training(), split) for trial in waiting)
         if waiting:
             return
         trials = self.trials()
         if reference is not None:
             self.settle_budget(reference)
             trials = [*trials, *self.stretched(reference)]
-        split = self._settings.scale.split
         for trial in trials:
             if not trial.is_settled:
-                yield Task(trial, True, trial.training())
+                yield Task(trial, True, trial.training(), split)
             elif not trial.is_reported(split):
-                yield Task(trial, False, trial.measuring(split, self._settings.device))
+                yield Task(trial, False, trial.measuring(split, self.settings.device), split)
 
     def expected(self, reference: Study | None) -> dict[str, bool]:
         """All runs, as far as they are known, and whether nothing is left to do for them."""
-        seeds, split = self._settings.seeds, self._settings.scale.split
+        seeds, split = self.settings.seeds, self.settings.scale.split
         labels = {trial.label: trial.is_settled for trial in self.tuning().values()}
         trials = self.trials()
         if not trials:

@@ -313,9 +313,10 @@ class Loop:
             }
         )
         parts = {"": metrics, "masks: ": metrics["masks"]} if "masks" in metrics else {"": metrics}
+        shown = ("AP", "AP50", "APr", "APc", "APf", "oLRP")  # COCO does not measure all of them
         numbers = [
-            f"{name}AP {part['AP']:.3f}  AP50 {part['AP50']:.3f}  oLRP {part['oLRP']:.3f}"
-            for name, part in parts.items()
+            prefix + "  ".join(f"{name} {part[name]:.3f}" for name in shown if name in part)
+            for prefix, part in parts.items()
         ]
         self._display.say(f"iteration {self._iteration}: {'  '.join(numbers)}")
 

@@ -13,9 +13,17 @@ from rankdet.recipes.losses import (
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
 )
+from rankdet.recipes.lvis import (
+    mask_rcnn_long_tail_shapes,
+    mask_rcnn_r50_lvis,
+    rs_mask_rcnn_long_tail_shapes,
+    rs_mask_rcnn_r50_lvis,
+)
 from rankdet.recipes.mask_rcnn import (
+    mask_rcnn_lite0_nuclei,
     mask_rcnn_r50_coco,
     mask_rcnn_shapes,
+    rs_mask_rcnn_lite0_nuclei,
     rs_mask_rcnn_r50_coco,
     rs_mask_rcnn_shapes,
 )
@@ -48,8 +56,10 @@ def with_samplers_of(standard: Callable[[], Recipe], *, rpn: bool, rcnn: bool) -
 
 FASTER_RCNN = Family.of(shapes=faster_rcnn_shapes, bccd=faster_rcnn_lite0_bccd, coco=faster_rcnn_r50_coco)
 RS_FASTER_RCNN = Family.of(shapes=rs_faster_rcnn_shapes, bccd=rs_faster_rcnn_lite0_bccd, coco=rs_faster_rcnn_r50_coco)
-MASK_RCNN = Family.of(shapes=mask_rcnn_shapes, coco=mask_rcnn_r50_coco)
-RS_MASK_RCNN = Family.of(shapes=rs_mask_rcnn_shapes, coco=rs_mask_rcnn_r50_coco)
+MASK_RCNN = Family.of(shapes=mask_rcnn_shapes, nuclei=mask_rcnn_lite0_nuclei, coco=mask_rcnn_r50_coco)
+RS_MASK_RCNN = Family.of(shapes=rs_mask_rcnn_shapes, nuclei=rs_mask_rcnn_lite0_nuclei, coco=rs_mask_rcnn_r50_coco)
+LONG_TAILED_MASK_RCNN = Family.of(long_tailed_shapes=mask_rcnn_long_tail_shapes, coco=mask_rcnn_r50_lvis)
+LONG_TAILED_RS_MASK_RCNN = Family.of(long_tailed_shapes=rs_mask_rcnn_long_tail_shapes, coco=rs_mask_rcnn_r50_lvis)
 GIOU_FASTER_RCNN = Family(
     {**FASTER_RCNN.changed(with_giou).experiments, COCO: Experiment(faster_rcnn_giou_r50_coco)},
 )
@@ -72,8 +82,18 @@ def table_4() -> list[Row]:
     return [MASK_RCNN.row("mask_rcnn"), RS_MASK_RCNN.row("rs")]
 
 
+def table_5() -> list[Row]:
+    """Mask R-CNN on LVIS."""
+    return [LONG_TAILED_MASK_RCNN.row("rfs"), LONG_TAILED_RS_MASK_RCNN.row("rs")]
+
+
 def table_10() -> list[Row]:
-    """Samplers of RS Faster R-CNN, also those of Table A.17."""
+    """Samplers of RS Faster R-CNN, and RS Mask R-CNN on LVIS."""
+    return [*table_a17(), LONG_TAILED_RS_MASK_RCNN.row("lvis-none-none", is_of_masks=True)]
+
+
+def table_a17() -> list[Row]:
+    """Samplers of RS Faster R-CNN."""
     return [
         sampled(RS_FASTER_RCNN, rpn=True, rcnn=True).row("random-random"),
         sampled(RS_FASTER_RCNN, rpn=False, rcnn=True).row("none-random"),
@@ -92,5 +112,5 @@ def table_a18() -> list[Row]:
         GIOU_FASTER_RCNN.row("ce-random-random"),
         sampled(GIOU_FASTER_RCNN, rpn=False, rcnn=True).row("ce-none-random"),
         sampled(GIOU_FASTER_RCNN, rpn=False, rcnn=False).row("ce-none-none"),
-        *(Row(f"rs-{row.name}", row.experiments) for row in table_10()),
+        *(Row(f"rs-{row.name}", row.experiments) for row in table_a17()),
     ]
