@@ -241,7 +241,8 @@ def test_fields_that_do_not_fit_together_are_reported_without_the_whole_recipe()
 
 
 def test_small_recipes_give_both_forms_the_same_budget():
-    for name in ("faster_rcnn_shapes", "faster_rcnn_lite0_bccd", "mask_rcnn_shapes", "mask_rcnn_lite0_nuclei"):
+    for name in ("faster_rcnn_shapes", "faster_rcnn_lite0_bccd", "mask_rcnn_shapes", "mask_rcnn_lite0_nuclei",
+                 "mask_rcnn_long_tail_shapes"):  # fmt: skip
         standard, rank_sort = load_recipe(name), load_recipe(f"rs_{name}")
         for part in ("seed", "data", "optimizer", "schedule", "evaluation", "runtime"):
             assert getattr(standard, part) == getattr(rank_sort, part)
@@ -280,6 +281,24 @@ def test_mask_rcnn_on_coco_has_the_numbers_of_the_paper():
     assert len(detector.mask.head.convolutions) == 4
     assert detector.mask.head.classifier.weight.shape == (80, 256)
     assert detector.rcnn.assigner.low_quality_iou == 0.5
+
+
+def test_recipes_on_lvis_have_the_numbers_of_the_paper():
+    rank_sort, standard = load_recipe("rs_mask_rcnn_r50_lvis"), load_recipe("mask_rcnn_r50_lvis")
+    assert (rank_sort.optimizer.lr, standard.optimizer.lr) == (0.012, 0.02)
+    assert rank_sort.data == standard.data
+    assert (standard.data.format, standard.data.repeat_threshold) == ("lvis", 1e-3)
+    assert standard.data.resize == KeepRatio(long=1333, shorts=(640, 672, 704, 736, 768, 800))
+    assert standard.data.resize.build(training=False).shorts == (800,)
+    for recipe, base in ((rank_sort, "rs_mask_rcnn_r50_coco"), (standard, "mask_rcnn_r50_coco")):
+        coco = load_recipe(base)
+        assert (recipe.detector.testing.score_threshold, recipe.detector.testing.per_image) == (1e-4, 300)
+        assert recipe.detector.model_copy(update={"testing": coco.detector.testing}) == coco.detector
+        assert (recipe.losses, recipe.schedule, recipe.head_weights) == (coco.losses, coco.schedule, coco.head_weights)
+    detector = rank_sort.detector.build(1203, pretrained=False)
+    assert detector.rcnn.head.classifier.out_features == 1203
+    assert detector.rcnn.head.regressor.out_features == 4 * 1203
+    assert detector.mask.head.classifier.out_features == 1203
 
 
 def test_a_mask_branch_is_added_to_faster_rcnn_alone():
