@@ -36,7 +36,7 @@ from rankdet.reproduce.processes import take_lock
 from rankdet.reproduce.study import Study
 from rankdet.reproduce.tables import TABLES, Family, Row
 from rankdet.structures import InputError
-from rankdet.training.runs import Run
+from rankdet.training.runs import Run, read_log
 
 
 def small(recipe: Recipe) -> Recipe:
@@ -510,3 +510,15 @@ def test_folder_given_is_that_of_nuclei_where_no_row_is_for_blood_cells(tmp_path
     assert {study.name: study.rates for study in masks.studies} == {"mask_rcnn": (1e-3,), "rs": (1e-3,)}
     with pytest.raises(InputError, match="on nuclei each row has the learning rate of its recipe"):
         make_plan("4", data=tmp_path, learning_rates="0.1,0.2")
+
+
+def test_trainings_that_share_processors_are_compared_by_seconds_of_the_processor(data: Path, tmp_path: Path):
+    settings = plan_of("1", tmp_path, data, rows="rs")
+    ending = run(settings, InThisProcess())
+    entry = row(ending, "rs")["measured"][0]["seeds"][0]
+    folder = tmp_path / "runs" / entry["run"]
+    timing = [record for record in read_log(folder / "log.jsonl") if record["kind"] == "train"][-1]["timing"]
+    assert entry["seconds"] == timing["seconds"]
+    (folder / "jobs.json").write_text('{"jobs": 2}')
+    shared = row(run(settings, InThisProcess()), "rs")["measured"][0]["seeds"][0]
+    assert shared["seconds"] == timing["processor_seconds"] > 0
