@@ -8,6 +8,7 @@ annotated with is a negative. The evaluation does.
 from .data import KeepRatio
 from .detectors import Mask, Testing
 from .mask_rcnn import mask_rcnn_r50_coco, mask_rcnn_shapes
+from .plus import SHORT_SIDES
 from .ranking import ranking_form
 from .recipe import Recipe
 from .shapes import fewer_proposals
@@ -24,7 +25,7 @@ def mask_rcnn_r50_lvis() -> Recipe:
         update={
             "format": "lvis",
             "repeat_threshold": 1e-3,
-            "resize": KeepRatio(long=1333, shorts=(640, 672, 704, 736, 768, 800)),
+            "resize": KeepRatio(long=1333, shorts=SHORT_SIDES),
         }
     )
     detector = base.detector.model_copy(update={"testing": testing})
