@@ -294,7 +294,9 @@ def reproduce(
     table: Annotated[str | None, typer.Argument(help="1 to 10, A.11 to A.20, or sorting; without it, a list.")] = None,
     scale: Annotated[
         Literal["small", "full"],
-        typer.Option(help="small: a small network on `shapes`, or on the folder --data; full: the paper's, on COCO."),
+        typer.Option(
+            help="small: a small network on `shapes`, or on the folder --data; full: the paper's, on COCO, LVIS."
+        ),
     ] = "small",
     rows: Annotated[str | None, typer.Option(help="Names of rows, with commas; all that have a recipe.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, with commas; 0,1,2, or 0 at full scale.")] = None,
