@@ -18,10 +18,19 @@ import torch
 from rich.console import Console
 
 from rankdet import cli
-from rankdet.data import make_shapes
+from rankdet.data import make_long_tailed_shapes, make_shapes
 from rankdet.recipes import RECIPES, Recipe, load_recipe
 from rankdet.reproduce import Plan, make_plan, paper_tables
-from rankdet.reproduce.experiments import BCCD, COCO, SHAPES, Command, Experiment, make_trial
+from rankdet.reproduce.experiments import (
+    BCCD,
+    COCO,
+    LONG_TAILED_SHAPES,
+    NUCLEI,
+    SHAPES,
+    Command,
+    Experiment,
+    make_trial,
+)
 from rankdet.reproduce.harness import Ending, Harness
 from rankdet.reproduce.processes import take_lock
 from rankdet.reproduce.study import Study
@@ -57,11 +66,14 @@ def wider_step(recipe: Recipe) -> Recipe:
 STANDARD = Family.of(shapes=RECIPES["faster_rcnn_shapes"]).changed(small)
 RANKING = Family.of(shapes=RECIPES["rs_faster_rcnn_shapes"]).changed(small)
 MASKS = Family.of(shapes=RECIPES["rs_mask_rcnn_shapes"]).changed(small)
+LONG_TAILED = Family.of(long_tailed_shapes=RECIPES["rs_mask_rcnn_long_tail_shapes"]).changed(small)
 ROWS: dict[str, Callable[[], list[Row]]] = {
     "1": lambda: [STANDARD.row("fpn"), RANKING.row("rs")],
     "A.14": lambda: [RANKING.row("0.50"), RANKING.changed(wider_step).row("1.00")],
     "3": list,
     "4": lambda: [MASKS.row("rs")],
+    "5": lambda: [LONG_TAILED.row("rs")],
+    "10": lambda: [RANKING.row("none-none"), LONG_TAILED.row("lvis-none-none", is_of_masks=True)],
     "A.12": lambda: [RANKING.row("rs-standard")],
     "A.17": lambda: [RANKING.row("none-none"), sampled(RANKING, STANDARD, ("rpn", "rcnn")).row("random-random")],
     "A.20": lambda: [MASKS.row("box-mask_rcnn-r_50"), MASKS.row("mask-mask_rcnn-r_50", is_of_masks=True)],
@@ -341,7 +353,7 @@ def test_every_row_is_one_of_the_paper_and_its_overrides_give_its_recipe():
             for scale, experiment in found.experiments.items():
                 base = experiment.base()
                 assert RECIPES[base.name]() == base
-                assert scale in (SHAPES, BCCD, COCO)
+                assert scale in (SHAPES, LONG_TAILED_SHAPES, BCCD, NUCLEI, COCO)
                 expected = experiment.change(base)
                 assert load_recipe(base.name, experiment.overrides()) == expected
 
@@ -457,6 +469,53 @@ def test_figures_of_masks_are_told_from_those_of_boxes(data: Path, tmp_path: Pat
         assert boxes[name] == pytest.approx(100 * truth[name])
         assert masks[name] == pytest.approx(100 * truth["masks"][name])
     assert masks["seconds_per_iteration"] == boxes["seconds_per_iteration"]
+
+
+def test_figures_of_frequencies_are_carried_and_a_row_may_have_data_of_its_own(data: Path, tmp_path: Path):
+    """Table 5 is of the long-tailed set alone; in Table 10 one row is, and shares its run."""
+    (tmp_path / "shapes").symlink_to(data)
+    make_long_tailed_shapes(tmp_path / "long_tailed_shapes", train=8, val=4, test=4, size=64)
+    common = {"out": tmp_path, "tables": ROWS, "seeds": "0", "learning_rates": "0.003", "iterations": 2}
+    five, ten = (make_plan(name, device="cpu", threads=1, **common) for name in ("5", "10"))
+    assert five.settings.scale is LONG_TAILED_SHAPES
+    assert ten.settings.scale is SHAPES
+    launch = InThisProcess()
+    ending = run(five, launch)
+    assert not ending.failures
+    assert ending.files[0].name == "table_5-long_tailed_shapes.md"
+    found = row(ending, "rs")["measured"][0]["seeds"][0]
+    truth = json.loads((tmp_path / "runs" / found["run"] / "test" / "evaluation.json").read_text())
+    for name in ("AP", "APr", "APc", "APf"):
+        expected = truth["masks"][name]
+        figure = found["figures"].get(f"mask_{name}")
+        assert figure == (None if expected is None else pytest.approx(100 * expected))
+    both = run(ten, launch)
+    assert not both.failures
+    assert len(launch.trained) == 2
+    own = row(both, "lvis-none-none")["measured"][0]
+    assert own["budget"] == "on long_tailed_shapes, equal iterations"
+    assert own["mean"]["AP"] == pytest.approx(100 * truth["masks"]["AP"])
+    assert row(both, "none-none")["measured"][0]["budget"] == "equal iterations"
+    assert "here, on long_tailed_shapes, equal iterations" in both.files[0].read_text()
+
+
+def test_what_a_row_needs_is_made_or_named(tmp_path: Path):
+    lines = list(make_plan("10", out=tmp_path / "out").describe())
+    made = [line for line in lines if "make-shapes" in line]
+    assert [line.split("out/")[1] for line in made] == [
+        "long_tailed_shapes --test 200 --long-tailed", "shapes --test 200"
+    ]  # fmt: skip
+    full = make_plan("5", full=True, data=tmp_path)
+    assert any("no annotation file for the split 'train'; tried annotations/lvis_v1_train.json" in line
+               for line in full.missing())  # fmt: skip
+
+
+def test_folder_given_is_that_of_nuclei_where_no_row_is_for_blood_cells(tmp_path: Path):
+    masks, boxes = make_plan("4", data=tmp_path), make_plan("1", data=tmp_path)
+    assert (masks.settings.scale, boxes.settings.scale) == (NUCLEI, BCCD)
+    assert {study.name: study.rates for study in masks.studies} == {"mask_rcnn": (1e-3,), "rs": (1e-3,)}
+    with pytest.raises(InputError, match="on nuclei each row has the learning rate of its recipe"):
+        make_plan("4", data=tmp_path, learning_rates="0.1,0.2")
 
 
 def test_trainings_that_share_processors_are_compared_by_seconds_of_the_processor(data: Path, tmp_path: Path):

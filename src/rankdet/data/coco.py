@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from rankdet.data.masks import outline, rasterize
 from rankdet.data.packed import PackedBytes
 from rankdet.data.pictures import decode, fit, read_picture
-from rankdet.data.records import Records, raise_errors, read_records
-from rankdet.data.sampling import SampleKey
+from rankdet.data.records import ReadRecords, Records, raise_errors, read_records
+from rankdet.data.sampling import SampleKey, repeat_factors
 from rankdet.data.transforms import Placement, Transforms
 from rankdet.structures import InputError, Outlines, Source, Target
 
@@ -36,7 +37,7 @@ class Sample(NamedTuple):
 
 
 class CocoDataset(Dataset[Sample]):
-    """Pictures and objects of a COCO annotation file.
+    """Pictures and objects of an annotation file of COCO, or of another format with the same records.
 
     Category ids of any kind become labels 0 … C−1 in the order of the ids. Crowd regions are never among the objects,
     and neither are annotations with a box of less than a pixel in width or height, without area, or outside of the
@@ -68,6 +69,8 @@ class CocoDataset(Dataset[Sample]):
         lose all of theirs by it, where ``keep_empty`` is False.
     drop_degenerate
         Drop boxes of zero width or height, and count them in ``num_degenerate``, instead of stopping.
+    read
+        Reads and checks the annotation file: `rankdet.data.records.read_records`, or that of another format.
 
     Attributes
     ----------
@@ -109,13 +112,14 @@ class CocoDataset(Dataset[Sample]):
         skip_unreadable: bool = False,
         drop_degenerate: bool = False,
         min_object: float = 0.0,
+        read: ReadRecords = read_records,
     ) -> None:
         self.ground_truth, self.images = Path(annotations), Path(images)
         self.transforms = Transforms() if transforms is None else transforms
         self.with_masks, self.as_outlines, self.skip_unreadable = with_masks, as_outlines, skip_unreadable
         if not self.images.is_dir():
             raise InputError(f"{self.images}: there is no such folder of pictures")
-        records, findings = read_records(self.ground_truth, with_masks, drop_degenerate)
+        records, findings = read(self.ground_truth, with_masks, drop_degenerate)
         raise_errors(findings)
         self.num_degenerate = len(findings)
         self.categories = records.categories
@@ -176,6 +180,11 @@ class CocoDataset(Dataset[Sample]):
     def label_counts(self) -> list[int]:
         """Objects of each of the C labels."""
         return np.bincount(self._labels, minlength=len(self.categories)).tolist()
+
+    def repeats(self, threshold: float) -> NDArray[np.int64]:
+        """(N,) how often each picture is in an epoch for rare classes to be seen: ⌈r(I)⌉ of `repeat_factors`."""
+        pictures = np.repeat(np.arange(len(self)), np.diff(self._ends))
+        return np.ceil(repeat_factors(pictures, self._labels, len(self), threshold)).astype(np.int64)
 
     def path(self, index: int) -> Path:
         """The file of a picture."""

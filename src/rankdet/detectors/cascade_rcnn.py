@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from rankdet.backbones import FPN, Backbone
+from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork
 from rankdet.structures import Batch, Candidates, Detection, Images
@@ -41,7 +41,7 @@ class CascadeRCNN(nn.Module):
         self,
         *,
         backbone: Backbone,
-        fpn: FPN,
+        fpn: Pyramid,
         rpn: RegionProposalNetwork,
         stages: Sequence[BoxStage],
         train_proposals: ProposalSettings | None = None,

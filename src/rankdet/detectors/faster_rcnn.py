@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rankdet.backbones import FPN, Backbone
+from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork
 from rankdet.structures import Batch, Candidates, Detection, Images
@@ -40,7 +40,7 @@ class FasterRCNN(nn.Module):
         self,
         *,
         backbone: Backbone,
-        fpn: FPN,
+        fpn: Pyramid,
         rpn: RegionProposalNetwork,
         rcnn: BoxStage,
         train_proposals: ProposalSettings | None = None,

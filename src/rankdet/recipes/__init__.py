@@ -20,6 +20,12 @@ from .coco import (
     rs_faster_rcnn_r50_coco,
 )
 from .loading import dump, load_recipe, validated
+from .lvis import (
+    mask_rcnn_long_tail_shapes,
+    mask_rcnn_r50_lvis,
+    rs_mask_rcnn_long_tail_shapes,
+    rs_mask_rcnn_r50_lvis,
+)
 from .mask_rcnn import (
     mask_rcnn_lite0_nuclei,
     mask_rcnn_r50_coco,
@@ -48,6 +54,17 @@ from .one_stage import (
     rs_paa_r50_coco,
     rs_paa_shapes,
 )
+from .plus import (
+    faster_rcnn_plus_r50_coco,
+    rs_faster_rcnn_plus_r50_coco,
+    rs_faster_rcnn_plus_r101_dcn_3x_coco,
+    rs_faster_rcnn_r101_dcn_3x_coco,
+    rs_mask_rcnn_plus_r50_coco,
+    rs_mask_rcnn_plus_r101_3x_coco,
+    rs_mask_rcnn_plus_r101_dcn_3x_coco,
+    rs_mask_rcnn_plus_x101_dcn_3x_coco,
+    rs_mask_rcnn_r101_3x_coco,
+)
 from .recipe import Recipe
 from .shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
 
@@ -74,6 +91,19 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "rs_cascade_rcnn_shapes": rs_cascade_rcnn_shapes,
     "cascade_rcnn_r50_coco": cascade_rcnn_r50_coco,
     "rs_cascade_rcnn_r50_coco": rs_cascade_rcnn_r50_coco,
+    "mask_rcnn_long_tail_shapes": mask_rcnn_long_tail_shapes,
+    "rs_mask_rcnn_long_tail_shapes": rs_mask_rcnn_long_tail_shapes,
+    "mask_rcnn_r50_lvis": mask_rcnn_r50_lvis,
+    "rs_mask_rcnn_r50_lvis": rs_mask_rcnn_r50_lvis,
+    "faster_rcnn_plus_r50_coco": faster_rcnn_plus_r50_coco,
+    "rs_faster_rcnn_plus_r50_coco": rs_faster_rcnn_plus_r50_coco,
+    "rs_faster_rcnn_r101_dcn_3x_coco": rs_faster_rcnn_r101_dcn_3x_coco,
+    "rs_faster_rcnn_plus_r101_dcn_3x_coco": rs_faster_rcnn_plus_r101_dcn_3x_coco,
+    "rs_mask_rcnn_plus_r50_coco": rs_mask_rcnn_plus_r50_coco,
+    "rs_mask_rcnn_r101_3x_coco": rs_mask_rcnn_r101_3x_coco,
+    "rs_mask_rcnn_plus_r101_3x_coco": rs_mask_rcnn_plus_r101_3x_coco,
+    "rs_mask_rcnn_plus_r101_dcn_3x_coco": rs_mask_rcnn_plus_r101_dcn_3x_coco,
+    "rs_mask_rcnn_plus_x101_dcn_3x_coco": rs_mask_rcnn_plus_x101_dcn_3x_coco,
     "atss_shapes": atss_shapes,
     "rs_atss_shapes": rs_atss_shapes,
     "paa_shapes": paa_shapes,

@@ -12,7 +12,7 @@ from .optimization import Fraction
 
 if TYPE_CHECKING:
     from rankdet import data
-    from rankdet.data import CocoDataset, Transforms
+    from rankdet.data import CocoDataset, Format, GroupedBatchSampler, Split, Transforms
 
 
 class KeepRatio(Config):
@@ -122,7 +122,10 @@ class Data(Config):
     """Which pictures, and what happens to them on the way."""
 
     folder: Path | None = None
-    """A folder in COCO format; ``--data`` sets it."""
+    """A folder in the format; ``--data`` sets it."""
+    format: Literal["coco", "lvis"] = "coco"
+    """Annotations: ``annotations/instances_*.json`` and the like (``coco``), or ``annotations/lvis_v1_*.json``, whose
+    federated lists the evaluation follows (``lvis``)."""
     train_split: str = "train"
     """Pictures to learn from."""
     validation_split: str = "val"
@@ -150,12 +153,19 @@ class Data(Config):
     mask_outlines: bool = False
     """Whether masks are handed as polygons, which are rasterized straight into the targets of a mask head; needs
     polygons in the annotations. Otherwise they are bitmaps."""
+    repeat_threshold: PositiveFloat | None = None
+    """Repeat factor sampling: a picture with a class that less than this fraction of the pictures has is in every epoch
+    ⌈√(threshold / fraction)⌉ times, by its rarest class; null: once."""
     keep_empty: bool = False
     """Whether pictures without objects are trained on."""
     drop_degenerate: bool = False
     """Whether boxes of zero width or height are dropped; otherwise they are a mistake that stops the run."""
     skip_unreadable: bool = False
     """Whether a picture that cannot be read in training is skipped and counted; otherwise training stops."""
+
+    def find_split(self, split: str) -> Split:
+        """The annotations and pictures of a split; raises InputError where they are missing."""
+        return self._format().find_split(self._folder(), split)
 
     def build_transforms(self, training: bool) -> Transforms:
         """What is done to pictures: resizing, and in training all that is random."""
@@ -180,9 +190,9 @@ class Data(Config):
 
         Raises InputError where they are missing or broken.
         """
-        from rankdet.data import CocoDataset, find_split
+        from rankdet.data import CocoDataset
 
-        split = find_split(self._folder(), self.train_split)
+        split = self.find_split(self.train_split)
         return CocoDataset(
             split.annotations,
             split.images,
@@ -193,6 +203,7 @@ class Data(Config):
             drop_degenerate=self.drop_degenerate,
             skip_unreadable=self.skip_unreadable,
             min_object=self.min_object,
+            read=self._format().read,
         )
 
     def build_test_dataset(self, split: str | None = None, with_masks: bool = False) -> CocoDataset:
@@ -200,9 +211,9 @@ class Data(Config):
 
         Masks of objects are for losses alone: an evaluation reads them from the annotation file.
         """
-        from rankdet.data import CocoDataset, find_split
+        from rankdet.data import CocoDataset
 
-        found = find_split(self._folder(), self.validation_split if split is None else split)
+        found = self.find_split(self.validation_split if split is None else split)
         return CocoDataset(
             found.annotations,
             found.images,
@@ -211,11 +222,30 @@ class Data(Config):
             as_outlines=self.mask_outlines,
             keep_empty=True,
             drop_degenerate=self.drop_degenerate,
+            read=self._format().read,
         )
+
+    def build_sampler(
+        self, dataset: CocoDataset, seed: int, rank: int = 0, world_size: int = 1, start: int = 0
+    ) -> GroupedBatchSampler:
+        """What a process trains on from batch ``start`` on, without end."""
+        from rankdet.data import GroupedBatchSampler
+
+        repeats = None if self.repeat_threshold is None else dataset.repeats(self.repeat_threshold)
+        return GroupedBatchSampler(
+            dataset.aspect_ratios, self.batch_size, seed, rank, world_size, start, repeats=repeats
+        )
+
+    def _format(self) -> Format:
+        from rankdet.data import COCO, LVIS
+
+        return {"coco": COCO, "lvis": LVIS}[self.format]
 
     def _folder(self) -> Path:
         if self.folder is None:
             from rankdet.structures import InputError
 
-            raise InputError("data.folder is not set: name a folder in COCO format with --data FOLDER")
+            raise InputError(
+                f"data.folder is not set: name a folder in {self.format.upper()} format with --data FOLDER"
+            )
         return self.folder

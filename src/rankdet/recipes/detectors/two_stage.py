@@ -20,8 +20,8 @@ from .backbones import Backbone
 from .testing import Testing
 
 if TYPE_CHECKING:
-    from rankdet.backbones import FPN
     from rankdet.backbones import Backbone as BackboneModule
+    from rankdet.backbones import Pyramid
     from rankdet.detectors import CascadeRCNN as CascadeRCNNModule
     from rankdet.detectors import FasterRCNN as FasterRCNNModule
     from rankdet.detectors import MaskRCNN as MaskRCNNModule
@@ -185,6 +185,9 @@ class TwoStage(Config):
     """Channels of the feature pyramid."""
     extra_levels: NonNegativeInt = 1
     """Coarser levels behind the backbone's (P6), which only the RPN reads."""
+    carafe: bool = False
+    """Whether maps of the pyramid are enlarged by CARAFE, the "+" of RS-R-CNN+, in place of nearest neighbors. Coarser
+    levels then are convolutions of the backbone's last map, and enlarged too."""
     rpn: RPN = RPN()
     """First stage."""
     testing: Testing = Testing()
@@ -210,13 +213,14 @@ class TwoStage(Config):
         """Whether it learns from masks and finds them."""
         return False
 
-    def _build_parts(self, pretrained: bool) -> tuple[BackboneModule, FPN, RegionProposalNetwork]:
-        from rankdet.backbones import FPN
+    def _build_parts(self, pretrained: bool) -> tuple[BackboneModule, Pyramid, RegionProposalNetwork]:
+        from rankdet.backbones import FPN, CarafeFPN
 
         backbone = self.backbone.build(pretrained)
         strides = tuple(backbone.strides)
         coarser = tuple(strides[-1] * 2 ** (level + 1) for level in range(self.extra_levels))
-        fpn = FPN(backbone.channels, self.pyramid_channels, extra_levels=self.extra_levels)
+        pyramid = CarafeFPN if self.carafe else FPN
+        fpn = pyramid(backbone.channels, self.pyramid_channels, extra_levels=self.extra_levels)
         return backbone, fpn, self.rpn.build(self.pyramid_channels, strides + coarser)
 
 

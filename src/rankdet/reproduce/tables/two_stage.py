@@ -30,11 +30,31 @@ from rankdet.recipes.losses import (
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
 )
+from rankdet.recipes.lvis import (
+    mask_rcnn_long_tail_shapes,
+    mask_rcnn_r50_lvis,
+    rs_mask_rcnn_long_tail_shapes,
+    rs_mask_rcnn_r50_lvis,
+)
 from rankdet.recipes.mask_rcnn import (
+    mask_rcnn_lite0_nuclei,
     mask_rcnn_r50_coco,
     mask_rcnn_shapes,
+    rs_mask_rcnn_lite0_nuclei,
     rs_mask_rcnn_r50_coco,
     rs_mask_rcnn_shapes,
+)
+from rankdet.recipes.plus import (
+    faster_rcnn_plus_r50_coco,
+    rs_faster_rcnn_plus_r50_coco,
+    rs_faster_rcnn_plus_r101_dcn_3x_coco,
+    rs_faster_rcnn_r101_dcn_3x_coco,
+    rs_mask_rcnn_plus_r50_coco,
+    rs_mask_rcnn_plus_r101_3x_coco,
+    rs_mask_rcnn_plus_r101_dcn_3x_coco,
+    rs_mask_rcnn_plus_x101_dcn_3x_coco,
+    rs_mask_rcnn_r101_3x_coco,
+    with_carafe,
 )
 from rankdet.recipes.ranking import two_stage_of
 from rankdet.recipes.shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
@@ -47,6 +67,12 @@ def with_giou(recipe: Recipe) -> Recipe:
     """L1 in the RPN and ten times GIoU in the R-CNN, as in ``faster_rcnn_giou_r50_coco``."""
     losses = {"rpn": SigmoidCrossEntropy(box_loss=L1()), "rcnn": SoftmaxCrossEntropy(box_loss=GIoU(weight=10.0))}
     return recipe.model_copy(update={"losses": losses})
+
+
+def with_l1_and_carafe(recipe: Recipe) -> Recipe:
+    """L1 in both stages and a pyramid with CARAFE, as in ``faster_rcnn_plus_r50_coco``."""
+    losses = {"rpn": SigmoidCrossEntropy(box_loss=L1()), "rcnn": SoftmaxCrossEntropy(box_loss=L1())}
+    return with_carafe(recipe).model_copy(update={"losses": losses})
 
 
 def with_alrp(recipe: Recipe) -> Recipe:
@@ -97,6 +123,8 @@ def sampled(family: Family, standard: Family, drawn: Collection[str]) -> Family:
 
 FASTER_RCNN = Family.of(shapes=faster_rcnn_shapes, bccd=faster_rcnn_lite0_bccd, coco=faster_rcnn_r50_coco)
 RS_FASTER_RCNN = Family.of(shapes=rs_faster_rcnn_shapes, bccd=rs_faster_rcnn_lite0_bccd, coco=rs_faster_rcnn_r50_coco)
+LONG_TAILED_MASK_RCNN = Family.of(long_tailed_shapes=mask_rcnn_long_tail_shapes, coco=mask_rcnn_r50_lvis)
+LONG_TAILED_RS_MASK_RCNN = Family.of(long_tailed_shapes=rs_mask_rcnn_long_tail_shapes, coco=rs_mask_rcnn_r50_lvis)
 GIOU_FASTER_RCNN = Family(
     {**FASTER_RCNN.changed(with_giou).experiments, COCO: Experiment(faster_rcnn_giou_r50_coco)},
 )
@@ -109,13 +137,30 @@ FOCAL_FASTER_RCNN = Family(
 ALRP_FASTER_RCNN = Family(
     {**RS_FASTER_RCNN.changed(with_alrp).experiments, COCO: Experiment(alrp_faster_rcnn_r50_coco)},
 )
-MASK_RCNN = Family.of(shapes=mask_rcnn_shapes, coco=mask_rcnn_r50_coco)
-RS_MASK_RCNN = Family.of(shapes=rs_mask_rcnn_shapes, coco=rs_mask_rcnn_r50_coco)
+MASK_RCNN = Family.of(shapes=mask_rcnn_shapes, nuclei=mask_rcnn_lite0_nuclei, coco=mask_rcnn_r50_coco)
+RS_MASK_RCNN = Family.of(shapes=rs_mask_rcnn_shapes, nuclei=rs_mask_rcnn_lite0_nuclei, coco=rs_mask_rcnn_r50_coco)
 CASCADE_RCNN = Family.of(shapes=cascade_rcnn_shapes, coco=cascade_rcnn_r50_coco)
 RS_CASCADE_RCNN = Family.of(shapes=rs_cascade_rcnn_shapes, coco=rs_cascade_rcnn_r50_coco)
 
 SAMPLERS = {"random-random": ("rpn", "rcnn"), "none-random": ("rcnn",), "none-none": ()}
 """Rows of Tables 10, A.17 and A.18: the heads that draw their candidates."""
+
+CARAFE_FASTER_RCNN = Family(
+    {**FASTER_RCNN.changed(with_l1_and_carafe).experiments, COCO: Experiment(faster_rcnn_plus_r50_coco)},
+)
+RS_FASTER_RCNN_PLUS = Family(
+    {**RS_FASTER_RCNN.changed(with_carafe).experiments, COCO: Experiment(rs_faster_rcnn_plus_r50_coco)},
+)
+RS_MASK_RCNN_PLUS = Family(
+    {**RS_MASK_RCNN.changed(with_carafe).experiments, COCO: Experiment(rs_mask_rcnn_plus_r50_coco)},
+)
+# The larger networks have no small form.
+RS_FASTER_RCNN_DCN = Family.of(coco=rs_faster_rcnn_r101_dcn_3x_coco)
+RS_FASTER_RCNN_PLUS_DCN = Family.of(coco=rs_faster_rcnn_plus_r101_dcn_3x_coco)
+RS_MASK_RCNN_R101 = Family.of(coco=rs_mask_rcnn_r101_3x_coco)
+RS_MASK_RCNN_PLUS_R101 = Family.of(coco=rs_mask_rcnn_plus_r101_3x_coco)
+RS_MASK_RCNN_PLUS_DCN = Family.of(coco=rs_mask_rcnn_plus_r101_dcn_3x_coco)
+RS_MASK_RCNN_PLUS_X101_DCN = Family.of(coco=rs_mask_rcnn_plus_x101_dcn_3x_coco)
 
 
 def heavy(family: Family, full: Callable[[], Recipe]) -> Family:
@@ -134,7 +179,19 @@ def table_1() -> list[Row]:
         FASTER_RCNN.row("fpn"),
         ALRP_FASTER_RCNN.row("alrp"),
         GIOU_FASTER_RCNN.row("giou"),
+        CARAFE_FASTER_RCNN.row("carafe_fpn"),
         RS_FASTER_RCNN.row("rs"),
+        RS_FASTER_RCNN_PLUS.row("rs_plus"),
+    ]
+
+
+def table_3() -> list[Row]:
+    """The strongest detectors, by their boxes."""
+    return [
+        RS_FASTER_RCNN_DCN.row("rs_rcnn"),
+        RS_FASTER_RCNN_PLUS_DCN.row("rs_rcnn_plus"),
+        RS_MASK_RCNN_PLUS_DCN.row("rs_mask_rcnn_plus"),
+        RS_MASK_RCNN_PLUS_X101_DCN.row("rs_mask_rcnn_plus_x101"),
     ]
 
 
@@ -143,8 +200,28 @@ def table_4() -> list[Row]:
     return [MASK_RCNN.row("mask_rcnn"), RS_MASK_RCNN.row("rs")]
 
 
+def table_5() -> list[Row]:
+    """Mask R-CNN on LVIS."""
+    return [LONG_TAILED_MASK_RCNN.row("rfs"), LONG_TAILED_RS_MASK_RCNN.row("rs")]
+
+
+def table_8() -> list[Row]:
+    """The strongest detectors, by their masks."""
+    return [
+        RS_MASK_RCNN_R101.row("rs_mask_rcnn"),
+        RS_MASK_RCNN_PLUS_R101.row("rs_mask_rcnn_plus"),
+        RS_MASK_RCNN_PLUS_DCN.row("rs_mask_rcnn_plus-dcn"),
+        RS_MASK_RCNN_PLUS_X101_DCN.row("rs_mask_rcnn_plus_x101-dcn"),
+    ]
+
+
 def table_10() -> list[Row]:
-    """Samplers of RS Faster R-CNN, also those of Table A.17."""
+    """Samplers of RS Faster R-CNN, and RS Mask R-CNN on LVIS."""
+    return [*table_a17(), LONG_TAILED_RS_MASK_RCNN.row("lvis-none-none", is_of_masks=True)]
+
+
+def table_a17() -> list[Row]:
+    """Samplers of RS Faster R-CNN."""
     return sampler_rows(RS_FASTER_RCNN)
 
 
@@ -169,4 +246,24 @@ def table_a18() -> list[Row]:
         *sampler_rows(GIOU_FASTER_RCNN, "ce-"),
         *sampler_rows(FOCAL_FASTER_RCNN, "focal-"),
         *sampler_rows(RS_FASTER_RCNN, "rs-"),
+    ]
+
+
+def table_a20() -> list[Row]:
+    """All forms of RS Faster and RS Mask R-CNN, by their boxes and by their masks."""
+    return [
+        RS_FASTER_RCNN.row("box-faster_rcnn-r_50"),
+        RS_MASK_RCNN.row("box-mask_rcnn-r_50"),
+        RS_FASTER_RCNN_PLUS.row("box-faster_rcnn_plus-r_50"),
+        RS_MASK_RCNN_PLUS.row("box-mask_rcnn_plus-r_50"),
+        RS_MASK_RCNN_R101.row("box-mask_rcnn-r_101"),
+        RS_MASK_RCNN_PLUS_R101.row("box-mask_rcnn_plus-r_101"),
+        RS_FASTER_RCNN_DCN.row("box-faster_rcnn-r_101_dcn"),
+        RS_FASTER_RCNN_PLUS_DCN.row("box-faster_rcnn_plus-r_101_dcn"),
+        RS_MASK_RCNN_PLUS_DCN.row("box-mask_rcnn_plus-r_101_dcn"),
+        RS_MASK_RCNN.row("mask-mask_rcnn-r_50", is_of_masks=True),
+        RS_MASK_RCNN_PLUS.row("mask-mask_rcnn_plus-r_50", is_of_masks=True),
+        RS_MASK_RCNN_R101.row("mask-mask_rcnn-r_101", is_of_masks=True),
+        RS_MASK_RCNN_PLUS_R101.row("mask-mask_rcnn_plus-r_101", is_of_masks=True),
+        RS_MASK_RCNN_PLUS_DCN.row("mask-mask_rcnn_plus-r_101_dcn", is_of_masks=True),
     ]
