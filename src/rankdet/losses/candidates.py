@@ -120,10 +120,12 @@ def matched_pairs(candidates: Candidates, field: str, pairs: Matched | None, num
     return pairs
 
 
-def task_counts(candidates: Candidates, num_positives: int) -> dict[str, Tensor]:
+def task_counts(candidates: Candidates, num_positives: int, is_used: Tensor | None = None) -> dict[str, Tensor]:
     """Positives and negatives as a classifier of C sigmoids sees them: a positive row holds C − 1 negatives, any
-    background row C. The ratio of the two is the imbalance of the paper's table 10 (task level)."""
-    used = (candidates.labels >= 0).sum()
+    background row C. The ratio of the two is the imbalance of the paper's table 10 (task level).
+
+    is_used: (M,) bool, which candidates a loss learns from; None: all that are not ignored."""
+    used = (candidates.labels >= 0 if is_used is None else is_used).sum()
     positives = torch.full_like(used, num_positives)
     return {"positives": positives, "negatives": used * candidates.num_classes - positives}
 
