@@ -112,7 +112,7 @@ def canvas_scores(logits: Tensor, canvas: tuple[int, int]) -> MaskScores:
     >>> canvas_scores(torch.full((1, 1, 2), 100.0), (2, 4)).bitmaps((2, 4)).all()
     tensor(True)
     """
-    scores = pad(logits.float().sigmoid()[None], (1, 1, 1, 1), mode="replicate")[0]
+    scores = pad(logits.float().sigmoid()[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     cell_height, cell_width = canvas[0] / logits.shape[1], canvas[1] / logits.shape[2]
     region = [-cell_width, -cell_height, canvas[1] + cell_width, canvas[0] + cell_height]
     return MaskScores(scores, scores.new_tensor(region).expand(len(scores), 4))
