@@ -230,10 +230,14 @@ class MaskScores:
         Scores are interpolated linearly between the centers of the grid's cells and fall to zero beyond its border, as
         in published code. No more than one mask is held at a time. On a GPU this waits for the device.
         """
-        for grid, (left, top, right, bottom) in zip(self.scores.float(), self.regions.tolist(), strict=True):
-            first_row, rows = _cell_weights(top, bottom, size[0], grid.shape[0], grid.device)
-            first_column, columns = _cell_weights(left, right, size[1], grid.shape[1], grid.device)
-            yield MaskWindow(first_row, first_column, rows @ grid @ columns.T >= threshold)
+        scores = self.scores.float()
+        parts = zip(scores, self.regions.tolist(), _occupied(scores, 1), _occupied(scores, 2), strict=True)
+        for grid, (left, top, right, bottom), row_part, column_part in parts:
+            height, width = grid.shape
+            first_row, rows = _cell_weights(*_part_of(top, bottom, row_part, height), size[0], grid.device)
+            first_column, columns = _cell_weights(*_part_of(left, right, column_part, width), size[1], grid.device)
+            part = grid[row_part[0] : row_part[1], column_part[0] : column_part[1]]
+            yield MaskWindow(first_row, first_column, rows @ part @ columns.T >= threshold)
 
     def bitmaps(self, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
         """(D, H, W) bool: all masks in pixels of a picture of ``size`` at once. For a few masks, or small pictures.
@@ -251,7 +255,26 @@ class MaskScores:
         return pixels
 
 
-def _cell_weights(start: float, end: float, size: int, cells: int, device: torch.device) -> tuple[int, Tensor]:
+def _occupied(scores: Tensor, axis: int) -> list[tuple[int, int]]:
+    """The cells [first, last) of each grid (D, h, w) along an axis beyond which all are 0, and one more on each side.
+
+    A mask that is cropped to a part of its region makes pixels there alone. Without any score the grid stays whole.
+    """
+    lines = (scores > 0).any(dim=3 - axis).int()
+    if not lines.numel():
+        return [(0, lines.shape[1])] * len(lines)
+    first, last = lines.argmax(dim=1) - 1, lines.shape[1] + 1 - lines.flip(1).argmax(dim=1)
+    return list(zip(first.clamp(min=0).tolist(), last.clamp(max=lines.shape[1]).tolist(), strict=True))
+
+
+def _part_of(start: float, end: float, part: tuple[int, int], cells: int) -> tuple[float, float, int]:
+    """Where the cells [first, last) of a range of so many lie, and how many these are."""
+    first, last = part
+    side = (end - start) / cells
+    return start + first * side, end if last == cells else start + last * side, last - first
+
+
+def _cell_weights(start: float, end: float, cells: int, size: int, device: torch.device) -> tuple[int, Tensor]:
     """The first pixel of [start, end) inside of ``size``, and for each pixel from there on the (n, cells) weights."""
     first, last = (min(max(value, 0), size) for value in (math.floor(start), math.ceil(end)))
     pixels = torch.arange(first, max(first, last), device=device) + 0.5
