@@ -8,20 +8,24 @@ import pytest
 import torch
 
 from rankdet.backbones import FPN, CarafeFPN, TimmBackbone, TinyBackbone, make_deformable
-from rankdet.detectors import ATSS, PAA, CascadeRCNN, FasterRCNN, MaskRCNN
+from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN
 from rankdet.heads import (
     AnchorGenerator,
     BoxCoder,
     BoxHead,
     BoxStage,
+    CenteredAnchors,
     DenseHead,
     DenseStage,
+    InstanceHead,
     MaskHead,
     MaskStage,
     ProposalSettings,
+    PrototypeNetwork,
     RegionProposalNetwork,
     RoIPooling,
     RPNHead,
+    SemanticHead,
 )
 from rankdet.label_assignment import MaxIoUAssigner, RandomSampler
 
@@ -190,5 +194,28 @@ def build_tiny_one_stage(kind: type[OneStage], ranking: bool) -> OneStage:
         backbone=backbone,
         fpn=FPN(backbone.channels, 16, extra_levels=1, extra_convolutions=True),
         dense=DenseStage(head=head, anchors=anchors, coder=BoxCoder((0.1, 0.1, 0.2, 0.2))),
+        test_per_level=100,
+    )
+
+
+@pytest.fixture
+def tiny_yolact() -> Callable[[bool], YOLACT]:
+    """As ``tiny_faster_rcnn``: sigmoid and all masks, or softmax, a semantic head and at most 3 masks per picture."""
+    return build_tiny_yolact
+
+
+def build_tiny_yolact(ranking: bool) -> YOLACT:
+    torch.manual_seed(0)
+    backbone = TinyBackbone((8, 16, 32))
+    anchors = CenteredAnchors(sides=(12.0, 24.0, 48.0, 96.0))
+    return YOLACT(
+        backbone=backbone,
+        fpn=FPN(backbone.channels, 16, extra_levels=1, extra_convolutions=True, extra_from_input=True, bilinear=True),
+        head=InstanceHead(16, 3, num_per_cell=anchors.num_per_cell, num_prototypes=8, softmax=not ranking),
+        prototypes=PrototypeNetwork(16, num_prototypes=8, channels=16, num_convolutions=1),
+        anchors=anchors,
+        coder=BoxCoder((0.1, 0.1, 0.2, 0.2)),
+        semantic=None if ranking else SemanticHead(16, 3),
+        masks_per_image=None if ranking else 3,
         test_per_level=100,
     )

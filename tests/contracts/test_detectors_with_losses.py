@@ -21,10 +21,13 @@ from rankdet.losses import (
     CenternessWeights,
     FocalLoss,
     GIoU,
+    HardNegatives,
     IoUCrossEntropy,
     IoUWeights,
+    MaskCrossEntropy,
     QualityFocalLoss,
     RankSortLoss,
+    SemanticCrossEntropy,
     SigmoidCrossEntropyLoss,
     SmoothL1,
     SoftmaxCrossEntropyLoss,
@@ -148,6 +151,25 @@ DETECTORS = {
         falling=DENSE_STANDARD,
     ),
     "PAA, Rank & Sort": Form("tiny_paa", ranking=True, losses={"dense": RankSortLoss()}, falling=DENSE_RANKING),
+    "YOLACT, standard": Form(
+        "tiny_yolact",
+        ranking=False,
+        losses={
+            "dense": SoftmaxCrossEntropyLoss(
+                SmoothL1(1.0, 1.5),
+                MaskCrossEntropy(6.125, over_box_size=True),
+                hard_negatives=HardNegatives(100),  # so many that some lie on every level
+                auxiliary=(SemanticCrossEntropy(),),
+            )
+        },
+        falling=(*DENSE_STANDARD, "dense/mask", "dense/semantic"),
+    ),
+    "YOLACT, Rank & Sort": Form(
+        "tiny_yolact",
+        ranking=True,
+        losses={"dense": RankSortLoss()},
+        falling=(*DENSE_RANKING, "dense/mask_error"),
+    ),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
 SCENES = {

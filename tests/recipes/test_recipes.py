@@ -1,5 +1,6 @@
 """Recipes: names, files, overrides, mistakes, numbers."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +11,19 @@ import torch
 from pydantic import BaseModel
 
 from rankdet.backbones import CarafeFPN, DeformableConv2d
+from rankdet.data import Expansion, MinIoUCrop, PhotometricDistortion
 from rankdet.recipes import RECIPES, Recipe, dump, load_recipe
 from rankdet.recipes.cascade_rcnn import cascade_form
 from rankdet.recipes.config import Config
 from rankdet.recipes.data import KeepRatio
 from rankdet.recipes.detectors import HubWeights, Mask
+from rankdet.recipes.losses import RankSort
 from rankdet.recipes.mask_rcnn import mask_form
 from rankdet.recipes.optimization import SGD, AdamW, CosineSchedule, StepSchedule
 from rankdet.recipes.plus import with_carafe
 from rankdet.recipes.ranking import ranking_form
+from rankdet.recipes.yolact import ranking_yolact
+from rankdet.reproduce.tables import TABLES
 from rankdet.structures import Images, InputError
 
 
@@ -201,7 +206,7 @@ def test_step_schedule_warms_up_and_falls_at_milestones():
 
 
 def test_cosine_schedule_is_half_a_cosine_after_warm_up():
-    schedule = CosineSchedule(epochs=55, warmup_iterations=500, warmup_factor=0.1)
+    schedule = CosineSchedule(iterations=10_000, warmup_iterations=500, warmup_factor=0.1)
     assert schedule.factor(0, 10_000) == pytest.approx(0.1)
     assert schedule.factor(2500, 10_000) == pytest.approx(0.5 + 0.5 * 0.5**0.5)
     assert schedule.factor(5000, 10_000) == pytest.approx(0.5)
@@ -534,3 +539,121 @@ def test_small_recipes_of_one_stage_detectors_give_both_forms_the_same_budget():
 def test_the_ranking_form_of_faster_rcnn_is_of_no_other_detector():
     with pytest.raises(TypeError, match=r"rs_atss_shapes .* type atss"):
         ranking_form(load_recipe("rs_atss_shapes"), "mine")
+
+
+def test_cosine_schedule_falls_once_per_epoch_where_it_counts_epochs():
+    schedule, per_epoch = CosineSchedule(epochs=55, warmup_iterations=500, warmup_factor=0.1), 3665
+    for epoch in (1, 13, 27, 54):
+        value = 0.5 * (1 + math.cos(math.pi * epoch / 55))
+        for iteration in (epoch * per_epoch, epoch * per_epoch + 1, (epoch + 1) * per_epoch - 1):
+            assert schedule.factor(iteration, 55 * per_epoch) == pytest.approx(value, rel=1e-12)
+    assert schedule.factor(250, 55 * per_epoch) == pytest.approx(0.55)
+
+
+def test_yolact_on_coco_has_the_numbers_of_the_paper():
+    rank_sort, standard = load_recipe("rs_yolact_r50_coco"), load_recipe("yolact_r50_coco")
+    assert rank_sort.optimizer == SGD(lr=0.006, reference_batch=32, momentum=0.9, weight_decay=5e-4)
+    assert standard.optimizer == SGD(lr=0.008, reference_batch=64, momentum=0.9, weight_decay=5e-4)
+    assert rank_sort.schedule == CosineSchedule(epochs=55, warmup_iterations=500, warmup_factor=0.1)
+    assert (standard.schedule.warmup_iterations, standard.schedule.warmup_factor) == (1000, 0.1)
+    length = 55 * 1833
+    for epoch, value in {1: 1, 20: 0.1, 41: 0.1, 42: 0.01, 49: 1e-3, 52: 1e-4, 54: 1e-4}.items():
+        assert standard.schedule.factor(epoch * 1833, length) == pytest.approx(value)
+    assert (rank_sort.runtime.clip_gradient_norm, standard.runtime.clip_gradient_norm) == (None, 35)
+    assert rank_sort.data == standard.data
+    assert (standard.data.resize.height, standard.data.resize.width, standard.data.batch_size) == (550, 550, 8)
+    assert standard.data.min_object == 4
+    transforms = standard.data.build_transforms(training=True)
+    assert transforms.distortion == PhotometricDistortion(32, (0.5, 1.5), (0.5, 1.5), 18)
+    assert transforms.expansion == Expansion(0.5, (1, 4))
+    assert transforms.crop == MinIoUCrop((0.1, 0.3, 0.5, 0.7, 0.9, 0), 0.3, (0.5, 2))
+    assert transforms.fill == standard.detector.backbone.mean == (123.68, 116.78, 103.94)
+    assert (transforms.horizontal_flip, transforms.vertical_flip) == (0.5, 0)
+    loss = standard.losses["dense"]
+    assert (loss.hard_negatives, loss.box_loss.beta, loss.box_loss.weight) == (3, 1, 1.5)
+    assert (loss.mask_loss.weight, loss.mask_loss.over_box_size) == (6.125, True)
+    assert [(head.type, head.weight) for head in loss.auxiliary] == [("semantic", 1)]
+    assert rank_sort.losses["dense"] == RankSort()
+    forms = {
+        each.name: (each.detector.softmax, each.detector.semantic, each.detector.masks_per_image)
+        for each in (standard, rank_sort)
+    }
+    assert forms == {"yolact_r50_coco": (True, True, 100), "rs_yolact_r50_coco": (False, False, None)}
+    testing = rank_sort.detector.testing
+    assert (testing.score_threshold, testing.nms_iou, testing.per_image) == (0.05, 0.5, 100)
+    assert (rank_sort.detector.test_per_level, rank_sort.detector.test_per_class) == (1000, 200)
+
+
+@pytest.mark.parametrize("name", ["rs_yolact_r50_coco", "yolact_r50_coco"])
+def test_yolact_of_the_coco_recipe_has_its_levels_and_heads_and_trains_all_of_its_backbone(name: str):
+    detector = load_recipe(name).detector.build(80, pretrained=False)
+    softmax = not name.startswith("rs")
+    assert detector.anchors.sides == (24, 48, 96, 192, 384)
+    assert detector.head.classifier.out_channels == 3 * (80 + softmax)
+    assert (detector.semantic is not None) == softmax
+    assert detector.fpn.coarser[0].in_channels == 2048
+    assert all(parameter.requires_grad for parameter in detector.parameters())
+    norms = [module for module in detector.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert all(norm.training and norm.track_running_stats for norm in norms)
+    detector.to("meta")
+    maps = detector.fpn(detector.backbone.network(torch.zeros(1, 3, 550, 550, device="meta")))
+    sizes = [tuple(features.shape[2:]) for features in maps]
+    assert sizes == [(69, 69), (35, 35), (18, 18), (9, 9), (5, 5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("rs_yolact_shapes", "detector.semantic=true", r"auxiliary heads \[\], .* are \['semantic'\]"),
+        ("yolact_shapes", "losses.dense.auxiliary=[]", r"auxiliary heads \[\], .* are \['semantic'\]"),
+        ("rs_yolact_shapes", "detector.softmax=true", "losses.dense.type = rank_sort does not fit detector.dense"),
+        ("yolact_shapes", "detector.positive_iou=0.3", r"detector: positive_iou = 0\.3 is below negative_iou = 0\.4"),
+        ("yolact_shapes", "losses.dense.hard_negatives=0", "losses.dense.hard_negatives: .*greater than 0"),
+        ("mask_rcnn_shapes", "losses.rcnn.hard_negatives=3", "losses.rcnn.hard_negatives is for the detector yolact"),
+        (
+            "mask_rcnn_shapes",
+            "losses.rcnn.mask_loss={type: cross_entropy, over_box_size: true}",
+            "losses.rcnn.mask_loss.over_box_size is for the detector yolact, not for mask_rcnn",
+        ),
+    ],
+)
+def test_what_does_not_fit_yolact_is_a_mistake_of_the_recipe(name: str, override: str, message: str):
+    with pytest.raises(InputError, match=message):
+        load_recipe(name, [override])
+
+
+def test_small_recipes_of_yolact_give_both_forms_the_same_budget():
+    for data in ("shapes", "lite0_nuclei"):
+        standard, rank_sort = load_recipe(f"yolact_{data}"), load_recipe(f"rs_yolact_{data}")
+        for part in ("seed", "data", "optimizer", "schedule", "evaluation", "runtime"):
+            assert getattr(standard, part) == getattr(rank_sort, part)
+        assert standard.detector.backbone == rank_sort.detector.backbone
+    assert rank_sort.detector.testing.per_image > 375
+    assert rank_sort.detector.test_per_class > rank_sort.detector.testing.per_image
+    assert rank_sort.detector.masks_per_image == standard.detector.masks_per_image == 64
+    with pytest.raises(TypeError, match="has a detector of type atss, not yolact"):
+        ranking_yolact(load_recipe("atss_shapes"), "mine")
+
+
+def test_each_heuristic_of_yolact_can_be_taken_away_alone():
+    rows = {row.name.removeprefix("yolact-"): row.experiments for row in TABLES["6"]()}
+    expected = {
+        "ohem_size_norm_semseg": (3, True, True),
+        "size_norm_semseg": (None, True, True),
+        "ohem_semseg": (3, False, True),
+        "ohem_size_norm": (3, True, False),
+        "plain": (None, False, False),
+    }
+    for name, (negatives, over_box_size, semantic) in expected.items():
+        for experiment in rows[name].values():
+            recipe = load_recipe(experiment.base().name, experiment.overrides())
+            loss = recipe.losses["dense"]
+            assert (loss.hard_negatives, loss.mask_loss.over_box_size) == (negatives, over_box_size)
+            assert loss.mask_loss.weight == 6.125
+            assert (recipe.detector.semantic, bool(loss.auxiliary)) == (semantic, semantic)
+    labels = {row.name: row.experiments for row in TABLES["A.16"]()}
+    for name, kind in {"binary": "binary", "iou": "iou", "dice": "dice", "mean_iou_dice": "mean"}.items():
+        for experiment in labels[name].values():
+            recipe = load_recipe(experiment.base().name, experiment.overrides())
+            assert recipe.losses["dense"] == RankSort(label={"type": kind})
+            assert recipe.detector.masks_per_image is None  # labels by Dice need the masks of all positives

@@ -120,12 +120,14 @@ def matched_pairs(candidates: Candidates, field: str, pairs: Matched | None, num
     return pairs
 
 
-def task_counts(candidates: Candidates, num_positives: int) -> dict[str, Tensor]:
+def task_counts(candidates: Candidates, num_positives: int, is_used: Tensor | None = None) -> dict[str, Tensor]:
     """What a loss sees, in candidates and in logits; statistics of every loss.
 
     ``positives`` and ``background`` are candidates, and their ratio is the imbalance of instances. ``negatives`` are
     logits, as a classifier of C sigmoids has them: a positive comes with C − 1 of them, background with C. Their ratio
     to the positives, of which each is one logit, is the imbalance of tasks (tables 10 and A.17 of the paper).
+
+    ``is_used`` is (M,) bool: which candidates a loss learns from; None: all that are not ignored.
 
     Examples
     --------
@@ -133,7 +135,7 @@ def task_counts(candidates: Candidates, num_positives: int) -> dict[str, Tensor]
     >>> task_counts(candidates, 1)
     {'positives': tensor(1), 'background': tensor(2), 'negatives': tensor(8)}
     """
-    used = (candidates.labels >= 0).sum()
+    used = (candidates.labels >= 0 if is_used is None else is_used).sum()
     positives = torch.full_like(used, num_positives)
     return {
         "positives": positives,

@@ -67,6 +67,14 @@ from .plus import (
 )
 from .recipe import Recipe
 from .shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
+from .yolact import (
+    rs_yolact_lite0_nuclei,
+    rs_yolact_r50_coco,
+    rs_yolact_shapes,
+    yolact_lite0_nuclei,
+    yolact_r50_coco,
+    yolact_shapes,
+)
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "faster_rcnn_shapes": faster_rcnn_shapes,
@@ -122,6 +130,12 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "qfl_paa_r50_coco": qfl_paa_r50_coco,
     "alrp_paa_r50_coco": alrp_paa_r50_coco,
     "rs_paa_r50_coco": rs_paa_r50_coco,
+    "yolact_shapes": yolact_shapes,
+    "rs_yolact_shapes": rs_yolact_shapes,
+    "yolact_lite0_nuclei": yolact_lite0_nuclei,
+    "rs_yolact_lite0_nuclei": rs_yolact_lite0_nuclei,
+    "yolact_r50_coco": yolact_r50_coco,
+    "rs_yolact_r50_coco": rs_yolact_r50_coco,
 }
 """Built-in recipes: name → function that returns the recipe; the first line of its docstring describes it."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from rankdet.data import CocoDataset, Sample, build_test_loader, collate
 from rankdet.data.pictures import decode
 from rankdet.data.transforms import Placement
-from rankdet.detectors import ATSS, PAA, CascadeRCNN, FasterRCNN, MaskRCNN
+from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN
 from rankdet.recipes import Recipe, validated
 from rankdet.structures import Detection, InputError, Source, Target
 
@@ -52,7 +52,7 @@ class TrainedDetector:
     """
 
     path: Path
-    detector: FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA
+    detector: FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA | YOLACT
     recipe: Recipe
     categories: list[tuple[int, str]]
     thresholds: list[float] | None

@@ -8,14 +8,16 @@ from .backbones import Backbone, FileWeights, HubWeights, Timm, Tiny, WheelWeigh
 from .one_stage import ATSS, PAA, Dense
 from .testing import Testing
 from .two_stage import RCNN, RPN, CascadeRCNN, FasterRCNN, Mask, MaskRCNN, Proposals, Sampler
+from .yolact import YOLACT
 
-Detector = Annotated[FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA, Field(discriminator="type")]
+Detector = Annotated[FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA | YOLACT, Field(discriminator="type")]
 
 __all__ = [
     "ATSS",
     "PAA",
     "RCNN",
     "RPN",
+    "YOLACT",
     "Backbone",
     "CascadeRCNN",
     "Dense",

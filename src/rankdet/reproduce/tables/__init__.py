@@ -6,7 +6,7 @@ name that the row has in ``paper_tables.yaml``.
 
 from collections.abc import Callable
 
-from . import one_stage, two_stage
+from . import one_stage, two_stage, yolact
 from .rows import Family, Row
 
 
@@ -23,6 +23,8 @@ def table_a19() -> list[Row]:
         one_stage.RS_ATSS.row("atss-rs"),
         one_stage.PAA_STANDARD.row("paa-standard"),
         one_stage.RS_PAA.row("paa-rs"),
+        yolact.YOLACT.row("yolact-standard"),
+        yolact.RS_YOLACT.row("yolact-rs"),
     ]
 
 
@@ -37,7 +39,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "3": two_stage.table_3,
     "4": two_stage.table_4,
     "5": two_stage.table_5,
-    "6": nothing_yet,
+    "6": yolact.table_6,
     "7": nothing_yet,
     "8": two_stage.table_8,
     "9": one_stage.table_9,
@@ -47,7 +49,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "A.13": one_stage.table_a13,
     "A.14": one_stage.table_a14,
     "A.15": two_stage.table_a15,
-    "A.16": nothing_yet,
+    "A.16": yolact.table_a16,
     "A.17": two_stage.table_a17,
     "A.18": two_stage.table_a18,
     "A.19": table_a19,
