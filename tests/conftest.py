@@ -7,7 +7,7 @@ from typing import TypeVar
 import pytest
 import torch
 
-from rankdet.backbones import FPN, TinyBackbone
+from rankdet.backbones import FPN, CarafeFPN, TimmBackbone, TinyBackbone, make_deformable
 from rankdet.detectors import ATSS, PAA, FasterRCNN, MaskRCNN
 from rankdet.heads import (
     AnchorGenerator,
@@ -73,6 +73,36 @@ def build_tiny_faster_rcnn(ranking: bool) -> FasterRCNN:
         train_proposals=ProposalSettings(per_level=200, per_image=50),
         test_proposals=ProposalSettings(per_level=100, per_image=50),
     )
+
+
+@pytest.fixture
+def tiny_faster_rcnn_plus() -> Callable[[bool], FasterRCNN]:
+    """As ``tiny_faster_rcnn``, with a pyramid that enlarges by CARAFE."""
+    return build_tiny_faster_rcnn_plus
+
+
+def build_tiny_faster_rcnn_plus(ranking: bool) -> FasterRCNN:
+    detector = build_tiny_faster_rcnn(ranking)
+    detector.fpn = CarafeFPN(detector.backbone.channels, 16, extra_levels=0)
+    return detector
+
+
+@pytest.fixture
+def tiny_faster_rcnn_plus_dcn() -> Callable[[bool], FasterRCNN]:
+    """As ``tiny_faster_rcnn_plus``, with a deformable backbone and a coarser level."""
+    return build_tiny_faster_rcnn_plus_dcn
+
+
+def build_tiny_faster_rcnn_plus_dcn(ranking: bool) -> FasterRCNN:
+    detector = build_tiny_faster_rcnn(ranking)
+    # Bottlenecks of timm start as identities, behind which their other weights have no gradient yet.
+    options = {"layers": (1, 1, 1, 1), "channels": (4, 8, 16, 16), "zero_init_last": False}
+    backbone = TimmBackbone("resnet26", (1, 2, 3), options=options)
+    make_deformable(backbone)
+    detector.backbone = backbone
+    detector.fpn = CarafeFPN(backbone.channels, 16, extra_levels=1)
+    detector.rpn.anchors = AnchorGenerator((*backbone.strides, 32), scales=(4.0,))
+    return detector
 
 
 @pytest.fixture

@@ -78,6 +78,18 @@ DETECTORS = {
     "Faster R-CNN, Rank & Sort": Form(
         "tiny_faster_rcnn", ranking=True, losses={"rpn": RankSortLoss(), "rcnn": RankSortLoss()}, falling=RANKING
     ),
+    "Faster R-CNN+, standard": Form(
+        "tiny_faster_rcnn_plus",
+        ranking=False,
+        losses={"rpn": SigmoidCrossEntropyLoss(L1()), "rcnn": SoftmaxCrossEntropyLoss(L1())},
+        falling=STANDARD,
+    ),
+    "Faster R-CNN+, deformable, Rank & Sort": Form(
+        "tiny_faster_rcnn_plus_dcn",
+        ranking=True,
+        losses={"rpn": RankSortLoss(), "rcnn": RankSortLoss()},
+        falling=RANKING,
+    ),
     "Mask R-CNN, standard": Form(
         "tiny_mask_rcnn",
         ranking=False,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
-from rankdet.backbones import FPN, Backbone
+from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork
 from rankdet.structures import Batch, Candidates, Detection, Images
@@ -41,7 +41,7 @@ class FasterRCNN(nn.Module):
         self,
         *,
         backbone: Backbone,
-        fpn: FPN,
+        fpn: Pyramid,
         rpn: RegionProposalNetwork,
         rcnn: BoxStage,
         train_proposals: ProposalSettings | None = None,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from rankdet.backbones import FPN, Backbone
+from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.detectors.faster_rcnn import detect_boxes
 from rankdet.heads import BoxStage, MaskStage, ProposalSettings, RegionProposalNetwork
@@ -34,7 +34,7 @@ class MaskRCNN(nn.Module):
         self,
         *,
         backbone: Backbone,
-        fpn: FPN,
+        fpn: Pyramid,
         rpn: RegionProposalNetwork,
         rcnn: BoxStage,
         mask: MaskStage,

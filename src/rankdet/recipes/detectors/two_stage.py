@@ -158,6 +158,9 @@ class TwoStage(Config):
     """Channels of the feature pyramid."""
     extra_levels: NonNegativeInt = 1
     """Coarser levels behind the backbone's (P6), which only the RPN reads."""
+    carafe: bool = False
+    """Whether maps of the pyramid are enlarged by CARAFE, the "+" of RS-R-CNN+, in place of nearest neighbors. Coarser
+    levels then are convolutions of the backbone's last map, and enlarged too."""
     rpn: RPN = RPN()
     """First stage."""
     rcnn: RCNN
@@ -181,15 +184,16 @@ class TwoStage(Config):
         return False
 
     def _build_boxes(self, num_classes: int, pretrained: bool) -> FasterRCNNModule:
-        from rankdet.backbones import FPN
+        from rankdet.backbones import FPN, CarafeFPN
         from rankdet.detectors import FasterRCNN
 
         backbone = self.backbone.build(pretrained)
         strides = tuple(backbone.strides)
         coarser = tuple(strides[-1] * 2 ** (level + 1) for level in range(self.extra_levels))
+        pyramid = CarafeFPN if self.carafe else FPN
         return FasterRCNN(
             backbone=backbone,
-            fpn=FPN(backbone.channels, self.pyramid_channels, extra_levels=self.extra_levels),
+            fpn=pyramid(backbone.channels, self.pyramid_channels, extra_levels=self.extra_levels),
             rpn=self.rpn.build(self.pyramid_channels, strides + coarser),
             rcnn=self.rcnn.build(self.pyramid_channels, strides, num_classes),
             train_proposals=self.rpn.train_proposals.build(),
