@@ -5,15 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from pydantic import BaseModel
 
+from rankdet.backbones import CarafeFPN, DeformableConv2d
 from rankdet.recipes import RECIPES, Recipe, dump, load_recipe
 from rankdet.recipes.config import Config
 from rankdet.recipes.data import KeepRatio
-from rankdet.recipes.detectors import Mask
+from rankdet.recipes.detectors import HubWeights, Mask
 from rankdet.recipes.mask_rcnn import mask_form
 from rankdet.recipes.optimization import SGD, AdamW, CosineSchedule, StepSchedule
+from rankdet.recipes.plus import with_carafe
 from rankdet.recipes.ranking import ranking_form
 from rankdet.structures import Images, InputError
 
@@ -280,6 +283,76 @@ def test_mask_rcnn_on_coco_has_the_numbers_of_the_paper():
     assert len(detector.mask.head.convolutions) == 4
     assert detector.mask.head.classifier.weight.shape == (80, 256)
     assert detector.rcnn.assigner.low_quality_iou == 0.5
+
+
+LONG = {
+    "rs_faster_rcnn_r101_dcn_3x_coco": ("resnet101.tv_in1k", True, False),
+    "rs_faster_rcnn_plus_r101_dcn_3x_coco": ("resnet101.tv_in1k", True, True),
+    "rs_mask_rcnn_r101_3x_coco": ("resnet101.tv_in1k", False, False),
+    "rs_mask_rcnn_plus_r101_3x_coco": ("resnet101.tv_in1k", False, True),
+    "rs_mask_rcnn_plus_r101_dcn_3x_coco": ("resnet101.tv_in1k", True, True),
+    "rs_mask_rcnn_plus_x101_dcn_3x_coco": ("resnext101_64x4d.tv_in1k", True, True),
+}
+"""Recipe → network, whether it is deformable, whether the pyramid enlarges by CARAFE."""
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_recipes_differ_from_their_short_form_in_backbone_pyramid_length_and_scales(name: str):
+    recipe = load_recipe(name)
+    short = load_recipe("rs_mask_rcnn_r50_coco" if "mask" in name else "rs_faster_rcnn_r50_coco")
+    network, deformable, carafe = LONG[name]
+    backbone = short.detector.backbone.model_copy(
+        update={"name": network, "weights": HubWeights(name=network), "deformable": deformable}
+    )
+    assert recipe.detector == short.detector.model_copy(update={"backbone": backbone, "carafe": carafe})
+    assert network in timm.list_pretrained()
+    schedule = short.schedule.model_copy(update={"epochs": 36, "milestones": (27 / 36, 33 / 36)})
+    assert recipe.schedule == schedule
+    resize = recipe.data.resize
+    assert resize.long == 1333
+    narrow = name == "rs_mask_rcnn_r101_3x_coco"
+    assert resize.shorts == ((640, 672, 704, 736, 768, 800) if narrow else (480, 560, 640, 720, 800, 880, 960))
+    assert resize.build(training=False).shorts == (800,)
+    assert recipe.data == short.data.model_copy(update={"resize": resize})
+    for part in ("losses", "head_weights", "optimizer", "evaluation", "runtime", "seed"):
+        assert getattr(recipe, part) == getattr(short, part)
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_l1_r50_coco", "rs_faster_rcnn_r50_coco", "rs_mask_rcnn_r50_coco"])
+def test_plus_is_carafe_in_the_pyramid_and_nothing_else(name: str):
+    plain, plus = load_recipe(name), load_recipe(name.replace("_l1", "").replace("_r50", "_plus_r50"))
+    detector = plain.detector.model_copy(update={"carafe": True})
+    assert plus == plain.model_copy(update={"name": plus.name, "detector": detector})
+
+
+@pytest.mark.parametrize("name", ["rs_faster_rcnn_plus_r101_dcn_3x_coco", "rs_mask_rcnn_plus_x101_dcn_3x_coco"])
+def test_the_largest_detectors_have_their_levels_and_deformable_convolutions(name: str):
+    with torch.device("meta"):  # 139 million weights, of which only the shapes matter
+        detector = load_recipe(name).detector.build(80, pretrained=False)
+    assert len(detector.fpn.upsamplers) == 4
+    assert detector.fpn.coarser[0].in_channels == 2048
+    assert detector.rpn.anchors.strides == (4, 8, 16, 32, 64)
+    assert detector.rcnn.pooling.strides == (4, 8, 16, 32)
+    deformable = [part for part in detector.backbone.modules() if isinstance(part, DeformableConv2d)]
+    assert len(deformable) == 4 + 23 + 3
+    assert {part.offsets.out_channels for part in deformable} == {108}
+    widths = {part.weight.shape[1] for part in deformable}
+    assert widths == ({8, 16, 32} if "x101" in name else {128, 256, 512})
+    assert not detector.backbone.network.layer1[0].conv2.weight.requires_grad
+
+
+def test_small_backbones_are_deformable_where_the_recipe_says_so():
+    small = "detector.backbone={type: timm, name: resnet26, weights: null, deformable: true, out_indices: [1, 2, 3]}"
+    detector = load_recipe("rs_faster_rcnn_shapes", [small, "detector.carafe=true"]).detector.build(5)
+    assert sum(isinstance(part, DeformableConv2d) for part in detector.backbone.modules()) == 4
+    assert isinstance(detector.fpn, CarafeFPN)
+    with pytest.raises(InputError, match="resnet18 has no bottlenecks"):
+        load_recipe("rs_faster_rcnn_shapes", [small.replace("resnet26", "resnet18")]).detector.build(5)
+
+
+def test_carafe_is_of_two_stage_detectors_alone():
+    with pytest.raises(TypeError, match="rs_atss_shapes has a detector of type atss"):
+        with_carafe(load_recipe("rs_atss_shapes"))
 
 
 def test_a_mask_branch_is_added_to_faster_rcnn_alone():

@@ -38,6 +38,17 @@ from .one_stage import (
     rs_paa_r50_coco,
     rs_paa_shapes,
 )
+from .plus import (
+    faster_rcnn_plus_r50_coco,
+    rs_faster_rcnn_plus_r50_coco,
+    rs_faster_rcnn_plus_r101_dcn_3x_coco,
+    rs_faster_rcnn_r101_dcn_3x_coco,
+    rs_mask_rcnn_plus_r50_coco,
+    rs_mask_rcnn_plus_r101_3x_coco,
+    rs_mask_rcnn_plus_r101_dcn_3x_coco,
+    rs_mask_rcnn_plus_x101_dcn_3x_coco,
+    rs_mask_rcnn_r101_3x_coco,
+)
 from .recipe import Recipe
 from .shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
 
@@ -56,6 +67,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "rs_mask_rcnn_lite0_nuclei": rs_mask_rcnn_lite0_nuclei,
     "mask_rcnn_r50_coco": mask_rcnn_r50_coco,
     "rs_mask_rcnn_r50_coco": rs_mask_rcnn_r50_coco,
+    "faster_rcnn_plus_r50_coco": faster_rcnn_plus_r50_coco,
+    "rs_faster_rcnn_plus_r50_coco": rs_faster_rcnn_plus_r50_coco,
+    "rs_faster_rcnn_r101_dcn_3x_coco": rs_faster_rcnn_r101_dcn_3x_coco,
+    "rs_faster_rcnn_plus_r101_dcn_3x_coco": rs_faster_rcnn_plus_r101_dcn_3x_coco,
+    "rs_mask_rcnn_plus_r50_coco": rs_mask_rcnn_plus_r50_coco,
+    "rs_mask_rcnn_r101_3x_coco": rs_mask_rcnn_r101_3x_coco,
+    "rs_mask_rcnn_plus_r101_3x_coco": rs_mask_rcnn_plus_r101_3x_coco,
+    "rs_mask_rcnn_plus_r101_dcn_3x_coco": rs_mask_rcnn_plus_r101_dcn_3x_coco,
+    "rs_mask_rcnn_plus_x101_dcn_3x_coco": rs_mask_rcnn_plus_x101_dcn_3x_coco,
     "atss_shapes": atss_shapes,
     "rs_atss_shapes": rs_atss_shapes,
     "paa_shapes": paa_shapes,
