@@ -19,6 +19,18 @@ from rankdet.recipes.mask_rcnn import (
     rs_mask_rcnn_r50_coco,
     rs_mask_rcnn_shapes,
 )
+from rankdet.recipes.plus import (
+    faster_rcnn_plus_r50_coco,
+    rs_faster_rcnn_plus_r50_coco,
+    rs_faster_rcnn_plus_r101_dcn_3x_coco,
+    rs_faster_rcnn_r101_dcn_3x_coco,
+    rs_mask_rcnn_plus_r50_coco,
+    rs_mask_rcnn_plus_r101_3x_coco,
+    rs_mask_rcnn_plus_r101_dcn_3x_coco,
+    rs_mask_rcnn_plus_x101_dcn_3x_coco,
+    rs_mask_rcnn_r101_3x_coco,
+    with_carafe,
+)
 from rankdet.recipes.ranking import faster_rcnn_of
 from rankdet.recipes.shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
 
@@ -30,6 +42,12 @@ def with_giou(recipe: Recipe) -> Recipe:
     """L1 in the RPN and ten times GIoU in the R-CNN, as in ``faster_rcnn_giou_r50_coco``."""
     losses = {"rpn": SigmoidCrossEntropy(box_loss=L1()), "rcnn": SoftmaxCrossEntropy(box_loss=GIoU(weight=10.0))}
     return recipe.model_copy(update={"losses": losses})
+
+
+def with_l1_and_carafe(recipe: Recipe) -> Recipe:
+    """L1 in both stages and a pyramid with CARAFE, as in ``faster_rcnn_plus_r50_coco``."""
+    losses = {"rpn": SigmoidCrossEntropy(box_loss=L1()), "rcnn": SoftmaxCrossEntropy(box_loss=L1())}
+    return with_carafe(recipe).model_copy(update={"losses": losses})
 
 
 def with_samplers_of(standard: Callable[[], Recipe], *, rpn: bool, rcnn: bool) -> Change:
@@ -54,6 +72,23 @@ GIOU_FASTER_RCNN = Family(
     {**FASTER_RCNN.changed(with_giou).experiments, COCO: Experiment(faster_rcnn_giou_r50_coco)},
 )
 
+CARAFE_FASTER_RCNN = Family(
+    {**FASTER_RCNN.changed(with_l1_and_carafe).experiments, COCO: Experiment(faster_rcnn_plus_r50_coco)},
+)
+RS_FASTER_RCNN_PLUS = Family(
+    {**RS_FASTER_RCNN.changed(with_carafe).experiments, COCO: Experiment(rs_faster_rcnn_plus_r50_coco)},
+)
+RS_MASK_RCNN_PLUS = Family(
+    {**RS_MASK_RCNN.changed(with_carafe).experiments, COCO: Experiment(rs_mask_rcnn_plus_r50_coco)},
+)
+# The larger networks have no small form.
+RS_FASTER_RCNN_DCN = Family.of(coco=rs_faster_rcnn_r101_dcn_3x_coco)
+RS_FASTER_RCNN_PLUS_DCN = Family.of(coco=rs_faster_rcnn_plus_r101_dcn_3x_coco)
+RS_MASK_RCNN_R101 = Family.of(coco=rs_mask_rcnn_r101_3x_coco)
+RS_MASK_RCNN_PLUS_R101 = Family.of(coco=rs_mask_rcnn_plus_r101_3x_coco)
+RS_MASK_RCNN_PLUS_DCN = Family.of(coco=rs_mask_rcnn_plus_r101_dcn_3x_coco)
+RS_MASK_RCNN_PLUS_X101_DCN = Family.of(coco=rs_mask_rcnn_plus_x101_dcn_3x_coco)
+
 
 def sampled(family: Family, *, rpn: bool, rcnn: bool) -> Family:
     """A Faster R-CNN with the samplers of the standard one in the RPN, the R-CNN, both or neither."""
@@ -64,12 +99,38 @@ def sampled(family: Family, *, rpn: bool, rcnn: bool) -> Family:
 
 def table_1() -> list[Row]:
     """Faster R-CNN."""
-    return [FASTER_RCNN.row("fpn"), GIOU_FASTER_RCNN.row("giou"), RS_FASTER_RCNN.row("rs")]
+    return [
+        FASTER_RCNN.row("fpn"),
+        GIOU_FASTER_RCNN.row("giou"),
+        CARAFE_FASTER_RCNN.row("carafe_fpn"),
+        RS_FASTER_RCNN.row("rs"),
+        RS_FASTER_RCNN_PLUS.row("rs_plus"),
+    ]
+
+
+def table_3() -> list[Row]:
+    """The strongest detectors, by their boxes."""
+    return [
+        RS_FASTER_RCNN_DCN.row("rs_rcnn"),
+        RS_FASTER_RCNN_PLUS_DCN.row("rs_rcnn_plus"),
+        RS_MASK_RCNN_PLUS_DCN.row("rs_mask_rcnn_plus"),
+        RS_MASK_RCNN_PLUS_X101_DCN.row("rs_mask_rcnn_plus_x101"),
+    ]
 
 
 def table_4() -> list[Row]:
     """Mask R-CNN."""
     return [MASK_RCNN.row("mask_rcnn"), RS_MASK_RCNN.row("rs")]
+
+
+def table_8() -> list[Row]:
+    """The strongest detectors, by their masks."""
+    return [
+        RS_MASK_RCNN_R101.row("rs_mask_rcnn"),
+        RS_MASK_RCNN_PLUS_R101.row("rs_mask_rcnn_plus"),
+        RS_MASK_RCNN_PLUS_DCN.row("rs_mask_rcnn_plus-dcn"),
+        RS_MASK_RCNN_PLUS_X101_DCN.row("rs_mask_rcnn_plus_x101-dcn"),
+    ]
 
 
 def table_10() -> list[Row]:
@@ -93,4 +154,24 @@ def table_a18() -> list[Row]:
         sampled(GIOU_FASTER_RCNN, rpn=False, rcnn=True).row("ce-none-random"),
         sampled(GIOU_FASTER_RCNN, rpn=False, rcnn=False).row("ce-none-none"),
         *(Row(f"rs-{row.name}", row.experiments) for row in table_10()),
+    ]
+
+
+def table_a20() -> list[Row]:
+    """All forms of RS Faster and RS Mask R-CNN, by their boxes and by their masks."""
+    return [
+        RS_FASTER_RCNN.row("box-faster_rcnn-r_50"),
+        RS_MASK_RCNN.row("box-mask_rcnn-r_50"),
+        RS_FASTER_RCNN_PLUS.row("box-faster_rcnn_plus-r_50"),
+        RS_MASK_RCNN_PLUS.row("box-mask_rcnn_plus-r_50"),
+        RS_MASK_RCNN_R101.row("box-mask_rcnn-r_101"),
+        RS_MASK_RCNN_PLUS_R101.row("box-mask_rcnn_plus-r_101"),
+        RS_FASTER_RCNN_DCN.row("box-faster_rcnn-r_101_dcn"),
+        RS_FASTER_RCNN_PLUS_DCN.row("box-faster_rcnn_plus-r_101_dcn"),
+        RS_MASK_RCNN_PLUS_DCN.row("box-mask_rcnn_plus-r_101_dcn"),
+        RS_MASK_RCNN.row("mask-mask_rcnn-r_50", is_of_masks=True),
+        RS_MASK_RCNN_PLUS.row("mask-mask_rcnn_plus-r_50", is_of_masks=True),
+        RS_MASK_RCNN_R101.row("mask-mask_rcnn-r_101", is_of_masks=True),
+        RS_MASK_RCNN_PLUS_R101.row("mask-mask_rcnn_plus-r_101", is_of_masks=True),
+        RS_MASK_RCNN_PLUS_DCN.row("mask-mask_rcnn_plus-r_101_dcn", is_of_masks=True),
     ]
