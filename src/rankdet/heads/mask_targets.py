@@ -48,13 +48,17 @@ def crop_masks(masks: Tensor, boxes: Tensor, objects: Tensor, size: int) -> Tens
     tensor([False,  True,  True, False])
     """
     boxes = clip_boxes_to_image(boxes.float(), (masks.shape[1], masks.shape[2]))
-    step = max(1, MAX_PIXELS // max(1, masks.shape[1] * masks.shape[2]))
-    targets = []
-    for part, chosen in zip(boxes.split(step), objects.split(step), strict=True):
-        pixels = masks[chosen][:, None].float()
-        rois = torch.cat([torch.arange(len(part), device=part.device)[:, None].float(), part], dim=1)
-        targets.append(roi_align(pixels, rois, size, 1.0, 0, aligned=True)[:, 0] >= 0.5)
-    return torch.cat(targets)
+    targets = torch.zeros(len(boxes), size, size, dtype=torch.bool, device=boxes.device)
+    # Objects, which are few, become float32 some at a time, not a copy for each RoI.
+    step, first = max(1, MAX_PIXELS // max(1, masks.shape[1] * masks.shape[2])), 0
+    for part in masks.split(step):
+        places = objects - first
+        is_here = (places >= 0) & (places < len(part))
+        rois = torch.cat([places.clamp(0, len(part) - 1)[:, None].float(), boxes], dim=1)
+        covered = roi_align(part[:, None].float(), rois, size, 1.0, 0, aligned=True)[:, 0] >= 0.5
+        targets |= covered & is_here[:, None, None]
+        first += len(part)
+    return targets
 
 
 def resize_masks(masks: Tensor | Outlines, canvas: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
