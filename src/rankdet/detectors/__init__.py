@@ -5,5 +5,6 @@ from rankdet.detectors.detection import DetectionSettings
 from rankdet.detectors.faster_rcnn import FasterRCNN
 from rankdet.detectors.mask_rcnn import MaskRCNN
 from rankdet.detectors.paa import PAA
+from rankdet.detectors.solov2 import MaskDetectionSettings, SOLOv2
 
-__all__ = ["ATSS", "PAA", "DetectionSettings", "FasterRCNN", "MaskRCNN"]
+__all__ = ["ATSS", "PAA", "DetectionSettings", "FasterRCNN", "MaskDetectionSettings", "MaskRCNN", "SOLOv2"]

@@ -1,6 +1,6 @@
 """Masks of objects → what a mask head shall say of RoIs.
 
-Legend: G objects of a picture of H × W pixels, E edges of an object, P RoIs, S cells per side of a target.
+Legend: G objects of a picture of H × W pixels, E edges of an object, P RoIs, S cells per side of the target of a RoI.
 """
 
 from __future__ import annotations
@@ -85,21 +85,92 @@ def crop_outlines(outlines: Outlines, boxes: Tensor, objects: Tensor, size: int)
              [0, 0, 0]]], dtype=torch.int32)
     """
     step = max(1, MAX_PIXELS // max(1, outlines.edges.shape[1] * size))
-    parts = zip(boxes.float().split(step), objects.split(step), strict=True)
-    return torch.cat([_wound(outlines.edges[chosen], part, size) for part, chosen in parts])
+    found = []
+    for part, chosen in zip(boxes.float().split(step), objects.split(step), strict=True):
+        corner, extent = part[:, None, :2], (part[:, None, 2:] - part[:, None, :2]).clamp(min=1e-6)
+        in_cells = (outlines.edges[chosen].unflatten(2, (2, 2)) - corner[:, :, None]) * (size / extent[:, :, None])
+        found.append(_wound(in_cells.flatten(2), size, size))
+    return torch.cat(found)
 
 
-def _wound(edges: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """(P, S, S) bool from (P, E, 4) edges: which centers of cells the edges wind around."""
-    corner, extent = boxes[:, None, :2], (boxes[:, None, 2:] - boxes[:, None, :2]).clamp(min=1e-6)
-    # In cells of the target: (P, 1, E) each, beside the rows (S, 1).
-    x1, y1 = ((edges[..., :2] - corner) * (size / extent))[:, None].unbind(dim=-1)
-    x2, y2 = ((edges[..., 2:] - corner) * (size / extent))[:, None].unbind(dim=-1)
-    rows = (torch.arange(size, device=edges.device) + 0.5)[:, None]
+def fill_outlines(outlines: Outlines, size: tuple[int, int]) -> Tensor:
+    """The bitmaps of objects: pixels whose centers their outlines wind around.
+
+    Parameters
+    ----------
+    outlines
+        Of G objects.
+    size
+        (H, W) of their picture.
+
+    Returns
+    -------
+    Tensor
+        (G, H, W) bool.
+
+    Examples
+    --------
+    >>> triangle = Outlines(torch.tensor([[[0.0, 0, 4, 0], [4, 0, 0, 4], [0, 4, 0, 0]]]))
+    >>> fill_outlines(triangle, (2, 5)).int()
+    tensor([[[1, 1, 1, 0, 0],
+             [1, 1, 0, 0, 0]]], dtype=torch.int32)
+    """
+    height, width = size
+    step = max(1, MAX_PIXELS // max(1, height * max(outlines.edges.shape[1], width)))
+    return torch.cat([_wound(edges, height, width) for edges in outlines.edges.split(step)])
+
+
+def shrink_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Masks at a ``stride``-th of their size.
+
+    A cell belongs to the mask where at least two of the four pixels around its center do: linear interpolation between
+    them, rounded, as published code of SOLO resizes masks.
+
+    Parameters
+    ----------
+    masks
+        (G, H, W) bool.
+    stride
+        Pixels per side of a cell, an even number.
+    size
+        (h, w) in cells of the result, which may reach beyond the picture.
+
+    Returns
+    -------
+    Tensor
+        (G, h, w) bool.
+
+    Raises
+    ------
+    ValueError
+        When the stride is odd.
+
+    Examples
+    --------
+    >>> masks = torch.zeros(1, 4, 8, dtype=torch.bool)
+    >>> masks[:, :2, :6] = True
+    >>> shrink_masks(masks, 4, (1, 3)).int()
+    tensor([[[1, 0, 0]]], dtype=torch.int32)
+    """
+    if stride < 2 or stride % 2:
+        raise ValueError(f"masks are shrunk by an even stride, not by {stride}")
+    count = torch.zeros((len(masks), *size), dtype=torch.uint8, device=masks.device)
+    for row in (stride // 2 - 1, stride // 2):
+        for column in (stride // 2 - 1, stride // 2):
+            pixels = masks[:, row::stride, column::stride][:, : size[0], : size[1]]
+            count[:, : pixels.shape[1], : pixels.shape[2]] += pixels
+    return count >= 2
+
+
+def _wound(edges: Tensor, num_rows: int, num_columns: int) -> Tensor:
+    """(P, rows, columns) bool from (P, E, 4) edges in cells: which centers of cells the edges wind around."""
+    # (P, 1, E) each, beside the rows (num_rows, 1).
+    x1, y1, x2, y2 = edges[:, None].unbind(dim=-1)
+    rows = (torch.arange(num_rows, device=edges.device) + 0.5)[:, None]
     turns = (y1 <= rows).int() - (y2 <= rows).int()  # ±1 where an edge crosses the row of centers
     x = x1 + (rows - y1) / (y2 - y1).where(turns != 0, 1) * (x2 - x1)
     # The first center to the right of each crossing; those further right are wound around, too.
-    columns = (x - 0.5).where(turns != 0, 0).clamp(0, size).ceil().long()
-    winding = torch.zeros(len(boxes), size, size + 1, dtype=turns.dtype, device=edges.device)
+    columns = (x - 0.5).where(turns != 0, 0).clamp(0, num_columns).ceil().long()
+    winding = torch.zeros(len(edges), num_rows, num_columns + 1, dtype=turns.dtype, device=edges.device)
     winding.scatter_add_(2, columns, turns)
-    return winding.cumsum(dim=2)[..., :size] != 0
+    return winding.cumsum(dim=2, dtype=turns.dtype)[..., :num_columns] != 0
