@@ -40,6 +40,16 @@ from .one_stage import (
 )
 from .recipe import Recipe
 from .shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
+from .solov2 import (
+    rs_solov2_light_r34_coco,
+    rs_solov2_lite0_nuclei,
+    rs_solov2_r101_coco,
+    rs_solov2_shapes,
+    solov2_light_r34_coco,
+    solov2_lite0_nuclei,
+    solov2_r101_coco,
+    solov2_shapes,
+)
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "faster_rcnn_shapes": faster_rcnn_shapes,
@@ -74,6 +84,14 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "qfl_paa_r50_coco": qfl_paa_r50_coco,
     "alrp_paa_r50_coco": alrp_paa_r50_coco,
     "rs_paa_r50_coco": rs_paa_r50_coco,
+    "solov2_shapes": solov2_shapes,
+    "rs_solov2_shapes": rs_solov2_shapes,
+    "solov2_lite0_nuclei": solov2_lite0_nuclei,
+    "rs_solov2_lite0_nuclei": rs_solov2_lite0_nuclei,
+    "solov2_light_r34_coco": solov2_light_r34_coco,
+    "rs_solov2_light_r34_coco": rs_solov2_light_r34_coco,
+    "solov2_r101_coco": solov2_r101_coco,
+    "rs_solov2_r101_coco": rs_solov2_r101_coco,
 }
 """Built-in recipes: name → function that returns the recipe; the first line of its docstring describes it."""
 

@@ -6,7 +6,7 @@ name that the row has in ``paper_tables.yaml``.
 
 from collections.abc import Callable
 
-from . import one_stage, two_stage
+from . import one_stage, solov2, two_stage
 from .rows import Family, Row
 
 
@@ -21,6 +21,8 @@ def table_a19() -> list[Row]:
         one_stage.RS_ATSS.row("atss-rs"),
         one_stage.PAA_STANDARD.row("paa-standard"),
         one_stage.RS_PAA.row("paa-rs"),
+        solov2.SOLOV2_LIGHT.row("solov2_light-standard"),
+        solov2.RS_SOLOV2_LIGHT.row("solov2_light-rs"),
     ]
 
 
@@ -45,7 +47,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "4": two_stage.table_4,
     "5": nothing_yet,
     "6": nothing_yet,
-    "7": nothing_yet,
+    "7": solov2.table_7,
     "8": nothing_yet,
     "9": one_stage.table_9,
     "10": two_stage.table_10,
