@@ -27,7 +27,7 @@ from rankdet.reproduce.processes import take_lock
 from rankdet.reproduce.study import Study
 from rankdet.reproduce.tables import TABLES, Family, Row
 from rankdet.structures import InputError
-from rankdet.training.runs import Run
+from rankdet.training.runs import Run, read_log
 
 
 def small(recipe: Recipe) -> Recipe:
@@ -451,3 +451,15 @@ def test_figures_of_masks_are_told_from_those_of_boxes(data: Path, tmp_path: Pat
         assert boxes[name] == pytest.approx(100 * truth[name])
         assert masks[name] == pytest.approx(100 * truth["masks"][name])
     assert masks["seconds_per_iteration"] == boxes["seconds_per_iteration"]
+
+
+def test_trainings_that_share_processors_are_compared_by_seconds_of_the_processor(data: Path, tmp_path: Path):
+    settings = plan_of("1", tmp_path, data, rows="rs")
+    ending = run(settings, InThisProcess())
+    entry = row(ending, "rs")["measured"][0]["seeds"][0]
+    folder = tmp_path / "runs" / entry["run"]
+    timing = [record for record in read_log(folder / "log.jsonl") if record["kind"] == "train"][-1]["timing"]
+    assert entry["seconds"] == timing["seconds"]
+    (folder / "jobs.json").write_text('{"jobs": 2}')
+    shared = row(run(settings, InThisProcess()), "rs")["measured"][0]["seeds"][0]
+    assert shared["seconds"] == timing["processor_seconds"] > 0

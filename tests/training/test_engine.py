@@ -53,7 +53,7 @@ def equal(first: object, second: object) -> bool:
 
 def clean(checkpoint: Path) -> dict:
     state = load_checkpoint(checkpoint)
-    del state["seconds"]
+    del state["seconds"], state["processor_seconds"]
     return state
 
 

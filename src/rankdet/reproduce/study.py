@@ -221,7 +221,14 @@ def _seconds(trials: list[Trial]) -> float | None:
     if not trials or not all(trial.is_settled for trial in trials):
         return None
     sound = [trial for trial in trials if not trial.divergence.exists()]
-    return statistics.mean(_last_record(trial)["timing"]["seconds"] for trial in sound) if sound else None
+    return statistics.mean(_training_seconds(trial) for trial in sound) if sound else None
+
+
+def _training_seconds(trial: Trial) -> float:
+    """Seconds of training; of the processor, where several trainings on CPUs shared the machine and kept it waiting."""
+    timing = _last_record(trial)["timing"]
+    processor = timing.get("processor_seconds")
+    return float(timing["seconds"] if processor is None or jobs_of(trial) == 1 else processor)
 
 
 def _validation_ap(trial: Trial) -> float | None:
@@ -256,7 +263,7 @@ class Result:
     iterations
         Length of the run.
     seconds
-        Of training, without evaluation.
+        Of training, without evaluation; of the processor where several trainings on CPUs shared the machine.
     jobs
         Most trainings at a time while this one ran, as far as known.
     """
@@ -278,9 +285,10 @@ def result_of(trial: Trial, split: str) -> Result | None:
     figures = {name: 100 * value for name, value in shown.items() if value is not None}
     if metrics.get("ranking", {}).get("spearman") is not None:
         figures["spearman"] = metrics["ranking"]["spearman"]
-    figures["seconds_per_iteration"] = last["timing"]["seconds"] / last["iteration"]
+    seconds = _training_seconds(trial)
+    figures["seconds_per_iteration"] = seconds / last["iteration"]
     figures |= _imbalance(trial)
-    return Result(figures, last["iteration"], last["timing"]["seconds"], jobs_of(trial))
+    return Result(figures, last["iteration"], seconds, jobs_of(trial))
 
 
 def _imbalance(trial: Trial) -> dict[str, float]:

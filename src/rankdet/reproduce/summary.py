@@ -216,7 +216,8 @@ def _shared_note(summary: Mapping[str, Any]) -> str:
     jobs = max((entry["jobs"] for row in summary["rows"] for entry in row["measured"]), default=1)
     if jobs == 1:
         return ""
-    return f"\n\\* up to {jobs} trainings shared the machine: these seconds are no speeds, equal times roughly so.\n"
+    shared = f"up to {jobs} trainings shared the machine"
+    return f"\n\\* {shared}: on CPUs these are seconds of the processor, on GPUs they are no speeds.\n"
 
 
 def _tuning(summary: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ FOR_TRAINING = FOR_DETECTION | {
     "is_evaluated": bool,
     "world_size": int,
     "seconds": (int, float),
+    "processor_seconds": (int, float),
     "optimizer": dict,
     "random_states": list,
     "statistics": list,

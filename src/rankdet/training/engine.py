@@ -109,7 +109,7 @@ class Loop:
         self._recipe, self._world = training.recipe, training.world
         self._statistics = IntervalStatistics()
         self._seconds, self._data_seconds, self._num_skipped = 0.0, 0.0, 0
-        self._logged_seconds = 0.0
+        self._logged_seconds, self._processor_seconds = 0.0, 0.0
         self._stepped: nn.Module = training.detector
         self._thresholds: list[float] | None = None
         self._iteration, self._is_evaluated = 0, True
@@ -180,7 +180,7 @@ class Loop:
     def _run_iteration(self, batches: Iterator[Batch]) -> int:
         """One step of the optimizer. Returns STOP where a process was asked to stop, otherwise OK."""
         training, runtime = self._training, self._recipe.runtime
-        start = time.perf_counter()
+        start, processor_start = time.perf_counter(), time.process_time()
         self._lr = training.set_lr(self._iteration)
         training.optimizer.zero_grad(set_to_none=True)
         steps, status = self._read(batches)
@@ -196,6 +196,7 @@ class Loop:
         training.optimizer.step()
         self._iteration, self._is_evaluated = self._iteration + 1, False
         self._seconds += time.perf_counter() - start
+        self._processor_seconds += time.process_time() - processor_start
         if self._world.is_main:
             self._display.advance()
         return status
@@ -278,6 +279,7 @@ class Loop:
             "skipped_pictures": skipped,
             "timing": {
                 "seconds": self._seconds,
+                "processor_seconds": self._processor_seconds if self._world.device.type == "cpu" else None,
                 "seconds_per_iteration": interval_seconds / num_iterations,
                 "data_seconds_per_iteration": data_seconds / num_iterations,
                 "pictures_per_second": self._training.pictures * num_iterations / interval_seconds,
@@ -357,6 +359,7 @@ class Loop:
                 "thresholds": self._thresholds,
                 "world_size": self._world.size,
                 "seconds": self._seconds,
+                "processor_seconds": self._processor_seconds,
                 "detector": weights,
                 "optimizer": training.optimizer.state_dict(),
                 "random_states": random_states,
@@ -370,6 +373,7 @@ class Loop:
         load_weights(training.detector, state["detector"], path)
         self._iteration, self._is_evaluated = state["iteration"], state["is_evaluated"]
         self._seconds = self._logged_seconds = state["seconds"]
+        self._processor_seconds = state["processor_seconds"]
         self._thresholds = state["thresholds"]
         with fitting(path):
             training.optimizer.load_state_dict(state["optimizer"])
