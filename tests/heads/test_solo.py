@@ -158,7 +158,6 @@ def test_the_order_of_objects_does_not_matter_where_they_share_no_cell(one_mask_
     for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
         target = Target(APART.boxes[order], APART.labels[order], APART.masks[order])
         found = candidates_of(stage, [target, OVER_EACH_OTHER])
-        found = replace(found, masks=found.masks._replace(rows=None)) if one_mask_per_cell else found
         if one_mask_per_cell:
             values.append(list(RankSortLoss(label=DiceLabel(), dice_epsilon=2e-3)(found).terms.values()))
         else:
@@ -185,6 +184,34 @@ def test_a_cell_of_two_objects_learns_both_masks_in_the_standard_form_alone() ->
         assert torch.equal(first.masks.target[row], pair[0])
         predicted = every.masks.predicted[every.masks.rows == row]
         torch.testing.assert_close(predicted[0], predicted[1])
+
+
+def test_an_object_that_vanishes_at_the_size_of_the_masks_is_a_negative_as_its_label_of_zero_says() -> None:
+    """As where the loss itself finds that label and makes it a negative, but the mask loss is not asked about it."""
+    stage = make_stage()
+    speck = torch.zeros(1, 64, 64, dtype=torch.bool)
+    speck[0, 28, 28] = True
+    target = Target(
+        torch.cat([torch.tensor([[28.0, 28.0, 29.0, 29.0]]), APART.boxes]),
+        torch.cat([torch.tensor([2]), APART.labels]),
+        torch.cat([speck, APART.masks]),
+    )
+    found = candidates_of(stage, [target])
+    terms, stats = RankSortLoss(label=DiceLabel())(found)
+    lost = 3 * 8 + 3  # of the finest grid, whose cells have eight pixels
+    assert found.labels[lost] == 3
+    assert torch.equal(found.labels, candidates_of(stage, [APART]).labels)
+    labels = found.labels.clone()
+    labels[lost] = 2
+    row = int((found.labels[:lost] < 3).sum())
+    masks = found.masks._replace(
+        predicted=torch.cat([found.masks.predicted[:row], torch.randn(1, 16, 16), found.masks.predicted[row:]]),
+        target=torch.cat([found.masks.target[:row], torch.zeros(1, 16, 16).bool(), found.masks.target[row:]]),
+    )
+    literal = RankSortLoss(label=DiceLabel(), zero_quality_is_negative=True)(replace(found, labels=labels, masks=masks))
+    torch.testing.assert_close(terms["ranking"], literal.terms["ranking"])
+    torch.testing.assert_close(terms["sorting"], literal.terms["sorting"])
+    assert stats["mask_error"] < literal.stats["mask_error"]
 
 
 def test_outlines_serve_as_well_as_bitmaps() -> None:
