@@ -349,7 +349,8 @@ class Assignment(NamedTuple):
 class Matched(NamedTuple):
     """P aligned pairs of predicted and target boxes (P, 4) or masks (P, H, W).
 
-    Row i belongs to the i-th positive of ``Candidates.labels``, or to positive ``rows[i]`` where rows is given.
+    Row i belongs to the i-th positive of ``Candidates.labels``, or to positive ``rows[i]`` where rows is given. The
+    output of an auxiliary head may be of pictures instead (B, …), one row for each.
     """
 
     predicted: Tensor
@@ -380,9 +381,16 @@ class Candidates:
         those in its ``rows`` where a head makes masks for a part of them, or several for one. Where a head hands no
         boxes, their Dice coefficient is the localization quality.
     auxiliary
-        Outputs of auxiliary heads by name (a baseline's centerness, say); ranking losses never look at them.
+        Outputs of auxiliary heads by name (a baseline's centerness of positives, its semantic maps of pictures);
+        ranking losses never look at them.
     centerness
         (P,) in [0, 1], detached: how central the anchor of a positive lies in its object, for losses that weight by it.
+    box_shares
+        (P,) in (0, 1], detached: the part of its picture that the box of a positive's object covers, for losses of
+        masks that are divided by it.
+    per_image
+        B numbers that add up to M: the candidates of each picture, in their order, for losses that choose among those
+        of a picture.
 
     Raises
     ------
@@ -399,6 +407,8 @@ class Candidates:
     masks: Matched | None = None
     auxiliary: Mapping[str, Matched] | None = None
     centerness: Tensor | None = None
+    box_shares: Tensor | None = None
+    per_image: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.logits.ndim != 2 or self.labels.shape != self.logits.shape[:1]:
@@ -416,12 +426,17 @@ class Candidates:
                 check_matched(f"head {self.head!r}: {field.name}", pairs)
         for name, pairs in (self.auxiliary or {}).items():
             check_matched(f"head {self.head!r}: auxiliary {name!r}", pairs)
-        if self.centerness is not None:
-            pairs_of_all = self.boxes or self.deltas
-            shape = tuple(self.centerness.shape)
-            expected = shape[:1] if pairs_of_all is None else tuple(pairs_of_all.predicted.shape[:1])
-            if shape != expected:
-                raise ValueError(f"head {self.head!r}: centerness {shape} must be one per positive, {expected}")
+        for name, values in (("centerness", self.centerness), ("box_shares", self.box_shares)):
+            if values is not None:
+                pairs_of_all = self.boxes or self.deltas
+                shape = tuple(values.shape)
+                expected = shape[:1] if pairs_of_all is None else tuple(pairs_of_all.predicted.shape[:1])
+                if shape != expected:
+                    raise ValueError(f"head {self.head!r}: {name} {shape} must be one per positive, {expected}")
+        if self.per_image is not None and sum(self.per_image) != len(self.labels):
+            raise ValueError(
+                f"head {self.head!r}: per_image {self.per_image} does not add up to {len(self.labels)} candidates"
+            )
 
 
 def check_matched(name: str, pairs: Matched) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
 from rankdet.detectors import MaskDetectionSettings, SOLOv2
-from rankdet.detectors.solov2 import mask_boxes, mask_statistics, whole_picture
-from rankdet.heads import GridOutputs
+from rankdet.detectors.solov2 import mask_boxes, mask_statistics
+from rankdet.heads import GridOutputs, canvas_scores
 from rankdet.structures import Images
 
 Build = Callable[[bool], SOLOv2]
@@ -117,10 +117,9 @@ def test_boxes_lie_around_the_masks(tiny_solov2: Build) -> None:
 
 
 def test_masks_reach_the_border_of_the_picture_and_scale_with_it() -> None:
-    scores = torch.full((1, 4, 6), 0.6)
-    masks = whole_picture(scores, 4)
+    masks = canvas_scores(torch.full((1, 4, 6), 0.1), (16, 24))
     assert masks.bitmaps((16, 24)).all()
-    assert mask_boxes(scores, 4, (16, 24)).tolist() == [[0, 0, 24, 16]]
+    assert mask_boxes(masks.scores[:, 1:-1, 1:-1], 4, (16, 24)).tolist() == [[0, 0, 24, 16]]
     assert replace(masks, regions=masks.regions * 2.5).bitmaps((40, 60)).all()
 
 

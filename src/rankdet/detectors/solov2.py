@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 from rankdet.backbones import FPN, Backbone
-from rankdet.heads import GridOutputs, GridStage, mask_iou, matrix_nms
-from rankdet.structures import Batch, Candidates, Detection, Images, MaskScores
+from rankdet.heads import GridOutputs, GridStage, canvas_scores, mask_iou, matrix_nms
+from rankdet.structures import Batch, Candidates, Detection, Images
 
 CHUNK = 1 << 22
 """Pixels of masks handled at a time, as float32: 16 MiB, a few times."""
@@ -133,11 +133,13 @@ class SOLOv2(nn.Module):
         best = scores.argsort(descending=True, stable=True)[: settings.per_image]
         best = best[scores[best] >= settings.least_score]
 
-        masks = torch.empty(len(best), *features.shape[1:], device=features.device)
-        for part, logits in _logits(features, kernels[cells[best]]):
-            masks[part] = logits.sigmoid_()
-        boxes = mask_boxes(masks, self.grid.strides[0], size)
-        found = Detection(boxes, scores[best], labels[best], whole_picture(masks, self.grid.strides[0]))
+        logits = torch.empty(len(best), *features.shape[1:], device=features.device)
+        for part, values in _logits(features, kernels[cells[best]]):
+            logits[part] = values
+        stride = self.grid.strides[0]
+        masks = canvas_scores(logits, (stride * logits.shape[1], stride * logits.shape[2]))
+        boxes = mask_boxes(masks.scores[:, 1:-1, 1:-1], stride, size)
+        found = Detection(boxes, scores[best], labels[best], masks)
         return found.select((boxes[:, 2:] > boxes[:, :2]).all(dim=1))
 
 
@@ -165,18 +167,6 @@ def binary_masks(features: Tensor, kernels: Tensor) -> Tensor:
     for part, logits in _logits(features, kernels):
         torch.gt(logits, 0, out=masks[part])
     return masks
-
-
-def whole_picture(scores: Tensor, stride: int) -> MaskScores:
-    """Masks from (D, h, w) scores of cells of ``stride`` pixels that begin in the corner of the picture.
-
-    Cells are repeated beyond the border, so that scores do not fall toward it.
-    """
-    if not len(scores):
-        return MaskScores(scores, scores.new_zeros(0, 4))
-    height, width = scores.shape[1:]
-    region = scores.new_tensor([-stride, -stride, stride * (width + 1), stride * (height + 1)])
-    return MaskScores(pad(scores[None], (1, 1, 1, 1), mode="replicate")[0], region.expand(len(scores), 4))
 
 
 def mask_boxes(scores: Tensor, stride: int, size: tuple[int, int]) -> Tensor:

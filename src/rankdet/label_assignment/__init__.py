@@ -8,7 +8,7 @@ from rankdet.label_assignment.atss import ATSSAssigner
 from rankdet.label_assignment.max_iou import MaxIoUAssigner
 from rankdet.label_assignment.overlap import aligned_iou
 from rankdet.label_assignment.paa import PAAAssigner
-from rankdet.label_assignment.pyramid import PyramidAnchors
+from rankdet.label_assignment.pyramid import PyramidAnchors, pool
 from rankdet.label_assignment.sampling import RandomSampler
 from rankdet.label_assignment.solo_grid import GridAssigner, GridAssignment, MaskShapes, mask_shapes
 from rankdet.structures import Assignment, Target
@@ -26,6 +26,7 @@ __all__ = [
     "Sampler",
     "aligned_iou",
     "mask_shapes",
+    "pool",
 ]
 
 

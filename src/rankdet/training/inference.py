@@ -140,9 +140,9 @@ def _ranking(
     trained: TrainedDetector, dataset: CocoDataset, recipe: Recipe, device: torch.device
 ) -> dict[str, float | str]:
     head = list(recipe.detector.heads)[-1]
-    losses = {name: config.build().to(device) for name, config in recipe.losses.items()}
     # The loss ranks over a batch, so batches have the size of training.
     batches = build_test_loader(dataset, recipe.data.batch_size, recipe.data.workers)
+    losses = {name: config.build(len(batches)).to(device) for name, config in recipe.losses.items()}
     return {"head": head, **ranking_quality(trained.detector, losses, batches, recipe, device, head)}
 
 

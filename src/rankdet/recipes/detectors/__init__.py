@@ -8,16 +8,19 @@ from .backbones import Backbone, FileWeights, HubWeights, Timm, Tiny, WheelWeigh
 from .one_stage import ATSS, PAA, Dense
 from .solov2 import Grids, MaskFeatures, MaskTesting, SOLOv2
 from .testing import Testing
-from .two_stage import RCNN, RPN, FasterRCNN, Mask, MaskRCNN, Proposals, Sampler
+from .two_stage import RCNN, RPN, CascadeRCNN, FasterRCNN, Mask, MaskRCNN, Proposals, Sampler
+from .yolact import YOLACT
 
-Detector = Annotated[FasterRCNN | MaskRCNN | ATSS | PAA | SOLOv2, Field(discriminator="type")]
+Detector = Annotated[FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA | YOLACT | SOLOv2, Field(discriminator="type")]
 
 __all__ = [
     "ATSS",
     "PAA",
     "RCNN",
     "RPN",
+    "YOLACT",
     "Backbone",
+    "CascadeRCNN",
     "Dense",
     "Detector",
     "FasterRCNN",
