@@ -21,8 +21,10 @@ from .coco import (
 )
 from .loading import dump, load_recipe, validated
 from .lvis import (
+    faster_rcnn_long_tail_shapes,
     mask_rcnn_long_tail_shapes,
     mask_rcnn_r50_lvis,
+    rs_faster_rcnn_long_tail_shapes,
     rs_mask_rcnn_long_tail_shapes,
     rs_mask_rcnn_r50_lvis,
 )
@@ -109,6 +111,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "rs_cascade_rcnn_shapes": rs_cascade_rcnn_shapes,
     "cascade_rcnn_r50_coco": cascade_rcnn_r50_coco,
     "rs_cascade_rcnn_r50_coco": rs_cascade_rcnn_r50_coco,
+    "faster_rcnn_long_tail_shapes": faster_rcnn_long_tail_shapes,
+    "rs_faster_rcnn_long_tail_shapes": rs_faster_rcnn_long_tail_shapes,
     "mask_rcnn_long_tail_shapes": mask_rcnn_long_tail_shapes,
     "rs_mask_rcnn_long_tail_shapes": rs_mask_rcnn_long_tail_shapes,
     "mask_rcnn_r50_lvis": mask_rcnn_r50_lvis,
