@@ -7,8 +7,9 @@ Pictures of 800 × 1344 with 10 objects each, 80 classes, ResNet-50 with random 
 of a detector run in turns in one process, on the same batch, and are compared by their medians. "same anchors" has the
 three anchors per cell of the RS form in both, so that they differ in the loss alone; "as published" is the recipes
 as they are: one-stage detectors have one anchor per cell and an auxiliary head in the standard form, R-CNNs have
-samplers there, and none in the RS form. "loss" is the share of an iteration that its own losses take, those of all
-heads, forward and backward to the outputs of the network.
+samplers there, and none in the RS form. YOLACT's pictures have 550 × 550 pixels, whatever ``--size`` says. "loss" is
+the share of an iteration that its own losses take, those of all heads, forward and backward to the outputs of the
+network.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from rankdet.recipes import Recipe
 from rankdet.recipes.cascade_rcnn import cascade_rcnn_r50_coco, rs_cascade_rcnn_r50_coco
 from rankdet.recipes.coco import faster_rcnn_r50_coco, rs_faster_rcnn_r50_coco
+from rankdet.recipes.data import FixedSize
 from rankdet.recipes.detectors import ATSS, PAA
 from rankdet.recipes.mask_rcnn import mask_rcnn_r50_coco, rs_mask_rcnn_r50_coco
 from rankdet.recipes.one_stage import (
@@ -35,6 +37,8 @@ from rankdet.recipes.one_stage import (
     rs_atss_r50_coco,
     rs_paa_r50_coco,
 )
+from rankdet.recipes.solov2 import rs_solov2_light_r34_coco, solov2_light_r34_coco
+from rankdet.recipes.yolact import rs_yolact_r50_coco, yolact_r50_coco
 from rankdet.structures import Batch, Images, Source, Target
 from rankdet.training.profiling import loss_seconds
 from rankdet.training.step import training_step
@@ -103,11 +107,15 @@ PAIRS: dict[str, tuple[Callable[[], Recipe], Callable[[], Recipe]]] = {
     "Faster R-CNN, as published": (rs_faster_rcnn_r50_coco, faster_rcnn_r50_coco),
     "Mask R-CNN, as published": (rs_mask_rcnn_r50_coco, mask_rcnn_r50_coco),
     "Cascade R-CNN, as published": (rs_cascade_rcnn_r50_coco, cascade_rcnn_r50_coco),
+    "YOLACT, as published": (rs_yolact_r50_coco, yolact_r50_coco),
+    "SOLOv2-light, as published": (rs_solov2_light_r34_coco, solov2_light_r34_coco),
 }
 
 
-def measure(name: str, repeats: int, batch: Batch, device: torch.device) -> str:
+def measure(name: str, repeats: int, pictures: int, size: tuple[int, int], device: torch.device) -> str:
     ranking, standard = (Form(recipe(), device) for recipe in PAIRS[name])
+    resize = ranking.recipe.data.resize
+    batch = make_batch(pictures, (resize.height, resize.width) if isinstance(resize, FixedSize) else size).to(device)
     seconds: dict[Form, list[float]] = {ranking: [], standard: []}
     for repeat in range(repeats + 1):
         for form, taken in seconds.items():
@@ -138,13 +146,12 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    batch = make_batch(options.pictures, tuple(options.size)).to(device)
     lines = [
         "| detector | standard s | RS s | RS / standard | loss, standard | loss, RS |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name in options.only:
-        lines.append(measure(name, options.repeats, batch, device))
+        lines.append(measure(name, options.repeats, options.pictures, tuple(options.size), device))
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {where}", *lines, sep="\n")
     if options.markdown:
