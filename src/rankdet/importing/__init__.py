@@ -1,0 +1,5 @@
+"""Checkpoints of other programs become checkpoints here."""
+
+from .origins import convert
+
+__all__ = ["convert"]
