@@ -1,12 +1,14 @@
 """Iterations of RS detectors beside their standard forms: seconds of forward, losses and backward, as ratios.
 
-    python benchmarks/iterations.py [--repeats 5] [--pictures 1] [--device cuda] [--threads N] [--markdown FILE]
+    python benchmarks/iterations.py [--repeats 5] [--pictures 1] [--only PAIR …] [--size 800 1344] [--device cuda]
+        [--threads N] [--markdown FILE]
 
 Pictures of 800 × 1344 with 10 objects each, 80 classes, ResNet-50 with random weights; nothing is downloaded. The forms
 of a detector run in turns in one process, on the same batch, and are compared by their medians. "same anchors" has the
 three anchors per cell of the RS form in both, so that they differ in the loss alone; "as published" is the recipes
-as they are: the standard form has one anchor per cell and an auxiliary head. "loss" is the share of an iteration
-that its own loss takes, forward and backward to the outputs of the network.
+as they are: one-stage detectors have one anchor per cell and an auxiliary head in the standard form, R-CNNs have
+samplers there, and none in the RS form. "loss" is the share of an iteration that its own losses take, those of all
+heads, forward and backward to the outputs of the network.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from pathlib import Path
 import torch
 
 from rankdet.recipes import Recipe
+from rankdet.recipes.cascade_rcnn import cascade_rcnn_r50_coco, rs_cascade_rcnn_r50_coco
+from rankdet.recipes.coco import faster_rcnn_r50_coco, rs_faster_rcnn_r50_coco
 from rankdet.recipes.detectors import ATSS, PAA
+from rankdet.recipes.mask_rcnn import mask_rcnn_r50_coco, rs_mask_rcnn_r50_coco
 from rankdet.recipes.one_stage import (
     THREE_ANCHORS,
     atss_r50_coco,
@@ -34,22 +39,25 @@ from rankdet.structures import Batch, Images, Source, Target
 from rankdet.training.profiling import loss_seconds
 from rankdet.training.step import training_step
 
-SIZE = (800, 1344)
 OBJECTS, CLASSES = 10, 80
 
 
-def make_batch(pictures: int) -> Batch:
-    """Random pixels; objects of 16 to 400 pixels, small ones more often."""
+def make_batch(pictures: int, size: tuple[int, int]) -> Batch:
+    """Random pixels; objects of 16 to 400 pixels, at most half of a side, small ones more often. Masks are ellipses."""
     generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([size[1], size[0]])
+    rows, columns = torch.arange(size[0])[:, None] + 0.5, torch.arange(size[1]) + 0.5
     targets = []
     for _ in range(pictures):
-        sides = 16 * 25 ** torch.rand(OBJECTS, 2, generator=generator)
-        corners = torch.rand(OBJECTS, 2, generator=generator) * (torch.tensor([SIZE[1], SIZE[0]]) - sides)
+        sides = (16 * 25 ** torch.rand(OBJECTS, 2, generator=generator)).minimum(sizes / 2)
+        corners = torch.rand(OBJECTS, 2, generator=generator) * (sizes - sides)
         labels = torch.randint(0, CLASSES, (OBJECTS,), generator=generator)
-        targets.append(Target(torch.cat([corners, corners + sides], dim=1), labels))
-    pixels = torch.randint(0, 256, (pictures, 3, *SIZE), generator=generator, dtype=torch.uint8)
-    sources = tuple(Source(index, f"{index}", SIZE) for index in range(pictures))
-    return Batch(Images(pixels, (SIZE,) * pictures), tuple(targets), sources)
+        (x, y), (width, height) = ((pair[:, None, None] for pair in pairs.T) for pairs in (corners, sides))
+        masks = ((2 * (columns - x) / width - 1) ** 2 + (2 * (rows - y) / height - 1) ** 2) < 1
+        targets.append(Target(torch.cat([corners, corners + sides], dim=1), labels, masks))
+    pixels = torch.randint(0, 256, (pictures, 3, *size), generator=generator, dtype=torch.uint8)
+    sources = tuple(Source(index, f"{index}", size) for index in range(pictures))
+    return Batch(Images(pixels, (size,) * pictures), tuple(targets), sources)
 
 
 def with_three_anchors(recipe: Recipe) -> Recipe:
@@ -92,6 +100,9 @@ PAIRS: dict[str, tuple[Callable[[], Recipe], Callable[[], Recipe]]] = {
     "ATSS, as published": (rs_atss_r50_coco, atss_r50_coco),
     "PAA, same anchors": (rs_paa_r50_coco, lambda: with_three_anchors(focal_paa_r50_coco())),
     "PAA, as published": (rs_paa_r50_coco, paa_r50_coco),
+    "Faster R-CNN, as published": (rs_faster_rcnn_r50_coco, faster_rcnn_r50_coco),
+    "Mask R-CNN, as published": (rs_mask_rcnn_r50_coco, mask_rcnn_r50_coco),
+    "Cascade R-CNN, as published": (rs_cascade_rcnn_r50_coco, cascade_rcnn_r50_coco),
 }
 
 
@@ -118,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--pictures", type=int, default=1)
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--only", nargs="*", choices=tuple(PAIRS), default=tuple(PAIRS), metavar="PAIR")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int)
@@ -126,7 +138,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    batch = make_batch(options.pictures).to(device)
+    batch = make_batch(options.pictures, tuple(options.size)).to(device)
     lines = [
         "| detector | standard s | RS s | RS / standard | loss, standard | loss, RS |",
         "|---|---:|---:|---:|---:|---:|",

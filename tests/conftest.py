@@ -7,21 +7,25 @@ from typing import TypeVar
 import pytest
 import torch
 
-from rankdet.backbones import FPN, TinyBackbone
-from rankdet.detectors import ATSS, PAA, FasterRCNN, MaskRCNN
+from rankdet.backbones import FPN, CarafeFPN, TimmBackbone, TinyBackbone, make_deformable
+from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN
 from rankdet.heads import (
     AnchorGenerator,
     BoxCoder,
     BoxHead,
     BoxStage,
+    CenteredAnchors,
     DenseHead,
     DenseStage,
+    InstanceHead,
     MaskHead,
     MaskStage,
     ProposalSettings,
+    PrototypeNetwork,
     RegionProposalNetwork,
     RoIPooling,
     RPNHead,
+    SemanticHead,
 )
 from rankdet.label_assignment import MaxIoUAssigner, RandomSampler
 
@@ -76,6 +80,36 @@ def build_tiny_faster_rcnn(ranking: bool) -> FasterRCNN:
 
 
 @pytest.fixture
+def tiny_faster_rcnn_plus() -> Callable[[bool], FasterRCNN]:
+    """As ``tiny_faster_rcnn``, with a pyramid that enlarges by CARAFE."""
+    return build_tiny_faster_rcnn_plus
+
+
+def build_tiny_faster_rcnn_plus(ranking: bool) -> FasterRCNN:
+    detector = build_tiny_faster_rcnn(ranking)
+    detector.fpn = CarafeFPN(detector.backbone.channels, 16, extra_levels=0)
+    return detector
+
+
+@pytest.fixture
+def tiny_faster_rcnn_plus_dcn() -> Callable[[bool], FasterRCNN]:
+    """As ``tiny_faster_rcnn_plus``, with a deformable backbone and a coarser level."""
+    return build_tiny_faster_rcnn_plus_dcn
+
+
+def build_tiny_faster_rcnn_plus_dcn(ranking: bool) -> FasterRCNN:
+    detector = build_tiny_faster_rcnn(ranking)
+    # Bottlenecks of timm start as identities, behind which their other weights have no gradient yet.
+    options = {"layers": (1, 1, 1, 1), "channels": (4, 8, 16, 16), "zero_init_last": False}
+    backbone = TimmBackbone("resnet26", (1, 2, 3), options=options)
+    make_deformable(backbone)
+    detector.backbone = backbone
+    detector.fpn = CarafeFPN(backbone.channels, 16, extra_levels=1)
+    detector.rpn.anchors = AnchorGenerator((*backbone.strides, 32), scales=(4.0,))
+    return detector
+
+
+@pytest.fixture
 def tiny_mask_rcnn() -> Callable[[bool], MaskRCNN]:
     """As ``tiny_faster_rcnn``, with a mask for at most 20 positive RoIs in the ranking form."""
     return build_tiny_mask_rcnn
@@ -96,6 +130,37 @@ def build_tiny_mask_rcnn(ranking: bool) -> MaskRCNN:
         ),
         train_proposals=boxes.train_proposals,
         test_proposals=boxes.test_proposals,
+    )
+
+
+@pytest.fixture
+def tiny_cascade_rcnn() -> Callable[[bool], CascadeRCNN]:
+    """As ``tiny_faster_rcnn``, with three stages."""
+    return build_tiny_cascade_rcnn
+
+
+def build_tiny_cascade_rcnn(ranking: bool) -> CascadeRCNN:
+    first = build_tiny_faster_rcnn(ranking)
+    # Of larger anchors none of the coarsest level would lie inside of a tiny picture.
+    first.rpn.anchors = AnchorGenerator(first.backbone.strides, scales=(3.0,))
+    first.rpn.allowed_border = 0
+    stds = {0.5: (0.1, 0.1, 0.2, 0.2), 0.6: (0.05, 0.05, 0.1, 0.1), 0.7: (0.033, 0.033, 0.067, 0.067)}
+    return CascadeRCNN(
+        backbone=first.backbone,
+        fpn=first.fpn,
+        rpn=first.rpn,
+        stages=[
+            BoxStage(
+                pooling=RoIPooling(first.backbone.strides, finest_scale=16),
+                head=BoxHead(16, 3, softmax=not ranking, channels=32, class_agnostic=True),
+                coder=BoxCoder(stds[0.5] if ranking else stds[iou]),
+                assigner=MaxIoUAssigner(iou, iou),
+                sampler=None if ranking else RandomSampler(32, 0.25),
+            )
+            for iou in stds
+        ],
+        train_proposals=first.train_proposals,
+        test_proposals=first.test_proposals,
     )
 
 
@@ -129,5 +194,28 @@ def build_tiny_one_stage(kind: type[OneStage], ranking: bool) -> OneStage:
         backbone=backbone,
         fpn=FPN(backbone.channels, 16, extra_levels=1, extra_convolutions=True),
         dense=DenseStage(head=head, anchors=anchors, coder=BoxCoder((0.1, 0.1, 0.2, 0.2))),
+        test_per_level=100,
+    )
+
+
+@pytest.fixture
+def tiny_yolact() -> Callable[[bool], YOLACT]:
+    """As ``tiny_faster_rcnn``: sigmoid and all masks, or softmax, a semantic head and at most 3 masks per picture."""
+    return build_tiny_yolact
+
+
+def build_tiny_yolact(ranking: bool) -> YOLACT:
+    torch.manual_seed(0)
+    backbone = TinyBackbone((8, 16, 32))
+    anchors = CenteredAnchors(sides=(12.0, 24.0, 48.0, 96.0))
+    return YOLACT(
+        backbone=backbone,
+        fpn=FPN(backbone.channels, 16, extra_levels=1, extra_convolutions=True, extra_from_input=True, bilinear=True),
+        head=InstanceHead(16, 3, num_per_cell=anchors.num_per_cell, num_prototypes=8, softmax=not ranking),
+        prototypes=PrototypeNetwork(16, num_prototypes=8, channels=16, num_convolutions=1),
+        anchors=anchors,
+        coder=BoxCoder((0.1, 0.1, 0.2, 0.2)),
+        semantic=None if ranking else SemanticHead(16, 3),
+        masks_per_image=None if ranking else 3,
         test_per_level=100,
     )

@@ -117,6 +117,17 @@ def test_ranking_is_measured_on_demand_and_the_checkpoint_is_left_alone(
     assert -1 <= quality["spearman"] <= 1
 
 
+def test_ranking_is_measured_of_a_loss_whose_balance_counts_epochs(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    changes = ("losses.rcnn={type: alrp}", "schedule.iterations=1", "schedule.warmup_iterations=0")
+    run = tmp_path / "run"
+    assert call(monkeypatch, "train", "rs_faster_rcnn_shapes", "--data", data, "--out", run, *SMALL, *changes) == 0
+    arguments = ("evaluate", run, "--data", data, "--out", tmp_path / "out", "--ranking", "--no-thresholds")
+    assert call(monkeypatch, *arguments) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["ranking"]["head"] == "rcnn"
+
+
 def test_training_that_diverges_has_its_own_exit_status(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -43,7 +43,7 @@ OUTSIDE = {
     "label_assignment": {"torch", "torchvision"},
     "heads": {"torch", "torchvision"},
     "detectors": {"torch", "torchvision"},
-    "backbones": {"safetensors", "timm", "torch"},
+    "backbones": {"safetensors", "timm", "torch", "torchvision"},
     "metrics": {"hotcoco", "numpy", "torch"},
     "data": {"PIL", "hotcoco", "numpy", "rich", "torch", "torchvision"},
     "report": {"jinja2", "matplotlib", "numpy", "torch"},

@@ -89,3 +89,23 @@ def test_detections_take_their_masks_along() -> None:
 def test_grids_and_regions_must_pair() -> None:
     with pytest.raises(ValueError, match="must be \\(D, h, w\\) and \\(D, 4\\)"):
         MaskScores(torch.zeros(2, 4, 4), torch.zeros(3, 4))
+
+
+def test_a_mask_that_is_cropped_has_the_pixels_of_its_whole_grid():
+    torch.manual_seed(0)
+    scores = 0.5 + torch.rand(6, 9, 12) / 2
+    for grid, (top, bottom, left, right) in zip(
+        scores, [(2, 5, 3, 7), (0, 1, 0, 12), (8, 9, 11, 12), (0, 9, 4, 5)], strict=False
+    ):
+        is_inside = torch.zeros(9, 12, dtype=torch.bool)
+        is_inside[top:bottom, left:right] = True
+        grid[~is_inside] = 0
+    scores[4] = 0
+    regions = torch.tensor([[-2.0, -1.5, 51.0, 41.0]]).expand(6, 4)
+    found, expected = (MaskScores(values, regions).bitmaps((40, 50)) for values in (scores, scores.clamp(min=1e-30)))
+    assert torch.equal(found, expected)
+    assert found[:4].any(dim=(1, 2)).all()
+    assert not found[4].any()
+    windows = [window.pixels.numel() for window in MaskScores(scores, regions).windows((40, 50))]
+    assert windows[0] < 40 * 50 / 2
+    assert windows[5] == 40 * 50

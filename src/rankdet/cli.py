@@ -19,6 +19,9 @@ from rankdet.recipes import RECIPES, dump, load_recipe
 if TYPE_CHECKING:
     from rankdet.report import Table
 
+_MOST_CLASSES = 200
+"""That are printed one by one."""
+
 app = typer.Typer(
     help="Object detectors trained with ranking-based losses.",
     no_args_is_help=True,
@@ -32,7 +35,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes, for example optimizer.lr=0.01")
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: a GPU if there is one.")]
-DataFolder = Annotated[Path | None, typer.Option("--data", help="A folder in COCO format.")]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="A folder in COCO or LVIS format.")]
 
 
 def main() -> None:
@@ -235,11 +238,13 @@ def _print_measures(console: Console, metrics: dict[str, Any], title: str | None
 
     if title is not None:
         console.print(title)
-    for part in (("AP", "AP50", "AP75", "APs", "APm", "APl"), ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")):
-        _print_table(console, Table(list(part), [[metrics[name] for name in part]]))
-    errors = ["oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN"]
-    _print_table(console, Table(errors, [[metrics[name] for name in errors]]))
-    _print_table(console, per_class_table(metrics))
+    for kind in ("AP", "AR", "oLRP"):  # COCO and LVIS do not measure the same
+        names = [name for name in metrics if name.startswith(kind)]
+        _print_table(console, Table(list(names), [[metrics[name] for name in names]]))
+    if len(metrics["per_class"]) <= _MOST_CLASSES:
+        _print_table(console, per_class_table(metrics))
+    else:
+        console.print(f"{len(metrics['per_class'])} classes: their numbers are in evaluation.json")
 
 
 def _print_table(console: Console, table: Table) -> None:
@@ -294,7 +299,7 @@ def import_foreign(
 
 @app.command()
 def doctor(
-    folder: Annotated[Path, typer.Argument(help="A folder in COCO format.")],
+    folder: Annotated[Path, typer.Argument(help="A folder in COCO or LVIS format.")],
     masks: Annotated[bool, typer.Option(help="Check segmentations too.")] = False,
     pictures: Annotated[bool, typer.Option(help="Decode every picture.")] = False,
 ) -> None:
@@ -315,7 +320,9 @@ def reproduce(
     table: Annotated[str | None, typer.Argument(help="1 to 10, A.11 to A.20, or sorting; without it, a list.")] = None,
     scale: Annotated[
         Literal["small", "full"],
-        typer.Option(help="small: a small network on `shapes`, or on the folder --data; full: the paper's, on COCO."),
+        typer.Option(
+            help="small: a small network on `shapes`, or on the folder --data; full: the paper's, on COCO, LVIS."
+        ),
     ] = "small",
     rows: Annotated[str | None, typer.Option(help="Names of rows, with commas; all that have a recipe.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, with commas; 0,1,2, or 0 at full scale.")] = None,
@@ -384,16 +391,26 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 @app.command()
 def make_shapes(
     folder: Annotated[Path, typer.Argument(help="The folder to make.")],
-    train: Annotated[int, typer.Option(help="Training pictures.")] = 400,
-    val: Annotated[int, typer.Option(help="Validation pictures.")] = 100,
+    train: Annotated[
+        int | None, typer.Option(show_default="400, or 600 with --long-tailed", help="Training pictures.")
+    ] = None,
+    val: Annotated[
+        int | None, typer.Option(show_default="100, or 200 with --long-tailed", help="Validation pictures.")
+    ] = None,
     test: Annotated[int, typer.Option(help="Test pictures.")] = 0,
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
     seed: Annotated[int, typer.Option(help="The same seed makes the same pictures everywhere.")] = 0,
+    long_tailed: Annotated[
+        bool, typer.Option("--long-tailed", help="21 classes, frequent to rare, in LVIS format.")
+    ] = False,
 ) -> None:
-    """Make the data set `shapes` as an ordinary COCO folder."""
+    """Make the data set `shapes` as an ordinary COCO folder, or with a long tail in LVIS format."""
+    from rankdet.data import make_long_tailed_shapes
     from rankdet.data import make_shapes as make
 
-    print(make(folder, train=train, val=val, test=test, size=size, seed=seed, progress=True))
+    given = {name: number for name, number in (("train", train), ("val", val)) if number is not None}
+    maker = make_long_tailed_shapes if long_tailed else make
+    print(maker(folder, test=test, size=size, seed=seed, progress=True, **given))
 
 
 @app.command()

@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 
 from rankdet.data import SampleKey, build_training_loader, make_shapes
-from rankdet.data.sampling import GroupedBatchSampler
 from rankdet.recipes import Recipe, load_recipe
 from rankdet.report import (
     History,
@@ -130,14 +129,14 @@ def _train(recipe_name: str, name: str, data: Path, out: Path, console: Console,
 
 def _training_batches(recipe: Recipe) -> Any:
     dataset = recipe.data.build_training_dataset()
-    sampler = GroupedBatchSampler(dataset.aspect_ratios, recipe.data.batch_size, recipe.seed)
+    sampler = recipe.data.build_sampler(dataset, recipe.seed)
     return itertools.islice(build_training_loader(dataset, sampler, workers=0), 8)
 
 
 def _validation_batches(recipe: Recipe) -> Any:
     """Batches of the size of training, because the loss ranks over a batch."""
     dataset = recipe.data.build_test_dataset()
-    sampler = GroupedBatchSampler(dataset.aspect_ratios, recipe.data.batch_size, recipe.seed)
+    sampler = recipe.data.build_sampler(dataset, recipe.seed)
     return itertools.islice(build_training_loader(dataset, sampler, workers=0), sampler.iterations_per_epoch)
 
 

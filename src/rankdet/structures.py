@@ -230,10 +230,14 @@ class MaskScores:
         Scores are interpolated linearly between the centers of the grid's cells and fall to zero beyond its border, as
         in published code. No more than one mask is held at a time. On a GPU this waits for the device.
         """
-        for grid, (left, top, right, bottom) in zip(self.scores.float(), self.regions.tolist(), strict=True):
-            first_row, rows = _cell_weights(top, bottom, size[0], grid.shape[0], grid.device)
-            first_column, columns = _cell_weights(left, right, size[1], grid.shape[1], grid.device)
-            yield MaskWindow(first_row, first_column, rows @ grid @ columns.T >= threshold)
+        scores = self.scores.float()
+        parts = zip(scores, self.regions.tolist(), _occupied(scores, 1), _occupied(scores, 2), strict=True)
+        for grid, (left, top, right, bottom), row_part, column_part in parts:
+            height, width = grid.shape
+            first_row, rows = _cell_weights(*_part_of(top, bottom, row_part, height), size[0], grid.device)
+            first_column, columns = _cell_weights(*_part_of(left, right, column_part, width), size[1], grid.device)
+            part = grid[row_part[0] : row_part[1], column_part[0] : column_part[1]]
+            yield MaskWindow(first_row, first_column, rows @ part @ columns.T >= threshold)
 
     def bitmaps(self, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
         """(D, H, W) bool: all masks in pixels of a picture of ``size`` at once. For a few masks, or small pictures.
@@ -251,7 +255,26 @@ class MaskScores:
         return pixels
 
 
-def _cell_weights(start: float, end: float, size: int, cells: int, device: torch.device) -> tuple[int, Tensor]:
+def _occupied(scores: Tensor, axis: int) -> list[tuple[int, int]]:
+    """The cells [first, last) of each grid (D, h, w) along an axis beyond which all are 0, and one more on each side.
+
+    A mask that is cropped to a part of its region makes pixels there alone. Without any score the grid stays whole.
+    """
+    lines = (scores > 0).any(dim=3 - axis).int()
+    if not lines.numel():
+        return [(0, lines.shape[1])] * len(lines)
+    first, last = lines.argmax(dim=1) - 1, lines.shape[1] + 1 - lines.flip(1).argmax(dim=1)
+    return list(zip(first.clamp(min=0).tolist(), last.clamp(max=lines.shape[1]).tolist(), strict=True))
+
+
+def _part_of(start: float, end: float, part: tuple[int, int], cells: int) -> tuple[float, float, int]:
+    """Where the cells [first, last) of a range of so many lie, and how many these are."""
+    first, last = part
+    side = (end - start) / cells
+    return start + first * side, end if last == cells else start + last * side, last - first
+
+
+def _cell_weights(start: float, end: float, cells: int, size: int, device: torch.device) -> tuple[int, Tensor]:
     """The first pixel of [start, end) inside of ``size``, and for each pixel from there on the (n, cells) weights."""
     first, last = (min(max(value, 0), size) for value in (math.floor(start), math.ceil(end)))
     pixels = torch.arange(first, max(first, last), device=device) + 0.5
@@ -317,7 +340,8 @@ class Assignment(NamedTuple):
 class Matched(NamedTuple):
     """P aligned pairs of predicted and target boxes (P, 4) or masks (P, H, W).
 
-    Row i belongs to the i-th positive of ``Candidates.labels``, or to positive ``rows[i]`` where rows is given.
+    Row i belongs to the i-th positive of ``Candidates.labels``, or to positive ``rows[i]`` where rows is given. The
+    output of an auxiliary head may be of pictures instead (B, …), one row for each.
     """
 
     predicted: Tensor
@@ -347,9 +371,16 @@ class Candidates:
         (P', H, W) mask logits (−∞ where a mask is cropped) and target masks, bool or in [0, 1]; of all positives, or of
         those in its ``rows`` where a head makes masks for a part of them.
     auxiliary
-        Outputs of auxiliary heads by name (a baseline's centerness, say); ranking losses never look at them.
+        Outputs of auxiliary heads by name (a baseline's centerness of positives, its semantic maps of pictures);
+        ranking losses never look at them.
     centerness
         (P,) in [0, 1], detached: how central the anchor of a positive lies in its object, for losses that weight by it.
+    box_shares
+        (P,) in (0, 1], detached: the part of its picture that the box of a positive's object covers, for losses of
+        masks that are divided by it.
+    per_image
+        B numbers that add up to M: the candidates of each picture, in their order, for losses that choose among those
+        of a picture.
 
     Raises
     ------
@@ -366,6 +397,8 @@ class Candidates:
     masks: Matched | None = None
     auxiliary: Mapping[str, Matched] | None = None
     centerness: Tensor | None = None
+    box_shares: Tensor | None = None
+    per_image: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.logits.ndim != 2 or self.labels.shape != self.logits.shape[:1]:
@@ -383,12 +416,17 @@ class Candidates:
                 check_matched(f"head {self.head!r}: {field.name}", pairs)
         for name, pairs in (self.auxiliary or {}).items():
             check_matched(f"head {self.head!r}: auxiliary {name!r}", pairs)
-        if self.centerness is not None:
-            pairs_of_all = self.boxes or self.deltas
-            shape = tuple(self.centerness.shape)
-            expected = shape[:1] if pairs_of_all is None else tuple(pairs_of_all.predicted.shape[:1])
-            if shape != expected:
-                raise ValueError(f"head {self.head!r}: centerness {shape} must be one per positive, {expected}")
+        for name, values in (("centerness", self.centerness), ("box_shares", self.box_shares)):
+            if values is not None:
+                pairs_of_all = self.boxes or self.deltas
+                shape = tuple(values.shape)
+                expected = shape[:1] if pairs_of_all is None else tuple(pairs_of_all.predicted.shape[:1])
+                if shape != expected:
+                    raise ValueError(f"head {self.head!r}: {name} {shape} must be one per positive, {expected}")
+        if self.per_image is not None and sum(self.per_image) != len(self.labels):
+            raise ValueError(
+                f"head {self.head!r}: per_image {self.per_image} does not add up to {len(self.labels)} candidates"
+            )
 
 
 def check_matched(name: str, pairs: Matched) -> None:

@@ -203,3 +203,17 @@ def test_extra_levels_of_one_stage_detectors_are_convolutions_of_the_outputs_wit
     torch.testing.assert_close(pyramid[3], fpn.coarser[1](pyramid[2]))
     assert (pyramid[2] < 0).any()
     assert not any(name.startswith("coarser") for name, _ in FPN((8,), 4, extra_levels=2).named_parameters())
+
+
+def test_extra_levels_may_start_from_the_map_of_the_backbone_and_coarser_maps_be_interpolated() -> None:
+    torch.manual_seed(0)
+    fpn = FPN((8, 16), 4, extra_levels=2, extra_convolutions=True, extra_from_input=True, bilinear=True)
+    maps = [torch.rand(1, 8, 7, 9), torch.rand(1, 16, 4, 5)]
+    pyramid = fpn(maps)
+    assert [tuple(level.shape[2:]) for level in pyramid] == [(7, 9), (4, 5), (2, 3), (1, 2)]
+    torch.testing.assert_close(pyramid[2], fpn.coarser[0](maps[1]))
+    torch.testing.assert_close(pyramid[3], fpn.coarser[1](pyramid[2]))
+    enlarged = torch.nn.functional.interpolate(fpn.laterals[1](maps[1]), size=(7, 9), mode="bilinear")
+    torch.testing.assert_close(pyramid[0], fpn.outputs[0](fpn.laterals[0](maps[0]) + enlarged))
+    with pytest.raises(ValueError, match="extra_convolutions is False"):
+        FPN((8,), 4, extra_from_input=True)

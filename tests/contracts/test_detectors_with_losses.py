@@ -21,10 +21,13 @@ from rankdet.losses import (
     CenternessWeights,
     FocalLoss,
     GIoU,
+    HardNegatives,
     IoUCrossEntropy,
     IoUWeights,
+    MaskCrossEntropy,
     QualityFocalLoss,
     RankSortLoss,
+    SemanticCrossEntropy,
     SigmoidCrossEntropyLoss,
     SmoothL1,
     SoftmaxCrossEntropyLoss,
@@ -78,6 +81,18 @@ DETECTORS = {
     "Faster R-CNN, Rank & Sort": Form(
         "tiny_faster_rcnn", ranking=True, losses={"rpn": RankSortLoss(), "rcnn": RankSortLoss()}, falling=RANKING
     ),
+    "Faster R-CNN+, standard": Form(
+        "tiny_faster_rcnn_plus",
+        ranking=False,
+        losses={"rpn": SigmoidCrossEntropyLoss(L1()), "rcnn": SoftmaxCrossEntropyLoss(L1())},
+        falling=STANDARD,
+    ),
+    "Faster R-CNN+, deformable, Rank & Sort": Form(
+        "tiny_faster_rcnn_plus_dcn",
+        ranking=True,
+        losses={"rpn": RankSortLoss(), "rcnn": RankSortLoss()},
+        falling=RANKING,
+    ),
     "Mask R-CNN, standard": Form(
         "tiny_mask_rcnn",
         ranking=False,
@@ -89,6 +104,22 @@ DETECTORS = {
         ranking=True,
         losses={"rpn": RankSortLoss(), "rcnn": RankSortLoss()},
         falling=(*RANKING, "rcnn/mask_error"),
+    ),
+    "Cascade R-CNN, standard": Form(
+        "tiny_cascade_rcnn",
+        ranking=False,
+        losses={
+            "rpn": SigmoidCrossEntropyLoss(SmoothL1(1 / 9)),
+            **{head: SoftmaxCrossEntropyLoss(SmoothL1(1.0)) for head in ("rcnn1", "rcnn2", "rcnn3")},
+        },
+        falling=("rpn/classification", "rpn/localization", "rcnn1/classification", "rcnn2/classification"),
+    ),
+    "Cascade R-CNN, Rank & Sort": Form(
+        "tiny_cascade_rcnn",
+        ranking=True,
+        losses={head: RankSortLoss() for head in ("rpn", "rcnn1", "rcnn2", "rcnn3")},
+        # At first most positives are the objects' own boxes: localization errors begin low.
+        falling=("rpn/ranking", "rpn/localization_error", "rcnn1/ranking", "rcnn2/ranking", "rcnn3/ranking"),
     ),
     "ATSS, standard": Form(
         "tiny_atss",
@@ -120,6 +151,25 @@ DETECTORS = {
         falling=DENSE_STANDARD,
     ),
     "PAA, Rank & Sort": Form("tiny_paa", ranking=True, losses={"dense": RankSortLoss()}, falling=DENSE_RANKING),
+    "YOLACT, standard": Form(
+        "tiny_yolact",
+        ranking=False,
+        losses={
+            "dense": SoftmaxCrossEntropyLoss(
+                SmoothL1(1.0, 1.5),
+                MaskCrossEntropy(6.125, over_box_size=True),
+                hard_negatives=HardNegatives(100),  # so many that some lie on every level
+                auxiliary=(SemanticCrossEntropy(),),
+            )
+        },
+        falling=(*DENSE_STANDARD, "dense/mask", "dense/semantic"),
+    ),
+    "YOLACT, Rank & Sort": Form(
+        "tiny_yolact",
+        ranking=True,
+        losses={"dense": RankSortLoss()},
+        falling=(*DENSE_RANKING, "dense/mask_error"),
+    ),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
 SCENES = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rankdet.data import GroupedBatchSampler
+from rankdet.data.sampling import repeat_factors
 
 RATIOS = np.array([1.5] * 13 + [0.6] * 6 + [1.0] * 2)
 
@@ -80,3 +81,60 @@ def test_number_out_of_range_is_refused(fields):
         GroupedBatchSampler(RATIOS, **({"batch_size": 4} | fields))
     with pytest.raises(ValueError, match="no picture"):
         GroupedBatchSampler([], 1)
+
+
+def test_repeated_pictures_are_in_every_epoch_as_often_as_they_shall():
+    repeats = np.arange(len(RATIOS)) % 3 + 1
+    sampler = GroupedBatchSampler(RATIOS, 4, seed=3, repeats=repeats)
+    assert sampler.num_samples == repeats.sum()
+    assert sampler.iterations_per_epoch == -(-repeats.sum() // 4)
+    keys = [key for batch in islice(sampler, 2000) for key in batch]
+    counts = np.bincount([key.index for key in keys], minlength=len(RATIOS))
+    for is_landscape in (True, False):
+        group = (RATIOS >= 1) == is_landscape
+        assert (counts[group] / repeats[group]).std() < 0.02 * counts[group].mean()
+    assert len({key.seed for key in keys}) == len(keys)  # each copy is flipped by itself
+
+
+def test_repeated_pictures_stay_in_their_group_start_anywhere_and_are_shared_by_processes():
+    repeats = np.arange(len(RATIOS)) % 3 + 1
+    whole = take(60, batch_size=6, repeats=repeats)
+    assert all(len({RATIOS[key.index] >= 1 for key in batch}) == 1 for batch in whole)
+    assert take(20, batch_size=6, repeats=repeats, start=40) == whole[40:]
+    parts = [take(60, batch_size=2, rank=rank, world_size=3, repeats=repeats) for rank in range(3)]
+    assert [[key for part in slices for key in part] for slices in zip(*parts, strict=True)] == whole
+
+
+def test_pictures_that_are_not_repeated_make_the_stream_of_ever():
+    assert take(60, repeats=np.ones(len(RATIOS), dtype=int)) == take(60)
+
+
+@pytest.mark.parametrize("repeats", [[0] * len(RATIOS), [1, 2]])
+def test_repeats_that_leave_a_picture_out_are_refused(repeats):
+    with pytest.raises(ValueError, match="at least once"):
+        GroupedBatchSampler(RATIOS, 4, repeats=repeats)
+
+
+def test_repeat_factor_is_that_of_the_rarest_class_of_a_picture():
+    # 100 pictures: class 0 in all, class 1 in four, class 2 in one, which has class 1 too; class 3 in none.
+    pictures = np.array([*range(100), 5, 6, 7, 8, 8, 8, 8])
+    labels = np.array([*[0] * 100, 1, 1, 1, 1, 1, 1, 2])
+    factors = repeat_factors(pictures, labels, 100, threshold=0.16)
+    assert factors[8] == pytest.approx(4)  # √(0.16 / 0.01)
+    assert factors[5:8] == pytest.approx([2, 2, 2])  # objects of one picture count once
+    assert (np.delete(factors, [5, 6, 7, 8]) == 1).all()
+
+
+def test_pictures_without_objects_are_not_repeated():
+    assert repeat_factors(np.array([1]), np.array([0]), 3, 1.0) == pytest.approx([1, 3**0.5, 1])
+    empty = np.zeros(0, dtype=np.int64)
+    assert repeat_factors(empty, empty, 2, 0.001).tolist() == [1, 1]
+    with pytest.raises(ValueError, match="not positive"):
+        repeat_factors(empty, empty, 2, 0.0)
+
+
+def test_data_set_rounds_its_repeat_factors_up(folder):
+    # Usable: "cat" and "dog" in the first of four pictures, "dog" in the second.
+    assert folder.dataset().repeats(0.001).tolist() == [1, 1, 1, 1]
+    assert folder.dataset().repeats(0.5).tolist() == [2, 1, 1, 1]  # √(0.5 / 0.25) of "cat"
+    assert folder.dataset(keep_empty=False).repeats(2.0).tolist() == [2, 2]

@@ -9,7 +9,7 @@ import pickle
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rankdet.heads import AnchorGenerator
+from rankdet.heads import AnchorGenerator, CenteredAnchors
 
 CPU = torch.device("cpu")
 
@@ -69,3 +69,38 @@ def test_only_the_newest_anchors_are_kept() -> None:
     for width in range(2, 18):
         generator.anchors(((1, width),), CPU)
     assert generator.anchors(((1, 1),), CPU) is not first
+
+
+def test_cells_of_550_pixels_are_fractions_of_them_with_anchors_in_their_middle() -> None:
+    sides = (24.0, 48.0, 96.0, 192.0, 384.0)
+    cells = (69, 35, 18, 9, 5)
+    anchors = CenteredAnchors(sides).anchors(tuple((n, n) for n in cells), (550, 550), CPU)
+    assert anchors.shape == (19_248, 4)
+    first = 0
+    for side, count in zip(sides, cells, strict=True):
+        level = anchors[first : first + 3 * count * count].view(count, count, 3, 4)
+        first += 3 * count * count
+        for row, column, (number, ratio) in ((0, 0, (0, 0.5)), (count - 1, 2, (1, 1.0)), (1, count - 1, (2, 2.0))):
+            x, y = (column + 0.5) * 550 / count, (row + 0.5) * 550 / count
+            w, h = side / math.sqrt(ratio), side * math.sqrt(ratio)
+            expected = torch.tensor([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+            torch.testing.assert_close(level[row, column, number], expected)
+
+
+def test_centered_anchors_of_the_padding_are_not_valid() -> None:
+    generator = CenteredAnchors((8.0,), ratios=(1.0,))
+    anchors = generator.anchors(((4, 6),), (32, 48), CPU)
+    assert generator.valid(anchors, (32, 48), (32, 48)) is None
+    valid = generator.valid(anchors, (32, 48), (21, 28))
+    assert valid.view(4, 6).nonzero().amax(dim=0).tolist() == [2, 2]  # 20 < 21, and 28 is no center inside
+    assert valid.sum() == 9
+
+
+def test_kept_centered_anchors_are_those_of_their_canvas() -> None:
+    generator = CenteredAnchors((8.0,))
+    first = generator.anchors(((2, 3),), (16, 24), CPU)
+    assert generator.anchors(((2, 3),), (16, 24), CPU) is first
+    assert not torch.equal(generator.anchors(((2, 3),), (15, 24), CPU), first)
+    other = pickle.loads(pickle.dumps(generator))
+    assert other == generator
+    assert torch.equal(other.anchors(((2, 3),), (16, 24), CPU), first)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib.path import Path
 
-from rankdet.heads import crop_masks, crop_outlines
+from rankdet.heads import crop_masks, crop_outlines, resize_masks
 from rankdet.structures import Outlines
 
 
@@ -101,3 +101,38 @@ def test_pieces_of_outlines_give_what_the_whole_gives(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("edges", [torch.zeros(0, 0, 4), torch.zeros(2, 0, 4), torch.zeros(2, 3, 4)])
 def test_no_boxes_have_no_outlines(edges: torch.Tensor) -> None:
     assert crop_outlines(Outlines(edges), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 28).shape == (0, 28, 28)
+
+
+@pytest.mark.parametrize("pieces", [2**24, 2 * 64 * 96])
+def test_masks_of_a_whole_picture_are_interpolated_with_its_padding(
+    pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rankdet.heads.mask_targets.MAX_PIXELS", pieces)
+    fine, coarse = resize_masks(MASKS, (64, 96), [(16, 24), (7, 11)])
+    padded = torch.zeros(3, 64, 96)
+    padded[:, :60, :80] = MASKS.float()
+    for found, size in ((fine, (16, 24)), (coarse, (7, 11))):
+        assert torch.equal(found, torch.nn.functional.interpolate(padded[None], size, mode="bilinear")[0] > 0.5)
+        assert found[:2].any(dim=(1, 2)).all()
+    assert not fine[2].any()
+
+
+def test_one_pixel_has_no_mask_and_no_objects_have_none() -> None:
+    one = torch.zeros(1, 60, 80, dtype=torch.bool)
+    one[0, 30, 40] = True
+    assert not resize_masks(one, (60, 80), [(15, 20)])[0].any()
+    assert [masks.shape for masks in resize_masks(MASKS[:0], (60, 80), [(15, 20), (8, 10)])] == [
+        (0, 15, 20),
+        (0, 8, 10),
+    ]
+    assert resize_masks(Outlines(torch.zeros(0, 0, 4)), (60, 80), [(15, 20)])[0].shape == (0, 15, 20)
+
+
+def test_outlines_of_a_whole_picture_agree_with_their_bitmaps() -> None:
+    shapes = [star(5, 9.0, 22.0, 30, 25), star(9, 12.0, 18.0, 60, 40)]
+    outlines = Outlines(torch.nn.utils.rnn.pad_sequence([edges_of(shape) for shape in shapes], batch_first=True))
+    (bitmaps,) = resize_masks(outlines, (60, 80), [(60, 80)])
+    for size in ((20, 20), (30, 40)):
+        (found,), (expected,) = (resize_masks(masks, (60, 80), [size]) for masks in (outlines, bitmaps))
+        assert found.shape == (2, *size)
+        assert (found != expected).float().mean() < 0.03

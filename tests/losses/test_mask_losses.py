@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from rankdet.losses import (
     L1,
     Dice,
+    FocalLoss,
     MaskCrossEntropy,
+    SemanticCrossEntropy,
     SigmoidCrossEntropyLoss,
     SoftmaxCrossEntropyLoss,
     dice_coefficient,
     find_positives,
+    mask_cross_entropy,
 )
 from rankdet.structures import Candidates, Matched
 
@@ -88,3 +91,60 @@ def test_mask_losses_need_masks(mask_loss: nn.Module) -> None:
     bare = make_candidates(None)
     with pytest.raises(ValueError, match="'rcnn' hands no masks"):
         mask_loss(bare, find_positives(bare))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_cross_entropy_and_its_gradient_are_those_of_torch_inside_of_a_crop(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rankdet.losses.localization.MASK_CHUNK", 100)  # a mask at a time
+    torch.manual_seed(0)
+    logits, target = 5 * torch.randn(6, 7, 9, dtype=torch.float64), torch.rand(6, 7, 9) > 0.5
+    is_inside = torch.rand(6, 7, 9) > 0.3
+    logits = logits.to(dtype).masked_fill(~is_inside, -torch.inf).requires_grad_()
+    loss = mask_cross_entropy(logits, target)
+    weights = torch.rand(6, dtype=loss.dtype)
+    (loss * weights).sum().backward()
+    plain = logits.detach().double().masked_fill(~is_inside, 0).requires_grad_()
+    pixels = torch.nn.functional.binary_cross_entropy_with_logits(plain, target.double(), reduction="none")
+    expected = (pixels * is_inside).mean(dim=(1, 2))
+    (expected * weights).sum().backward()
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(loss.double(), expected, rtol=tolerance, atol=tolerance)
+    tolerance = max(tolerance, 1e-2 * (dtype == torch.bfloat16))
+    torch.testing.assert_close(logits.grad.double(), plain.grad, rtol=tolerance, atol=1e-6)
+    assert not logits.grad[~is_inside].any()
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def test_masks_over_the_size_of_their_boxes_worked_out_by_hand() -> None:
+    shares = torch.tensor([0.25, 0.1])
+    candidates = replace(make_candidates(Matched(LOGITS.clone().requires_grad_(), TARGET)), box_shares=shares)
+    loss = MaskCrossEntropy(6.125, over_box_size=True)
+    expected = [6.125 * FIRST / 0.25, 6.125 * math.log(2) / 0.1]
+    assert loss(candidates, find_positives(candidates)).tolist() == pytest.approx(expected)
+    part = replace(candidates, masks=Matched(LOGITS[1:], TARGET[1:], torch.tensor([1])))
+    assert loss(part, find_positives(part)).tolist() == pytest.approx(expected[1:])
+    bare = replace(candidates, box_shares=None)
+    with pytest.raises(ValueError, match="hands no box_shares"):
+        loss(bare, find_positives(bare))
+    with pytest.raises(ValueError, match=r"box_shares \(1,\) must be one per positive"):
+        replace(candidates, box_shares=shares[:1])
+    with pytest.raises(ValueError, match="must have one shape"):
+        mask_cross_entropy(LOGITS, TARGET[:1])
+
+
+def test_semantic_maps_are_learned_class_by_class_and_pixel_by_pixel() -> None:
+    torch.manual_seed(0)
+    logits, target = torch.randn(3, 2, 4, 5, requires_grad=True), torch.rand(3, 2, 4, 5) > 0.7
+    candidates = replace(make_candidates(None), auxiliary={"semantic": Matched(logits, target)})
+    loss = SoftmaxCrossEntropyLoss(L1(), auxiliary=[SemanticCrossEntropy(2.0)])
+    total = torch.nn.functional.binary_cross_entropy_with_logits(logits, target.float(), reduction="sum")
+    found = loss(candidates).terms["semantic"]
+    torch.testing.assert_close(found, 2 * total / (3 * 4 * 5))  # over pictures and pixels, not over classes
+    found.backward()
+    assert logits.grad.all()
+    focal = FocalLoss(box_loss=L1(), auxiliary=[SemanticCrossEntropy(2.0)])
+    torch.testing.assert_close(focal(replace(candidates, logits=candidates.logits[:, :2])).terms["semantic"], found)
+    with pytest.raises(ValueError, match="no auxiliary maps 'semantic'"):
+        loss(make_candidates(None))

@@ -195,7 +195,7 @@ def of_module(name: str, pool: Pool, sync: Sync = False) -> dict[str, Any]:
         )
         terms, stats = loss(candidates)
         sum(terms.values()).backward()
-    stats = {name: value for name, value in stats.items() if name not in ("positives", "negatives")}
+    stats = {name: value for name, value in stats.items() if name not in ("positives", "background", "negatives")}
     return {
         "values": {name: value.detach() for name, value in (terms | stats).items()},
         "gradients": pool.gradients(),

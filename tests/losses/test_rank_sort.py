@@ -409,13 +409,13 @@ def test_the_module_gives_the_terms_and_statistics_worked_out_by_hand() -> None:
     weights = torch.tensor([0.0, 1.0]).sigmoid()  # the best score of any class, not that of the object's class
     localization = (weights * torch.tensor([1 / 2, 1 / 3])).sum() / weights.sum()
     assert set(terms) == {"ranking", "sorting", "localization"}
-    assert set(stats) == {"positives", "negatives", "localization_error", "balance"}
+    assert set(stats) == {"positives", "background", "negatives", "localization_error", "balance"}
     assert terms["ranking"].item() == pytest.approx(ranking)
     assert terms["sorting"].item() == pytest.approx(sorting)
     assert terms["localization"].item() == pytest.approx(ranking + sorting)
     assert stats["localization_error"].item() == pytest.approx(localization.item())
     assert stats["balance"].item() == pytest.approx((ranking + sorting) / localization.item())
-    assert (stats["positives"].item(), stats["negatives"].item()) == (2, 4)
+    assert [stats[name].item() for name in ("positives", "background", "negatives")] == [2, 1, 4]
     assert all(not value.requires_grad and value.ndim == 0 for value in stats.values())
     assert all(value.requires_grad and value.ndim == 0 for value in terms.values())
 

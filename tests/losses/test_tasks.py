@@ -34,7 +34,7 @@ MASKS = torch.tensor([[[100.0, -100]], [[100, 100]], [[-100, 100]]])
 MASK_TARGETS = torch.tensor([[[1.0, 1]], [[1, 1]], [[1, 0]]])
 MASK_ERRORS = [1 / 3, 0, 1]
 CLASSIFICATION = torch.tensor(0.6)
-COUNTS = "positives", "negatives"
+COUNTS = "positives", "background", "negatives"
 
 
 def make_candidates(num_positives: int = 3, masks: bool = True, mask_rows: list[int] | None = None) -> Candidates:
@@ -70,6 +70,7 @@ def test_box_and_mask_worked_out_by_hand() -> None:
     assert {name: value.item() for name, value in stats.items()} == pytest.approx(
         {
             "positives": 3,
+            "background": 1,
             "negatives": 5,
             "localization_error": box,
             "balance": 0.6 / box,
@@ -105,7 +106,7 @@ def test_masks_of_a_part_get_the_weights_of_their_own_positives() -> None:
 def test_a_head_of_masks_alone_has_no_box_term() -> None:
     terms, stats = run(Tasks(), replace(make_candidates(), boxes=None, deltas=None))
     assert set(terms) == {"mask"}
-    assert set(stats) == {"positives", "negatives", "mask_error", "mask_balance"}
+    assert set(stats) == {"positives", "background", "negatives", "mask_error", "mask_balance"}
 
 
 def test_a_head_without_boxes_and_masks_is_refused() -> None:

@@ -31,6 +31,7 @@ LOSSES = {
         losses.FocalLoss
     ),
     "{type: quality_focal, beta: 1, mask_balancing: {type: value}}": losses.QualityFocalLoss,
+    "{type: focal, auxiliary: [{type: semantic, weight: 3}]}": losses.FocalLoss,
     "{type: sigmoid_cross_entropy, box_loss: {type: l1}}": losses.SigmoidCrossEntropyLoss,
     "{type: sigmoid_cross_entropy, box_loss: {type: l1}, mask_loss: {type: dice}}": losses.SigmoidCrossEntropyLoss,
 }
@@ -52,8 +53,14 @@ def everything() -> Candidates:
         boxes=Matched(box, torch.tensor([[0.0, 0, 4, 2]])),
         deltas=Matched(torch.zeros(1, 4, requires_grad=True), torch.ones(1, 4)),
         masks=Matched(torch.zeros(1, 2, 2, requires_grad=True), torch.ones(1, 2, 2)),
-        auxiliary={"centerness": one, "iou": one},
+        auxiliary={
+            "centerness": one,
+            "iou": one,
+            "semantic": Matched(torch.zeros(1, 2, 3, 3, requires_grad=True), torch.ones(1, 2, 3, 3)),
+        },
         centerness=torch.tensor([0.5]),
+        box_shares=torch.tensor([0.1]),
+        per_image=(2,),
     )
 
 
@@ -90,6 +97,13 @@ def test_the_fields_arrive_where_they_belong() -> None:
     assert quality.build().tasks.box_loss.weight == 1.3
     softmax = parse("{type: softmax_cross_entropy, box_loss: {type: l1}, mask_loss: {type: cross_entropy, weight: 3}}")
     assert softmax.build().mask_loss.weight == 3
+    assert softmax.build().hard_negatives is None
+    yolact = parse(
+        "{type: softmax_cross_entropy, box_loss: {type: l1}, hard_negatives: 5,"
+        " auxiliary: [{type: semantic, weight: 3}], mask_loss: {type: cross_entropy, over_box_size: true}}"
+    ).build()
+    assert (yolact.hard_negatives.ratio, yolact.mask_loss.over_box_size) == (5, True)
+    assert [(head.name, head.weight) for head in yolact.auxiliary] == [("semantic", 3)]
     bucketed = parse("{type: bucketed_rank_sort, delta: 0.1, label: {type: binary}}").build()
     assert (bucketed.delta, type(bucketed.label)) == (0.1, losses.BinaryLabel)
 

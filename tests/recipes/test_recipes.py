@@ -1,20 +1,29 @@
 """Recipes: names, files, overrides, mistakes, numbers."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from pydantic import BaseModel
 
+from rankdet.backbones import CarafeFPN, DeformableConv2d
+from rankdet.data import Expansion, MinIoUCrop, PhotometricDistortion
 from rankdet.recipes import RECIPES, Recipe, dump, load_recipe
+from rankdet.recipes.cascade_rcnn import cascade_form
 from rankdet.recipes.config import Config
 from rankdet.recipes.data import KeepRatio
-from rankdet.recipes.detectors import Mask
+from rankdet.recipes.detectors import HubWeights, Mask
+from rankdet.recipes.losses import RankSort
 from rankdet.recipes.mask_rcnn import mask_form
 from rankdet.recipes.optimization import SGD, AdamW, CosineSchedule, StepSchedule
+from rankdet.recipes.plus import with_carafe
 from rankdet.recipes.ranking import ranking_form
+from rankdet.recipes.yolact import ranking_yolact
+from rankdet.reproduce.tables import TABLES
 from rankdet.structures import Images, InputError
 
 
@@ -147,6 +156,8 @@ TIMM = "detector.backbone={type: timm, name: resnet18, weights: null, "
         ("detector.backbone.channels=[]", "detector.backbone.channels: .*at least 1 item"),
         ("detector.rpn.anchor_ratios=[]", "detector.rpn.anchor_ratios: .*at least 1 item"),
         ("data.resize={type: keep_ratio, long: 9, shorts: []}", "data.resize.shorts: .*at least 1 item"),
+        ("detector.rcnn={softmax: true, prior: 0.01}", r"detector.rcnn: prior = 0\.01 is that of a sigmoid"),
+        ("detector.rpn.prior=1", "detector.rpn.prior: .*less than 1"),
         ("detector.rpn.positive_iou=0.2", r"detector.rpn: positive_iou = 0\.2 is below negative_iou = 0\.3"),
         ("losses.rpn={type: softmax_cross_entropy, box_loss: {type: l1}}", r"detector\.rpn, which .* sigmoid"),
     ],
@@ -195,7 +206,7 @@ def test_step_schedule_warms_up_and_falls_at_milestones():
 
 
 def test_cosine_schedule_is_half_a_cosine_after_warm_up():
-    schedule = CosineSchedule(epochs=55, warmup_iterations=500, warmup_factor=0.1)
+    schedule = CosineSchedule(iterations=10_000, warmup_iterations=500, warmup_factor=0.1)
     assert schedule.factor(0, 10_000) == pytest.approx(0.1)
     assert schedule.factor(2500, 10_000) == pytest.approx(0.5 + 0.5 * 0.5**0.5)
     assert schedule.factor(5000, 10_000) == pytest.approx(0.5)
@@ -241,7 +252,14 @@ def test_fields_that_do_not_fit_together_are_reported_without_the_whole_recipe()
 
 
 def test_small_recipes_give_both_forms_the_same_budget():
-    for name in ("faster_rcnn_shapes", "faster_rcnn_lite0_bccd", "mask_rcnn_shapes", "mask_rcnn_lite0_nuclei"):
+    for name in (
+        "faster_rcnn_shapes",
+        "faster_rcnn_lite0_bccd",
+        "mask_rcnn_shapes",
+        "mask_rcnn_lite0_nuclei",
+        "mask_rcnn_long_tail_shapes",
+        "cascade_rcnn_shapes",
+    ):
         standard, rank_sort = load_recipe(name), load_recipe(f"rs_{name}")
         for part in ("seed", "data", "optimizer", "schedule", "evaluation", "runtime"):
             assert getattr(standard, part) == getattr(rank_sort, part)
@@ -282,9 +300,169 @@ def test_mask_rcnn_on_coco_has_the_numbers_of_the_paper():
     assert detector.rcnn.assigner.low_quality_iou == 0.5
 
 
+def test_recipes_on_lvis_have_the_numbers_of_the_paper():
+    rank_sort, standard = load_recipe("rs_mask_rcnn_r50_lvis"), load_recipe("mask_rcnn_r50_lvis")
+    assert (rank_sort.optimizer.lr, standard.optimizer.lr) == (0.012, 0.02)
+    assert rank_sort.data == standard.data
+    assert (standard.data.format, standard.data.repeat_threshold) == ("lvis", 1e-3)
+    assert standard.data.resize == KeepRatio(long=1333, shorts=(640, 672, 704, 736, 768, 800))
+    assert standard.data.resize.build(training=False).shorts == (800,)
+    for recipe, base in ((rank_sort, "rs_mask_rcnn_r50_coco"), (standard, "mask_rcnn_r50_coco")):
+        coco = load_recipe(base)
+        assert (recipe.detector.testing.score_threshold, recipe.detector.testing.per_image) == (1e-4, 300)
+        assert recipe.detector.model_copy(update={"testing": coco.detector.testing}) == coco.detector
+        assert (recipe.losses, recipe.schedule, recipe.head_weights) == (coco.losses, coco.schedule, coco.head_weights)
+    detector = rank_sort.detector.build(1203, pretrained=False)
+    assert detector.rcnn.head.classifier.out_features == 1203
+    assert detector.rcnn.head.regressor.out_features == 4 * 1203
+    assert detector.mask.head.classifier.out_features == 1203
+
+
+LONG = {
+    "rs_faster_rcnn_r101_dcn_3x_coco": ("resnet101.tv_in1k", True, False),
+    "rs_faster_rcnn_plus_r101_dcn_3x_coco": ("resnet101.tv_in1k", True, True),
+    "rs_mask_rcnn_r101_3x_coco": ("resnet101.tv_in1k", False, False),
+    "rs_mask_rcnn_plus_r101_3x_coco": ("resnet101.tv_in1k", False, True),
+    "rs_mask_rcnn_plus_r101_dcn_3x_coco": ("resnet101.tv_in1k", True, True),
+    "rs_mask_rcnn_plus_x101_dcn_3x_coco": ("resnext101_64x4d.tv_in1k", True, True),
+}
+"""Recipe → network, whether it is deformable, whether the pyramid enlarges by CARAFE."""
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_recipes_differ_from_their_short_form_in_backbone_pyramid_length_and_scales(name: str):
+    recipe = load_recipe(name)
+    short = load_recipe("rs_mask_rcnn_r50_coco" if "mask" in name else "rs_faster_rcnn_r50_coco")
+    network, deformable, carafe = LONG[name]
+    backbone = short.detector.backbone.model_copy(
+        update={"name": network, "weights": HubWeights(name=network), "deformable": deformable}
+    )
+    assert recipe.detector == short.detector.model_copy(update={"backbone": backbone, "carafe": carafe})
+    assert network in timm.list_pretrained()
+    schedule = short.schedule.model_copy(update={"epochs": 36, "milestones": (27 / 36, 33 / 36)})
+    assert recipe.schedule == schedule
+    resize = recipe.data.resize
+    assert resize.long == 1333
+    narrow = name == "rs_mask_rcnn_r101_3x_coco"
+    assert resize.shorts == ((640, 672, 704, 736, 768, 800) if narrow else (480, 560, 640, 720, 800, 880, 960))
+    assert resize.build(training=False).shorts == (800,)
+    assert recipe.data == short.data.model_copy(update={"resize": resize})
+    for part in ("losses", "head_weights", "optimizer", "evaluation", "runtime", "seed"):
+        assert getattr(recipe, part) == getattr(short, part)
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_l1_r50_coco", "rs_faster_rcnn_r50_coco", "rs_mask_rcnn_r50_coco"])
+def test_plus_is_carafe_in_the_pyramid_and_nothing_else(name: str):
+    plain, plus = load_recipe(name), load_recipe(name.replace("_l1", "").replace("_r50", "_plus_r50"))
+    detector = plain.detector.model_copy(update={"carafe": True})
+    assert plus == plain.model_copy(update={"name": plus.name, "detector": detector})
+
+
+@pytest.mark.parametrize("name", ["rs_faster_rcnn_plus_r101_dcn_3x_coco", "rs_mask_rcnn_plus_x101_dcn_3x_coco"])
+def test_the_largest_detectors_have_their_levels_and_deformable_convolutions(name: str):
+    with torch.device("meta"):  # 139 million weights, of which only the shapes matter
+        detector = load_recipe(name).detector.build(80, pretrained=False)
+    assert len(detector.fpn.upsamplers) == 4
+    assert detector.fpn.coarser[0].in_channels == 2048
+    assert detector.rpn.anchors.strides == (4, 8, 16, 32, 64)
+    assert detector.rcnn.pooling.strides == (4, 8, 16, 32)
+    deformable = [part for part in detector.backbone.modules() if isinstance(part, DeformableConv2d)]
+    assert len(deformable) == 4 + 23 + 3
+    assert {part.offsets.out_channels for part in deformable} == {108}
+    widths = {part.weight.shape[1] for part in deformable}
+    assert widths == ({8, 16, 32} if "x101" in name else {128, 256, 512})
+    assert not detector.backbone.network.layer1[0].conv2.weight.requires_grad
+
+
+def test_small_backbones_are_deformable_where_the_recipe_says_so():
+    small = "detector.backbone={type: timm, name: resnet26, weights: null, deformable: true, out_indices: [1, 2, 3]}"
+    detector = load_recipe("rs_faster_rcnn_shapes", [small, "detector.carafe=true"]).detector.build(5)
+    assert sum(isinstance(part, DeformableConv2d) for part in detector.backbone.modules()) == 4
+    assert isinstance(detector.fpn, CarafeFPN)
+    with pytest.raises(InputError, match="resnet18 has no bottlenecks"):
+        load_recipe("rs_faster_rcnn_shapes", [small.replace("resnet26", "resnet18")]).detector.build(5)
+
+
+def test_carafe_is_of_two_stage_detectors_alone():
+    with pytest.raises(TypeError, match="rs_atss_shapes has a detector of type atss"):
+        with_carafe(load_recipe("rs_atss_shapes"))
+
+
 def test_a_mask_branch_is_added_to_faster_rcnn_alone():
     with pytest.raises(TypeError, match="mask_rcnn_shapes has a detector of type mask_rcnn"):
         mask_form(load_recipe("mask_rcnn_shapes"), "twice", Mask())
+    with pytest.raises(TypeError, match="mask_rcnn_shapes has a detector of type mask_rcnn"):
+        cascade_form(load_recipe("mask_rcnn_shapes"), "with masks")
+
+
+def test_cascade_rcnn_on_coco_has_the_numbers_of_the_paper():
+    rank_sort, standard = load_recipe("rs_cascade_rcnn_r50_coco"), load_recipe("cascade_rcnn_r50_coco")
+    assert (rank_sort.optimizer.lr, standard.optimizer.lr) == (0.012, 0.02)
+    assert (rank_sort.head_weights, standard.head_weights) == ({"rpn": 0.2}, {"rcnn2": 0.5, "rcnn3": 0.25})
+    for recipe, proposals in ((rank_sort, 1000), (standard, 2000)):
+        assert [stage.positive_iou for stage in recipe.detector.stages.values()] == [0.5, 0.6, 0.7]
+        assert all(stage.low_quality_iou is None for stage in recipe.detector.stages.values())
+        assert recipe.detector.rpn.allowed_border == 0
+        assert recipe.detector.rpn.train_proposals.per_level == 2000
+        assert recipe.detector.rpn.train_proposals.per_image == proposals
+        assert recipe.detector.rpn.test_proposals.per_image == 1000
+    assert {stage.delta_stds for stage in rank_sort.detector.stages.values()} == {(0.1, 0.1, 0.2, 0.2)}
+    assert rank_sort.detector.rpn.delta_stds == (0.1, 0.1, 0.2, 0.2)
+    assert [stage.delta_stds[0] for stage in standard.detector.stages.values()] == [0.1, 0.05, 0.033]
+    assert standard.detector.rpn.delta_stds == (1, 1, 1, 1)
+    assert [stage.sampler.num for stage in standard.detector.stages.values()] == [512] * 3
+    assert standard.losses["rpn"].box_loss.beta == pytest.approx(1 / 9)
+    assert [standard.losses[head].box_loss.beta for head in standard.detector.stages] == [1, 1, 1]
+    detector = rank_sort.detector.build(80, pretrained=False)
+    assert [stage.head.classifier.out_features for stage in detector.stages] == [80] * 3
+    assert [stage.head.regressor.out_features for stage in detector.stages] == [4] * 3
+    assert [stage.assigner.positive_iou for stage in detector.stages] == [0.5, 0.6, 0.7]
+    assert detector.rpn.allowed_border == 0
+    assert detector.stages[0].pooling.strides == (4, 8, 16, 32)
+
+
+def test_stages_of_a_cascade_whose_logits_have_no_mean_are_a_mistake_of_the_recipe():
+    loss = "{type: softmax_cross_entropy, box_loss: {type: l1}}"
+    with pytest.raises(InputError, match="softmax must be the same in rcnn1, rcnn2 and rcnn3"):
+        load_recipe("rs_cascade_rcnn_shapes", ["detector.rcnn2.softmax=true", f"losses.rcnn2={loss}"])
+
+
+def test_rows_of_other_losses_on_faster_rcnn_have_the_numbers_of_the_paper():
+    rank_sort, standard = load_recipe("rs_faster_rcnn_r50_coco"), load_recipe("faster_rcnn_r50_coco")
+    alrp, focal = load_recipe("alrp_faster_rcnn_r50_coco"), load_recipe("focal_faster_rcnn_r50_coco")
+    assert (alrp.optimizer.lr, focal.optimizer.lr) == (0.009, 0.01)
+    assert (alrp.detector, alrp.head_weights) == (rank_sort.detector, {"rpn": 0.2})
+    assert [alrp.losses[head].tau for head in ("rpn", "rcnn")] == [0.7, 0.5]
+    assert [alrp.losses[head].delta for head in ("rpn", "rcnn")] == [1, 1]
+    assert [part.sampler for part in (focal.detector.rpn, focal.detector.rcnn)] == [
+        part.sampler for part in (standard.detector.rpn, standard.detector.rcnn)
+    ]
+    for loss in focal.losses.values():
+        assert (loss.alpha, loss.gamma, loss.box_loss.weight, loss.weighting.type) == (0.25, 2, 2, "none")
+    detector = focal.detector.build(80, pretrained=False)
+    assert detector.rcnn.head.classifier.out_features == 80
+    for bias in (detector.rpn.head.classifier.bias, detector.rcnn.head.classifier.bias):
+        torch.testing.assert_close(bias.sigmoid(), torch.full_like(bias, 0.01))
+    for bias in rank_sort.detector.build(80, pretrained=False).rpn.head.classifier.bias:
+        assert bias == 0
+
+
+def test_heavy_training_has_the_numbers_of_the_paper():
+    for name, lr in (("alrp_faster_rcnn_r50_coco", 0.012), ("rs_faster_rcnn_r50_coco", 0.024)):
+        recipe, standard = load_recipe(f"heavy_{name}"), load_recipe(name)
+        assert (recipe.detector, recipe.losses) == (standard.detector, standard.losses)
+        assert (recipe.optimizer.lr, recipe.optimizer.reference_batch, recipe.data.batch_size) == (lr, 32, 8)
+        length = 100 * 3665
+        factors = [recipe.schedule.factor(epoch * 3665, length) for epoch in (74, 75, 94, 95)]
+        assert factors == pytest.approx([1, 0.1, 0.1, 0.01])
+        training, detection = (recipe.data.build_transforms(training) for training in (True, False))
+        assert training.resize.size((480, 640)) == (512, 512)
+        assert detection.resize.size((480, 640)) == (500, 667)
+        assert training.horizontal_flip == 0.5
+        assert training.expansion.ratios == (1, 4)
+        assert training.distortion is not None
+        assert training.crop is not None
+        assert (detection.expansion, detection.distortion, detection.crop) == (None, None, None)
 
 
 def test_nuclei_leave_room_for_all_of_them():
@@ -341,7 +519,7 @@ def test_one_stage_detector_of_the_coco_recipe_has_its_levels_and_heads(name: st
         ),
         ("atss_shapes", "losses.dense.auxiliary=[]", r"learns the auxiliary heads \[\], .* are \['centerness'\]"),
         ("paa_shapes", "losses.dense.auxiliary=[{type: centerness}]", r"\['centerness'\], .* are \['iou'\]"),
-        ("paa_shapes", "detector.dense.groups=7", r"pyramid_channels = 64 is no multiple of dense.groups = 7"),
+        ("paa_shapes", "detector.dense.groups=7", r"pyramid_channels = 32 is no multiple of dense.groups = 7"),
         ("rs_paa_shapes", "losses.dense={type: softmax_cross_entropy, box_loss: {type: l1}}", "detector.dense, which"),
         ("rs_paa_shapes", "detector.rpn.sampler=null", "detector.rpn: unknown field"),
     ],
@@ -361,3 +539,121 @@ def test_small_recipes_of_one_stage_detectors_give_both_forms_the_same_budget():
 def test_the_ranking_form_of_faster_rcnn_is_of_no_other_detector():
     with pytest.raises(TypeError, match=r"rs_atss_shapes .* type atss"):
         ranking_form(load_recipe("rs_atss_shapes"), "mine")
+
+
+def test_cosine_schedule_falls_once_per_epoch_where_it_counts_epochs():
+    schedule, per_epoch = CosineSchedule(epochs=55, warmup_iterations=500, warmup_factor=0.1), 3665
+    for epoch in (1, 13, 27, 54):
+        value = 0.5 * (1 + math.cos(math.pi * epoch / 55))
+        for iteration in (epoch * per_epoch, epoch * per_epoch + 1, (epoch + 1) * per_epoch - 1):
+            assert schedule.factor(iteration, 55 * per_epoch) == pytest.approx(value, rel=1e-12)
+    assert schedule.factor(250, 55 * per_epoch) == pytest.approx(0.55)
+
+
+def test_yolact_on_coco_has_the_numbers_of_the_paper():
+    rank_sort, standard = load_recipe("rs_yolact_r50_coco"), load_recipe("yolact_r50_coco")
+    assert rank_sort.optimizer == SGD(lr=0.006, reference_batch=32, momentum=0.9, weight_decay=5e-4)
+    assert standard.optimizer == SGD(lr=0.008, reference_batch=64, momentum=0.9, weight_decay=5e-4)
+    assert rank_sort.schedule == CosineSchedule(epochs=55, warmup_iterations=500, warmup_factor=0.1)
+    assert (standard.schedule.warmup_iterations, standard.schedule.warmup_factor) == (1000, 0.1)
+    length = 55 * 1833
+    for epoch, value in {1: 1, 20: 0.1, 41: 0.1, 42: 0.01, 49: 1e-3, 52: 1e-4, 54: 1e-4}.items():
+        assert standard.schedule.factor(epoch * 1833, length) == pytest.approx(value)
+    assert (rank_sort.runtime.clip_gradient_norm, standard.runtime.clip_gradient_norm) == (None, 35)
+    assert rank_sort.data == standard.data
+    assert (standard.data.resize.height, standard.data.resize.width, standard.data.batch_size) == (550, 550, 8)
+    assert standard.data.min_object == 4
+    transforms = standard.data.build_transforms(training=True)
+    assert transforms.distortion == PhotometricDistortion(32, (0.5, 1.5), (0.5, 1.5), 18)
+    assert transforms.expansion == Expansion(0.5, (1, 4))
+    assert transforms.crop == MinIoUCrop((0.1, 0.3, 0.5, 0.7, 0.9, 0), 0.3, (0.5, 2))
+    assert transforms.fill == standard.detector.backbone.mean == (123.68, 116.78, 103.94)
+    assert (transforms.horizontal_flip, transforms.vertical_flip) == (0.5, 0)
+    loss = standard.losses["dense"]
+    assert (loss.hard_negatives, loss.box_loss.beta, loss.box_loss.weight) == (3, 1, 1.5)
+    assert (loss.mask_loss.weight, loss.mask_loss.over_box_size) == (6.125, True)
+    assert [(head.type, head.weight) for head in loss.auxiliary] == [("semantic", 1)]
+    assert rank_sort.losses["dense"] == RankSort()
+    forms = {
+        each.name: (each.detector.softmax, each.detector.semantic, each.detector.masks_per_image)
+        for each in (standard, rank_sort)
+    }
+    assert forms == {"yolact_r50_coco": (True, True, 100), "rs_yolact_r50_coco": (False, False, None)}
+    testing = rank_sort.detector.testing
+    assert (testing.score_threshold, testing.nms_iou, testing.per_image) == (0.05, 0.5, 100)
+    assert (rank_sort.detector.test_per_level, rank_sort.detector.test_per_class) == (1000, 200)
+
+
+@pytest.mark.parametrize("name", ["rs_yolact_r50_coco", "yolact_r50_coco"])
+def test_yolact_of_the_coco_recipe_has_its_levels_and_heads_and_trains_all_of_its_backbone(name: str):
+    detector = load_recipe(name).detector.build(80, pretrained=False)
+    softmax = not name.startswith("rs")
+    assert detector.anchors.sides == (24, 48, 96, 192, 384)
+    assert detector.head.classifier.out_channels == 3 * (80 + softmax)
+    assert (detector.semantic is not None) == softmax
+    assert detector.fpn.coarser[0].in_channels == 2048
+    assert all(parameter.requires_grad for parameter in detector.parameters())
+    norms = [module for module in detector.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert all(norm.training and norm.track_running_stats for norm in norms)
+    detector.to("meta")
+    maps = detector.fpn(detector.backbone.network(torch.zeros(1, 3, 550, 550, device="meta")))
+    sizes = [tuple(features.shape[2:]) for features in maps]
+    assert sizes == [(69, 69), (35, 35), (18, 18), (9, 9), (5, 5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("rs_yolact_shapes", "detector.semantic=true", r"auxiliary heads \[\], .* are \['semantic'\]"),
+        ("yolact_shapes", "losses.dense.auxiliary=[]", r"auxiliary heads \[\], .* are \['semantic'\]"),
+        ("rs_yolact_shapes", "detector.softmax=true", "losses.dense.type = rank_sort does not fit detector.dense"),
+        ("yolact_shapes", "detector.positive_iou=0.3", r"detector: positive_iou = 0\.3 is below negative_iou = 0\.4"),
+        ("yolact_shapes", "losses.dense.hard_negatives=0", "losses.dense.hard_negatives: .*greater than 0"),
+        ("mask_rcnn_shapes", "losses.rcnn.hard_negatives=3", "losses.rcnn.hard_negatives is for the detector yolact"),
+        (
+            "mask_rcnn_shapes",
+            "losses.rcnn.mask_loss={type: cross_entropy, over_box_size: true}",
+            "losses.rcnn.mask_loss.over_box_size is for the detector yolact, not for mask_rcnn",
+        ),
+    ],
+)
+def test_what_does_not_fit_yolact_is_a_mistake_of_the_recipe(name: str, override: str, message: str):
+    with pytest.raises(InputError, match=message):
+        load_recipe(name, [override])
+
+
+def test_small_recipes_of_yolact_give_both_forms_the_same_budget():
+    for data in ("shapes", "lite0_nuclei"):
+        standard, rank_sort = load_recipe(f"yolact_{data}"), load_recipe(f"rs_yolact_{data}")
+        for part in ("seed", "data", "optimizer", "schedule", "evaluation", "runtime"):
+            assert getattr(standard, part) == getattr(rank_sort, part)
+        assert standard.detector.backbone == rank_sort.detector.backbone
+    assert rank_sort.detector.testing.per_image > 375
+    assert rank_sort.detector.test_per_class > rank_sort.detector.testing.per_image
+    assert rank_sort.detector.masks_per_image == standard.detector.masks_per_image == 64
+    with pytest.raises(TypeError, match="has a detector of type atss, not yolact"):
+        ranking_yolact(load_recipe("atss_shapes"), "mine")
+
+
+def test_each_heuristic_of_yolact_can_be_taken_away_alone():
+    rows = {row.name.removeprefix("yolact-"): row.experiments for row in TABLES["6"]()}
+    expected = {
+        "ohem_size_norm_semseg": (3, True, True),
+        "size_norm_semseg": (None, True, True),
+        "ohem_semseg": (3, False, True),
+        "ohem_size_norm": (3, True, False),
+        "plain": (None, False, False),
+    }
+    for name, (negatives, over_box_size, semantic) in expected.items():
+        for experiment in rows[name].values():
+            recipe = load_recipe(experiment.base().name, experiment.overrides())
+            loss = recipe.losses["dense"]
+            assert (loss.hard_negatives, loss.mask_loss.over_box_size) == (negatives, over_box_size)
+            assert loss.mask_loss.weight == 6.125
+            assert (recipe.detector.semantic, bool(loss.auxiliary)) == (semantic, semantic)
+    labels = {row.name: row.experiments for row in TABLES["A.16"]()}
+    for name, kind in {"binary": "binary", "iou": "iou", "dice": "dice", "mean_iou_dice": "mean"}.items():
+        for experiment in labels[name].values():
+            recipe = load_recipe(experiment.base().name, experiment.overrides())
+            assert recipe.losses["dense"] == RankSort(label={"type": kind})
+            assert recipe.detector.masks_per_image is None  # labels by Dice need the masks of all positives

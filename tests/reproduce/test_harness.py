@@ -18,14 +18,24 @@ import torch
 from rich.console import Console
 
 from rankdet import cli
-from rankdet.data import make_shapes
+from rankdet.data import make_long_tailed_shapes, make_shapes
 from rankdet.recipes import RECIPES, Recipe, load_recipe
 from rankdet.reproduce import Plan, make_plan, paper_tables
-from rankdet.reproduce.experiments import BCCD, COCO, SHAPES, Command, Experiment, make_trial
+from rankdet.reproduce.experiments import (
+    BCCD,
+    COCO,
+    LONG_TAILED_SHAPES,
+    NUCLEI,
+    SHAPES,
+    Command,
+    Experiment,
+    make_trial,
+)
 from rankdet.reproduce.harness import Ending, Harness
 from rankdet.reproduce.processes import take_lock
 from rankdet.reproduce.study import Study
 from rankdet.reproduce.tables import TABLES, Family, Row
+from rankdet.reproduce.tables.two_stage import CASCADE_RCNN, MASK_RCNN, RS_CASCADE_RCNN, RS_MASK_RCNN, sampled
 from rankdet.structures import InputError
 from rankdet.training.runs import Run, read_log
 
@@ -56,11 +66,16 @@ def wider_step(recipe: Recipe) -> Recipe:
 STANDARD = Family.of(shapes=RECIPES["faster_rcnn_shapes"]).changed(small)
 RANKING = Family.of(shapes=RECIPES["rs_faster_rcnn_shapes"]).changed(small)
 MASKS = Family.of(shapes=RECIPES["rs_mask_rcnn_shapes"]).changed(small)
+LONG_TAILED = Family.of(long_tailed_shapes=RECIPES["rs_mask_rcnn_long_tail_shapes"]).changed(small)
 ROWS: dict[str, Callable[[], list[Row]]] = {
     "1": lambda: [STANDARD.row("fpn"), RANKING.row("rs")],
     "A.14": lambda: [RANKING.row("0.50"), RANKING.changed(wider_step).row("1.00")],
     "3": list,
     "4": lambda: [MASKS.row("rs")],
+    "5": lambda: [LONG_TAILED.row("rs")],
+    "10": lambda: [RANKING.row("none-none"), LONG_TAILED.row("lvis-none-none", is_of_masks=True)],
+    "A.12": lambda: [RANKING.row("rs-standard")],
+    "A.17": lambda: [RANKING.row("none-none"), sampled(RANKING, STANDARD, ("rpn", "rcnn")).row("random-random")],
     "A.20": lambda: [MASKS.row("box-mask_rcnn-r_50"), MASKS.row("mask-mask_rcnn-r_50", is_of_masks=True)],
 }
 """Tables of small recipes. The default cell of A.14 is a row of Table 1."""
@@ -118,7 +133,10 @@ def plan_of(table: str, out: Path, data: Path, **options: object) -> Plan:
     chosen = {"seeds": "0", "learning_rates": "0.003", "iterations": 2, "device": "cpu", "threads": 1} | options
     plan = make_plan(table, out=out, tables=ROWS, **chosen)
     settings = replace(plan.settings, data=data)
-    studies = tuple(Study(row.name, row.experiments[SHAPES], settings, row.is_of_masks) for row in ROWS[plan.table]())
+    studies = tuple(
+        Study(row.name, row.experiments[SHAPES], settings, row.is_of_masks, plan.table == "A.12")
+        for row in ROWS[plan.table]()
+    )
     return Plan(plan.table, settings, studies, plan.selected)
 
 
@@ -224,7 +242,8 @@ def test_killed_harness_goes_on_and_has_written_what_there_was(data: Path, tmp_p
     half = json.loads((tmp_path / "table_1-shapes.json").read_text())
     assert {found["name"]: found["status"] for found in half["rows"] if not found["reference"]} == {
         "fpn": "complete", "alrp": "not run: no recipe on shapes", "giou": "not run: no recipe on shapes",
-        "rs": "not run", "rs_plus": "not run: no recipe on shapes",
+        "carafe_fpn": "not run: no recipe on shapes", "rs": "not run",
+        "rs_plus": "not run: no recipe on shapes",
     }  # fmt: skip
     assert "(not run)" in (tmp_path / "table_1-shapes.md").read_text()
     launch = InThisProcess()
@@ -335,7 +354,7 @@ def test_every_row_is_one_of_the_paper_and_its_overrides_give_its_recipe():
             for scale, experiment in found.experiments.items():
                 base = experiment.base()
                 assert RECIPES[base.name]() == base
-                assert scale in (SHAPES, BCCD, COCO)
+                assert scale in (SHAPES, LONG_TAILED_SHAPES, BCCD, NUCLEI, COCO)
                 expected = experiment.change(base)
                 assert load_recipe(base.name, experiment.overrides()) == expected
 
@@ -453,6 +472,53 @@ def test_figures_of_masks_are_told_from_those_of_boxes(data: Path, tmp_path: Pat
     assert masks["seconds_per_iteration"] == boxes["seconds_per_iteration"]
 
 
+def test_figures_of_frequencies_are_carried_and_a_row_may_have_data_of_its_own(data: Path, tmp_path: Path):
+    """Table 5 is of the long-tailed set alone; in Table 10 one row is, and shares its run."""
+    (tmp_path / "shapes").symlink_to(data)
+    make_long_tailed_shapes(tmp_path / "long_tailed_shapes", train=8, val=4, test=4, size=64)
+    common = {"out": tmp_path, "tables": ROWS, "seeds": "0", "learning_rates": "0.003", "iterations": 2}
+    five, ten = (make_plan(name, device="cpu", threads=1, **common) for name in ("5", "10"))
+    assert five.settings.scale is LONG_TAILED_SHAPES
+    assert ten.settings.scale is SHAPES
+    launch = InThisProcess()
+    ending = run(five, launch)
+    assert not ending.failures
+    assert ending.files[0].name == "table_5-long_tailed_shapes.md"
+    found = row(ending, "rs")["measured"][0]["seeds"][0]
+    truth = json.loads((tmp_path / "runs" / found["run"] / "test" / "evaluation.json").read_text())
+    for name in ("AP", "APr", "APc", "APf"):
+        expected = truth["masks"][name]
+        figure = found["figures"].get(f"mask_{name}")
+        assert figure == (None if expected is None else pytest.approx(100 * expected))
+    both = run(ten, launch)
+    assert not both.failures
+    assert len(launch.trained) == 2
+    own = row(both, "lvis-none-none")["measured"][0]
+    assert own["budget"] == "on long_tailed_shapes, equal iterations"
+    assert own["mean"]["AP"] == pytest.approx(100 * truth["masks"]["AP"])
+    assert row(both, "none-none")["measured"][0]["budget"] == "equal iterations"
+    assert "here, on long_tailed_shapes, equal iterations" in both.files[0].read_text()
+
+
+def test_what_a_row_needs_is_made_or_named(tmp_path: Path):
+    lines = list(make_plan("10", out=tmp_path / "out").describe())
+    made = [line for line in lines if "make-shapes" in line]
+    assert [line.split("out/")[1] for line in made] == [
+        "long_tailed_shapes --test 200 --long-tailed", "shapes --test 200"
+    ]  # fmt: skip
+    full = make_plan("5", full=True, data=tmp_path)
+    assert any("no annotation file for the split 'train'; tried annotations/lvis_v1_train.json" in line
+               for line in full.missing())  # fmt: skip
+
+
+def test_folder_given_is_that_of_nuclei_where_no_row_is_for_blood_cells(tmp_path: Path):
+    masks, boxes = make_plan("4", data=tmp_path), make_plan("1", data=tmp_path)
+    assert (masks.settings.scale, boxes.settings.scale) == (NUCLEI, BCCD)
+    assert {study.name: study.rates for study in masks.studies} == {"mask_rcnn": (1e-3,), "rs": (1e-3,)}
+    with pytest.raises(InputError, match="on nuclei each row has the learning rate of its recipe"):
+        make_plan("4", data=tmp_path, learning_rates="0.1,0.2")
+
+
 def test_trainings_that_share_processors_are_compared_by_seconds_of_the_processor(data: Path, tmp_path: Path):
     settings = plan_of("1", tmp_path, data, rows="rs")
     ending = run(settings, InThisProcess())
@@ -463,3 +529,59 @@ def test_trainings_that_share_processors_are_compared_by_seconds_of_the_processo
     (folder / "jobs.json").write_text('{"jobs": 2}')
     shared = row(run(settings, InThisProcess()), "rs")["measured"][0]["seeds"][0]
     assert shared["seconds"] == timing["processor_seconds"] > 0
+
+
+def test_imbalance_of_instances_and_of_tasks_is_that_of_the_log(data: Path, tmp_path: Path):
+    ending = run(plan_of("A.17", tmp_path, data), InThisProcess())
+    assert not ending.failures
+    for name in ("none-none", "random-random"):
+        [seed] = row(ending, name)["measured"][0]["seeds"]
+        log = (tmp_path / "runs" / seed["run"] / "log.jsonl").read_text().splitlines()
+        records = [record["statistics"] for record in map(json.loads, log) if record["kind"] == "train"]
+        for head, classes in (("rpn", 1), ("rcnn", 5)):
+            positives, background, negatives = (
+                sum(record[f"{head}/{kind}"] for record in records) for kind in ("positives", "background", "negatives")
+            )
+            assert seed["figures"][f"instance_negatives_per_positive_{head}"] == pytest.approx(background / positives)
+            tasks = (classes - 1) + classes * background / positives
+            assert seed["figures"][f"negatives_per_positive_{head}"] == pytest.approx(negatives / positives)
+            assert negatives / positives == pytest.approx(tasks)
+    sampled_rpn, whole_rpn = (
+        row(ending, name)["measured"][0]["mean"]["instance_negatives_per_positive_rpn"]
+        for name in ("random-random", "none-none")
+    )
+    assert sampled_rpn < whole_rpn
+
+
+def test_samplers_are_switched_for_each_stage_of_any_detector():
+    masks = sampled(RS_MASK_RCNN, MASK_RCNN, ("rcnn",)).experiments[SHAPES]
+    detector = load_recipe(masks.base().name, masks.overrides()).detector
+    assert detector.rpn.sampler is None
+    assert detector.rcnn.sampler == RECIPES["mask_rcnn_shapes"]().detector.rcnn.sampler
+    cascade = sampled(RS_CASCADE_RCNN, CASCADE_RCNN, ("rpn", "rcnn2")).experiments[COCO]
+    detector = load_recipe(cascade.base().name, cascade.overrides()).detector
+    nums = [part.sampler and part.sampler.num for part in (detector.rpn, *detector.stages.values())]
+    assert nums == [256, None, 512, None]
+    with pytest.raises(ValueError, match=r"no heads \['rcnn'\]; it has \['rcnn1', 'rcnn2', 'rcnn3', 'rpn'\]"):
+        sampled(RS_CASCADE_RCNN, CASCADE_RCNN, ("rcnn",)).experiments[COCO].overrides()
+
+
+def test_first_epoch_is_a_run_of_its_own_that_starts_like_the_whole_one(data: Path, tmp_path: Path):
+    launch = InThisProcess()
+    ending = run(plan_of("A.12", tmp_path, data, iterations=5), launch)  # an epoch has 3
+    found = row(ending, "rs-standard")
+    assert (found["status"], found["measured"][0]["iterations"]) == ("complete", 5)
+    [whole] = found["measured"][0]["seeds"]
+    [first] = set(launch.trained) - {whole["run"]}
+    logs = [
+        [json.loads(line) for line in (tmp_path / "runs" / name / "log.jsonl").read_text().splitlines()]
+        for name in (whole["run"], first)
+    ]
+    losses = [[record["loss"] for record in log if record["kind"] == "train"] for log in logs]
+    assert len(losses[1]) == 3
+    assert losses[0][:3] == losses[1]
+    measured = json.loads((tmp_path / "runs" / first / "test" / "evaluation.json").read_text())
+    assert whole["figures"]["AP_epoch_1"] == pytest.approx(100 * measured["AP"])
+    again = InThisProcess()
+    run(plan_of("A.12", tmp_path, data, iterations=5), again)
+    assert again.commands == []

@@ -1,13 +1,16 @@
 """Pictures → feature maps.
 
 A backbone is a module that takes ``Images`` (uint8 pixels and sizes) and returns a list of maps (B, channels, H, W),
-finest first; it says ``channels`` and ``strides`` of these maps.
+finest first; it says ``channels`` and ``strides`` of these maps. A pyramid makes of them maps of as many channels each.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
+from rankdet.backbones.carafe import CARAFE, CarafeFPN
+from rankdet.backbones.deformable import DeformableConv2d, make_deformable
 from rankdet.backbones.fpn import FPN
 from rankdet.backbones.normalization import PixelNormalization
 from rankdet.backbones.timm_backbone import TimmBackbone
@@ -15,7 +18,19 @@ from rankdet.backbones.tiny import TinyBackbone
 from rankdet.backbones.weights import load_weights
 from rankdet.structures import Images
 
-__all__ = ["FPN", "Backbone", "PixelNormalization", "TimmBackbone", "TinyBackbone", "load_weights"]
+__all__ = [
+    "CARAFE",
+    "FPN",
+    "Backbone",
+    "CarafeFPN",
+    "DeformableConv2d",
+    "PixelNormalization",
+    "Pyramid",
+    "TimmBackbone",
+    "TinyBackbone",
+    "load_weights",
+    "make_deformable",
+]
 
 
 class Backbone(Protocol):
@@ -28,4 +43,15 @@ class Backbone(Protocol):
 
     def __call__(self, images: Images) -> list[Tensor]:
         """One (B, channels, H / stride, W / stride) map per stride."""
+        ...
+
+
+class Pyramid(Protocol):
+    """What a detector asks of a feature pyramid."""
+
+    channels: int
+    """Channels of every output."""
+
+    def __call__(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of the backbone → maps (B, channels, H, W), finest first, coarser ones behind those of the backbone."""
         ...

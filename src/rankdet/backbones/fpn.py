@@ -11,8 +11,8 @@ from torch.nn.functional import interpolate, max_pool2d
 class FPN(nn.Module):
     """1x1 laterals, a top-down path, 3x3 outputs; no normalization and no activation.
 
-    The coarser map is enlarged (nearest neighbor) to the size of the finer one, so that pictures of any size work.
-    Weights start Xavier uniform, biases 0.
+    The coarser map is enlarged to the size of the finer one, so that pictures of any size work. Weights start Xavier
+    uniform, biases 0.
 
     Parameters
     ----------
@@ -25,6 +25,11 @@ class FPN(nn.Module):
     extra_convolutions
         False: an extra level is every second cell of the level before (two-stage detectors). True: a 3x3 convolution of
         stride 2 makes it, with no activation between two of them (one-stage detectors).
+    extra_from_input
+        Whether the first convolution of these reads the coarsest map of the backbone, as in YOLACT, in place of the
+        coarsest output.
+    bilinear
+        Whether the coarser map is interpolated linearly, as in YOLACT, in place of taking the nearest cell.
     """
 
     def __init__(
@@ -34,14 +39,23 @@ class FPN(nn.Module):
         *,
         extra_levels: int = 1,
         extra_convolutions: bool = False,
+        extra_from_input: bool = False,
+        bilinear: bool = False,
     ) -> None:
         super().__init__()
+        if extra_from_input and not extra_convolutions:
+            raise ValueError("extra levels of the backbone's map are made by convolutions: extra_convolutions is False")
         self.channels = channels
         self.extra_levels = extra_levels
+        self.extra_from_input = extra_from_input
+        self.bilinear = bilinear
         self.laterals = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in in_channels)
         self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
         self.coarser = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(extra_levels * extra_convolutions)
+            nn.Conv2d(
+                in_channels[-1] if extra_from_input and level == 0 else channels, channels, 3, stride=2, padding=1
+            )
+            for level in range(extra_levels * extra_convolutions)
         )
         for convolution in (*self.laterals, *self.outputs, *self.coarser):
             nn.init.xavier_uniform_(convolution.weight)
@@ -52,10 +66,13 @@ class FPN(nn.Module):
         merged = [lateral(features) for lateral, features in zip(self.laterals, maps, strict=True)]
         for level in range(len(merged) - 1, 0, -1):
             finer = merged[level - 1]
-            merged[level - 1] = finer + interpolate(merged[level], size=finer.shape[-2:], mode="nearest")
+            mode = "bilinear" if self.bilinear else "nearest"
+            merged[level - 1] = finer + interpolate(merged[level], size=finer.shape[-2:], mode=mode)
         pyramid = [output(features) for output, features in zip(self.outputs, merged, strict=True)]
+        coarsest = maps[-1] if self.extra_from_input else pyramid[-1]
         for convolution in self.coarser:
-            pyramid.append(convolution(pyramid[-1]))
+            coarsest = convolution(coarsest)
+            pyramid.append(coarsest)
         while len(pyramid) < len(maps) + self.extra_levels:
             pyramid.append(max_pool2d(pyramid[-1], kernel_size=1, stride=2))
         return pyramid

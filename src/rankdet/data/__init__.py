@@ -1,8 +1,11 @@
-"""Files → Batch: COCO folders, the data set ``shapes``, transforms, sampling, loading, and a doctor for folders."""
+"""Files → Batch: folders in COCO or LVIS format, the set ``shapes``, transforms, sampling, loading, a doctor."""
 
+from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window
 from rankdet.data.coco import CocoDataset, Sample
 from rankdet.data.doctor import check_folder
+from rankdet.data.formats import COCO, LVIS, Format
 from rankdet.data.loading import build_test_loader, build_training_loader, collate
+from rankdet.data.long_tail import make_long_tailed_shapes
 from rankdet.data.pictures import read_picture
 from rankdet.data.records import Finding
 from rankdet.data.sampling import GroupedBatchSampler, SampleKey
@@ -11,21 +14,29 @@ from rankdet.data.splits import Split, find_split
 from rankdet.data.transforms import FixedSize, KeepRatio, Placement, Transforms
 
 __all__ = [
+    "COCO",
+    "LVIS",
     "CocoDataset",
+    "Expansion",
     "Finding",
     "FixedSize",
+    "Format",
     "GroupedBatchSampler",
     "KeepRatio",
+    "MinIoUCrop",
+    "PhotometricDistortion",
     "Placement",
     "Sample",
     "SampleKey",
     "Split",
     "Transforms",
+    "Window",
     "build_test_loader",
     "build_training_loader",
     "check_folder",
     "collate",
     "find_split",
+    "make_long_tailed_shapes",
     "make_shapes",
     "read_picture",
 ]

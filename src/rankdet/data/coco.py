@@ -4,20 +4,21 @@ Legend: N pictures, A annotations, G objects of a picture, C categories.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from rankdet.data.masks import outline, rasterize
 from rankdet.data.packed import PackedBytes
 from rankdet.data.pictures import decode, fit, read_picture
-from rankdet.data.records import Records, raise_errors, read_records
-from rankdet.data.sampling import SampleKey
+from rankdet.data.records import ReadRecords, Records, raise_errors, read_records
+from rankdet.data.sampling import SampleKey, repeat_factors
 from rankdet.data.transforms import Placement, Transforms
 from rankdet.structures import InputError, Outlines, Source, Target
 
@@ -36,7 +37,7 @@ class Sample(NamedTuple):
 
 
 class CocoDataset(Dataset[Sample]):
-    """Pictures and objects of a COCO annotation file.
+    """Pictures and objects of an annotation file of COCO, or of another format with the same records.
 
     Category ids of any kind become labels 0 … C−1 in the order of the ids. Crowd regions are never among the objects,
     and neither are annotations with a box of less than a pixel in width or height, without area, or outside of the
@@ -63,8 +64,13 @@ class CocoDataset(Dataset[Sample]):
     skip_unreadable
         In place of a picture that cannot be decoded take the next one of the same aspect group; ``Sample.skipped``
         names the file. For training only.
+    min_object
+        Objects whose box is not wider and higher than this, in pixels of the file, are left out; so are pictures that
+        lose all of theirs by it, where ``keep_empty`` is False.
     drop_degenerate
         Drop boxes of zero width or height, and count them in ``num_degenerate``, instead of stopping.
+    read
+        Reads and checks the annotation file: `rankdet.data.records.read_records`, or that of another format.
 
     Attributes
     ----------
@@ -105,32 +111,38 @@ class CocoDataset(Dataset[Sample]):
         min_size: int | None = None,
         skip_unreadable: bool = False,
         drop_degenerate: bool = False,
+        min_object: float = 0.0,
+        read: ReadRecords = read_records,
     ) -> None:
         self.ground_truth, self.images = Path(annotations), Path(images)
         self.transforms = Transforms() if transforms is None else transforms
         self.with_masks, self.as_outlines, self.skip_unreadable = with_masks, as_outlines, skip_unreadable
         if not self.images.is_dir():
             raise InputError(f"{self.images}: there is no such folder of pictures")
-        records, findings = read_records(self.ground_truth, with_masks, drop_degenerate)
+        records, findings = read(self.ground_truth, with_masks, drop_degenerate)
         raise_errors(findings)
         self.num_degenerate = len(findings)
         self.categories = records.categories
         self.category_ids = [category_id for category_id, _ in records.categories]
         if min_size is None:
             min_size = 0 if keep_empty else COCO_MIN_SIZE
-        self._pack(records, keep_empty, min_size)
+        self._pack(records, keep_empty, min_size, min_object)
         if not len(self):
             raise InputError(
                 f"{self.ground_truth}: no picture is left: none has a usable annotation and the size asked"
             )
 
-    def _pack(self, records: Records, keep_empty: bool, min_size: int) -> None:
+    def _pack(self, records: Records, keep_empty: bool, min_size: int, min_object: float) -> None:
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         image_ids, names, sizes, ends = [], [], [], [0]
         boxes, object_labels, segmentations = [], [], []
         for image_id, picture in records.pictures.items():
             height, width = picture["height"], picture["width"]
-            usable = [row for row in records.annotations[image_id] if _is_usable(row, height, width)]
+            usable = [
+                row
+                for row in records.annotations[image_id]
+                if _is_usable(row, height, width) and min(row["bbox"][2:]) > min_object
+            ]
             if min(height, width) < min_size or not (usable or keep_empty):
                 continue
             image_ids.append(image_id)
@@ -169,6 +181,11 @@ class CocoDataset(Dataset[Sample]):
         """Objects of each of the C labels."""
         return np.bincount(self._labels, minlength=len(self.categories)).tolist()
 
+    def repeats(self, threshold: float) -> NDArray[np.int64]:
+        """(N,) how often each picture is in an epoch for rare classes to be seen: ⌈r(I)⌉ of `repeat_factors`."""
+        pictures = np.repeat(np.arange(len(self)), np.diff(self._ends))
+        return np.ceil(repeat_factors(pictures, self._labels, len(self), threshold)).astype(np.int64)
+
     def path(self, index: int) -> Path:
         """The file of a picture."""
         return self.images / self._names[index].decode()
@@ -180,11 +197,13 @@ class CocoDataset(Dataset[Sample]):
 
     def __getitem__(self, key: SampleKey) -> Sample:
         index, pixels, skipped = self._read(key.index)
+        boxes = torch.from_numpy(self._boxes[self._rows(index)].copy())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key.seed)
-            placement = self.transforms.place(self.size(index))
+            placement = self.transforms.place(self.size(index), boxes)
+            pixels = self.transforms.recolored(pixels)
         source = Source(int(self.image_ids[index]), str(self.path(index)), self.size(index))
-        return Sample(placement.picture(pixels), self._target(index, placement), source, skipped)
+        return Sample(placement.picture(pixels), self._target(index, boxes, placement), source, skipped)
 
     def _read(self, index: int) -> tuple[int, Tensor, tuple[str, ...]]:
         """The picture, or the next readable one of its aspect group: its index, its pixels, the files passed over."""
@@ -204,26 +223,28 @@ class CocoDataset(Dataset[Sample]):
                 return candidate, fit(pixels, path, self.size(candidate)), tuple(skipped)
         raise InputError(f"{self.images}: none of {len(skipped)} pictures can be decoded, the first is {skipped[0]}")
 
-    def _target(self, index: int, placement: Placement) -> Target:
-        rows = slice(int(self._ends[index]), int(self._ends[index + 1]))
-        boxes = placement.boxes(torch.from_numpy(self._boxes[rows].copy()))
-        labels = torch.from_numpy(self._labels[rows].copy())
-        # Clipping, or shrinking far, may leave nothing of a box.
-        kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        masks: Tensor | Outlines | None = None
-        if self.with_masks and self.as_outlines:
-            usable = (torch.nonzero(kept).squeeze(1) + rows.start).tolist()
-            masks = outline([json.loads(self._segmentations[row]) for row in usable], placement)
-        elif self.with_masks:
-            masks = self._masks(range(rows.start, rows.stop), placement)[kept]
-        return Target(boxes[kept], labels[kept], masks)
+    def _rows(self, index: int) -> slice:
+        return slice(int(self._ends[index]), int(self._ends[index + 1]))
 
-    def _masks(self, rows: range, placement: Placement) -> Tensor:
-        masks = torch.zeros(len(rows), *placement.after, dtype=torch.bool)
-        for place, row in enumerate(rows):
-            mask = rasterize(json.loads(self._segmentations[row]), placement.before, placement.after)
-            masks[place] = placement.masks(mask[None])[0]
-        return masks
+    def _target(self, index: int, boxes: Tensor, placement: Placement) -> Target:
+        rows = self._rows(index)
+        placed = placement.boxes(boxes)
+        # Clipping, or shrinking far, may leave nothing of a box, and a crop leaves objects out.
+        kept = (placed[:, 2] > placed[:, 0]) & (placed[:, 3] > placed[:, 1]) & placement.shows(boxes)
+        masks: Tensor | Outlines | None = None
+        if self.with_masks:
+            chosen = torch.nonzero(kept).squeeze(1) + rows.start
+            segmentations = [json.loads(self._segmentations[row]) for row in chosen.tolist()]
+            masks = outline(segmentations, placement) if self.as_outlines else _masks(segmentations, placement)
+        return Target(placed[kept], torch.from_numpy(self._labels[rows].copy())[kept], masks)
+
+
+def _masks(segmentations: Sequence[Any], placement: Placement) -> Tensor:
+    """(G, height, width) bool."""
+    masks = torch.zeros(len(segmentations), *placement.after, dtype=torch.bool)
+    for mask, segmentation in zip(masks, segmentations, strict=True):
+        mask.copy_(rasterize(segmentation, placement))
+    return masks
 
 
 def _is_usable(annotation: Mapping[str, Any], height: int, width: int) -> bool:

@@ -4,14 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rankdet.data.formats import COCO, LVIS, Format
 from rankdet.data.pictures import is_file, read_picture
-from rankdet.data.records import Finding, Records, read_records
-from rankdet.data.splits import find_images
+from rankdet.data.records import Finding, Records
 from rankdet.structures import InputError
+
+FORMATS = (COCO, LVIS)
+MOST_NAMES = 20
+"""Classes that a finding lists."""
 
 
 def check_folder(folder: Path, *, with_masks: bool = False, pictures: bool = False) -> list[Finding]:
-    """Check all splits of a COCO folder.
+    """Check all splits of a folder in COCO or LVIS format; one may hold both.
 
     Parameters
     ----------
@@ -31,22 +35,26 @@ def check_folder(folder: Path, *, with_masks: bool = False, pictures: bool = Fal
     folder = Path(folder)
     if not folder.is_dir():
         return [Finding("error", str(folder), "", "there is no such folder")]
-    files = sorted((folder / "annotations").glob("instances_*.json")) + sorted(folder.glob("*/_annotations.coco.json"))
-    if not files:
-        tried = "annotations/instances_*.json, */_annotations.coco.json"
+    if not any(form.files(folder) for form in FORMATS):
+        tried = ", ".join(pattern for form in FORMATS for pattern in form.patterns)
         return [Finding("error", str(folder), "", f"no annotation file; tried {tried}")]
+    # LVIS divides the pictures of COCO anew: splits are compared within a format only.
+    return [finding for form in FORMATS for finding in _check_format(folder, form, with_masks, pictures)]
+
+
+def _check_format(folder: Path, form: Format, with_masks: bool, pictures: bool) -> list[Finding]:
     findings: list[Finding] = []
     first: tuple[Path, list[tuple[int, str]]] | None = None
     owners: dict[Path, Path] = {}
-    for file in files:
+    for file in form.files(folder):
         try:
-            records, found = read_records(file, with_masks)
+            records, found = form.read(file, with_masks, False)
         except InputError as error:
             findings.append(_finding(error, file))
             continue
         findings += found
         findings += _odd_records(file, records)
-        findings += _check_pictures(folder, file, records, pictures, owners)
+        findings += _check_pictures(folder, file, form, records, pictures, owners)
         if first is None:
             first = file, records.categories
         elif records.categories != first[1]:
@@ -74,7 +82,8 @@ def _odd_records(file: Path, records: Records) -> list[Finding]:
                 findings.append(Finding("warning", str(file), f"annotation {row['id']}", problem))
     unused = [name for category_id, name in records.categories if category_id not in used]
     if unused:
-        message = f"{len(unused)} of {len(records.categories)} have no annotation: {', '.join(unused)}"
+        listed = ", ".join([*unused[:MOST_NAMES], *(["…"] if len(unused) > MOST_NAMES else [])])
+        message = f"{len(unused)} of {len(records.categories)} have no annotation: {listed}"
         findings.append(Finding("warning", str(file), "categories", message))
     return findings
 
@@ -94,13 +103,13 @@ def _odd(row: Mapping[str, Any], picture: Mapping[str, Any]) -> str | None:
 
 
 def _check_pictures(
-    folder: Path, file: Path, records: Records, decode: bool, owners: dict[Path, Path]
+    folder: Path, file: Path, form: Format, records: Records, decode: bool, owners: dict[Path, Path]
 ) -> list[Finding]:
     """Pictures that are missing, in two splits or, where ``decode`` says so, cannot be read."""
     if not records.pictures:  # what is wrong with them is found already
         return []
     try:
-        images = find_images(folder, file)
+        images = form.find_images(folder, file)
     except InputError as error:
         return [_finding(error, file)]
     findings = []

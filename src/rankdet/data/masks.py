@@ -16,43 +16,45 @@ from rankdet.data.transforms import Placement
 from rankdet.structures import Outlines
 
 
-def rasterize(segmentation: Any, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+def rasterize(segmentation: Any, placement: Placement) -> Tensor:
     """The mask of one object.
 
-    Polygons are scaled first and rasterized afterwards, which is cheaper and sharper than resizing a mask.
+    Polygons are placed first and rasterized afterwards, which is cheaper and sharper than resizing a mask.
 
     Parameters
     ----------
     segmentation
         Polygons, or an RLE with compressed or uncompressed counts; already checked.
-    before
-        Size of the picture that the segmentation belongs to.
-    after
-        Size that polygons are scaled to.
+    placement
+        What happens to the picture that the segmentation belongs to.
 
     Returns
     -------
     Tensor
-        (height, width) bool: of ``after`` size from polygons, of ``before`` size from an RLE.
+        (height, width) bool, in the placed picture.
 
     Examples
     --------
-    >>> rasterize([[0, 0, 4, 0, 4, 2, 0, 2]], (4, 4), (2, 2))
+    >>> rasterize([[0, 0, 4, 0, 4, 2, 0, 2]], Placement((4, 4), (2, 2)))
     tensor([[ True,  True],
             [False, False]])
     """
     if isinstance(segmentation, list):
-        scale = np.array([after[1] / before[1], after[0] / before[0]])
         codes = [
             # Polygons of fewer than three points enclose nothing.
-            rle.fr_poly((np.asarray(polygon, dtype=np.float64).reshape(-1, 2) * scale).ravel().tolist(), *after)
+            rle.fr_poly(_placed(polygon, placement).flatten().tolist(), *placement.after)
             for polygon in segmentation
             if len(polygon) >= 6
         ]
-        return torch.from_numpy(np.ascontiguousarray(rle.decode(rle.merge(codes)))).to(torch.bool)
+        decoded = rle.decode(rle.merge(codes))
+        return placement.flipped(torch.from_numpy(np.ascontiguousarray(decoded)).to(torch.bool)[None])[0]
     # A list of counts (uncompressed) and a string (compressed) are decoded alike.
-    decoded = rle.decode({"size": list(before), "counts": segmentation["counts"]})
-    return torch.from_numpy(np.ascontiguousarray(decoded)).to(torch.bool)
+    decoded = rle.decode({"size": list(placement.before), "counts": segmentation["counts"]})
+    return placement.masks(torch.from_numpy(np.ascontiguousarray(decoded)).to(torch.bool)[None])[0]
+
+
+def _placed(polygon: Sequence[float], placement: Placement) -> Tensor:
+    return placement.unflipped(torch.tensor(polygon, dtype=torch.float64).view(-1, 2))
 
 
 def outline(objects: Sequence[Sequence[Sequence[float]]], placement: Placement) -> Outlines:

@@ -68,7 +68,17 @@ def read_records(path: Path, with_masks: bool = False, drop_degenerate: bool = F
     InputError
         When the file is missing, is no JSON or has no such sections.
     """
-    document = _load(path)
+    return check_records(path, load_document(path), with_masks, drop_degenerate)
+
+
+ReadRecords = Callable[[Path, bool, bool], tuple[Records, list[Finding]]]
+"""`read_records` or its like for another format, its arguments by place."""
+
+
+def check_records(
+    path: Path, document: Mapping[str, list[Any]], with_masks: bool, drop_degenerate: bool
+) -> tuple[Records, list[Finding]]:
+    """The sound records of a document and what is wrong with the others, as `read_records`."""
     findings: list[Finding] = []
 
     def report(severity: Literal["error", "warning"], record: str, message: str) -> None:
@@ -82,7 +92,7 @@ def read_records(path: Path, with_masks: bool = False, drop_degenerate: bool = F
     for place, annotation in enumerate(document["annotations"]):
         problem = _annotation_problem(annotation, pictures, known_categories, seen, with_masks)
         if problem is not None:
-            report("error", _name("annotation", place, annotation), problem)
+            report("error", record_name("annotation", place, annotation), problem)
             continue
         seen.add(annotation["id"])
         width, height = annotation["bbox"][2:]
@@ -126,10 +136,11 @@ def read_pictures(path: Path) -> tuple[dict[int, Mapping[str, Any]], list[Findin
     def report(severity: Literal["error", "warning"], record: str, message: str) -> None:
         findings.append(Finding(severity, str(path), record, message))
 
-    return _pictures(_load(path)["images"], report), findings
+    return _pictures(load_document(path)["images"], report), findings
 
 
-def _load(path: Path) -> dict[str, list[Any]]:
+def load_document(path: Path) -> dict[str, list[Any]]:
+    """The sections of an annotation file; raises InputError as `read_records`."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such annotation file")
     try:
@@ -163,7 +174,7 @@ def _categories(rows: list[Any], report: Report) -> list[tuple[int, str]]:
         if problem is None:
             found[row["id"]] = str(row["name"])
         else:
-            report("error", _name("category", place, row), problem)
+            report("error", record_name("category", place, row), problem)
     return list(found.items())
 
 
@@ -174,7 +185,7 @@ def _pictures(rows: list[Any], report: Report) -> dict[int, Mapping[str, Any]]:
         if problem is None:
             found[row["id"]] = row
         else:
-            report("error", _name("image", place, row), problem)
+            report("error", record_name("image", place, row), problem)
     return found
 
 
@@ -276,7 +287,7 @@ def _missing(row: Any, keys: tuple[str, ...]) -> str | None:
     return None
 
 
-def _name(kind: str, place: int, row: Any) -> str:
+def record_name(kind: str, place: int, row: Any) -> str:
     """How messages call a record: by its id, or by its place where it has none."""
     if isinstance(row, dict) and "id" in row:
         return f"{kind} {_short(row['id'])}"

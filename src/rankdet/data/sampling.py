@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from rankdet.data.hashing import mix
@@ -22,10 +23,10 @@ class SampleKey(NamedTuple):
 class GroupedBatchSampler(Sampler[list[SampleKey]]):
     """Endless stream of batches whose pictures are all landscape or all portrait.
 
-    Every epoch is a permutation of the pictures. A picture joins its group; when a group holds a batch of all
-    processes together, the batch leaves, and every process takes its own slice of it. What is left over at the end of
-    an epoch stays in its group for the next one, so over the whole stream nothing is repeated or dropped. Order and
-    seeds depend on ``(seed, epoch, index)`` alone.
+    Every epoch is a permutation of the pictures, or of as many copies of each as ``repeats`` says. A picture joins its
+    group; when a group holds a batch of all processes together, the batch leaves, and every process takes its own slice
+    of it. What is left over at the end of an epoch stays in its group for the next one, so over the whole stream no
+    sample is repeated or dropped. Order and seeds depend on ``(seed, epoch, place in the list of samples)`` alone.
 
     Parameters
     ----------
@@ -39,6 +40,13 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
         This process and the number of processes.
     start
         Batches to skip: the position of a resumed run. Only integers are replayed, no picture is read.
+    repeats
+        (N,) int, how often each picture is in an epoch, every time with a seed of its own; None: once.
+
+    Attributes
+    ----------
+    num_samples
+        Pictures of an epoch, each counted as often as it is repeated.
 
     Raises
     ------
@@ -65,40 +73,100 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
+        repeats: Sequence[int] | np.ndarray | None = None,
     ) -> None:
         if len(aspect_ratios) == 0:
             raise ValueError("there is no picture to sample")
         if batch_size < 1 or not 0 <= rank < world_size or seed < 0 or start < 0:
             raise ValueError(f"{batch_size=}, {seed=}, {rank=}, {world_size=}, {start=}: a number is out of its range")
-        self._is_landscape = np.asarray(aspect_ratios, dtype=np.float64) >= 1.0
+        counts = np.ones(len(aspect_ratios), dtype=np.int64) if repeats is None else np.asarray(repeats)
+        if counts.shape != (len(aspect_ratios),) or counts.min() < 1:
+            raise ValueError("every picture is repeated at least once")
+        self._pictures = np.repeat(np.arange(len(counts)), counts)
+        self._is_landscape = np.asarray(aspect_ratios, dtype=np.float64)[self._pictures] >= 1.0
+        self.num_samples = len(self._pictures)
         self.batch_size, self.seed, self.rank, self.world_size, self.start = batch_size, seed, rank, world_size, start
 
     @property
     def iterations_per_epoch(self) -> int:
-        """Batches after which about every picture was seen once: ⌈N / pictures per step of all processes⌉."""
-        return math.ceil(len(self._is_landscape) / (self.batch_size * self.world_size))
+        """Batches after which about every sample was seen once: ⌈samples / pictures per step of all processes⌉."""
+        return math.ceil(self.num_samples / (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         own = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         for number, keys in enumerate(self._global_batches()):
             if number >= self.start:
-                yield [SampleKey(index, self._seed(epoch, index)) for epoch, index in keys[own]]
+                yield [SampleKey(int(self._pictures[place]), self._seed(epoch, place)) for epoch, place in keys[own]]
 
-    def _seed(self, epoch: int, index: int) -> int:
+    def _seed(self, epoch: int, place: int) -> int:
         # 63 bits fit every integer type that a seed may pass through.
-        return int(mix(self.seed, AUGMENTATION, epoch, index)) >> 1
+        return int(mix(self.seed, AUGMENTATION, epoch, place)) >> 1
 
     def _global_batches(self) -> Iterator[list[tuple[int, int]]]:
-        """The batches of all processes together, as pairs (epoch, index)."""
+        """The batches of all processes together, as pairs (epoch, place among the samples of an epoch)."""
         size = self.batch_size * self.world_size
         pending: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
-        indices, epoch = np.arange(len(self._is_landscape)), 0
+        places, epoch = np.arange(self.num_samples), 0
         while True:
-            order = np.argsort(mix(self.seed, ORDER, epoch, indices), kind="stable")
-            for index, is_landscape in zip(order.tolist(), self._is_landscape[order].tolist(), strict=True):
+            order = np.argsort(mix(self.seed, ORDER, epoch, places), kind="stable")
+            for place, is_landscape in zip(order.tolist(), self._is_landscape[order].tolist(), strict=True):
                 group = pending[is_landscape]
-                group.append((epoch, index))
+                group.append((epoch, place))
                 if len(group) == size:
                     yield group
                     pending[is_landscape] = []
             epoch += 1
+
+
+def repeat_factors(
+    pictures: NDArray[np.int64], labels: NDArray[np.int64], num_pictures: int, threshold: float
+) -> NDArray[np.float64]:
+    r"""How often pictures are to be seen so that rare classes are seen more often: repeat factor sampling.
+
+    .. math:: r(c) = \max\left(1, \sqrt{t / f(c)}\right), \qquad r(I) = \max_{c \in I} r(c)
+
+    Parameters
+    ----------
+    pictures, labels
+        (A,) each: the picture and the label of every object.
+    num_pictures
+        N.
+    threshold
+        t, the fraction of the pictures from which on a class is frequent enough; 0.001 in LVIS. f(c) is the fraction
+        of the pictures that have an object of class c.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        (N,) r(I), 1 for pictures without objects.
+
+    Raises
+    ------
+    ValueError
+        When the threshold is not positive.
+
+    Notes
+    -----
+    Gupta, Dollár, Girshick, "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019, appendix B. There
+    a picture is repeated ⌊r(I)⌋ times and once more with the probability of what is left; RS Loss was trained, as are
+    detectors here, with ⌈r(I)⌉ in every epoch.
+
+    Examples
+    --------
+    Label 1 is in one of four pictures, where half of them would be enough.
+
+    >>> repeat_factors(np.array([0, 1, 1, 2, 3]), np.array([0, 0, 1, 0, 0]), 4, 0.5).round(3)
+    array([1.   , 1.414, 1.   , 1.   ])
+    """
+    if threshold <= 0:
+        raise ValueError(f"{threshold=} is not positive")
+    factors = np.ones(num_pictures)
+    if len(labels) == 0:
+        return factors
+    # Each pair of picture and label once, however many objects there are.
+    num_labels = int(labels.max()) + 1
+    pairs = np.unique(pictures * num_labels + labels)
+    of_picture, of_label = pairs // num_labels, pairs % num_labels
+    fractions = np.bincount(of_label, minlength=num_labels)[of_label] / num_pictures
+    np.maximum.at(factors, of_picture, np.sqrt(threshold / fractions))
+    return factors

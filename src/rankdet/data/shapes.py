@@ -4,8 +4,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,36 @@ import numpy as np
 from hotcoco import mask as rle
 from PIL import Image
 
-from rankdet.data.shapes_drawing import INSIDE, Bools, draw
+from rankdet.data.shapes_drawing import INSIDE, PATTERNS, Bools, Drawing, draw, pattern_and_shape
 from rankdet.structures import InputError
+
+Document = dict[str, Any]
 
 FORMAT = 1
 """Raised whenever the same parameters give another set."""
 STAMP = "shapes.json"
 CLASSES = ("ellipse", "rectangle", "triangle", "ring", "cross")
 SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a set keeps pictures and annotations, and what its records say.
+
+    Parameters
+    ----------
+    pictures, annotations
+        Names inside of the folder, with ``{split}`` in them.
+    picture_fields
+        What the record of a picture has beside its size, from the name of its file.
+    complete
+        Adds to the documents of all splits what is known only when all is drawn.
+    """
+
+    pictures: str = "images/{split}"
+    annotations: str = "annotations/instances_{split}.json"
+    picture_fields: Callable[[Path], dict[str, Any]] = lambda file: {"file_name": file.name}
+    complete: Callable[[dict[str, Document]], None] = lambda documents: None
 
 
 def make_shapes(
@@ -53,7 +76,8 @@ def make_shapes(
     seed
         At least 0; the same seed makes the same set on every machine.
     classes
-        Names of shapes, the most frequent first: ellipse, rectangle, triangle, ring, cross, star, crescent.
+        Names of shapes, the most frequent first: ellipse, rectangle, triangle, ring, cross, star, crescent; with
+        ``striped_`` or ``spotted_`` before them they are other classes.
     tail
         Frequency of a class divided by that of the class before it, in (0, 1].
     progress
@@ -69,8 +93,8 @@ def make_shapes(
     InputError
         When a parameter is out of its range, something else is at ``folder``, or it cannot be written.
     """
-    folder = Path(folder)
-    _check(train, val, test, size, seed, classes, tail)
+    if not 0 < tail <= 1:
+        raise InputError(f"shapes: tail={tail} is not in (0, 1]")
     stamp = {
         "format": FORMAT,
         "train": train,
@@ -82,35 +106,76 @@ def make_shapes(
     }
     if test:
         stamp["test"] = test  # sets of before, which had no such split, stay the same
+    return make_set(Path(folder), stamp, dict.fromkeys(SPLITS, falling(len(classes), tail)), Layout(), progress)
+
+
+def falling(number: int, tail: float) -> list[float]:
+    """Relative frequencies of classes: 1, ``tail``, ``tail``², …"""
+    frequencies = [1.0]
+    for _ in range(number - 1):
+        frequencies.append(frequencies[-1] * tail)
+    return frequencies
+
+
+def make_set(
+    folder: Path, stamp: dict[str, Any], frequencies: Mapping[str, Sequence[float]], layout: Layout, progress: bool
+) -> Path:
+    """Make a set as a whole or not at all; an identical one that is there already is kept.
+
+    Parameters
+    ----------
+    folder
+        Where it shall be.
+    stamp
+        What it is made from, written beside it: ``train``, ``val`` and perhaps ``test`` (pictures), ``size``, ``seed``,
+        ``classes``, and whatever else tells it from others.
+    frequencies
+        Split → relative frequencies of the classes in it.
+    layout
+        Where things lie.
+    progress
+        Show a progress bar on standard error.
+
+    Raises
+    ------
+    InputError
+        As `make_shapes`.
+    """
+    _check(stamp)
     try:
-        _make(folder, stamp, progress)
+        _make(folder, stamp, frequencies, layout, progress)
     except OSError as error:
         raise InputError(f"cannot make the shapes in {folder}: {error.strerror or error}") from error
     return folder
 
 
-def _make(folder: Path, stamp: dict[str, Any], progress: bool) -> None:
-    size, seed = stamp["size"], stamp["seed"]
+def _make(
+    folder: Path, stamp: dict[str, Any], frequencies: Mapping[str, Sequence[float]], layout: Layout, progress: bool
+) -> None:
     counts = [stamp.get(split, 0) for split in SPLITS]
-    classes, tail = stamp["classes"], stamp["tail"]
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         _check_same(folder, stamp)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    documents: dict[str, Document] = {}
     try:
         beside.chmod(0o755)  # temporary folders are private, data sets are not
         with _bar(sum(counts), progress) as advance:
             for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
                 if not count:
                     continue
-                document = _document(classes)
-                (beside / "images" / split).mkdir(parents=True)
+                documents[split] = _document(stamp["classes"])
+                pictures = beside / layout.pictures.format(split=split)
+                pictures.mkdir(parents=True)
                 for index in range(count):
-                    _add(document, beside / "images" / split, (seed, number, index), size, classes, tail)
+                    drawing = draw((stamp["seed"], number, index), stamp["size"], stamp["classes"], frequencies[split])
+                    _add(documents[split], pictures / f"{index + 1:06d}.png", drawing, layout)
                     advance()
-                (beside / "annotations").mkdir(exist_ok=True)
-                (beside / "annotations" / f"instances_{split}.json").write_text(json.dumps(document), encoding="utf-8")
+        layout.complete(documents)
+        (beside / "annotations").mkdir()
+        for split, document in documents.items():
+            (beside / layout.annotations.format(split=split)).write_text(json.dumps(document), encoding="utf-8")
         (beside / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
         try:
             os.replace(beside, folder)
@@ -126,7 +191,10 @@ def category_id(label: int) -> int:
     return label * label + label + 1
 
 
-def _check(train: int, val: int, test: int, size: int, seed: int, classes: Sequence[str], tail: float) -> None:
+def _check(stamp: Mapping[str, Any]) -> None:
+    train, val, test, size, seed, classes = (
+        stamp.get(name, 0) for name in ("train", "val", "test", "size", "seed", "classes")
+    )
     if train < 1 or val < 1 or test < 0:
         raise InputError(
             f"shapes: at least one picture for train and for val is needed, not train={train}, val={val}, test={test}"
@@ -135,11 +203,13 @@ def _check(train: int, val: int, test: int, size: int, seed: int, classes: Seque
         raise InputError(f"shapes: size={size} is less than 32 pixels")
     if seed < 0:
         raise InputError(f"shapes: seed={seed} is negative")
-    if not 0 < tail <= 1:
-        raise InputError(f"shapes: tail={tail} is not in (0, 1]")
-    unknown = [name for name in classes if name not in INSIDE]
-    if unknown:
-        raise InputError(f"shapes: unknown class {unknown[0]!r}; known are {', '.join(INSIDE)}")
+    for name in classes:
+        pattern, shape = pattern_and_shape(name)
+        if pattern not in PATTERNS or shape not in INSIDE:
+            patterns = ", ".join(f"{pattern}_" for pattern in PATTERNS if pattern)
+            raise InputError(
+                f"shapes: unknown class {name!r}; known are {', '.join(INSIDE)}, also with {patterns} before them"
+            )
     if not classes or len(set(classes)) < len(classes):
         raise InputError(f"shapes: classes must be one or more different names, not {list(classes)}")
 
@@ -159,7 +229,7 @@ def _check_same(folder: Path, stamp: dict[str, Any]) -> None:
         raise InputError(f"{folder / STAMP}: a different set of shapes is there: {different}; choose another folder")
 
 
-def _document(classes: Sequence[str]) -> dict[str, Any]:
+def _document(classes: Sequence[str]) -> Document:
     return {
         "info": {"description": "shapes, made by rankdet", "version": str(FORMAT)},
         "licenses": [],
@@ -171,23 +241,12 @@ def _document(classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _add(
-    document: dict[str, Any],
-    folder: Path,
-    seed: tuple[int, int, int],
-    size: int,
-    classes: Sequence[str],
-    tail: float,
-) -> None:
-    """Draw one picture, write its file and add its records."""
-    frequencies = [1.0]
-    for _ in classes[1:]:
-        frequencies.append(frequencies[-1] * tail)
-    drawing = draw(seed, size, classes, frequencies)
+def _add(document: Document, file: Path, drawing: Drawing, layout: Layout) -> None:
+    """Write one picture and add its records."""
+    size = len(drawing.pixels)
     image_id = len(document["images"]) + 1
-    name = f"{image_id:06d}.png"
-    Image.fromarray(drawing.pixels).save(folder / name, compress_level=1)
-    document["images"].append({"id": image_id, "file_name": name, "width": size, "height": size})
+    Image.fromarray(drawing.pixels).save(file, compress_level=1)
+    document["images"].append({"id": image_id, **layout.picture_fields(file), "width": size, "height": size})
     for label, mask in zip(drawing.labels, drawing.masks, strict=True):
         code = rle.encode(np.asfortranarray(mask))
         document["annotations"].append(

@@ -86,6 +86,38 @@ INSIDE: dict[str, Callable[[Floats, Floats], Bools]] = {
 """Each shape: whether points of its own frame, in which it fills the unit circle, lie inside."""
 
 
+def _plain(u: Floats, v: Floats) -> Bools:
+    return np.zeros(u.shape, dtype=np.bool_)
+
+
+def _striped(u: Floats, v: Floats) -> Bools:
+    return np.floor(3.0 * u) % 2 == 0
+
+
+def _spotted(u: Floats, v: Floats) -> Bools:
+    # A spot lies on the center: thin shapes would have none elsewhere.
+    across, down = 2.0 * u - np.floor(2.0 * u + 0.5), 2.0 * v - np.floor(2.0 * v + 0.5)
+    return across * across + down * down <= 0.12
+
+
+PATTERNS: dict[str, Callable[[Floats, Floats], Bools]] = {"": _plain, "striped": _striped, "spotted": _spotted}
+"""Each pattern: whether points of the frame of a shape are dark."""
+DARK = -80.0
+"""What is added to the color of dark points."""
+
+
+def pattern_and_shape(name: str) -> tuple[str, str]:
+    """The two parts of the name of a class, of which the first may be empty.
+
+    Examples
+    --------
+    >>> pattern_and_shape("striped_star"), pattern_and_shape("ring")
+    (('striped', 'star'), ('', 'ring'))
+    """
+    pattern, _, shape = name.rpartition("_")
+    return pattern, shape
+
+
 class Drawing(NamedTuple):
     """A picture and what is to be seen in it."""
 
@@ -107,7 +139,7 @@ def draw(seed: Sequence[int], size: int, classes: Sequence[str], frequencies: Se
     size
         S.
     classes
-        Names of shapes, the keys of ``INSIDE``.
+        Names of shapes, the keys of ``INSIDE``, with a key of ``PATTERNS`` before some: ``striped_star``.
     frequencies
         Their relative frequencies.
 
@@ -168,7 +200,7 @@ def _ground(random: np.random.Generator, size: int) -> Floats:
 
 
 def _place(random: np.random.Generator, size: int, name: str) -> tuple[Bools, Floats]:
-    """(S, S) mask of one shape at a random place, and (S, S) what its shading adds to its color."""
+    """(S, S) mask of one shape at a random place, and (S, S) what its shading and pattern add to its color."""
     part = random.random()
     # The power 1.5 makes small objects more frequent than large ones.
     radius = 0.5 * size * (SMALLEST + (LARGEST - SMALLEST) * part * math.sqrt(part))
@@ -180,7 +212,8 @@ def _place(random: np.random.Generator, size: int, name: str) -> tuple[Bools, Fl
     rows, columns = np.mgrid[:size, :size]
     across, down = (columns + 0.5 - x) / radius, (rows + 0.5 - y) / radius
     u, v = across * cosine + down * sine, (down * cosine - across * sine) * squeeze
-    return INSIDE[name](u, v), -16.0 * (across + down)
+    pattern, shape = pattern_and_shape(name)
+    return INSIDE[shape](u, v), -16.0 * (across + down) + DARK * PATTERNS[pattern](u, v)
 
 
 def _paint(random: np.random.Generator, label: int, below: Floats, paints: list[tuple[int, int, int]]) -> Floats:

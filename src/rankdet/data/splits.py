@@ -3,20 +3,19 @@
 import json
 import mmap
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rankdet.data.pictures import is_file
-from rankdet.data.records import raise_errors, read_pictures
+from rankdet.data.records import Finding, raise_errors, read_pictures
 from rankdet.structures import InputError
 
 ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}
 NUM_PROBES = 16
 """Pictures that are looked for, so that a few may be missing."""
-FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 class Split(NamedTuple):
@@ -53,11 +52,13 @@ def find_split(folder: Path, split: str) -> Split:
         When nothing fits, with a list of what was tried, or more than one file does, with their names; when the
         pictures are not found because the annotation file is broken, with what is wrong with it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder")
-    annotations = _find_annotations(folder, split)
-    return Split(annotations, find_images(folder, annotations))
+    names = ALIASES.get(split, (split,))
+    exact = [f"annotations/instances_{name}.json" for name in names]
+    exact += [f"{name}/_annotations.coco.json" for name in names]
+    annotations = find_annotations(
+        Path(folder), split, exact, [f"annotations/instances_{name}*.json" for name in names]
+    )
+    return Split(annotations, find_images(Path(folder), annotations))
 
 
 def find_images(folder: Path, annotations: Path) -> Path:
@@ -70,11 +71,74 @@ def find_images(folder: Path, annotations: Path) -> Path:
         names = [annotations.parent.name]
     tried = [folder / name for name in names] + [folder / "images" / name for name in names]
     tried += [folder / "images", folder]
-    found = _folder_of(_first_names(annotations), tried)
+    return folder_of_pictures(folder, annotations, tried, first_texts(annotations, "file_name"), read_pictures)
+
+
+def find_annotations(folder: Path, split: str, exact: Sequence[str], patterns: Sequence[str]) -> Path:
+    """The annotation file of a split in a folder.
+
+    Parameters
+    ----------
+    folder
+        The data set.
+    split
+        How messages call what is looked for.
+    exact
+        Names inside of the folder; of those that are there, there must be only one.
+    patterns
+        Where none of ``exact`` is there: patterns of names, of which only one file must fit any.
+
+    Raises
+    ------
+    InputError
+        When there is no such folder, no file or more than one.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    found = [folder / name for name in exact if is_file(folder / name)]
+    if not found:
+        found = list(dict.fromkeys(sorted(path for pattern in patterns for path in folder.glob(pattern))))
+    if len(found) > 1:
+        listed = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise InputError(
+            f"{folder}: several annotation files fit the split {split!r}: {listed}; name one of them fully"
+        )
+    if not found:
+        tried = ", ".join([*exact, *patterns])
+        raise InputError(f"{folder}: no annotation file for the split {split!r}; tried {tried}")
+    return found[0]
+
+
+def folder_of_pictures(
+    folder: Path,
+    annotations: Path,
+    tried: Sequence[Path],
+    first: Iterable[str],
+    read: Callable[[Path], tuple[Mapping[int, Mapping[str, Any]], list[Finding]]],
+) -> Path:
+    """The first of the folders ``tried`` that has pictures of an annotation file.
+
+    Parameters
+    ----------
+    folder, annotations
+        The data set and its file.
+    tried
+        Folders that may have them.
+    first
+        Names of the first pictures, found without parsing the file.
+    read
+        Parses the file where this fails: pictures by id, with their ``file_name``, and what is wrong with others.
+
+    Raises
+    ------
+    InputError
+        When the pictures are in none of them; when the file is broken, with what is wrong with it.
+    """
+    found = _folder_of(first, tried)
     if found is not None:
         return found
-    # Is it the file that is wrong? And do later pictures exist, or was something else called file_name?
-    pictures, findings = read_pictures(annotations)
+    # Is it the file that is wrong? And do later pictures exist, or was something else called so?
+    pictures, findings = read(annotations)
     if not pictures:
         raise_errors(findings)
     listed = [str(picture["file_name"]) for picture in pictures.values()]
@@ -85,38 +149,18 @@ def find_images(folder: Path, annotations: Path) -> Path:
     raise InputError(f"{annotations}: its pictures ({listed[0]!r}, …) are in none of the folders {places} of {folder}")
 
 
-def _find_annotations(folder: Path, split: str) -> Path:
-    names = ALIASES.get(split, (split,))
-    exact = [folder / "annotations" / f"instances_{name}.json" for name in names]
-    exact += [folder / name / "_annotations.coco.json" for name in names]
-    found = [path for path in exact if path.is_file()]
-    if not found:
-        found = sorted(path for name in names for path in (folder / "annotations").glob(f"instances_{name}*.json"))
-        found = list(dict.fromkeys(found))
-    if len(found) > 1:
-        listed = ", ".join(str(path.relative_to(folder)) for path in found)
-        raise InputError(
-            f"{folder}: several annotation files fit the split {split!r}: {listed}; name one of them fully"
-        )
-    if not found:
-        tried = [str(path.relative_to(folder)) for path in exact] + [
-            f"annotations/instances_{name}*.json" for name in names
-        ]
-        raise InputError(f"{folder}: no annotation file for the split {split!r}; tried {', '.join(tried)}")
-    return found[0]
-
-
-def _first_names(annotations: Path) -> list[str]:
-    """The first file names in an annotation file, without parsing what may be half a gigabyte."""
+def first_texts(annotations: Path, key: str) -> list[str]:
+    """The first texts under a key of an annotation file, without parsing what may be half a gigabyte."""
     if not annotations.stat().st_size:
         return []  # nothing can be mapped
+    pattern = re.compile(rb'"' + key.encode() + rb'"\s*:\s*("(?:[^"\\]|\\.)*")')
     with annotations.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = [match[1] for match in islice(FILE_NAME.finditer(content), NUM_PROBES)]
-    names = []
-    for name in found:
+        found = [match[1] for match in islice(pattern.finditer(content), NUM_PROBES)]
+    texts = []
+    for text in found:
         with suppress(ValueError):  # what is broken is told by who parses the file
-            names.append(str(json.loads(name)))
-    return names
+            texts.append(str(json.loads(text)))
+    return texts
 
 
 def _folder_of(names: Iterable[str], folders: Iterable[Path]) -> Path | None:

@@ -11,6 +11,11 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window, holds_center
+
+Color = tuple[float, float, float]
+"""Red, green and blue in 0 … 255."""
+
 
 @dataclass(frozen=True)
 class KeepRatio:
@@ -79,42 +84,90 @@ class FixedSize:
 
 @dataclass(frozen=True)
 class Placement:
-    """What happens to one picture: resized from ``before`` to ``after``, then flipped."""
+    """What happens to one picture of size ``before``: a window of it is resized to ``after``, then flipped.
+
+    Parameters
+    ----------
+    before, after
+        (height, width) in pixels.
+    horizontal_flip, vertical_flip
+        Whether it is mirrored.
+    window
+        The part that is shown; None: the whole picture.
+    fill
+        Color of the window where it goes beyond the picture, rounded to whole numbers.
+    """
 
     before: tuple[int, int]
     after: tuple[int, int]
     horizontal_flip: bool = False
     vertical_flip: bool = False
+    window: Window | None = None
+    fill: Color = (0.0, 0.0, 0.0)
+
+    @property
+    def shown(self) -> Window:
+        """The part of the picture that is shown, in its pixels."""
+        return self.window or Window(0, 0, self.before[1], self.before[0])
+
+    def shows(self, boxes: Tensor) -> Tensor:
+        """(G,) bool: which objects (G, 4) remain: where there is a window, those whose center lies in it."""
+        if self.window is None:
+            return torch.ones(len(boxes), dtype=torch.bool)
+        return holds_center(torch.tensor(self.window), self._clipped(boxes))
 
     def picture(self, pixels: Tensor) -> Tensor:
         """The placed picture: (3, h, w) uint8 in and out, bilinear with antialiasing."""
-        if self.before != self.after:
+        if self.window is not None:
+            pixels = self.window.cut(pixels, torch.tensor(self.fill).round().to(pixels.dtype)[:, None, None])
+        if tuple(pixels.shape[1:]) != self.after:
             pixels = F.resize(pixels, list(self.after), interpolation=InterpolationMode.BILINEAR, antialias=True)
         return self._flip(pixels).contiguous()
 
     def boxes(self, boxes: Tensor) -> Tensor:
         """The placed boxes, clipped to the picture: (G, 4) float32 xyxy in and out."""
+        if self.window is not None:
+            # What lies beyond the picture shall not come to lie on the canvas around it.
+            boxes = self._clipped(boxes) - boxes.new_tensor([self.window.left, self.window.top] * 2)
+        if self.shown.size != self.after:
+            boxes = boxes * boxes.new_tensor(self._scale() * 2)
         # Wrapped, so that the flips and the clipping know what they are given.
-        if self.before != self.after:
-            boxes = boxes * boxes.new_tensor(
-                [self.after[1] / self.before[1], self.after[0] / self.before[0]] * 2,
-            )
         wrapped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=self.after)
         return F.clamp_bounding_boxes(self._flip(wrapped)).as_subclass(Tensor)
 
     def masks(self, masks: Tensor) -> Tensor:
-        """The placed masks: (G, h, w) bool, of ``before`` or already of ``after`` size."""
+        """The placed masks (G, h, w) bool of masks of the picture; size ``before``."""
+        if self.window is not None:
+            masks = self.window.cut(masks, torch.tensor(False))
         if tuple(masks.shape[-2:]) != self.after:
             wrapped = tv_tensors.Mask(masks.to(torch.uint8))
             masks = F.resize(wrapped, list(self.after)).as_subclass(Tensor).to(torch.bool)
+        return self.flipped(masks)
+
+    def flipped(self, masks: Tensor) -> Tensor:
+        """Masks (G, h, w) of size ``after`` that only have to be flipped: rasterized from :meth:`unflipped` points."""
         return self._flip(masks).contiguous()
+
+    def unflipped(self, points: Tensor) -> Tensor:
+        """The placed points before any flip, not clipped: (N, 2) (x, y) in and out."""
+        left, top, _, _ = self.shown
+        return (points - points.new_tensor([left, top])) * points.new_tensor(self._scale())
 
     def points(self, points: Tensor) -> Tensor:
         """The placed points, not clipped: (N, 2) float32 (x, y) in and out."""
-        scale = points.new_tensor([self.after[1] / self.before[1], self.after[0] / self.before[0]])
-        x, y = (points * scale).unbind(dim=1)
+        x, y = self.unflipped(points).unbind(dim=1)
         x = self.after[1] - x if self.horizontal_flip else x
         return torch.stack([x, self.after[0] - y if self.vertical_flip else y], dim=1)
+
+    def _scale(self) -> list[float]:
+        """New by old width and height."""
+        height, width = self.shown.size
+        return [self.after[1] / width, self.after[0] / height]
+
+    def _clipped(self, boxes: Tensor) -> Tensor:
+        """The parts of boxes that lie in the picture."""
+        wrapped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=self.before)
+        return F.clamp_bounding_boxes(wrapped).as_subclass(Tensor)
 
     def _flip(self, values: Tensor) -> Tensor:
         if self.horizontal_flip:
@@ -124,41 +177,80 @@ class Placement:
 
 @dataclass(frozen=True)
 class Transforms:
-    """What is done to the pictures of a data set.
+    """What is done to the pictures of a data set, in this order: colors, canvas, crop, resize, flips.
 
     Parameters
     ----------
     resize
-        New size, or None to keep the size of the file.
+        New size, or None to keep the size of the file (or of the part of it).
     horizontal_flip, vertical_flip
         Probabilities.
+    distortion
+        Other colors, or None.
+    expansion
+        A larger canvas, or None.
+    crop
+        A part of the picture or of its canvas, or None.
+    fill
+        Color of the canvas.
 
     Raises
     ------
     ValueError
-        When a probability is outside of [0, 1].
+        When a probability is outside of [0, 1] or the color of 0 … 255.
 
     Examples
     --------
-    >>> Transforms(KeepRatio(1333, (800,)), horizontal_flip=0.0).place((480, 640))
-    Placement(before=(480, 640), after=(800, 1067), horizontal_flip=False, vertical_flip=False)
+    >>> placement = Transforms(KeepRatio(1333, (800,)), horizontal_flip=0.0).place((480, 640))
+    >>> placement == Placement(before=(480, 640), after=(800, 1067), horizontal_flip=False, vertical_flip=False)
+    True
     """
 
     resize: KeepRatio | FixedSize | None = None
     horizontal_flip: float = 0.0
     vertical_flip: float = 0.0
+    distortion: PhotometricDistortion | None = None
+    expansion: Expansion | None = None
+    crop: MinIoUCrop | None = None
+    fill: Color = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         if not (0 <= self.horizontal_flip <= 1 and 0 <= self.vertical_flip <= 1):
             raise ValueError(f"probabilities lie in [0, 1]: {self}")
+        if not all(0 <= value <= 255 for value in self.fill):
+            raise ValueError(f"values of a color lie in 0 … 255: {self}")
 
-    def place(self, size: tuple[int, int]) -> Placement:
-        """Draw what happens to a picture of ``size`` (height, width), from torch's global random state."""
-        # Three numbers are drawn in any case: the flips of a seed do not depend on the list of scales.
+    def place(self, size: tuple[int, int], boxes: Tensor | None = None) -> Placement:
+        """Draw what happens to a picture of ``size`` (height, width), from torch's global random state.
+
+        Parameters
+        ----------
+        size
+            Of the picture.
+        boxes
+            (G, 4) its objects, xyxy in pixels, which a crop looks at; None: there are none.
+        """
+        # Three numbers are drawn in any case, and first: the flips of a seed depend on nothing else.
         choice, horizontal, vertical = torch.rand(3, dtype=torch.float64).tolist()
+        window = self._draw_window(size, torch.zeros(0, 4) if boxes is None else boxes)
+        shown = size if window is None else window.size
         return Placement(
             before=size,
-            after=size if self.resize is None else self.resize.size(size, choice),
+            after=shown if self.resize is None else self.resize.size(shown, choice),
             horizontal_flip=horizontal < self.horizontal_flip,
             vertical_flip=vertical < self.vertical_flip,
+            window=window,
+            fill=self.fill,
         )
+
+    def recolored(self, pixels: Tensor) -> Tensor:
+        """The picture (3, h, w), uint8 RGB, in colors drawn from torch's global random state; or as it is."""
+        return pixels if self.distortion is None else self.distortion(pixels)
+
+    def _draw_window(self, size: tuple[int, int], boxes: Tensor) -> Window | None:
+        whole = Window(0, 0, size[1], size[0])
+        window = whole if self.expansion is None else self.expansion.draw(size)
+        if self.crop is not None:
+            clipped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
+            window = self.crop.draw(window, F.clamp_bounding_boxes(clipped).as_subclass(Tensor))
+        return None if window == whole else window

@@ -1,9 +1,11 @@
 """Pictures and targets → Candidates; pictures → Detections. One file per detector."""
 
 from rankdet.detectors.atss import ATSS
+from rankdet.detectors.cascade_rcnn import CascadeRCNN
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.detectors.faster_rcnn import FasterRCNN
 from rankdet.detectors.mask_rcnn import MaskRCNN
 from rankdet.detectors.paa import PAA
+from rankdet.detectors.yolact import YOLACT
 
-__all__ = ["ATSS", "PAA", "DetectionSettings", "FasterRCNN", "MaskRCNN"]
+__all__ = ["ATSS", "PAA", "YOLACT", "CascadeRCNN", "DetectionSettings", "FasterRCNN", "MaskRCNN"]

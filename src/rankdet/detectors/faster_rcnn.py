@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image
 
-from rankdet.backbones import FPN, Backbone
+from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork
 from rankdet.structures import Batch, Candidates, Detection, Images
@@ -41,7 +40,7 @@ class FasterRCNN(nn.Module):
         self,
         *,
         backbone: Backbone,
-        fpn: FPN,
+        fpn: Pyramid,
         rpn: RegionProposalNetwork,
         rcnn: BoxStage,
         train_proposals: ProposalSettings | None = None,
@@ -68,9 +67,10 @@ class FasterRCNN(nn.Module):
         maps = self.fpn(self.backbone(batch.images))
         outputs = self.rpn(maps, sizes)
         proposals = self.rpn.proposals(outputs, sizes, self.train_proposals)
-        first = self.rpn.candidates(outputs, batch.targets)
+        first = self.rpn.candidates(outputs, sizes, batch.targets)
         rois = [self.rcnn.choose(*pair) for pair in zip(proposals, batch.targets, strict=True)]
-        return [first, self.rcnn.candidates(maps, rois, batch.targets)]
+        second = self.rcnn(maps, [image_rois.boxes for image_rois in rois])
+        return [first, self.rcnn.candidates(second, rois, batch.targets)]
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
@@ -89,9 +89,5 @@ def detect_boxes(
 ) -> list[Detection]:
     """What a stage finds in the proposals (k, 4) of each picture; sizes are (height, width)."""
     logits, deltas = stage(maps, proposals)
-    counts = [len(boxes) for boxes in proposals]
-    pictures = zip(proposals, stage.head.scores(logits).split(counts), deltas.split(counts), sizes, strict=True)
-    return [
-        detection.select(clip_boxes_to_image(stage.coder.decode(image_deltas, boxes[:, None]), size), scores)
-        for boxes, scores, image_deltas, size in pictures
-    ]
+    scores = stage.head.scores(logits).split([len(boxes) for boxes in proposals])
+    return [detection.select(*found) for found in zip(stage.boxes(deltas, proposals, sizes), scores, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from rankdet.backbones import FPN, Backbone
+from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.detectors.faster_rcnn import detect_boxes
 from rankdet.heads import BoxStage, MaskStage, ProposalSettings, RegionProposalNetwork
@@ -34,7 +34,7 @@ class MaskRCNN(nn.Module):
         self,
         *,
         backbone: Backbone,
-        fpn: FPN,
+        fpn: Pyramid,
         rpn: RegionProposalNetwork,
         rcnn: BoxStage,
         mask: MaskStage,
@@ -69,9 +69,9 @@ class MaskRCNN(nn.Module):
         maps = self.fpn(self.backbone(batch.images))
         outputs = self.rpn(maps, sizes)
         proposals = self.rpn.proposals(outputs, sizes, self.train_proposals)
-        first = self.rpn.candidates(outputs, batch.targets)
+        first = self.rpn.candidates(outputs, sizes, batch.targets)
         rois = [self.rcnn.choose(*pair) for pair in zip(proposals, batch.targets, strict=True)]
-        second = self.rcnn.candidates(maps, rois, batch.targets)
+        second = self.rcnn.candidates(self.rcnn(maps, [image_rois.boxes for image_rois in rois]), rois, batch.targets)
         return [first, replace(second, masks=self.mask.matched(maps, rois, batch.targets))]
 
     @torch.no_grad()

@@ -1,14 +1,16 @@
 """Feature maps → logits, boxes and Candidates: the parts that detectors are made of."""
 
-from rankdet.heads.anchors import AnchorGenerator
+from rankdet.heads.anchors import AnchorGenerator, CenteredAnchors
 from rankdet.heads.box_coding import BoxCoder
 from rankdet.heads.box_head import BoxHead
 from rankdet.heads.box_stage import BoxStage, RoIs
-from rankdet.heads.dense import DenseHead, DenseOutputs, DenseStage
+from rankdet.heads.dense import DenseHead, DenseOutputs, DenseStage, best_anchors
+from rankdet.heads.instance_head import InstanceHead, InstanceOutputs, SemanticHead
 from rankdet.heads.mask_head import MaskHead
 from rankdet.heads.mask_stage import MaskStage
-from rankdet.heads.mask_targets import crop_masks, crop_outlines
-from rankdet.heads.nms import grouped_nms, select_detections
+from rankdet.heads.mask_targets import crop_masks, crop_outlines, resize_masks
+from rankdet.heads.nms import fast_nms, grouped_nms, select_detections
+from rankdet.heads.prototypes import PrototypeNetwork, assemble_masks, canvas_scores
 from rankdet.heads.roi_pooling import RoIPooling
 from rankdet.heads.rpn import ProposalSettings, RegionProposalNetwork, RPNHead, RPNOutputs
 
@@ -17,19 +19,29 @@ __all__ = [
     "BoxCoder",
     "BoxHead",
     "BoxStage",
+    "CenteredAnchors",
     "DenseHead",
     "DenseOutputs",
     "DenseStage",
+    "InstanceHead",
+    "InstanceOutputs",
     "MaskHead",
     "MaskStage",
     "ProposalSettings",
+    "PrototypeNetwork",
     "RPNHead",
     "RPNOutputs",
     "RegionProposalNetwork",
     "RoIPooling",
     "RoIs",
+    "SemanticHead",
+    "assemble_masks",
+    "best_anchors",
+    "canvas_scores",
     "crop_masks",
     "crop_outlines",
+    "fast_nms",
     "grouped_nms",
+    "resize_masks",
     "select_detections",
 ]

@@ -121,6 +121,75 @@ class AnchorGenerator:
         return self.__dict__ | {"_kept_anchors": {}, "_kept_valid": {}}
 
 
+@dataclass(frozen=True)
+class CenteredAnchors:
+    """Anchors of one side per level and every ratio, in the middle of cells that divide the picture evenly (YOLACT).
+
+    A map of h × w cells is laid over the canvas, the H × W pixels that the network sees: a cell is H / h pixels high
+    and W / w wide, whole numbers or not, and the cell in row i and column j has its center at ((j + ½) W / w,
+    (i + ½) H / h). An anchor of ratio r = height / width is side / √r wide and side · √r high.
+
+    Parameters
+    ----------
+    sides
+        Of the square anchors of each level, in pixels, finest first.
+    ratios
+        Height by width.
+
+    Examples
+    --------
+    >>> CenteredAnchors(sides=(8.0,), ratios=(1.0,)).anchors(((1, 2),), (10, 20), torch.device("cpu"))
+    tensor([[ 1.,  1.,  9.,  9.],
+            [11.,  1., 19.,  9.]])
+    """
+
+    sides: tuple[float, ...]
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    _kept_anchors: Kept = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def num_per_cell(self) -> int:
+        """A."""
+        return len(self.ratios)
+
+    def num_per_level(self, map_sizes: MapSizes) -> list[int]:
+        """Anchors of each level, L numbers that add up to M."""
+        return [height * width * self.num_per_cell for height, width in map_sizes]
+
+    def anchors(self, map_sizes: MapSizes, canvas: tuple[int, int], device: torch.device) -> Tensor:
+        """(M, 4) xyxy in pixels: by level, row, column, ratio. Kept for the next call: do not write into it.
+
+        The canvas is (height, width).
+        """
+        key = (map_sizes, canvas, device)
+        return kept_or_made(self._kept_anchors, key, MOST_KEPT_ANCHORS, lambda: self._make_anchors(*key))
+
+    def valid(self, anchors: Tensor, canvas: tuple[int, int], image_size: tuple[int, int]) -> Tensor | None:
+        """(M,) bool: which anchors (M, 4) have their center in the picture (height, width); None where all have."""
+        if image_size == canvas:
+            return None
+        x, y = ((anchors[:, :2] + anchors[:, 2:]) / 2).unbind(dim=1)
+        return (x < image_size[1]) & (y < image_size[0])
+
+    def _make_anchors(self, map_sizes: MapSizes, canvas: tuple[int, int], device: torch.device) -> Tensor:
+        levels = []
+        for side, (height, width) in zip(self.sides, map_sizes, strict=True):
+            shapes = [(side / math.sqrt(ratio), side * math.sqrt(ratio)) for ratio in self.ratios]
+            half = torch.tensor([[-w / 2, -h / 2, w / 2, h / 2] for w, h in shapes], dtype=torch.float32, device=device)
+            rows, columns = (
+                (torch.arange(cells, device=device) + 0.5) * (pixels / cells)
+                for cells, pixels in zip((height, width), canvas, strict=True)
+            )
+            y, x = torch.meshgrid(rows, columns, indexing="ij")
+            centers = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+            levels.append((centers + half).reshape(-1, 4))
+        return torch.cat(levels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles begin with nothing kept.
+        return self.__dict__ | {"_kept_anchors": {}}
+
+
 def kept_or_made(kept: Kept, key: Hashable, most: int, make: Callable[[], Tensor]) -> Tensor:
     """The tensor that is kept under ``key``, or a new one, which is kept from now on; the oldest one goes."""
     if key in kept:

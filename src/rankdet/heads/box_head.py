@@ -1,6 +1,8 @@
-"""Pooled features → class logits and class-specific deltas."""
+"""Pooled features → class logits and deltas."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from torch.nn.functional import relu
 
 
 class BoxHead(nn.Module):
-    """Two fully connected layers, a classifier, and a regressor with four values for each class.
+    """Two fully connected layers, a classifier, and a regressor with four values for each class or for all of them.
 
     Parameters
     ----------
@@ -22,29 +24,45 @@ class BoxHead(nn.Module):
         Width of the two layers.
     pooled_size
         Cells per side of the pooled features.
+    class_agnostic
+        Whether there is one box for all classes, as in a cascade, whose next stage reads its features inside of it.
+    prior
+        What the scores of a sigmoid start at; ranking losses ask for 0.5, the bias 0.
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, *, softmax: bool, channels: int = 1024, pooled_size: int = 7
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        softmax: bool,
+        channels: int = 1024,
+        pooled_size: int = 7,
+        class_agnostic: bool = False,
+        prior: float = 0.5,
     ) -> None:
         super().__init__()
+        if softmax and prior != 0.5:
+            raise ValueError(f"a softmax starts from its classes alone, not from a prior of {prior:g}")
         self.num_classes = num_classes
         self.softmax = softmax
+        self.class_agnostic = class_agnostic
         self.first = nn.Linear(in_channels * pooled_size**2, channels)
         self.second = nn.Linear(channels, channels)
         self.classifier = nn.Linear(channels, num_classes + softmax)
-        self.regressor = nn.Linear(channels, 4 * num_classes)
+        self.regressor = nn.Linear(channels, 4 * (1 if class_agnostic else num_classes))
         for layer in (self.first, self.second):
             nn.init.xavier_uniform_(layer.weight)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.normal_(self.regressor.weight, std=0.001)
         for layer in (self.first, self.second, self.classifier, self.regressor):
             nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.classifier.bias, math.log(prior / (1 - prior)))
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """(K, channels, S, S) → (K, C) or (K, C + 1) logits and (K, C, 4) deltas."""
+        """(K, channels, S, S) → (K, C) or (K, C + 1) logits and (K, C, 4) or class-agnostic (K, 1, 4) deltas."""
         hidden = relu(self.second(relu(self.first(pooled.flatten(1)))))
-        return self.classifier(hidden), self.regressor(hidden).view(-1, self.num_classes, 4)
+        return self.classifier(hidden), self.regressor(hidden).view(-1, self.regressor.out_features // 4, 4)
 
     def scores(self, logits: Tensor) -> Tensor:
         """(K, C) scores in [0, 1], without background."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
 
 from rankdet.heads.box_coding import BoxCoder
 from rankdet.heads.box_head import BoxHead
@@ -29,12 +30,19 @@ class RoIs(NamedTuple):
         (K,) int64: index of the object of a positive.
     num_positives
         P, known to the host: what is done with the positives alone need not wait for the device.
+    num_objects
+        How many of them are boxes of objects, appended to the proposals: the last of the positives.
     """
 
     boxes: Tensor
     labels: Tensor
     matched: Tensor
     num_positives: int
+    num_objects: int
+
+    def of_proposals(self, values: Tensor) -> Tensor:
+        """Of (K, …) values, one for each RoI, those of proposals: all but those of appended objects."""
+        return torch.cat([values[: self.num_positives - self.num_objects], values[self.num_positives :]])
 
 
 class BoxStage(nn.Module):
@@ -74,7 +82,8 @@ class BoxStage(nn.Module):
         self.sampler = sampler
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(K, C) or (K, C + 1) logits and (K, C, 4) deltas for the boxes (k, 4) of each picture."""
+        """(K, C) or (K, C + 1) logits and (K, C, 4) or class-agnostic (K, 1, 4) deltas for the boxes (k, 4) of each
+        picture."""
         outputs: tuple[Tensor, Tensor] = self.head(self.pooling(maps, boxes))
         return outputs
 
@@ -93,16 +102,18 @@ class BoxStage(nn.Module):
             assignment = self.sampler(assignment, num_classes)
         # 0 positive, 1 background, 2 ignored; one wait for the device.
         kind = (assignment.labels == num_classes).long().masked_fill(assignment.labels < 0, 2)
-        num_positives, num_used = torch.stack([(kind < 1).sum(), (kind < 2).sum()]).tolist()
+        counts = torch.stack([(kind < 1).sum(), (kind < 2).sum(), (kind[len(proposals) :] < 1).sum()])
+        num_positives, num_used, num_objects = counts.tolist()
         rows = kind.argsort(stable=True)[:num_used]
-        return RoIs(boxes[rows], assignment.labels[rows], assignment.matched[rows], num_positives)
+        return RoIs(boxes[rows], assignment.labels[rows], assignment.matched[rows], num_positives, num_objects)
 
-    def candidates(self, maps: Sequence[Tensor], rois: Sequence[RoIs], targets: Sequence[Target]) -> Candidates:
-        """One pool of the RoIs of all pictures.
+    def candidates(self, outputs: tuple[Tensor, Tensor], rois: Sequence[RoIs], targets: Sequence[Target]) -> Candidates:
+        """One pool of the RoIs of all pictures, with the outputs of the stage for their boxes.
 
-        Regressed boxes are those of the object's class, decoded from the RoI, which is detached and not clipped.
+        Regressed boxes are those of the object's class, or of all classes, decoded from the RoI, which is detached and
+        not clipped.
         """
-        logits, deltas = self(maps, [image_rois.boxes for image_rois in rois])
+        logits, deltas = outputs
         positive_rois = torch.cat([image_rois.boxes[: image_rois.num_positives] for image_rois in rois])
         classes = torch.cat([image_rois.labels[: image_rois.num_positives] for image_rois in rois])
         objects = torch.cat(
@@ -111,7 +122,8 @@ class BoxStage(nn.Module):
                 for image_rois, target in zip(rois, targets, strict=True)
             ]
         )
-        positive_deltas = deltas[_positive_rows(rois), classes].float()
+        columns = torch.zeros_like(classes) if self.head.class_agnostic else classes
+        positive_deltas = deltas[_positive_rows(rois), columns].float()
         return Candidates(
             head="rcnn",
             logits=logits,
@@ -121,11 +133,22 @@ class BoxStage(nn.Module):
             deltas=Matched(positive_deltas, self.coder.encode(objects, positive_rois)),
         )
 
+    def boxes(self, deltas: Tensor, rois: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """(k, C, 4) or class-agnostic (k, 1, 4) boxes of each picture from its RoIs (k, 4), clipped to the picture.
+
+        deltas: of the RoIs of all pictures. image_sizes: (height, width) in pixels.
+        """
+        pictures = zip(deltas.split([len(image_rois) for image_rois in rois]), rois, image_sizes, strict=True)
+        return [
+            clip_boxes_to_image(self.coder.decode(image_deltas, image_rois[:, None]), size)
+            for image_deltas, image_rois, size in pictures
+        ]
+
 
 def _positive_rows(rois: Sequence[RoIs]) -> Tensor:
     """(P,) int64: where the positives stand in the pool of all pictures."""
     rows, start = [], 0
-    for boxes, _, _, num_positives in rois:
-        rows.append(torch.arange(start, start + num_positives, device=boxes.device))
-        start += len(boxes)
+    for image_rois in rois:
+        rows.append(torch.arange(start, start + image_rois.num_positives, device=image_rois.boxes.device))
+        start += len(image_rois.boxes)
     return torch.cat(rows)

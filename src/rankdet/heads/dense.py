@@ -92,9 +92,9 @@ class DenseHead(nn.Module):
             if self.auxiliary is not None:
                 auxiliary.append(self.auxiliary(regressed))
         return (
-            _by_anchor(logits, self.num_classes),
-            _by_anchor(deltas, 4),
-            _by_anchor(auxiliary, 1).squeeze(2) if auxiliary else None,
+            by_anchor(logits, self.num_classes),
+            by_anchor(deltas, 4),
+            by_anchor(auxiliary, 1).squeeze(2) if auxiliary else None,
         )
 
 
@@ -193,29 +193,49 @@ class DenseStage(nn.Module):
             From logits and auxiliary logits to scores; rises with the logit.
         """
         logits, auxiliary, anchors = outputs.logits, outputs.auxiliary, outputs.anchors
-        best_scores = score(logits.amax(dim=2), auxiliary)
-        is_valid = None
-        if any(valid is not None for valid in anchors.valid):
-            everywhere = torch.ones_like(best_scores[0], dtype=torch.bool)
-            is_valid = torch.stack([everywhere if valid is None else valid for valid in anchors.valid])
-            best_scores = best_scores.where(is_valid, -1)
-        chosen, start = [], 0
-        for level in best_scores.split(anchors.num_per_level, dim=1):
-            chosen.append(level.topk(min(per_level, level.shape[1]), dim=1).indices + start)
-            start += level.shape[1]
-        rows = torch.cat(chosen, dim=1)  # (B, K)
+        rows, is_valid = best_anchors(score(logits.amax(dim=2), auxiliary), anchors, per_level)
         scores = score(
             logits.gather(1, rows[..., None].expand(-1, -1, logits.shape[2])),
             None if auxiliary is None else auxiliary.gather(1, rows)[..., None],
         )
         if is_valid is not None:
-            scores = scores * is_valid.gather(1, rows)[..., None]
+            scores = scores * is_valid[..., None]
         deltas = outputs.deltas.gather(1, rows[..., None].expand(-1, -1, 4))
         boxes = self.coder.decode(deltas, anchors.boxes[rows])
         return [
             (clip_boxes_to_image(own, size), of_boxes)
             for own, of_boxes, size in zip(boxes, scores, image_sizes, strict=True)
         ]
+
+
+def best_anchors(scores: Tensor, anchors: PyramidAnchors, per_level: int) -> tuple[Tensor, Tensor | None]:
+    """The anchors of each level that score highest, those in the padding last.
+
+    Parameters
+    ----------
+    scores
+        (B, M), none below 0.
+    anchors
+        Of a picture.
+    per_level
+        How many of each level, at most.
+
+    Returns
+    -------
+    tuple
+        (B, K) int64 rows, and (B, K) bool, which of these do not lie in the padding; None where there is none.
+    """
+    is_valid = None
+    if any(valid is not None for valid in anchors.valid):
+        everywhere = torch.ones_like(scores[0], dtype=torch.bool)
+        is_valid = torch.stack([everywhere if valid is None else valid for valid in anchors.valid])
+        scores = scores.where(is_valid, -1)
+    chosen, start = [], 0
+    for level in scores.split(anchors.num_per_level, dim=1):
+        chosen.append(level.topk(min(per_level, level.shape[1]), dim=1).indices + start)
+        start += level.shape[1]
+    rows = torch.cat(chosen, dim=1)
+    return rows, None if is_valid is None else is_valid.gather(1, rows)
 
 
 def centerness(anchors: Tensor, objects: Tensor) -> Tensor:
@@ -244,7 +264,7 @@ def _tower(in_channels: int, channels: int, num_convolutions: int, groups: int) 
     return nn.Sequential(*layers)
 
 
-def _by_anchor(maps: Sequence[Tensor], length: int) -> Tensor:
+def by_anchor(maps: Sequence[Tensor], length: int) -> Tensor:
     """(B, M, length) of L maps (B, A · length, H, W), copied once: these are the largest tensors of the detector."""
     cells = torch.cat([values.flatten(2).transpose(1, 2) for values in maps], dim=1)
     return cells.view(len(cells), -1, length)

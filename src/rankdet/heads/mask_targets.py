@@ -5,8 +5,11 @@ Legend: G objects of a picture of H × W pixels, E edges of an object, P RoIs, S
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate, pad
 from torchvision.ops import clip_boxes_to_image, roi_align
 
 from rankdet.structures import Outlines
@@ -54,8 +57,48 @@ def crop_masks(masks: Tensor, boxes: Tensor, objects: Tensor, size: int) -> Tens
     return torch.cat(targets)
 
 
-def crop_outlines(outlines: Outlines, boxes: Tensor, objects: Tensor, size: int) -> Tensor:
-    """The part of an object that lies in a box, rasterized straight into ``size`` × ``size`` cells.
+def resize_masks(masks: Tensor | Outlines, canvas: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """All of the masks of a picture in other sizes: for detectors whose masks cover the whole picture.
+
+    A bitmap is interpolated linearly between the centers of its pixels, without antialiasing, and covers a cell where
+    it exceeds ½ (the published code of YOLACT and of its RS form). Outlines are rasterized into the cells.
+
+    Parameters
+    ----------
+    masks
+        (G, h, w) bool, or outlines.
+    canvas
+        (height, width) in pixels that the new sizes cover: the picture in the top-left corner, and padding.
+    sizes
+        (rows, columns) each.
+
+    Returns
+    -------
+    list of Tensor
+        (G, rows, columns) bool for each of the sizes.
+
+    Examples
+    --------
+    >>> masks = torch.zeros(1, 4, 4, dtype=torch.bool)
+    >>> masks[:, :, 2:] = True
+    >>> resize_masks(masks, (4, 4), [(1, 2)])
+    [tensor([[[False,  True]]])]
+    """
+    if isinstance(masks, Outlines):
+        whole = masks.edges.new_tensor([[0.0, 0.0, canvas[1], canvas[0]]]).expand(len(masks), 4)
+        rows = torch.arange(len(masks), device=masks.edges.device)
+        return [crop_outlines(masks, whole, rows, size) for size in sizes]
+    parts: list[list[Tensor]] = [[masks.new_zeros(0, *size)] for size in sizes]
+    margin = (0, canvas[1] - masks.shape[2], 0, canvas[0] - masks.shape[1])
+    for part in masks.split(max(1, MAX_PIXELS // max(1, canvas[0] * canvas[1]))) if len(masks) else ():
+        pixels = pad(part.float(), margin)[None]
+        for resized, size in zip(parts, sizes, strict=True):
+            resized.append(interpolate(pixels, size, mode="bilinear")[0] > 0.5)
+    return [torch.cat(resized) for resized in parts]
+
+
+def crop_outlines(outlines: Outlines, boxes: Tensor, objects: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """The part of an object that lies in a box, rasterized straight into cells.
 
     A cell belongs to the mask where its center is inside of the outline: where the polygons wind around it. The edges
     cross each row of centers at points that split it; no mask of the size of the picture is made.
@@ -69,12 +112,12 @@ def crop_outlines(outlines: Outlines, boxes: Tensor, objects: Tensor, size: int)
     objects
         (P,) int64: index of the object for each box.
     size
-        S.
+        (rows, columns) of the result, or S of both.
 
     Returns
     -------
     Tensor
-        (P, S, S) bool.
+        (P, rows, columns) bool.
 
     Examples
     --------
@@ -84,22 +127,25 @@ def crop_outlines(outlines: Outlines, boxes: Tensor, objects: Tensor, size: int)
              [1, 0, 0],
              [0, 0, 0]]], dtype=torch.int32)
     """
-    step = max(1, MAX_PIXELS // max(1, outlines.edges.shape[1] * size))
+    num_rows, num_columns = (size, size) if isinstance(size, int) else size
+    step = max(1, MAX_PIXELS // max(1, outlines.edges.shape[1] * num_rows))
     parts = zip(boxes.float().split(step), objects.split(step), strict=True)
-    return torch.cat([_wound(outlines.edges[chosen], part, size) for part, chosen in parts])
+    return torch.cat([_wound(outlines.edges[chosen], part, num_rows, num_columns) for part, chosen in parts])
 
 
-def _wound(edges: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """(P, S, S) bool from (P, E, 4) edges: which centers of cells the edges wind around."""
-    corner, extent = boxes[:, None, :2], (boxes[:, None, 2:] - boxes[:, None, :2]).clamp(min=1e-6)
+def _wound(edges: Tensor, boxes: Tensor, num_rows: int, num_columns: int) -> Tensor:
+    """(P, rows, columns) bool from (P, E, 4) edges: which centers of cells the edges wind around."""
+    left, top, right, bottom = boxes[:, None, None].unbind(dim=-1)
+    by_width, by_height = num_columns / (right - left).clamp(min=1e-6), num_rows / (bottom - top).clamp(min=1e-6)
     # In cells of the target: (P, 1, E) each, beside the rows (S, 1).
-    x1, y1 = ((edges[..., :2] - corner) * (size / extent))[:, None].unbind(dim=-1)
-    x2, y2 = ((edges[..., 2:] - corner) * (size / extent))[:, None].unbind(dim=-1)
-    rows = (torch.arange(size, device=edges.device) + 0.5)[:, None]
+    x1, y1, x2, y2 = edges[:, None].unbind(dim=-1)
+    x1, x2 = (x1 - left) * by_width, (x2 - left) * by_width
+    y1, y2 = (y1 - top) * by_height, (y2 - top) * by_height
+    rows = (torch.arange(num_rows, device=edges.device) + 0.5)[:, None]
     turns = (y1 <= rows).int() - (y2 <= rows).int()  # ±1 where an edge crosses the row of centers
     x = x1 + (rows - y1) / (y2 - y1).where(turns != 0, 1) * (x2 - x1)
     # The first center to the right of each crossing; those further right are wound around, too.
-    columns = (x - 0.5).where(turns != 0, 0).clamp(0, size).ceil().long()
-    winding = torch.zeros(len(boxes), size, size + 1, dtype=turns.dtype, device=edges.device)
+    columns = (x - 0.5).where(turns != 0, 0).clamp(0, num_columns).ceil().long()
+    winding = torch.zeros(len(boxes), num_rows, num_columns + 1, dtype=turns.dtype, device=edges.device)
     winding.scatter_add_(2, columns, turns)
-    return winding.cumsum(dim=2)[..., :size] != 0
+    return winding.cumsum(dim=2)[..., :num_columns] != 0

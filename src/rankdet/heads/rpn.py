@@ -5,6 +5,7 @@ Legend: B images, L levels, A anchors per cell, M anchors of a picture, K propos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -51,9 +52,13 @@ class RPNHead(nn.Module):
         A.
     channels
         Channels of the 3x3 convolution; as ``in_channels`` where None.
+    prior
+        What the scores start at; ranking losses ask for 0.5, the bias 0.
     """
 
-    def __init__(self, in_channels: int, num_per_cell: int = 3, *, channels: int | None = None) -> None:
+    def __init__(
+        self, in_channels: int, num_per_cell: int = 3, *, channels: int | None = None, prior: float = 0.5
+    ) -> None:
         super().__init__()
         channels = channels or in_channels
         self.convolution = nn.Conv2d(in_channels, channels, 3, padding=1)
@@ -64,6 +69,7 @@ class RPNHead(nn.Module):
                 nn.init.normal_(parameter, std=0.01)
             else:
                 nn.init.zeros_(parameter)
+        nn.init.constant_(self.classifier.bias, math.log(prior / (1 - prior)))  # type: ignore[arg-type]
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(B, M) logits and (B, M, 4) deltas in the order of the anchors."""
@@ -107,6 +113,9 @@ class RegionProposalNetwork(nn.Module):
         Says which anchors are positives: class 0 of C = 1.
     sampler
         Chooses anchors for the loss; None takes all of them.
+    allowed_border
+        Pixels by which an anchor may reach beyond its picture; those that reach further are ignored by the loss, and
+        make proposals as before. None: any number.
     """
 
     def __init__(
@@ -117,6 +126,7 @@ class RegionProposalNetwork(nn.Module):
         coder: BoxCoder,
         assigner: Assigner,
         sampler: Sampler | None = None,
+        allowed_border: float | None = None,
     ) -> None:
         super().__init__()
         self.head = head
@@ -124,6 +134,7 @@ class RegionProposalNetwork(nn.Module):
         self.coder = coder
         self.assigner = assigner
         self.sampler = sampler
+        self.allowed_border = allowed_border
 
     def forward(self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> RPNOutputs:
         """Outputs for every anchor of L maps (B, channels, H, W); sizes are (height, width) in pixels."""
@@ -170,13 +181,17 @@ class RegionProposalNetwork(nn.Module):
             proposals.append(found[best])
         return proposals
 
-    def candidates(self, outputs: RPNOutputs, targets: Sequence[Target]) -> Candidates:
-        """One pool of all anchors: by picture, level, cell. Object is 0, background 1; padding is ignored."""
+    def candidates(
+        self, outputs: RPNOutputs, image_sizes: Sequence[tuple[int, int]], targets: Sequence[Target]
+    ) -> Candidates:
+        """One pool of all anchors: by picture, level, cell. Object is 0, background 1; padding is ignored, and so is
+        what reaches beyond the picture by more than the allowed border."""
         labels, matched, first_object = [], [], 0
         with torch.no_grad():
-            for target, valid in zip(targets, outputs.valid, strict=True):
+            usable = [self._usable(*pair, outputs.anchors) for pair in zip(outputs.valid, image_sizes, strict=True)]
+            for target, valid in zip(targets, usable, strict=True):
                 objects = replace(target, labels=torch.zeros_like(target.labels), masks=None)
-                # Anchors in the padding must not win an object: as points at the corner they overlap nothing.
+                # Ignored anchors must not win an object: as points at the corner they overlap nothing.
                 anchors = outputs.anchors if valid is None else outputs.anchors * valid[:, None]
                 assignment = self.assigner(anchors, objects, 1)
                 if valid is not None:
@@ -199,3 +214,16 @@ class RegionProposalNetwork(nn.Module):
             boxes=Matched(self.coder.decode(deltas, anchors), objects_of_positives),
             deltas=Matched(deltas, self.coder.encode(objects_of_positives, anchors)),
         )
+
+    def _usable(self, valid: Tensor | None, size: tuple[int, int], anchors: Tensor) -> Tensor | None:
+        """(M,) bool: the anchors of a picture of ``size`` (height, width) that the loss may see; None: all of them.
+
+        As published, an anchor that ends where the allowed border ends is beyond it on the right and at the bottom, but
+        not on the left and at the top.
+        """
+        if self.allowed_border is None:
+            return valid
+        (height, width), border = size, self.allowed_border
+        left, top, right, bottom = anchors.unbind(dim=1)
+        is_inside = (left >= -border) & (top >= -border) & (right < width + border) & (bottom < height + border)
+        return is_inside if valid is None else is_inside & valid

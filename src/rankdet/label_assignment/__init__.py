@@ -8,7 +8,7 @@ from rankdet.label_assignment.atss import ATSSAssigner
 from rankdet.label_assignment.max_iou import MaxIoUAssigner
 from rankdet.label_assignment.overlap import aligned_iou
 from rankdet.label_assignment.paa import PAAAssigner
-from rankdet.label_assignment.pyramid import PyramidAnchors
+from rankdet.label_assignment.pyramid import PyramidAnchors, pool
 from rankdet.label_assignment.sampling import RandomSampler
 from rankdet.structures import Assignment, Target
 
@@ -21,6 +21,7 @@ __all__ = [
     "RandomSampler",
     "Sampler",
     "aligned_iou",
+    "pool",
 ]
 
 

@@ -1,7 +1,7 @@
 """Losses: Candidates → LossOutput, and the pure functions under them. Imports torch and nothing else."""
 
 from rankdet.losses.alrp import ALRP, ALRPLoss, alrp_loss, alrp_loss_of_labels
-from rankdet.losses.auxiliary import CenternessCrossEntropy, IoUCrossEntropy
+from rankdet.losses.auxiliary import CenternessCrossEntropy, IoUCrossEntropy, SemanticCrossEntropy
 from rankdet.losses.average_precision import APLoss, ap_loss, ap_loss_of_labels
 from rankdet.losses.balancing import ConstantBalance, EpochBalance, MagnitudeBalance, ValueBalance, value_balance
 from rankdet.losses.box_losses import L1, GIoU, SmoothL1
@@ -9,9 +9,10 @@ from rankdet.losses.bucketed import BucketedAPLoss, BucketedRankSortLoss, bucket
 from rankdet.losses.candidates import Positives, find_positives
 from rankdet.losses.checks import Levels
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss, identity_update, soft_step
+from rankdet.losses.hard_negatives import Chosen, HardNegatives
 from rankdet.losses.labels import BinaryLabel, DiceLabel, IoULabel, MeanLabel
 from rankdet.losses.localization import Overlap, box_overlap, dice_coefficient
-from rankdet.losses.mask_losses import Dice, MaskCrossEntropy
+from rankdet.losses.mask_losses import Dice, MaskCrossEntropy, mask_cross_entropy
 from rankdet.losses.operators import (
     Implementation,
     RankedCandidates,
@@ -52,12 +53,14 @@ __all__ = [
     "BucketedRankSortLoss",
     "CenternessCrossEntropy",
     "CenternessWeights",
+    "Chosen",
     "ConstantBalance",
     "Dice",
     "DiceLabel",
     "EpochBalance",
     "FocalLoss",
     "GIoU",
+    "HardNegatives",
     "Implementation",
     "IoUCrossEntropy",
     "IoULabel",
@@ -80,6 +83,7 @@ __all__ = [
     "RankingWeights",
     "Ruling",
     "ScoreWeights",
+    "SemanticCrossEntropy",
     "SigmoidCrossEntropyLoss",
     "SmoothL1",
     "SoftmaxCrossEntropyLoss",
@@ -99,6 +103,7 @@ __all__ = [
     "focal_loss",
     "identity_update",
     "labelled",
+    "mask_cross_entropy",
     "quality_focal_loss",
     "rank_sort_loss",
     "rank_sort_loss_of_labels",

@@ -255,7 +255,7 @@ class ALRPLoss(nn.Module):
 
     Notes
     -----
-    Terms: ``classification`` and ``localization`` (balanced). Statistics: ``positives``, ``negatives``,
+    Terms: ``classification`` and ``localization`` (balanced). Statistics: ``positives``, ``background``, ``negatives``,
     ``localization_error`` (before λ), ``balance`` (λ). Without positives both terms are zeros connected to all outputs.
     Differs from the authors' code in the RPN, where E(i) drives the ranks but 1 − GIoU the localization; here both are
     E(i).

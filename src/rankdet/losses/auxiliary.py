@@ -1,9 +1,9 @@
-"""Auxiliary heads of the baselines: they predict how well a positive is localized, which ranking losses need not.
+"""Auxiliary heads of the baselines, which ranking losses need not.
 
-Called with candidates and positives they return one value per positive. What they predict multiplies the score in
-detection, which is the detector's business.
+Called with candidates and positives they return one value per positive, or one per picture; a loss takes their mean.
+What is predicted of positives multiplies the score in detection, which is the detector's business.
 
-Legend: P positives.
+Legend: B images, C classes, P positives.
 """
 
 from __future__ import annotations
@@ -51,7 +51,28 @@ class IoUCrossEntropy(nn.Module):
         return self.weight * _cross_entropy(predicted, positives.overlap.iou)
 
 
-Auxiliary = CenternessCrossEntropy | IoUCrossEntropy
+class SemanticCrossEntropy(nn.Module):
+    """Cross-entropy of a map of each class with the pixels that any of its objects cover, as in YOLACT; (B,).
+
+    Reads ``Candidates.auxiliary["semantic"]``: (B, C, h, w) logits and targets, bool or in [0, 1]. The value of a
+    picture is the sum over the classes of the mean over the pixels (Bolya et al., ICCV 2019, arXiv:1904.02689, section
+    5). Differs from the published code where a picture has no objects: there it has no loss, here all is background.
+    """
+
+    name = "semantic"
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
+        maps = (candidates.auxiliary or {}).get(self.name)
+        if maps is None or maps.predicted.ndim != 4:
+            raise ValueError(f"head {candidates.head!r} hands no auxiliary maps {self.name!r} (B, C, h, w)")
+        return self.weight * _cross_entropy(maps.predicted, maps.target).mean(dim=(2, 3)).sum(dim=1)
+
+
+Auxiliary = CenternessCrossEntropy | IoUCrossEntropy | SemanticCrossEntropy
 
 
 def _outputs(candidates: Candidates, name: str, num_positives: int) -> Matched:

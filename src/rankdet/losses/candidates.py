@@ -120,12 +120,28 @@ def matched_pairs(candidates: Candidates, field: str, pairs: Matched | None, num
     return pairs
 
 
-def task_counts(candidates: Candidates, num_positives: int) -> dict[str, Tensor]:
-    """Positives and negatives as a classifier of C sigmoids sees them: a positive row holds C − 1 negatives, any
-    background row C. The ratio of the two is the imbalance of the paper's table 10 (task level)."""
-    used = (candidates.labels >= 0).sum()
+def task_counts(candidates: Candidates, num_positives: int, is_used: Tensor | None = None) -> dict[str, Tensor]:
+    """What a loss sees, in candidates and in logits; statistics of every loss.
+
+    ``positives`` and ``background`` are candidates, and their ratio is the imbalance of instances. ``negatives`` are
+    logits, as a classifier of C sigmoids has them: a positive comes with C − 1 of them, background with C. Their ratio
+    to the positives, of which each is one logit, is the imbalance of tasks (tables 10 and A.17 of the paper).
+
+    ``is_used`` is (M,) bool: which candidates a loss learns from; None: all that are not ignored.
+
+    Examples
+    --------
+    >>> candidates = Candidates("rcnn", torch.zeros(4, 3), torch.tensor([1, 3, 3, -1]), num_classes=3)
+    >>> task_counts(candidates, 1)
+    {'positives': tensor(1), 'background': tensor(2), 'negatives': tensor(8)}
+    """
+    used = (candidates.labels >= 0 if is_used is None else is_used).sum()
     positives = torch.full_like(used, num_positives)
-    return {"positives": positives, "negatives": used * candidates.num_classes - positives}
+    return {
+        "positives": positives,
+        "background": used - positives,
+        "negatives": used * candidates.num_classes - positives,
+    }
 
 
 def _is_positive(candidates: Candidates) -> Tensor:

@@ -106,7 +106,7 @@ def _dice(logits: Tensor, target: Tensor, epsilon: float) -> tuple[tuple[Tensor]
     """The coefficients and their derivative, which is written out to keep no intermediate."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
     common, size = logits.new_zeros(len(logits), dtype=dtype), logits.new_zeros(len(logits), dtype=dtype)
-    for part in _mask_parts(logits):
+    for part in mask_parts(logits):
         scores, inside = logits[part].to(dtype).sigmoid().flatten(1), target[part].to(dtype).flatten(1)
         common[part] = torch.einsum("ij,ij->i", scores, inside)
         size[part] = scores.square().sum(dim=1) + inside.square().sum(dim=1)
@@ -119,7 +119,7 @@ def _dice(logits: Tensor, target: Tensor, epsilon: float) -> tuple[tuple[Tensor]
             return result.zero_()
         # dD/dp = 2 (g − D p) / size and dp/ds = p (1 − p)
         slope = (2 * upstream[0] / size)[:, None, None]
-        for part in _mask_parts(logits):
+        for part in mask_parts(logits):
             scores = logits[part].to(dtype).sigmoid()
             change = torch.addcmul(target[part].to(dtype), dice[part, None, None], scores, value=-1)
             result[part] = change.mul_(slope[part]).mul_(scores).mul_(1 - scores)
@@ -128,6 +128,7 @@ def _dice(logits: Tensor, target: Tensor, epsilon: float) -> tuple[tuple[Tensor]
     return (dice,), gradient
 
 
-def _mask_parts(masks: Tensor) -> Iterator[slice]:
+def mask_parts(masks: Tensor) -> Iterator[slice]:
+    """Slices of (P', H, W) masks, of as many as are handled at a time."""
     size = max(1, MASK_CHUNK // max(1, masks[:1].numel()))
     return (slice(start, start + size) for start in range(0, len(masks), size))

@@ -5,30 +5,107 @@ Legend: P' masks (of some positives, or of all) of H × W pixels.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import softplus
 
 from rankdet.losses.candidates import Positives
+from rankdet.losses.error_driven import Gradient, Upstream, identity_update
+from rankdet.losses.localization import mask_parts
 from rankdet.structures import Candidates
 
 
 class MaskCrossEntropy(nn.Module):
     """Binary cross-entropy, the mean over the pixels of a mask, times ``weight``; (P',).
 
-    That of Mask R-CNN (He et al., ICCV 2017, arXiv:1703.06870, section 3). For masks without a crop: at a logit of −∞
-    it is not defined.
+    That of Mask R-CNN (He et al., ICCV 2017, arXiv:1703.06870, section 3) and, over the size of the object, that of
+    YOLACT (Bolya et al., ICCV 2019, arXiv:1904.02689, section 3). Where a mask is cropped, at a logit of −∞, there is
+    no loss (the published code of YOLACT has a constant of 100 where an object lies outside of its own box).
+
+    Parameters
+    ----------
+    weight
+        Factor.
+    over_box_size
+        Whether the loss is divided by the part of the picture that the box of the object covers
+        (``Candidates.box_shares``), so that small objects count as much as large ones.
     """
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: float = 1.0, *, over_box_size: bool = False) -> None:
         super().__init__()
         self.weight = weight
+        self.over_box_size = over_box_size
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
-        if candidates.masks is None:
+        masks = candidates.masks
+        if masks is None:
             raise ValueError(f"head {candidates.head!r} hands no masks, which its loss needs")
-        predicted, target, _ = candidates.masks
-        loss = binary_cross_entropy_with_logits(predicted.float(), target.float(), reduction="none")
-        return self.weight * loss.mean(dim=(1, 2))
+        loss = self.weight * mask_cross_entropy(masks.predicted, masks.target)
+        if not self.over_box_size:
+            return loss
+        if candidates.box_shares is None:
+            raise ValueError(f"head {candidates.head!r} hands no box_shares, which its loss of masks is divided by")
+        shares = candidates.box_shares.detach().float()
+        return loss / (shares if masks.rows is None else shares[masks.rows])
+
+
+def mask_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over the pixels of each mask of the binary cross-entropy, in float32 or better.
+
+    Masks are handled some at a time, forward and backward, so that nothing of their size is kept beside the logits, the
+    target and the gradient.
+
+    Parameters
+    ----------
+    logits
+        (P', H, W) mask logits; −∞ is a pixel outside of a crop, which counts as one without loss or gradient.
+    target
+        (P', H, W) bool, or in [0, 1].
+
+    Returns
+    -------
+    Tensor
+        (P',); gradients flow to the logits.
+
+    Examples
+    --------
+    One pixel of two at 1/2, the other one cropped:
+
+    >>> mask_cross_entropy(torch.tensor([[[0.0, -torch.inf]]]), torch.tensor([[[True, False]]]))
+    tensor([0.3466])
+    """
+    if logits.shape != target.shape:
+        raise ValueError(f"mask logits {tuple(logits.shape)} and target {tuple(target.shape)} must have one shape")
+    target = target.detach()
+    (loss,) = identity_update(logits, lambda values: _cross_entropy(values, target))
+    return loss
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> tuple[tuple[Tensor], Gradient]:
+    """The values and their derivative, which is written out to keep no intermediate."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    num_pixels = max(1, logits.shape[1] * logits.shape[2])
+    loss = logits.new_zeros(len(logits), dtype=dtype)
+    for part in mask_parts(logits):
+        values = logits[part].to(dtype)
+        is_cropped = values == -torch.inf
+        values = values.masked_fill(is_cropped, 0)
+        pixels = softplus(values).addcmul_(target[part].to(dtype), values, value=-1)
+        loss[part] = pixels.masked_fill_(is_cropped, 0).sum(dim=(1, 2)) / num_pixels
+
+    def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
+        result = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        if upstream[0] is None:
+            return result.zero_()
+        slope = (upstream[0] / num_pixels)[:, None, None]
+        for part in mask_parts(logits):
+            # d/ds = σ(s) − t
+            values = logits[part].to(dtype)
+            change = values.sigmoid().sub_(target[part].to(dtype)).mul_(slope[part])
+            result[part] = change.masked_fill_(values == -torch.inf, 0)
+        return result
+
+    return (loss,), gradient
 
 
 class Dice(nn.Module):

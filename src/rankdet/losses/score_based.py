@@ -17,6 +17,7 @@ from rankdet.losses.balancing import Balancing, ConstantBalance
 from rankdet.losses.box_losses import BoxLoss, GIoU
 from rankdet.losses.candidates import Positives, find_positives, task_counts
 from rankdet.losses.error_driven import Gradient, Upstream, identity_update
+from rankdet.losses.hard_negatives import Chosen, HardNegatives
 from rankdet.losses.labels import IoULabel
 from rankdet.losses.mask_losses import MaskCrossEntropy, MaskLoss
 from rankdet.losses.processes import Processes, with_value
@@ -324,8 +325,8 @@ class SigmoidCrossEntropyLoss(nn.Module):
     Notes
     -----
     Terms: ``classification``, ``localization``, and ``mask``, the mean over the masks, where a head hands masks.
-    Statistics: ``positives``, ``negatives``. With no candidate that takes part, all terms are zeros connected to all
-    outputs.
+    Statistics: ``positives``, ``background``, ``negatives``. With no candidate that takes part, all terms are zeros
+    connected to all outputs.
     """
 
     def __init__(self, box_loss: BoxLoss, mask_loss: MaskLoss | None = None) -> None:
@@ -343,13 +344,14 @@ class SigmoidCrossEntropyLoss(nn.Module):
         used = candidates.labels >= 0
         loss = functional.binary_cross_entropy_with_logits(_used_logits(candidates), targets, reduction="none")
         classification = loss.sum(dim=1).where(used, 0)
-        return _output(candidates, positives, classification, self.box_loss, self.mask_loss)
+        return _output(candidates, positives, classification, _all_used(candidates), self.box_loss, self.mask_loss)
 
 
 class SoftmaxCrossEntropyLoss(nn.Module):
     """Cross-entropy over C classes and background, and a box loss; both divided by the number of candidates used.
 
-    The standard R-CNN head, over its sampled RoIs. ``candidates.logits`` is (M, C + 1) with the background last.
+    The standard R-CNN head, over its sampled RoIs, or that of YOLACT, over all anchors or the hard ones among them.
+    ``candidates.logits`` is (M, C + 1) with the background last.
 
     Parameters
     ----------
@@ -357,6 +359,11 @@ class SoftmaxCrossEntropyLoss(nn.Module):
         Box loss per positive.
     mask_loss
         Loss per mask; None is the cross-entropy, as in Mask R-CNN.
+    hard_negatives
+        Which negatives the classification learns from; classification and boxes are then divided by the number of
+        positives, of which a picture without any counts as one. None: all candidates that are not ignored.
+    auxiliary
+        Auxiliary heads, as the semantic maps of YOLACT.
 
     Raises
     ------
@@ -365,13 +372,22 @@ class SoftmaxCrossEntropyLoss(nn.Module):
 
     Notes
     -----
-    Terms and statistics are those of :class:`SigmoidCrossEntropyLoss`.
+    Terms and statistics are those of :class:`SigmoidCrossEntropyLoss`, and one term by the name of each auxiliary head.
     """
 
-    def __init__(self, box_loss: BoxLoss, mask_loss: MaskLoss | None = None) -> None:
+    def __init__(
+        self,
+        box_loss: BoxLoss,
+        mask_loss: MaskLoss | None = None,
+        *,
+        hard_negatives: HardNegatives | None = None,
+        auxiliary: Sequence[Auxiliary] = (),
+    ) -> None:
         super().__init__()
         self.box_loss = box_loss
         self.mask_loss = mask_loss or MaskCrossEntropy()
+        self.hard_negatives = hard_negatives
+        self.auxiliary = tuple(auxiliary)
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head."""
@@ -379,7 +395,12 @@ class SoftmaxCrossEntropyLoss(nn.Module):
             raise ValueError(f"head {candidates.head!r} classifies by sigmoid: its logits have no background column")
         positives = find_positives(candidates)
         loss = functional.cross_entropy(_used_logits(candidates), candidates.labels, ignore_index=-1, reduction="none")
-        return _output(candidates, positives, loss, self.box_loss, self.mask_loss)
+        chosen = _all_used(candidates) if self.hard_negatives is None else self.hard_negatives(candidates, loss)
+        output = _output(candidates, positives, loss.where(chosen.candidates, 0), chosen, self.box_loss, self.mask_loss)
+        for head in self.auxiliary:
+            values = head(candidates, positives)
+            output.terms[head.name] = values.sum() / max(1, len(values))
+        return output
 
 
 def _used_logits(candidates: Candidates) -> Tensor:
@@ -387,14 +408,24 @@ def _used_logits(candidates: Candidates) -> Tensor:
     return candidates.logits.float().masked_fill((candidates.labels < 0)[:, None], 0)
 
 
+def _all_used(candidates: Candidates) -> Chosen:
+    """All candidates that are not ignored."""
+    is_used = candidates.labels >= 0
+    return Chosen(is_used, is_used.sum().clamp(min=1))
+
+
 def _output(
-    candidates: Candidates, positives: Positives, classification: Tensor, box_loss: BoxLoss, mask_loss: MaskLoss
+    candidates: Candidates,
+    positives: Positives,
+    classification: Tensor,
+    chosen: Chosen,
+    box_loss: BoxLoss,
+    mask_loss: MaskLoss,
 ) -> LossOutput:
-    """Classification and boxes over the number of candidates that are not ignored; the mean over the masks."""
-    num_used = (candidates.labels >= 0).sum().clamp(min=1)
-    localization = box_loss(candidates, positives).sum() / num_used
-    terms = {"classification": classification.sum() / num_used, "localization": localization}
+    """Classification and boxes over the count of what is chosen; the mean over the masks."""
+    localization = box_loss(candidates, positives).sum() / chosen.divisor
+    terms = {"classification": classification.sum() / chosen.divisor, "localization": localization}
     if candidates.masks is not None:
         masks = mask_loss(candidates, positives)
         terms["mask"] = masks.sum() / max(1, len(masks))
-    return LossOutput(terms, task_counts(candidates, len(positives.rows)))
+    return LossOutput(terms, task_counts(candidates, len(positives.rows), chosen.candidates))

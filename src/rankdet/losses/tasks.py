@@ -52,7 +52,7 @@ class Tasks(nn.Module):
     mask_balancing
         λ of the masks; None is one of the same kind.
     auxiliary
-        Auxiliary heads; their values are divided by max(P, 1) and not balanced.
+        Auxiliary heads; the mean of their values over all positives, or over all pictures, is not balanced.
     dice_epsilon
         See :func:`rankdet.losses.dice_coefficient`.
     processes
@@ -61,7 +61,7 @@ class Tasks(nn.Module):
     Notes
     -----
     Terms: ``localization`` where a head hands boxes (or deltas), ``mask`` where it hands masks, both balanced, and one
-    by the name of each auxiliary head. Statistics: ``positives``, ``negatives``; the errors before λ,
+    by the name of each auxiliary head. Statistics: ``positives``, ``background``, ``negatives``; the errors before λ,
     ``localization_error`` and ``mask_error``; their λ, ``balance`` and ``mask_balance``. Without positives, and where
     all weights vanish, the terms are zeros connected to all outputs of the positives.
     """
@@ -112,16 +112,16 @@ class Tasks(nn.Module):
         tasks = list(self._tasks(candidates, positives, weights))
         if not tasks:
             raise ValueError(f"head {candidates.head!r} hands neither boxes nor masks, which its loss needs")
-        num_positives = weights.new_full((), float(len(weights)))
-        heads = {head.name: head(candidates, positives).sum() for head in self.auxiliary}
-        own = [classification, num_positives, *heads.values()]
+        heads = {head.name: head(candidates, positives) for head in self.auxiliary}
+        own = [classification]
+        own += [value for values in heads.values() for value in (values.sum(), values.new_full((), float(len(values))))]
         own += [value for task in tasks for value in (task.total, task.weight)]
         # One exchange between processes, for everything.
         whole = iter(self.processes.mean(torch.stack([value.detach() for value in own])).unbind())
-        classification, num_positives = with_value(classification, next(whole)), next(whole).clamp(min=1)
+        classification = with_value(classification, next(whole))
         terms, stats = {}, task_counts(candidates, len(weights))
-        for name, total in heads.items():
-            terms[name] = with_value(total, next(whole)) / num_positives
+        for name, values in heads.items():
+            terms[name] = with_value(values.sum(), next(whole)) / next(whole).clamp(min=1)
         for task in tasks:
             total, divisor = with_value(task.total, next(whole)), usable_sum(next(whole))
             loss = total / divisor

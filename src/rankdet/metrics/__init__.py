@@ -1,4 +1,4 @@
-"""Detections and ground truth → numbers: COCO AP, oLRP with its parts and optimal thresholds, ranking quality."""
+"""Detections and ground truth → numbers: AP of COCO and LVIS, oLRP with its optimal thresholds, ranking quality."""
 
 from __future__ import annotations
 
@@ -26,30 +26,35 @@ def evaluate(
     ground_truth: GroundTruthSource,
     detections: DetectionsSource,
     iou_type: IouType = "bbox",
-    max_detections: int = 100,
+    max_detections: int | None = None,
 ) -> dict[str, Any]:
-    """Measure detections against a COCO data set.
+    """Measure detections against a data set of COCO or LVIS.
+
+    A data set whose pictures have ``neg_category_ids`` is one of LVIS and measured by its rules: a picture says which
+    classes were looked for, and only their detections count in it.
 
     Parameters
     ----------
     ground_truth
-        Path of a COCO annotation file, the loaded object, or a ``hotcoco.COCO``.
+        Path of an annotation file, the loaded object, or a ``hotcoco.COCO``.
     detections
         Path of a COCO result file or the loaded list of ``{image_id, category_id, bbox, score}``, boxes as
         ``[x, y, width, height]`` in pixels; with ``segmentation`` instead of ``bbox`` for ``"segm"``.
     iou_type
         ``"bbox"`` or ``"segm"``: what is compared, boxes or masks.
     max_detections
-        The best detections of a class that count in each picture.
+        The best detections that count in each picture: of each class, in LVIS of all classes together. None: 100, in
+        LVIS 300.
 
     Returns
     -------
     dict
-        ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl`` and ``oLRP, oLRP_Loc, oLRP_FP, oLRP_FN`` as
-        fractions, NaN where undefined, the latter four as means over the classes for which they are defined; and
-        ``per_class``: name → ``AP, oLRP, oLRP_Loc, oLRP_FP, oLRP_FN, threshold, ground_truths`` by ascending category
-        id. ``threshold`` is the LRP-optimal one: keep ``score >= threshold``. Categories that share a name are told
-        apart by their id: ``"cat (id 3)"``.
+        ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl`` (in LVIS ``APr, APc, APf`` after ``APl``, and
+        ``AR300`` alone before ``ARs``) and ``oLRP, oLRP_Loc, oLRP_FP, oLRP_FN`` as fractions, NaN where undefined, the
+        latter four as means over the classes for which they are defined; and ``per_class``: name → ``AP, oLRP,
+        oLRP_Loc, oLRP_FP, oLRP_FN, threshold, ground_truths`` by ascending category id. ``threshold`` is the
+        LRP-optimal one: keep ``score >= threshold``. Categories that share a name are told apart by their id:
+        ``"cat (id 3)"``.
 
     Raises
     ------
@@ -58,8 +63,8 @@ def evaluate(
 
     Notes
     -----
-    AP and AR are those of pycocotools with NaN for its −1. Differs from it for an annotation with the id 0, which
-    pycocotools takes for "no match" and so counts as missed; here it counts like any other.
+    AP and AR are those of pycocotools and lvis-api with NaN for their −1. Differs from them for an annotation with the
+    id 0, which they take for "no match" and so count as missed; here it counts like any other.
 
     oLRP is defined in `rankdet.metrics.lrp.optimal_lrp`.
 
@@ -77,12 +82,13 @@ def evaluate(
     """
     if iou_type not in ("bbox", "segm"):
         raise InputError(f"iou_type must be 'bbox' or 'segm', not {iou_type!r}")
-    if max_detections < 1:
+    if max_detections is not None and max_detections < 1:
         raise InputError(f"max_detections must be at least 1, not {max_detections}")
     truth = read_ground_truth(ground_truth, iou_type)
-    found = read_detections(detections, truth, iou_type)
-    precision = average_precision(truth.coco, found.coco, iou_type, max_detections)
-    matches = match_classes(truth, found, iou_type, max_detections)
+    limit = max_detections or (300 if truth.is_federated else 100)
+    found = read_detections(detections, truth, iou_type, limit)
+    precision = average_precision(truth, found, iou_type, limit)
+    matches = match_classes(truth, found, iou_type, limit)
     optima = {category: optimal_lrp(*matched) for category, matched in matches.items()}
     per_class = {
         name: {

@@ -1,4 +1,4 @@
-"""COCO average precision and recall: matching and accumulation by hotcoco, the means over them here.
+"""Average precision and recall of COCO and LVIS: matching and accumulation by hotcoco, the means over them here.
 
 Legend: T IoU thresholds, R recall levels, K classes, A area ranges, M caps on the number of detections.
 """
@@ -8,20 +8,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from hotcoco import COCO, COCOeval
+from hotcoco import COCOeval
 from numpy.typing import NDArray
 
-from rankdet.metrics.coco_results import IouType
+from rankdet.metrics.coco_results import Detections, GroundTruth, IouType
+from rankdet.metrics.federation import FREQUENCIES
 
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 _IOU_50, _IOU_75 = 0, 5  # places in the thresholds .50, .55, …, .95
 
 
 class AveragePrecision(NamedTuple):
-    """COCO's twelve numbers and the AP of each class, as fractions; NaN where nothing is defined.
+    """The numbers of COCO or LVIS and the AP of each class, as fractions; NaN where nothing is defined.
 
     summary
-        AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl.
+        AP, AP50, AP75, APs, APm, APl; of LVIS also APr, APc, APf, means over the rare, the common and the frequent
+        classes; then AR1, AR10, AR100, of LVIS only AR300; ARs, ARm, ARl.
     per_class
         (K,) AP by ascending category id.
     """
@@ -31,27 +33,31 @@ class AveragePrecision(NamedTuple):
 
 
 def average_precision(
-    ground_truth: COCO, detections: COCO, iou_type: IouType = "bbox", max_detections: int = 100
+    ground_truth: GroundTruth, detections: Detections, iou_type: IouType, max_detections: int
 ) -> AveragePrecision:
-    """Measure COCO AP and AR.
+    """Measure AP and AR.
 
     Parameters
     ----------
     ground_truth, detections
-        A data set and detections loaded into it (``ground_truth.load_res``).
+        A data set and what was found in its pictures.
     iou_type
         ``"bbox"`` or ``"segm"``.
     max_detections
-        The best detections of a class that count in each picture. AR1 and AR10 keep their caps of 1 and 10
-        (never more than ``max_detections``); AR100 is the recall at ``max_detections``.
+        The best detections that count in each picture: of each class, in LVIS of all classes together. AR1 and AR10
+        keep their caps of 1 and 10 (never more than ``max_detections``); AR100 and AR300 are the recall at
+        ``max_detections``.
 
     Notes
     -----
-    Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, in the arithmetic of pycocotools, whose −1
-    ("no ground truth") is NaN here.
+    Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, in the arithmetic of pycocotools; Gupta, Dollár,
+    Girshick, "LVIS", CVPR 2019, in that of lvis-api. Their −1 ("no ground truth") is NaN here.
     """
-    evaluation = COCOeval(ground_truth, detections, iou_type)
-    evaluation.params.max_dets = [min(1, max_detections), min(10, max_detections), max_detections]
+    caps = {"AR1": min(1, max_detections), "AR10": min(10, max_detections), "AR100": max_detections}
+    if ground_truth.is_federated:
+        caps = {"AR300": max_detections}
+    evaluation = COCOeval(ground_truth.coco, detections.coco, iou_type, lvis_style=ground_truth.is_federated)
+    evaluation.params.max_dets = list(caps.values())
     evaluation.evaluate()
     evaluation.accumulate()
     results = evaluation.eval
@@ -67,12 +73,15 @@ def average_precision(
         "APs": _mean(best[..., _SMALL]),
         "APm": _mean(best[..., _MEDIUM]),
         "APl": _mean(best[..., _LARGE]),
-        "AR1": _mean(recall[..., _ALL, 0]),
-        "AR10": _mean(recall[..., _ALL, 1]),
-        "AR100": _mean(recall[..., _ALL, 2]),
-        "ARs": _mean(recall[..., _SMALL, 2]),
-        "ARm": _mean(recall[..., _MEDIUM, 2]),
-        "ARl": _mean(recall[..., _LARGE, 2]),
+    }
+    if ground_truth.federation is not None:
+        frequencies = np.array([ground_truth.federation.frequencies[id_] for id_ in ground_truth.names])
+        summary |= {f"AP{one}": _mean(best[:, :, frequencies == one, _ALL]) for one in FREQUENCIES}
+    summary |= {name: _mean(recall[..., _ALL, place]) for place, name in enumerate(caps)}
+    summary |= {
+        "ARs": _mean(recall[..., _SMALL, -1]),
+        "ARm": _mean(recall[..., _MEDIUM, -1]),
+        "ARl": _mean(recall[..., _LARGE, -1]),
     }
     per_class = [_mean(best[:, :, k, _ALL]) for k in range(best.shape[2])]
     return AveragePrecision(summary, np.array(per_class, dtype=np.float64))

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from hotcoco import COCO
+from hotcoco import COCO, LVISResults
 from hotcoco import mask as rle
 from numpy.typing import NDArray
 
+from rankdet.metrics.federation import Federation, read_federation, with_empty_lists
 from rankdet.metrics.segmentations import LARGEST_SIDE, to_rle
 from rankdet.structures import InputError
 
@@ -42,19 +43,34 @@ class GroundTruth(NamedTuple):
         (G,) int64, ascending.
     boxes
         (G, 4) float64, ``(x, y, width, height)`` in pixels, rows as ``annotation_ids``.
+    federation
+        What LVIS says beyond COCO; None where nothing of the kind is said.
     """
 
     coco: COCO
     names: dict[int, str]
     annotation_ids: NDArray[np.int64]
     boxes: NDArray[np.float64]
+    federation: Federation | None = None
+
+    @property
+    def is_federated(self) -> bool:
+        """Whether the rules of LVIS hold, not those of COCO."""
+        return self.federation is not None
+
+    def load(self, results: Any, max_detections: int) -> COCO:
+        """Detections in a form that hotcoco takes; of a federated set the best of each picture, of all classes.
+
+        A detection keeps the id that its place gives it, whether others are left out or not.
+        """
+        return LVISResults(self.coco, results, max_detections) if self.is_federated else self.coco.load_res(results)
 
 
 class Detections(NamedTuple):
     """Checked detections; detection i has the id i + 1 in ``coco``.
 
     coco
-        The detections as the evaluator takes them.
+        The detections as the evaluator takes them, without those beyond the cap of a federated set.
     boxes
         (D, 4) float64, ``(x, y, width, height)`` in pixels; zeros where masks without boxes are compared.
     """
@@ -64,10 +80,11 @@ class Detections(NamedTuple):
 
 
 def read_ground_truth(source: GroundTruthSource, iou_type: IouType) -> GroundTruth:
-    """Read and check a COCO data set.
+    """Read and check a data set of COCO or LVIS.
 
     A missing ``iscrowd`` counts as 0; a missing ``area`` is that of the box, or of the mask where masks are compared.
-    Categories that share a name are told apart by their id: ``"cat (id 3)"``.
+    Categories that share a name are told apart by their id: ``"cat (id 3)"``. LVIS is told by what only its pictures
+    have, ``neg_category_ids``; it knows no crowds.
 
     Raises
     ------
@@ -77,6 +94,7 @@ def read_ground_truth(source: GroundTruthSource, iou_type: IouType) -> GroundTru
     dataset: Any
     if isinstance(source, COCO):
         where, dataset = "ground truth", source.dataset
+        dataset = dataset | {"images": with_empty_lists(dataset["images"])}
     elif isinstance(source, Mapping):
         where, dataset = "ground truth", source
     else:
@@ -94,6 +112,9 @@ def read_ground_truth(source: GroundTruthSource, iou_type: IouType) -> GroundTru
         _check_annotation(where, row, record, sizes, category_ids, iou_type)
         for row, record in enumerate(dataset["annotations"])
     ]
+    federation = read_federation(where, dataset["images"], dataset["categories"])
+    if federation is not None:
+        annotations = [record | {"iscrowd": 0} for record in annotations]
     ids = _unique_ids(where, "annotations", annotations)
     boxes = np.array([record["bbox"] for record in annotations], dtype=np.float64).reshape(-1, 4)
     categories = dataset["categories"]
@@ -102,6 +123,9 @@ def read_ground_truth(source: GroundTruthSource, iou_type: IouType) -> GroundTru
     if iou_type == "segm":
         images = [{"id": id_, "height": height or 0, "width": width or 0} for id_, (height, width) in sizes.items()]
     classes = [{"id": category["id"], "name": str(category.get("name"))} for category in categories]
+    if federation is not None:
+        images = [image | federation.pictures[image["id"]] for image in images]
+        classes = [category | {"frequency": federation.frequencies[category["id"]]} for category in classes]
     try:
         coco = COCO({"images": images, "annotations": annotations, "categories": classes})
     except (ValueError, TypeError, KeyError, OverflowError) as error:
@@ -111,14 +135,16 @@ def read_ground_truth(source: GroundTruthSource, iou_type: IouType) -> GroundTru
     shared = Counter(names.values())
     names = {id_: name if shared[name] == 1 else f"{name} (id {id_})" for id_, name in sorted(names.items())}
     order = np.argsort(ids)
-    return GroundTruth(coco, names, ids[order], boxes[order])
+    return GroundTruth(coco, names, ids[order], boxes[order], federation)
 
 
-def read_detections(source: DetectionsSource, ground_truth: GroundTruth, iou_type: IouType) -> Detections:
+def read_detections(
+    source: DetectionsSource, ground_truth: GroundTruth, iou_type: IouType, max_detections: int
+) -> Detections:
     """Read and check detections in the COCO result form.
 
     Where masks are compared a detection's area is that of its mask, or, as in pycocotools, that of its box if all
-    records carry one.
+    records carry one. Of a federated set the best ``max_detections`` of each picture remain, of all classes together.
 
     Raises
     ------
@@ -157,10 +183,11 @@ def read_detections(source: DetectionsSource, ground_truth: GroundTruth, iou_typ
         boxes = _boxes(where, columns["bbox"])
         if max(chain(*known.values()), default=0) <= 2**53:
             table = np.column_stack([numbers["image_id"], boxes, scores, numbers["category_id"]])
-            return Detections(ground_truth.coco.load_res(table), boxes)
+            return Detections(ground_truth.load(table, max_detections), boxes)
         fields = ("image_id", "category_id", "bbox", "score")
         rows = zip(*(column.tolist() for column in (*numbers.values(), boxes, scores)), strict=True)
-        return Detections(ground_truth.coco.load_res([dict(zip(fields, row, strict=True)) for row in rows]), boxes)
+        loaded = ground_truth.load([dict(zip(fields, row, strict=True)) for row in rows], max_detections)
+        return Detections(loaded, boxes)
 
     sizes = {
         id_: (image.get("height") or None, image.get("width") or None) for id_, image in ground_truth.coco.imgs.items()
@@ -187,7 +214,7 @@ def read_detections(source: DetectionsSource, ground_truth: GroundTruth, iou_typ
         if has_boxes:
             results[row]["bbox"] = boxes[row].tolist()
     try:
-        return Detections(ground_truth.coco.load_res(results), boxes)
+        return Detections(ground_truth.load(results, max_detections), boxes)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(f"{where}: {error}") from error
 

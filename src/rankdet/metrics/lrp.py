@@ -146,24 +146,25 @@ def optimal_lrp_reference(scores: NDArray[np.float64], ious: NDArray[np.float64]
 
 
 def match_classes(
-    ground_truth: GroundTruth, detections: Detections, iou_type: IouType = "bbox", max_detections: int = 100
+    ground_truth: GroundTruth, detections: Detections, iou_type: IouType, max_detections: int
 ) -> dict[int, ClassMatches]:
-    """Match detections with objects at IoU 0.5 by the rules of COCO, for every class.
+    """Match detections with objects at IoU 0.5 by the rules of COCO or LVIS, for every class.
 
     A detection matched with a crowd region is neither a true nor a false positive, and a crowd region is no object,
-    as in COCO's AP.
+    as in COCO's AP. In LVIS, as in its AP, a detection of a class that was not looked for in the picture is neither,
+    and so is one without a match where the objects of the class are not all annotated.
 
     Parameters
     ----------
     max_detections
-        The best detections of a class that count in each picture.
+        The best detections that count in each picture: of each class, in LVIS of all classes together.
 
     Returns
     -------
     dict
         Category id → its matches, by ascending id.
     """
-    evaluation = COCOeval(ground_truth.coco, detections.coco, iou_type)
+    evaluation = COCOeval(ground_truth.coco, detections.coco, iou_type, lvis_style=ground_truth.is_federated)
     evaluation.params.iou_thrs = [MATCH_IOU]
     evaluation.params.area_rng = [[0.0, 1e10]]
     evaluation.params.area_rng_lbl = ["all"]

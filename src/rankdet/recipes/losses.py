@@ -69,12 +69,14 @@ class MaskCrossEntropy(Config):
     type: Literal["cross_entropy"] = "cross_entropy"
     weight: NonNegativeFloat = 1.0
     """Factor of the term."""
+    over_box_size: bool = False
+    """Whether the loss of a mask is divided by the part of the picture that the box of its object covers (YOLACT)."""
 
     def build(self) -> losses.MaskCrossEntropy:
         """The mask loss itself."""
         from rankdet import losses
 
-        return losses.MaskCrossEntropy(weight=self.weight)
+        return losses.MaskCrossEntropy(weight=self.weight, over_box_size=self.over_box_size)
 
 
 class Dice(Config):
@@ -301,7 +303,21 @@ class IoUCrossEntropy(Config):
         return losses.IoUCrossEntropy(self.weight)
 
 
-Auxiliary = Annotated[CenternessCrossEntropy | IoUCrossEntropy, Field(discriminator="type")]
+class SemanticCrossEntropy(Config):
+    """An auxiliary head learns which pixels belong to objects of each class."""
+
+    type: Literal["semantic"] = "semantic"
+    weight: NonNegativeFloat = 1.0
+    """Factor of the term."""
+
+    def build(self) -> losses.SemanticCrossEntropy:
+        """The auxiliary loss itself."""
+        from rankdet import losses
+
+        return losses.SemanticCrossEntropy(self.weight)
+
+
+Auxiliary = Annotated[CenternessCrossEntropy | IoUCrossEntropy | SemanticCrossEntropy, Field(discriminator="type")]
 
 
 class RankSort(Config):
@@ -414,12 +430,22 @@ class SoftmaxCrossEntropy(Config):
 
     mask_loss: MaskLoss = MaskCrossEntropy()
     """The loss of the masks of positives, where the detector makes masks."""
+    hard_negatives: PositiveInt | None = None
+    """Negatives per positive that are learned from, those of largest loss in each picture; classification and boxes are
+    then over the number of positives (standard YOLACT). Null: all that the detector did not leave out."""
+    auxiliary: tuple[Auxiliary, ...] = ()
+    """Auxiliary heads; the detector must have them."""
 
     def build(self, steps_per_epoch: int | None = None) -> losses.SoftmaxCrossEntropyLoss:
         """The loss itself."""
         from rankdet import losses
 
-        return losses.SoftmaxCrossEntropyLoss(box_loss=self.box_loss.build(), mask_loss=self.mask_loss.build())
+        return losses.SoftmaxCrossEntropyLoss(
+            box_loss=self.box_loss.build(),
+            mask_loss=self.mask_loss.build(),
+            hard_negatives=None if self.hard_negatives is None else losses.HardNegatives(self.hard_negatives),
+            auxiliary=[head.build() for head in self.auxiliary],
+        )
 
 
 class Focal(Config):

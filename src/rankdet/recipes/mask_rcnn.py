@@ -7,7 +7,7 @@ from .bccd import faster_rcnn_lite0_bccd
 from .coco import faster_rcnn_l1_r50_coco
 from .data import Data, KeepRatio
 from .detectors import FasterRCNN, Mask, MaskRCNN, Proposals, Sampler, Testing
-from .ranking import faster_rcnn_of, ranking_form
+from .ranking import ranking_form, two_stage_of
 from .recipe import Recipe
 from .shapes import faster_rcnn_shapes, fewer_proposals
 
@@ -55,7 +55,7 @@ def rs_mask_rcnn_shapes() -> Recipe:
 def mask_rcnn_lite0_nuclei() -> Recipe:
     """Standard Mask R-CNN with EfficientNet-Lite0 on nuclei: one class, up to 375 objects in a picture."""
     base = mask_form(faster_rcnn_lite0_bccd(), "mask_rcnn_lite0_nuclei", Mask(channels=64, convolutions=2, budget=128))
-    detector = faster_rcnn_of(base)
+    detector = two_stage_of(base)
     # Half of the nuclei have less than 19 pixels per side, and most pictures 256: they are enlarged, and the finest
     # level has stride 4 with anchors of 16 pixels.
     rpn = detector.rpn.model_copy(
@@ -65,7 +65,7 @@ def mask_rcnn_lite0_nuclei() -> Recipe:
             "test_proposals": Proposals(per_level=2000, per_image=800),
         }
     )
-    rcnn = detector.rcnn.model_copy(
+    rcnn = detector.stages["rcnn"].model_copy(
         update={"sampler": Sampler(num=256, positive_fraction=0.25), "finest_scale": 16.0, "sampling_ratio": 1}
     )
     parts = {

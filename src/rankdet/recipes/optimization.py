@@ -118,7 +118,7 @@ class StepSchedule(Config):
 
 
 class CosineSchedule(Config):
-    """Linear warm-up times half a cosine from 1 to 0."""
+    """Linear warm-up times half a cosine from 1 to 0, which falls once per epoch where the length is in epochs."""
 
     type: Literal["cosine"] = "cosine"
     epochs: PositiveFloat | None = None
@@ -143,8 +143,14 @@ class CosineSchedule(Config):
         >>> schedule = CosineSchedule(iterations=100, warmup_iterations=0)
         >>> [round(schedule.factor(iteration, 100), 3) for iteration in (0, 50, 100)]
         [1.0, 0.5, 0.0]
+        >>> schedule = CosineSchedule(epochs=2, warmup_iterations=0)
+        >>> [round(schedule.factor(iteration, 100), 3) for iteration in (0, 49, 50, 99)]
+        [1.0, 1.0, 0.5, 0.5]
         """
-        cosine = 0.5 * (1 + math.cos(math.pi * iteration / num_iterations))
+        done = iteration / num_iterations
+        if self.epochs is not None:
+            done = math.floor(iteration * self.epochs / num_iterations) / self.epochs
+        cosine = 0.5 * (1 + math.cos(math.pi * done))
         return warmup(iteration, self.warmup_iterations, self.warmup_factor) * cosine
 
 

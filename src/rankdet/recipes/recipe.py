@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from .config import Config
 from .data import Data
 from .detectors import Detector
-from .losses import Loss, SoftmaxCrossEntropy
+from .losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from .optimization import Optimizer, Schedule
 
 
@@ -93,6 +93,7 @@ class Recipe(Config):
                     f"losses.{head}.type = {self.losses[head].type} does not fit detector.{head}, "
                     f"which classifies by {'softmax' if has_softmax else 'sigmoid (softmax is false)'}"
                 )
+            self._check_pictures(head)
             asked = [auxiliary.type for auxiliary in getattr(self.losses[head], "auxiliary", ())]
             handed = [name for owner, name in self.detector.auxiliary_heads.items() if owner == head]
             if asked != handed:
@@ -100,3 +101,16 @@ class Recipe(Config):
                     f"losses.{head} learns the auxiliary heads {asked}, but those of detector.{head} are {handed}"
                 )
         return self
+
+    def _check_pictures(self, head: str) -> None:
+        """Raise ValueError where a loss asks which picture a candidate is of, and the detector does not say it."""
+        loss = self.losses[head]
+        if not isinstance(loss, SoftmaxCrossEntropy | SigmoidCrossEntropy) or self.detector.type == "yolact":
+            return
+        asked = {
+            "hard_negatives": getattr(loss, "hard_negatives", None) is not None,
+            "mask_loss.over_box_size": getattr(loss.mask_loss, "over_box_size", False),
+        }
+        for field, is_asked in asked.items():
+            if is_asked:
+                raise ValueError(f"losses.{head}.{field} is for the detector yolact, not for {self.detector.type}")

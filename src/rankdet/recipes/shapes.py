@@ -4,7 +4,7 @@ from .data import Data
 from .detectors import RCNN, RPN, FasterRCNN, Proposals, Sampler, Tiny
 from .losses import SigmoidCrossEntropy, SmoothL1, SoftmaxCrossEntropy
 from .optimization import AdamW, StepSchedule
-from .ranking import faster_rcnn_of, ranking_form
+from .ranking import ranking_form, with_proposals
 from .recipe import Evaluation, Recipe, Runtime
 
 
@@ -52,7 +52,4 @@ def rs_faster_rcnn_shapes() -> Recipe:
 
 def fewer_proposals(recipe: Recipe) -> Recipe:
     """Without a sampler the R-CNN sees all proposals: half as many make its iteration as long as the standard one's."""
-    detector = faster_rcnn_of(recipe)
-    proposals = detector.rpn.train_proposals.model_copy(update={"per_image": 50})
-    rpn = detector.rpn.model_copy(update={"train_proposals": proposals})
-    return recipe.model_copy(update={"detector": detector.model_copy(update={"rpn": rpn})})
+    return with_proposals(recipe, 50)

@@ -7,13 +7,14 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rankdet.data import make_long_tailed_shapes, make_shapes
 from rankdet.recipes import Recipe, load_recipe, validated
 from rankdet.structures import InputError
 from rankdet.training.runs import Run
@@ -23,25 +24,45 @@ _LONGEST_SLUG = 120
 
 
 @dataclass(frozen=True)
+class MadeData:
+    """A set of pictures that is made where it is needed."""
+
+    make: Callable[..., Path]
+    """Makes it in a folder, with ``test`` pictures to report on."""
+    options: tuple[str, ...] = ()
+    """Of ``rankdet make-shapes``, for the same set."""
+
+
+@dataclass(frozen=True)
 class Scale:
     """Data and size of the networks that a table is made with."""
 
     name: str
-    """``shapes``, ``bccd`` or ``coco``."""
+    """``shapes``, ``bccd``, ``coco``, …"""
     learning_rates: tuple[float, ...]
     """What every row may choose from; empty: the recipe's own."""
     seeds: tuple[int, ...]
     """Seeds of each row."""
     split: str
     """What is reported; nothing is chosen on it."""
+    made: MadeData | None = None
+    """How its data are made; None: they are given by ``--data``."""
 
 
-SHAPES = Scale("shapes", learning_rates=(1.5e-3, 3e-3, 6e-3), seeds=(0, 1, 2), split="test")
+SHAPES = Scale("shapes", learning_rates=(1.5e-3, 3e-3, 6e-3), seeds=(0, 1, 2), split="test", made=MadeData(make_shapes))
 """A small network from scratch on the procedural set: minutes per run on a CPU."""
+LONG_TAILED_SHAPES = replace(
+    SHAPES, name="long_tailed_shapes", made=MadeData(make_long_tailed_shapes, options=("--long-tailed",))
+)
+"""The same on its long-tailed form, in place of LVIS."""
 BCCD = Scale("bccd", learning_rates=(5e-4, 1e-3, 2e-3), seeds=(0, 1, 2), split="test")
 """EfficientNet-Lite0 from ImageNet weights on a small folder in COCO format."""
+NUCLEI = Scale("nuclei", learning_rates=(), seeds=(0, 1, 2), split="val")
+"""EfficientNet-Lite0 from ImageNet weights on the nuclei of DSB 2018, one class, up to 375 objects in a picture. They
+have no test split, so nothing is chosen here: all rows have the learning rate of their recipes."""
 COCO = Scale("coco", learning_rates=(), seeds=(0,), split="val")
-"""The paper's recipe with the paper's learning rate: nothing is chosen here, so minival can be reported."""
+"""The paper's recipe with the paper's learning rate: nothing is chosen here, so minival can be reported. Rows on LVIS
+take its annotations from the same folder."""
 
 
 def unchanged(recipe: Recipe) -> Recipe:

@@ -148,7 +148,7 @@ class Harness:
         try:
             trial.check_is_same()
             # The process that held the lock before may have done it.
-            if trial.is_settled if task.is_training else trial.is_reported(self._settings.scale.split):
+            if task.is_done:
                 return
             command = trial.training() if task.is_training else task.command
             if task.is_training:
@@ -193,7 +193,7 @@ class Harness:
         elif status != 0:
             self._failures[label] = f"{describe_status(status or 0)}: {last_words(output)}"
             self._say(f"{label}: failed, {self._failures[label]} (see {output})")
-        elif not (trial.is_settled if job.task.is_training else trial.is_reported(self._settings.scale.split)):
+        elif not job.task.is_done:
             # It would be started again without end.
             self._failures[label] = f"it ended well, but left no evaluation (see {output})"
             self._say(f"{label}: {self._failures[label]}")

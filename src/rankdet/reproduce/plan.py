@@ -6,26 +6,25 @@ import importlib.util
 import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from rankdet.data import find_split, make_shapes
 from rankdet.recipes import Recipe
 from rankdet.recipes.detectors import FileWeights, HubWeights, Timm, WheelWeights
 from rankdet.structures import InputError
 
-from .experiments import BCCD, COCO, SHAPES, Scale
+from .experiments import BCCD, COCO, LONG_TAILED_SHAPES, NUCLEI, SHAPES, Scale
 from .harness import Ending, Harness
 from .paper import paper_tables
 from .processes import Launch, start_process
-from .study import TUNING_SEED, Settings, Study
+from .study import FIRST_EPOCH, TUNING_SEED, Settings, Study
 from .tables import TABLES, Row
 
 NUM_TEST = 200
-"""Test pictures of the set that is made for the small scale; the other splits are as large as ever."""
+"""Test pictures of the sets that are made for the small scale; the other splits are as large as ever."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,9 @@ class Plan:
         missing = self.missing()
         if missing:
             raise InputError("; ".join(missing))
-        if self.settings.scale is SHAPES:
-            make_shapes(self.settings.data, test=NUM_TEST, progress=console.is_terminal)
+        for scale, folder in self._made():
+            if scale.made is not None:
+                scale.made.make(folder, test=NUM_TEST, progress=console.is_terminal)
         return Harness(self.table, self.studies, self.selected, self.settings, console, launch).run()
 
     def describe(self) -> Iterator[str]:
@@ -61,8 +61,10 @@ class Plan:
         for message in self.missing():
             yield f"# missing: {message}"
         yield from (f"# {line}" for line in sorted({line for row in self._chosen() for line in _downloads(row)}))
-        if scale is SHAPES and not self.settings.data.exists():
-            yield shlex.join(["rankdet", "make-shapes", str(self.settings.data), "--test", str(NUM_TEST)])
+        for made, folder in self._made():
+            if made.made is not None and not folder.exists():
+                options = ["--test", str(NUM_TEST), *made.made.options]
+                yield shlex.join(["rankdet", "make-shapes", str(folder), *options])
         seen: set[str] = set()
         for row in paper.rows:
             study = next((study for study in self._chosen() if study.name == row.name), None)
@@ -73,6 +75,11 @@ class Plan:
 
     def _chosen(self) -> list[Study]:
         return [study for study in self.studies if study.name in self.selected]
+
+    def _made(self) -> list[tuple[Scale, Path]]:
+        """The scales whose data are made, and the folders to make them in."""
+        found = {(study.settings.scale, study.settings.data) for study in self._chosen()}
+        return sorted((pair for pair in found if pair[0].made is not None), key=lambda pair: pair[1])
 
     def _describe_row(self, study: Study, seen: set[str]) -> Iterator[str]:
         choice = study.choice()
@@ -87,9 +94,9 @@ class Plan:
             # Any of them shows the command.
             lr = study.rates[len(study.rates) // 2]
             yield "# (before a learning rate is chosen, the commands below show the middle one)"
-            trials += [study.trial(lr, seed) for seed in self.settings.seeds]
+            trials += study.runs(lr)
         else:
-            trials += study.trials()
+            trials += study.runs(choice)
         reported = {trial.label for trial in trials[len(study.tuning()) :]}
         for trial in trials:
             if trial.label in seen:
@@ -99,8 +106,9 @@ class Plan:
                 yield f"# trained: {trial.run.folder}"
             else:
                 yield str(trial.training())
-            if trial.label in reported and not trial.is_reported(self.settings.scale.split):
-                yield str(trial.measuring(self.settings.scale.split, self.settings.device))
+            split = study.settings.scale.split
+            if trial.label in reported and not trial.is_reported(split):
+                yield str(trial.measuring(split, study.settings.device))
         if self.settings.equal_time is not None and self.settings.equal_time != study.name:
             yield f"# then the same again, as long as takes the seconds of row {self.settings.equal_time}"
 
@@ -109,21 +117,22 @@ class Plan:
         found: dict[str, None] = {}
         for study in self._chosen():
             recipe = study.trial(study.rates[0], TUNING_SEED).recipe
-            found |= dict.fromkeys([*self._missing_data(recipe), *_missing_weights(recipe)])
+            found |= dict.fromkeys([*_missing_data(study.settings, recipe), *_missing_weights(recipe)])
         return list(found)
 
-    def _missing_data(self, recipe: Recipe) -> Iterator[str]:
-        scale, folder = self.settings.scale, self.settings.data
-        if scale is SHAPES:
-            return  # it is made
-        if scale is COCO and not folder.is_dir():
-            yield f"{folder}: there is no such folder; name that of COCO (train2017, val2017, annotations) with --data"
-            return
-        for split in dict.fromkeys((recipe.data.train_split, recipe.data.validation_split, scale.split)):
-            try:
-                find_split(folder, split)
-            except InputError as error:
-                yield str(error)
+
+def _missing_data(settings: Settings, recipe: Recipe) -> Iterator[str]:
+    scale, folder = settings.scale, settings.data
+    if scale.made is not None:
+        return
+    if scale is COCO and not folder.is_dir():
+        yield f"{folder}: there is no such folder; name that of COCO (train2017, val2017, annotations) with --data"
+        return
+    for split in dict.fromkeys((recipe.data.train_split, recipe.data.validation_split, scale.split)):
+        try:
+            recipe.data.find_split(split)
+        except InputError as error:
+            yield str(error)
 
 
 def _missing_weights(recipe: Recipe) -> Iterator[str]:
@@ -166,16 +175,27 @@ def make_plan(
         For a table or row that there is not, with those that there are, and for lists that are none.
     """
     name = find_table(table)
-    scale = COCO if full else SHAPES if data is None else BCCD
-    if full and learning_rates is not None:
-        raise InputError("--lrs is for the small scale: at full scale each row has the learning rate of the paper")
-    rates = scale.learning_rates if learning_rates is None else tuple(_numbers(learning_rates, float, "--lrs"))
+    if full:
+        scales: tuple[Scale, ...] = (COCO,)
+    else:
+        scales = (SHAPES, LONG_TAILED_SHAPES) if data is None else (BCCD, NUCLEI)
+    rows_of_table = tables[name]()
+    scale = next((one for one in scales if any(one in row.experiments for row in rows_of_table)), scales[0])
+    if data is not None:
+        scales = (scale,)  # a folder has the data of one
+    if learning_rates is not None and not scale.learning_rates:
+        raise InputError(
+            f"--lrs is for the small scale, on data with a test split: on {scale.name} each row has the learning rate "
+            "of its recipe"
+        )
     settings = Settings(
         scale=scale,
-        data=data or (Path("COCO_FOLDER") if full else out / "shapes"),
+        data=data or (Path("COCO_FOLDER") if full else out / scale.name),
         out=out,
         seeds=scale.seeds if seeds is None else tuple(_numbers(seeds, int, "--seeds")),
-        learning_rates=rates,
+        learning_rates=(
+            scale.learning_rates if learning_rates is None else tuple(_numbers(learning_rates, float, "--lrs"))
+        ),
         iterations=iterations,
         equal_time=equal_time,
         device=device,
@@ -183,14 +203,25 @@ def make_plan(
         jobs=jobs,
         processes=processes,
     )
-    trainable = {row.name: row for row in tables[name]() if scale in row.experiments}
-    selected = list(trainable) if rows is None else [row.strip() for row in rows.split(",")]
+    places = {row.name: next((one for one in scales if one in row.experiments), None) for row in rows_of_table}
+    trainable = [name for name, place in places.items() if place is not None]
+    selected = trainable if rows is None else [row.strip() for row in rows.split(",")]
     known = [row.name for row in paper_tables()[name].rows]
-    _check_rows(name, [*selected, *([] if equal_time is None else [equal_time])], known, list(trainable), scale)
+    _check_rows(name, [*selected, *([] if equal_time is None else [equal_time])], known, trainable, scale)
     if equal_time is not None and equal_time not in selected:
         selected.append(equal_time)  # its seconds are needed
-    studies = tuple(Study(row.name, row.experiments[scale], settings, row.is_of_masks) for row in trainable.values())
+    with_first_epoch = FIRST_EPOCH in paper_tables()[name].figures
+    studies = tuple(
+        Study(row.name, row.experiments[place], _at(settings, place), row.is_of_masks, with_first_epoch)
+        for row in rows_of_table
+        if (place := places[row.name]) is not None
+    )
     return Plan(name, settings, studies, tuple(selected))
+
+
+def _at(settings: Settings, scale: Scale) -> Settings:
+    """The settings of a row on other data than those of its table, which are made beside them."""
+    return settings if scale is settings.scale else replace(settings, scale=scale, data=settings.out / scale.name)
 
 
 def find_table(name: str) -> str:

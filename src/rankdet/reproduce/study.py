@@ -19,8 +19,14 @@ from .experiments import Command, Experiment, Scale, Trial, make_trial
 TUNING_SEED = 0
 """The learning rate is chosen with this seed whatever seeds are reported, so that more seeds never change it."""
 
-PERCENT = ("AP", "AP50", "AP75", "APs", "APm", "APl", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")
+PERCENT = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")
 """What an evaluation measures as a fraction and a table shows in percent; of masks with ``mask_`` before the name."""
+
+IMBALANCES = {"/negatives": "negatives_per_positive", "/background": "instance_negatives_per_positive"}
+"""Statistics of a head that a table shows per positive, and what it calls them."""
+
+FIRST_EPOCH = "AP_epoch_1"
+"""The figure of tables that tell how a training begins."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,13 @@ class Task:
     trial: Trial
     is_training: bool
     command: Command
+    split: str
+    """What the run is reported on."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left of it to do."""
+        return self.trial.is_settled if self.is_training else self.trial.is_reported(self.split)
 
 
 class Study:
@@ -83,14 +96,24 @@ class Study:
     experiment
         What it trains.
     settings
-        Of the table.
+        Of the table, on the data of this row.
     is_of_masks
         Whether AP and oLRP of the row are those of masks.
+    with_first_epoch
+        Whether the row shows AP after the first epoch as well. It is that of a run of its own, which ends there: the
+        learning rate of the whole run falls later.
     """
 
-    def __init__(self, name: str, experiment: Experiment, settings: Settings, is_of_masks: bool = False) -> None:
-        self.name, self._experiment, self._settings = name, experiment, settings
-        self._is_of_masks = is_of_masks
+    def __init__(
+        self,
+        name: str,
+        experiment: Experiment,
+        settings: Settings,
+        is_of_masks: bool = False,
+        with_first_epoch: bool = False,
+    ) -> None:
+        self.name, self._experiment, self.settings = name, experiment, settings
+        self._is_of_masks, self._with_first_epoch = is_of_masks, with_first_epoch
         self._trials: dict[tuple[float, int, tuple[str, ...]], Trial] = {}
         recipe = load_recipe(experiment.base().name, experiment.overrides())
         self._recipe = recipe
@@ -103,7 +126,7 @@ class Study:
 
     def trial(self, lr: float, seed: int, changes: list[str] | None = None) -> Trial:
         """The run of a learning rate and seed, with other ``changes`` than those of the settings where given."""
-        settings, own = self._settings, self._changes if changes is None else changes
+        settings, own = self.settings, self._changes if changes is None else changes
         key = (lr, seed, tuple(own))
         if key not in self._trials:  # made once: the state of a table is looked at again after every run
             self._trials[key] = make_trial(
@@ -139,7 +162,12 @@ class Study:
 
     def result(self, trial: Trial) -> Result | None:
         """The numbers of one of its runs as the row shows them; None before it is measured."""
-        result = result_of(trial, self._settings.scale.split)
+        result = result_of(trial, self.settings.scale.split)
+        lr = self.choice()
+        first = None if lr is None else self._first_epochs(lr).get(trial.label)
+        begun = None if first is None else result_of(first, self.settings.scale.split)
+        if result is not None and begun is not None and "AP" in begun.figures:
+            result = replace(result, figures=result.figures | {FIRST_EPOCH: begun.figures["AP"]})
         if result is None or not self._is_of_masks:
             return result
         masks = {name: result.figures.get(f"mask_{name}") for name in PERCENT}
@@ -149,7 +177,20 @@ class Study:
     def trials(self) -> list[Trial]:
         """The runs of the chosen learning rate, one for each seed; none before it is chosen."""
         lr = self.choice()
-        return [] if lr is None else [self.trial(lr, seed) for seed in self._settings.seeds]
+        return [] if lr is None else [self.trial(lr, seed) for seed in self.settings.seeds]
+
+    def runs(self, lr: float) -> list[Trial]:
+        """All whose numbers the row shows with a learning rate, but for equal time."""
+        return [*(self.trial(lr, seed) for seed in self.settings.seeds), *self._first_epochs(lr).values()]
+
+    def _first_epochs(self, lr: float) -> dict[str, Trial]:
+        """The runs of one epoch by the label of the whole one; none where the table does not ask for them."""
+        if not self._with_first_epoch:
+            return {}
+        changes = ["schedule.epochs=1", "schedule.milestones=[]"]
+        if self._recipe.schedule.iterations is not None:
+            changes.append("schedule.iterations=null")
+        return {self.trial(lr, seed).label: self.trial(lr, seed, changes) for seed in self.settings.seeds}
 
     def stretched(self, reference: Study) -> list[Trial]:
         """The runs that take the seconds of another row; none before their length is settled."""
@@ -165,7 +206,7 @@ class Study:
                 changes.append("schedule.epochs=null")
         else:
             changes = [f"schedule.epochs={round((schedule.epochs or 0.0) * factor, 3)}"]
-        return [self.trial(lr, seed, changes) for seed in self._settings.seeds]
+        return [self.trial(lr, seed, changes) for seed in self.settings.seeds]
 
     def settle_budget(self, reference: Study) -> None:
         """Once both rows are trained, write down by how much this one is to be stretched. It is never changed again."""
@@ -182,32 +223,35 @@ class Study:
             return None
         labels = f"{self.trial(lr, TUNING_SEED).label} {reference.trial(other, TUNING_SEED).label}"
         digest = hashlib.sha256(labels.encode()).hexdigest()[:12]
-        return self._settings.out / "budgets" / f"{digest}.json"
+        return self.settings.out / "budgets" / f"{digest}.json"
 
     def tasks(self, reference: Study | None) -> Iterator[Task]:
         """What can be done now, the first thing first."""
+        split = self.settings.scale.split
         waiting = [trial for trial in self.tuning().values() if not trial.is_settled]
-        yield from (Task(trial, True, trial.training()) for trial in waiting)
+        yield from (Task(trial, True, trial.training(), split) for trial in waiting)
         if waiting:
             return
-        trials = self.trials()
+        lr = self.choice()
+        trials = [] if lr is None else self.runs(lr)
         if reference is not None:
             self.settle_budget(reference)
             trials = [*trials, *self.stretched(reference)]
-        split = self._settings.scale.split
         for trial in trials:
             if not trial.is_settled:
-                yield Task(trial, True, trial.training())
+                yield Task(trial, True, trial.training(), split)
             elif not trial.is_reported(split):
-                yield Task(trial, False, trial.measuring(split, self._settings.device))
+                yield Task(trial, False, trial.measuring(split, self.settings.device), split)
 
     def expected(self, reference: Study | None) -> dict[str, bool]:
         """All runs, as far as they are known, and whether nothing is left to do for them."""
-        seeds, split = self._settings.seeds, self._settings.scale.split
+        seeds, split = self.settings.seeds, self.settings.scale.split
         labels = {trial.label: trial.is_settled for trial in self.tuning().values()}
-        trials = self.trials()
+        lr = self.choice()
+        trials = [] if lr is None else self.runs(lr)
         if not trials:
             labels |= {f"{self.name} seed {seed}": False for seed in seeds if seed != TUNING_SEED}
+            labels |= {f"{self.name} first epoch seed {seed}": False for seed in seeds if self._with_first_epoch}
         if reference is not None and reference.name != self.name:
             stretched = self.stretched(reference)
             if not stretched:
@@ -292,18 +336,19 @@ def result_of(trial: Trial, split: str) -> Result | None:
 
 
 def _imbalance(trial: Trial) -> dict[str, float]:
-    """Negatives per positive of each head, of what its loss sees, over the first epoch."""
+    """Negatives per positive of each head, of what its loss sees, over the first epoch: those of tasks (logits), and
+    with ``instance_`` before the name those of instances (candidates)."""
     records = [record for record in read_log(trial.run.log) if record["kind"] == "train"]
     first = [record for record in records if record["epoch"] <= 1] or records[:1]
     counts: dict[str, float] = {}
     for name in first[0]["statistics"]:
-        if name.endswith(("/positives", "/negatives")):
+        if name.endswith(("/positives", *IMBALANCES)):
             counts[name] = sum(record["statistics"].get(name, 0.0) for record in first)
-    heads = [name.removesuffix("/positives") for name in counts if name.endswith("/positives")]
     return {
-        f"negatives_per_positive_{head}": counts[f"{head}/negatives"] / counts[f"{head}/positives"]
-        for head in heads
-        if counts[f"{head}/positives"] > 0 and f"{head}/negatives" in counts
+        f"{figure}_{head}": counts[f"{head}{others}"] / counts[f"{head}/positives"]
+        for head in (name.removesuffix("/positives") for name in counts if name.endswith("/positives"))
+        for others, figure in IMBALANCES.items()
+        if counts[f"{head}/positives"] > 0 and f"{head}{others}" in counts
     }
 
 

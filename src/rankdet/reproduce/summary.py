@@ -9,7 +9,7 @@ from typing import Any
 
 from rankdet.report import markdown_table
 
-from .experiments import Trial
+from .experiments import COCO, Trial
 from .paper import PaperRow, PaperTable, paper_tables
 from .study import Settings, Study
 
@@ -63,9 +63,8 @@ def summarize(table: str, studies: Sequence[Study], reference: Study | None, set
 
 
 def _command(table: str, settings: Settings) -> str:
-    small = settings.scale.name != "coco"
-    parts = ["rankdet", "reproduce", table, "--scale", "small" if small else "full"]
-    if settings.scale.name != "shapes":
+    parts = ["rankdet", "reproduce", table, "--scale", "full" if settings.scale is COCO else "small"]
+    if settings.scale.made is None:
         parts += ["--data", str(settings.data)]
     parts += ["--seeds", ",".join(map(str, settings.seeds))]
     if settings.learning_rates:
@@ -94,9 +93,11 @@ def _row(
         status = "another method, quoted" if row.reference else f"not run: no recipe on {settings.scale.name}"
         return summary | {"status": status, "validation": {}, "learning_rate": None, "measured": []}
     trials = study.trials()
-    measured = [_measured("equal iterations", study, trials)]
+    # A row on LVIS may stand in a table on COCO.
+    place = "" if study.settings.scale is settings.scale else f"on {study.settings.scale.name}, "
+    measured = [_measured(f"{place}equal iterations", study, trials)]
     if reference is not None and reference.name != study.name:
-        measured.append(_measured(f"seconds of {reference.name}", study, study.stretched(reference)))
+        measured.append(_measured(f"{place}seconds of {reference.name}", study, study.stretched(reference)))
     validation = {f"{lr:g}": ap for lr, ap in study.validation().items()}
     return summary | {
         "status": _status(study, trials, measured[0], settings),

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rankdet.data import GroupedBatchSampler, build_training_loader
+from rankdet.data import build_training_loader
 from rankdet.recipes import Recipe, dump
 from rankdet.structures import Batch, DivergenceError, InputError
 
@@ -244,10 +244,7 @@ class Loop:
 
     def _batches(self) -> Iterator[Batch]:
         training, recipe, world = self._training, self._recipe, self._world
-        start = self._iteration * recipe.runtime.accumulation
-        sampler = GroupedBatchSampler(
-            training.dataset.aspect_ratios, recipe.data.batch_size, recipe.seed, world.rank, world.size, start
-        )
+        sampler = training.sampler(start=self._iteration * recipe.runtime.accumulation)
         loader = build_training_loader(
             training.dataset, sampler, recipe.data.workers, pin_memory=world.device.type == "cuda"
         )
@@ -320,9 +317,10 @@ class Loop:
             }
         )
         parts = {"": metrics, "masks: ": metrics["masks"]} if "masks" in metrics else {"": metrics}
+        shown = ("AP", "AP50", "APr", "APc", "APf", "oLRP")  # COCO does not measure all of them
         numbers = [
-            f"{name}AP {part['AP']:.3f}  AP50 {part['AP50']:.3f}  oLRP {part['oLRP']:.3f}"
-            for name, part in parts.items()
+            prefix + "  ".join(f"{name} {part[name]:.3f}" for name in shown if name in part)
+            for prefix, part in parts.items()
         ]
         self._display.say(f"iteration {self._iteration}: {'  '.join(numbers)}")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from rankdet.data import CocoDataset, Sample, build_test_loader, collate
 from rankdet.data.pictures import decode
 from rankdet.data.transforms import Placement
-from rankdet.detectors import ATSS, PAA, FasterRCNN, MaskRCNN
+from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN
 from rankdet.recipes import Recipe, validated
 from rankdet.structures import Detection, InputError, Source, Target
 
@@ -52,7 +52,7 @@ class TrainedDetector:
     """
 
     path: Path
-    detector: FasterRCNN | MaskRCNN | ATSS | PAA
+    detector: FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA | YOLACT
     recipe: Recipe
     categories: list[tuple[int, str]]
     thresholds: list[float] | None
@@ -141,9 +141,9 @@ def _ranking(
     trained: TrainedDetector, dataset: CocoDataset, recipe: Recipe, device: torch.device
 ) -> dict[str, float | str]:
     head = list(recipe.detector.heads)[-1]
-    losses = {name: config.build().to(device) for name, config in recipe.losses.items()}
     # The loss ranks over a batch, so batches have the size of training.
     batches = build_test_loader(dataset, recipe.data.batch_size, recipe.data.workers)
+    losses = {name: config.build(len(batches)).to(device) for name, config in recipe.losses.items()}
     return {"head": head, **ranking_quality(trained.detector, losses, batches, recipe, device, head)}
 
 

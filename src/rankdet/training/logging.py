@@ -14,7 +14,7 @@ from rankdet.structures import InputError
 
 from .runs import Run, read_log, without_nan, write_text
 
-_SHOWN = ("ranking", "sorting", "classification", "localization", "balance", "mask", "mask_balance")
+_SHOWN = ("ranking", "sorting", "classification", "localization", "balance", "mask", "mask_balance", "semantic")
 
 
 class RunLog:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rankdet.data import CocoDataset
+from rankdet.data import CocoDataset, GroupedBatchSampler
 from rankdet.recipes import Recipe, validated
 from rankdet.structures import InputError
 
@@ -93,7 +93,8 @@ class Training:
         if recipe.runtime.channels_last:
             self.detector = self.detector.to(memory_format=torch.channels_last)
         self.pictures = recipe.data.batch_size * world.size * recipe.runtime.accumulation
-        self.iterations_per_epoch = math.ceil(len(self.dataset) / self.pictures)
+        self.num_samples = self.sampler().num_samples
+        self.iterations_per_epoch = math.ceil(self.num_samples / self.pictures)
         steps = self.iterations_per_epoch * recipe.runtime.accumulation
         self.losses = {head: config.build(steps).to(world.device) for head, config in recipe.losses.items()}
         self.lr = scaled_lr(recipe.optimizer, self.pictures, recipe.runtime.scale_lr)
@@ -106,6 +107,11 @@ class Training:
         )
         # Each process draws its own samples of anchors and RoIs.
         seed_random_numbers(recipe.seed + 1_000_003 * (world.rank + 1))
+
+    def sampler(self, start: int = 0) -> GroupedBatchSampler:
+        """The batches of this process from the step ``start`` on."""
+        recipe, world = self.recipe, self.world
+        return recipe.data.build_sampler(self.dataset, recipe.seed, world.rank, world.size, start)
 
     def _test_dataset(self) -> CocoDataset | None:
         if not self.recipe.evaluation.at_end and self.recipe.evaluation.every is None:
@@ -150,9 +156,10 @@ class Training:
         recipe, reference = self.recipe, self.recipe.optimizer
         parts = f"{recipe.data.batch_size} per process × {self.world.size} × accumulation {recipe.runtime.accumulation}"
         scaled = "scaled from" if self.lr != reference.lr else "as at"
+        repeated = "" if self.num_samples == len(self.dataset) else f" ({self.num_samples} with repeated ones)"
         return (
             f"{recipe.name}: {self.num_iterations} iterations of {self.pictures} pictures ({parts}), "
-            f"{len(self.dataset)} pictures, learning rate {self.lr:g} "
+            f"{len(self.dataset)} pictures{repeated}, learning rate {self.lr:g} "
             f"({scaled} {reference.lr:g} at {reference.reference_batch} pictures), "
             f"{self.world.device}, {recipe.runtime.precision}"
         )

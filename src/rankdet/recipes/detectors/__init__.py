@@ -7,16 +7,19 @@ from pydantic import Field
 from .backbones import Backbone, FileWeights, HubWeights, Timm, Tiny, WheelWeights
 from .one_stage import ATSS, PAA, Dense
 from .testing import Testing
-from .two_stage import RCNN, RPN, FasterRCNN, Mask, MaskRCNN, Proposals, Sampler
+from .two_stage import RCNN, RPN, CascadeRCNN, FasterRCNN, Mask, MaskRCNN, Proposals, Sampler
+from .yolact import YOLACT
 
-Detector = Annotated[FasterRCNN | MaskRCNN | ATSS | PAA, Field(discriminator="type")]
+Detector = Annotated[FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA | YOLACT, Field(discriminator="type")]
 
 __all__ = [
     "ATSS",
     "PAA",
     "RCNN",
     "RPN",
+    "YOLACT",
     "Backbone",
+    "CascadeRCNN",
     "Dense",
     "Detector",
     "FasterRCNN",

@@ -93,12 +93,14 @@ class Timm(Config):
     """Mean of the pixels (0–255); null: what timm states for this name."""
     std: Triple | None = None
     """Standard deviation of the pixels (0–255); null: what timm states for this name."""
+    deformable: bool = False
+    """Whether the 3x3 convolutions of ``layer2`` to ``layer4`` of a ResNet or ResNeXt are deformable (DCNv2)."""
     options: dict[str, bool | int | float | str] = Field(default={})
     """Further arguments of ``timm.create_model``: ``strict_img_size: false`` lets a Swin take pictures of any size."""
 
     def build(self, pretrained: bool) -> TimmBackbone:
         """The backbone, with its weights where ``pretrained``."""
-        from rankdet.backbones import TimmBackbone
+        from rankdet.backbones import TimmBackbone, make_deformable
 
         backbone = TimmBackbone(
             self.name,
@@ -111,6 +113,8 @@ class Timm(Config):
         )
         if pretrained and self.weights is not None:
             self.weights.load(backbone)
+        if self.deformable:
+            make_deformable(backbone)
         return backbone
 
 

@@ -6,7 +6,7 @@ name that the row has in ``paper_tables.yaml``.
 
 from collections.abc import Callable
 
-from . import one_stage, two_stage
+from . import one_stage, two_stage, yolact
 from .rows import Family, Row
 
 
@@ -15,21 +15,16 @@ def table_a19() -> list[Row]:
     return [
         two_stage.FASTER_RCNN.row("faster_rcnn-standard"),
         two_stage.RS_FASTER_RCNN.row("faster_rcnn-rs"),
+        two_stage.CASCADE_RCNN.row("cascade_rcnn-standard"),
+        two_stage.RS_CASCADE_RCNN.row("cascade_rcnn-rs"),
         two_stage.MASK_RCNN.row("mask_rcnn-standard"),
         two_stage.RS_MASK_RCNN.row("mask_rcnn-rs"),
         one_stage.ATSS_STANDARD.row("atss-standard"),
         one_stage.RS_ATSS.row("atss-rs"),
         one_stage.PAA_STANDARD.row("paa-standard"),
         one_stage.RS_PAA.row("paa-rs"),
-    ]
-
-
-def table_a20() -> list[Row]:
-    """The ranking form of each detector."""
-    return [
-        two_stage.RS_FASTER_RCNN.row("box-faster_rcnn-r_50"),
-        two_stage.RS_MASK_RCNN.row("box-mask_rcnn-r_50"),
-        two_stage.RS_MASK_RCNN.row("mask-mask_rcnn-r_50", is_of_masks=True),
+        yolact.YOLACT.row("yolact-standard"),
+        yolact.RS_YOLACT.row("yolact-rs"),
     ]
 
 
@@ -41,24 +36,24 @@ def nothing_yet() -> list[Row]:
 TABLES: dict[str, Callable[[], list[Row]]] = {
     "1": two_stage.table_1,
     "2": one_stage.table_2,
-    "3": nothing_yet,
+    "3": two_stage.table_3,
     "4": two_stage.table_4,
-    "5": nothing_yet,
-    "6": nothing_yet,
+    "5": two_stage.table_5,
+    "6": yolact.table_6,
     "7": nothing_yet,
-    "8": nothing_yet,
+    "8": two_stage.table_8,
     "9": one_stage.table_9,
     "10": two_stage.table_10,
     "A.11": one_stage.table_a11,
     "A.12": two_stage.table_a12,
     "A.13": one_stage.table_a13,
     "A.14": one_stage.table_a14,
-    "A.15": nothing_yet,
-    "A.16": nothing_yet,
-    "A.17": two_stage.table_10,
+    "A.15": two_stage.table_a15,
+    "A.16": yolact.table_a16,
+    "A.17": two_stage.table_a17,
     "A.18": two_stage.table_a18,
     "A.19": table_a19,
-    "A.20": table_a20,
+    "A.20": two_stage.table_a20,
     "sorting": nothing_yet,
 }
 """Table → its rows that can be trained. The names are those of ``paper_tables.yaml``."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rankdet.recipes import Recipe
 
-from ..experiments import BCCD, COCO, SHAPES, Experiment, Scale, unchanged
+from ..experiments import BCCD, COCO, LONG_TAILED_SHAPES, NUCLEI, SHAPES, Experiment, Scale, unchanged
 
 Change = Callable[[Recipe], Recipe]
 
@@ -42,11 +42,19 @@ class Family:
         cls,
         *,
         shapes: Callable[[], Recipe] | None = None,
+        long_tailed_shapes: Callable[[], Recipe] | None = None,
         bccd: Callable[[], Recipe] | None = None,
+        nuclei: Callable[[], Recipe] | None = None,
         coco: Callable[[], Recipe] | None = None,
     ) -> Family:
         """From the recipes of the scales that there are."""
-        recipes = {SHAPES: shapes, BCCD: bccd, COCO: coco}
+        recipes = {
+            SHAPES: shapes,
+            LONG_TAILED_SHAPES: long_tailed_shapes,
+            BCCD: bccd,
+            NUCLEI: nuclei,
+            COCO: coco,
+        }
         return cls({scale: Experiment(recipe) for scale, recipe in recipes.items() if recipe is not None})
 
     def changed(self, change: Change) -> Family:

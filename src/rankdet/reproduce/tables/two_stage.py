@@ -1,28 +1,65 @@
-"""Tables of Faster and Mask R-CNN."""
+"""Tables of Faster, Mask and Cascade R-CNN."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from rankdet.recipes import Recipe
 from rankdet.recipes.bccd import faster_rcnn_lite0_bccd, rs_faster_rcnn_lite0_bccd
-from rankdet.recipes.coco import faster_rcnn_giou_r50_coco, faster_rcnn_r50_coco, rs_faster_rcnn_r50_coco
+from rankdet.recipes.cascade_rcnn import (
+    cascade_rcnn_r50_coco,
+    cascade_rcnn_shapes,
+    rs_cascade_rcnn_r50_coco,
+    rs_cascade_rcnn_shapes,
+)
+from rankdet.recipes.coco import (
+    ALRP_LOSSES,
+    alrp_faster_rcnn_r50_coco,
+    augmented,
+    faster_rcnn_giou_r50_coco,
+    faster_rcnn_r50_coco,
+    focal_faster_rcnn_r50_coco,
+    heavy_alrp_faster_rcnn_r50_coco,
+    heavy_rs_faster_rcnn_r50_coco,
+    rs_faster_rcnn_r50_coco,
+    with_focal,
+)
 from rankdet.recipes.losses import (
     L1,
     GIoU,
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
 )
+from rankdet.recipes.lvis import (
+    mask_rcnn_long_tail_shapes,
+    mask_rcnn_r50_lvis,
+    rs_mask_rcnn_long_tail_shapes,
+    rs_mask_rcnn_r50_lvis,
+)
 from rankdet.recipes.mask_rcnn import (
+    mask_rcnn_lite0_nuclei,
     mask_rcnn_r50_coco,
     mask_rcnn_shapes,
+    rs_mask_rcnn_lite0_nuclei,
     rs_mask_rcnn_r50_coco,
     rs_mask_rcnn_shapes,
 )
-from rankdet.recipes.ranking import faster_rcnn_of
+from rankdet.recipes.plus import (
+    faster_rcnn_plus_r50_coco,
+    rs_faster_rcnn_plus_r50_coco,
+    rs_faster_rcnn_plus_r101_dcn_3x_coco,
+    rs_faster_rcnn_r101_dcn_3x_coco,
+    rs_mask_rcnn_plus_r50_coco,
+    rs_mask_rcnn_plus_r101_3x_coco,
+    rs_mask_rcnn_plus_r101_dcn_3x_coco,
+    rs_mask_rcnn_plus_x101_dcn_3x_coco,
+    rs_mask_rcnn_r101_3x_coco,
+    with_carafe,
+)
+from rankdet.recipes.ranking import two_stage_of
 from rankdet.recipes.shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
 
-from ..experiments import COCO, Experiment
+from ..experiments import COCO, SHAPES, Experiment
 from .rows import Change, Family, Row
 
 
@@ -32,39 +69,130 @@ def with_giou(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"losses": losses})
 
 
-def with_samplers_of(standard: Callable[[], Recipe], *, rpn: bool, rcnn: bool) -> Change:
-    """A change that draws candidates as ``standard`` does, in the RPN, the R-CNN, both or neither."""
+def with_l1_and_carafe(recipe: Recipe) -> Recipe:
+    """L1 in both stages and a pyramid with CARAFE, as in ``faster_rcnn_plus_r50_coco``."""
+    losses = {"rpn": SigmoidCrossEntropy(box_loss=L1()), "rcnn": SoftmaxCrossEntropy(box_loss=L1())}
+    return with_carafe(recipe).model_copy(update={"losses": losses})
+
+
+def with_alrp(recipe: Recipe) -> Recipe:
+    """aLRP Loss in both heads, as in ``alrp_faster_rcnn_r50_coco``."""
+    return recipe.model_copy(update={"losses": ALRP_LOSSES})
+
+
+def with_heavy_training(recipe: Recipe) -> Recipe:
+    """On ``shapes``: the augmentation of ``heavy_rs_faster_rcnn_r50_coco``, and three times as many iterations."""
+    iterations = 3 * (recipe.schedule.iterations or 0)
+    schedule = recipe.schedule.model_copy(update={"iterations": iterations, "milestones": (0.75, 0.95)})
+    data = augmented(recipe.data, 128, (127.5, 127.5, 127.5))
+    return recipe.model_copy(update={"data": data, "schedule": schedule})
+
+
+def with_focal_from_low_scores(recipe: Recipe) -> Recipe:
+    """Focal loss as in ``focal_faster_rcnn_r50_coco``, in a short training: scores start at 0.01, and not all of them
+    pass the usual threshold of 0.05 in so few iterations."""
+    changed = with_focal(recipe)
+    testing = changed.detector.testing.model_copy(update={"score_threshold": 0.01})
+    return changed.model_copy(update={"detector": changed.detector.model_copy(update={"testing": testing})})
+
+
+def with_samplers_of(standard: Callable[[], Recipe], drawn: Collection[str]) -> Change:
+    """A change after which a head draws candidates as that of ``standard`` does where it is among the ``drawn``, and
+    takes all of them elsewhere. For any loss and number of stages; raises ValueError for a head that there is not."""
 
     def change(recipe: Recipe) -> Recipe:
-        detector, drawn = faster_rcnn_of(recipe), faster_rcnn_of(standard())
-        stages = {
-            "rpn": detector.rpn.model_copy(update={"sampler": drawn.rpn.sampler if rpn else None}),
-            "rcnn": detector.rcnn.model_copy(update={"sampler": drawn.rcnn.sampler if rcnn else None}),
+        detector, source = two_stage_of(recipe), two_stage_of(standard())
+        unknown = set(drawn) - set(detector.heads)
+        if unknown:
+            raise ValueError(f"recipe {recipe.name} has no heads {sorted(unknown)}; it has {sorted(detector.heads)}")
+        parts = {
+            head: getattr(detector, head).model_copy(
+                update={"sampler": getattr(source, head).sampler if head in drawn else None}
+            )
+            for head in detector.heads
         }
-        return recipe.model_copy(update={"detector": detector.model_copy(update=stages)})
+        return recipe.model_copy(update={"detector": detector.model_copy(update=parts)})
 
     return change
 
 
+def sampled(family: Family, standard: Family, drawn: Collection[str]) -> Family:
+    """A family with the samplers of ``standard`` in the heads ``drawn``, and with none in the others."""
+    return family.changed_at(lambda scale: with_samplers_of(standard.experiments[scale].base, drawn))
+
+
 FASTER_RCNN = Family.of(shapes=faster_rcnn_shapes, bccd=faster_rcnn_lite0_bccd, coco=faster_rcnn_r50_coco)
 RS_FASTER_RCNN = Family.of(shapes=rs_faster_rcnn_shapes, bccd=rs_faster_rcnn_lite0_bccd, coco=rs_faster_rcnn_r50_coco)
-MASK_RCNN = Family.of(shapes=mask_rcnn_shapes, coco=mask_rcnn_r50_coco)
-RS_MASK_RCNN = Family.of(shapes=rs_mask_rcnn_shapes, coco=rs_mask_rcnn_r50_coco)
+LONG_TAILED_MASK_RCNN = Family.of(long_tailed_shapes=mask_rcnn_long_tail_shapes, coco=mask_rcnn_r50_lvis)
+LONG_TAILED_RS_MASK_RCNN = Family.of(long_tailed_shapes=rs_mask_rcnn_long_tail_shapes, coco=rs_mask_rcnn_r50_lvis)
 GIOU_FASTER_RCNN = Family(
     {**FASTER_RCNN.changed(with_giou).experiments, COCO: Experiment(faster_rcnn_giou_r50_coco)},
 )
+FOCAL_FASTER_RCNN = Family(
+    {
+        **FASTER_RCNN.changed(with_focal_from_low_scores).experiments,
+        COCO: Experiment(focal_faster_rcnn_r50_coco),
+    },
+)
+ALRP_FASTER_RCNN = Family(
+    {**RS_FASTER_RCNN.changed(with_alrp).experiments, COCO: Experiment(alrp_faster_rcnn_r50_coco)},
+)
+MASK_RCNN = Family.of(shapes=mask_rcnn_shapes, nuclei=mask_rcnn_lite0_nuclei, coco=mask_rcnn_r50_coco)
+RS_MASK_RCNN = Family.of(shapes=rs_mask_rcnn_shapes, nuclei=rs_mask_rcnn_lite0_nuclei, coco=rs_mask_rcnn_r50_coco)
+CASCADE_RCNN = Family.of(shapes=cascade_rcnn_shapes, coco=cascade_rcnn_r50_coco)
+RS_CASCADE_RCNN = Family.of(shapes=rs_cascade_rcnn_shapes, coco=rs_cascade_rcnn_r50_coco)
+
+SAMPLERS = {"random-random": ("rpn", "rcnn"), "none-random": ("rcnn",), "none-none": ()}
+"""Rows of Tables 10, A.17 and A.18: the heads that draw their candidates."""
+
+CARAFE_FASTER_RCNN = Family(
+    {**FASTER_RCNN.changed(with_l1_and_carafe).experiments, COCO: Experiment(faster_rcnn_plus_r50_coco)},
+)
+RS_FASTER_RCNN_PLUS = Family(
+    {**RS_FASTER_RCNN.changed(with_carafe).experiments, COCO: Experiment(rs_faster_rcnn_plus_r50_coco)},
+)
+RS_MASK_RCNN_PLUS = Family(
+    {**RS_MASK_RCNN.changed(with_carafe).experiments, COCO: Experiment(rs_mask_rcnn_plus_r50_coco)},
+)
+# The larger networks have no small form.
+RS_FASTER_RCNN_DCN = Family.of(coco=rs_faster_rcnn_r101_dcn_3x_coco)
+RS_FASTER_RCNN_PLUS_DCN = Family.of(coco=rs_faster_rcnn_plus_r101_dcn_3x_coco)
+RS_MASK_RCNN_R101 = Family.of(coco=rs_mask_rcnn_r101_3x_coco)
+RS_MASK_RCNN_PLUS_R101 = Family.of(coco=rs_mask_rcnn_plus_r101_3x_coco)
+RS_MASK_RCNN_PLUS_DCN = Family.of(coco=rs_mask_rcnn_plus_r101_dcn_3x_coco)
+RS_MASK_RCNN_PLUS_X101_DCN = Family.of(coco=rs_mask_rcnn_plus_x101_dcn_3x_coco)
 
 
-def sampled(family: Family, *, rpn: bool, rcnn: bool) -> Family:
-    """A Faster R-CNN with the samplers of the standard one in the RPN, the R-CNN, both or neither."""
-    return family.changed_at(
-        lambda scale: with_samplers_of(FASTER_RCNN.experiments[scale].base, rpn=rpn, rcnn=rcnn),
-    )
+def heavy(family: Family, full: Callable[[], Recipe]) -> Family:
+    """A family in heavy training, on ``shapes`` and by its recipe on COCO."""
+    return Family({SHAPES: family.changed(with_heavy_training).experiments[SHAPES], COCO: Experiment(full)})
+
+
+def sampler_rows(family: Family, prefix: str = "") -> list[Row]:
+    """A Faster R-CNN with each choice of samplers."""
+    return [sampled(family, FASTER_RCNN, drawn).row(f"{prefix}{name}") for name, drawn in SAMPLERS.items()]
 
 
 def table_1() -> list[Row]:
     """Faster R-CNN."""
-    return [FASTER_RCNN.row("fpn"), GIOU_FASTER_RCNN.row("giou"), RS_FASTER_RCNN.row("rs")]
+    return [
+        FASTER_RCNN.row("fpn"),
+        ALRP_FASTER_RCNN.row("alrp"),
+        GIOU_FASTER_RCNN.row("giou"),
+        CARAFE_FASTER_RCNN.row("carafe_fpn"),
+        RS_FASTER_RCNN.row("rs"),
+        RS_FASTER_RCNN_PLUS.row("rs_plus"),
+    ]
+
+
+def table_3() -> list[Row]:
+    """The strongest detectors, by their boxes."""
+    return [
+        RS_FASTER_RCNN_DCN.row("rs_rcnn"),
+        RS_FASTER_RCNN_PLUS_DCN.row("rs_rcnn_plus"),
+        RS_MASK_RCNN_PLUS_DCN.row("rs_mask_rcnn_plus"),
+        RS_MASK_RCNN_PLUS_X101_DCN.row("rs_mask_rcnn_plus_x101"),
+    ]
 
 
 def table_4() -> list[Row]:
@@ -72,25 +200,70 @@ def table_4() -> list[Row]:
     return [MASK_RCNN.row("mask_rcnn"), RS_MASK_RCNN.row("rs")]
 
 
-def table_10() -> list[Row]:
-    """Samplers of RS Faster R-CNN, also those of Table A.17."""
+def table_5() -> list[Row]:
+    """Mask R-CNN on LVIS."""
+    return [LONG_TAILED_MASK_RCNN.row("rfs"), LONG_TAILED_RS_MASK_RCNN.row("rs")]
+
+
+def table_8() -> list[Row]:
+    """The strongest detectors, by their masks."""
     return [
-        sampled(RS_FASTER_RCNN, rpn=True, rcnn=True).row("random-random"),
-        sampled(RS_FASTER_RCNN, rpn=False, rcnn=True).row("none-random"),
-        RS_FASTER_RCNN.row("none-none"),
+        RS_MASK_RCNN_R101.row("rs_mask_rcnn"),
+        RS_MASK_RCNN_PLUS_R101.row("rs_mask_rcnn_plus"),
+        RS_MASK_RCNN_PLUS_DCN.row("rs_mask_rcnn_plus-dcn"),
+        RS_MASK_RCNN_PLUS_X101_DCN.row("rs_mask_rcnn_plus_x101-dcn"),
     ]
 
 
+def table_10() -> list[Row]:
+    """Samplers of RS Faster R-CNN, and RS Mask R-CNN on LVIS."""
+    return [*table_a17(), LONG_TAILED_RS_MASK_RCNN.row("lvis-none-none", is_of_masks=True)]
+
+
+def table_a17() -> list[Row]:
+    """Samplers of RS Faster R-CNN."""
+    return sampler_rows(RS_FASTER_RCNN)
+
+
 def table_a12() -> list[Row]:
-    """Standard training only; AP after the first epoch is not measured."""
-    return [RS_FASTER_RCNN.row("rs-standard")]
+    """aLRP Loss and RS Loss in heavy and in standard training."""
+    return [
+        heavy(ALRP_FASTER_RCNN, heavy_alrp_faster_rcnn_r50_coco).row("alrp-heavy"),
+        ALRP_FASTER_RCNN.row("alrp-standard"),
+        heavy(RS_FASTER_RCNN, heavy_rs_faster_rcnn_r50_coco).row("rs-heavy"),
+        RS_FASTER_RCNN.row("rs-standard"),
+    ]
+
+
+def table_a15() -> list[Row]:
+    """Cascade R-CNN."""
+    return [CASCADE_RCNN.row("cascade_rcnn"), RS_CASCADE_RCNN.row("rs")]
 
 
 def table_a18() -> list[Row]:
     """Samplers of Faster R-CNN under three losses."""
     return [
-        GIOU_FASTER_RCNN.row("ce-random-random"),
-        sampled(GIOU_FASTER_RCNN, rpn=False, rcnn=True).row("ce-none-random"),
-        sampled(GIOU_FASTER_RCNN, rpn=False, rcnn=False).row("ce-none-none"),
-        *(Row(f"rs-{row.name}", row.experiments) for row in table_10()),
+        *sampler_rows(GIOU_FASTER_RCNN, "ce-"),
+        *sampler_rows(FOCAL_FASTER_RCNN, "focal-"),
+        *sampler_rows(RS_FASTER_RCNN, "rs-"),
+    ]
+
+
+def table_a20() -> list[Row]:
+    """All forms of RS Faster and RS Mask R-CNN, by their boxes and by their masks."""
+    return [
+        RS_FASTER_RCNN.row("box-faster_rcnn-r_50"),
+        RS_MASK_RCNN.row("box-mask_rcnn-r_50"),
+        RS_FASTER_RCNN_PLUS.row("box-faster_rcnn_plus-r_50"),
+        RS_MASK_RCNN_PLUS.row("box-mask_rcnn_plus-r_50"),
+        RS_MASK_RCNN_R101.row("box-mask_rcnn-r_101"),
+        RS_MASK_RCNN_PLUS_R101.row("box-mask_rcnn_plus-r_101"),
+        RS_FASTER_RCNN_DCN.row("box-faster_rcnn-r_101_dcn"),
+        RS_FASTER_RCNN_PLUS_DCN.row("box-faster_rcnn_plus-r_101_dcn"),
+        RS_MASK_RCNN_PLUS_DCN.row("box-mask_rcnn_plus-r_101_dcn"),
+        RS_MASK_RCNN.row("mask-mask_rcnn-r_50", is_of_masks=True),
+        RS_MASK_RCNN_PLUS.row("mask-mask_rcnn_plus-r_50", is_of_masks=True),
+        RS_MASK_RCNN_R101.row("mask-mask_rcnn-r_101", is_of_masks=True),
+        RS_MASK_RCNN_PLUS_R101.row("mask-mask_rcnn_plus-r_101", is_of_masks=True),
+        RS_MASK_RCNN_PLUS_DCN.row("mask-mask_rcnn_plus-r_101_dcn", is_of_masks=True),
     ]

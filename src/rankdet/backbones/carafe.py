@@ -1,0 +1,275 @@
+"""CARAFE (Wang et al., ICCV 2019, arXiv:1905.02188): a map is enlarged with weights that are predicted from it.
+
+Legend: B images, C channels, H, W height and width of the coarse map; the enlarged map has 2H × 2W cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding_bag, pad, unfold
+
+SCALE = 2
+WINDOW = 5
+REACH = WINDOW // 2
+TAPS = WINDOW * WINDOW
+
+SMALLEST_CHUNK = 2**18
+CHUNKS = 16
+"""Elements of the enlarged map that are worked on at a time: few enough to stay in a cache of a CPU and to be nothing
+beside the whole map, enough to fill a GPU."""
+
+
+class CARAFE(nn.Module):
+    """Twice the size: each new cell is a weighted mean of the 5 x 5 cells around the one it lies in.
+
+    A 1x1 convolution compresses the map, a 3x3 convolution makes 25 logits for each of the 2 x 2 new cells of an old
+    one, and a softmax over the 25 makes weights of them, the same for all channels. Biases start at 0, the 1x1
+    convolution Xavier uniform and the 3x3 normal with standard deviation 0.001, so that the weights start nearly equal.
+
+    Parameters
+    ----------
+    channels
+        C.
+    compressed_channels
+        Channels from which the weights are predicted.
+    """
+
+    def __init__(self, channels: int, compressed_channels: int = 64) -> None:
+        super().__init__()
+        self.compressor = nn.Conv2d(channels, compressed_channels, 1)
+        self.encoder = nn.Conv2d(compressed_channels, TAPS * SCALE**2, 3, padding=1)
+        nn.init.xavier_uniform_(self.compressor.weight)
+        nn.init.normal_(self.encoder.weight, std=0.001)
+        for parameter in self.parameters():
+            if parameter.ndim == 1:
+                nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, 2H, 2W), in the memory format of the input."""
+        return reassemble(features, self.weights(features).to(features.dtype))
+
+    def weights(self, features: Tensor) -> Tensor:
+        """The (B, 2H, 2W, 25) weights of the cells around each new cell, row by row; they sum to 1."""
+        logits = self.encoder(self.compressor(features))
+        batch, _, height, width = logits.shape
+        # A pixel shuffle that leaves the 25 in the last place, where the softmax and the sums read them in a row.
+        logits = logits.view(batch, TAPS, SCALE, SCALE, height, width).permute(0, 4, 2, 5, 3, 1)
+        return logits.reshape(batch, SCALE * height, SCALE * width, TAPS).softmax(dim=-1)
+
+
+def reassemble(features: Tensor, weights: Tensor) -> Tensor:
+    r"""Weighted sums of the cells around each new cell.
+
+    .. math::
+
+        Y_{c,y,x} = \sum_{n=-2}^{2} \sum_{m=-2}^{2} w_{y,x,n,m}
+            X_{c,\ \lfloor y/2 \rfloor + n,\ \lfloor x/2 \rfloor + m}
+
+    (section 3 of the paper), where X is zero outside of the map. Nothing of 25 · C numbers per cell is ever made: Y and
+    the gradient of X are sums of weighted rows of a table, made for a few rows of the map at a time, and so is what the
+    gradient of w needs. Only the inputs are kept for the gradient; there is no second one.
+
+    Parameters
+    ----------
+    features
+        X, (B, C, H, W), of any memory format.
+    weights
+        w, (B, 2H, 2W, 25): the window of each new cell row by row; of the dtype of ``features``.
+
+    Returns
+    -------
+    Tensor
+        Y, (B, C, 2H, 2W), in the memory format of ``features``.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit, or the dtypes differ.
+
+    Examples
+    --------
+    >>> weights = torch.zeros(1, 2, 6, 25)
+    >>> weights[..., 13] = 1  # the right neighbor of the old cell
+    >>> reassemble(torch.tensor([[[[1.0, 2.0, 3.0]]]]), weights)
+    tensor([[[[2., 2., 3., 3., 0., 0.],
+              [2., 2., 3., 3., 0., 0.]]]])
+    """
+    batch, _, height, width = features.shape
+    expected = batch, SCALE * height, SCALE * width, TAPS
+    if weights.shape != expected or weights.dtype != features.dtype:
+        raise ValueError(
+            f"weights must be {expected} and {features.dtype}, not {tuple(weights.shape)} and {weights.dtype}"
+        )
+    enlarged: Tensor = _Reassembly.apply(features, weights)
+    return enlarged
+
+
+def reassemble_reference(features: Tensor, weights: Tensor) -> Tensor:
+    """What :func:`reassemble` computes, in the shape of the equation: 25 · C numbers for each new cell."""
+    batch, channels, height, width = features.shape
+    windows = unfold(features, WINDOW, padding=REACH).view(batch, channels, TAPS, height, width)
+    windows = windows.repeat_interleave(SCALE, dim=3).repeat_interleave(SCALE, dim=4)
+    return (windows * weights.permute(0, 3, 1, 2).unsqueeze(1)).sum(dim=2)
+
+
+class _Reassembly(torch.autograd.Function):
+    """The sums of :func:`reassemble`, with gradients that are the same kind of sums."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(features, weights)
+        batch, channels, height, width = features.shape
+        is_channels_last = not features.is_contiguous() and features.is_contiguous(memory_format=torch.channels_last)
+        enlarged = torch.empty(
+            (batch, channels, SCALE * height, SCALE * width),
+            dtype=features.dtype,
+            device=features.device,
+            memory_format=torch.channels_last if is_channels_last else torch.contiguous_format,
+        )
+        for first, last in _chunks(features):
+            new = slice(SCALE * first, SCALE * last)
+            sums = _enlarged(_rows(_cells(features), first, last, REACH), weights[:, new])
+            enlarged[:, :, new] = sums.permute(0, 3, 1, 2)
+        return enlarged
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        features, weights = ctx.saved_tensors
+        of_features, of_weights = torch.empty_like(features), torch.empty_like(weights)
+        margin = SCALE * REACH
+        for first, last in _chunks(features):
+            new = slice(SCALE * first, SCALE * last)
+            upstream = _rows(_cells(gradients), new.start, new.stop, margin)
+            if ctx.needs_input_grad[0]:
+                around = _rows(weights, new.start, new.stop, margin)
+                of_features[:, :, first:last] = _returned(upstream, around).permute(0, 3, 1, 2)
+            if ctx.needs_input_grad[1]:
+                table = _rows(_cells(features), first, last, REACH)
+                inside = upstream[:, margin:-margin, margin:-margin]
+                with torch.enable_grad():
+                    own = weights[:, new].detach().requires_grad_()
+                    sums = _enlarged(table, own)
+                (of_weights[:, new],) = torch.autograd.grad(sums, own, inside)
+        return of_features, of_weights
+
+
+def _chunks(features: Tensor) -> Iterator[tuple[int, int]]:
+    """First and one past the last of the rows of the coarse map that are worked on together."""
+    height = features.shape[2]
+    size = SCALE**2 * features.numel()
+    rows = max(1, height * max(SMALLEST_CHUNK, size // CHUNKS) // max(size, 1))
+    for first in range(0, height, rows):
+        yield first, min(first + rows, height)
+
+
+def _cells(maps: Tensor) -> Tensor:
+    """A view (B, H, W, C) of (B, C, H, W)."""
+    return maps.permute(0, 2, 3, 1)
+
+
+def _rows(maps: Tensor, first: int, last: int, margin: int) -> Tensor:
+    """Rows first − margin … last + margin of (B, H, W, C), and as many columns on both sides; zeros where there are
+    none."""
+    top, bottom = first - margin, last + margin
+    height = maps.shape[1]
+    part = maps[:, max(top, 0) : min(bottom, height)]
+    return pad(part, (0, 0, margin, margin, max(-top, 0), max(bottom - height, 0))).contiguous()
+
+
+def _weighted_sums(table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """(M, C) sums of K rows of a table (..., C), each times its weight; indices and weights are (M, K).
+
+    An embedding bag is this very sum, at the speed of the memory on CPU and GPU, and makes nothing else.
+    """
+    return embedding_bag(indices, table.flatten(end_dim=-2), per_sample_weights=weights, mode="sum")
+
+
+def _places(*shape: int, like: Tensor) -> Tensor:
+    """The index of each row in a table of this shape."""
+    return torch.arange(torch.Size(shape).numel(), device=like.device).view(shape)
+
+
+def _enlarged(table: Tensor, weights: Tensor) -> Tensor:
+    """(B, 2h, 2w, C) new cells of the (B, h + 4, w + 4, C) cells of a bordered map and (B, 2h, 2w, 25) weights."""
+    batch, height, width = weights.shape[:3]
+    windows = _places(*table.shape[:3], like=table).unfold(1, WINDOW, 1).unfold(2, WINDOW, 1).flatten(3)
+    indices = windows.repeat_interleave(SCALE, dim=1).repeat_interleave(SCALE, dim=2)
+    sums = _weighted_sums(table, indices.view(-1, TAPS), weights.reshape(-1, TAPS))
+    return sums.view(batch, height, width, table.shape[-1])
+
+
+def _returned(upstream: Tensor, weights: Tensor) -> Tensor:
+    """The gradient of an old cell: what it gave to each new cell of the 5 x 5 old cells around it, weighted alike.
+
+    Parameters
+    ----------
+    upstream
+        (B, 2h + 8, 2w + 8, C) gradients of the new cells of a bordered map.
+    weights
+        (B, 2h + 8, 2w + 8, 25) weights of the same new cells.
+
+    Returns
+    -------
+    Tensor
+        (B, h, w, C).
+    """
+    batch, height, width = upstream.shape[0], *(side // SCALE for side in upstream.shape[1:3])
+    shape = batch, height, SCALE, width, SCALE
+    # Seen from the new cells of a neighbor that lies (n, m) away, the old cell lies (−n, −m) away.
+    from_neighbors = weights.view(*shape, WINDOW, WINDOW).flip(5, 6)
+    around = from_neighbors.unfold(1, WINDOW, 1).unfold(3, WINDOW, 1)
+    taps = around.diagonal(dim1=5, dim2=7).diagonal(dim1=5, dim2=6)
+    places = _places(*shape, like=upstream).unfold(1, WINDOW, 1).unfold(3, WINDOW, 1)
+    # Both are (B, h, 2, w, 2, 5, 5) now: a bag is a row of the four new cells of 25 neighbors.
+    indices, own = (values.permute(0, 1, 3, 5, 6, 2, 4).reshape(-1, TAPS * SCALE**2) for values in (places, taps))
+    return _weighted_sums(upstream, indices, own).view(batch, height - 2 * REACH, width - 2 * REACH, -1)
+
+
+class CarafeFPN(nn.Module):
+    """A feature pyramid whose top-down path enlarges by CARAFE: the "+" of RS-R-CNN+.
+
+    As :class:`FPN`, but the coarser levels are laterals, too: 3x3 convolutions of stride 2, the first (P6) of the
+    backbone's last map, each next of the lateral before. They join the top-down path and have output convolutions of
+    their own. An enlarged map is cut at the bottom and on the right to the size of the finer one.
+
+    Parameters
+    ----------
+    in_channels
+        Channels of the backbone's maps, finest first; each map has at most twice the height and width of the next.
+    channels
+        Channels of every output.
+    extra_levels
+        How many coarser levels follow.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int = 256, *, extra_levels: int = 1) -> None:
+        super().__init__()
+        self.channels = channels
+        self.laterals = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in in_channels)
+        extra_channels = (in_channels[-1], *[channels] * extra_levels)[:extra_levels]
+        self.coarser = nn.ModuleList(nn.Conv2d(count, channels, 3, stride=2, padding=1) for count in extra_channels)
+        num_levels = len(in_channels) + extra_levels
+        self.upsamplers = nn.ModuleList(CARAFE(channels) for _ in range(num_levels - 1))
+        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(num_levels))
+        for convolution in (*self.laterals, *self.coarser, *self.outputs):
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of the backbone → ``len(maps) + extra_levels`` maps (B, channels, H, W), finest first."""
+        merged = [lateral(features) for lateral, features in zip(self.laterals, maps, strict=True)]
+        coarsest = maps[-1]
+        for convolution in self.coarser:
+            coarsest = convolution(coarsest)
+            merged.append(coarsest)
+        for level in range(len(merged) - 1, 0, -1):
+            finer = merged[level - 1]
+            height, width = finer.shape[-2:]
+            merged[level - 1] = finer + self.upsamplers[level - 1](merged[level])[..., :height, :width]
+        return [output(features) for output, features in zip(self.outputs, merged, strict=True)]

@@ -1,0 +1,117 @@
+"""Maps → classes, box and mask coefficients of every anchor: the head of YOLACT.
+
+Legend: B images, L levels, A anchors per cell, M anchors of a picture, Q prototypes, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from rankdet.heads.dense import by_anchor
+
+
+class InstanceOutputs(NamedTuple):
+    """What the head says of every anchor.
+
+    logits: (B, M, C) or (B, M, C + 1). deltas: (B, M, 4). coefficients: (B, M, Q) in (−1, 1).
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    coefficients: Tensor
+
+
+class InstanceHead(nn.Module):
+    """One 3x3 convolution with ReLU, shared by three more of them and by all levels (Bolya et al., ICCV 2019).
+
+    Weights start Xavier uniform, biases 0: every score starts around ½, and there is no prior.
+
+    Parameters
+    ----------
+    in_channels
+        Channels of every map, and of the shared convolution.
+    num_classes
+        C.
+    num_per_cell
+        A.
+    num_prototypes
+        Q.
+    softmax
+        Whether classes compete with each other and with a background logit, the last (standard form), or each is for
+        itself (ranking losses).
+    num_convolutions
+        Shared ones.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        num_per_cell: int,
+        num_prototypes: int,
+        softmax: bool,
+        num_convolutions: int = 1,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_prototypes = num_prototypes
+        self.softmax = softmax
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(in_channels, in_channels, 3, padding=1) for _ in range(num_convolutions)
+        )
+        self.classifier = nn.Conv2d(in_channels, num_per_cell * (num_classes + softmax), 3, padding=1)
+        self.regressor = nn.Conv2d(in_channels, num_per_cell * 4, 3, padding=1)
+        self.coefficients = nn.Conv2d(in_channels, num_per_cell * num_prototypes, 3, padding=1)
+        for convolution in (*self.convolutions, self.classifier, self.regressor, self.coefficients):
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> InstanceOutputs:
+        """Outputs for L maps (B, channels, H, W), in the order of the anchors."""
+        logits, deltas, coefficients = [], [], []
+        for features in maps:
+            for convolution in self.convolutions:
+                features = relu(convolution(features))
+            logits.append(self.classifier(features))
+            deltas.append(self.regressor(features))
+            coefficients.append(self.coefficients(features))
+        return InstanceOutputs(
+            by_anchor(logits, self.num_classes + self.softmax),
+            by_anchor(deltas, 4),
+            by_anchor(coefficients, self.num_prototypes).tanh(),
+        )
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """(…, C) scores in [0, 1], without background."""
+        return torch.softmax(logits.float(), dim=-1)[..., :-1] if self.softmax else torch.sigmoid(logits.float())
+
+
+class SemanticHead(nn.Module):
+    """A 1x1 convolution from the finest map to the pixels of each class: an auxiliary output, for training alone.
+
+    Weights start Xavier uniform, biases 0.
+
+    Parameters
+    ----------
+    in_channels
+        Channels of the map.
+    num_classes
+        C.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(in_channels, num_classes, 1)
+        nn.init.xavier_uniform_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, channels, h, w) → (B, C, h, w) logits."""
+        logits: Tensor = self.classifier(features)
+        return logits

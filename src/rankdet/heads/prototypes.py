@@ -1,0 +1,118 @@
+"""Masks as sums of prototypes: one set of maps per picture, and a few coefficients for each object.
+
+Legend: B images, K masks of a picture, Q prototypes, h, w cells of a prototype.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad, relu
+
+from rankdet.structures import MaskScores
+
+MARGIN = 1.0
+"""A mask reaches so many cells beyond its box."""
+
+
+class PrototypeNetwork(nn.Module):
+    """Convolutions, twice the size, and Q maps that masks are made of (Bolya et al., ICCV 2019, arXiv:1904.02689).
+
+    3x3 convolutions, linear interpolation to twice the size, one more of them, and a 1x1 convolution, each with ReLU.
+    Weights start Xavier uniform, biases 0.
+
+    Parameters
+    ----------
+    in_channels
+        Of the finest map of the pyramid.
+    num_prototypes
+        Q.
+    channels
+        Of the convolutions.
+    num_convolutions
+        Before the size is doubled.
+    """
+
+    def __init__(
+        self, in_channels: int, *, num_prototypes: int = 32, channels: int = 256, num_convolutions: int = 3
+    ) -> None:
+        super().__init__()
+        self.num_prototypes = num_prototypes
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(channels if index else in_channels, channels, 3, padding=1) for index in range(num_convolutions)
+        )
+        last = channels if num_convolutions else in_channels
+        self.enlarged = nn.Conv2d(last, channels, 3, padding=1)
+        self.prototypes = nn.Conv2d(channels, num_prototypes, 1)
+        for convolution in (*self.convolutions, self.enlarged, self.prototypes):
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, channels, H, W) → (B, Q, 2H, 2W), none below 0."""
+        for convolution in self.convolutions:
+            features = relu(convolution(features))
+        features = interpolate(features, scale_factor=2.0, mode="bilinear")
+        return relu(self.prototypes(relu(self.enlarged(features))))
+
+
+def assemble_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor, canvas: tuple[int, int]) -> Tensor:
+    r"""Logits of masks over the whole canvas, cropped to their boxes.
+
+    .. math:: M_k = \sum_q c_{kq} P_q \quad \text{inside of box k}, \qquad -\infty \quad \text{outside}
+
+    A cell in column c is inside of a box from :math:`x_1` to :math:`x_2`, in cells, where
+    :math:`x_1 - 1 \le c < x_2 + 1`; rows alike.
+
+    Parameters
+    ----------
+    prototypes
+        (Q, h, w) of one picture.
+    coefficients
+        (K, Q).
+    boxes
+        (K, 4) xyxy in pixels.
+    canvas
+        (height, width) in pixels that the prototypes cover.
+
+    Returns
+    -------
+    Tensor
+        (K, h, w); gradients flow to prototypes and coefficients, also where there are none of the latter.
+
+    Examples
+    --------
+    >>> box = torch.tensor([[8.0, 0.0, 10.0, 2.0]])
+    >>> assemble_masks(torch.ones(1, 1, 8), torch.tensor([[0.5]]), box, (2, 16))
+    tensor([[[  -inf,   -inf,   -inf, 0.5000, 0.5000, 0.5000,   -inf,   -inf]]])
+    """
+    height, width = prototypes.shape[1:]
+    logits = (coefficients.to(prototypes.dtype) @ prototypes.flatten(1)).view(-1, height, width)
+    left, top, right, bottom = boxes.detach().float().unbind(dim=1)
+    rows = _inside(top * (height / canvas[0]), bottom * (height / canvas[0]), height)
+    columns = _inside(left * (width / canvas[1]), right * (width / canvas[1]), width)
+    # In place: a product of matrices needs nothing of its result, which is the largest tensor here.
+    return logits.masked_fill_(~(rows[:, :, None] & columns[:, None]), -torch.inf)
+
+
+def _inside(start: Tensor, end: Tensor, cells: int) -> Tensor:
+    """(K, cells) bool: which cells a box from ``start`` to ``end`` (K,) in cells keeps."""
+    cell = torch.arange(cells, device=start.device)
+    return (cell >= start[:, None] - MARGIN) & (cell < end[:, None] + MARGIN)
+
+
+def canvas_scores(logits: Tensor, canvas: tuple[int, int]) -> MaskScores:
+    """The scores of masks (K, h, w) that cover the canvas, (height, width) in pixels, as those of detections.
+
+    One cell is repeated on each side, so that scores do not fall towards the border of the canvas, as those of a box do
+    towards its own, but are interpolated as resizing a picture does.
+
+    Examples
+    --------
+    >>> canvas_scores(torch.full((1, 1, 2), 100.0), (2, 4)).bitmaps((2, 4)).all()
+    tensor(True)
+    """
+    scores = pad(logits.float().sigmoid()[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    cell_height, cell_width = canvas[0] / logits.shape[1], canvas[1] / logits.shape[2]
+    region = [-cell_width, -cell_height, canvas[1] + cell_width, canvas[0] + cell_height]
+    return MaskScores(scores, scores.new_tensor(region).expand(len(scores), 4))

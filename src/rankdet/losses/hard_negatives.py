@@ -1,0 +1,77 @@
+"""Which negatives a score-based baseline learns from, where they are far too many for it. Ranking losses need all.
+
+Legend: B images, M candidates, P positives.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rankdet.structures import Candidates
+
+
+class Chosen(NamedTuple):
+    """What a loss learns from.
+
+    candidates
+        (M,) bool.
+    divisor
+        Scalar: what a sum over the candidates is divided by.
+    """
+
+    candidates: Tensor
+    divisor: Tensor
+
+
+class HardNegatives:
+    """Online hard example mining: in each picture all positives and the negatives of largest loss, so many for each.
+
+    In a picture without positives all negatives are chosen. Sums are divided by the number of positives, of which such
+    a picture counts as one (SSD: Liu et al., ECCV 2016, arXiv:1512.02325, section 2.2; the published code of YOLACT for
+    such pictures).
+
+    Parameters
+    ----------
+    ratio
+        Negatives for each positive of their picture.
+
+    Notes
+    -----
+    Of negatives with equal losses the first are chosen. Nothing waits for a device.
+
+    Examples
+    --------
+    >>> candidates = Candidates("dense", torch.zeros(4, 2), torch.tensor([1, 1, 0, 1]), 1, per_image=(4,))
+    >>> HardNegatives(2)(candidates, torch.tensor([0.1, 0.4, 0.3, 0.2])).candidates
+    tensor([False,  True,  True,  True])
+    """
+
+    def __init__(self, ratio: int = 3) -> None:
+        if ratio < 1:
+            raise ValueError(f"at least one negative for each positive, got {ratio}")
+        self.ratio = ratio
+
+    def __call__(self, candidates: Candidates, losses: Tensor) -> Chosen:
+        """What is chosen by the losses (M,) of candidates; ValueError unless these say which share a picture."""
+        if candidates.per_image is None:
+            raise ValueError(f"head {candidates.head!r} does not say which candidates share a picture (per_image)")
+        chosen, counts = [], []
+        pictures = zip(
+            candidates.labels.split(candidates.per_image), losses.detach().split(candidates.per_image), strict=True
+        )
+        for labels, own in pictures:
+            is_negative = labels == candidates.num_classes
+            is_positive = (labels >= 0) & ~is_negative
+            num_positives = is_positive.sum()
+            limit = torch.where(num_positives > 0, self.ratio * num_positives, len(labels))
+            order = own.masked_fill(~is_negative, -torch.inf).argsort(descending=True, stable=True)
+            is_among_first = torch.arange(len(own), device=own.device) < limit
+            is_hard = torch.empty_like(is_negative).scatter_(0, order, is_among_first)
+            chosen.append(is_positive | (is_negative & is_hard))
+            counts.append(num_positives.clamp(min=1))
+        if not chosen:
+            return Chosen(torch.zeros_like(candidates.labels, dtype=torch.bool), losses.new_ones(()))
+        return Chosen(torch.cat(chosen), torch.stack(counts).sum())

@@ -1,0 +1,81 @@
+"""Tables of YOLACT: its heuristics in Table 6, the continuous labels in Table A.16."""
+
+from __future__ import annotations
+
+from rankdet.recipes import Recipe
+from rankdet.recipes.losses import (
+    BinaryLabel,
+    DiceLabel,
+    IoULabel,
+    Label,
+    MaskCrossEntropy,
+    MeanLabel,
+    RankSort,
+    SoftmaxCrossEntropy,
+)
+from rankdet.recipes.yolact import (
+    rs_yolact_r50_coco,
+    rs_yolact_shapes,
+    yolact_of,
+    yolact_r50_coco,
+    yolact_shapes,
+)
+
+from .rows import Change, Family, Row
+
+YOLACT = Family.of(shapes=yolact_shapes, coco=yolact_r50_coco)
+RS_YOLACT = Family.of(shapes=rs_yolact_shapes, coco=rs_yolact_r50_coco)
+LABELS: dict[str, Label] = {
+    "binary": BinaryLabel(),
+    "iou": IoULabel(),
+    "dice": DiceLabel(),
+    "mean_iou_dice": MeanLabel(),
+}
+
+
+def without(*, hard_negatives: bool = False, size_normalization: bool = False, semantic: bool = False) -> Change:
+    """A change that takes heuristics of the standard form away.
+
+    Without hard negatives the loss is a mean over all anchors that are not ignored, that of the boxes too, as in the
+    published code.
+    """
+
+    def change(recipe: Recipe) -> Recipe:
+        detector, loss = yolact_of(recipe), recipe.losses["dense"]
+        if not isinstance(loss, SoftmaxCrossEntropy) or not isinstance(loss.mask_loss, MaskCrossEntropy):
+            raise TypeError(f"recipe {recipe.name!r} does not have the losses of the standard YOLACT")
+        if hard_negatives:
+            loss = loss.model_copy(update={"hard_negatives": None})
+        if size_normalization:
+            loss = loss.model_copy(update={"mask_loss": MaskCrossEntropy(weight=loss.mask_loss.weight)})
+        if semantic:
+            loss = loss.model_copy(update={"auxiliary": ()})
+            detector = detector.model_copy(update={"semantic": False})
+        return recipe.model_copy(update={"detector": detector, "losses": {"dense": loss}})
+
+    return change
+
+
+def labelled(label: Label) -> Family:
+    """RS YOLACT that sorts by another label; the recipe itself where it is the same."""
+    loss = RankSort(label=label)
+    if loss == RankSort():
+        return RS_YOLACT
+    return RS_YOLACT.changed(lambda recipe: recipe.model_copy(update={"losses": {"dense": loss}}))
+
+
+def table_6() -> list[Row]:
+    """The heuristics of YOLACT, each taken away in turn, all of them, and RS YOLACT."""
+    return [
+        YOLACT.row("yolact-ohem_size_norm_semseg"),
+        YOLACT.changed(without(hard_negatives=True)).row("yolact-size_norm_semseg"),
+        YOLACT.changed(without(size_normalization=True)).row("yolact-ohem_semseg"),
+        YOLACT.changed(without(semantic=True)).row("yolact-ohem_size_norm"),
+        YOLACT.changed(without(hard_negatives=True, size_normalization=True, semantic=True)).row("yolact-plain"),
+        RS_YOLACT.row("rs"),
+    ]
+
+
+def table_a16() -> list[Row]:
+    """What the positives of RS YOLACT are sorted by."""
+    return [labelled(label).row(name) for name, label in LABELS.items()]

@@ -1,0 +1,195 @@
+"""LVIS folders: where pictures lie, what a record must have, what the doctor says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rankdet.data import COCO, LVIS, CocoDataset, SampleKey, check_folder
+from rankdet.recipes.data import Data
+from rankdet.structures import InputError
+
+CATEGORIES = [(4, "r"), (1, "f"), (9, "c")]
+
+
+class LvisFolder:
+    """Two training pictures and two validation pictures, one of which COCO has in its training set."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.documents: dict[str, dict[str, Any]] = {}
+        for split, files in {
+            "train": ["train2017/000000000007.png", "train2017/000000000003.png"],
+            "val": ["val2017/000000000005.png", "train2017/000000000008.png"],
+        }.items():
+            self.documents[split] = {
+                "images": [self.picture(file) for file in files],
+                "annotations": [],
+                "categories": [
+                    {"id": id_, "name": f"thing_{id_}", "synset": f"thing.n.{id_:02}", "frequency": frequency}
+                    for id_, frequency in CATEGORIES
+                ],
+            }
+        self.add("train", 7, 4, [4, 6, 20, 10])
+        self.add("train", 7, 1, [30, 8, 16, 32])
+        self.add("train", 3, 1, [1, 2, 3, 4])
+        self.add("val", 8, 9, [1, 2, 30, 40])
+        self.write()
+
+    def picture(self, file: str) -> dict[str, Any]:
+        path = self.root / file
+        path.parent.mkdir(exist_ok=True)
+        number = int(path.stem)
+        Image.fromarray(np.full((48, 64, 3), number, dtype=np.uint8)).save(path)
+        return {
+            "id": number,
+            "coco_url": f"http://images.cocodataset.org/{file}",
+            "width": 64,
+            "height": 48,
+            "neg_category_ids": [9],
+            "not_exhaustive_category_ids": [],
+        }
+
+    def add(self, split: str, image: int, category: int, box: list[float]) -> None:
+        x, y, w, h = box
+        rows = self.documents[split]["annotations"]
+        outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        rows.append(
+            {"id": len(rows) + 1, "image_id": image, "category_id": category, "bbox": box, "area": w * h}
+            | {"segmentation": outline}
+        )
+
+    def annotations(self, split: str) -> Path:
+        return self.root / "annotations" / f"lvis_v1_{split}.json"
+
+    def write(self) -> None:
+        (self.root / "annotations").mkdir(exist_ok=True)
+        for split, document in self.documents.items():
+            self.annotations(split).write_text(json.dumps(document))
+
+
+@pytest.fixture
+def lvis(tmp_path: Path) -> LvisFolder:
+    return LvisFolder(tmp_path)
+
+
+def test_pictures_are_found_by_the_ends_of_their_addresses(lvis):
+    data = Data(folder=lvis.root, format="lvis", batch_size=1)
+    training, validation = data.build_training_dataset(with_masks=True), data.build_test_dataset()
+    assert training.path(0) == lvis.root / "train2017" / "000000000007.png"
+    assert [validation.path(index).parent.name for index in (0, 1)] == ["val2017", "train2017"]
+    assert training.categories == [(1, "thing_1"), (4, "thing_4"), (9, "thing_9")]
+    sample = training[SampleKey(0, 0)]
+    assert sample.target.labels.tolist() == [1, 0]
+    assert sample.image.unique().tolist() == [7]
+    assert sample.target.masks.sum((1, 2)).tolist() == [200, 512]
+    assert validation.ground_truth == lvis.annotations("val")
+
+
+@pytest.mark.parametrize("pictures", [".", "images"])
+def test_pictures_lie_in_the_folder_or_in_its_folder_images(lvis, pictures):
+    (lvis.root / "images").mkdir()
+    for name in ("train2017", "val2017"):
+        (lvis.root / name).rename(lvis.root / pictures / name)
+    assert LVIS.find_split(lvis.root, "val") == (lvis.annotations("val"), lvis.root / pictures)
+
+
+def test_another_version_is_found_where_there_is_no_first(lvis):
+    lvis.annotations("val").rename(lvis.root / "annotations" / "lvis_v0.5_val.json")
+    assert LVIS.find_split(lvis.root, "val").annotations.name == "lvis_v0.5_val.json"
+    (lvis.root / "annotations" / "lvis_v2_val.json").write_text("{}")
+    with pytest.raises(InputError, match=r"several annotation files .*lvis_v0\.5_val\.json, .*lvis_v2_val\.json"):
+        LVIS.find_split(lvis.root, "val")
+    with pytest.raises(InputError, match=r"no annotation file for the split 'test'; tried annotations/lvis_v1_test"):
+        LVIS.find_split(lvis.root, "test")
+
+
+def test_the_address_counts_before_a_file_name_and_a_file_name_where_there_is_no_address(lvis):
+    first, second = lvis.documents["train"]["images"]
+    first["file_name"] = "COCO_train2014_000000000007.png"  # as version 0.5 has it
+    del second["coco_url"]
+    second["file_name"] = "train2017/000000000003.png"
+    lvis.write()
+    dataset = Data(folder=lvis.root, format="lvis", batch_size=1).build_training_dataset()
+    assert [dataset.path(index).name for index in (0, 1)] == ["000000000007.png", "000000000003.png"]
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("images", {"coco_url": 3}, "image 3: coco_url 3 does not end in a folder and a file"),
+        ("images", {"coco_url": "a.png"}, "image 3: coco_url 'a.png' does not end in a folder and a file"),
+        ("images", {"coco_url": "http://x/../a.png"}, "image 3: file_name '../a.png' leaves the folder of pictures"),
+        ("images", {"coco_url": None}, "image 3: key 'coco_url' is missing"),
+        ("images", {"neg_category_ids": None}, "image 3: neg_category_ids is missing, or no list of category ids"),
+        ("images", {"neg_category_ids": [1, 2]}, "image 3: neg_category_ids holds 2, which is no category of the file"),
+        ("images", {"not_exhaustive_category_ids": ["1"]}, "image 3: not_exhaustive_category_ids holds '1'"),
+        ("categories", {"frequency": "often"}, "category 9: frequency 'often' is none of r, c, f"),
+        ("categories", {"frequency": None}, "category 9: frequency is missing; it is one of r, c, f"),
+    ],
+)
+def test_record_that_lvis_cannot_have_is_named(lvis, part, change, message):
+    record = lvis.documents["train"][part][-1]
+    record |= change
+    for key, value in change.items():
+        if value is None:
+            del record[key]
+    lvis.write()
+    if part == "images":
+        lvis.documents["train"]["annotations"].pop()
+        lvis.write()
+    with pytest.raises(InputError) as caught:
+        CocoDataset(lvis.annotations("train"), lvis.root, read=LVIS.read)
+    assert f"{lvis.annotations('train')}: {message}" in str(caught.value)
+    assert message in str(next(finding for finding in check_folder(lvis.root) if finding.severity == "error"))
+
+
+def test_records_that_are_no_objects_are_named(lvis):
+    for part in ("images", "categories"):
+        lvis.documents["train"][part].append("nothing")
+    lvis.write()
+    findings = [finding for finding in check_folder(lvis.root) if finding.severity == "error"]
+    assert [finding.record for finding in findings] == ["category number 4", "image number 3"]
+
+
+def test_doctor_finds_nothing_wrong_but_unused_classes_and_missing_pictures(lvis):
+    findings = check_folder(lvis.root, with_masks=True, pictures=True)
+    assert [(finding.severity, finding.record) for finding in findings] == [("warning", "categories")] * 2
+    assert findings[0].message == "1 of 3 have no annotation: thing_9"
+    (lvis.root / "train2017" / "000000000008.png").unlink()
+    assert any(finding.record == "image 8" and "is missing" in finding.message for finding in check_folder(lvis.root))
+
+
+def test_doctor_compares_splits_of_one_format_only(lvis):
+    """LVIS and COCO share pictures, not categories, and lie in one folder."""
+    coco = {
+        "images": [row | {"file_name": Path(row["coco_url"]).name} for row in lvis.documents["train"]["images"]],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [{"id": 1, "image_id": 3, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+    }
+    (lvis.root / "annotations" / "instances_train2017.json").write_text(json.dumps(coco))
+    findings = check_folder(lvis.root)
+    assert not any("already" in finding.message or "are not those" in finding.message for finding in findings)
+    assert COCO.find_split(lvis.root, "train").images == lvis.root / "train2017"
+    assert LVIS.find_split(lvis.root, "train").images == lvis.root
+
+
+def test_doctor_lists_only_some_of_many_unused_classes(lvis):
+    lvis.documents["train"]["categories"] += [
+        {"id": 100 + number, "name": f"unused_{number}", "frequency": "r"} for number in range(50)
+    ]
+    lvis.write()
+    message = next(finding.message for finding in check_folder(lvis.root) if "have no annotation" in finding.message)
+    assert message.startswith("51 of 53 have no annotation: thing_9, unused_0, ")
+    assert message.endswith("unused_18, …")
+
+
+def test_official_sample_is_read(shared):
+    path = shared("data", "eval_samples", "lvis_v05_100", "lvis_val_100.json")
+    records, findings = LVIS.read(path, True, False)
+    assert findings == []
+    assert len(records.categories) == 1230
+    assert {row["file_name"].split("/")[0] for row in records.pictures.values()} <= {"train2017", "val2017"}
