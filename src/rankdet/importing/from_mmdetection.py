@@ -17,8 +17,11 @@ from rankdet.detectors import ATSS, PAA, FasterRCNN, MaskRCNN
 from rankdet.recipes.detectors import Detector
 from rankdet.recipes.detectors.one_stage import OneStage
 
+from .adapting import adapt_to_config
 from .layout import Layout
 from .rules import Rule, rule
+
+adapt = adapt_to_config
 
 IGNORED = ("data_preprocessor",)
 """Mean and standard deviation of the pixels, which a recipe holds."""

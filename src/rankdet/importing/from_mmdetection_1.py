@@ -8,15 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from rankdet.detectors import FasterRCNN, MaskRCNN
+from rankdet.recipes import Recipe
 from rankdet.recipes.detectors import Detector
 
 from . import from_mmdetection
+from .adapting import Adaptation, adapt_to_config
 from .layout import Layout
 from .rules import Rule, background_last, picked
+
+NOTES = (
+    "mmdetection 1.x takes boxes to be one pixel wider and higher than x2 − x1, and anchors to lie elsewhere by half a "
+    "pixel: detections move by as much; its authors state less than 1 AP for the step to 2.x",
+)
+"""What a user should know."""
+
+
+def adapt(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """RoIs are read without the shift of half a pixel, two points per cell and direction."""
+    adapt_to_config(adaptation, recipe, config)
+    adaptation.change(["detector", "rcnn", "half_pixel_shift"], False)
+    adaptation.change(["detector", "rcnn", "sampling_ratio"], 2)
 
 
 def faster_rcnn(detector: FasterRCNN) -> Iterator[Rule]:

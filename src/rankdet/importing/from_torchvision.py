@@ -9,19 +9,44 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from rankdet.detectors import FasterRCNN, MaskRCNN
+from rankdet.recipes import Recipe
 from rankdet.recipes.detectors import Detector
 
+from .adapting import Adaptation
 from .categories import COCO
 from .layout import Layout
 from .rules import Rule, picked, rule
 
+BACKBONE = "backbone.body"
 CLASSIFIER = "roi_heads.box_predictor.cls_score"
 COCO_ROWS = 91
 """Classes of the published models: the background and the ids 1 … 90."""
+
+
+NOTES = (
+    "box coding and RoIAlign are those of torchvision; what is left moves results a little, AP by how much was not "
+    "measured:",
+    "torchvision rounds the halves of the sides of its anchors, which makes sides differ by up to 2.8 % (finest level)",
+    "it divides sizes of picture and map to get the stride of a level: where they are not multiples, 61 instead of 64 "
+    "pixels on P6 at 800, anchors of that level lie closer together",
+    "it resizes without antialiasing and rounds sides down; its published COCO weights were trained with eps 0 in "
+    "batch normalization, here it is 1e-5",
+)
+"""What a user should know."""
+OTHERS = {
+    "rpn.head.conv.1.0.weight": "torchvision's R-CNN v2 (batch normalization in the pyramid, two convolutions in the "
+    "RPN, four in the box head)",
+    "backbone.body.0.0.weight": "torchvision's R-CNN with MobileNetV3",
+    "roi_heads.keypoint_predictor.kps_score_lowres.weight": "torchvision's Keypoint R-CNN",
+    "head.classification_head.cls_logits.weight": "torchvision's RetinaNet or FCOS",
+    "backbone.features.0.weight": "torchvision's SSD",
+}
+"""Tensors of detectors of torchvision that have no counterpart, and what these are."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +73,7 @@ NEWER = Names(
 
 def faster_rcnn(detector: FasterRCNN | MaskRCNN, names: Names) -> Iterator[Rule]:
     """Of Faster R-CNN."""
-    yield rule("backbone.network", "backbone.body")
+    yield rule("backbone.network", BACKBONE)
     for level in range(len(detector.fpn.laterals)):
         yield rule(f"fpn.laterals.{level}", names.pyramid.format("inner", level))
         yield rule(f"fpn.outputs.{level}", names.pyramid.format("layer", level))
@@ -109,6 +134,12 @@ def num_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categorie
     """C: 80 where there are 91 rows, unless the categories are known to be 90 others."""
     rows = len(tensors[f"{CLASSIFIER}.bias"])
     return len(COCO) if rows == COCO_ROWS and num_categories != rows - 1 else rows - 1
+
+
+def adapt(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """RoIs are read as torchvision does."""
+    adaptation.change(["detector", "rcnn", "half_pixel_shift"], False)
+    adaptation.change(["detector", "rcnn", "sampling_ratio"], 2)
 
 
 LAYOUTS = tuple(

@@ -19,6 +19,22 @@ COUNTER = "num_batches_tracked"
 """Of batch normalization: frozen ones do not count, and nothing here reads it."""
 
 
+class MisfitError(InputError):
+    """Tensors and a detector that do not fit.
+
+    Parameters
+    ----------
+    count
+        How many tensors.
+    message
+        Which ones.
+    """
+
+    def __init__(self, count: int, message: str) -> None:
+        super().__init__(message)
+        self.count = count
+
+
 def unchanged(tensor: Tensor) -> Tensor:
     """The tensor itself."""
     return tensor
@@ -85,7 +101,7 @@ def translated(
     rules
         Of several that fit a tensor, the one with the longest own name is taken.
     expected
-        The weights of the detector, for their names, shapes and types.
+        The weights of the detector, for their names, shapes and types; their values are not looked at.
     ignored
         Prefixes of foreign names that detection does not need.
 
@@ -96,7 +112,7 @@ def translated(
 
     Raises
     ------
-    InputError
+    MisfitError
         When a tensor is missing or has another shape, or one is left over; names them all, up to a dozen of each kind.
     """
     by_own = {each.own: each for each in rules}
@@ -107,7 +123,7 @@ def translated(
         absent = [source for source in applied[1] if source not in tensors] if applied else [name]
         if applied is None or absent:
             if name.endswith(COUNTER):
-                found[name] = torch.zeros_like(own)
+                found[name] = torch.zeros(own.shape, dtype=own.dtype)
             else:
                 missing += [f"{source} (for {name})" if applied else f"anything for {name}" for source in absent]
             continue
@@ -121,11 +137,11 @@ def translated(
             shapes = " + ".join(str(tuple(tensors[source].shape)) for source in sources)
             misfits.append(f"{sources[0]} is {shapes}, and {name} needs {tuple(value.shape)} to be {tuple(own.shape)}")
             continue
-        found[name] = torch.empty_like(own).copy_(value)
+        found[name] = torch.empty(own.shape, dtype=own.dtype).copy_(value)
     over = [name for name in tensors if name not in used and not is_under(name, ignored) and not name.endswith(COUNTER)]
     problems = [*listed("missing", missing), *listed("of another shape", misfits), *listed("left over", over)]
     if problems:
-        raise InputError("; ".join(problems))
+        raise MisfitError(len(missing) + len(misfits) + len(over), "; ".join(problems))
     return found
 
 
