@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rankdet.importing.origins import convert
 from rankdet.recipes import RECIPES, Recipe
 from rankdet.structures import Batch, LossOutput
 
 from . import extension
+from .weights import translated_weights
 
 REASON = "needs an environment with mmdetection 3.3.0: docs/equality.md says how to make one"
 
@@ -37,7 +37,7 @@ with warnings.catch_warnings(action="ignore"):
 
     register_all_modules()
 
-__all__ = ["TASK_UTILS", "RandomSampler"]  # for samplers of tests
+__all__ = ["TASK_UTILS", "RandomSampler"]  # for other modules
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 DEPTH_OF_BACKBONE = {"resnet18.tv_in1k": 18, "resnet50.tv_in1k": 50}
 CHANNELS_OF_BACKBONE = {"resnet18.tv_in1k": [64, 128, 256, 512], "resnet50.tv_in1k": [256, 512, 1024, 2048]}
@@ -95,7 +95,7 @@ def build_here(recipe: str, backbone: str, num_classes: int, changes: Mapping[st
 
 def share_weights(both: Both) -> None:
     """Copy the weights there to the detector here, as ``rankdet import`` would."""
-    both.here.load_state_dict(convert(both.there.state_dict(), both.recipe))
+    both.here.load_state_dict(translated_weights(both.there.state_dict(), both.recipe, both.here.num_classes))
 
 
 def prepare(there: nn.Module, batch: Batch, training: bool = True) -> Inputs:
@@ -163,16 +163,21 @@ def by_anchor(levels: Sequence[Tensor], length: int) -> Tensor:
 
 def total(losses: Mapping[str, Any]) -> dict[str, Tensor]:
     """mmdetection's loss terms, each summed over levels; numbers that are only logged are left out."""
-    terms = {name: value.sum() if isinstance(value, Tensor) else sum(value) for name, value in losses.items()}
-    return {name: value for name, value in terms.items() if "loss" in name}
+    return {
+        name: value.sum() if isinstance(value, Tensor) else torch.stack(value).sum()
+        for name, value in losses.items()
+        if "loss" in name
+    }
 
 
 def evaluate(both: Both, batch: Batch) -> dict[str, Tensor]:
     """The loss terms here, by ``head/name``."""
+    weights = both.recipe.head_weights
     terms: dict[str, Tensor] = {}
     for candidates in both.here(batch):
         output: LossOutput = both.losses[candidates.head](candidates)
-        terms |= {f"{candidates.head}/{name}": value for name, value in output.terms.items()}
+        for name, value in output.terms.items():
+            terms[f"{candidates.head}/{name}"] = weights.get(candidates.head, 1.0) * value
     return terms
 
 
@@ -188,7 +193,7 @@ def gradients(both: Both, here: Tensor, there: Tensor) -> tuple[dict[str, Tensor
         for name, tensor in both.there.state_dict().items()
     }
     own = {name: each.grad for name, each in both.here.named_parameters() if each.requires_grad}
-    translated = convert(found, both.recipe)
+    translated = translated_weights(found, both.recipe, both.here.num_classes)
     return {name: grad for name, grad in own.items() if grad is not None}, {name: translated[name] for name in own}
 
 

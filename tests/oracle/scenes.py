@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from rankdet.data import CocoDataset, KeepRatio, SampleKey, Transforms, collate
+from rankdet.data import CocoDataset, FixedSize, KeepRatio, SampleKey, Transforms, collate
 from rankdet.structures import Batch, Images, Source, Target
 
 NUM_CLASSES = 7
 SCENES = ("one picture", "different sizes", "one without objects", "none with objects", "genuine")
 WITH_OBJECTS = ("one picture", "different sizes", "genuine")
 """Scenes in which every picture has objects."""
+SMALL = KeepRatio(256, (192,))
 BESIDE = [parent / "shared" / "data" / "coco_free" for parent in Path(__file__).resolve().parents]
 GENUINE = next((folder for folder in BESIDE if folder.is_dir()), None)
 
@@ -78,13 +79,12 @@ def _ellipses(boxes: Tensor, rows: int, columns: int) -> Tensor:
     return horizontal.square() + ((y - (top + bottom) / 2) / (bottom - top)).square() <= 0.25
 
 
-def read_batch() -> Batch:
+def read_batch(resize: KeepRatio | FixedSize = SMALL) -> Batch:
     """Two genuine pictures of COCO, one of them in portrait format."""
     if GENUINE is None:
         pytest.skip("needs ../shared/data/coco_free, which is not beside this checkout")
-    transforms = Transforms(KeepRatio(256, (192,)))
     annotations = GENUINE / "annotations" / "instances_val2017.json"
-    dataset = CocoDataset(annotations, GENUINE / "images" / "val2017", transforms, with_masks=True)
+    dataset = CocoDataset(annotations, GENUINE / "images" / "val2017", Transforms(resize), with_masks=True)
     shapes = ((2, dataset.aspect_ratios < 1), (3, dataset.aspect_ratios > 1))
     samples = []
     for fewest, fits in shapes:

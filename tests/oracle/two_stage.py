@@ -84,18 +84,21 @@ def build(
 
     No proposals come from the padding, and the first candidates are taken in place of drawn ones.
     """
-    samplers = {f"train_cfg.{stage}.sampler.type": "FirstSamplerThere" for stage in ("rpn", "rcnn")}
+    is_cascade = recipe.startswith("cascade")
+    stages = [f"rcnn.{number}" for number in range(3)] if is_cascade else ["rcnn"]
+    samplers = {f"train_cfg.{stage}.sampler.type": "FirstSamplerThere" for stage in ("rpn", *stages)}
     network = build_there(config, BACKBONE, THIN | samplers | dict(there))
     randomize(network, prepare(network, make_scene("different sizes")), OUTPUTS | dict(outputs))
     propose = network.rpn_head.predict_by_feat
 
     def propose_inside(logits: Sequence[Tensor], deltas: Sequence[Tensor], **settings: Any) -> Any:
-        return propose(mask_padding(network.rpn_head, logits, settings["batch_img_metas"]), deltas, **settings)
+        found = propose(mask_padding(network.rpn_head, logits, settings["batch_img_metas"]), deltas, **settings)
+        return [proposals[proposals.scores > 0] for proposals in found]
 
     network.rpn_head.predict_by_feat = propose_inside
     both = build_here(recipe, BACKBONE, NUM_CLASSES, {"pyramid_channels": 64} | dict(here))._replace(there=network)
     share_weights(both)
-    for part in (both.here.rpn, both.here.rcnn):
+    for part in (both.here.rpn, *(both.here.stages if is_cascade else [both.here.rcnn])):
         part.sampler = FirstSampler(part.sampler.num, part.sampler.positive_fraction)
     return both
 
@@ -114,7 +117,7 @@ def check_labels_of_anchors(both: Both, batch: Batch) -> None:
     inputs = prepare(both.there, batch)
     with torch.no_grad():
         outputs = both.here.rpn(both.here.fpn(both.here.backbone(batch.images)), batch.images.sizes)
-        candidates = both.here.rpn.candidates(outputs, batch.targets)
+        candidates = both.here.rpn.candidates(outputs, batch.images.sizes, batch.targets)
         labels, deltas = rpn_labels(both.there, inputs)
     assert torch.equal(candidates.labels, labels)
     assert_equal(candidates.deltas.target, deltas[labels == 0], "encoded objects")
