@@ -67,6 +67,16 @@ from .plus import (
 )
 from .recipe import Recipe
 from .shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
+from .solov2 import (
+    rs_solov2_light_r34_coco,
+    rs_solov2_lite0_nuclei,
+    rs_solov2_r101_coco,
+    rs_solov2_shapes,
+    solov2_light_r34_coco,
+    solov2_lite0_nuclei,
+    solov2_r101_coco,
+    solov2_shapes,
+)
 from .yolact import (
     rs_yolact_lite0_nuclei,
     rs_yolact_r50_coco,
@@ -130,6 +140,14 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "qfl_paa_r50_coco": qfl_paa_r50_coco,
     "alrp_paa_r50_coco": alrp_paa_r50_coco,
     "rs_paa_r50_coco": rs_paa_r50_coco,
+    "solov2_shapes": solov2_shapes,
+    "rs_solov2_shapes": rs_solov2_shapes,
+    "solov2_lite0_nuclei": solov2_lite0_nuclei,
+    "rs_solov2_lite0_nuclei": rs_solov2_lite0_nuclei,
+    "solov2_light_r34_coco": solov2_light_r34_coco,
+    "rs_solov2_light_r34_coco": rs_solov2_light_r34_coco,
+    "solov2_r101_coco": solov2_r101_coco,
+    "rs_solov2_r101_coco": rs_solov2_r101_coco,
     "yolact_shapes": yolact_shapes,
     "rs_yolact_shapes": rs_yolact_shapes,
     "yolact_lite0_nuclei": yolact_lite0_nuclei,
