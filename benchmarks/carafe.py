@@ -1,13 +1,14 @@
 """CARAFE beside bilinear interpolation and beside the plain form of its equation: time and memory, as ratios.
 
-    python benchmarks/carafe.py [--quick] [--channels-last] [--repeats 5] [--device cuda] [--threads N] [--markdown F]
+    python benchmarks/carafe.py [--quick] [--channels-last] [--repeats 5] [--device cuda] [--markdown FILE]
 
 One picture of 800 × 1344, 256 channels: "P3 → P2" enlarges a map of 100 × 168 cells, and so on. "sums" is
 ``rankdet.backbones.carafe.reassemble``, "unfold" the same equation written with ``torch.nn.functional.unfold`` and
 25 · C numbers per new cell; both are given the weights. "CARAFE" is the whole module, with the convolutions that
 predict the weights. All are compared with ``interpolate(mode="bilinear")`` on the same map.
 
-**time**: forward, and backward for all gradients, in turns in one process, medians.
+**time**: forward, and backward for all gradients, in turns in one process, medians; on a CPU the time of the processor
+on one thread, which other work on the machine disturbs least.
 
 **memory**: what one forward and one backward pass add at their peak to the map and to the gradient of the enlarged map,
 with the enlarged map itself and all gradients, in multiples of the enlarged map. On a CPU the growth of the resident
@@ -94,7 +95,8 @@ def _median(times: list[tuple[float, float]], part: int) -> float:
 def _now(inputs: Inputs) -> float:
     if inputs.features.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter()
+        return time.perf_counter()
+    return time.process_time()
 
 
 def peak_memory(name: str, size: tuple[int, int], options: argparse.Namespace) -> float:
@@ -114,13 +116,7 @@ def peak_memory(name: str, size: tuple[int, int], options: argparse.Namespace) -
     arguments = [sys.executable, __file__, "--memory-of", name, *map(str, size), *layout]
     # Freed blocks go back to the kernel, else those left from making the inputs would hide a part of the peak.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-    done = subprocess.run(
-        [*arguments, "--threads", str(torch.get_num_threads())],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return float(done.stdout)
 
 
@@ -172,18 +168,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="without the largest map")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--channels-last", action="store_true", help="memory format of the maps")
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--markdown", type=Path, help="write the table there, too")
     parser.add_argument("--memory-of", nargs=3, metavar=("FORM", "HEIGHT", "WIDTH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     if options.memory_of:
         name, height, width = options.memory_of
         print_memory(name, int(height), int(width), options.channels_last)
         return
     lines = rows(options)
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU, one thread"
     print(f"torch {torch.__version__}, {where}", *lines, sep="\n")
     if options.markdown:
         options.markdown.write_text("\n".join(lines) + "\n")

@@ -70,6 +70,15 @@ def test_without_offsets_it_is_the_plain_convolution_times_one_half(groups: int)
     torch.testing.assert_close(module(features), plain(features) / 2)
 
 
+def test_the_memory_format_changes_nothing():
+    torch.manual_seed(0)
+    module, features = DeformableConv2d(nn.Conv2d(8, 4, 3, padding=1)), torch.randn(2, 8, 5, 6)
+    nn.init.normal_(module.offsets.weight, std=0.2)
+    expected = module(features)
+    laid_out = module.to(memory_format=torch.channels_last)(features.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(laid_out, expected)
+
+
 def test_channels_that_do_not_divide_and_other_paddings_are_refused():
     with pytest.raises(ValueError, match="6 channels do not divide into 4 groups"):
         DeformableConv2d(nn.Conv2d(6, 8, 3, padding=1))
