@@ -73,6 +73,16 @@ def resnet(name: str, blocks: Sequence[int], bottleneck: bool, counted: bool = T
     return shapes
 
 
+def deformable(shapes: Shapes, groups: int = 4) -> Shapes:
+    """mmdetection's deformable convolutions in the stages that have them."""
+    offsets: Shapes = {}
+    for name, shape in shapes.items():
+        if name.endswith(".conv2.weight") and ".layer1." not in name:
+            prefix = name.removesuffix(".weight")
+            offsets |= convolution(f"{prefix}.conv_offset", groups * 27, shape[0], 3)
+    return shapes | offsets
+
+
 def resnet50(name: str = "backbone", counted: bool = True) -> Shapes:
     return resnet(name, (3, 4, 6, 3), True, counted)
 
@@ -88,6 +98,18 @@ def pyramid(into: Sequence[int], channels: int, extra: int = 0) -> Shapes:
         shapes |= convolution(f"neck.lateral_convs.{level}.conv", channels, before, 1)
     for level in range(len(into) + extra):
         shapes |= convolution(f"neck.fpn_convs.{level}.conv", channels, channels, 3)
+    return shapes
+
+
+def carafe_pyramid(into: Sequence[int], channels: int) -> Shapes:
+    """mmdetection's, with P6 as a lateral."""
+    shapes = pyramid(into, channels, extra=1) | convolution(
+        f"neck.lateral_convs.{len(into)}.conv", channels, into[-1], 3
+    )
+    for level in range(len(into)):
+        name = f"neck.upsample_modules.{level}"
+        shapes |= convolution(f"{name}.channel_compressor", 64, channels, 1)
+        shapes |= convolution(f"{name}.content_encoder", 100, 64, 3)
     return shapes
 
 
@@ -146,6 +168,36 @@ def mask_rcnn(
 ) -> Shapes:
     boxes = faster_rcnn(sigmoid, into, classes, channels, width)
     return boxes | mask_head("roi_head.mask_head", channels, classes)
+
+
+def cascade_rcnn(
+    sigmoid: bool = False,
+    into: Sequence[int] = R50,
+    classes: int = CLASSES,
+    channels: int = 256,
+    width: int = 1024,
+) -> Shapes:
+    shapes = pyramid(into, channels) | rpn(channels)
+    for stage in range(3):
+        shapes |= box_head(f"roi_head.bbox_head.{stage}", channels, width, classes + (not sigmoid), 4)
+    return shapes
+
+
+def yolact(
+    semantic: str | None = None, into: Sequence[int] = R50, classes: int = CLASSES, channels: int = 256
+) -> Shapes:
+    """With a semantic head under this name and a softmax; without one and with a sigmoid in the authors' fork."""
+    shapes = pyramid(into[1:], channels)
+    for level, before in ((3, into[-1]), (4, channels)):
+        shapes |= convolution(f"neck.fpn_convs.{level}.conv", channels, before, 3)
+    shapes |= convolution("bbox_head.head_convs.0.conv", channels, channels, 3)
+    shapes |= convolution("bbox_head.conv_cls", 3 * (classes + (semantic is not None)), channels, 3)
+    shapes |= convolution("bbox_head.conv_reg", 12, channels, 3)
+    shapes |= convolution("bbox_head.conv_coeff", 3 * 32, channels, 3)
+    for layer in (0, 2, 4, 8):
+        shapes |= convolution(f"mask_head.protonet.{layer}", channels, channels, 3)
+    shapes |= convolution("mask_head.protonet.10", 32, channels, 1)
+    return shapes | (convolution(semantic, classes, channels, 1) if semantic else {})
 
 
 def dense(

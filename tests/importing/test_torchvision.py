@@ -64,7 +64,7 @@ def test_detections_are_those_of_torchvision(small: Callable[..., Recipe]):
                    "detector.testing.per_image=20", "detector.rpn.test_proposals.per_level=40",
                    "detector.rpn.test_proposals.per_image=40")  # fmt: skip
     adaptation = Adaptation()
-    from_torchvision.adapt(adaptation, recipe, {})
+    from_torchvision.adapt(adaptation, recipe, {}, {})
     recipe = adapted(recipe, adaptation)
     detector = recipe.detector.build(len(ids), pretrained=False).eval()
     detector.load_state_dict(convert(model.state_dict(), recipe))

@@ -143,7 +143,9 @@ def _coder(*path: str | int) -> Callable[[Any], Any]:
 
     def read(model: Any) -> Any:
         head = found(model, *path)
-        coder = found(head, "bbox_coder") or head  # in 1.x they stand in the head
+        if head is None and path[0] == "roi_head":  # in 1.x heads stand in the model, and stds in the head
+            head = found(model, *path[1:])
+        coder = found(head, "bbox_coder") or head
         means = found(coder, "target_means")
         if _are_numbers(means, 4) and any(means):
             raise InputError(f"its {'.'.join(map(str, path))} codes boxes with means {means}; here they are 0")
@@ -171,6 +173,16 @@ def _octaves(model: Any) -> Any:
     return [base * 2 ** (octave / number) for octave in range(number)]
 
 
+def _base_scale(model: Any) -> Any:
+    scale = found(model, "bbox_head", "anchor_generator", "octave_base_scale")
+    return scale if _are_numbers([scale], 1) else None
+
+
+def _head_ratios(model: Any) -> Any:
+    ratios = found(model, "bbox_head", "anchor_generator", "ratios")
+    return ratios if _are_numbers(ratios, None) else None
+
+
 def _of_pooling(key: str) -> Callable[[Any], Any]:
     def read(model: Any) -> Any:
         value = found(model, "roi_head", "bbox_roi_extractor", "roi_layer", key)
@@ -192,7 +204,28 @@ DENSE: dict[tuple[str, ...], Reader] = {
     ("detector", "dense", "delta_stds"): _coder("bbox_head"),
     ("detector", "dense", "anchor_scales"): _octaves,
 }
-CARRIED = {"faster_rcnn": RCNN, "mask_rcnn": RCNN, "atss": DENSE, "paa": DENSE}
+CASCADE = {path: read for path, read in RCNN.items() if path[1] == "rpn"} | {
+    ("detector", f"rcnn{stage + 1}", name): read
+    for stage in (0, 1, 2)
+    for name, read in (
+        ("delta_stds", _coder("roi_head", "bbox_head", stage)),
+        ("sampling_ratio", _of_pooling("sampling_ratio")),
+        ("half_pixel_shift", _of_pooling("aligned")),
+    )
+}
+YOLACT: dict[tuple[str, ...], Reader] = {
+    ("detector", "delta_stds"): _coder("bbox_head"),
+    ("detector", "anchor_scale"): _base_scale,
+    ("detector", "anchor_ratios"): _head_ratios,
+}
+CARRIED = {
+    "faster_rcnn": RCNN,
+    "mask_rcnn": RCNN,
+    "cascade_rcnn": CASCADE,
+    "atss": DENSE,
+    "paa": DENSE,
+    "yolact": YOLACT,
+}
 """By type of the detector: fields of the recipe, and who reads them from the ``model`` of a configuration."""
 
 

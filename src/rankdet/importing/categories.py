@@ -35,8 +35,18 @@ COCO: tuple[Category, ...] = (
 # fmt: on
 """The 80 of COCO, in the order of their ids, which is that of the labels in all code known here."""
 
-CLASS_INNERMOST = ("rcnn.head.classifier", "dense.head.classifier", "mask.head.classifier")
-"""Rows are those of C or C + 1 classes, one after the other, for each anchor of a cell; the background is last."""
+CLASS_INNERMOST = {
+    "rcnn.head.classifier": "rcnn",
+    "stages.0.head.classifier": "rcnn1",
+    "stages.1.head.classifier": "rcnn2",
+    "stages.2.head.classifier": "rcnn3",
+    "dense.head.classifier": "dense",
+    "head.classifier": "dense",
+    "mask.head.classifier": None,
+    "semantic.classifier": None,
+}
+"""Rows are those of C classes and perhaps the background, which is last, for each anchor of a cell; with the head that
+says whether there is a background."""
 CLASS_OUTERMOST = ("rcnn.head.regressor",)
 """Rows are four deltas for each of C classes; or four for all together, which have no order."""
 
@@ -120,8 +130,10 @@ def _reordered(name: str, tensor: Tensor, order: Sequence[int], heads: Mapping[s
     num_classes = len(order)
     if is_under(name, CLASS_OUTERMOST) and len(tensor) == 4 * num_classes:
         return picked(tensor, order, per_row=4)
-    if not is_under(name, CLASS_INNERMOST):
+    layer = name.rpartition(".")[0]
+    if layer not in CLASS_INNERMOST:
         return tensor
-    period = num_classes + heads.get(name.partition(".")[0], False)
+    head = CLASS_INNERMOST[layer]
+    period = num_classes + (head is not None and heads[head])
     rows = [*order, *range(num_classes, period)]
     return picked(tensor, [start + row for start in range(0, len(tensor), period) for row in rows])

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rankdet.data import COCO as COCO_FORMAT
+from rankdet.data import LVIS
 from rankdet.recipes import RECIPES, Recipe, load_recipe
 from rankdet.recipes.data import Data
 from rankdet.structures import InputError
@@ -19,7 +21,7 @@ from . import from_mmdetection_1
 from .adapting import Adaptation, adapted, backbone_name, take_backbone
 from .categories import Category, named_categories, reordered
 from .config_text import found, read_config
-from .layout import Layout
+from .layout import LVIS_CLASSES, Layout
 from .origins import Origin, converted, fitting_layouts, other_family
 from .reading import ForeignCheckpoint, read_foreign
 from .rules import MisfitError
@@ -88,7 +90,7 @@ def import_checkpoint(path: Path, out: Path, recipe: str | None = None, data: Pa
     if out.exists() and out.samefile(path):
         raise InputError(f"--out {out} is the file to be imported")
     foreign = read_foreign(path)
-    folder = None if data is None else _categories_of(data)
+    folder = None if data is None else _categories_of(data, recipe)
     try:
         imported, state = understood(foreign, recipe, folder)
     except InputError as error:
@@ -101,30 +103,28 @@ def understood(
     foreign: ForeignCheckpoint, recipe: str | None = None, folder: list[Category] | None = None
 ) -> tuple[Imported, dict[str, Any]]:
     """What is told of an import, and the content of the new checkpoint; as :func:`import_checkpoint`, without files."""
-    origin, layouts = fitting_layouts(foreign.tensors)
     config = read_config(foreign.meta.get("cfg") or foreign.meta.get("config"))
     names = _class_names(foreign.meta)
     num_categories = len(names) if names is not None else None if folder is None else len(folder)
-    bases = _candidates(origin, layouts, recipe, config)
-    fitted = _first_that_fits(foreign, origin, bases, config, num_categories)
-    categories, order, how = named_categories(fitted.num_classes, names, folder)
-    weights = reordered(fitted.weights, order, fitted.recipe.detector.heads)
+    origin, candidates = _candidates(foreign, recipe, config, num_categories)
+    candidate, num_classes, weights = _first_that_fits(foreign, origin, candidates, num_categories)
+    categories, order, how = named_categories(num_classes, names, folder)
+    weights = reordered(weights, order, candidate.recipe.detector.heads)
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise InputError(f"weight {name} is not finite")
-    before, after = (each.model_dump(mode="json") for each in (fitted.base, fitted.recipe))
     # One-stage detectors of 1.x have the names of 2.x.
     is_old = str(foreign.meta.get("mmdet_version")).startswith("1.") and origin.notes != from_mmdetection_1.NOTES
     imported = Imported(
         _named(origin, foreign.meta),
-        fitted.recipe,
-        list(differences(before, after)),
+        candidate.recipe,
+        candidate.changes,
         len(foreign.tensors),
         (categories, how),
-        [*fitted.notes, *(from_mmdetection_1.NOTES if is_old else ())],
+        [*candidate.adaptation.notes, *(from_mmdetection_1.NOTES if is_old else ())],
     )
     state = {
-        "recipe": after,
+        "recipe": candidate.recipe.model_dump(mode="json"),
         "categories": [list(category) for category in categories],
         "thresholds": None,
         "detector": weights,
@@ -134,65 +134,93 @@ def understood(
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class _Candidate:
+    """A recipe that a file may belong to, before and after it took over what the file says."""
+
+    layout: Layout
     base: Recipe
     recipe: Recipe
-    num_classes: int
-    weights: dict[str, Tensor]
-    notes: list[str]
+    adaptation: Adaptation
+
+    @property
+    def changes(self) -> list[tuple[str, Any, Any]]:
+        """Fields that differ, with the values before and after."""
+        return list(differences(self.base.model_dump(mode="json"), self.recipe.model_dump(mode="json")))
 
 
 def _candidates(
-    origin: Origin, layouts: Sequence[Layout], recipe: str | None, config: Mapping[str, Any]
-) -> list[tuple[Layout, Recipe]]:
-    """The recipes to try, each with the layout of its family."""
+    foreign: ForeignCheckpoint, recipe: str | None, config: Mapping[str, Any], num_categories: int | None
+) -> tuple[Origin, list[_Candidate]]:
+    """The origin of a file, and the recipes to try, those first that change least."""
+    origin, layouts = fitting_layouts(foreign.tensors)
     by_family = {layout.family: layout for layout in layouts}
     if recipe is not None:
         named = load_recipe(recipe)
         if named.detector.type not in by_family:
             raise InputError(other_family(origin, layouts, named))
-        return [(by_family[named.detector.type], named)]
-    stated = ONE_OF_SEVERAL.get(str(found(config, "model", "type")))
-    if stated in by_family:
-        by_family = {stated: by_family[stated]}
-    if len(by_family) > 1:
-        examples = " or ".join(f"--recipe {layout.recipes[0]}" for layout in by_family.values())
-        raise InputError(
-            f"{' and '.join(by_family)} of {origin.name} have the same tensors, and the file does not say which it is: "
-            f"give {examples}"
-        )
-    return [(layout, RECIPES[name]()) for layout in by_family.values() for name in layout.recipes]
+        pairs = [(by_family[named.detector.type], named)]
+    else:
+        stated = ONE_OF_SEVERAL.get(str(found(config, "model", "type")))
+        if stated in by_family:
+            by_family = {stated: by_family[stated]}
+        if len(by_family) > 1:
+            examples = " or ".join(f"--recipe {layout.recipes[0]}" for layout in by_family.values())
+            raise InputError(
+                f"{' and '.join(by_family)} of {origin.name} have the same tensors, and the file does not say which it "
+                f"is: give {examples}"
+            )
+        pairs = [
+            (layout, RECIPES[name]())
+            for layout in by_family.values()
+            for name in _names_of(layout, foreign, num_categories)
+        ]
+    candidates = [_Candidate(layout, base, *_taken(origin, base, foreign, config)) for layout, base in pairs]
+    return origin, sorted(candidates, key=lambda candidate: len(candidate.changes))
+
+
+def _names_of(layout: Layout, foreign: ForeignCheckpoint, num_categories: int | None) -> tuple[str, ...]:
+    first = RECIPES[layout.recipes[0]]()
+    is_lvis = layout.num_classes(foreign.tensors, first.detector, num_categories) == LVIS_CLASSES
+    return layout.lvis_recipes if layout.lvis_recipes and is_lvis else layout.recipes
+
+
+def _taken(
+    origin: Origin, base: Recipe, foreign: ForeignCheckpoint, config: Mapping[str, Any]
+) -> tuple[Recipe, Adaptation]:
+    adaptation = Adaptation(notes=list(origin.notes))
+    take_backbone(adaptation, base, backbone_name(foreign.tensors, origin.backbone))
+    origin.adapt(adaptation, base, foreign.tensors, config)
+    return adapted(base, adaptation), adaptation
 
 
 def _first_that_fits(
-    foreign: ForeignCheckpoint,
-    origin: Origin,
-    candidates: Sequence[tuple[Layout, Recipe]],
-    config: Mapping[str, Any],
-    num_categories: int | None,
-) -> _Fitted:
+    foreign: ForeignCheckpoint, origin: Origin, candidates: Sequence[_Candidate], num_categories: int | None
+) -> tuple[_Candidate, int, dict[str, Tensor]]:
+    """The recipe, C and the weights."""
     misfits: list[tuple[int, str]] = []
-    for layout, base in candidates:
-        adaptation = Adaptation(notes=list(origin.notes))
-        take_backbone(adaptation, base, backbone_name(foreign.tensors, origin.backbone))
-        origin.adapt(adaptation, base, config)
-        recipe = adapted(base, adaptation)
+    stem = f"{origin.backbone}.conv1.weight"
+    for candidate in candidates:
         tensors = foreign.tensors
-        stem = f"{origin.backbone}.conv1.weight"
-        if adaptation.is_bgr and stem in tensors:
+        if candidate.adaptation.is_bgr and stem in tensors:
             tensors = tensors | {stem: tensors[stem].flip(1)}
         try:
-            num_classes, weights = converted(tensors, layout, recipe, num_categories)
+            num_classes, weights = converted(tensors, candidate.layout, candidate.recipe, num_categories)
         except MisfitError as error:
-            misfits.append((error.count, f"{layout.family} of {origin.name}, as recipe {base.name} has it: {error}"))
+            kind = f"{candidate.layout.family} of {origin.name}, as recipe {candidate.base.name} has it"
+            misfits.append((error.count, f"{kind}: {error}"))
             continue
-        return _Fitted(base, recipe, num_classes, weights, adaptation.notes)
+        return candidate, num_classes, weights
     raise MisfitError(*min(misfits))
 
 
-def _categories_of(folder: Path) -> list[Category]:
-    """Of the validation split of a data folder."""
-    return Data(batch_size=1, folder=folder, drop_degenerate=True).build_test_dataset().categories
+def _categories_of(folder: Path, recipe: str | None) -> list[Category]:
+    """Of the validation split of a data folder; in the format of the recipe, or the one that there is."""
+    if recipe is not None:
+        data = load_recipe(recipe).data
+    else:
+        is_lvis = bool(LVIS.files(folder)) and not COCO_FORMAT.files(folder)
+        data = Data(batch_size=1, format="lvis" if is_lvis else "coco", drop_degenerate=True)
+    return data.model_copy(update={"folder": folder}).build_test_dataset().categories
 
 
 def _class_names(meta: Mapping[str, Any]) -> list[str] | None:

@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from rankdet.detectors import FasterRCNN, MaskRCNN
+from rankdet.detectors import CascadeRCNN, FasterRCNN, MaskRCNN
 from rankdet.recipes import Recipe
 from rankdet.recipes.detectors import Detector
+from rankdet.recipes.detectors.two_stage import TwoStage
 
 from . import from_mmdetection
-from .adapting import Adaptation, adapt_to_config
+from .adapting import Adaptation
 from .layout import Layout
 from .rules import Rule, background_last, picked
 
@@ -28,16 +29,23 @@ NOTES = (
 """What a user should know."""
 
 
-def adapt(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, Any]) -> None:
+def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """RoIs are read without the shift of half a pixel, two points per cell and direction."""
-    adapt_to_config(adaptation, recipe, config)
-    adaptation.change(["detector", "rcnn", "half_pixel_shift"], False)
-    adaptation.change(["detector", "rcnn", "sampling_ratio"], 2)
+    from_mmdetection.adapt(adaptation, recipe, tensors, config)
+    assert isinstance(recipe.detector, TwoStage)
+    for stage in recipe.detector.stages:
+        adaptation.change(["detector", stage, "half_pixel_shift"], False)
+        adaptation.change(["detector", stage, "sampling_ratio"], 2)
 
 
 def faster_rcnn(detector: FasterRCNN) -> Iterator[Rule]:
     """Of Faster R-CNN."""
     return older(from_mmdetection.faster_rcnn(detector))
+
+
+def cascade_rcnn(detector: CascadeRCNN) -> Iterator[Rule]:
+    """Of Cascade R-CNN."""
+    return older(from_mmdetection.cascade_rcnn(detector))
 
 
 def mask_rcnn(detector: MaskRCNN) -> Iterator[Rule]:
@@ -81,19 +89,16 @@ def rcnn_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categori
     return len(tensors["bbox_head.fc_cls.bias"]) - 1
 
 
+def cascade_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+    """C, from a logit for each class and the background."""
+    return len(tensors["bbox_head.0.fc_cls.bias"]) - 1
+
+
 LAYOUTS = (
     Layout(
-        family="mask_rcnn",
-        marks=("bbox_head.fc_cls.bias", "mask_head.conv_logits.bias"),
-        rules=mask_rcnn,
-        num_classes=rcnn_classes,
-        recipes=("mask_rcnn_r50_coco",),
+        "mask_rcnn", ("bbox_head.fc_cls.bias", "mask_head.conv_logits.bias"), mask_rcnn, rcnn_classes,
+        ("mask_rcnn_r50_coco",),
     ),
-    Layout(
-        family="faster_rcnn",
-        marks=("bbox_head.fc_cls.bias",),
-        rules=faster_rcnn,
-        num_classes=rcnn_classes,
-        recipes=("faster_rcnn_r50_coco",),
-    ),
-)
+    Layout("faster_rcnn", ("bbox_head.fc_cls.bias",), faster_rcnn, rcnn_classes, ("faster_rcnn_r50_coco",)),
+    Layout("cascade_rcnn", ("bbox_head.0.fc_cls.bias",), cascade_rcnn, cascade_classes, ("cascade_rcnn_r50_coco",)),
+)  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rankdet.backbones import FPN, CarafeFPN
 from rankdet.detectors import FasterRCNN, MaskRCNN
 from rankdet.recipes import Recipe
 from rankdet.recipes.detectors import Detector
@@ -74,6 +75,7 @@ NEWER = Names(
 def faster_rcnn(detector: FasterRCNN | MaskRCNN, names: Names) -> Iterator[Rule]:
     """Of Faster R-CNN."""
     yield rule("backbone.network", BACKBONE)
+    assert isinstance(detector.fpn, FPN | CarafeFPN)  # all that recipes have
     for level in range(len(detector.fpn.laterals)):
         yield rule(f"fpn.laterals.{level}", names.pyramid.format("inner", level))
         yield rule(f"fpn.outputs.{level}", names.pyramid.format("layer", level))
@@ -136,7 +138,7 @@ def num_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categorie
     return len(COCO) if rows == COCO_ROWS and num_categories != rows - 1 else rows - 1
 
 
-def adapt(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, Any]) -> None:
+def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """RoIs are read as torchvision does."""
     adaptation.change(["detector", "rcnn", "half_pixel_shift"], False)
     adaptation.change(["detector", "rcnn", "sampling_ratio"], 2)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .rules import Rule
 
+LVIS_CLASSES = 1203
 Classes = Callable[[Mapping[str, Tensor], Any, int | None], int]
 """Foreign tensors, the detector of the recipe, number of categories where it is known → C."""
 
@@ -29,7 +30,10 @@ class Layout:
     num_classes
         C of a checkpoint, for a given detector of a recipe.
     recipes
-        Built-in recipes that such a checkpoint may belong to: the first one that it fits is taken.
+        Built-in recipes that such a checkpoint may belong to. Of those that it fits the one is taken of which it
+        changes least, and of several the first.
+    lvis_recipes
+        The same, where it has the 1203 classes of LVIS.
     ignored
         Prefixes of tensors that detection does not need.
     """
@@ -39,4 +43,5 @@ class Layout:
     rules: Callable[[Any], Iterator[Rule]]
     num_classes: Classes
     recipes: tuple[str, ...]
+    lvis_recipes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()

@@ -29,8 +29,8 @@ class Origin:
     layouts
         Of its families of detectors.
     adapt
-        Changes a recipe as its networks need it; sees the recipe and the configuration in the file, empty where there
-        is none.
+        Changes a recipe as its networks need it; sees the recipe, the tensors, and the configuration in the file, empty
+        where there is none.
     notes
         What differs there and cannot be imported.
     backbone
@@ -39,7 +39,7 @@ class Origin:
 
     name: str
     layouts: tuple[Layout, ...]
-    adapt: Callable[[Adaptation, Recipe, Mapping[str, Any]], None]
+    adapt: Callable[[Adaptation, Recipe, Mapping[str, Tensor], Mapping[str, Any]], None]
     notes: tuple[str, ...] = ()
     backbone: str = "backbone"
 

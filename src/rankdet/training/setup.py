@@ -85,9 +85,7 @@ class Training:
         self.start = ""
         detector = recipe.detector.build(len(self.dataset.categories), pretrained=recipe.weights is None)
         if recipe.weights is not None and is_new:
-            weights, self.start = starting_weights(
-                recipe, detector.state_dict(), self.dataset.categories, recipe.weights
-            )
+            weights, self.start = starting_weights(recipe, detector, self.dataset.categories, recipe.weights)
             detector.load_state_dict(weights)
         self.detector = detector.to(world.device)
         if recipe.runtime.channels_last:

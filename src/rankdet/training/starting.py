@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rankdet.heads import BoxCoder
 from rankdet.recipes import Recipe, validated
 from rankdet.structures import InputError
 
@@ -19,7 +21,7 @@ MOST_NAMED = 12
 
 
 def starting_weights(
-    recipe: Recipe, own: dict[str, Tensor], categories: list[tuple[int, str]], path: Path
+    recipe: Recipe, detector: nn.Module, categories: Sequence[tuple[int, str]], path: Path
 ) -> tuple[dict[str, Tensor], str]:
     """The weights that a detector starts from, and in words where they come from.
 
@@ -31,8 +33,8 @@ def starting_weights(
     ----------
     recipe
         Of the detector.
-    own
-        The weights that it has now.
+    detector
+        What the recipe builds for these categories.
     categories
         Of the data set, by label.
     path
@@ -46,10 +48,12 @@ def starting_weights(
     path = find_checkpoint(path)
     state = load_checkpoint(path, FOR_DETECTION)
     other = validated(state["recipe"], f"recipe in {path}")
+    own = detector.state_dict()
     by_class = set()
-    if [tuple(category) for category in state["categories"]] != categories:
-        with torch.random.fork_rng(devices=[]):
-            wider = recipe.detector.build(len(categories) + 1, pretrained=False).state_dict()
+    with torch.device("meta"):  # no memory, no random numbers
+        before = other.detector.build(len(state["categories"]), pretrained=False)
+        wider = recipe.detector.build(len(categories) + 1, pretrained=False).state_dict()
+    if [tuple(category) for category in state["categories"]] != list(categories):
         by_class = {name for name, value in own.items() if wider[name].shape != value.shape}
     found = {
         name: value
@@ -63,7 +67,7 @@ def starting_weights(
             f"weights {path} do not fit: {len(strange)} tensors of the backbone of recipe {recipe.name} are not in it "
             f"or have another shape, the first is {strange[0]}"
         )
-    started = own | found | _rescaled(found, other, recipe)
+    started = own | found | _rescaled(found, before, detector)
     unused = [name for name in state["detector"] if name not in own]
     text = f"weights of {path}: {len(found)} tensors{_listed('start anew', fresh)}{_listed('not used', unused)}"
     return started, text
@@ -78,18 +82,18 @@ def _shape(value: Any) -> tuple[int, ...] | None:
     return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
-def _rescaled(found: dict[str, Tensor], other: Recipe, recipe: Recipe) -> dict[str, Tensor]:
+def _rescaled(found: Mapping[str, Tensor], before: nn.Module, after: nn.Module) -> dict[str, Tensor]:
     """Regressors of the parts that code boxes with other stds, four rows for each box."""
+    parts = dict(before.named_modules())
     scaled = {}
-    for part, config in recipe.detector:
-        before = getattr(getattr(other.detector, part, None), "delta_stds", None)
-        after = getattr(config, "delta_stds", None)
-        if before is None or after is None or before == after:
+    for part, module in after.named_modules():
+        old, new = getattr(parts.get(part), "coder", None), getattr(module, "coder", None)
+        if not isinstance(old, BoxCoder) or not isinstance(new, BoxCoder) or old == new:
             continue
         for name in (f"{part}.head.regressor.weight", f"{part}.head.regressor.bias"):
+            name = name.removeprefix(".")  # of a detector that is its only stage
             if name in found:
                 value = found[name]
-                factors = value.new_tensor(before) / value.new_tensor(after)
-                rows = factors.repeat(len(value) // 4).view(-1, *[1] * (value.ndim - 1))
-                scaled[name] = value * rows
+                factors = value.new_tensor(old.stds) / value.new_tensor(new.stds)
+                scaled[name] = value * factors.repeat(len(value) // 4).view(-1, *[1] * (value.ndim - 1))
     return scaled
