@@ -96,7 +96,7 @@ def yolact(detector: YOLACT, semantic: str) -> Iterator[Rule]:
     # Between these, interpolation counts as a layer, too.
     yield rule("prototypes.enlarged", f"mask_head.protonet.{2 * count + 2}")
     yield rule("prototypes.prototypes", f"mask_head.protonet.{2 * count + 4}")
-    yield rule("semantic.classifier", semantic)
+    yield rule("semantic.classifier", semantic, convert=class_before)
 
 
 def backbone_and_pyramid(
@@ -153,6 +153,14 @@ def tower(own: str, foreign: str, layers: nn.Sequential) -> Iterator[Rule]:
     for number in range(len(layers) // 3):
         yield rule(f"{own}.{3 * number}", f"{foreign}.{number}.conv")
         yield rule(f"{own}.{3 * number + 1}", f"{foreign}.{number}.gn")
+
+
+def class_before(tensor: Tensor) -> Tensor:
+    """The semantic maps (C, …) of YOLACT, each in the place of its class: there it is learned by that before it.
+
+    Labels counted from 1 when this was written, and the map of the first class is now the last.
+    """
+    return tensor.roll(1, dims=0)
 
 
 def stacked(*scales: Tensor) -> Tensor:
