@@ -7,36 +7,30 @@ from typing import Any
 
 from torch import Tensor
 
-from rankdet.importing.from_mmdetection import IGNORED, backbone_and_pyramid, box_head, rpn
+from rankdet.importing.from_mmdetection import IGNORED, backbone_and_pyramid, tower
 from rankdet.importing.origins import convert
 from rankdet.importing.rules import Rule, rule, translated
 from rankdet.recipes import Recipe
 
 
-def cascade(detector: Any) -> Iterator[Rule]:
-    yield from backbone_and_pyramid(detector.fpn)
-    yield from rpn()
-    for number in range(len(detector.stages)):
-        yield from box_head(f"stages.{number}.head", f"roi_head.bbox_head.{number}")
+def solov2(detector: Any) -> Iterator[Rule]:
+    yield from backbone_and_pyramid(detector)
+    head = detector.grid.head
+    yield from tower("grid.head.classification_tower", "mask_head.cls_convs", head.classification_tower)
+    yield from tower("grid.head.kernel_tower", "mask_head.kernel_convs", head.kernel_tower)
+    yield rule("grid.head.classifier", "mask_head.conv_cls")
+    yield rule("grid.head.kernels", "mask_head.conv_kernel")
+    for level, convolutions in enumerate(detector.grid.mask_features.levels):
+        for number in range(len(convolutions)):
+            own = f"grid.mask_features.levels.{level}.{number}"
+            other = f"mask_head.mask_feature_head.convs_all_levels.{level}.conv{number}"
+            yield rule(f"{own}.0", f"{other}.conv")
+            yield rule(f"{own}.1", f"{other}.gn")
+    yield rule("grid.mask_features.last.0", "mask_head.mask_feature_head.conv_pred.conv")
+    yield rule("grid.mask_features.last.1", "mask_head.mask_feature_head.conv_pred.gn")
 
 
-def yolact(detector: Any) -> Iterator[Rule]:
-    yield from backbone_and_pyramid(detector.fpn)
-    for number in range(len(detector.head.convolutions)):
-        yield rule(f"head.convolutions.{number}", f"bbox_head.head_convs.{number}.conv")
-    yield rule("head.classifier", "bbox_head.conv_cls")
-    yield rule("head.regressor", "bbox_head.conv_reg")
-    yield rule("head.coefficients", "bbox_head.conv_coeff")
-    for number in range(len(detector.prototypes.convolutions)):
-        yield rule(f"prototypes.convolutions.{number}", f"mask_head.protonet.{2 * number}")
-    number = len(detector.prototypes.convolutions) + 1
-    yield rule("prototypes.enlarged", f"mask_head.protonet.{2 * number}")
-    yield rule("prototypes.prototypes", f"mask_head.protonet.{2 * number + 2}")
-    # There class c has the map of class c + 1.
-    yield rule("semantic.classifier", "mask_head.segm_branch.segm_conv", convert=lambda tensor: tensor.roll(1, 0))
-
-
-RULES = {"cascade_rcnn": cascade, "yolact": yolact}
+RULES = {"solov2": solov2}
 
 
 def translated_weights(tensors: Mapping[str, Tensor], recipe: Recipe, num_classes: int) -> dict[str, Tensor]:
