@@ -52,7 +52,18 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
 def test_help_version_and_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     assert call(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
-    for command in ("train", "evaluate", "detect", "doctor", "list", "show", "make-shapes", "demo", "reproduce"):
+    for command in (
+        "train",
+        "evaluate",
+        "detect",
+        "doctor",
+        "list",
+        "show",
+        "make-shapes",
+        "demo",
+        "reproduce",
+        "import",
+    ):
         assert command in text
     assert call(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == __version__

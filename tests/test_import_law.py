@@ -28,9 +28,11 @@ ALLOWED = {
     "detectors": TENSORS,
     "recipes": TENSORS | {"data", "detectors", "losses", "metrics"},
     "training": TENSORS | {"data", "detectors", "losses", "metrics", "recipes", "report"},
+    "importing": TENSORS | {"data", "detectors", "recipes", "training"},
     "demo": TENSORS | {"data", "detectors", "losses", "metrics", "recipes", "report", "training"},
     "reproduce": {"data", "recipes", "report", "structures", "training"},
-    "cli": TENSORS | {"data", "demo", "detectors", "losses", "metrics", "recipes", "report", "reproduce", "training"},
+    "cli": TENSORS
+    | {"data", "demo", "detectors", "importing", "losses", "metrics", "recipes", "report", "reproduce", "training"},
     "__main__": {"cli"},
 }
 """What a room may import of ours. A loss never knows a detector, nor a detector a loss."""
@@ -47,6 +49,7 @@ OUTSIDE = {
     "report": {"jinja2", "matplotlib", "numpy", "torch"},
     "recipes": {"pydantic", "torch", "yaml"},
     "reproduce": {"pydantic", "rich", "yaml"},
+    "importing": {"torch"},
 }
 """What a room may import of others, besides the standard library."""
 

@@ -101,6 +101,9 @@ def train(
     overrides: Overrides = None,
     data: DataFolder = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint, or a run folder, whose weights training starts from.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
 ) -> None:
     """Train a detector. Under torchrun, with all its processes."""
@@ -109,8 +112,10 @@ def train(
     from rankdet.training.runs import Run
 
     if resume is not None:
-        if recipe is not None or data is not None or out is not None:
-            raise InputError("--resume takes the run's own recipe: give neither RECIPE nor fields, --data, --out")
+        if any(option is not None for option in (recipe, data, out, weights)):
+            raise InputError(
+                "--resume takes the run's own recipe: give neither RECIPE nor fields, --data, --out, --weights"
+            )
         run = Run(resume)
         if not run.recipe.exists():
             raise InputError(f"{resume} is no run folder: it has no recipe.yaml")
@@ -121,6 +126,8 @@ def train(
         fields = list(overrides or [])
         if data is not None:
             fields.append(f"data.folder={_quoted(data.resolve())}")
+        if weights is not None:
+            fields.append(f"weights={_quoted(weights.resolve())}")
         resolved = load_recipe(recipe, fields)
         run = Run(out or Path("runs") / resolved.name)
     console = _console()
@@ -269,6 +276,25 @@ def detect(
     with joined_world(device) as world:
         written = detect_and_draw(checkpoint, pictures, out, threshold, world.device, report=print)
     print(f"written: {written}")
+
+
+@app.command(name="import")
+def import_foreign(
+    checkpoint: Annotated[Path, typer.Argument(help="A file of mmdetection or torchvision.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="A name of `rankdet list`, or a YAML file; by default one is found that fits.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder in COCO format: the checkpoint gets its categories, matched by name.")
+    ] = None,
+) -> None:
+    """Turn a checkpoint of mmdetection or torchvision into one to evaluate, detect with and train on."""
+    from rankdet.importing import import_checkpoint
+
+    imported = import_checkpoint(checkpoint, out, recipe, data)
+    print("\n".join(imported.describe()))
+    print(f"written: {out}")
 
 
 @app.command()

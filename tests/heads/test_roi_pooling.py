@@ -36,3 +36,11 @@ def test_a_box_that_is_not_a_number_keeps_its_row() -> None:
 def test_too_few_maps_are_refused() -> None:
     with pytest.raises(ValueError, match="argument"):
         RoIPooling((4, 8))([torch.rand(1, 3, 8, 8)], [torch.zeros(1, 4)])
+
+
+def test_without_the_shift_features_are_read_half_a_cell_further() -> None:
+    maps = [torch.rand(1, 3, 32, 32)]
+    boxes = torch.tensor([[8.0, 12.0, 70.0, 90.0]])
+    with_shift, without = (RoIPooling((4,), half_pixel_shift=shift) for shift in (True, False))
+    torch.testing.assert_close(without(maps, [boxes]), with_shift(maps, [boxes + 2]))
+    torch.testing.assert_close(without(maps, [boxes]), roi_align(maps[0], [boxes], 7, 1 / 4, aligned=False))

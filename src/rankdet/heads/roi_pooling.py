@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 
 
 class RoIPooling(nn.Module):
-    """RoIAlign with the half-pixel shift (He et al., ICCV 2017, arXiv:1703.06870), in float32.
+    """RoIAlign (He et al., ICCV 2017, arXiv:1703.06870) in float32.
 
     A box with sides w and h takes its features from level floor(log2(√(w h) / finest_scale + 1e-6)), clamped to the
     levels there are (Lin et al., CVPR 2017, eq. 1).
@@ -29,6 +29,9 @@ class RoIPooling(nn.Module):
         Cells per side.
     sampling_ratio
         Points per cell and direction; 0 takes as many as cells of the map lie in it.
+    half_pixel_shift
+        Whether the value of a cell of the map stands at its center, half a cell from its corner. Detectors of
+        torchvision and of mmdetection 1.x were trained without.
     """
 
     def __init__(
@@ -38,12 +41,14 @@ class RoIPooling(nn.Module):
         finest_scale: float = 56.0,
         output_size: int = 7,
         sampling_ratio: int = 0,
+        half_pixel_shift: bool = True,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
         self.finest_scale = finest_scale
         self.output_size = output_size
         self.sampling_ratio = sampling_ratio
+        self.half_pixel_shift = half_pixel_shift
 
     def levels(self, boxes: Tensor) -> Tensor:
         """(K,) int64 level of each of (K, 4) boxes.
@@ -76,7 +81,9 @@ class RoIPooling(nn.Module):
         counts = torch.bincount(levels, minlength=len(self.strides)).tolist()
         # A level without boxes is read, too: so every map belongs to the graph in every step.
         pooled = [
-            roi_align(features.float(), level_rois, self.output_size, 1 / stride, self.sampling_ratio, aligned=True)
+            roi_align(
+                features.float(), level_rois, self.output_size, 1 / stride, self.sampling_ratio, self.half_pixel_shift
+            )
             for features, stride, level_rois in zip(
                 maps[: len(self.strides)], self.strides, rois[order].split(counts), strict=True
             )

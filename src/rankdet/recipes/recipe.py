@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -60,6 +61,9 @@ class Recipe(Config):
     """Seed of weights, samplers and the order and flips of pictures."""
     detector: Detector
     """The network and its label assignment."""
+    weights: Path | None = None
+    """A checkpoint, or a run folder, whose weights training starts from in place of those of the backbone alone;
+    ``--weights`` sets it."""
     losses: dict[str, Loss]
     """One loss for each head of the detector."""
     head_weights: dict[str, NonNegativeFloat] = Field(default={})

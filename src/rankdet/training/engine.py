@@ -86,7 +86,7 @@ def train(recipe: Recipe, run: Run, console: Console, resume: bool = False) -> O
                 run.check_is_new()
             # A run that was stopped before its first checkpoint begins again.
             state = load_checkpoint(run.latest_checkpoint(), FOR_TRAINING) if resume and run.checkpoints() else None
-            training = Training(recipe, world)
+            training = Training(recipe, world, is_new=state is None)
             if state is not None:
                 training.check_fits(state, run.latest_checkpoint())
         with world.together():
@@ -137,6 +137,8 @@ class Loop:
                 self._log = RunLog(self._run, self._iteration, tensorboard, self._is_evaluated)
         if self._world.is_main:
             self._display.say(training.describe())
+            if training.start:
+                self._display.say(training.start)
             if state is not None:
                 self._display.say(f"going on at iteration {self._iteration}")
                 self._display.advance_to(self._iteration)

@@ -16,6 +16,7 @@ from rankdet.structures import InputError
 from .checkpoint import seed_random_numbers
 from .distributed import World
 from .optimization import build_optimizer, scaled_lr, set_lr
+from .starting import starting_weights
 
 FREE_FIELDS = frozenset(
     ["data.folder", "data.workers"]
@@ -67,6 +68,8 @@ class Training:
         What to build.
     world
         The processes and this one's device.
+    is_new
+        Whether training begins; a run that is resumed brings its own weights.
 
     Raises
     ------
@@ -74,12 +77,17 @@ class Training:
         When data or weights are missing or broken.
     """
 
-    def __init__(self, recipe: Recipe, world: World) -> None:
+    def __init__(self, recipe: Recipe, world: World, is_new: bool = True) -> None:
         self.recipe, self.world = recipe, world
         self.dataset = recipe.data.build_training_dataset(recipe.detector.has_masks)
         self.test_dataset = self._test_dataset()
         seed_random_numbers(recipe.seed)
-        self.detector = recipe.detector.build(len(self.dataset.categories)).to(world.device)
+        self.start = ""
+        detector = recipe.detector.build(len(self.dataset.categories), pretrained=recipe.weights is None)
+        if recipe.weights is not None and is_new:
+            weights, self.start = starting_weights(recipe, detector, self.dataset.categories, recipe.weights)
+            detector.load_state_dict(weights)
+        self.detector = detector.to(world.device)
         if recipe.runtime.channels_last:
             self.detector = self.detector.to(memory_format=torch.channels_last)
         self.pictures = recipe.data.batch_size * world.size * recipe.runtime.accumulation

@@ -130,6 +130,9 @@ class RCNN(Config):
     """RoIs with a side (square root of the area, pixels) below twice this are read from the finest level."""
     sampling_ratio: NonNegativeInt = 0
     """Points per cell and direction of RoIAlign; 0 takes as many as suit the size of the RoI."""
+    half_pixel_shift: bool = True
+    """Whether RoIAlign takes the value of a cell to stand at its center; false for weights of torchvision and of
+    mmdetection 1.x, which learned without."""
     prior: Prior = 0.5
     """What scores of a sigmoid start at: 0.5 is a bias of 0, 0.01 that of focal loss."""
 
@@ -147,7 +150,12 @@ class RCNN(Config):
         from rankdet.label_assignment import MaxIoUAssigner
 
         return heads.BoxStage(
-            pooling=heads.RoIPooling(strides, finest_scale=self.finest_scale, sampling_ratio=self.sampling_ratio),
+            pooling=heads.RoIPooling(
+                strides,
+                finest_scale=self.finest_scale,
+                sampling_ratio=self.sampling_ratio,
+                half_pixel_shift=self.half_pixel_shift,
+            ),
             head=heads.BoxHead(
                 channels,
                 num_classes,
@@ -330,6 +338,7 @@ class MaskRCNN(TwoStage):
                 finest_scale=self.rcnn.finest_scale,
                 output_size=self.mask.pooled_size,
                 sampling_ratio=self.rcnn.sampling_ratio,
+                half_pixel_shift=self.rcnn.half_pixel_shift,
             ),
             head=heads.MaskHead(
                 self.pyramid_channels,

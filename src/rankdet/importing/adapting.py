@@ -1,0 +1,253 @@
+"""What a recipe takes over from a foreign checkpoint: its backbone, and what its configuration says of the network."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from rankdet.recipes import Recipe, validated
+from rankdet.recipes.detectors import Timm
+from rankdet.recipes.loading import merged
+from rankdet.structures import InputError
+
+from .config_text import found
+
+Fields = dict[str, Any]
+"""Of a recipe, nested."""
+
+RESNETS: dict[tuple[tuple[int, ...], int, tuple[int, int]], str] = {
+    # (blocks of each stage, convolutions of a block, channels and channels per group of its 3x3 convolution)
+    ((2, 2, 2, 2), 2, (64, 64)): "resnet18.tv_in1k",
+    ((3, 4, 6, 3), 2, (64, 64)): "resnet34.tv_in1k",
+    ((3, 4, 6, 3), 3, (64, 64)): "resnet50.tv_in1k",
+    ((3, 4, 23, 3), 3, (64, 64)): "resnet101.tv_in1k",
+    ((3, 8, 36, 3), 3, (64, 64)): "resnet152.tv_in1k",
+    ((3, 4, 6, 3), 3, (128, 4)): "resnext50_32x4d.tv_in1k",
+    ((3, 4, 23, 3), 3, (128, 4)): "resnext101_32x4d.gluon_in1k",
+    ((3, 4, 23, 3), 3, (256, 8)): "resnext101_32x8d.tv_in1k",
+    ((3, 4, 23, 3), 3, (256, 4)): "resnext101_64x4d.tv_in1k",
+}
+"""timm's networks that mmdetection and torchvision have too, by what their weights look like."""
+BLOCK = re.compile(r"layer(\d)\.(\d+)\.conv(\d)\.weight")
+
+
+@dataclass
+class Adaptation:
+    """What changes in a recipe, and what a user should know.
+
+    Parameters
+    ----------
+    fields
+        Changes of the recipe.
+    notes
+        Sentences.
+    is_bgr
+        Whether the network reads blue, green, red.
+    """
+
+    fields: Fields = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    is_bgr: bool = False
+
+    def change(self, path: Sequence[str], value: Any) -> None:
+        """Set a field of the recipe."""
+        for name in reversed(path):
+            value = {name: value}
+        self.fields = merged(self.fields, value)
+
+
+def backbone_name(tensors: Mapping[str, Tensor], prefix: str) -> str | None:
+    """timm's name of the ResNet under a prefix, or None where it is none that is known."""
+    blocks: dict[int, set[int]] = {}
+    convolutions = set()
+    for name in tensors:
+        match = BLOCK.fullmatch(name.removeprefix(f"{prefix}."))
+        if match and name.startswith(f"{prefix}."):
+            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
+            convolutions.add(int(match[3]))
+    if sorted(blocks) != [1, 2, 3, 4]:
+        return None
+    inner = tensors.get(f"{prefix}.layer1.0.conv2.weight")
+    width = (0, 0) if inner is None else (inner.shape[0], inner.shape[1])
+    return RESNETS.get((tuple(len(blocks[stage]) for stage in (1, 2, 3, 4)), max(convolutions), width))
+
+
+def take_backbone(adaptation: Adaptation, recipe: Recipe, name: str | None) -> None:
+    """The architecture of the file; its ImageNet weights are where training from scratch would take them from."""
+    own = recipe.detector.backbone
+    if name is not None and isinstance(own, Timm) and own.name.partition(".")[0] != name.partition(".")[0]:
+        adaptation.change(["detector", "backbone", "name"], name)
+        adaptation.change(["detector", "backbone", "weights"], {"type": "hub", "name": name})
+
+
+def adapted(recipe: Recipe, adaptation: Adaptation) -> Recipe:
+    """The recipe with the changes."""
+    return validated(merged(recipe.model_dump(mode="json"), adaptation.fields), f"recipe {recipe.name}")
+
+
+def adapt_to_config(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """What the configuration in a file of mmdetection says of the network.
+
+    Raises
+    ------
+    InputError
+        When the network has a form that no recipe has.
+    """
+    model = config.get("model")
+    if not isinstance(model, dict):
+        adaptation.notes.append(
+            "the file holds no configuration: pixels are taken to be RGB, ResNets to stride in their 3x3 convolutions, "
+            f"box coding and anchors to be those of the recipe {recipe.name}"
+        )
+        return
+    _check_style(model)
+    _take_pixels(adaptation, recipe, config)
+    for path, read in CARRIED.get(recipe.detector.type, {}).items():
+        value, own = read(model), _field(recipe, path)
+        # Another number of anchors is another network, and shapes tell of it.
+        if value is not None and _length(value) == _length(own) and not _is_same(value, own):
+            adaptation.change(path, value)
+
+
+def _check_style(model: Mapping[str, Any]) -> None:
+    backbone = found(model, "backbone")
+    if found(backbone, "style") == "caffe" and found(backbone, "depth") not in (18, 34):
+        raise InputError(
+            "its backbone is of caffe style: it strides in the first 1x1 convolution of a block, and the ResNets here "
+            "in the 3x3 one, which with these weights would find next to nothing"
+        )
+
+
+def _take_pixels(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, Any]) -> None:
+    preprocessor, normalization = found(config, "model", "data_preprocessor"), found(config, "img_norm_cfg")
+    source, key = (preprocessor, "bgr_to_rgb") if preprocessor else (normalization, "to_rgb")
+    mean, std = found(source, "mean"), found(source, "std")
+    if not _are_numbers(mean, 3) or not _are_numbers(std, 3):
+        adaptation.notes.append("the configuration in the file says nothing of the pixels: they are taken to be RGB")
+        return
+    adaptation.is_bgr = found(source, key) is False
+    if adaptation.is_bgr:
+        mean, std = mean[::-1], std[::-1]
+    for name, value in (("mean", mean), ("std", std)):
+        if not _is_same(value, _field(recipe, ("detector", "backbone", name))):
+            adaptation.change(["detector", "backbone", name], value)
+
+
+def _coder(*path: str | int) -> Callable[[Any], Any]:
+    """The stds of a box coder; means must be 0."""
+
+    def read(model: Any) -> Any:
+        head = found(model, *path)
+        if head is None and path[0] == "roi_head":  # in 1.x heads stand in the model, and stds in the head
+            head = found(model, *path[1:])
+        coder = found(head, "bbox_coder") or head
+        means = found(coder, "target_means")
+        if _are_numbers(means, 4) and any(means):
+            raise InputError(f"its {'.'.join(map(str, path))} codes boxes with means {means}; here they are 0")
+        stds = found(coder, "target_stds")
+        return stds if _are_numbers(stds, 4) else None
+
+    return read
+
+
+def _anchor_scale(model: Any) -> Any:
+    scales = found(model, "rpn_head", "anchor_generator", "scales") or found(model, "rpn_head", "anchor_scales")
+    return scales[0] if _are_numbers(scales, 1) else None
+
+
+def _anchor_ratios(model: Any) -> Any:
+    ratios = found(model, "rpn_head", "anchor_generator", "ratios") or found(model, "rpn_head", "anchor_ratios")
+    return ratios if _are_numbers(ratios, None) else None
+
+
+def _octaves(model: Any) -> Any:
+    generator = found(model, "bbox_head", "anchor_generator")
+    base, number = found(generator, "octave_base_scale"), found(generator, "scales_per_octave")
+    if not _are_numbers([base], 1) or not isinstance(number, int):
+        return None
+    return [base * 2 ** (octave / number) for octave in range(number)]
+
+
+def _base_scale(model: Any) -> Any:
+    scale = found(model, "bbox_head", "anchor_generator", "octave_base_scale")
+    return scale if _are_numbers([scale], 1) else None
+
+
+def _head_ratios(model: Any) -> Any:
+    ratios = found(model, "bbox_head", "anchor_generator", "ratios")
+    return ratios if _are_numbers(ratios, None) else None
+
+
+def _of_pooling(key: str) -> Callable[[Any], Any]:
+    def read(model: Any) -> Any:
+        value = found(model, "roi_head", "bbox_roi_extractor", "roi_layer", key)
+        return value if isinstance(value, int) else None
+
+    return read
+
+
+Reader = Callable[[Any], Any]
+RCNN: dict[tuple[str, ...], Reader] = {
+    ("detector", "rpn", "delta_stds"): _coder("rpn_head"),
+    ("detector", "rpn", "anchor_scale"): _anchor_scale,
+    ("detector", "rpn", "anchor_ratios"): _anchor_ratios,
+    ("detector", "rcnn", "delta_stds"): _coder("roi_head", "bbox_head"),
+    ("detector", "rcnn", "sampling_ratio"): _of_pooling("sampling_ratio"),
+    ("detector", "rcnn", "half_pixel_shift"): _of_pooling("aligned"),
+}
+DENSE: dict[tuple[str, ...], Reader] = {
+    ("detector", "dense", "delta_stds"): _coder("bbox_head"),
+    ("detector", "dense", "anchor_scales"): _octaves,
+}
+CASCADE = {path: read for path, read in RCNN.items() if path[1] == "rpn"} | {
+    ("detector", f"rcnn{stage + 1}", name): read
+    for stage in (0, 1, 2)
+    for name, read in (
+        ("delta_stds", _coder("roi_head", "bbox_head", stage)),
+        ("sampling_ratio", _of_pooling("sampling_ratio")),
+        ("half_pixel_shift", _of_pooling("aligned")),
+    )
+}
+YOLACT: dict[tuple[str, ...], Reader] = {
+    ("detector", "delta_stds"): _coder("bbox_head"),
+    ("detector", "anchor_scale"): _base_scale,
+    ("detector", "anchor_ratios"): _head_ratios,
+}
+CARRIED = {
+    "faster_rcnn": RCNN,
+    "mask_rcnn": RCNN,
+    "cascade_rcnn": CASCADE,
+    "atss": DENSE,
+    "paa": DENSE,
+    "yolact": YOLACT,
+}
+"""By type of the detector: fields of the recipe, and who reads them from the ``model`` of a configuration."""
+
+
+def _field(recipe: Recipe, path: Sequence[str]) -> Any:
+    value: Any = recipe
+    for name in path:
+        value = getattr(value, name)
+    return value
+
+
+def _are_numbers(value: Any, count: int | None) -> bool:
+    is_list = isinstance(value, list) and len(value) > 0 and count in (None, len(value))
+    return is_list and all(isinstance(entry, int | float) for entry in value)
+
+
+def _length(value: Any) -> int | None:
+    return len(value) if isinstance(value, list | tuple) else None
+
+
+def _is_same(value: Any, own: Any) -> bool:
+    """Whether two numbers, or rows of numbers, are equal up to rounding."""
+    if own is None:
+        return False
+    values, owns = ([entry] if isinstance(entry, int | float) else list(entry) for entry in (value, own))
+    return len(values) == len(owns) and all(map(math.isclose, values, owns))

@@ -1,0 +1,139 @@
+"""The categories of a foreign checkpoint: which ids and names its labels have, and labels in another order.
+
+Legend: C classes, A anchors per cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from rankdet.structures import InputError
+
+from .rules import is_under, listed, picked
+
+Category = tuple[int, str]
+"""Id and name."""
+
+# fmt: off
+COCO: tuple[Category, ...] = (
+    (1, "person"), (2, "bicycle"), (3, "car"), (4, "motorcycle"), (5, "airplane"), (6, "bus"), (7, "train"),
+    (8, "truck"), (9, "boat"), (10, "traffic light"), (11, "fire hydrant"), (13, "stop sign"), (14, "parking meter"),
+    (15, "bench"), (16, "bird"), (17, "cat"), (18, "dog"), (19, "horse"), (20, "sheep"), (21, "cow"),
+    (22, "elephant"), (23, "bear"), (24, "zebra"), (25, "giraffe"), (27, "backpack"), (28, "umbrella"),
+    (31, "handbag"), (32, "tie"), (33, "suitcase"), (34, "frisbee"), (35, "skis"), (36, "snowboard"),
+    (37, "sports ball"), (38, "kite"), (39, "baseball bat"), (40, "baseball glove"), (41, "skateboard"),
+    (42, "surfboard"), (43, "tennis racket"), (44, "bottle"), (46, "wine glass"), (47, "cup"), (48, "fork"),
+    (49, "knife"), (50, "spoon"), (51, "bowl"), (52, "banana"), (53, "apple"), (54, "sandwich"), (55, "orange"),
+    (56, "broccoli"), (57, "carrot"), (58, "hot dog"), (59, "pizza"), (60, "donut"), (61, "cake"), (62, "chair"),
+    (63, "couch"), (64, "potted plant"), (65, "bed"), (67, "dining table"), (70, "toilet"), (72, "tv"),
+    (73, "laptop"), (74, "mouse"), (75, "remote"), (76, "keyboard"), (77, "cell phone"), (78, "microwave"),
+    (79, "oven"), (80, "toaster"), (81, "sink"), (82, "refrigerator"), (84, "book"), (85, "clock"), (86, "vase"),
+    (87, "scissors"), (88, "teddy bear"), (89, "hair drier"), (90, "toothbrush"),
+)
+# fmt: on
+"""The 80 of COCO, in the order of their ids, which is that of the labels in all code known here."""
+
+CLASS_INNERMOST = {
+    "rcnn.head.classifier": "rcnn",
+    "stages.0.head.classifier": "rcnn1",
+    "stages.1.head.classifier": "rcnn2",
+    "stages.2.head.classifier": "rcnn3",
+    "dense.head.classifier": "dense",
+    "head.classifier": "dense",
+    "mask.head.classifier": None,
+    "semantic.classifier": None,
+}
+"""Rows are those of C classes and perhaps the background, which is last, for each anchor of a cell; with the head that
+says whether there is a background."""
+CLASS_OUTERMOST = ("rcnn.head.regressor",)
+"""Rows are four deltas for each of C classes; or four for all together, which have no order."""
+
+
+def named_categories(
+    num_classes: int, names: Sequence[str] | None, folder: Sequence[Category] | None
+) -> tuple[list[Category], list[int], str]:
+    """The categories of C labels, where their rows stand in the checkpoint, and in words how they were found.
+
+    Parameters
+    ----------
+    num_classes
+        C.
+    names
+        What the checkpoint calls its labels, where it does.
+    folder
+        The categories of a data set, sorted by id, where one is given.
+
+    Raises
+    ------
+    InputError
+        When they cannot be known, or the data set has others; names them.
+
+    Examples
+    --------
+    >>> named_categories(2, ["dog", "cat"], [(1, "cat"), (2, "dog")])
+    ([(1, 'cat'), (2, 'dog')], [1, 0], 'of the data folder, found by their names, in another order')
+    """
+    unchanged = list(range(num_classes))
+    if names is not None and (len(names) != num_classes or len(set(names)) != num_classes):
+        raise InputError(f"the file names {len(names)} classes, and its tensors have {num_classes}")
+    if folder is None:
+        coco = [name for _, name in COCO]
+        if names is None and num_classes == len(COCO):
+            return list(COCO), unchanged, "the 80 of COCO, by their number: the file names none"
+        if names is None:
+            raise InputError(
+                f"the file does not name its {num_classes} classes: name a folder in COCO format with --data"
+            )
+        if list(names) == coco:
+            return list(COCO), unchanged, "the 80 of COCO, by their names"
+        return list(enumerate(names, start=1)), unchanged, "named by the file, which has no ids: they count from 1"
+    if len(folder) != num_classes:
+        raise InputError(f"the file has {num_classes} classes, and the data folder {len(folder)}")
+    if names is None:
+        return list(folder), unchanged, "of the data folder, in the order of their ids: the file names none"
+    own = [name for _, name in folder]
+    if sorted(own) != sorted(names):
+        only = listed("only in the file", [name for name in names if name not in own])
+        others = listed("only in the data folder", [name for name in own if name not in names])
+        raise InputError(f"the classes of the file are not those of the data folder: {'; '.join([*only, *others])}")
+    order = [list(names).index(name) for name in own]
+    moved = "" if order == unchanged else ", in another order"
+    return list(folder), order, f"of the data folder, found by their names{moved}"
+
+
+def reordered(weights: Mapping[str, Tensor], order: Sequence[int], heads: Mapping[str, bool]) -> dict[str, Tensor]:
+    """The weights of a detector whose label i is what was label ``order[i]``.
+
+    Parameters
+    ----------
+    weights
+        Of the detector here.
+    order
+        C labels.
+    heads
+        For each head whether it has a background logit; as a recipe's detector says.
+
+    Examples
+    --------
+    Two classes and the background, which stays last:
+
+    >>> import torch
+    >>> reordered({"rcnn.head.classifier.bias": torch.tensor([0, 1, 9])}, [1, 0], {"rcnn": True})
+    {'rcnn.head.classifier.bias': tensor([1, 0, 9])}
+    """
+    return {name: _reordered(name, tensor, order, heads) for name, tensor in weights.items()}
+
+
+def _reordered(name: str, tensor: Tensor, order: Sequence[int], heads: Mapping[str, bool]) -> Tensor:
+    num_classes = len(order)
+    if is_under(name, CLASS_OUTERMOST) and len(tensor) == 4 * num_classes:
+        return picked(tensor, order, per_row=4)
+    layer = name.rpartition(".")[0]
+    if layer not in CLASS_INNERMOST:
+        return tensor
+    head = CLASS_INNERMOST[layer]
+    period = num_classes + (head is not None and heads[head])
+    rows = [*order, *range(num_classes, period)]
+    return picked(tensor, [start + row for start in range(0, len(tensor), period) for row in rows])

@@ -1,0 +1,262 @@
+"""Names of mmdetection 2.x and 3.x, and of the authors' fork of 2.8 for Rank & Sort Loss.
+
+Detectors, backbones and heads of these versions have the same names; class order, anchor order, the layout of pooled
+features and the channels of CARAFE and of deformable convolutions are those of this package. What differs: the scales
+of ATSS are tensors of their own, and the last layer of a mask head is a convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rankdet.backbones import FPN, CarafeFPN, DeformableConv2d
+from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN
+from rankdet.recipes import Recipe
+from rankdet.recipes.detectors import YOLACT as YOLACTConfig
+from rankdet.recipes.detectors import CascadeRCNN as CascadeConfig
+from rankdet.recipes.detectors import Detector, Timm
+from rankdet.recipes.detectors.one_stage import OneStage
+from rankdet.recipes.detectors.two_stage import TwoStage
+
+from .adapting import Adaptation, adapt_to_config
+from .categories import COCO
+from .layout import LVIS_CLASSES, Layout
+from .rules import Rule, is_under, rule
+
+IGNORED = ("data_preprocessor",)
+"""Mean and standard deviation of the pixels, which a recipe holds."""
+CLASS_COUNTS = (len(COCO), LVIS_CLASSES)
+"""Of COCO and LVIS."""
+
+
+def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """What the configuration says, and whether there are deformable convolutions and CARAFE."""
+    adapt_to_config(adaptation, recipe, config)
+    backbone, detector = recipe.detector.backbone, recipe.detector
+    if isinstance(backbone, Timm):
+        is_deformable = any(".conv2.conv_offset." in name for name in tensors)
+        adaptation.change(["detector", "backbone", "deformable"], is_deformable)
+    if isinstance(detector, TwoStage):
+        has_carafe = any(is_under(name, ["neck.upsample_modules"]) for name in tensors)
+        adaptation.change(["detector", "carafe"], has_carafe)
+
+
+def faster_rcnn(detector: FasterRCNN) -> Iterator[Rule]:
+    """Of Faster R-CNN."""
+    yield from backbone_and_pyramid(detector)
+    yield from rpn()
+    yield from box_head("rcnn.head", "roi_head.bbox_head")
+
+
+def cascade_rcnn(detector: CascadeRCNN) -> Iterator[Rule]:
+    """Of Cascade R-CNN."""
+    yield from backbone_and_pyramid(detector)
+    yield from rpn()
+    for stage in range(len(detector.stages)):
+        yield from box_head(f"stages.{stage}.head", f"roi_head.bbox_head.{stage}")
+
+
+def mask_rcnn(detector: MaskRCNN) -> Iterator[Rule]:
+    """Of Mask R-CNN."""
+    yield from backbone_and_pyramid(detector)
+    yield from rpn()
+    yield from box_head("rcnn.head", "roi_head.bbox_head")
+    yield from mask_head(detector)
+
+
+def dense(detector: ATSS | PAA) -> Iterator[Rule]:
+    """Of ATSS and PAA, which have the same names: PAA's IoU head is called centerness."""
+    yield from backbone_and_pyramid(detector)
+    head = detector.dense.head
+    yield from tower("dense.head.classification_tower", "bbox_head.cls_convs", head.classification_tower)
+    yield from tower("dense.head.regression_tower", "bbox_head.reg_convs", head.regression_tower)
+    yield rule("dense.head.classifier", "bbox_head.atss_cls")
+    yield rule("dense.head.regressor", "bbox_head.atss_reg")
+    yield rule("dense.head.auxiliary", "bbox_head.atss_centerness")
+    scales = (f"bbox_head.scales.{level}.scale" for level in range(len(head.scales)))
+    yield rule("dense.head.scales", *scales, convert=stacked)
+
+
+def yolact(detector: YOLACT, semantic: str) -> Iterator[Rule]:
+    """Of YOLACT; where its semantic head is differs between versions. Layers of prototypes are counted with ReLUs."""
+    yield from backbone_and_pyramid(detector)
+    for number in range(len(detector.head.convolutions)):
+        yield rule(f"head.convolutions.{number}", f"bbox_head.head_convs.{number}.conv")
+    yield rule("head.classifier", "bbox_head.conv_cls")
+    yield rule("head.regressor", "bbox_head.conv_reg")
+    yield rule("head.coefficients", "bbox_head.conv_coeff")
+    count = len(detector.prototypes.convolutions)
+    for number in range(count):
+        yield rule(f"prototypes.convolutions.{number}", f"mask_head.protonet.{2 * number}")
+    # Between these, interpolation counts as a layer, too.
+    yield rule("prototypes.enlarged", f"mask_head.protonet.{2 * count + 2}")
+    yield rule("prototypes.prototypes", f"mask_head.protonet.{2 * count + 4}")
+    yield rule("semantic.classifier", semantic, convert=class_before)
+
+
+def backbone_and_pyramid(
+    detector: FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA | YOLACT,
+) -> Iterator[Rule]:
+    """Of all detectors. Levels behind the backbone's are further output convolutions there."""
+    yield rule("backbone.network", "backbone")
+    for name, module in detector.backbone.named_modules():  # type: ignore[attr-defined]
+        if isinstance(module, DeformableConv2d):
+            foreign = name.replace("network", "backbone", 1)
+            yield rule(f"backbone.{name}.offsets", f"{foreign}.conv_offset")
+    fpn = detector.fpn
+    assert isinstance(fpn, FPN | CarafeFPN)  # all that recipes have
+    levels = len(fpn.laterals)
+    for level in range(levels):
+        yield rule(f"fpn.laterals.{level}", f"neck.lateral_convs.{level}.conv")
+    for level in range(len(fpn.outputs)):
+        yield rule(f"fpn.outputs.{level}", f"neck.fpn_convs.{level}.conv")
+    # With CARAFE they are laterals, otherwise outputs.
+    coarser = "lateral_convs" if isinstance(fpn, CarafeFPN) else "fpn_convs"
+    for level in range(len(fpn.coarser)):
+        yield rule(f"fpn.coarser.{level}", f"neck.{coarser}.{levels + level}.conv")
+    if isinstance(fpn, CarafeFPN):
+        for level in range(len(fpn.upsamplers)):
+            yield rule(f"fpn.upsamplers.{level}.compressor", f"neck.upsample_modules.{level}.channel_compressor")
+            yield rule(f"fpn.upsamplers.{level}.encoder", f"neck.upsample_modules.{level}.content_encoder")
+
+
+def rpn() -> Iterator[Rule]:
+    """Of the region proposal network."""
+    yield rule("rpn.head.convolution", "rpn_head.rpn_conv")
+    yield rule("rpn.head.classifier", "rpn_head.rpn_cls")
+    yield rule("rpn.head.regressor", "rpn_head.rpn_reg")
+
+
+def box_head(own: str, foreign: str) -> Iterator[Rule]:
+    """Of a stage behind it."""
+    yield rule(f"{own}.first", f"{foreign}.shared_fcs.0")
+    yield rule(f"{own}.second", f"{foreign}.shared_fcs.1")
+    yield rule(f"{own}.classifier", f"{foreign}.fc_cls")
+    yield rule(f"{own}.regressor", f"{foreign}.fc_reg")
+
+
+def mask_head(detector: MaskRCNN) -> Iterator[Rule]:
+    """Of the mask branch."""
+    for number in range(len(detector.mask.head.convolutions)):
+        yield rule(f"mask.head.convolutions.{number}", f"roi_head.mask_head.convs.{number}.conv")
+    yield rule("mask.head.upsampling", "roi_head.mask_head.upsample")
+    yield rule("mask.head.classifier", "roi_head.mask_head.conv_logits", convert=as_linear)
+
+
+def tower(own: str, foreign: str, layers: nn.Sequential) -> Iterator[Rule]:
+    """Of convolutions, each with its normalization and ReLU."""
+    for number in range(len(layers) // 3):
+        yield rule(f"{own}.{3 * number}", f"{foreign}.{number}.conv")
+        yield rule(f"{own}.{3 * number + 1}", f"{foreign}.{number}.gn")
+
+
+def class_before(tensor: Tensor) -> Tensor:
+    """The semantic maps (C, …) of YOLACT, each in the place of its class: there it is learned by that before it.
+
+    Labels counted from 1 when this was written, and the map of the first class is now the last.
+    """
+    return tensor.roll(1, dims=0)
+
+
+def stacked(*scales: Tensor) -> Tensor:
+    """L numbers, as tensors of their own → (L,)."""
+    return torch.stack([scale.reshape(()) for scale in scales])
+
+
+def as_linear(tensor: Tensor) -> Tensor:
+    """The weight (C, channels, 1, 1) of a convolution → (C, channels); a bias stays."""
+    return tensor.flatten(1) if tensor.ndim > 1 else tensor
+
+
+def rcnn_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+    """C, from four deltas for each class."""
+    return len(tensors["roi_head.bbox_head.fc_reg.bias"]) // 4
+
+
+def cascade_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+    """C, from logits that may have the background among them."""
+    assert isinstance(detector, CascadeConfig)
+    rows = len(tensors["roi_head.bbox_head.0.fc_cls.bias"])
+    return cascade_count(rows, detector.rcnn1.softmax, num_categories)
+
+
+def cascade_count(rows: int, softmax: bool, num_categories: int | None) -> int:
+    """C of so many logits: the number of categories where it is known, or that of COCO or LVIS where it may be.
+
+    Examples
+    --------
+    >>> cascade_count(81, False, None), cascade_count(4, True, None), cascade_count(4, False, 3)
+    (80, 3, 3)
+    """
+    if num_categories is not None:
+        return num_categories
+    likely = [count for count in CLASS_COUNTS if rows in (count, count + 1)]
+    return likely[0] if likely else rows - softmax
+
+
+def dense_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+    """C, from a logit for each class and anchor of a cell."""
+    assert isinstance(detector, OneStage)
+    return len(tensors["bbox_head.atss_cls.bias"]) // len(detector.dense.anchor_scales)
+
+
+def yolact_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+    """C, from a logit for each class and anchor of a cell, and perhaps the background."""
+    assert isinstance(detector, YOLACTConfig)
+    rows = len(tensors["bbox_head.conv_cls.bias"]) // len(detector.anchor_ratios)
+    return cascade_count(rows, detector.softmax, num_categories)
+
+
+ATSS_RECIPES = ("rs_atss_r50_coco", "atss_r50_coco", "focal_atss_r50_coco", "ap_centerness_atss_r50_coco")
+PAA_RECIPES = ("rs_paa_r50_coco", "paa_r50_coco", "focal_paa_r50_coco", "ap_iou_paa_r50_coco")
+FASTER_RECIPES = (
+    "rs_faster_rcnn_r50_coco",
+    "faster_rcnn_l1_r50_coco",
+    "rs_faster_rcnn_plus_r50_coco",
+    "faster_rcnn_plus_r50_coco",
+    "rs_faster_rcnn_r101_dcn_3x_coco",
+    "rs_faster_rcnn_plus_r101_dcn_3x_coco",
+)
+MASK_RECIPES = (
+    "rs_mask_rcnn_r50_coco",
+    "mask_rcnn_r50_coco",
+    "rs_mask_rcnn_plus_r50_coco",
+    "rs_mask_rcnn_r101_3x_coco",
+    "rs_mask_rcnn_plus_r101_3x_coco",
+    "rs_mask_rcnn_plus_r101_dcn_3x_coco",
+    "rs_mask_rcnn_plus_x101_dcn_3x_coco",
+)
+LVIS_RECIPES = ("rs_mask_rcnn_r50_lvis", "mask_rcnn_r50_lvis")
+YOLACT_RECIPES = ("rs_yolact_r50_coco", "yolact_r50_coco")
+SEGMENTATION = {"2.x": "segm_head.segm_conv", "3.x": "mask_head.segm_branch.segm_conv"}
+"""Where YOLACT keeps its semantic head."""
+
+
+def _yolact_layout(semantic: str, *marks: str) -> Layout:
+    return Layout(
+        "yolact", ("bbox_head.conv_coeff.bias", *marks), partial(yolact, semantic=semantic), yolact_classes,
+        YOLACT_RECIPES, ignored=IGNORED,
+    )  # fmt: skip
+
+
+REGRESSOR = "roi_head.bbox_head.fc_reg.bias"
+LAYOUTS = (
+    Layout(
+        "mask_rcnn", (REGRESSOR, "roi_head.mask_head.conv_logits.bias"), mask_rcnn, rcnn_classes, MASK_RECIPES,
+        LVIS_RECIPES, IGNORED,
+    ),
+    Layout("faster_rcnn", (REGRESSOR,), faster_rcnn, rcnn_classes, FASTER_RECIPES, ignored=IGNORED),
+    Layout(
+        "cascade_rcnn", ("roi_head.bbox_head.0.fc_cls.bias",), cascade_rcnn, cascade_classes,
+        ("rs_cascade_rcnn_r50_coco", "cascade_rcnn_r50_coco"), ignored=IGNORED,
+    ),
+    Layout("atss", ("bbox_head.atss_cls.bias",), dense, dense_classes, ATSS_RECIPES, ignored=IGNORED),
+    Layout("paa", ("bbox_head.atss_cls.bias",), dense, dense_classes, PAA_RECIPES, ignored=IGNORED),
+    _yolact_layout(SEGMENTATION["3.x"]),
+    _yolact_layout(SEGMENTATION["2.x"], f"{SEGMENTATION['2.x']}.bias"),
+)  # fmt: skip

@@ -1,0 +1,104 @@
+"""Names of mmdetection 1.x: no ``roi_head`` before the heads, and the background is class 0.
+
+Classifiers begin with the background there. Regressors of a box for each class and mask heads have an entry for the
+background, too, which nothing reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from rankdet.detectors import CascadeRCNN, FasterRCNN, MaskRCNN
+from rankdet.recipes import Recipe
+from rankdet.recipes.detectors import Detector
+from rankdet.recipes.detectors.two_stage import TwoStage
+
+from . import from_mmdetection
+from .adapting import Adaptation
+from .layout import Layout
+from .rules import Rule, background_last, picked
+
+NOTES = (
+    "mmdetection 1.x takes boxes to be one pixel wider and higher than x2 − x1, and anchors to lie elsewhere by half a "
+    "pixel: detections move by as much; its authors state less than 1 AP for the step to 2.x",
+)
+"""What a user should know."""
+
+
+def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """RoIs are read without the shift of half a pixel, two points per cell and direction."""
+    from_mmdetection.adapt(adaptation, recipe, tensors, config)
+    assert isinstance(recipe.detector, TwoStage)
+    for stage in recipe.detector.stages:
+        adaptation.change(["detector", stage, "half_pixel_shift"], False)
+        adaptation.change(["detector", stage, "sampling_ratio"], 2)
+
+
+def faster_rcnn(detector: FasterRCNN) -> Iterator[Rule]:
+    """Of Faster R-CNN."""
+    return older(from_mmdetection.faster_rcnn(detector))
+
+
+def cascade_rcnn(detector: CascadeRCNN) -> Iterator[Rule]:
+    """Of Cascade R-CNN."""
+    return older(from_mmdetection.cascade_rcnn(detector))
+
+
+def mask_rcnn(detector: MaskRCNN) -> Iterator[Rule]:
+    """Of Mask R-CNN."""
+    return older(from_mmdetection.mask_rcnn(detector))
+
+
+def older(rules: Iterator[Rule]) -> Iterator[Rule]:
+    """The rules of 2.x for names and class order of 1.x."""
+    for each in rules:
+        foreign = tuple(name.removeprefix("roi_head.") for name in each.foreign)
+        change = CHANGES.get(foreign[0].rpartition(".")[2])
+        convert = each.convert if change is None else _both(change, each.convert)
+        yield replace(each, foreign=foreign, convert=convert)
+
+
+def without_background(tensor: Tensor) -> Tensor:
+    """(1 + C, …) → (C, …)."""
+    return picked(tensor, range(1, len(tensor)))
+
+
+def boxes_without_background(tensor: Tensor) -> Tensor:
+    """(4 + 4 · C, …) → (4 · C, …); four deltas for all classes together stay."""
+    return tensor if len(tensor) == 4 else picked(tensor, range(1, len(tensor) // 4), per_row=4)
+
+
+CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "fc_cls": background_last,
+    "fc_reg": boxes_without_background,
+    "conv_logits": without_background,
+}
+"""By the last part of the name."""
+
+
+def _both(first: Callable[[Tensor], Tensor], second: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda tensor: second(first(tensor))
+
+
+def rcnn_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+    """C, from a logit for each class and the background."""
+    return len(tensors["bbox_head.fc_cls.bias"]) - 1
+
+
+def cascade_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+    """C, from a logit for each class and the background."""
+    return len(tensors["bbox_head.0.fc_cls.bias"]) - 1
+
+
+LAYOUTS = (
+    Layout(
+        "mask_rcnn", ("bbox_head.fc_cls.bias", "mask_head.conv_logits.bias"), mask_rcnn, rcnn_classes,
+        ("mask_rcnn_r50_coco",),
+    ),
+    Layout("faster_rcnn", ("bbox_head.fc_cls.bias",), faster_rcnn, rcnn_classes, ("faster_rcnn_r50_coco",)),
+    Layout("cascade_rcnn", ("bbox_head.0.fc_cls.bias",), cascade_rcnn, cascade_classes, ("cascade_rcnn_r50_coco",)),
+)  # fmt: skip

@@ -1,0 +1,132 @@
+"""Checkpoints of other programs, read without running any code of theirs.
+
+Such files hold objects beside their tensors: histories, options, whole classes. torch's restricted reader, which never
+imports or calls what a file names, refuses them. Here each of these names stands for :class:`Inert`, which takes
+whatever the file does with it and does nothing.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rankdet.structures import InputError
+
+WEIGHTS = ("state_dict", "model")
+"""Where files of training keep the weights: mmdetection, torchvision's reference scripts."""
+NUM_LEGACY_PICKLES = 5
+"""A file from before torch 1.6 is a row of pickles: a magic number, two headers, the content, keys of the storages."""
+BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError)
+"""What torch raises when a file is not what it should be."""
+
+
+class Inert(list[Any]):
+    """Stands for anything that a file names: it can be made, called, filled, and holds nothing."""
+
+    def __new__(cls, *arguments: object, **options: object) -> Inert:
+        """Whatever the arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        """Nothing is kept."""
+
+    def append(self, item: object) -> None:
+        """Nothing is kept."""
+
+    def extend(self, items: object) -> None:
+        """Nothing is kept."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        """Names may be keys of dictionaries."""
+        return id(self)
+
+
+@dataclass(frozen=True)
+class ForeignCheckpoint:
+    """What a file of another program holds.
+
+    Parameters
+    ----------
+    path
+        The file.
+    tensors
+        The weights by their names there.
+    meta
+        What mmdetection writes about versions, classes and configuration; may hold anything.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_foreign(path: Path) -> ForeignCheckpoint:
+    """Read a checkpoint of mmdetection, torchvision, or of bare named tensors, to the CPU; no code of it runs.
+
+    Raises
+    ------
+    InputError
+        When the file is missing or damaged, holds no named tensors, or names something that no reader may touch.
+    """
+    try:
+        names = foreign_names(path)
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([(Inert, n) for n in names]):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except BROKEN as error:
+        raise InputError(
+            f"{path} is damaged, or no file of tensors that can be read safely: {_reason(error)}"
+        ) from error
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    for key in WEIGHTS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"{path} holds no named tensors")
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise InputError(f"{path} holds no named tensors: {', '.join(others[:5])} are none")
+    tensors = {str(name): value.detach() for name, value in content.items()}
+    if all(name.startswith("module.") for name in tensors):  # as data-parallel training names them
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    return ForeignCheckpoint(path, tensors, meta if isinstance(meta, Mapping) else {})
+
+
+def foreign_names(path: Path) -> set[str]:
+    """Full names of all code that the pickles of a file name, at least of what torch does not know; nothing runs.
+
+    What torch knows it takes from itself, whatever else a name is said to stand for.
+    """
+    if zipfile.is_zipfile(path):
+        return set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    names = set()
+    with path.open("rb") as file:
+        for _ in range(NUM_LEGACY_PICKLES):
+            for operation, argument, _ in pickletools.genops(file):
+                if operation.name == "GLOBAL":
+                    module, _, name = str(argument).partition(" ")
+                    names.add(f"{module}.{name}")
+                    # Old pickles write the names of Python 2, and readers look up those of Python 3.
+                    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+                    names.add(f"{module}.{name}")
+    return names
+
+
+def _reason(error: Exception) -> str:
+    """The message, without torch's advice to load the file unsafely."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
+    return lines[0].removeprefix("WeightsUnpickler error: ")[:200] if lines else type(error).__name__

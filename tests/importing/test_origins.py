@@ -1,0 +1,187 @@
+"""Names, shapes and class order of every origin: nothing missing, nothing left over, bits equal, or a refusal."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from rankdet.importing import convert, from_mmdetection, from_mmdetection_1, from_torchvision
+from rankdet.importing.layout import Layout
+from rankdet.recipes import RECIPES, Recipe
+from rankdet.structures import InputError
+
+from . import foreign
+from .foreign import R18, Inverse, Shapes
+
+Small = Callable[[str], Recipe]
+SIZES = {"into": R18, "classes": 3, "channels": 16}
+BOXES = SIZES | {"width": 8}
+RESNET_50 = foreign.resnet50()
+FULL: dict[str, Shapes] = {
+    "rs_faster_rcnn_r50_coco": foreign.faster_rcnn(sigmoid=True),
+    "faster_rcnn_l1_r50_coco": foreign.faster_rcnn(),
+    "rs_mask_rcnn_r50_coco": foreign.mask_rcnn(sigmoid=True),
+    "mask_rcnn_r50_coco": foreign.mask_rcnn(),
+    "rs_atss_r50_coco": foreign.dense(3, False),
+    "atss_r50_coco": foreign.dense(1, True),
+    "rs_paa_r50_coco": foreign.dense(3, False),
+    "paa_r50_coco": foreign.dense(1, True),
+}
+"""Recipes, and the tensors that mmdetection has for their detectors."""
+
+
+@pytest.mark.parametrize("family", ["faster_rcnn", "mask_rcnn", "atss", "paa"])
+def test_tables_of_names_are_those_of_mmdetection(family: str):
+    recipe = f"{family}_r50_coco" if family != "faster_rcnn" else "faster_rcnn_l1_r50_coco"
+    assert foreign.digest(RESNET_50 | FULL[recipe]) == foreign.DIGESTS[family]
+
+
+@pytest.mark.parametrize("name", ["rs_mask_rcnn_r50_coco", "paa_r50_coco"])
+def test_full_detectors_take_every_tensor(name: str):
+    recipe = RECIPES[name]()
+    weights = convert(foreign.numbered(RESNET_50 | FULL[name]), recipe)
+    with torch.device("meta"):
+        expected = recipe.detector.build(80, pretrained=False).state_dict()
+    assert {key: value.shape for key, value in weights.items()} == {key: value.shape for key, value in expected.items()}
+
+
+def as_convolution(tensor: Tensor) -> Tensor:
+    return tensor if tensor.ndim == 1 else tensor[:, :, None, None]
+
+
+def background_first(tensor: Tensor) -> Tensor:
+    return tensor.roll(1, dims=0)
+
+
+def with_background(per_class: int) -> Inverse:
+    return lambda tensor: torch.cat([tensor.new_full((per_class, *tensor.shape[1:]), 7), tensor])
+
+
+def coco_rows(per_class: int) -> Inverse:
+    """80 classes → one for each id up to 90, and the background before them."""
+
+    def spread(tensor: Tensor) -> Tensor:
+        rows = tensor.new_full((91, per_class, *tensor.shape[1:]), 7)
+        rows[[number for number, _ in from_torchvision.COCO]] = tensor.unflatten(0, (-1, per_class))
+        return rows.flatten(0, 1)
+
+    return spread
+
+
+def coco_logits(tensor: Tensor) -> Tensor:
+    rows = coco_rows(1)(tensor[:-1])
+    rows[0] = tensor[-1]
+    return rows
+
+
+MASKS: dict[str, Inverse] = {"mask.head.classifier": as_convolution}
+OLD: dict[str, Inverse] = {
+    "rcnn.head.classifier": background_first,
+    "rcnn.head.regressor": with_background(4),
+    "mask.head.classifier": lambda tensor: as_convolution(with_background(1)(tensor)),
+}
+OF_COCO: dict[str, Inverse] = {
+    "rcnn.head.classifier": coco_logits,
+    "rcnn.head.regressor": coco_rows(4),
+    "mask.head.classifier": lambda tensor: as_convolution(coco_rows(1)(tensor)),
+}
+TORCHVISION = SIZES | {"width": 8}
+del TORCHVISION["classes"]
+IMAGENET = foreign.resnet18()
+OF_TORCHVISION = foreign.resnet18("backbone.body", counted=False)
+
+CASES: dict[str, tuple[str, int, tuple[Layout, ...], dict[str, Inverse], Shapes]] = {
+    # recipe, classes, layouts of the origin, what is not only renamed, names and shapes there
+    "authors, faster": (
+        "rs_faster_rcnn_r50_coco", 3, from_mmdetection.LAYOUTS, {}, IMAGENET | foreign.faster_rcnn(True, **BOXES)
+    ),
+    "mmdetection, faster": (
+        "faster_rcnn_l1_r50_coco", 3, from_mmdetection.LAYOUTS, {}, IMAGENET | foreign.faster_rcnn(**BOXES)
+    ),
+    "authors, mask": (
+        "rs_mask_rcnn_r50_coco", 3, from_mmdetection.LAYOUTS, MASKS, IMAGENET | foreign.mask_rcnn(True, **BOXES)
+    ),
+    "mmdetection, mask": (
+        "mask_rcnn_r50_coco", 3, from_mmdetection.LAYOUTS, MASKS, IMAGENET | foreign.mask_rcnn(**BOXES)
+    ),
+    "authors, ATSS": ("rs_atss_r50_coco", 3, from_mmdetection.LAYOUTS, {}, IMAGENET | foreign.dense(3, False, **SIZES)),
+    "mmdetection, ATSS": ("atss_r50_coco", 3, from_mmdetection.LAYOUTS, {}, IMAGENET | foreign.dense(1, True, **SIZES)),
+    "authors, PAA": ("rs_paa_r50_coco", 3, from_mmdetection.LAYOUTS, {}, IMAGENET | foreign.dense(3, False, **SIZES)),
+    "mmdetection, PAA": ("paa_r50_coco", 3, from_mmdetection.LAYOUTS, {}, IMAGENET | foreign.dense(1, True, **SIZES)),
+    "mmdetection 1, faster": (
+        "faster_rcnn_r50_coco", 3, from_mmdetection_1.LAYOUTS, OLD,
+        IMAGENET | foreign.older_of(foreign.faster_rcnn(**BOXES)),
+    ),
+    "mmdetection 1, mask": (
+        "mask_rcnn_r50_coco", 3, from_mmdetection_1.LAYOUTS, OLD,
+        IMAGENET | foreign.older_of(foreign.mask_rcnn(**BOXES)),
+    ),
+    "torchvision, COCO": (
+        "mask_rcnn_r50_coco", 80, from_torchvision.LAYOUTS[:2], OF_COCO,
+        OF_TORCHVISION | foreign.torchvision_mask_rcnn(False, **TORCHVISION),
+    ),
+    "torchvision before 0.13, COCO": (
+        "mask_rcnn_r50_coco", 80, from_torchvision.LAYOUTS[2:], OF_COCO,
+        OF_TORCHVISION | foreign.torchvision_mask_rcnn(True, **TORCHVISION),
+    ),
+    "torchvision, own classes": (
+        "mask_rcnn_r50_coco", 3, from_torchvision.LAYOUTS[:2], OLD,
+        OF_TORCHVISION | foreign.torchvision_mask_rcnn(False, rows=4, **TORCHVISION),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_go_to_a_foreign_layout_and_come_back_bit_for_bit(case: str, small: Small):
+    name, num_classes, layouts, inverses, shapes = CASES[case]
+    recipe = small(name)
+    torch.manual_seed(0)
+    detector = recipe.detector.build(num_classes, pretrained=False)
+    own = {key: torch.rand(value.shape).to(value.dtype) for key, value in detector.state_dict().items()}
+    layout = next(layout for layout in layouts if layout.family == recipe.detector.type)
+    there = foreign.written(own, list(layout.rules(detector)), inverses)
+    there = {key: value for key, value in there.items() if key in shapes or not key.endswith("num_batches_tracked")}
+    assert {key: tuple(value.shape) for key, value in there.items()} == shapes
+    back = convert(there, recipe)
+    assert back.keys() == own.keys()
+    assert all(torch.equal(back[key], own[key]) for key in own)
+
+
+def test_half_precision_becomes_single(small: Small):
+    recipe = small("faster_rcnn_l1_r50_coco")
+    weights = convert(
+        {key: torch.rand(shape).half() for key, shape in (IMAGENET | foreign.faster_rcnn(**BOXES)).items()}, recipe
+    )
+    assert {value.dtype for value in weights.values()} == {torch.float32, torch.int64}
+
+
+def test_what_is_missing_left_over_or_of_another_shape_is_named_and_all_is_refused(small: Small):
+    recipe = small("faster_rcnn_l1_r50_coco")
+    tensors = foreign.numbered(IMAGENET | foreign.faster_rcnn(**BOXES))
+    del tensors["rpn_head.rpn_cls.bias"]
+    tensors["neck.fpn_convs.4.conv.bias"] = torch.zeros(16)
+    tensors["rpn_head.rpn_reg.bias"] = torch.zeros(20)
+    tensors["data_preprocessor.mean"] = torch.zeros(3)
+    with pytest.raises(InputError) as caught:
+        convert(tensors, recipe)
+    assert str(caught.value) == (
+        "1 missing: rpn_head.rpn_cls.bias (for rpn.head.classifier.bias); "
+        "1 of another shape: rpn_head.rpn_reg.bias is (20,), and rpn.head.regressor.bias needs (20,) to be (12,); "
+        "1 left over: neck.fpn_convs.4.conv.bias"
+    )
+
+
+def test_detector_of_the_other_form_is_refused(small: Small):
+    tensors = foreign.numbered(IMAGENET | foreign.dense(1, True, **SIZES))
+    with pytest.raises(InputError, match=r"bbox_head\.atss_reg\.weight is .*left over: bbox_head\.atss_centerness"):
+        convert(tensors, small("rs_atss_r50_coco"))
+    with pytest.raises(InputError, match=r"its tensors are of atss or paa of mmdetection .*, and recipe .* has a"):
+        convert(tensors, small("faster_rcnn_l1_r50_coco"))
+
+
+def test_unknown_names_and_other_detectors_of_torchvision_are_refused(small: Small):
+    with pytest.raises(InputError, match=r"\(a, b …\) have names of no detector .*paa of mmdetection.* of torchvision"):
+        convert({"a": torch.zeros(1), "b": torch.zeros(1)}, small("atss_r50_coco"))
+    with pytest.raises(InputError, match=r"those of torchvision's R-CNN v2 .*and no detector here is like it"):
+        convert({"rpn.head.conv.1.0.weight": torch.zeros(1)}, small("atss_r50_coco"))
