@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rankdet.backbones import FPN, CarafeFPN, TimmBackbone, TinyBackbone, make_deformable
-from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN
+from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN, SOLOv2
 from rankdet.heads import (
     AnchorGenerator,
     BoxCoder,
@@ -17,7 +17,10 @@ from rankdet.heads import (
     CenteredAnchors,
     DenseHead,
     DenseStage,
+    GridHead,
+    GridStage,
     InstanceHead,
+    MaskFeatures,
     MaskHead,
     MaskStage,
     ProposalSettings,
@@ -27,7 +30,7 @@ from rankdet.heads import (
     RPNHead,
     SemanticHead,
 )
-from rankdet.label_assignment import MaxIoUAssigner, RandomSampler
+from rankdet.label_assignment import GridAssigner, MaxIoUAssigner, RandomSampler
 
 OneStage = TypeVar("OneStage", ATSS, PAA)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -218,4 +221,27 @@ def build_tiny_yolact(ranking: bool) -> YOLACT:
         semantic=None if ranking else SemanticHead(16, 3),
         masks_per_image=None if ranking else 3,
         test_per_level=100,
+    )
+
+
+@pytest.fixture
+def tiny_solov2() -> Callable[[bool], SOLOv2]:
+    """As ``tiny_faster_rcnn``: one mask per cell, or all masks of a cell."""
+    return build_tiny_solov2
+
+
+def build_tiny_solov2(ranking: bool) -> SOLOv2:
+    torch.manual_seed(0)
+    backbone = TinyBackbone((8, 16, 32))
+    grids = (8, 6, 4, 3)
+    ranges = ((1.0, 24.0), (12.0, 32.0), (24.0, 48.0), (32.0, 96.0))
+    return SOLOv2(
+        backbone=backbone,
+        fpn=FPN(backbone.channels, 16, extra_levels=1),
+        grid=GridStage(
+            head=GridHead(16, 3, grids=grids, kernel_channels=8, num_convolutions=2, channels=16, groups=4),
+            mask_features=MaskFeatures(16, 3, channels=8, out_channels=8, groups=4),
+            assigner=GridAssigner(grids, ranges, one_mask_per_cell=ranking),
+            strides=(*backbone.strides, 32),
+        ),
     )

@@ -143,7 +143,7 @@ def test_reproduce_lists_tables_and_prints_commands_without_making_anything(
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "reproduce") == 0
     assert "A.20     All detectors" in capsys.readouterr().out
-    assert call(monkeypatch, "reproduce", "a18", "--rows", "rs-none-none", "--seeds", "5", "--dry-run") == 0
+    assert call(monkeypatch, "reproduce", "a17", "--rows", "none-none", "--seeds", "5", "--dry-run") == 0
     out = capsys.readouterr().out
     assert "\nrankdet train rs_faster_rcnn_shapes seed=5 --data " in out
     assert list(tmp_path.iterdir()) == []

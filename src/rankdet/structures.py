@@ -15,6 +15,7 @@ from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 IGNORED = -1
 """The label of a candidate that takes part in nothing."""
@@ -230,14 +231,17 @@ class MaskScores:
         Scores are interpolated linearly between the centers of the grid's cells and fall to zero beyond its border, as
         in published code. No more than one mask is held at a time. On a GPU this waits for the device.
         """
-        scores = self.scores.float()
-        parts = zip(scores, self.regions.tolist(), _occupied(scores, 1), _occupied(scores, 2), strict=True)
-        for grid, (left, top, right, bottom), row_part, column_part in parts:
-            height, width = grid.shape
-            first_row, rows = _cell_weights(*_part_of(top, bottom, row_part, height), size[0], grid.device)
-            first_column, columns = _cell_weights(*_part_of(left, right, column_part, width), size[1], grid.device)
-            part = grid[row_part[0] : row_part[1], column_part[0] : column_part[1]]
-            yield MaskWindow(first_row, first_column, rows @ part @ columns.T >= threshold)
+        is_hit = self.scores >= threshold
+        spans = (_spans(is_hit.any(dim=2)), _spans(is_hit.any(dim=1)))
+        for grid, (left, top, right, bottom), rows, columns in zip(
+            self.scores, self.regions.tolist(), *spans, strict=True
+        ):
+            padded = pad(grid.float(), (1, 1, 1, 1))
+            first_row, place = _places(top, bottom, size[0], grid.shape[0], rows, grid.device)
+            pixels = _interpolated(padded, place)
+            first_column, place = _places(left, right, size[1], grid.shape[1], columns, grid.device)
+            pixels = _interpolated(pixels.T, place).T
+            yield MaskWindow(first_row, first_column, pixels >= threshold)
 
     def bitmaps(self, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
         """(D, H, W) bool: all masks in pixels of a picture of ``size`` at once. For a few masks, or small pictures.
@@ -255,31 +259,36 @@ class MaskScores:
         return pixels
 
 
-def _occupied(scores: Tensor, axis: int) -> list[tuple[int, int]]:
-    """The cells [first, last) of each grid (D, h, w) along an axis beyond which all are 0, and one more on each side.
+def _spans(is_hit: Tensor) -> list[tuple[int, int]]:
+    """The first and last of the (D, cells) that are hit, for each of D; (0, −1) where none is."""
+    length = is_hit.shape[1]
+    if not length:
+        return [(0, -1)] * len(is_hit)
+    first, last = is_hit.byte().argmax(dim=1), length - 1 - is_hit.flip(1).byte().argmax(dim=1)
+    is_any = is_hit.any(dim=1)
+    return list(zip(first.where(is_any, 0).tolist(), last.where(is_any, -1).tolist(), strict=True))
 
-    A mask that is cropped to a part of its region makes pixels there alone. Without any score the grid stays whole.
+
+def _places(
+    start: float, end: float, size: int, cells: int, span: tuple[int, int], device: torch.device
+) -> tuple[int, Tensor]:
+    """The first pixel inside of ``size`` that cells of ``span`` reach, and from there on the place of each in cells.
+
+    ``cells`` lie over [start, end); a pixel between the centers of two of them sees both.
     """
-    lines = (scores > 0).any(dim=3 - axis).int()
-    if not lines.numel():
-        return [(0, lines.shape[1])] * len(lines)
-    first, last = lines.argmax(dim=1) - 1, lines.shape[1] + 1 - lines.flip(1).argmax(dim=1)
-    return list(zip(first.clamp(min=0).tolist(), last.clamp(max=lines.shape[1]).tolist(), strict=True))
+    cell = max(end - start, 1e-6) / cells
+    reach = start + (span[0] - 0.5) * cell, start + (span[1] + 1.5) * cell
+    first = min(max(math.floor(max(start, reach[0])), 0), size)
+    last = min(max(math.ceil(min(end, reach[1])), first), size) if span[0] <= span[1] else first
+    pixels = torch.arange(first, last, device=device) + 0.5
+    return first, ((pixels - start) / cell - 0.5).clamp(-1, cells)
 
 
-def _part_of(start: float, end: float, part: tuple[int, int], cells: int) -> tuple[float, float, int]:
-    """Where the cells [first, last) of a range of so many lie, and how many these are."""
-    first, last = part
-    side = (end - start) / cells
-    return start + first * side, end if last == cells else start + last * side, last - first
-
-
-def _cell_weights(start: float, end: float, cells: int, size: int, device: torch.device) -> tuple[int, Tensor]:
-    """The first pixel of [start, end) inside of ``size``, and for each pixel from there on the (n, cells) weights."""
-    first, last = (min(max(value, 0), size) for value in (math.floor(start), math.ceil(end)))
-    pixels = torch.arange(first, max(first, last), device=device) + 0.5
-    place = (pixels - start) * (cells / max(end - start, 1e-6)) - 0.5
-    return first, (1 - (place[:, None] - torch.arange(cells, device=device)).abs()).clamp(min=0)
+def _interpolated(padded: Tensor, place: Tensor) -> Tensor:
+    """(n, …) rows at (n,) places between those of (cells + 2, …), whose first and last lie beyond the border."""
+    below = place.floor().clamp(max=len(padded) - 3)
+    rows = below.long() + 1
+    return padded[rows].lerp(padded[rows + 1], (place - below)[(...,) + (None,) * (padded.ndim - 1)])
 
 
 @dataclass(frozen=True)
@@ -369,7 +378,8 @@ class Candidates:
         (P, 4) the same pairs as encoded regression values, for losses that work on these (L1, smooth L1).
     masks
         (P', H, W) mask logits (−∞ where a mask is cropped) and target masks, bool or in [0, 1]; of all positives, or of
-        those in its ``rows`` where a head makes masks for a part of them.
+        those in its ``rows`` where a head makes masks for a part of them, or several for one. Where a head hands no
+        boxes, their Dice coefficient is the localization quality.
     auxiliary
         Outputs of auxiliary heads by name (a baseline's centerness of positives, its semantic maps of pictures);
         ranking losses never look at them.

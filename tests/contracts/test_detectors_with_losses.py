@@ -19,6 +19,8 @@ from rankdet.losses import (
     APLoss,
     CenternessCrossEntropy,
     CenternessWeights,
+    ConstantBalance,
+    DiceLabel,
     FocalLoss,
     GIoU,
     HardNegatives,
@@ -169,6 +171,26 @@ DETECTORS = {
         ranking=True,
         losses={"dense": RankSortLoss()},
         falling=(*DENSE_RANKING, "dense/mask_error"),
+    ),
+    "SOLOv2, standard": Form(
+        "tiny_solov2",
+        ranking=False,
+        losses={
+            "grid": FocalLoss(mask_balancing=ConstantBalance(3.0), added_positives=1.0, dice_epsilon=2e-3),
+        },
+        falling=("grid/classification", "grid/mask"),
+    ),
+    "SOLOv2, aLRP Loss": Form(
+        "tiny_solov2",
+        ranking=True,
+        losses={"grid": ALRPLoss(balancing=ValueBalance())},
+        falling=("grid/classification",),
+    ),
+    "SOLOv2, Rank & Sort": Form(
+        "tiny_solov2",
+        ranking=True,
+        losses={"grid": RankSortLoss(label=DiceLabel(), dice_epsilon=2e-3)},
+        falling=("grid/ranking", "grid/mask_error"),
     ),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)

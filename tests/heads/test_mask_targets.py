@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib.path import Path
 
-from rankdet.heads import crop_masks, crop_outlines, resize_masks
+from rankdet.heads import crop_masks, crop_outlines, fill_outlines, resize_masks, shrink_masks
 from rankdet.structures import Outlines
 
 
@@ -136,3 +136,45 @@ def test_outlines_of_a_whole_picture_agree_with_their_bitmaps() -> None:
         (found,), (expected,) = (resize_masks(masks, (60, 80), [size]) for masks in (outlines, bitmaps))
         assert found.shape == (2, *size)
         assert (found != expected).float().mean() < 0.03
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+@pytest.mark.parametrize("size", [(64, 96), (61, 83), (3, 2)])
+def test_shrunk_masks_are_interpolated_and_rounded(stride: int, size: tuple[int, int]) -> None:
+    """As if the picture were padded with nothing to whole cells, and beyond."""
+    masks = torch.rand(5, *size, generator=torch.Generator().manual_seed(0)) < 0.5
+    cells = (-(-size[0] // stride) + 2, -(-size[1] // stride) + 1)
+    padded = torch.zeros(5, stride * cells[0], stride * cells[1])
+    padded[:, : size[0], : size[1]] = masks.float()
+    expected = torch.nn.functional.interpolate(padded[:, None], size=cells, mode="bilinear")[:, 0] >= 0.5
+    found = shrink_masks(masks, stride, cells)
+    assert found.dtype == torch.bool
+    assert torch.equal(found, expected)
+    assert torch.equal(shrink_masks(masks, stride, (1, 1)), expected[:, :1, :1])
+    assert shrink_masks(masks[:0], stride, cells).shape == (0, *cells)
+
+
+def test_masks_are_shrunk_by_even_strides_alone() -> None:
+    with pytest.raises(ValueError, match="even stride, not by 3"):
+        shrink_masks(torch.zeros(1, 6, 6, dtype=torch.bool), 3, (2, 2))
+
+
+def test_filled_outlines_are_the_pixels_whose_centers_are_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(4, 5, 2, generator=generator) * torch.tensor([70.0, 50.0]) - 5  # some lie outside
+    corners = corners.gather(1, _by_angle(corners)[..., None].expand(-1, -1, 2))
+    edges = torch.cat([corners, corners.roll(-1, dims=1)], dim=2)
+    y, x = torch.meshgrid(torch.arange(40) + 0.5, torch.arange(60) + 0.5, indexing="ij")
+    centers = torch.stack([x, y], dim=-1).reshape(-1, 2).numpy()
+    expected = torch.stack([torch.from_numpy(Path(each.numpy()).contains_points(centers)) for each in corners])
+    found = fill_outlines(Outlines(edges), (40, 60))
+    assert torch.equal(found, expected.view(4, 40, 60))
+    monkeypatch.setattr("rankdet.heads.mask_targets.MAX_PIXELS", 1)
+    assert torch.equal(fill_outlines(Outlines(edges), (40, 60)), found)
+    assert fill_outlines(Outlines(torch.zeros(0, 0, 4)), (40, 60)).shape == (0, 40, 60)
+
+
+def _by_angle(corners: torch.Tensor) -> torch.Tensor:
+    """Order of corners around their middle, so that the polygon does not cross itself."""
+    x, y = (corners - corners.mean(dim=1, keepdim=True)).unbind(dim=2)
+    return torch.atan2(y, x).argsort(dim=1)

@@ -11,15 +11,28 @@ from torch import Tensor, nn
 
 from rankdet.losses import (
     L1,
+    ALRPLoss,
+    APLoss,
+    BucketedAPLoss,
+    BucketedRankSortLoss,
+    ConstantBalance,
     Dice,
+    DiceLabel,
     FocalLoss,
+    MagnitudeBalance,
     MaskCrossEntropy,
+    QualityFocalLoss,
+    RankSortLoss,
     SemanticCrossEntropy,
     SigmoidCrossEntropyLoss,
     SoftmaxCrossEntropyLoss,
+    ValueBalance,
+    alrp_loss_of_labels,
     dice_coefficient,
     find_positives,
+    focal_loss,
     mask_cross_entropy,
+    rank_sort_loss_of_labels,
 )
 from rankdet.structures import Candidates, Matched
 
@@ -148,3 +161,93 @@ def test_semantic_maps_are_learned_class_by_class_and_pixel_by_pixel() -> None:
     torch.testing.assert_close(focal(replace(candidates, logits=candidates.logits[:, :2])).terms["semantic"], found)
     with pytest.raises(ValueError, match="no auxiliary maps 'semantic'"):
         loss(make_candidates(None))
+
+
+WITHOUT_BOXES = {
+    "rank & sort": RankSortLoss(label=DiceLabel()),
+    "rank & sort, by magnitude": RankSortLoss(label=DiceLabel(), balancing=MagnitudeBalance()),
+    "average precision": APLoss(),
+    "aLRP": ALRPLoss(balancing=ValueBalance()),
+    "focal": FocalLoss(),
+    "quality focal": QualityFocalLoss(label=DiceLabel()),
+    "bucketed rank & sort": BucketedRankSortLoss(label=DiceLabel()),
+    "bucketed average precision": BucketedAPLoss(),
+    "sigmoid": SigmoidCrossEntropyLoss(L1(), Dice()),
+    "softmax": SoftmaxCrossEntropyLoss(L1(), Dice()),
+}
+
+
+def masks_alone(name: str, num_positives: int = 2) -> Candidates:
+    """A head without boxes: two positives, or none, and two negatives."""
+    torch.manual_seed(0)
+    columns = 3 if name == "softmax" else 2
+    labels = [0, 2, 1, 2] if num_positives else [2, 2]
+    return Candidates(
+        "grid",
+        torch.randn(len(labels), columns, requires_grad=True),
+        torch.tensor(labels),
+        2,
+        masks=Matched(LOGITS[:num_positives].clone().requires_grad_(), TARGET[:num_positives]),
+    )
+
+
+@pytest.mark.parametrize("name", WITHOUT_BOXES)
+def test_every_loss_works_on_a_head_of_masks_alone(name: str) -> None:
+    candidates = masks_alone(name)
+    terms, stats = WITHOUT_BOXES[name](candidates)
+    assert ("localization" in terms) == (name == "aLRP")  # whose localization is then that of the masks
+    assert all(value.isfinite() for value in (*terms.values(), *stats.values()))
+    sum(terms.values()).backward()
+    assert candidates.logits.grad.any()
+    assert candidates.masks.predicted.grad.any()
+    assert candidates.masks.predicted.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", WITHOUT_BOXES)
+def test_without_boxes_and_positives_masks_stay_connected(name: str) -> None:
+    candidates = masks_alone(name, 0)
+    terms, _ = WITHOUT_BOXES[name](candidates)
+    assert all(value.isfinite() for value in terms.values())
+    sum(terms.values()).backward()
+    assert candidates.logits.grad is not None
+    assert candidates.masks.predicted.grad is not None
+
+
+def test_solov2_is_what_its_losses_say() -> None:
+    """Focal loss over one positive more, three times the mean of 1 − D; or ranks and sorts by D, weighted by scores."""
+    candidates = masks_alone("focal")
+    dice = dice_coefficient(LOGITS, TARGET, 2e-3)
+    loss = FocalLoss(mask_balancing=ConstantBalance(3.0), added_positives=1.0, dice_epsilon=2e-3)
+    terms, _ = loss(candidates)
+    torch.testing.assert_close(terms["classification"], focal_loss(candidates.logits, candidates.labels) / 3)
+    torch.testing.assert_close(terms["mask"], 3 * (1 - dice).mean())
+    terms, stats = RankSortLoss(label=DiceLabel(), dice_epsilon=2e-3)(candidates)
+    ranking, sorting = rank_sort_loss_of_labels(candidates.logits, candidates.labels, dice)
+    torch.testing.assert_close(terms["ranking"], ranking)
+    torch.testing.assert_close(terms["sorting"], sorting)
+    weights = candidates.logits[[0, 2]].amax(dim=1).sigmoid().detach()
+    torch.testing.assert_close(stats["mask_error"], ((weights * (1 - dice)).sum() / weights.sum()).detach())
+    torch.testing.assert_close(terms["mask"], ranking + sorting)
+
+
+def test_a_positive_with_two_masks_counts_twice_among_the_masks() -> None:
+    candidates = masks_alone("focal")
+    rows = torch.tensor([0, 0, 1])
+    pairs = Matched(LOGITS[rows], torch.stack([TARGET[0], TARGET[1], TARGET[1]]), rows)
+    terms, _ = FocalLoss(mask_balancing=ConstantBalance(3.0))(replace(candidates, masks=pairs))
+    torch.testing.assert_close(terms["mask"], 3 * (1 - dice_coefficient(pairs.predicted, pairs.target)).mean())
+    with pytest.raises(ValueError, match="several of one; the label Dice needs one of each"):
+        RankSortLoss(label=DiceLabel())(replace(candidates, masks=pairs))
+    with pytest.raises(ValueError, match="2 positives but 3 pairs of masks"):
+        ALRPLoss(balancing=ValueBalance())(replace(candidates, masks=pairs))
+
+
+def test_alrp_is_localized_by_masks_where_there_are_no_boxes() -> None:
+    candidates = masks_alone("aLRP")
+    terms, _ = ALRPLoss(tau=0.7, balancing=ConstantBalance())(candidates)
+    errors = (1 - dice_coefficient(LOGITS, TARGET)) / (1 - 0.7)
+    expected = alrp_loss_of_labels(candidates.logits, candidates.labels, errors)
+    torch.testing.assert_close(terms["classification"], expected.classification)
+    torch.testing.assert_close(terms["localization"], expected.localization)
+    with pytest.raises(ValueError, match="hands no boxes"):
+        ALRPLoss(balancing=ValueBalance())(replace(candidates, masks=None))

@@ -22,6 +22,7 @@ from rankdet.recipes.mask_rcnn import mask_form
 from rankdet.recipes.optimization import SGD, AdamW, CosineSchedule, StepSchedule
 from rankdet.recipes.plus import with_carafe
 from rankdet.recipes.ranking import ranking_form
+from rankdet.recipes.solov2 import rank_sort_form
 from rankdet.recipes.yolact import ranking_yolact
 from rankdet.reproduce.tables import TABLES
 from rankdet.structures import Images, InputError
@@ -259,6 +260,8 @@ def test_small_recipes_give_both_forms_the_same_budget():
         "mask_rcnn_lite0_nuclei",
         "mask_rcnn_long_tail_shapes",
         "cascade_rcnn_shapes",
+        "solov2_shapes",
+        "solov2_lite0_nuclei",
     ):
         standard, rank_sort = load_recipe(name), load_recipe(f"rs_{name}")
         for part in ("seed", "data", "optimizer", "schedule", "evaluation", "runtime"):
@@ -657,3 +660,76 @@ def test_each_heuristic_of_yolact_can_be_taken_away_alone():
             recipe = load_recipe(experiment.base().name, experiment.overrides())
             assert recipe.losses["dense"] == RankSort(label={"type": kind})
             assert recipe.detector.masks_per_image is None  # labels by Dice need the masks of all positives
+
+
+def test_solov2_on_coco_has_the_numbers_of_the_paper():
+    for size, pictures, lrs in (("light_r34", 32, (0.02, 0.012)), ("r101", 16, (0.01, 0.006))):
+        standard, rank_sort = load_recipe(f"solov2_{size}_coco"), load_recipe(f"rs_solov2_{size}_coco")
+        for recipe, lr in zip((standard, rank_sort), lrs, strict=True):
+            assert recipe.optimizer == SGD(lr=lr, reference_batch=pictures, momentum=0.9, weight_decay=1e-4)
+            assert 4 * recipe.data.batch_size == pictures
+            schedule = recipe.schedule
+            assert (schedule.epochs, schedule.warmup_iterations, schedule.warmup_factor) == (36, 500, 0.01)
+            assert [round(36 * milestone) for milestone in schedule.milestones] == [27, 33]
+            assert recipe.runtime.clip_gradient_norm == 35
+            testing = recipe.detector.testing
+            assert (testing.score_threshold, testing.sigma, testing.least_score) == (0.1, 2, 0.05)
+            assert (testing.num_candidates, testing.per_image) == (500, 100)
+            assert recipe.detector.grids.sizes == (40, 36, 24, 16, 12)
+        focal, loss = standard.losses["grid"], rank_sort.losses["grid"]
+        assert (focal.alpha, focal.gamma, focal.added_positives) == (0.25, 2, 1)
+        assert focal.mask_balancing.weight == 3
+        assert (loss.label.type, loss.weighting.type, loss.balancing.type) == ("dice", "score", "value")
+        assert focal.dice_epsilon == loss.dice_epsilon == 2e-3
+        assert not standard.detector.grids.one_mask_per_cell
+        assert rank_sort.detector.grids.one_mask_per_cell
+    light, full = load_recipe("rs_solov2_light_r34_coco"), load_recipe("rs_solov2_r101_coco")
+    assert light.data.resize == KeepRatio(long=768, shorts=(352, 384, 416, 448, 480, 512), test_short=448)
+    assert full.data.resize == KeepRatio(long=1333, shorts=(640, 672, 704, 736, 768, 800))
+    assert light.detector.grids.scale_ranges == ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))
+    assert full.detector.grids.scale_ranges == ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "channels", "kernels"),
+    [("solov2_light_r34_coco", 2, 256, 128), ("rs_solov2_r101_coco", 4, 512, 256)],
+)
+def test_solov2_of_the_coco_recipe_has_its_levels_and_heads(name: str, depth: int, channels: int, kernels: int):
+    detector = load_recipe(name).detector.build(80, pretrained=False)
+    head, features = detector.grid.head, detector.grid.mask_features
+    assert detector.grid.strides == (4, 8, 16, 32, 64)
+    assert not detector.fpn.coarser
+    assert [detector.grid.cell_strides[end - 1].item() for end in (1600, 2896, 3472, 3728, 3872)] == [8, 8, 16, 32, 32]
+    for part, inputs in ((head.classification_tower, 256), (head.kernel_tower, 258)):
+        convolutions = [layer for layer in part if isinstance(layer, torch.nn.Conv2d)]
+        assert [layer.out_channels for layer in convolutions] == [channels] * depth
+        assert convolutions[0].in_channels == inputs
+    assert (head.classifier.out_channels, head.kernels.out_channels) == (80, kernels)
+    assert [len(level) for level in features.levels] == [1, 1, 2, 3]
+    assert [level[0][0].in_channels for level in features.levels] == [256, 256, 256, 258]
+    assert features.last[0].out_channels == kernels
+    assert not detector.backbone.network.layer1[0].conv1.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("losses.grid.label.type=iou", r"losses.grid.label.type = iou looks at boxes, .* solov2 has masks alone"),
+        ("losses.grid.weighting.type=iou", r"losses.grid.weighting.type = iou looks at boxes"),
+        ("losses.grid={type: quality_focal}", r"losses.grid.label.type = iou looks at boxes"),
+        ("losses.grid={type: rank_sort, label: {type: mean}}", r"losses.grid.label.type = mean looks at boxes"),
+        ("detector.grids.sizes=[8,4,2]", "3 sizes but 4 scale_ranges"),
+        ("detector.extra_levels=0", "4 grids, but the pyramid 3 levels of the backbone and 0 more"),
+        ("detector.grids.groups=7", "channels = 64 is no multiple of groups = 7"),
+        ("detector.mask_features.groups=7", "channels = 32 is no multiple of groups = 7"),
+        ("detector.grids.scale_ranges=[[9,3],[1,2],[1,2],[1,2]]", r"a range from 9.* to 3"),
+    ],
+)
+def test_solov2_whose_parts_do_not_fit_is_a_mistake_of_the_recipe(override: str, message: str):
+    with pytest.raises(InputError, match=message):
+        load_recipe("rs_solov2_shapes", [override])
+
+
+def test_the_ranking_form_of_solov2_is_of_no_other_detector():
+    with pytest.raises(TypeError, match=r"rs_atss_shapes has a detector of type atss, not solov2"):
+        rank_sort_form(load_recipe("rs_atss_shapes"), "mine")

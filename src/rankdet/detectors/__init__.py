@@ -6,6 +6,17 @@ from rankdet.detectors.detection import DetectionSettings
 from rankdet.detectors.faster_rcnn import FasterRCNN
 from rankdet.detectors.mask_rcnn import MaskRCNN
 from rankdet.detectors.paa import PAA
+from rankdet.detectors.solov2 import MaskDetectionSettings, SOLOv2
 from rankdet.detectors.yolact import YOLACT
 
-__all__ = ["ATSS", "PAA", "YOLACT", "CascadeRCNN", "DetectionSettings", "FasterRCNN", "MaskRCNN"]
+__all__ = [
+    "ATSS",
+    "PAA",
+    "YOLACT",
+    "CascadeRCNN",
+    "DetectionSettings",
+    "FasterRCNN",
+    "MaskDetectionSettings",
+    "MaskRCNN",
+    "SOLOv2",
+]

@@ -7,12 +7,14 @@ from rankdet.heads.box_stage import BoxStage, RoIs
 from rankdet.heads.dense import DenseHead, DenseOutputs, DenseStage, best_anchors
 from rankdet.heads.instance_head import InstanceHead, InstanceOutputs, SemanticHead
 from rankdet.heads.mask_head import MaskHead
+from rankdet.heads.mask_nms import mask_iou, matrix_nms
 from rankdet.heads.mask_stage import MaskStage
-from rankdet.heads.mask_targets import crop_masks, crop_outlines, resize_masks
+from rankdet.heads.mask_targets import crop_masks, crop_outlines, fill_outlines, resize_masks, shrink_masks
 from rankdet.heads.nms import fast_nms, grouped_nms, select_detections
 from rankdet.heads.prototypes import PrototypeNetwork, assemble_masks, canvas_scores
 from rankdet.heads.roi_pooling import RoIPooling
 from rankdet.heads.rpn import ProposalSettings, RegionProposalNetwork, RPNHead, RPNOutputs
+from rankdet.heads.solo import GridHead, GridOutputs, GridStage, MaskFeatures, mask_logits
 
 __all__ = [
     "AnchorGenerator",
@@ -23,8 +25,12 @@ __all__ = [
     "DenseHead",
     "DenseOutputs",
     "DenseStage",
+    "GridHead",
+    "GridOutputs",
+    "GridStage",
     "InstanceHead",
     "InstanceOutputs",
+    "MaskFeatures",
     "MaskHead",
     "MaskStage",
     "ProposalSettings",
@@ -41,7 +47,12 @@ __all__ = [
     "crop_masks",
     "crop_outlines",
     "fast_nms",
+    "fill_outlines",
     "grouped_nms",
+    "mask_iou",
+    "mask_logits",
+    "matrix_nms",
     "resize_masks",
     "select_detections",
+    "shrink_masks",
 ]

@@ -68,8 +68,8 @@ class DenseHead(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         channels = channels or in_channels
-        self.classification_tower = _tower(in_channels, channels, num_convolutions, groups)
-        self.regression_tower = _tower(in_channels, channels, num_convolutions, groups)
+        self.classification_tower = tower(in_channels, channels, num_convolutions, groups)
+        self.regression_tower = tower(in_channels, channels, num_convolutions, groups)
         last = channels if num_convolutions else in_channels
         self.classifier = nn.Conv2d(last, num_per_cell * num_classes, 3, padding=1)
         self.regressor = nn.Conv2d(last, num_per_cell * 4, 3, padding=1)
@@ -256,7 +256,8 @@ def centerness(anchors: Tensor, objects: Tensor) -> Tensor:
     return ratios.prod(dim=1).sqrt()
 
 
-def _tower(in_channels: int, channels: int, num_convolutions: int, groups: int) -> nn.Sequential:
+def tower(in_channels: int, channels: int, num_convolutions: int, groups: int) -> nn.Sequential:
+    """``num_convolutions`` times a 3x3 convolution without bias, group normalization and ReLU."""
     layers: list[nn.Module] = []
     for index in range(num_convolutions):
         layers.append(nn.Conv2d(channels if index else in_channels, channels, 3, padding=1, bias=False))

@@ -1,6 +1,6 @@
 """Masks of objects → what a mask head shall say of RoIs.
 
-Legend: G objects of a picture of H × W pixels, E edges of an object, P RoIs, S cells per side of a target.
+Legend: G objects of a picture of H × W pixels, E edges of an object, P RoIs, S cells per side of the target of a RoI.
 """
 
 from __future__ import annotations
@@ -48,13 +48,17 @@ def crop_masks(masks: Tensor, boxes: Tensor, objects: Tensor, size: int) -> Tens
     tensor([False,  True,  True, False])
     """
     boxes = clip_boxes_to_image(boxes.float(), (masks.shape[1], masks.shape[2]))
-    step = max(1, MAX_PIXELS // max(1, masks.shape[1] * masks.shape[2]))
-    targets = []
-    for part, chosen in zip(boxes.split(step), objects.split(step), strict=True):
-        pixels = masks[chosen][:, None].float()
-        rois = torch.cat([torch.arange(len(part), device=part.device)[:, None].float(), part], dim=1)
-        targets.append(roi_align(pixels, rois, size, 1.0, 0, aligned=True)[:, 0] >= 0.5)
-    return torch.cat(targets)
+    targets = torch.zeros(len(boxes), size, size, dtype=torch.bool, device=boxes.device)
+    # Objects, which are few, become float32 some at a time, not a copy for each RoI.
+    step, first = max(1, MAX_PIXELS // max(1, masks.shape[1] * masks.shape[2])), 0
+    for part in masks.split(step):
+        places = objects - first
+        is_here = (places >= 0) & (places < len(part))
+        rois = torch.cat([places.clamp(0, len(part) - 1)[:, None].float(), boxes], dim=1)
+        covered = roi_align(part[:, None].float(), rois, size, 1.0, 0, aligned=True)[:, 0] >= 0.5
+        targets |= covered & is_here[:, None, None]
+        first += len(part)
+    return targets
 
 
 def resize_masks(masks: Tensor | Outlines, canvas: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
@@ -128,9 +132,77 @@ def crop_outlines(outlines: Outlines, boxes: Tensor, objects: Tensor, size: int 
              [0, 0, 0]]], dtype=torch.int32)
     """
     num_rows, num_columns = (size, size) if isinstance(size, int) else size
-    step = max(1, MAX_PIXELS // max(1, outlines.edges.shape[1] * num_rows))
+    step = max(1, MAX_PIXELS // max(1, max(outlines.edges.shape[1], num_columns) * num_rows))
     parts = zip(boxes.float().split(step), objects.split(step), strict=True)
     return torch.cat([_wound(outlines.edges[chosen], part, num_rows, num_columns) for part, chosen in parts])
+
+
+def fill_outlines(outlines: Outlines, size: tuple[int, int]) -> Tensor:
+    """The bitmaps of objects: pixels whose centers their outlines wind around.
+
+    Parameters
+    ----------
+    outlines
+        Of G objects.
+    size
+        (H, W) of their picture.
+
+    Returns
+    -------
+    Tensor
+        (G, H, W) bool.
+
+    Examples
+    --------
+    >>> triangle = Outlines(torch.tensor([[[0.0, 0, 4, 0], [4, 0, 0, 4], [0, 4, 0, 0]]]))
+    >>> fill_outlines(triangle, (2, 5)).int()
+    tensor([[[1, 1, 1, 0, 0],
+             [1, 1, 0, 0, 0]]], dtype=torch.int32)
+    """
+    whole = outlines.edges.new_tensor([[0.0, 0.0, size[1], size[0]]]).expand(len(outlines), 4)
+    return crop_outlines(outlines, whole, torch.arange(len(outlines), device=outlines.edges.device), size)
+
+
+def shrink_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Masks at a ``stride``-th of their size.
+
+    A cell belongs to the mask where at least two of the four pixels around its center do: linear interpolation between
+    them, rounded, as published code of SOLO resizes masks.
+
+    Parameters
+    ----------
+    masks
+        (G, H, W) bool.
+    stride
+        Pixels per side of a cell, an even number.
+    size
+        (h, w) in cells of the result, which may reach beyond the picture.
+
+    Returns
+    -------
+    Tensor
+        (G, h, w) bool.
+
+    Raises
+    ------
+    ValueError
+        When the stride is odd.
+
+    Examples
+    --------
+    >>> masks = torch.zeros(1, 4, 8, dtype=torch.bool)
+    >>> masks[:, :2, :6] = True
+    >>> shrink_masks(masks, 4, (1, 3)).int()
+    tensor([[[1, 0, 0]]], dtype=torch.int32)
+    """
+    if stride < 2 or stride % 2:
+        raise ValueError(f"masks are shrunk by an even stride, not by {stride}")
+    count = torch.zeros((len(masks), *size), dtype=torch.uint8, device=masks.device)
+    for row in (stride // 2 - 1, stride // 2):
+        for column in (stride // 2 - 1, stride // 2):
+            pixels = masks[:, row::stride, column::stride][:, : size[0], : size[1]]
+            count[:, : pixels.shape[1], : pixels.shape[2]] += pixels
+    return count >= 2
 
 
 def _wound(edges: Tensor, boxes: Tensor, num_rows: int, num_columns: int) -> Tensor:
@@ -148,4 +220,4 @@ def _wound(edges: Tensor, boxes: Tensor, num_rows: int, num_columns: int) -> Ten
     columns = (x - 0.5).where(turns != 0, 0).clamp(0, num_columns).ceil().long()
     winding = torch.zeros(len(boxes), num_rows, num_columns + 1, dtype=turns.dtype, device=edges.device)
     winding.scatter_add_(2, columns, turns)
-    return winding.cumsum(dim=2)[..., :num_columns] != 0
+    return winding.cumsum(dim=2, dtype=turns.dtype)[..., :num_columns] != 0

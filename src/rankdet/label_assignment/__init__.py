@@ -10,17 +10,22 @@ from rankdet.label_assignment.overlap import aligned_iou
 from rankdet.label_assignment.paa import PAAAssigner
 from rankdet.label_assignment.pyramid import PyramidAnchors, pool
 from rankdet.label_assignment.sampling import RandomSampler
+from rankdet.label_assignment.solo_grid import GridAssigner, GridAssignment, MaskShapes, mask_shapes
 from rankdet.structures import Assignment, Target
 
 __all__ = [
     "ATSSAssigner",
     "Assigner",
+    "GridAssigner",
+    "GridAssignment",
+    "MaskShapes",
     "MaxIoUAssigner",
     "PAAAssigner",
     "PyramidAnchors",
     "RandomSampler",
     "Sampler",
     "aligned_iou",
+    "mask_shapes",
     "pool",
 ]
 

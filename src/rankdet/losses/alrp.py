@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rankdet.losses.balancing import Balancing
-from rankdet.losses.candidates import find_positives, task_counts
+from rankdet.losses.candidates import Positives, find_positives, matched_pairs, task_counts
 from rankdet.losses.checks import Levels, check_alone, check_labels, check_targets, dense, whole
 from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss, prefix_sums, soft_step
 from rankdet.losses.operators import (
@@ -296,14 +296,15 @@ class ALRPLoss(nn.Module):
         self.implementation: Implementation | Literal["reference"] = implementation
 
     def forward(self, candidates: Candidates) -> LossOutput:
-        """The terms and statistics of one head; raises ValueError when its boxes are missing or do not pair."""
+        """The terms and statistics of one head; raises ValueError when its boxes are missing or do not pair.
+
+        A head of masks alone is localized by these: its boxes are not missed.
+        """
         positives = find_positives(candidates)
-        if positives.overlap is None:
-            raise ValueError(f"head {candidates.head!r} hands no boxes, which its loss needs")
         classification, localization = alrp_loss_of_labels(
             candidates.logits,
             candidates.labels,
-            (1 - positives.overlap.giou) / (2 * (1 - self.tau)),
+            _localization_errors(candidates, positives) / (1 - self.tau),
             self.delta,
             sync=self.sync,
             check=self.check,
@@ -318,3 +319,13 @@ class ALRPLoss(nn.Module):
                 "balance": balance,
             },
         )
+
+
+def _localization_errors(candidates: Candidates, positives: Positives) -> Tensor:
+    """(P,) in [0, 1], with gradient: half of 1 − GIoU of the boxes; 1 − Dice of the masks where there are no boxes."""
+    if positives.overlap is not None:
+        return (1 - positives.overlap.giou) / 2
+    if positives.dice is None:
+        raise ValueError(f"head {candidates.head!r} hands no boxes, which its loss needs")
+    matched_pairs(candidates, "masks", candidates.masks, len(positives.rows))
+    return 1 - positives.dice

@@ -34,12 +34,13 @@ class DiceLabel:
     """The label of a positive is the Dice coefficient of its predicted mask, as it is now."""
 
     def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
-        """(P,) in [0, 1), detached; raises ValueError where a head hands masks for none or a part of its positives."""
+        """(P,) in [0, 1), detached; raises ValueError where a head does not hand one mask for each of its positives."""
         if candidates.masks is None or positives.dice is None:
             raise ValueError(f"head {candidates.head!r} hands no masks, which the label Dice needs")
         if candidates.masks.rows is not None:
             raise ValueError(
-                f"head {candidates.head!r} hands masks for a part of its positives; the label Dice needs all"
+                f"head {candidates.head!r} hands masks for a part of its positives, or several of one; the label Dice "
+                "needs one of each"
             )
         return positives.dice.detach()
 

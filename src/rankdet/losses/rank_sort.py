@@ -17,6 +17,7 @@ from rankdet.losses.balancing import Balancing
 from rankdet.losses.checks import Levels, check_alone, check_labels, check_range, check_targets, dense, whole
 from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss
 from rankdet.losses.labels import IoULabel, Label
+from rankdet.losses.localization import DICE_EPSILON
 from rankdet.losses.operators import Implementation, RankingLoss, Ruling, labelled, targeted, without
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.sorting import EPSILON, sorting_errors
@@ -271,6 +272,8 @@ class RankSortLoss(nn.Module):
         What the positives are sorted by; None: the IoU of the predicted box.
     zero_quality_is_negative
         See :func:`rank_sort_loss_of_labels`.
+    dice_epsilon
+        See :func:`dice_coefficient`.
     sync
         Rank the candidates of all processes in one pool, and normalize and balance over them; see :class:`Processes`.
     check
@@ -309,6 +312,7 @@ class RankSortLoss(nn.Module):
         balancing: Balancing | None = None,
         label: Label | None = None,
         zero_quality_is_negative: bool = False,
+        dice_epsilon: float = DICE_EPSILON,
         sync: Sync = False,
         check: bool = False,
         implementation: Implementation | Literal["reference"] = "auto",
@@ -320,7 +324,9 @@ class RankSortLoss(nn.Module):
         self.sync = sync
         self.check = check
         self.implementation: Implementation | Literal["reference"] = implementation
-        self.tasks = Tasks(weighting=weighting, balancing=balancing, processes=Processes(sync))
+        self.tasks = Tasks(
+            weighting=weighting, balancing=balancing, dice_epsilon=dice_epsilon, processes=Processes(sync)
+        )
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head; raises ValueError when its boxes are missing or do not pair."""

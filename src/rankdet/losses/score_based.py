@@ -18,7 +18,8 @@ from rankdet.losses.box_losses import BoxLoss, GIoU
 from rankdet.losses.candidates import Positives, find_positives, task_counts
 from rankdet.losses.error_driven import Gradient, Upstream, identity_update
 from rankdet.losses.hard_negatives import Chosen, HardNegatives
-from rankdet.losses.labels import IoULabel
+from rankdet.losses.labels import IoULabel, Label
+from rankdet.losses.localization import DICE_EPSILON
 from rankdet.losses.mask_losses import MaskCrossEntropy, MaskLoss
 from rankdet.losses.processes import Processes, with_value
 from rankdet.losses.tasks import Tasks
@@ -191,6 +192,8 @@ class FocalLoss(nn.Module):
         Auxiliary heads, as centerness in ATSS.
     added_positives
         Added to the number of positives in the normalizer (SOLOv2: 1).
+    dice_epsilon
+        See :func:`dice_coefficient`.
     processes
         Normalizes by the values of all processes, as the published ATSS does; None by those of the own process.
 
@@ -198,7 +201,7 @@ class FocalLoss(nn.Module):
     -----
     Terms: ``classification`` and those of :class:`rankdet.losses.Tasks`. Rows of the paper's table 2: ATSS weighs by
     centerness and has ``CenternessCrossEntropy()``; PAA has ``GIoU(1.3)``, weighs by IoU and has ``IoUCrossEntropy()``;
-    without auxiliary heads the boxes are not weighted.
+    without auxiliary heads the boxes are not weighted. SOLOv2 has masks alone, with the factor 3, and adds a positive.
 
     Differs from the published normalizers where pictures have no positive: ATSS counts each of these as one, PAA has no
     fewer positives than pictures. Data sets drop pictures without objects in training, and both assign every object.
@@ -215,6 +218,7 @@ class FocalLoss(nn.Module):
         mask_balancing: Balancing | None = None,
         auxiliary: Sequence[Auxiliary] = (),
         added_positives: float = 0.0,
+        dice_epsilon: float = DICE_EPSILON,
         processes: Processes | None = None,
     ) -> None:
         super().__init__()
@@ -228,6 +232,7 @@ class FocalLoss(nn.Module):
             balancing=balancing or ConstantBalance(),
             mask_balancing=mask_balancing,
             auxiliary=auxiliary,
+            dice_epsilon=dice_epsilon,
             processes=self.processes,
         )
 
@@ -256,6 +261,8 @@ class QualityFocalLoss(nn.Module):
         w; None is the best score.
     balancing, mask_balancing
         λ of boxes and masks; None is 1.
+    label
+        What the scores learn; None is the IoU of the predicted box.
     auxiliary, processes
         As in :class:`FocalLoss`.
 
@@ -273,11 +280,13 @@ class QualityFocalLoss(nn.Module):
         weighting: Weighting | None = None,
         balancing: Balancing | None = None,
         mask_balancing: Balancing | None = None,
+        label: Label | None = None,
         auxiliary: Sequence[Auxiliary] = (),
         processes: Processes | None = None,
     ) -> None:
         super().__init__()
         self.beta = beta
+        self.label = label or IoULabel()
         self.processes = processes or Processes()
         self.tasks = Tasks(
             box_loss=box_loss or GIoU(2.0),
@@ -289,10 +298,10 @@ class QualityFocalLoss(nn.Module):
         )
 
     def forward(self, candidates: Candidates) -> LossOutput:
-        """The terms and statistics of one head; raises ValueError where it hands no boxes."""
+        """The terms and statistics of one head; raises ValueError where it does not hand what the label needs."""
         _check_sigmoid(candidates)
         positives = self.tasks.find_positives(candidates)
-        quality = IoULabel()(candidates, positives)
+        quality = self.label(candidates, positives)
         total = quality_focal_loss(candidates.logits, candidates.labels, quality, self.beta, rows=positives.rows)
         classification = _over_count(total, len(positives.rows), self.processes)
         tasks = self.tasks(candidates, positives, classification)
@@ -324,9 +333,9 @@ class SigmoidCrossEntropyLoss(nn.Module):
 
     Notes
     -----
-    Terms: ``classification``, ``localization``, and ``mask``, the mean over the masks, where a head hands masks.
-    Statistics: ``positives``, ``background``, ``negatives``. With no candidate that takes part, all terms are zeros
-    connected to all outputs.
+    Terms: ``classification``; ``localization``, unless a head hands masks alone; and ``mask``, the mean over the masks,
+    where it hands masks. Statistics: ``positives``, ``background``, ``negatives``. With no candidate that takes part,
+    all terms are zeros connected to all outputs.
     """
 
     def __init__(self, box_loss: BoxLoss, mask_loss: MaskLoss | None = None) -> None:
@@ -423,8 +432,10 @@ def _output(
     mask_loss: MaskLoss,
 ) -> LossOutput:
     """Classification and boxes over the count of what is chosen; the mean over the masks."""
-    localization = box_loss(candidates, positives).sum() / chosen.divisor
-    terms = {"classification": classification.sum() / chosen.divisor, "localization": localization}
+    terms = {"classification": classification.sum() / chosen.divisor}
+    # A box loss says by itself what it misses, but a head of masks has no boxes to miss.
+    if candidates.boxes is not None or candidates.deltas is not None or candidates.masks is None:
+        terms["localization"] = box_loss(candidates, positives).sum() / chosen.divisor
     if candidates.masks is not None:
         masks = mask_loss(candidates, positives)
         terms["mask"] = masks.sum() / max(1, len(masks))

@@ -21,8 +21,10 @@ from .coco import (
 )
 from .loading import dump, load_recipe, validated
 from .lvis import (
+    faster_rcnn_long_tail_shapes,
     mask_rcnn_long_tail_shapes,
     mask_rcnn_r50_lvis,
+    rs_faster_rcnn_long_tail_shapes,
     rs_mask_rcnn_long_tail_shapes,
     rs_mask_rcnn_r50_lvis,
 )
@@ -67,6 +69,16 @@ from .plus import (
 )
 from .recipe import Recipe
 from .shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
+from .solov2 import (
+    rs_solov2_light_r34_coco,
+    rs_solov2_lite0_nuclei,
+    rs_solov2_r101_coco,
+    rs_solov2_shapes,
+    solov2_light_r34_coco,
+    solov2_lite0_nuclei,
+    solov2_r101_coco,
+    solov2_shapes,
+)
 from .yolact import (
     rs_yolact_lite0_nuclei,
     rs_yolact_r50_coco,
@@ -99,6 +111,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "rs_cascade_rcnn_shapes": rs_cascade_rcnn_shapes,
     "cascade_rcnn_r50_coco": cascade_rcnn_r50_coco,
     "rs_cascade_rcnn_r50_coco": rs_cascade_rcnn_r50_coco,
+    "faster_rcnn_long_tail_shapes": faster_rcnn_long_tail_shapes,
+    "rs_faster_rcnn_long_tail_shapes": rs_faster_rcnn_long_tail_shapes,
     "mask_rcnn_long_tail_shapes": mask_rcnn_long_tail_shapes,
     "rs_mask_rcnn_long_tail_shapes": rs_mask_rcnn_long_tail_shapes,
     "mask_rcnn_r50_lvis": mask_rcnn_r50_lvis,
@@ -130,6 +144,14 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "qfl_paa_r50_coco": qfl_paa_r50_coco,
     "alrp_paa_r50_coco": alrp_paa_r50_coco,
     "rs_paa_r50_coco": rs_paa_r50_coco,
+    "solov2_shapes": solov2_shapes,
+    "rs_solov2_shapes": rs_solov2_shapes,
+    "solov2_lite0_nuclei": solov2_lite0_nuclei,
+    "rs_solov2_lite0_nuclei": rs_solov2_lite0_nuclei,
+    "solov2_light_r34_coco": solov2_light_r34_coco,
+    "rs_solov2_light_r34_coco": rs_solov2_light_r34_coco,
+    "solov2_r101_coco": solov2_r101_coco,
+    "rs_solov2_r101_coco": rs_solov2_r101_coco,
     "yolact_shapes": yolact_shapes,
     "rs_yolact_shapes": rs_yolact_shapes,
     "yolact_lite0_nuclei": yolact_lite0_nuclei,

@@ -336,6 +336,8 @@ class RankSort(Config):
     """Whether the candidates of all processes are ranked in one pool."""
     zero_quality_is_negative: bool = False
     """The letter of the paper: a positive whose box does not touch its object counts as a negative."""
+    dice_epsilon: PositiveFloat = 1e-5
+    """Added to the denominator of the Dice coefficient of masks; 2e-3 in SOLOv2."""
 
     def build(self, steps_per_epoch: int | None = None) -> losses.RankSortLoss:
         """The loss itself."""
@@ -347,6 +349,7 @@ class RankSort(Config):
             balancing=self.balancing.build(steps_per_epoch),
             label=self.label.build(),
             zero_quality_is_negative=self.zero_quality_is_negative,
+            dice_epsilon=self.dice_epsilon,
             sync=self.sync,
         )
 
@@ -468,6 +471,8 @@ class Focal(Config):
     """Auxiliary heads; the detector must have them."""
     added_positives: NonNegativeFloat = 0.0
     """Added to the number of positives that the classification is divided by."""
+    dice_epsilon: PositiveFloat = 1e-5
+    """Added to the denominator of the Dice coefficient of masks; 2e-3 in SOLOv2."""
     sync: bool = False
     """Whether the sums are divided by the positives of all processes instead of the own one's."""
 
@@ -484,6 +489,7 @@ class Focal(Config):
             mask_balancing=None if self.mask_balancing is None else self.mask_balancing.build(steps_per_epoch),
             auxiliary=[head.build() for head in self.auxiliary],
             added_positives=self.added_positives,
+            dice_epsilon=self.dice_epsilon,
             processes=losses.Processes(self.sync),
         )
 
@@ -502,6 +508,8 @@ class QualityFocal(Config):
     """What the localization counts beside the classification."""
     mask_balancing: Balancing | None = None
     """The same of masks; null: as the boxes."""
+    label: Label = IoULabel()
+    """What the scores of positives learn."""
     auxiliary: tuple[Auxiliary, ...] = ()
     """Auxiliary heads; the detector must have them."""
     sync: bool = False
@@ -517,6 +525,7 @@ class QualityFocal(Config):
             weighting=self.weighting.build(),
             balancing=self.balancing.build(steps_per_epoch),
             mask_balancing=None if self.mask_balancing is None else self.mask_balancing.build(steps_per_epoch),
+            label=self.label.build(),
             auxiliary=[head.build() for head in self.auxiliary],
             processes=losses.Processes(self.sync),
         )

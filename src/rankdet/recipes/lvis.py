@@ -1,4 +1,4 @@
-"""Mask R-CNN on LVIS v1 (table 5 of the RS Loss paper), and small ones on the long-tailed ``shapes``.
+"""Mask R-CNN on LVIS v1 (table 5 of the RS Loss paper), and small R-CNNs on the long-tailed ``shapes``.
 
 ``--data`` is the folder of COCO with ``annotations/lvis_v1_train.json`` and ``lvis_v1_val.json``, or what ``rankdet
 make-shapes --long-tailed`` makes. No loss knows of the federated annotation: to it every class that a picture is not
@@ -9,9 +9,9 @@ from .data import KeepRatio
 from .detectors import Mask, Testing
 from .mask_rcnn import mask_rcnn_r50_coco, mask_rcnn_shapes
 from .plus import SHORT_SIDES
-from .ranking import ranking_form
+from .ranking import ranking_form, two_stage_of
 from .recipe import Recipe
-from .shapes import fewer_proposals
+from .shapes import faster_rcnn_shapes, fewer_proposals
 
 
 def mask_rcnn_r50_lvis() -> Recipe:
@@ -44,17 +44,30 @@ def rs_mask_rcnn_r50_lvis() -> Recipe:
     return recipe.model_copy(update={"detector": detector, "optimizer": optimizer})
 
 
+def faster_rcnn_long_tail_shapes() -> Recipe:
+    """Standard Faster R-CNN on the long-tailed ``shapes`` with repeat factor sampling."""
+    return _on_long_tail(faster_rcnn_shapes(), "faster_rcnn_long_tail_shapes")
+
+
+def rs_faster_rcnn_long_tail_shapes() -> Recipe:
+    """RS Faster R-CNN on the long-tailed ``shapes``: the same network, budget and learning rate."""
+    return fewer_proposals(ranking_form(faster_rcnn_long_tail_shapes(), "rs_faster_rcnn_long_tail_shapes"))
+
+
 def mask_rcnn_long_tail_shapes() -> Recipe:
     """Standard Mask R-CNN on the long-tailed ``shapes`` with repeat factor sampling."""
-    base = mask_rcnn_shapes()
-    # As in LVIS: classes in fewer than 100 training pictures, of 600, are repeated.
-    data = base.data.model_copy(update={"format": "lvis", "repeat_threshold": 1 / 6})
-    detector = base.detector.model_copy(update={"testing": Testing(score_threshold=1e-4)})
-    schedule = base.schedule.model_copy(update={"iterations": 900})
-    parts = {"detector": detector, "data": data, "schedule": schedule}
-    return base.model_copy(update={"name": "mask_rcnn_long_tail_shapes", **parts})
+    return _on_long_tail(mask_rcnn_shapes(), "mask_rcnn_long_tail_shapes")
 
 
 def rs_mask_rcnn_long_tail_shapes() -> Recipe:
     """RS Mask R-CNN on the long-tailed ``shapes``: the same network, budget and learning rate."""
     return fewer_proposals(ranking_form(mask_rcnn_long_tail_shapes(), "rs_mask_rcnn_long_tail_shapes"))
+
+
+def _on_long_tail(base: Recipe, name: str) -> Recipe:
+    # As in LVIS: classes in fewer than 100 training pictures, of 600, are repeated.
+    data = base.data.model_copy(update={"format": "lvis", "repeat_threshold": 1 / 6})
+    detector = two_stage_of(base).model_copy(update={"testing": Testing(score_threshold=1e-4)})
+    schedule = base.schedule.model_copy(update={"iterations": 900})
+    parts = {"detector": detector, "data": data, "schedule": schedule}
+    return base.model_copy(update={"name": name, **parts})

@@ -93,6 +93,8 @@ class Recipe(Config):
                     f"losses.{head}.type = {self.losses[head].type} does not fit detector.{head}, "
                     f"which classifies by {'softmax' if has_softmax else 'sigmoid (softmax is false)'}"
                 )
+            if not self.detector.has_boxes:
+                check_needs_no_boxes(f"losses.{head}", self.losses[head], self.detector.type)
             self._check_pictures(head)
             asked = [auxiliary.type for auxiliary in getattr(self.losses[head], "auxiliary", ())]
             handed = [name for owner, name in self.detector.auxiliary_heads.items() if owner == head]
@@ -114,3 +116,13 @@ class Recipe(Config):
         for field, is_asked in asked.items():
             if is_asked:
                 raise ValueError(f"losses.{head}.{field} is for the detector yolact, not for {self.detector.type}")
+
+
+def check_needs_no_boxes(field: str, loss: Loss, detector: str) -> None:
+    """Raise ValueError where a part of the loss in ``field`` looks at boxes, of which ``detector`` has none."""
+    for part, of_boxes in (("label", ("iou", "mean")), ("weighting", ("iou", "centerness"))):
+        found = getattr(getattr(loss, part, None), "type", None)
+        if found in of_boxes:
+            raise ValueError(
+                f"{field}.{part}.type = {found} looks at boxes, but detector.type = {detector} has masks alone"
+            )

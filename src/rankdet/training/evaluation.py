@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rankdet.data import CocoDataset, build_test_loader
+from rankdet.losses import box_overlap, dice_coefficient
 from rankdet.metrics import encode_masks, evaluate, spearman_correlation
 from rankdet.recipes import Recipe
 from rankdet.structures import Batch, Candidates, Detection, Images, Source
@@ -21,6 +22,10 @@ class Detector(Protocol):
     """What evaluation asks of a detector."""
 
     training: bool
+
+    def __call__(self, batch: Batch) -> list[Candidates]:
+        """What each head hands to its loss."""
+        ...
 
     def train(self, mode: bool = True) -> object:
         """As of any module."""
@@ -141,36 +146,38 @@ def optimal_thresholds(metrics: dict[str, Any]) -> list[float]:
 
 
 def rank_qualities(candidates: Candidates) -> tuple[Tensor, Tensor]:
-    """Scores and IoUs of the positives of one head.
+    """Scores and localization qualities of the positives of one head.
 
     Parameters
     ----------
     candidates
-        A head's output with P positives and decoded boxes.
+        A head's output with P positives and decoded boxes, or masks where it has no boxes.
 
     Returns
     -------
     tuple
-        (P,) score of the class of the matched object and (P,) IoU of the decoded box with it.
+        (P,) score of the class of the matched object and (P,) IoU of the decoded box with it, or Dice coefficient of
+        the mask, once for each mask where a positive has several.
     """
-    from torchvision.ops import box_iou
-
-    if candidates.boxes is None:
-        raise ValueError(f"head {candidates.head!r} has no boxes")
+    pairs = candidates.masks if candidates.boxes is None else candidates.boxes
+    if pairs is None:
+        raise ValueError(f"head {candidates.head!r} has neither boxes nor masks")
     is_positive = (candidates.labels >= 0) & (candidates.labels < candidates.num_classes)
     labels, logits = candidates.labels[is_positive], candidates.logits[is_positive].float()
-    if candidates.boxes.rows is not None:
-        labels, logits = labels[candidates.boxes.rows], logits[candidates.boxes.rows]
+    if pairs.rows is not None:
+        labels, logits = labels[pairs.rows], logits[pairs.rows]
     # One logit more than classes: softmax with the background last.
     scores = logits.softmax(1) if logits.shape[1] > candidates.num_classes else logits.sigmoid()
-    predicted, target = candidates.boxes.predicted.float(), candidates.boxes.target.float()
-    ious = [box_iou(one[None], other[None])[0, 0] for one, other in zip(predicted, target, strict=True)]
-    return scores.gather(1, labels[:, None])[:, 0], torch.stack(ious) if ious else predicted.new_zeros(0)
+    if candidates.boxes is None:
+        quality = dice_coefficient(pairs.predicted, pairs.target)
+    else:
+        quality = box_overlap(pairs.predicted, pairs.target).iou
+    return scores.gather(1, labels[:, None])[:, 0], quality
 
 
 @torch.no_grad()
 def ranking_quality(
-    detector: nn.Module,
+    detector: Detector,
     losses: Mapping[str, nn.Module],
     batches: Iterable[Batch],
     recipe: Recipe,
@@ -182,8 +189,8 @@ def ranking_quality(
     Returns
     -------
     dict
-        ``spearman`` (rank correlation of IoU and score over all positives of all batches), ``positives`` and
-        ``negatives`` (means per batch of what the loss of the head sees).
+        ``spearman`` (rank correlation of localization quality and score over all positives of all batches),
+        ``positives`` and ``negatives`` (means per batch of what the loss of the head sees).
 
     Notes
     -----

@@ -16,13 +16,12 @@ from torch import Tensor
 from rankdet.data import CocoDataset, Sample, build_test_loader, collate
 from rankdet.data.pictures import decode
 from rankdet.data.transforms import Placement
-from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN
 from rankdet.recipes import Recipe, validated
 from rankdet.structures import Detection, InputError, Source, Target
 
 from .checkpoint import FOR_DETECTION, load_checkpoint, load_weights, save_checkpoint
 from .distributed import World
-from .evaluation import detect_batch, evaluate_detector, ranking_quality
+from .evaluation import Detector, detect_batch, evaluate_detector, ranking_quality
 from .runs import find_checkpoint, output_folder, write_json
 from .setup import category_difference
 
@@ -52,7 +51,7 @@ class TrainedDetector:
     """
 
     path: Path
-    detector: FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA | YOLACT
+    detector: Detector
     recipe: Recipe
     categories: list[tuple[int, str]]
     thresholds: list[float] | None

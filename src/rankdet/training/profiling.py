@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from rankdet.recipes import Recipe
 from rankdet.structures import Batch, Candidates, Matched
 
-from .evaluation import precision_context
+from .evaluation import Detector, precision_context
 
 
 def loss_seconds(
-    detector: nn.Module,
+    detector: Detector,
     losses: Mapping[str, nn.Module],
     batches: Iterable[Batch],
     recipe: Recipe,

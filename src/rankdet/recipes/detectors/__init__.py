@@ -6,11 +6,12 @@ from pydantic import Field
 
 from .backbones import Backbone, FileWeights, HubWeights, Timm, Tiny, WheelWeights
 from .one_stage import ATSS, PAA, Dense
+from .solov2 import Grids, MaskFeatures, MaskTesting, SOLOv2
 from .testing import Testing
 from .two_stage import RCNN, RPN, CascadeRCNN, FasterRCNN, Mask, MaskRCNN, Proposals, Sampler
 from .yolact import YOLACT
 
-Detector = Annotated[FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA | YOLACT, Field(discriminator="type")]
+Detector = Annotated[FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA | YOLACT | SOLOv2, Field(discriminator="type")]
 
 __all__ = [
     "ATSS",
@@ -24,10 +25,14 @@ __all__ = [
     "Detector",
     "FasterRCNN",
     "FileWeights",
+    "Grids",
     "HubWeights",
     "Mask",
+    "MaskFeatures",
     "MaskRCNN",
+    "MaskTesting",
     "Proposals",
+    "SOLOv2",
     "Sampler",
     "Testing",
     "Timm",

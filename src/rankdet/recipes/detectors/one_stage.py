@@ -90,6 +90,11 @@ class OneStage(Config):
         return {"dense": {"atss": "centerness", "paa": "iou"}[self.type]} if self.dense.auxiliary else {}
 
     @property
+    def has_boxes(self) -> bool:
+        """Whether it learns from boxes."""
+        return True
+
+    @property
     def has_masks(self) -> bool:
         """Whether it learns from masks and finds them."""
         return False

@@ -217,6 +217,11 @@ class TwoStage(Config):
         return {}
 
     @property
+    def has_boxes(self) -> bool:
+        """Whether it learns from boxes."""
+        return True
+
+    @property
     def has_masks(self) -> bool:
         """Whether it learns from masks and finds them."""
         return False

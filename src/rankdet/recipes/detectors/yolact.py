@@ -77,6 +77,11 @@ class YOLACT(Config):
         return {"dense": "semantic"} if self.semantic else {}
 
     @property
+    def has_boxes(self) -> bool:
+        """Whether it learns from boxes."""
+        return True
+
+    @property
     def has_masks(self) -> bool:
         """Whether it learns from masks and finds them."""
         return True

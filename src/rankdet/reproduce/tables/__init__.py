@@ -6,7 +6,7 @@ name that the row has in ``paper_tables.yaml``.
 
 from collections.abc import Callable
 
-from . import one_stage, two_stage, yolact
+from . import one_stage, solov2, two_stage, yolact
 from .rows import Family, Row
 
 
@@ -25,6 +25,8 @@ def table_a19() -> list[Row]:
         one_stage.RS_PAA.row("paa-rs"),
         yolact.YOLACT.row("yolact-standard"),
         yolact.RS_YOLACT.row("yolact-rs"),
+        solov2.SOLOV2_LIGHT.row("solov2_light-standard"),
+        solov2.RS_SOLOV2_LIGHT.row("solov2_light-rs"),
     ]
 
 
@@ -40,7 +42,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "4": two_stage.table_4,
     "5": two_stage.table_5,
     "6": yolact.table_6,
-    "7": nothing_yet,
+    "7": solov2.table_7,
     "8": two_stage.table_8,
     "9": one_stage.table_9,
     "10": two_stage.table_10,

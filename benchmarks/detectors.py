@@ -1,0 +1,257 @@
+"""Our detectors beside those of mmdetection 3.3 and torchvision: seconds of an iteration and of a detection, as ratios.
+
+    python benchmarks/detectors.py [--repeats 3] [--only DETECTOR …] [--size 800 1344] [--profile] [--markdown FILE]
+
+Each detector in its standard form, with random weights, on the same pictures and objects; nothing is downloaded. An
+iteration is forward, losses and backward; all sides take turns in one process and are compared by medians, after a
+turn that warms up. Needs an environment with mmdetection (docs/equality.md); where it is missing, its column is empty.
+mmdetection gets normalized pictures, the others normalize them themselves. torchvision's detectors resize nothing here.
+Weights are random, so a detection ends with few boxes or none, on all sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from rankdet.recipes import Recipe, load_recipe
+from rankdet.structures import Batch, Images, Source, Target
+from rankdet.training.step import training_step
+
+OBJECTS, CLASSES = 10, 80
+
+
+@dataclass(frozen=True)
+class Side:
+    """One implementation: what it does in an iteration and in a detection."""
+
+    iterate: Callable[[], object]
+    detect: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What stands beside one of our recipes.
+
+    Parameters
+    ----------
+    recipe
+        Ours.
+    mmdetection
+        A configuration of mmdetection, without its ending.
+    torchvision
+        A function of ``torchvision.models.detection``, or None.
+    size
+        (height, width) of the pictures where the detector asks for one.
+    """
+
+    recipe: str
+    mmdetection: str
+    torchvision: str | None = None
+    size: tuple[int, int] | None = None
+
+
+PEERS = {
+    "Faster R-CNN": Peer(
+        "faster_rcnn_l1_r50_coco", "faster_rcnn/faster-rcnn_r50_fpn_1x_coco", "fasterrcnn_resnet50_fpn"
+    ),
+    "Mask R-CNN": Peer("mask_rcnn_r50_coco", "mask_rcnn/mask-rcnn_r50_fpn_1x_coco", "maskrcnn_resnet50_fpn"),
+    "Cascade R-CNN": Peer("cascade_rcnn_r50_coco", "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco"),
+    "ATSS": Peer("atss_r50_coco", "atss/atss_r50_fpn_1x_coco"),
+    "PAA": Peer("paa_r50_coco", "paa/paa_r50_fpn_1x_coco"),
+    "YOLACT": Peer("yolact_r50_coco", "yolact/yolact_r50_1xb8-55e_coco", size=(550, 550)),
+    "SOLOv2": Peer("solov2_r101_coco", "solov2/solov2_r101_fpn_ms-3x_coco"),
+}
+
+
+def make_batch(pictures: int, size: tuple[int, int]) -> Batch:
+    """Random pixels; objects from 16 pixels to half of the shorter side, small ones more often; masks fill boxes."""
+    generator = torch.Generator().manual_seed(0)
+    targets = []
+    for _ in range(pictures):
+        sides = 16 * (min(size) / 32) ** torch.rand(OBJECTS, 2, generator=generator)
+        corners = torch.rand(OBJECTS, 2, generator=generator) * (torch.tensor([size[1], size[0]]) - sides)
+        boxes = torch.cat([corners, corners + sides], dim=1)
+        masks = torch.zeros(OBJECTS, *size, dtype=torch.bool)
+        for mask, (left, top, right, bottom) in zip(masks, boxes.round().int().tolist(), strict=True):
+            mask[top:bottom, left:right] = True
+        targets.append(Target(boxes, torch.randint(0, CLASSES, (OBJECTS,), generator=generator), masks))
+    pixels = torch.randint(0, 256, (pictures, 3, *size), generator=generator, dtype=torch.uint8)
+    sources = tuple(Source(index, f"{index}", size) for index in range(pictures))
+    return Batch(Images(pixels, (size,) * pictures), tuple(targets), sources)
+
+
+def ours(recipe: Recipe, batch: Batch) -> Side:
+    """The detector of a recipe."""
+    detector: Any = recipe.detector.build(CLASSES, pretrained=False)
+    losses = nn.ModuleDict({head: loss.build(steps_per_epoch=7330) for head, loss in recipe.losses.items()})
+    own = batch
+    if not recipe.detector.has_masks:
+        own = replace(batch, targets=tuple(replace(target, masks=None) for target in batch.targets))
+
+    def iterate() -> None:
+        detector.train()
+        detector.zero_grad(set_to_none=True)
+        total, _, _ = training_step(detector, dict(losses.items()), own, recipe.head_weights)
+        total.backward()
+
+    def detect() -> object:
+        detector.eval()
+        with torch.no_grad():
+            return detector.detect(batch.images)
+
+    return Side(iterate, detect)
+
+
+def of_mmdetection(config: str, batch: Batch) -> Side | None:
+    """The same in mmdetection; None where it is not installed."""
+    try:
+        import mmdet
+        from mmdet.registry import MODELS
+        from mmdet.structures import DetDataSample
+        from mmdet.structures.mask import BitmapMasks
+        from mmdet.utils import register_all_modules
+        from mmengine.config import Config
+        from mmengine.structures import InstanceData
+    except ImportError:
+        return None
+    register_all_modules()
+    settings = Config.fromfile(Path(mmdet.__file__).parent / ".mim" / "configs" / f"{config}.py")
+    settings.model.backbone.init_cfg = None
+    detector: Any = MODELS.build(settings.model)
+    size = batch.images.sizes[0]
+    samples = []
+    for target in batch.targets:
+        assert isinstance(target.masks, Tensor)
+        sample = DetDataSample(
+            metainfo={
+                "img_shape": size, "ori_shape": size, "pad_shape": size, "batch_input_shape": size,
+                "scale_factor": (1.0, 1.0),
+            }
+        )  # fmt: skip
+        masks = BitmapMasks(target.masks.numpy().astype("uint8"), *size)
+        sample.gt_instances = InstanceData(bboxes=target.boxes, labels=target.labels, masks=masks)
+        samples.append(sample)
+    pixels = (batch.images.pixels.float() - 118) / 58
+
+    def iterate() -> None:
+        detector.train()
+        detector.zero_grad(set_to_none=True)
+        total, _ = detector.parse_losses(detector.loss(pixels, samples))
+        total.backward()
+
+    def detect() -> object:
+        detector.eval()
+        with torch.no_grad():
+            return detector.predict(pixels, samples, rescale=False)
+
+    return Side(iterate, detect)
+
+
+def of_torchvision(name: str, batch: Batch) -> Side:
+    """The same in torchvision."""
+    from torchvision.models import detection
+
+    height, width = batch.images.sizes[0]
+    detector = getattr(detection, name)(
+        weights=None, weights_backbone=None, num_classes=CLASSES + 1, min_size=min(height, width),
+        max_size=max(height, width), trainable_backbone_layers=3,
+    )  # fmt: skip
+    for norm in detector.modules():  # frozen statistics, as everywhere else
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eval()
+            norm.train = lambda mode=True, norm=norm: norm  # type: ignore[method-assign]
+    pixels = list(batch.images.pixels.float() / 255)
+    targets = [
+        {"boxes": target.boxes, "labels": target.labels + 1, "masks": torch.as_tensor(target.masks).byte()}
+        for target in batch.targets
+    ]
+
+    def iterate() -> None:
+        detector.train()
+        detector.zero_grad(set_to_none=True)
+        sum(detector(pixels, targets).values()).backward()
+
+    def detect() -> object:
+        detector.eval()
+        with torch.no_grad():
+            return detector(pixels)
+
+    return Side(iterate, detect)
+
+
+def medians(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each; one turn to warm up, then all in turns."""
+    taken: dict[str, list[float]] = {name: [] for name in tasks}
+    for turn in range(repeats + 1):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            if turn:
+                taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def measure(name: str, options: argparse.Namespace) -> list[str]:
+    """The lines of one detector."""
+    peer = PEERS[name]
+    batch = make_batch(options.pictures, peer.size or tuple(options.size))
+    torch.manual_seed(0)
+    sides = {"ours": ours(load_recipe(peer.recipe), batch)}
+    other = of_mmdetection(peer.mmdetection, batch)
+    if other is not None:
+        sides["mmdetection"] = other
+    if peer.torchvision is not None:
+        sides["torchvision"] = of_torchvision(peer.torchvision, batch)
+    lines = []
+    for what, tasks in (
+        ("iteration", {key: side.iterate for key, side in sides.items()}),
+        ("detection", {key: side.detect for key, side in sides.items()}),
+    ):
+        seconds = medians(tasks, options.repeats)
+        ratios = [
+            f"{seconds['ours'] / seconds[key]:.2f}" if key in seconds else "–" for key in ("mmdetection", "torchvision")
+        ]
+        lines.append(f"| {name} | {what} | {seconds['ours']:.2f} | {ratios[0]} | {ratios[1]} |")
+        print(lines[-1], flush=True)
+        if options.profile:
+            for key, task in tasks.items():
+                with profile(activities=[ProfilerActivity.CPU]) as found:
+                    task()
+                print(f"{name}, {what}, {key}")
+                print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=12))
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=1)
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--only", nargs="*", choices=tuple(PEERS), default=tuple(PEERS), metavar="DETECTOR")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--profile", action="store_true", help="print where the time of each side goes")
+    parser.add_argument("--markdown", type=Path, help="write the table there, too")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    print(f"torch {torch.__version__}, CPU, {torch.get_num_threads()} threads, {options.pictures} pictures")
+    lines = ["| detector | | ours, s | ours / mmdetection | ours / torchvision |", "|---|---|---:|---:|---:|"]
+    print(*lines, sep="\n")
+    for name in options.only:
+        lines += measure(name, options)
+    if options.markdown:
+        options.markdown.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

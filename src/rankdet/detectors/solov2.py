@@ -1,0 +1,202 @@
+"""SOLOv2 (Wang et al., NeurIPS 2020, arXiv:2003.10152), for standard and ranking losses.
+
+Legend: M cells of a picture, C classes, K masks that compete, D channels of the mask features, h, w their height and
+width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from rankdet.backbones import FPN, Backbone
+from rankdet.heads import GridOutputs, GridStage, canvas_scores, mask_iou, matrix_nms
+from rankdet.structures import Batch, Candidates, Detection, Images
+
+CHUNK = 1 << 22
+"""Pixels of masks handled at a time, as float32: 16 MiB, a few times."""
+
+
+@dataclass(frozen=True)
+class MaskDetectionSettings:
+    """Which masks become detections.
+
+    Parameters
+    ----------
+    score_threshold
+        Pairs of cell and class are dropped up to this score.
+    num_candidates
+        The best of a picture that compete with each other.
+    sigma
+        How fast the score of a mask falls with its overlap with a better one.
+    least_score
+        Masks below this score are dropped after that.
+    per_image
+        The best of all classes that remain.
+    """
+
+    score_threshold: float = 0.1
+    num_candidates: int = 500
+    sigma: float = 2.0
+    least_score: float = 0.05
+    per_image: int = 100
+
+
+class SOLOv2(nn.Module):
+    """Backbone, pyramid, one stage of grids: a mask for every cell, no boxes. The head of the losses is ``"grid"``.
+
+    The form is a matter of values: an assigner that lets a cell learn several masks makes the standard form, one mask
+    per cell that of Rank & Sort Loss (Oksuz et al., ICCV 2021, arXiv:2107.11669), whose quality is the Dice coefficient
+    of that mask. All parts and settings are public attributes and may be replaced.
+
+    Parameters
+    ----------
+    backbone, fpn
+        Pictures → maps → pyramid.
+    grid
+        Reads all levels of the pyramid.
+    detection
+        What :meth:`detect` returns.
+
+    Notes
+    -----
+    Detection makes masks a few at a time: of all cells that score, it keeps areas and mean scores; of those that
+    compete, one bit per pixel and their overlaps; of the detections, the scores of their pixels.
+
+    Differs from published code: masks go from the size of the features to that of the file in one step of linear
+    interpolation, not over the size of the network's input; and a mask with no pixel in the picture, all of it lying in
+    the padding, is no detection.
+    """
+
+    def __init__(
+        self, *, backbone: Backbone, fpn: FPN, grid: GridStage, detection: MaskDetectionSettings | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fpn = fpn
+        self.grid = grid
+        self.detection = detection or MaskDetectionSettings()
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.grid.head.num_classes
+
+    def forward(self, batch: Batch) -> list[Candidates]:
+        """Candidates of the grids: one pool over the pictures of the batch, their levels and cells; with masks alone.
+
+        Raises
+        ------
+        ValueError
+            When a picture has objects but no masks.
+        """
+        return [self.grid.candidates(self._outputs(batch.images), batch.targets, batch.images.sizes)]
+
+    @torch.no_grad()
+    def detect(self, images: Images) -> list[Detection]:
+        """Detections of each picture in its own pixels, without padding. Boxes are those around the masks."""
+        outputs = self._outputs(images)
+        peaks = self.grid.peaks(outputs)
+        with torch.autocast(peaks.device.type, enabled=False):
+            return [
+                self._detect(scores, kernels.float(), features.float(), size)
+                for scores, kernels, features, size in zip(
+                    peaks, outputs.kernels, outputs.features, images.sizes, strict=True
+                )
+            ]
+
+    def _outputs(self, images: Images) -> GridOutputs:
+        outputs: GridOutputs = self.grid(self.fpn(self.backbone(images)))
+        return outputs
+
+    def _detect(self, peaks: Tensor, kernels: Tensor, features: Tensor, size: tuple[int, int]) -> Detection:
+        """What scores (M, C), kernels (M, D) and features (D, h, w) say of one picture."""
+        settings = self.detection
+        cells, labels = torch.nonzero(peaks > settings.score_threshold, as_tuple=True)
+        scores = peaks[cells, labels]
+
+        # Several classes may score in one cell: its mask is made once.
+        distinct, which = cells.unique(return_inverse=True)
+        area, mean = mask_statistics(features, kernels[distinct])
+        scores = (scores * mean[which]).where(area[which] > self.grid.cell_strides[cells], 0)
+        best = scores.argsort(descending=True, stable=True)[: settings.num_candidates]
+        best = best[scores[best] > 0]
+        cells, labels, scores = cells[best], labels[best], scores[best]
+
+        distinct, which = cells.unique(return_inverse=True)
+        iou = mask_iou(binary_masks(features, kernels[distinct]))
+        scores = scores * matrix_nms(iou[which[:, None], which], labels, settings.sigma)
+        best = scores.argsort(descending=True, stable=True)[: settings.per_image]
+        best = best[scores[best] >= settings.least_score]
+
+        logits = torch.empty(len(best), *features.shape[1:], device=features.device)
+        for part, values in _logits(features, kernels[cells[best]]):
+            logits[part] = values
+        stride = self.grid.strides[0]
+        masks = canvas_scores(logits, (stride * logits.shape[1], stride * logits.shape[2]))
+        boxes = mask_boxes(masks.scores[:, 1:-1, 1:-1], stride, size)
+        found = Detection(boxes, scores[best], labels[best], masks)
+        return found.select((boxes[:, 2:] > boxes[:, :2]).all(dim=1))
+
+
+def mask_statistics(features: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the mask of each kernel (K, D) the number of pixels that score over 1/2, and their mean score; (K,) each.
+
+    Examples
+    --------
+    >>> features = torch.tensor([[[0.0, 100.0, -1.0]]])
+    >>> mask_statistics(features, torch.tensor([[1.0], [-1.0], [0.0]]))
+    (tensor([1, 1, 0]), tensor([1.0000, 0.7311, 0.0000]))
+    """
+    area = torch.zeros(len(kernels), dtype=torch.int64, device=kernels.device)
+    total = torch.zeros(len(kernels), device=kernels.device)
+    for part, logits in _logits(features, kernels):
+        inside = logits > 0
+        area[part] = inside.flatten(1).sum(dim=1)
+        total[part] = logits.sigmoid_().mul_(inside).flatten(1).sum(dim=1)
+    return area, total / area.clamp(min=1)
+
+
+def binary_masks(features: Tensor, kernels: Tensor) -> Tensor:
+    """(K, h, w) bool: the pixels of the mask of each kernel (K, D) that score over 1/2."""
+    masks = torch.empty(len(kernels), *features.shape[1:], dtype=torch.bool, device=features.device)
+    for part, logits in _logits(features, kernels):
+        torch.gt(logits, 0, out=masks[part])
+    return masks
+
+
+def mask_boxes(scores: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """(D, 4) boxes around the pixels that score at least 1/2 in a picture of ``size`` (height, width); zeros for none.
+
+    scores: (D, h, w), of cells of ``stride`` pixels.
+
+    Examples
+    --------
+    >>> mask_boxes(torch.tensor([[[0.0, 0.9, 0.9], [0.0, 0.9, 0.0]]]), 2, (4, 5))
+    tensor([[2., 0., 5., 4.]])
+    """
+    boxes = scores.new_zeros(len(scores), 4)
+    step = max(1, CHUNK // max(1, stride * stride * scores[:1].numel()))
+    for part in (slice(start, start + step) for start in range(0, len(scores), step)):
+        pixels = interpolate(scores[part, None], scale_factor=stride, mode="bilinear", align_corners=False)
+        inside = pixels[:, 0, : size[0], : size[1]] >= 0.5
+        for axis, across in ((0, 1), (1, 2)):  # x, y
+            is_hit = inside.any(dim=across).byte()
+            length = is_hit.shape[1]
+            is_any = is_hit.amax(dim=1).bool()
+            boxes[part, axis] = is_hit.argmax(dim=1).float()
+            boxes[part, axis + 2] = (length - is_hit.flip(1).argmax(dim=1)).where(is_any, 0).float()
+    return boxes
+
+
+def _logits(features: Tensor, kernels: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of the kernels (K, D) with the logits (k, h, w) of their masks, in memory of their own."""
+    pixels = features.flatten(1)
+    step = max(1, CHUNK // max(1, pixels.shape[1]))
+    for start in range(0, len(kernels), step):
+        part = slice(start, start + step)
+        yield part, (kernels[part] @ pixels).unflatten(1, features.shape[1:])

@@ -1,0 +1,349 @@
+"""The head of SOLOv2: feature maps → for every cell of a few grids its class logits and the kernel of its mask.
+
+A mask is the product of a cell's kernel with one map of features for the whole picture.
+
+Legend: B images, L levels, S cells per side of the grid of a level, M cells of a picture, C classes, P' masks,
+D channels of the mask features, h, w their height and width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import interpolate, max_pool2d
+
+from rankdet.heads.dense import PRIOR, tower
+from rankdet.heads.mask_targets import fill_outlines, shrink_masks
+from rankdet.label_assignment import GridAssigner, MaskShapes, mask_shapes
+from rankdet.structures import Candidates, Matched, Outlines, Target
+
+
+class GridHead(nn.Module):
+    """A tower of convolutions for classes and one for kernels, shared by all levels, over maps resized to grids.
+
+    Each tower is ``num_convolutions`` times a 3x3 convolution without bias, group normalization and ReLU. That of the
+    kernels also reads the coordinates of each place. A 3x3 convolution behind them makes C logits, another D weights
+    for each cell. All weights start normal with standard deviation 0.01; the bias of the classifier makes every score
+    0.01.
+
+    Parameters
+    ----------
+    in_channels
+        Channels of every map.
+    num_classes
+        C.
+    grids
+        S of each level.
+    kernel_channels
+        D.
+    num_convolutions, channels
+        Of each tower.
+    groups
+        Of the normalization; ``channels`` is a multiple of it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        grids: Sequence[int],
+        kernel_channels: int,
+        num_convolutions: int = 4,
+        channels: int = 512,
+        groups: int = 32,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.grids = tuple(grids)
+        self.classification_tower = tower(in_channels, channels, num_convolutions, groups)
+        self.kernel_tower = tower(in_channels + 2, channels, num_convolutions, groups)
+        last = channels if num_convolutions else in_channels
+        self.classifier = nn.Conv2d(last, num_classes, 3, padding=1)
+        self.kernels = nn.Conv2d(last if num_convolutions else last + 2, kernel_channels, 3, padding=1)
+        _start_normal(self)
+        nn.init.constant_(self.classifier.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, M, C) logits and (B, M, D) kernels: by level, row, column. One map for each grid."""
+        logits, kernels = [], []
+        for features, size in zip(maps, self.grids, strict=True):
+            cells = _resized(_with_coordinates(features), (size, size))
+            logits.append(self.classifier(self.classification_tower(cells[:, :-2])))
+            kernels.append(self.kernels(self.kernel_tower(cells)))
+        return _by_cell(logits), _by_cell(kernels)
+
+
+class MaskFeatures(nn.Module):
+    """One map for the masks of all objects, of the size of the finest level: the levels of a pyramid, enlarged, added.
+
+    Level i passes through max(i, 1) times a 3x3 convolution without bias, group normalization and ReLU, each of the
+    coarser ones followed by an enlargement (linear) to the size of the next finer level. The coarsest also reads the
+    coordinates of each place. A 1x1 convolution, normalization and ReLU make D channels of the sum. All weights start
+    normal with standard deviation 0.01.
+
+    Parameters
+    ----------
+    in_channels
+        Channels of every map.
+    num_levels
+        Maps that are read, finest first.
+    channels
+        Channels in which they are added.
+    out_channels
+        D.
+    groups
+        Of the normalization; ``channels`` and ``out_channels`` are multiples of it.
+    """
+
+    def __init__(
+        self, in_channels: int, num_levels: int, *, channels: int = 128, out_channels: int = 256, groups: int = 32
+    ) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList()
+        for level in range(num_levels):
+            first = in_channels + 2 * (level == num_levels - 1)
+            inputs = [first, *[channels] * (max(level, 1) - 1)]
+            self.levels.append(nn.ModuleList(tower(count, channels, 1, groups) for count in inputs))
+        self.last = nn.Sequential(
+            nn.Conv2d(channels, out_channels, 1, bias=False), nn.GroupNorm(groups, out_channels), nn.ReLU(inplace=True)
+        )
+        _start_normal(self)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """(B, D, h, w) features from the maps, of the size of the first of them."""
+        sizes = [(features.shape[-2], features.shape[-1]) for features in maps]
+        total: Tensor | None = None
+        for level, (convolutions, features) in enumerate(zip(self.levels, maps, strict=True)):
+            assert isinstance(convolutions, nn.ModuleList)
+            hidden = _with_coordinates(features) if level == len(maps) - 1 else features
+            for step, convolution in enumerate(convolutions):
+                hidden = convolution(hidden)
+                if level:
+                    hidden = _resized(hidden, sizes[level - 1 - step])
+            total = hidden if total is None else total + hidden
+        features_of_masks: Tensor = self.last(total)
+        return features_of_masks
+
+
+class GridOutputs(NamedTuple):
+    """What the network says of every cell.
+
+    logits: (B, M, C). kernels: (B, M, D). features: (B, D, h, w), those of the masks.
+    """
+
+    logits: Tensor
+    kernels: Tensor
+    features: Tensor
+
+
+class GridStage(nn.Module):
+    """Head, mask features and assignment: outputs, candidates of a loss, peaks of scores. All parts are public.
+
+    Parameters
+    ----------
+    head
+        Maps → logits and kernels.
+    mask_features
+        All maps but the last → features of the masks.
+    assigner
+        Which cells stand for which objects; of the same grids as the head.
+    strides
+        Of the maps in pixels, finest first. Masks are learned at the first.
+
+    Raises
+    ------
+    ValueError
+        When grids, maps or assigner do not fit together.
+    """
+
+    cell_strides: Tensor
+
+    def __init__(
+        self, *, head: GridHead, mask_features: MaskFeatures, assigner: GridAssigner, strides: Sequence[int]
+    ) -> None:
+        super().__init__()
+        if head.grids != assigner.grids or len(head.grids) != len(strides) or len(strides) < 3:
+            raise ValueError(
+                f"grids {head.grids} of the head and {assigner.grids} of the assigner must be those of at least three "
+                f"levels, with strides {tuple(strides)}"
+            )
+        self.head = head
+        self.mask_features = mask_features
+        self.assigner = assigner
+        self.strides = tuple(strides)
+        read = (2 * self.strides[0], *self.strides[1:-1], self.strides[-2])
+        per_cell = [torch.full((size * size,), stride) for size, stride in zip(head.grids, read, strict=True)]
+        self.register_buffer("cell_strides", torch.cat(per_cell), persistent=False)
+
+    def forward(self, maps: Sequence[Tensor]) -> GridOutputs:
+        """Outputs for every cell from the maps of a pyramid (B, channels, H, W), finest first."""
+        first = maps[0].shape[-2] // 2, maps[0].shape[-1] // 2
+        last = maps[-2].shape[-2], maps[-2].shape[-1]
+        # The finest map is read at half its size, the coarsest at that of the one before it.
+        read = [_resized(maps[0], (max(1, first[0]), max(1, first[1]))), *maps[1:-1], _resized(maps[-1], last)]
+        logits, kernels = self.head(read)
+        return GridOutputs(logits, kernels, self.mask_features(maps[:-1]))
+
+    def candidates(
+        self, outputs: GridOutputs, targets: Sequence[Target], image_sizes: Sequence[tuple[int, int]]
+    ) -> Candidates:
+        """One pool of all cells: by picture, level, row, column; and the masks that they learn.
+
+        Mask i and its target belong to positive i, or to positive ``rows[i]`` where the assigner lets a cell learn
+        several: labels, weights and masks are in the order of the cells. Differs from the published code of Rank & Sort
+        Loss, which has labels and weights in this order but masks in that of the objects.
+
+        Parameters
+        ----------
+        outputs
+            Of B pictures.
+        targets
+            B of them, with masks.
+        image_sizes
+            B times (height, width) in pixels.
+
+        Raises
+        ------
+        ValueError
+            When a picture has objects but no masks.
+        """
+        masks, shapes = self._targets(targets, image_sizes, (outputs.features.shape[-2], outputs.features.shape[-1]))
+        stride = self.strides[0]
+        found = self.assigner(
+            [target.labels for target in targets],
+            torch.cat([target.boxes for target in targets]),
+            shapes,
+            (stride * outputs.features.shape[-2], stride * outputs.features.shape[-1]),
+            self.head.num_classes,
+        )
+        kernels = outputs.kernels.flatten(0, 1)[found.cells]
+        return Candidates(
+            head="grid",
+            logits=outputs.logits.flatten(0, 1),
+            labels=found.labels,
+            num_classes=self.head.num_classes,
+            masks=Matched(mask_logits(outputs.features, kernels, found.per_picture), masks[found.objects], found.rows),
+        )
+
+    @torch.no_grad()
+    def _targets(
+        self, targets: Sequence[Target], image_sizes: Sequence[tuple[int, int]], map_size: tuple[int, int]
+    ) -> tuple[Tensor, MaskShapes]:
+        """(G, h, w) bool masks of all objects at the size of the features, and what the assigner asks of them."""
+        small, shapes = [], []
+        for target, size in zip(targets, image_sizes, strict=True):
+            masks = target.masks
+            if isinstance(masks, Outlines):
+                masks = fill_outlines(masks, size)
+            elif masks is None:
+                if len(target.boxes):
+                    raise ValueError(f"a picture has {len(target.boxes)} objects but no masks, which grids learn from")
+                masks = target.boxes.new_zeros((0, *size), dtype=torch.bool)
+            small.append(shrink_masks(masks, self.strides[0], map_size))
+            shapes.append(mask_shapes(masks, small[-1]))
+        return torch.cat(small), MaskShapes(*(torch.cat(parts) for parts in zip(*shapes, strict=True)))
+
+    @torch.no_grad()
+    def peaks(self, outputs: GridOutputs) -> Tensor:
+        """(B, M, C) float32 scores, 0 where the cell above, left or above left has a higher one in the same class.
+
+        ("Points NMS" of the published code of SOLO: of an object's cells, most say the same.)
+        """
+        found, start = [], 0
+        scores = outputs.logits.float().sigmoid()
+        for size in self.head.grids:
+            level = scores[:, start : start + size * size].unflatten(1, (size, size)).permute(0, 3, 1, 2)
+            highest = max_pool2d(level, 2, stride=1, padding=1)[..., :-1, :-1]
+            found.append(level.where(level == highest, 0))
+            start += size * size
+        return _by_cell(found)
+
+
+def mask_logits(features: Tensor, kernels: Tensor, per_picture: Sequence[int]) -> Tensor:
+    """Logits of masks: each kernel is a 1x1 convolution of the features of its picture.
+
+    The logits exist once, and so does their gradient: no picture's part is copied.
+
+    Parameters
+    ----------
+    features
+        (B, D, h, w).
+    kernels
+        (P', D), those of the first picture first.
+    per_picture
+        B numbers that add up to P'.
+
+    Returns
+    -------
+    Tensor
+        (P', h, w) in the dtype of the features; gradients flow to features and kernels, also without any mask.
+
+    Examples
+    --------
+    >>> features = torch.tensor([[[[1.0, 2.0]], [[0.0, 1.0]]], [[[5.0, 6.0]], [[7.0, 8.0]]]])  # (2, 2, 1, 2)
+    >>> kernels = torch.tensor([[1.0, 0.0], [1.0, -1.0], [0.0, 1.0]])
+    >>> mask_logits(features, kernels, [2, 1]).squeeze(1)
+    tensor([[1., 2.],
+            [1., 1.],
+            [7., 8.]])
+    """
+    return _DynamicConvolution.apply(features, kernels.to(features.dtype), per_picture)
+
+
+class _DynamicConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, kernels: Tensor, per_picture: Sequence[int]) -> Tensor:
+        ctx.save_for_backward(features, kernels)
+        ctx.parts = _slices(per_picture)
+        logits = features.new_empty(len(kernels), features.shape[2] * features.shape[3])
+        for picture, part in zip(features.flatten(2), ctx.parts, strict=True):
+            torch.mm(kernels[part], picture, out=logits[part])
+        return logits.unflatten(1, features.shape[2:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        features, kernels = ctx.saved_tensors
+        gradient = gradient.flatten(1)
+        of_features = features.new_empty((len(features), features.shape[1], gradient.shape[1]))
+        of_kernels = torch.empty_like(kernels)
+        for index, part in enumerate(ctx.parts):
+            torch.mm(kernels[part].T, gradient[part], out=of_features[index])
+            torch.mm(gradient[part], features[index].flatten(1).T, out=of_kernels[part])
+        return of_features.unflatten(2, features.shape[2:]), of_kernels, None
+
+
+def _slices(counts: Sequence[int]) -> list[slice]:
+    ends = [sum(counts[: index + 1]) for index in range(len(counts))]
+    return [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
+
+
+def _with_coordinates(features: Tensor) -> Tensor:
+    """Maps (B, channels, H, W) with two channels more: x and y of each place, from −1 to 1."""
+    height, width = features.shape[-2:]
+    x = torch.linspace(-1, 1, width, dtype=features.dtype, device=features.device).expand(height, width)
+    y = torch.linspace(-1, 1, height, dtype=features.dtype, device=features.device)[:, None].expand(height, width)
+    return torch.cat([features, torch.stack([x, y]).expand(len(features), -1, -1, -1)], dim=1)
+
+
+def _resized(features: Tensor, size: tuple[int, int]) -> Tensor:
+    return interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+def _by_cell(maps: Sequence[Tensor]) -> Tensor:
+    """(B, M, channels) of L maps (B, channels, S, S)."""
+    return torch.cat([values.flatten(2).transpose(1, 2) for values in maps], dim=1)
+
+
+def _start_normal(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.normal_(part.weight, std=0.01)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
