@@ -20,6 +20,8 @@ def small() -> Callable[..., Recipe]:
         parts = {
             "faster_rcnn": ["detector.rcnn.channels=8"],
             "mask_rcnn": ["detector.rcnn.channels=8", "detector.mask.channels=16"],
+            "cascade_rcnn": [f"detector.rcnn{stage}.channels=8" for stage in (1, 2, 3)],
+            "yolact": ["detector.mask_channels=16"],
             "atss": ["detector.dense.groups=8"],
             "paa": ["detector.dense.groups=8"],
         }

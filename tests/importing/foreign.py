@@ -18,12 +18,17 @@ Shapes = dict[str, tuple[int, ...]]
 Inverse = Callable[[Tensor], Tensor]
 
 DIGESTS = {
-    "faster_rcnn": "d8a4738e6bb33acd",
-    "mask_rcnn": "aecbb8d6d0c2e483",
-    "atss": "585b02e042707d0e",
-    "paa": "585b02e042707d0e",
+    "faster-rcnn_r50_fpn_1x_coco": "d8a4738e6bb33acd",
+    "mask-rcnn_r50_fpn_1x_coco": "aecbb8d6d0c2e483",
+    "cascade-rcnn_r50_fpn_1x_coco": "eb7daffe53f79932",
+    "atss_r50_fpn_1x_coco": "585b02e042707d0e",
+    "paa_r50_fpn_1x_coco": "585b02e042707d0e",
+    "yolact_r50_1xb8-55e_coco": "e0df8346f4ee933f",
+    "faster-rcnn_r50_fpn-carafe_1x_coco": "4bd5f67d38594559",
+    "faster-rcnn_r50-mdconv-group4-c3-c5_fpn_1x_coco": "059c6b401eb34921",
+    "mask-rcnn_x101-64x4d_fpn_1x_coco": "274d77ef3558d8bd",
 }
-"""Of the lines ``name shape``, sorted, of mmdetection 3.3.0's r50_fpn_1x_coco."""
+"""Of the lines ``name shape``, sorted, of the models of these configurations of mmdetection 3.3.0."""
 CLASSES = 80
 R50 = (256, 512, 1024, 2048)
 R18 = (64, 128, 256, 512)
@@ -49,17 +54,19 @@ def batch_norm(name: str, channels: int, counted: bool = True) -> Shapes:
     return shapes | ({f"{name}.num_batches_tracked": ()} if counted else {})
 
 
-def resnet(name: str, blocks: Sequence[int], bottleneck: bool, counted: bool = True) -> Shapes:
-    """torchvision's ResNet without its classifier; mmdetection has the same."""
+def resnet(
+    name: str, blocks: Sequence[int], bottleneck: bool, counted: bool = True, groups: int = 1, group_width: int = 64
+) -> Shapes:
+    """torchvision's ResNet or ResNeXt without its classifier; mmdetection has the same."""
     shapes = convolution(f"{name}.conv1", 64, 3, 7, bias=False) | batch_norm(f"{name}.bn1", 64, counted)
     into = 64
     for stage, count in enumerate(blocks):
-        width = 64 * 2**stage
-        out = width * (4 if bottleneck else 1)
+        width = groups * group_width * 2**stage
+        out = 64 * 2**stage * (4 if bottleneck else 1)
         for block in range(count):
             prefix = f"{name}.layer{stage + 1}.{block}"
             sizes = (
-                ((into, width, 1), (width, width, 3), (width, out, 1))
+                ((into, width, 1), (width // groups, width, 3), (width, out, 1))
                 if bottleneck
                 else ((into, width, 3), (width, width, 3))
             )
@@ -238,7 +245,8 @@ def older_of(shapes: Shapes) -> Shapes:
     """The same detector in mmdetection 1.x: other prefixes, one class more."""
     changed = {name.removeprefix("roi_head."): shape for name, shape in shapes.items()}
     for name, shape in changed.items():
-        extra = 4 if ".fc_reg." in name else 1 if ".conv_logits." in name else 0
+        is_of_class = ".fc_reg." in name and shape[0] > 4
+        extra = 4 if is_of_class else 1 if ".conv_logits." in name else 0
         changed[name] = (shape[0] + extra, *shape[1:]) if extra else shape
     return changed
 

@@ -12,35 +12,49 @@ from rankdet.recipes import RECIPES, Recipe
 from rankdet.structures import InputError
 
 from . import foreign
-from .foreign import R18, Inverse, Shapes
+from .foreign import R18, R50, Inverse, Shapes
 
 Small = Callable[[str], Recipe]
 SIZES = {"into": R18, "classes": 3, "channels": 16}
 BOXES = SIZES | {"width": 8}
-RESNET_50 = foreign.resnet50()
-FULL: dict[str, Shapes] = {
-    "rs_faster_rcnn_r50_coco": foreign.faster_rcnn(sigmoid=True),
-    "faster_rcnn_l1_r50_coco": foreign.faster_rcnn(),
-    "rs_mask_rcnn_r50_coco": foreign.mask_rcnn(sigmoid=True),
-    "mask_rcnn_r50_coco": foreign.mask_rcnn(),
-    "rs_atss_r50_coco": foreign.dense(3, False),
-    "atss_r50_coco": foreign.dense(1, True),
-    "rs_paa_r50_coco": foreign.dense(3, False),
-    "paa_r50_coco": foreign.dense(1, True),
-}
-"""Recipes, and the tensors that mmdetection has for their detectors."""
+SEMANTIC_2, SEMANTIC_3 = "segm_head.segm_conv", "mask_head.segm_branch.segm_conv"
+RESNET_50, RESNET_101 = foreign.resnet50(), foreign.resnet("backbone", (3, 4, 23, 3), True)
+RESNEXT_101 = foreign.resnet("backbone", (3, 4, 23, 3), True, groups=64, group_width=4)
+DCN_50, DCN_101, DCN_X101 = (foreign.deformable(shapes) for shapes in (RESNET_50, RESNET_101, RESNEXT_101))
+CARAFE = foreign.carafe_pyramid(R50, 256)
 
 
-@pytest.mark.parametrize("family", ["faster_rcnn", "mask_rcnn", "atss", "paa"])
-def test_tables_of_names_are_those_of_mmdetection(family: str):
-    recipe = f"{family}_r50_coco" if family != "faster_rcnn" else "faster_rcnn_l1_r50_coco"
-    assert foreign.digest(RESNET_50 | FULL[recipe]) == foreign.DIGESTS[family]
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("faster-rcnn_r50_fpn_1x_coco", RESNET_50 | foreign.faster_rcnn()),
+        ("mask-rcnn_r50_fpn_1x_coco", RESNET_50 | foreign.mask_rcnn()),
+        ("cascade-rcnn_r50_fpn_1x_coco", RESNET_50 | foreign.cascade_rcnn()),
+        ("atss_r50_fpn_1x_coco", RESNET_50 | foreign.dense(1, True)),
+        ("paa_r50_fpn_1x_coco", RESNET_50 | foreign.dense(1, True)),
+        ("yolact_r50_1xb8-55e_coco", RESNET_50 | foreign.yolact(SEMANTIC_3)),
+        ("faster-rcnn_r50_fpn-carafe_1x_coco", RESNET_50 | foreign.faster_rcnn() | CARAFE),
+        ("faster-rcnn_r50-mdconv-group4-c3-c5_fpn_1x_coco", DCN_50 | foreign.faster_rcnn()),
+        ("mask-rcnn_x101-64x4d_fpn_1x_coco", RESNEXT_101 | foreign.mask_rcnn()),
+    ],
+)
+def test_tables_of_names_are_those_of_mmdetection(name: str, shapes: Shapes):
+    assert foreign.digest(shapes) == foreign.DIGESTS[name]
 
 
-@pytest.mark.parametrize("name", ["rs_mask_rcnn_r50_coco", "paa_r50_coco"])
-def test_full_detectors_take_every_tensor(name: str):
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("rs_faster_rcnn_r50_coco", RESNET_50 | foreign.faster_rcnn(True)),
+        ("rs_mask_rcnn_plus_x101_dcn_3x_coco", DCN_X101 | foreign.mask_rcnn(True) | CARAFE),
+        ("rs_cascade_rcnn_r50_coco", RESNET_50 | foreign.cascade_rcnn(True)),
+        ("rs_paa_r50_coco", RESNET_50 | foreign.dense(3, False)),
+        ("rs_yolact_r50_coco", RESNET_50 | foreign.yolact()),
+    ],
+)
+def test_full_detectors_take_every_tensor_of_the_published_ones(name: str, shapes: Shapes):
     recipe = RECIPES[name]()
-    weights = convert(foreign.numbered(RESNET_50 | FULL[name]), recipe)
+    weights = convert(foreign.numbered(shapes), recipe)
     with torch.device("meta"):
         expected = recipe.detector.build(80, pretrained=False).state_dict()
     assert {key: value.shape for key, value in weights.items()} == {key: value.shape for key, value in expected.items()}
@@ -105,6 +119,27 @@ CASES: dict[str, tuple[str, int, tuple[Layout, ...], dict[str, Inverse], Shapes]
     "mmdetection, mask": (
         "mask_rcnn_r50_coco", 3, from_mmdetection.LAYOUTS, MASKS, IMAGENET | foreign.mask_rcnn(**BOXES)
     ),
+    "mmdetection, CARAFE": (
+        "rs_faster_rcnn_plus_r50_coco", 3, from_mmdetection.LAYOUTS, {},
+        IMAGENET | foreign.faster_rcnn(True, **BOXES) | foreign.carafe_pyramid(R18, 16),
+    ),
+    "authors, cascade": (
+        "rs_cascade_rcnn_r50_coco", 80, from_mmdetection.LAYOUTS, {},
+        IMAGENET | foreign.cascade_rcnn(True, **BOXES | {"classes": 80}),
+    ),
+    "mmdetection, cascade": (
+        "cascade_rcnn_r50_coco", 80, from_mmdetection.LAYOUTS, {},
+        IMAGENET | foreign.cascade_rcnn(**BOXES | {"classes": 80}),
+    ),
+    "authors, YOLACT": ("rs_yolact_r50_coco", 3, from_mmdetection.LAYOUTS, {}, IMAGENET | foreign.yolact(**SIZES)),
+    "mmdetection 2, YOLACT": (
+        "yolact_r50_coco", 80, from_mmdetection.LAYOUTS[-1:], {},
+        IMAGENET | foreign.yolact(SEMANTIC_2, **SIZES | {"classes": 80}),
+    ),
+    "mmdetection 3, YOLACT": (
+        "yolact_r50_coco", 80, from_mmdetection.LAYOUTS[-2:], {},
+        IMAGENET | foreign.yolact(SEMANTIC_3, **SIZES | {"classes": 80}),
+    ),
     "authors, ATSS": ("rs_atss_r50_coco", 3, from_mmdetection.LAYOUTS, {}, IMAGENET | foreign.dense(3, False, **SIZES)),
     "mmdetection, ATSS": ("atss_r50_coco", 3, from_mmdetection.LAYOUTS, {}, IMAGENET | foreign.dense(1, True, **SIZES)),
     "authors, PAA": ("rs_paa_r50_coco", 3, from_mmdetection.LAYOUTS, {}, IMAGENET | foreign.dense(3, False, **SIZES)),
@@ -116,6 +151,11 @@ CASES: dict[str, tuple[str, int, tuple[Layout, ...], dict[str, Inverse], Shapes]
     "mmdetection 1, mask": (
         "mask_rcnn_r50_coco", 3, from_mmdetection_1.LAYOUTS, OLD,
         IMAGENET | foreign.older_of(foreign.mask_rcnn(**BOXES)),
+    ),
+    "mmdetection 1, cascade": (
+        "cascade_rcnn_r50_coco", 3, from_mmdetection_1.LAYOUTS,
+        {f"stages.{stage}.head.classifier": background_first for stage in range(3)},
+        IMAGENET | foreign.older_of(foreign.cascade_rcnn(**BOXES)),
     ),
     "torchvision, COCO": (
         "mask_rcnn_r50_coco", 80, from_torchvision.LAYOUTS[:2], OF_COCO,
