@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from rankdet.structures import Batch
 
 from .comparing import assert_equal, assert_same_detections
-from .mmdetection import Both, build_here, build_there, by_anchor, mask_padding, prepare, randomize, share_weights
+from .mmdetection import (
+    NOTHING,
+    Both,
+    build_here,
+    build_there,
+    by_anchor,
+    mask_padding,
+    prepare,
+    randomize,
+    share_weights,
+)
 from .scenes import NUM_CLASSES, make_scene
 
 BACKBONE = "resnet18.tv_in1k"
 
 
-def build(config: str, recipe: str) -> Both:
-    """A standard detector, thin, with the same random weights on both sides."""
+RANKING = {
+    "bbox_head.anchor_generator.octave_base_scale": 4,
+    "bbox_head.anchor_generator.scales_per_octave": 3,
+}
+"""What makes the network and the labels of the form of ranking losses, besides the missing auxiliary head."""
+AUXILIARY = "bbox_head.atss_centerness"
+
+
+def build(config: str, recipe: str, there: Mapping[str, Any] = NOTHING) -> Both:
+    """A detector, thin, with the same random weights on both sides."""
     changes = {
         "neck.out_channels": 64,
         "bbox_head.in_channels": 64,
@@ -25,15 +47,18 @@ def build(config: str, recipe: str) -> Both:
         "test_cfg.nms_pre": 100_000,
         "test_cfg.min_bbox_size": -1,
     }
-    there = build_there(config, BACKBONE, changes)
-    outputs = {
-        "bbox_head.atss_cls": (-3.0, 1.5),
-        "bbox_head.atss_reg": (0.0, 1.0),
-        "bbox_head.atss_centerness": (0.0, 1.5),
-    }
-    randomize(there, prepare(there, make_scene("different sizes")), outputs)
-    both = build_here(recipe, BACKBONE, NUM_CLASSES, {"pyramid_channels": 64})._replace(there=there)
-    share_weights(both)
+    network = build_there(config, BACKBONE, changes | dict(there))
+    outputs = {"bbox_head.atss_cls": (-3.0, 1.5), "bbox_head.atss_reg": (0.0, 1.0), AUXILIARY: (0.0, 1.5)}
+    randomize(network, prepare(network, make_scene("different sizes")), outputs)
+    both = build_here(recipe, BACKBONE, NUM_CLASSES, {"pyramid_channels": 64})._replace(there=network)
+    if both.here.dense.head.auxiliary is not None:
+        share_weights(both)
+        return both
+    auxiliary = network.get_submodule(AUXILIARY)
+    with torch.no_grad():  # it always says 1
+        auxiliary.weight.zero_()
+        auxiliary.bias.fill_(100)
+    share_weights(both, {f"{AUXILIARY}.weight": None, f"{AUXILIARY}.bias": None})
     return both
 
 
@@ -49,14 +74,14 @@ def check_outputs(both: Both, batch: Batch) -> None:
         assert_equal(own, other, f"level {level} of the pyramid")
     assert_equal(outputs.logits, by_anchor(logits, NUM_CLASSES), "class logits")
     assert_equal(outputs.deltas, by_anchor(deltas, 4), "deltas")
-    assert_equal(outputs.auxiliary, by_anchor(auxiliary, 1)[..., 0], "auxiliary logits")
+    if outputs.auxiliary is not None:
+        assert_equal(outputs.auxiliary, by_anchor(auxiliary, 1)[..., 0], "auxiliary logits")
     sizes = [tuple(level.shape[-2:]) for level in logits]
     anchors, valid = both.there.bbox_head.get_anchors(sizes, inputs.metas, device="cpu")
     for own_valid, other, other_valid in zip(outputs.anchors.valid, anchors, valid, strict=True):
-        assert torch.equal(outputs.anchors.boxes, torch.cat(other))
+        assert_equal(outputs.anchors.boxes, torch.cat(other), "anchors", relative=1e-7)
         expected = torch.cat(other_valid).bool()
         assert torch.equal(torch.ones_like(expected) if own_valid is None else own_valid, expected)
-        # Decoded boxes of all anchors.
     decoded = both.there.bbox_head.bbox_coder.decode(torch.cat(anchors[0]), outputs.deltas[0])
     assert_equal(both.here.dense.boxes(outputs)[0], decoded, "decoded boxes")
 
@@ -77,3 +102,9 @@ def check_detections(both: Both, batch: Batch) -> list[int]:
         kept = own.select(sides.amin(dim=1) > 0) if lost.any() else own
         assert_same_detections(kept, other.bboxes[~lost], other.scores[~lost], other.labels[~lost])
     return [len(own.scores) for own in found]
+
+
+def positives_of_pictures(labels: Tensor, num_pictures: int) -> list[int]:
+    """How many positives each picture has."""
+    is_positive = (labels >= 0) & (labels < NUM_CLASSES)
+    return is_positive.view(num_pictures, -1).sum(dim=1).tolist()

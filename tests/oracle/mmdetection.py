@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -27,6 +28,7 @@ with warnings.catch_warnings(action="ignore"):
     pytest.importorskip("mmcv", reason=REASON)
     extension.install()
     mmdet = pytest.importorskip("mmdet", reason=REASON)
+    from mmdet.models.dense_heads import paa_head
     from mmdet.models.task_modules.samplers import RandomSampler
     from mmdet.registry import MODELS, TASK_UTILS
     from mmdet.structures import DetDataSample
@@ -37,10 +39,13 @@ with warnings.catch_warnings(action="ignore"):
 
     register_all_modules()
 
-__all__ = ["TASK_UTILS", "RandomSampler"]  # for other modules
+__all__ = ["TASK_UTILS", "RandomSampler", "paa_head"]  # for other modules
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 DEPTH_OF_BACKBONE = {"resnet18.tv_in1k": 18, "resnet50.tv_in1k": 50}
 CHANNELS_OF_BACKBONE = {"resnet18.tv_in1k": [64, 128, 256, 512], "resnet50.tv_in1k": [256, 512, 1024, 2048]}
+
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Both(NamedTuple):
@@ -93,9 +98,14 @@ def build_here(recipe: str, backbone: str, num_classes: int, changes: Mapping[st
     return Both(recipe.detector.build(num_classes, pretrained=False), nn.Identity(), losses, recipe)
 
 
-def share_weights(both: Both) -> None:
-    """Copy the weights there to the detector here, as ``rankdet import`` would."""
-    both.here.load_state_dict(translated_weights(both.there.state_dict(), both.recipe, both.here.num_classes))
+def share_weights(both: Both, changed: Mapping[str, Tensor | None] = NOTHING) -> None:
+    """Copy the weights there to the detector here, as ``rankdet import`` would.
+
+    ``changed`` are weights that the form here does not have (None), or has in another shape.
+    """
+    tensors = both.there.state_dict() | dict(changed)
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    both.here.load_state_dict(translated_weights(kept, both.recipe, both.here.num_classes))
 
 
 def prepare(there: nn.Module, batch: Batch, training: bool = True) -> Inputs:

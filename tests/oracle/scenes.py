@@ -38,6 +38,8 @@ def make_scene(name: str) -> Batch:
             return draw_batch([(160, 192), (160, 192)], [4, 0], seed=3)
         case "none with objects":
             return draw_batch([(131, 160), (160, 97)], [0, 0], seed=4)
+        case "crowded":
+            return draw_batch([(176, 208)], [40], seed=5)
         case "genuine":
             return read_batch()
     raise ValueError(name)

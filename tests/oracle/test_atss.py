@@ -8,19 +8,33 @@ import torch
 from rankdet.structures import Batch
 
 from .comparing import assert_all_equal
-from .dense import build, check_detections, check_outputs
+from .dense import RANKING, build, check_detections, check_outputs, positives_of_pictures
 from .mmdetection import Both, evaluate, gradients, prepare, total
 from .scenes import NUM_CLASSES, SCENES, WITH_OBJECTS, make_scene
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+CONFIG = "atss/atss_r50_fpn_1x_coco.py"
+NAMES = {"loss_cls": "classification", "loss_bbox": "localization", "loss_centerness": "centerness"}
+
+
 @pytest.fixture(scope="module")
-def both() -> Both:
-    return build("atss/atss_r50_fpn_1x_coco.py", "atss_r50_coco")
+def standard() -> Both:
+    return build(CONFIG, "atss_r50_coco")
 
 
-@pytest.fixture(params=SCENES)
+@pytest.fixture(scope="module")
+def ranking() -> Both:
+    return build(CONFIG, "rs_atss_r50_coco", RANKING)
+
+
+@pytest.fixture(params=["standard", "ranking"])
+def both(request: pytest.FixtureRequest) -> Both:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=[*SCENES, "crowded"])
 def batch(request: pytest.FixtureRequest) -> Batch:
     return make_scene(request.param)
 
@@ -45,13 +59,27 @@ def test_labels_are_the_same(both: Both, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("scene", WITH_OBJECTS)
-def test_loss_terms_and_their_gradients_are_the_same(both: Both, scene: str) -> None:
+def test_loss_terms_and_their_gradients_are_the_same(standard: Both, scene: str) -> None:
     batch = make_scene(scene)
-    inputs = prepare(both.there, batch)
-    here, there = evaluate(both, batch), total(both.there.loss(inputs.pixels, inputs.samples))
-    names = {"loss_cls": "classification", "loss_bbox": "localization", "loss_centerness": "centerness"}
-    assert_all_equal(here, {f"dense/{names[name]}": value for name, value in there.items()})
-    assert_all_equal(*gradients(both, sum(here.values()), sum(there.values())))
+    inputs = prepare(standard.there, batch)
+    here, there = evaluate(standard, batch), total(standard.there.loss(inputs.pixels, inputs.samples))
+    assert_all_equal(here, {f"dense/{NAMES[name]}": value for name, value in there.items()})
+    assert_all_equal(*gradients(standard, sum(here.values()), sum(there.values())))
+
+
+@pytest.mark.parametrize("scene", ["one without objects", "none with objects"])
+def test_loss_terms_are_the_same_but_for_pictures_without_positives(standard: Both, scene: str) -> None:
+    batch = make_scene(scene)
+    inputs = prepare(standard.there, batch)
+    with torch.no_grad():
+        here, there = evaluate(standard, batch), total(standard.there.loss(inputs.pixels, inputs.samples))
+        counts = positives_of_pictures(standard.here(batch)[0].labels, len(batch.targets))
+    # There a picture without positives counts as one in the number that sums are divided by.
+    factor = sum(max(count, 1) for count in counts) / max(sum(counts), 1)
+    expected = {f"dense/{NAMES[name]}": value for name, value in there.items()}
+    for name in ("dense/classification", "dense/centerness"):
+        expected[name] = expected[name] * factor
+    assert_all_equal(here, expected)
 
 
 def test_detections_are_the_same(both: Both, batch: Batch) -> None:

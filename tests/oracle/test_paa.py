@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,28 +12,43 @@ from torch import Tensor
 from rankdet.structures import Batch
 
 from .comparing import assert_all_equal, assert_equal
-from .dense import build, check_detections, check_outputs
-from .mmdetection import Both, evaluate, gradients, prepare, total
+from .dense import RANKING, build, check_detections, check_outputs, positives_of_pictures
+from .mmdetection import Both, evaluate, gradients, paa_head, prepare, total
 from .scenes import NUM_CLASSES, SCENES, WITH_OBJECTS, make_scene
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+CONFIG = "paa/paa_r50_fpn_1x_coco.py"
+NAMES = {"loss_cls": "classification", "loss_bbox": "localization", "loss_iou": "iou"}
+
+
 @pytest.fixture(scope="module")
-def both() -> Both:
-    return build("paa/paa_r50_fpn_1x_coco.py", "paa_r50_coco")
+def standard() -> Both:
+    return build(CONFIG, "paa_r50_coco")
 
 
-@pytest.fixture(params=SCENES)
+@pytest.fixture(scope="module")
+def ranking() -> Both:
+    return build(CONFIG, "rs_paa_r50_coco", RANKING | {"bbox_head.loss_bbox.loss_weight": 1.0})
+
+
+@pytest.fixture(params=[*SCENES, "crowded"])
 def batch(request: pytest.FixtureRequest) -> Batch:
     return make_scene(request.param)
 
 
-def test_pixels_pyramid_outputs_anchors_and_boxes_are_the_same(both: Both, batch: Batch) -> None:
-    check_outputs(both, batch)
+def test_pixels_pyramid_outputs_anchors_and_boxes_are_the_same(standard: Both, batch: Batch) -> None:
+    check_outputs(standard, batch)
 
 
-def test_costs_and_labels_are_the_same(both: Both, batch: Batch) -> None:
+@pytest.mark.parametrize("form", ["standard", "ranking"])
+def test_costs_and_labels_are_the_same(
+    form: str, batch: Batch, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = request.getfixturevalue(form)
+    mixture = partial(paa_head.skm.GaussianMixture, reg_covar=both.here.assigner.added_variance)
+    monkeypatch.setattr(paa_head, "skm", SimpleNamespace(GaussianMixture=mixture))
     inputs = prepare(both.there, batch)
     with torch.no_grad():
         outputs = both.here.dense(both.here.fpn(both.here.backbone(batch.images)), batch.images.sizes)
@@ -66,20 +84,32 @@ def test_costs_and_labels_are_the_same(both: Both, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("scene", WITH_OBJECTS)
-def test_loss_terms_and_their_gradients_are_the_same(both: Both, scene: str) -> None:
+def test_loss_terms_and_their_gradients_are_the_same(standard: Both, scene: str) -> None:
     batch = make_scene(scene)
-    inputs = prepare(both.there, batch)
-    here, there = evaluate(both, batch), total(both.there.loss(inputs.pixels, inputs.samples))
-    names = {"loss_cls": "classification", "loss_bbox": "localization", "loss_iou": "iou"}
-    assert_all_equal(here, {f"dense/{names[name]}": value for name, value in there.items()})
-    assert_all_equal(*gradients(both, sum(here.values()), sum(there.values())))
+    inputs = prepare(standard.there, batch)
+    here, there = evaluate(standard, batch), total(standard.there.loss(inputs.pixels, inputs.samples))
+    assert_all_equal(here, {f"dense/{NAMES[name]}": value for name, value in there.items()})
+    assert_all_equal(*gradients(standard, sum(here.values()), sum(there.values())))
 
 
-def test_detections_are_the_same(both: Both, batch: Batch) -> None:
-    assert min(check_detections(both, batch)) >= 20
+@pytest.mark.parametrize("scene", ["one without objects", "none with objects"])
+def test_loss_terms_are_the_same_but_for_fewer_positives_than_pictures(standard: Both, scene: str) -> None:
+    batch = make_scene(scene)
+    inputs = prepare(standard.there, batch)
+    with torch.no_grad():
+        here, there = evaluate(standard, batch), total(standard.there.loss(inputs.pixels, inputs.samples))
+        count = sum(positives_of_pictures(standard.here(batch)[0].labels, len(batch.targets)))
+    # There the number that the sum is divided by is at least that of the pictures, here at least 1.
+    expected = {f"dense/{NAMES[name]}": value for name, value in there.items()}
+    expected["dense/classification"] *= max(count, len(batch.targets)) / max(count, 1)
+    assert_all_equal(here, expected)
 
 
-def test_the_best_anchors_of_each_level_are_the_same(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(both.here, "test_per_level", 37)
-    monkeypatch.setitem(both.there.bbox_head.test_cfg, "nms_pre", 37)
-    check_detections(both, make_scene("different sizes"))
+def test_detections_are_the_same(standard: Both, batch: Batch) -> None:
+    assert min(check_detections(standard, batch)) >= 20
+
+
+def test_the_best_anchors_of_each_level_are_the_same(standard: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standard.here, "test_per_level", 37)
+    monkeypatch.setitem(standard.there.bbox_head.test_cfg, "nms_pre", 37)
+    check_detections(standard, make_scene("different sizes"))

@@ -104,9 +104,11 @@ def in_order(cells: Tensor, masks: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("ranges", ["light", "full"])
+@pytest.mark.parametrize("scene", [*SCENES, "crowded"])
 def test_labels_masks_and_their_targets_are_the_same(
-    both: Both, batch: Batch, ranges: str, monkeypatch: pytest.MonkeyPatch
+    both: Both, scene: str, ranges: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    batch = make_scene(scene)
     if ranges == "full":
         full = RECIPES["solov2_r101_coco"]().detector.grids
         assigner = GridAssigner(full.sizes, full.scale_ranges, full.center_size, full.one_mask_per_cell)
@@ -119,6 +121,8 @@ def test_labels_masks_and_their_targets_are_the_same(
     labels, cells, masks = targets_there(both.there, inputs, features.shape[-2:])
     assert torch.equal(candidates.labels, labels)
     rows = candidates.masks.rows
+    if scene == "crowded":  # cells that learn several masks
+        assert len(cells) > int((labels < NUM_CLASSES).sum())
     own_cells = torch.nonzero(candidates.labels < NUM_CLASSES).squeeze(1)
     own_cells = own_cells if rows is None else own_cells[rows]
     assert torch.equal(own_cells.sort().values, cells.sort().values)
@@ -136,7 +140,7 @@ def test_labels_masks_and_their_targets_are_the_same(
     assert_equal(candidates.masks.predicted[own], expected, "mask logits")
 
 
-@pytest.mark.parametrize("scene", WITH_OBJECTS)
+@pytest.mark.parametrize("scene", [*WITH_OBJECTS, "crowded", "one without objects"])
 def test_loss_terms_and_their_gradients_are_the_same(both: Both, scene: str) -> None:
     batch = make_scene(scene)
     inputs = prepare(both.there, batch)
