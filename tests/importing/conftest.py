@@ -22,9 +22,11 @@ def small() -> Callable[..., Recipe]:
             "mask_rcnn": ["detector.rcnn.channels=8", "detector.mask.channels=16"],
             "cascade_rcnn": [f"detector.rcnn{stage}.channels=8" for stage in (1, 2, 3)],
             "yolact": ["detector.mask_channels=16"],
+            "solov2": ["detector.grids.channels=32", "detector.grids.convolutions=2", "detector.mask_features.groups=8",
+                       "detector.mask_features.channels=8", "detector.mask_features.out_channels=16"],
             "atss": ["detector.dense.groups=8"],
             "paa": ["detector.dense.groups=8"],
-        }
+        }  # fmt: skip
         return load_recipe(name, [*SMALL, *parts[recipe.detector.type], *overrides])
 
     return load

@@ -26,6 +26,8 @@ DIGESTS = {
     "yolact_r50_1xb8-55e_coco": "e0df8346f4ee933f",
     "faster-rcnn_r50_fpn-carafe_1x_coco": "4bd5f67d38594559",
     "faster-rcnn_r50-mdconv-group4-c3-c5_fpn_1x_coco": "059c6b401eb34921",
+    "solov2_r50_fpn_1x_coco": "b0330cc47e5c0720",
+    "solov2-light_r34_fpn_ms-3x_coco": "3c8f507df1e00624",
     "mask-rcnn_x101-64x4d_fpn_1x_coco": "274d77ef3558d8bd",
 }
 """Of the lines ``name shape``, sorted, of the models of these configurations of mmdetection 3.3.0."""
@@ -146,11 +148,17 @@ def mask_head(name: str, channels: int, classes: int) -> Shapes:
     return shapes
 
 
-def tower(name: str, channels: int, count: int = 4) -> Shapes:
+def normalized(name: str, out: int, into: int, size: int) -> Shapes:
+    """A convolution with group normalization."""
+    norm: Shapes = {f"{name}.gn.weight": (out,), f"{name}.gn.bias": (out,)}
+    return convolution(f"{name}.conv", out, into, size, bias=False) | norm
+
+
+def tower(name: str, channels: int, count: int = 4, into: int | None = None) -> Shapes:
     shapes: Shapes = {}
     for number in range(count):
-        shapes |= convolution(f"{name}.{number}.conv", channels, channels, 3, bias=False)
-        shapes |= {f"{name}.{number}.gn.weight": (channels,), f"{name}.{number}.gn.bias": (channels,)}
+        before = into if into is not None and number == 0 else channels
+        shapes |= normalized(f"{name}.{number}", channels, before, 3)
     return shapes
 
 
@@ -218,6 +226,31 @@ def dense(
     if auxiliary:
         shapes |= convolution("bbox_head.atss_centerness", anchors, channels, 3)
     return shapes | {f"bbox_head.scales.{level}.scale": () for level in range(5)}
+
+
+def solov2(
+    older: bool,
+    into: Sequence[int] = R50,
+    classes: int = CLASSES,
+    channels: int = 256,
+    width: int = 512,
+    layers: int = 4,
+    kernel: int = 256,
+    features: int = 128,
+) -> Shapes:
+    """By the names of mmdetection 1.x (its authors' code, and the fork for Rank & Sort Loss), or of 2.x and 3.x."""
+    head, towers = ("bbox_head", "cate_convs") if older else ("mask_head", "cls_convs")
+    scores, kernels = ("solo_cate", "solo_kernel") if older else ("conv_cls", "conv_kernel")
+    mask_features = "mask_feat_head" if older else "mask_head.mask_feature_head"
+    shapes = pyramid(into, channels)
+    shapes |= tower(f"{head}.{towers}", width, layers, channels)
+    shapes |= tower(f"{head}.kernel_convs", width, layers, channels + 2)
+    shapes |= convolution(f"{head}.{scores}", classes, width, 3) | convolution(f"{head}.{kernels}", kernel, width, 3)
+    for level in range(4):
+        for step in range(max(level, 1)):
+            before = features if step else channels + 2 * (level == 3)
+            shapes |= normalized(f"{mask_features}.convs_all_levels.{level}.conv{step}", features, before, 3)
+    return shapes | normalized(f"{mask_features}.conv_pred{'.0' if older else ''}", kernel, features, 1)
 
 
 def torchvision_mask_rcnn(

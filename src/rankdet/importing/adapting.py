@@ -183,6 +183,11 @@ def _head_ratios(model: Any) -> Any:
     return ratios if _are_numbers(ratios, None) else None
 
 
+def _grids(model: Any) -> Any:
+    sizes = found(model, "mask_head", "num_grids") or found(model, "bbox_head", "num_grids")
+    return sizes if _are_numbers(sizes, None) else None
+
+
 def _of_pooling(key: str) -> Callable[[Any], Any]:
     def read(model: Any) -> Any:
         value = found(model, "roi_head", "bbox_roi_extractor", "roi_layer", key)
@@ -218,6 +223,7 @@ YOLACT: dict[tuple[str, ...], Reader] = {
     ("detector", "anchor_scale"): _base_scale,
     ("detector", "anchor_ratios"): _head_ratios,
 }
+SOLOV2: dict[tuple[str, ...], Reader] = {("detector", "grids", "sizes"): _grids}
 CARRIED = {
     "faster_rcnn": RCNN,
     "mask_rcnn": RCNN,
@@ -225,6 +231,7 @@ CARRIED = {
     "atss": DENSE,
     "paa": DENSE,
     "yolact": YOLACT,
+    "solov2": SOLOV2,
 }
 """By type of the detector: fields of the recipe, and who reads them from the ``model`` of a configuration."""
 

@@ -42,6 +42,7 @@ CLASS_INNERMOST = {
     "stages.2.head.classifier": "rcnn3",
     "dense.head.classifier": "dense",
     "head.classifier": "dense",
+    "grid.head.classifier": None,
     "mask.head.classifier": None,
     "semantic.classifier": None,
 }

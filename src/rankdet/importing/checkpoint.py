@@ -17,7 +17,7 @@ from rankdet.structures import InputError
 from rankdet.training.checkpoint import save_checkpoint
 from rankdet.training.setup import differences
 
-from . import from_mmdetection_1
+from . import from_mmdetection, from_mmdetection_1
 from .adapting import Adaptation, adapted, backbone_name, take_backbone
 from .categories import Category, named_categories, reordered
 from .config_text import found, read_config
@@ -113,15 +113,16 @@ def understood(
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise InputError(f"weight {name} is not finite")
-    # One-stage detectors of 1.x have the names of 2.x.
-    is_old = str(foreign.meta.get("mmdet_version")).startswith("1.") and origin.notes != from_mmdetection_1.NOTES
+    notes = candidate.adaptation.notes
+    if str(foreign.meta.get("mmdet_version")).startswith("1.") and origin.layouts == from_mmdetection.LAYOUTS:
+        notes = [*notes, from_mmdetection_1.NOTE]  # one-stage detectors have the names of 2.x
     imported = Imported(
         _named(origin, foreign.meta),
         candidate.recipe,
         candidate.changes,
         len(foreign.tensors),
         (categories, how),
-        [*candidate.adaptation.notes, *(from_mmdetection_1.NOTES if is_old else ())],
+        notes,
     )
     state = {
         "recipe": candidate.recipe.model_dump(mode="json"),
@@ -175,7 +176,11 @@ def _candidates(
             for name in _names_of(layout, foreign, num_categories)
         ]
     candidates = [_Candidate(layout, base, *_taken(origin, base, foreign, config)) for layout, base in pairs]
-    return origin, sorted(candidates, key=lambda candidate: len(candidate.changes))
+    # The networks of SOLOv2 are the same for both losses: the configuration knows which it was.
+    is_ranking = _has_ranking_heads(foreign.meta) if "model" in config else True
+    return origin, sorted(
+        candidates, key=lambda candidate: (len(candidate.changes), candidate.base.name.startswith("rs_") != is_ranking)
+    )
 
 
 def _names_of(layout: Layout, foreign: ForeignCheckpoint, num_categories: int | None) -> tuple[str, ...]:
@@ -187,7 +192,7 @@ def _names_of(layout: Layout, foreign: ForeignCheckpoint, num_categories: int | 
 def _taken(
     origin: Origin, base: Recipe, foreign: ForeignCheckpoint, config: Mapping[str, Any]
 ) -> tuple[Recipe, Adaptation]:
-    adaptation = Adaptation(notes=list(origin.notes))
+    adaptation = Adaptation()
     take_backbone(adaptation, base, backbone_name(foreign.tensors, origin.backbone))
     origin.adapt(adaptation, base, foreign.tensors, config)
     return adapted(base, adaptation), adaptation
@@ -237,5 +242,8 @@ def _named(origin: Origin, meta: Mapping[str, Any]) -> str:
     """The program, with its version where the file says it."""
     version = meta.get("mmdet_version")
     name = f"mmdetection {version}" if isinstance(version, str) else origin.name
-    text = str(meta.get("config"))
-    return f"{name}, the authors' fork for Rank & Sort Loss" if "RankBased" in text or "RankSort" in text else name
+    return f"{name}, the authors' fork for Rank & Sort Loss" if _has_ranking_heads(meta) else name
+
+
+def _has_ranking_heads(meta: Mapping[str, Any]) -> bool:
+    return any(word in str(meta.get("config")) for word in ("RankBased", "RankSort"))

@@ -8,6 +8,7 @@ of ATSS are tensors of their own, and the last layer of a mask head is a convolu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rankdet.backbones import FPN, CarafeFPN, DeformableConv2d
-from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN
+from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN, SOLOv2
 from rankdet.recipes import Recipe
 from rankdet.recipes.detectors import YOLACT as YOLACTConfig
 from rankdet.recipes.detectors import CascadeRCNN as CascadeConfig
@@ -99,8 +100,48 @@ def yolact(detector: YOLACT, semantic: str) -> Iterator[Rule]:
     yield rule("semantic.classifier", semantic, convert=class_before)
 
 
+@dataclass(frozen=True)
+class GridNames:
+    """What 1.x and later versions call the parts of SOLOv2."""
+
+    classification: str
+    kernel: str
+    classifier: str
+    kernels: str
+    levels: str
+    last: str
+
+
+GRIDS = GridNames(
+    classification="mask_head.cls_convs",
+    kernel="mask_head.kernel_convs",
+    classifier="mask_head.conv_cls",
+    kernels="mask_head.conv_kernel",
+    levels="mask_head.mask_feature_head.convs_all_levels",
+    last="mask_head.mask_feature_head.conv_pred",
+)
+
+
+def solov2(detector: SOLOv2, names: GridNames) -> Iterator[Rule]:
+    """Of SOLOv2."""
+    yield from backbone_and_pyramid(detector)
+    head = detector.grid.head
+    yield from tower("grid.head.classification_tower", names.classification, head.classification_tower)
+    yield from tower("grid.head.kernel_tower", names.kernel, head.kernel_tower)
+    yield rule("grid.head.classifier", names.classifier)
+    yield rule("grid.head.kernels", names.kernels)
+    own = "grid.mask_features"
+    for level, convolutions in enumerate(detector.grid.mask_features.levels):
+        assert isinstance(convolutions, nn.ModuleList)
+        for step in range(len(convolutions)):
+            yield rule(f"{own}.levels.{level}.{step}.0", f"{names.levels}.{level}.conv{step}.conv")
+            yield rule(f"{own}.levels.{level}.{step}.1", f"{names.levels}.{level}.conv{step}.gn")
+    yield rule(f"{own}.last.0", f"{names.last}.conv")
+    yield rule(f"{own}.last.1", f"{names.last}.gn")
+
+
 def backbone_and_pyramid(
-    detector: FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA | YOLACT,
+    detector: FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA | YOLACT | SOLOv2,
 ) -> Iterator[Rule]:
     """Of all detectors. Levels behind the backbone's are further output convolutions there."""
     yield rule("backbone.network", "backbone")
@@ -212,6 +253,21 @@ def yolact_classes(tensors: Mapping[str, Tensor], detector: Detector, num_catego
     return cascade_count(rows, detector.softmax, num_categories)
 
 
+def grid_classes(
+    tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None, names: GridNames
+) -> int:
+    """C, from a logit for each class."""
+    return len(tensors[f"{names.classifier}.bias"])
+
+
+def grid_layout(names: GridNames) -> Layout:
+    """Of SOLOv2, by these names."""
+    return Layout(
+        "solov2", (f"{names.kernels}.bias",), partial(solov2, names=names), partial(grid_classes, names=names),
+        SOLOV2_RECIPES, ignored=IGNORED,
+    )  # fmt: skip
+
+
 ATSS_RECIPES = ("rs_atss_r50_coco", "atss_r50_coco", "focal_atss_r50_coco", "ap_centerness_atss_r50_coco")
 PAA_RECIPES = ("rs_paa_r50_coco", "paa_r50_coco", "focal_paa_r50_coco", "ap_iou_paa_r50_coco")
 FASTER_RECIPES = (
@@ -233,6 +289,12 @@ MASK_RECIPES = (
 )
 LVIS_RECIPES = ("rs_mask_rcnn_r50_lvis", "mask_rcnn_r50_lvis")
 YOLACT_RECIPES = ("rs_yolact_r50_coco", "yolact_r50_coco")
+SOLOV2_RECIPES = (
+    "rs_solov2_r101_coco",
+    "solov2_r101_coco",
+    "rs_solov2_light_r34_coco",
+    "solov2_light_r34_coco",
+)
 SEGMENTATION = {"2.x": "segm_head.segm_conv", "3.x": "mask_head.segm_branch.segm_conv"}
 """Where YOLACT keeps its semantic head."""
 
@@ -259,4 +321,5 @@ LAYOUTS = (
     Layout("paa", ("bbox_head.atss_cls.bias",), dense, dense_classes, PAA_RECIPES, ignored=IGNORED),
     _yolact_layout(SEGMENTATION["3.x"]),
     _yolact_layout(SEGMENTATION["2.x"], f"{SEGMENTATION['2.x']}.bias"),
+    grid_layout(GRIDS),
 )  # fmt: skip

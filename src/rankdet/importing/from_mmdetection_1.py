@@ -19,20 +19,34 @@ from rankdet.recipes.detectors.two_stage import TwoStage
 
 from . import from_mmdetection
 from .adapting import Adaptation
+from .from_mmdetection import GridNames
 from .layout import Layout
 from .rules import Rule, background_last, picked
 
-NOTES = (
+NOTE = (
     "mmdetection 1.x takes boxes to be one pixel wider and higher than x2 − x1, and anchors to lie elsewhere by half a "
-    "pixel: detections move by as much; its authors state less than 1 AP for the step to 2.x",
+    "pixel: detections move by as much; its authors state less than 1 AP for the step to 2.x"
 )
 """What a user should know."""
+
+
+GRIDS = GridNames(
+    classification="bbox_head.cate_convs",
+    kernel="bbox_head.kernel_convs",
+    classifier="bbox_head.solo_cate",
+    kernels="bbox_head.solo_kernel",
+    levels="mask_feat_head.convs_all_levels",
+    last="mask_feat_head.conv_pred.0",
+)
+"""Of SOLOv2, also in the authors' fork for Rank & Sort Loss; it has no logit of the background."""
 
 
 def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """RoIs are read without the shift of half a pixel, two points per cell and direction."""
     from_mmdetection.adapt(adaptation, recipe, tensors, config)
-    assert isinstance(recipe.detector, TwoStage)
+    if not isinstance(recipe.detector, TwoStage):
+        return
+    adaptation.notes.append(NOTE)
     for stage in recipe.detector.stages:
         adaptation.change(["detector", stage, "half_pixel_shift"], False)
         adaptation.change(["detector", stage, "sampling_ratio"], 2)
@@ -100,5 +114,6 @@ LAYOUTS = (
         ("mask_rcnn_r50_coco",),
     ),
     Layout("faster_rcnn", ("bbox_head.fc_cls.bias",), faster_rcnn, rcnn_classes, ("faster_rcnn_r50_coco",)),
+    from_mmdetection.grid_layout(GRIDS),
     Layout("cascade_rcnn", ("bbox_head.0.fc_cls.bias",), cascade_rcnn, cascade_classes, ("cascade_rcnn_r50_coco",)),
 )  # fmt: skip

@@ -140,6 +140,7 @@ def num_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categorie
 
 def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """RoIs are read as torchvision does."""
+    adaptation.notes += NOTES
     adaptation.change(["detector", "rcnn", "half_pixel_shift"], False)
     adaptation.change(["detector", "rcnn", "sampling_ratio"], 2)
 

@@ -31,8 +31,6 @@ class Origin:
     adapt
         Changes a recipe as its networks need it; sees the recipe, the tensors, and the configuration in the file, empty
         where there is none.
-    notes
-        What differs there and cannot be imported.
     backbone
         Prefix of the tensors of the backbone.
     """
@@ -40,18 +38,16 @@ class Origin:
     name: str
     layouts: tuple[Layout, ...]
     adapt: Callable[[Adaptation, Recipe, Mapping[str, Tensor], Mapping[str, Any]], None]
-    notes: tuple[str, ...] = ()
     backbone: str = "backbone"
 
 
 ORIGINS = (
     Origin("mmdetection 2.x or 3.x", from_mmdetection.LAYOUTS, from_mmdetection.adapt),
-    Origin("mmdetection 1.x", from_mmdetection_1.LAYOUTS, from_mmdetection_1.adapt, from_mmdetection_1.NOTES),
+    Origin("mmdetection 1.x", from_mmdetection_1.LAYOUTS, from_mmdetection_1.adapt),
     Origin(
         "torchvision",
         from_torchvision.LAYOUTS,
         from_torchvision.adapt,
-        from_torchvision.NOTES,
         from_torchvision.BACKBONE,
     ),
 )
