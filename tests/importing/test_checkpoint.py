@@ -17,10 +17,12 @@ from rankdet.structures import InputError
 from rankdet.training.checkpoint import FOR_DETECTION, load_checkpoint
 
 from . import foreign
-from .foreign import R18
+from .foreign import R18, R50
 
 NAMES = [name for _, name in COCO]
 BACKBONE = foreign.resnet18()
+RESNET_34 = foreign.resnet("backbone", (3, 4, 6, 3), False)
+RESNET_101 = foreign.resnet("backbone", (3, 4, 23, 3), True)
 CONFIG = """
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
@@ -106,6 +108,24 @@ def test_configuration_says_how_boxes_are_coded_and_pixels_ordered():
     assert "rpn.delta_stds = [0.1, 0.1, 0.2, 0.2] (the recipe has [1.0, 1.0, 1.0, 1.0])" in "\n".join(made.describe())
 
 
+@pytest.mark.parametrize(
+    ("shapes", "text", "name"),
+    [
+        (foreign.deformable(RESNET_101) | foreign.mask_rcnn(True) | foreign.carafe_pyramid(R50, 256), None,
+         "rs_mask_rcnn_plus_r101_dcn_3x_coco"),
+        (RESNET_34 | foreign.solov2(True, R18, width=256, layers=2, kernel=128), None, "rs_solov2_light_r34_coco"),
+        (RESNET_34 | foreign.solov2(True, R18, width=256, layers=2, kernel=128), config(kind="SOLOv2"),
+         "solov2_light_r34_coco"),
+        (foreign.resnet50() | foreign.mask_rcnn(True, classes=1203), None, "rs_mask_rcnn_r50_lvis"),
+    ],
+)  # fmt: skip
+def test_recipe_is_the_one_of_which_the_file_changes_least(shapes: foreign.Shapes, text: str | None, name: str):
+    names = [f"class {number}" for number in range(1203)] if "lvis" in name else NAMES
+    made, _ = understood(checkpoint(shapes, config=text, CLASSES=names))
+    assert made.recipe.name == name
+    assert not [field for field, _, _ in made.changes if not field.startswith("detector.backbone.") or "name" in field]
+
+
 def test_newer_configuration_is_read_too():
     text = "model = dict(data_preprocessor=dict(mean=[1, 2, 3], std=[4, 5, 6], bgr_to_rgb=True))"
     made, _ = imported(foreign.faster_rcnn(False, R18), cfg=text, dataset_meta={"classes": tuple(NAMES)})
@@ -127,6 +147,9 @@ def test_networks_that_no_recipe_has_are_refused():
         imported(shapes, config=config(style="caffe"))
     with pytest.raises(InputError, match=r"rpn_head codes boxes with means \[0.5, 0.0, 0.0, 0.0\]"):
         imported(shapes, config=config(mean=0.5))
+    neck = "model = dict(neck=dict(add_extra_convs='on_lateral'))"
+    with pytest.raises(InputError, match=r"neck\.add_extra_convs = on_lateral\) makes coarser levels of laterals"):
+        imported(foreign.dense(3, False, R18), "rs_atss_r50_coco", config=neck)
     with pytest.raises(InputError, match=r"faster_rcnn of mmdetection .*1 left over: roi_head.bbox_head.extra"):
         imported(shapes | {"roi_head.bbox_head.extra": (1,)})
 
@@ -144,19 +167,19 @@ def rows(state: dict[str, Any], name: str) -> Tensor:
 
 def test_labels_follow_the_categories_of_the_data_folder():
     shapes = foreign.mask_rcnn(False, R18, classes=3, channels=256)
-    file = checkpoint(BACKBONE | shapes, CLASSES=("dog", "cat", "bird"))
+    file = checkpoint(BACKBONE | shapes, CLASSES=("dog", "house_Cat", "bird"))
     file.tensors["roi_head.bbox_head.fc_cls.bias"] = torch.tensor([1.0, 2, 3, 9])
     file.tensors["roi_head.bbox_head.fc_reg.bias"] = torch.arange(12.0)
     file.tensors["roi_head.mask_head.conv_logits.bias"] = torch.tensor([1.0, 2, 3])
-    made, state = understood(file, None, [(4, "bird"), (7, "cat"), (8, "dog")])
+    made, state = understood(file, None, [(4, "bird"), (7, "house cat"), (8, "dog")])
     assert made.categories == (
-        [(4, "bird"), (7, "cat"), (8, "dog")], "of the data folder, found by their names, in another order"
+        [(4, "bird"), (7, "house cat"), (8, "dog")], "of the data folder, found by their names, in another order"
     )  # fmt: skip
     assert rows(state, "rcnn.head.classifier.bias").tolist() == [3, 2, 1, 9]
     assert rows(state, "rcnn.head.regressor.bias").tolist() == [8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3]
     assert rows(state, "mask.head.classifier.bias").tolist() == [3, 2, 1]
     with pytest.raises(InputError, match="1 only in the file: dog; 1 only in the data folder: cow"):
-        understood(file, None, [(4, "bird"), (7, "cat"), (8, "cow")])
+        understood(file, None, [(4, "bird"), (7, "house cat"), (8, "cow")])
     with pytest.raises(InputError, match="the file has 3 classes, and the data folder 2"):
         understood(file, None, [(4, "bird"), (7, "cat")])
 

@@ -22,6 +22,7 @@ SMALL = {
         "pyramid_channels": 16,
         "rcnn": {"channels": 8},
         "mask": {"channels": 16},
+        "rpn": {"train_proposals": {"per_image": 20}, "test_proposals": {"per_image": 20}},
         "testing": {"per_image": 5},
     },
     "data": {"batch_size": 2, "workers": 0, "resize": None},

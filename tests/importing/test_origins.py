@@ -96,6 +96,7 @@ def coco_logits(tensor: Tensor) -> Tensor:
     return rows
 
 
+SEMANTIC: dict[str, Inverse] = {"semantic.classifier": lambda tensor: tensor.roll(-1, dims=0)}
 MASKS: dict[str, Inverse] = {"mask.head.classifier": as_convolution}
 OLD: dict[str, Inverse] = {
     "rcnn.head.classifier": background_first,
@@ -140,11 +141,11 @@ CASES: dict[str, tuple[str, int, tuple[Layout, ...], dict[str, Inverse], Shapes]
     ),
     "authors, YOLACT": ("rs_yolact_r50_coco", 3, from_mmdetection.LAYOUTS, {}, IMAGENET | foreign.yolact(**SIZES)),
     "mmdetection 2, YOLACT": (
-        "yolact_r50_coco", 80, from_mmdetection.LAYOUTS, {},
+        "yolact_r50_coco", 80, from_mmdetection.LAYOUTS, SEMANTIC,
         IMAGENET | foreign.yolact(SEMANTIC_2, **SIZES | {"classes": 80}),
     ),
     "mmdetection 3, YOLACT": (
-        "yolact_r50_coco", 80, from_mmdetection.LAYOUTS, {},
+        "yolact_r50_coco", 80, from_mmdetection.LAYOUTS, SEMANTIC,
         IMAGENET | foreign.yolact(SEMANTIC_3, **SIZES | {"classes": 80}),
     ),
     "authors, SOLOv2": (

@@ -14,6 +14,7 @@ import torch
 
 from rankdet.importing.reading import Inert, read_foreign
 from rankdet.structures import InputError
+from rankdet.training.checkpoint import save_checkpoint
 
 TENSORS = {"conv.weight": torch.arange(6.0).view(2, 3), "conv.bias": torch.zeros(2)}
 
@@ -120,6 +121,9 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path):
         read_foreign(path)
     torch.save({"epoch": 3}, path)
     with pytest.raises(InputError, match=r"a\.pth holds no named tensors: epoch"):
+        read_foreign(path)
+    save_checkpoint(path, {})
+    with pytest.raises(InputError, match=r"a\.pth is a checkpoint of rankdet already"):
         read_foreign(path)
     torch.save([torch.zeros(1)], path)
     with pytest.raises(InputError, match=r"a\.pth holds no named tensors$"):

@@ -105,7 +105,7 @@ def adapt_to_config(adaptation: Adaptation, recipe: Recipe, config: Mapping[str,
             f"box coding and anchors to be those of the recipe {recipe.name}"
         )
         return
-    _check_style(model)
+    _check(model)
     _take_pixels(adaptation, recipe, config)
     for path, read in CARRIED.get(recipe.detector.type, {}).items():
         value, own = read(model), _field(recipe, path)
@@ -114,13 +114,38 @@ def adapt_to_config(adaptation: Adaptation, recipe: Recipe, config: Mapping[str,
             adaptation.change(path, value)
 
 
-def _check_style(model: Mapping[str, Any]) -> None:
+REFUSED: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (
+        ("neck", "add_extra_convs"),
+        lambda value: value == "on_lateral",
+        "makes coarser levels of laterals, and pyramids here make them of outputs",
+    ),
+    (("neck", "relu_before_extra_convs"), bool, "has a ReLU between coarser levels, and pyramids here have none"),
+    (
+        ("rpn_head", "anchor_generator", "center_offset"),
+        bool,
+        "shifts anchors, which here stand at corners of cells",
+    ),
+    (
+        ("bbox_head", "anchor_generator", "center_offset"),
+        bool,
+        "shifts anchors, which here stand at corners of cells",
+    ),
+)
+"""Values of a configuration that no tensor shows and no recipe has, and what they do."""
+
+
+def _check(model: Mapping[str, Any]) -> None:
     backbone = found(model, "backbone")
     if found(backbone, "style") == "caffe" and found(backbone, "depth") not in (18, 34):
         raise InputError(
             "its backbone is of caffe style: it strides in the first 1x1 convolution of a block, and the ResNets here "
             "in the 3x3 one, which with these weights would find next to nothing"
         )
+    for path, is_refused, reason in REFUSED:
+        value = found(model, *path)
+        if is_refused(value):
+            raise InputError(f"its configuration ({'.'.join(path)} = {value}) {reason}")
 
 
 def _take_pixels(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, Any]) -> None:
@@ -130,7 +155,8 @@ def _take_pixels(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, An
     if not _are_numbers(mean, 3) or not _are_numbers(std, 3):
         adaptation.notes.append("the configuration in the file says nothing of the pixels: they are taken to be RGB")
         return
-    adaptation.is_bgr = found(source, key) is False
+    # The preprocessor of 3.x leaves pictures as OpenCV reads them where nothing is said, normalization does not.
+    adaptation.is_bgr = not found(source, key) if preprocessor else found(source, key) is False
     if adaptation.is_bgr:
         mean, std = mean[::-1], std[::-1]
     for name, value in (("mean", mean), ("std", std)):
@@ -188,10 +214,10 @@ def _grids(model: Any) -> Any:
     return sizes if _are_numbers(sizes, None) else None
 
 
-def _of_pooling(key: str) -> Callable[[Any], Any]:
+def _of_pooling(*path: str) -> Callable[[Any], Any]:
     def read(model: Any) -> Any:
-        value = found(model, "roi_head", "bbox_roi_extractor", "roi_layer", key)
-        return value if isinstance(value, int) else None
+        value = found(model, "roi_head", "bbox_roi_extractor", *path)
+        return value if isinstance(value, int | float) else None
 
     return read
 
@@ -202,8 +228,9 @@ RCNN: dict[tuple[str, ...], Reader] = {
     ("detector", "rpn", "anchor_scale"): _anchor_scale,
     ("detector", "rpn", "anchor_ratios"): _anchor_ratios,
     ("detector", "rcnn", "delta_stds"): _coder("roi_head", "bbox_head"),
-    ("detector", "rcnn", "sampling_ratio"): _of_pooling("sampling_ratio"),
-    ("detector", "rcnn", "half_pixel_shift"): _of_pooling("aligned"),
+    ("detector", "rcnn", "finest_scale"): _of_pooling("finest_scale"),
+    ("detector", "rcnn", "sampling_ratio"): _of_pooling("roi_layer", "sampling_ratio"),
+    ("detector", "rcnn", "half_pixel_shift"): _of_pooling("roi_layer", "aligned"),
 }
 DENSE: dict[tuple[str, ...], Reader] = {
     ("detector", "dense", "delta_stds"): _coder("bbox_head"),
@@ -214,8 +241,9 @@ CASCADE = {path: read for path, read in RCNN.items() if path[1] == "rpn"} | {
     for stage in (0, 1, 2)
     for name, read in (
         ("delta_stds", _coder("roi_head", "bbox_head", stage)),
-        ("sampling_ratio", _of_pooling("sampling_ratio")),
-        ("half_pixel_shift", _of_pooling("aligned")),
+        ("finest_scale", _of_pooling("finest_scale")),
+        ("sampling_ratio", _of_pooling("roi_layer", "sampling_ratio")),
+        ("half_pixel_shift", _of_pooling("roi_layer", "aligned")),
     )
 }
 YOLACT: dict[tuple[str, ...], Reader] = {

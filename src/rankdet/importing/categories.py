@@ -77,31 +77,42 @@ def named_categories(
     ([(1, 'cat'), (2, 'dog')], [1, 0], 'of the data folder, found by their names, in another order')
     """
     unchanged = list(range(num_classes))
-    if names is not None and (len(names) != num_classes or len(set(names)) != num_classes):
-        raise InputError(f"the file names {len(names)} classes, and its tensors have {num_classes}")
+    if names is not None and len({plain(name) for name in names}) != num_classes:
+        raise InputError(f"the file names {len(set(names))} different classes, and its tensors have {num_classes}")
     if folder is None:
-        coco = [name for _, name in COCO]
+        coco = [plain(name) for _, name in COCO]
         if names is None and num_classes == len(COCO):
             return list(COCO), unchanged, "the 80 of COCO, by their number: the file names none"
         if names is None:
             raise InputError(
                 f"the file does not name its {num_classes} classes: name a folder in COCO format with --data"
             )
-        if list(names) == coco:
+        if [plain(name) for name in names] == coco:
             return list(COCO), unchanged, "the 80 of COCO, by their names"
         return list(enumerate(names, start=1)), unchanged, "named by the file, which has no ids: they count from 1"
     if len(folder) != num_classes:
         raise InputError(f"the file has {num_classes} classes, and the data folder {len(folder)}")
     if names is None:
         return list(folder), unchanged, "of the data folder, in the order of their ids: the file names none"
-    own = [name for _, name in folder]
-    if sorted(own) != sorted(names):
-        only = listed("only in the file", [name for name in names if name not in own])
-        others = listed("only in the data folder", [name for name in own if name not in names])
+    own, theirs = [plain(name) for _, name in folder], [plain(name) for name in names]
+    if sorted(own) != sorted(theirs):
+        only = listed("only in the file", [name for name in theirs if name not in own])
+        others = listed("only in the data folder", [name for name in own if name not in theirs])
         raise InputError(f"the classes of the file are not those of the data folder: {'; '.join([*only, *others])}")
-    order = [list(names).index(name) for name in own]
+    order = [theirs.index(name) for name in own]
     moved = "" if order == unchanged else ", in another order"
     return list(folder), order, f"of the data folder, found by their names{moved}"
+
+
+def plain(name: str) -> str:
+    """A name without what programs change in it: mmdetection 1.x writes spaces as underscores.
+
+    Examples
+    --------
+    >>> plain("Traffic_light")
+    'traffic light'
+    """
+    return name.replace("_", " ").lower()
 
 
 def reordered(weights: Mapping[str, Tensor], order: Sequence[int], heads: Mapping[str, bool]) -> dict[str, Tensor]:

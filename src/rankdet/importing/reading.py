@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from rankdet.structures import InputError
+from rankdet.training.checkpoint import FORMAT
 
 WEIGHTS = ("state_dict", "model")
 """Where files of training keep the weights: mmdetection, torchvision's reference scripts."""
@@ -91,6 +92,8 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
         raise InputError(
             f"{path} is damaged, or no file of tensors that can be read safely: {_reason(error)}"
         ) from error
+    if isinstance(content, Mapping) and content.get("format") == FORMAT:
+        raise InputError(f"{path} is a checkpoint of rankdet already")
     meta = content.get("meta") if isinstance(content, Mapping) else None
     for key in WEIGHTS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
