@@ -5,7 +5,7 @@
 Each detector in its standard form on the same pictures and objects, with the random weights of the other side, imported
 as ``rankdet import`` does, so that both have the same proposals; nothing is downloaded. An iteration is forward, losses
 and backward; both sides take turns in one process and are compared by medians, after a turn that warms up. Needs an
-environment with mmdetection; where it is missing, its columns are empty. mmdetection gets normalized pictures, the others
+environment with mmdetection; where it is missing, its columns are empty. mmdetection gets normalized pictures, others
 normalize them themselves; torchvision's detectors resize nothing here. Weights are random, so a detection ends with few
 boxes or none, on all sides.
 """
