@@ -2,11 +2,12 @@
 
     python benchmarks/detectors.py [--repeats 3] [--only DETECTOR …] [--size 800 1344] [--profile] [--markdown FILE]
 
-Each detector in its standard form, with random weights, on the same pictures and objects; nothing is downloaded. An
-iteration is forward, losses and backward; all sides take turns in one process and are compared by medians, after a
-turn that warms up. Needs an environment with mmdetection (docs/equality.md); where it is missing, its column is empty.
-mmdetection gets normalized pictures, the others normalize them themselves. torchvision's detectors resize nothing here.
-Weights are random, so a detection ends with few boxes or none, on all sides.
+Each detector in its standard form on the same pictures and objects, with the random weights of the other side, imported
+as ``rankdet import`` does, so that both have the same proposals; nothing is downloaded. An iteration is forward, losses
+and backward; both sides take turns in one process and are compared by medians, after a turn that warms up. Needs an
+environment with mmdetection; where it is missing, its columns are empty. mmdetection gets normalized pictures, others
+normalize them themselves; torchvision's detectors resize nothing here. Weights are random, so a detection ends with few
+boxes or none, on all sides.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from rankdet.importing import convert
 from rankdet.recipes import Recipe, load_recipe
 from rankdet.structures import Batch, Images, Source, Target
 from rankdet.training.step import training_step
@@ -32,10 +34,11 @@ OBJECTS, CLASSES = 10, 80
 
 @dataclass(frozen=True)
 class Side:
-    """One implementation: what it does in an iteration and in a detection."""
+    """One implementation: what it does in an iteration and in a detection, and its weights."""
 
     iterate: Callable[[], object]
     detect: Callable[[], object]
+    weights: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,10 @@ def make_batch(pictures: int, size: tuple[int, int]) -> Batch:
     return Batch(Images(pixels, (size,) * pictures), tuple(targets), sources)
 
 
-def ours(recipe: Recipe, batch: Batch) -> Side:
-    """The detector of a recipe."""
+def ours(recipe: Recipe, batch: Batch, foreign: Mapping[str, Tensor]) -> Side:
+    """The detector of a recipe with the weights of another program."""
     detector: Any = recipe.detector.build(CLASSES, pretrained=False)
+    detector.load_state_dict(convert(foreign, recipe, CLASSES))
     losses = nn.ModuleDict({head: loss.build(steps_per_epoch=7330) for head, loss in recipe.losses.items()})
     own = batch
     if not recipe.detector.has_masks:
@@ -109,7 +113,7 @@ def ours(recipe: Recipe, batch: Batch) -> Side:
         with torch.no_grad():
             return detector.detect(batch.images)
 
-    return Side(iterate, detect)
+    return Side(iterate, detect, detector.state_dict())
 
 
 def of_mmdetection(config: str, batch: Batch) -> Side | None:
@@ -154,7 +158,7 @@ def of_mmdetection(config: str, batch: Batch) -> Side | None:
         with torch.no_grad():
             return detector.predict(pixels, samples, rescale=False)
 
-    return Side(iterate, detect)
+    return Side(iterate, detect, detector.state_dict())
 
 
 def of_torchvision(name: str, batch: Batch) -> Side:
@@ -186,7 +190,7 @@ def of_torchvision(name: str, batch: Batch) -> Side:
         with torch.no_grad():
             return detector(pixels)
 
-    return Side(iterate, detect)
+    return Side(iterate, detect, detector.state_dict())
 
 
 def medians(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -206,30 +210,37 @@ def measure(name: str, options: argparse.Namespace) -> list[str]:
     peer = PEERS[name]
     batch = make_batch(options.pictures, peer.size or tuple(options.size))
     torch.manual_seed(0)
-    sides = {"ours": ours(load_recipe(peer.recipe), batch)}
-    other = of_mmdetection(peer.mmdetection, batch)
-    if other is not None:
-        sides["mmdetection"] = other
-    if peer.torchvision is not None:
-        sides["torchvision"] = of_torchvision(peer.torchvision, batch)
-    lines = []
-    for what, tasks in (
-        ("iteration", {key: side.iterate for key, side in sides.items()}),
-        ("detection", {key: side.detect for key, side in sides.items()}),
-    ):
-        seconds = medians(tasks, options.repeats)
-        ratios = [
-            f"{seconds['ours'] / seconds[key]:.2f}" if key in seconds else "–" for key in ("mmdetection", "torchvision")
-        ]
-        lines.append(f"| {name} | {what} | {seconds['ours']:.2f} | {ratios[0]} | {ratios[1]} |")
-        print(lines[-1], flush=True)
-        if options.profile:
-            for key, task in tasks.items():
-                with profile(activities=[ProfilerActivity.CPU]) as found:
-                    task()
-                print(f"{name}, {what}, {key}")
-                print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=12))
-    return lines
+    others = {
+        "mmdetection": of_mmdetection(peer.mmdetection, batch),
+        "torchvision": None if peer.torchvision is None else of_torchvision(peer.torchvision, batch),
+    }
+    cells: dict[str, list[str]] = {"iteration": [], "detection": []}
+    for key, other in others.items():
+        if other is None:
+            for line in cells.values():
+                line += ["–", "–", "–"]
+            continue
+        own = ours(load_recipe(peer.recipe), batch, other.weights)
+        for what, tasks in (
+            ("iteration", {"ours": own.iterate, key: other.iterate}),
+            ("detection", {"ours": own.detect, key: other.detect}),
+        ):
+            seconds = medians(tasks, options.repeats)
+            ratio = seconds["ours"] / seconds[key]
+            cells[what] += [f"{seconds['ours']:.2f}", f"{seconds[key]:.2f}", f"{ratio:.2f}"]
+            print(f"{name}, {what}: {ratio:.2f} of {key}", flush=True)
+            if options.profile:
+                show_profiles(f"{name}, {what}", tasks)
+    return [f"| {name} | {what} | {' | '.join(line)} |" for what, line in cells.items()]
+
+
+def show_profiles(title: str, tasks: Mapping[str, Callable[[], object]]) -> None:
+    """Print the operators that take most of each."""
+    for key, task in tasks.items():
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            task()
+        print(f"{title}, {key}")
+        print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=12))
 
 
 def main() -> None:
@@ -245,10 +256,13 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, CPU, {torch.get_num_threads()} threads, {options.pictures} pictures")
-    lines = ["| detector | | ours, s | ours / mmdetection | ours / torchvision |", "|---|---|---:|---:|---:|"]
-    print(*lines, sep="\n")
+    lines = [
+        "| detector | | ours, s | mmdetection, s | ratio | ours, s | torchvision, s | ratio |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
     for name in options.only:
         lines += measure(name, options)
+    print(*lines, sep="\n")
     if options.markdown:
         options.markdown.write_text("\n".join(lines) + "\n")
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from rankdet.structures import Detection
 
-linear_sum_assignment = pytest.importorskip("scipy.optimize").linear_sum_assignment
 RELATIVE = 1e-4
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -22,12 +21,11 @@ from rankdet.structures import Batch, LossOutput
 from . import extension
 from .weights import translated_weights
 
-REASON = "needs an environment with mmdetection 3.3.0: docs/equality.md says how to make one"
-
 with warnings.catch_warnings(action="ignore"):
-    pytest.importorskip("mmcv", reason=REASON)
+    import mmcv
+
     extension.install()
-    mmdet = pytest.importorskip("mmdet", reason=REASON)
+    import mmdet
     from mmdet.models.dense_heads import paa_head
     from mmdet.models.task_modules.samplers import RandomSampler
     from mmdet.registry import MODELS, TASK_UTILS
@@ -39,12 +37,10 @@ with warnings.catch_warnings(action="ignore"):
 
     register_all_modules()
 
-__all__ = ["TASK_UTILS", "RandomSampler", "paa_head"]  # for other modules
+__all__ = ["TASK_UTILS", "RandomSampler", "mmcv", "paa_head"]  # for other modules
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
-DEPTH_OF_BACKBONE = {"resnet18.tv_in1k": 18, "resnet50.tv_in1k": 50}
-CHANNELS_OF_BACKBONE = {"resnet18.tv_in1k": [64, 128, 256, 512], "resnet50.tv_in1k": [256, 512, 1024, 2048]}
-
-
+DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnext101_64x4d": 101}
+"""Layers of backbones, by the architecture in timm's name."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -76,12 +72,13 @@ class Inputs(NamedTuple):
 
 def build_there(config: str, backbone: str, changes: Mapping[str, Any]) -> nn.Module:
     """A network of one of mmdetection's configurations with a small backbone, and changes of it by dotted names."""
+    depth = DEPTHS[backbone.partition(".")[0]]
     configuration = Config.fromfile(CONFIGS / config)
     configuration.merge_from_dict(
         {
             "model.backbone.init_cfg": None,
-            "model.backbone.depth": DEPTH_OF_BACKBONE[backbone],
-            "model.neck.in_channels": CHANNELS_OF_BACKBONE[backbone],
+            "model.backbone.depth": depth,
+            "model.neck.in_channels": [width * (1 if depth < 50 else 4) for width in (64, 128, 256, 512)],
         }
         | {f"model.{name}": value for name, value in changes.items()}
     )

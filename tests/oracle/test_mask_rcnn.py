@@ -91,12 +91,42 @@ def test_masks_of_rois_and_their_targets_are_the_same(both: Both, scene: str) ->
 
 
 @pytest.mark.parametrize("scene", WITH_OBJECTS)
+def test_masks_that_end_with_the_batch_differ_at_the_border_of_the_picture_alone(both: Both, scene: str) -> None:
+    batch = make_scene(scene)
+    inputs = prepare(both.there, batch)
+    with torch.no_grad():
+        drawn = two_stage.rois_there(both.there, inputs)
+    whole = both.there.roi_head.mask_head.get_targets(drawn, inputs.objects, both.there.train_cfg.rcnn)
+    for objects in inputs.objects:
+        objects.masks = objects.masks.pad(inputs.pixels.shape[-2:])
+    padded = both.there.roi_head.mask_head.get_targets(drawn, inputs.objects, both.there.train_cfg.rcnn)
+    sizes = torch.tensor([(width, height) for height, width in batch.images.sizes])
+    corners = torch.cat([each.pos_priors[:, 2:] - size for each, size in zip(drawn, sizes, strict=True)])
+    is_at_border = (corners > -1).any(dim=1)
+    assert torch.equal(whole[~is_at_border], padded[~is_at_border])
+    assert float((whole != padded).float().mean()) < 0.01
+
+
+@pytest.mark.parametrize("scene", WITH_OBJECTS)
 def test_loss_terms_and_their_gradients_are_the_same(both: Both, scene: str) -> None:
     batch = make_scene(scene)
     inputs = prepare(both.there, batch)
     here, there = evaluate(both, batch), total(both.there.loss(inputs.pixels, inputs.samples))
     assert_all_equal(here, {NAMES[name]: value for name, value in there.items()})
     assert_all_equal(*gradients(both, sum(here.values()), sum(there.values())))
+
+
+@pytest.mark.parametrize("scene", ["one without objects", "none with objects"])
+def test_loss_terms_are_the_same_but_for_pictures_without_positives(both: Both, scene: str) -> None:
+    batch = make_scene(scene)
+    inputs = prepare(both.there, batch)
+    with torch.no_grad():
+        here, there = evaluate(both, batch), total(both.there.loss(inputs.pixels, inputs.samples))
+        labels = both.here(batch)[0].labels.view(len(batch.targets), -1)
+    factor = two_stage.in_terms_there(torch.stack([(labels == 0).sum(dim=1), (labels == 1).sum(dim=1)]))
+    expected = {NAMES[name]: value * (factor if "rpn" in name else 1) for name, value in there.items()}
+    assert factor > 1
+    assert_all_equal(here, expected)
 
 
 def test_detections_and_their_masks_are_the_same(both: Both, batch: Batch) -> None:

@@ -37,6 +37,7 @@ CONFIG = "yolact/yolact_r50_1xb8-55e_coco.py"
 HEIGHT, WIDTH = 150, 190
 MAPS = ((19, 24), (10, 12), (5, 6), (3, 3), (2, 2))
 SCENES = ("one picture", "two pictures", "one without objects", "none with objects", "genuine")
+NAMES = {"loss_cls": "classification", "loss_bbox": "localization", "loss_mask": "mask", "loss_segm": "semantic"}
 WITH_OBJECTS = ("one picture", "two pictures", "genuine")
 
 
@@ -183,17 +184,27 @@ def test_loss_terms_gradients_and_running_statistics_are_the_same(training: Both
     batch = make_scene(scene)
     inputs = prepare(training.there, batch)
     here, there = evaluate(training, batch), total(training.there.loss(inputs.pixels, inputs.samples))
-    names = {
-        "loss_cls": "classification",
-        "loss_bbox": "localization",
-        "loss_mask": "mask",
-        "loss_segm": "semantic",
-    }
-    assert_all_equal(here, {f"dense/{names[name]}": value for name, value in there.items()})
+    assert_all_equal(here, {f"dense/{NAMES[name]}": value for name, value in there.items()})
     assert_all_equal(*gradients(training, sum(here.values()), sum(there.values())))
     for name, value in training.there.backbone.state_dict().items():
         if "running" in name:
             assert_equal(training.here.backbone.network.state_dict()[name], value, name)
+
+
+@pytest.mark.parametrize("scene", ["one without objects", "none with objects"])
+def test_loss_terms_are_the_same_but_for_semantic_maps_without_objects(training: Both, scene: str) -> None:
+    batch = make_scene(scene)
+    inputs = prepare(training.there, batch)
+    with torch.no_grad():
+        here = evaluate(training, batch)
+        there = {f"dense/{NAMES[name]}": value for name, value in total(training.there.loss(*inputs)).items()}
+        maps = training.here(batch)[0].auxiliary["semantic"].predicted
+    # There a picture without objects has no loss; here, and in the paper, all of it is background.
+    empty = torch.tensor([not len(target.labels) for target in batch.targets])
+    background = nn.functional.softplus(maps[empty]).mean(dim=(2, 3)).sum() / len(maps)
+    assert background > 0
+    there["dense/semantic"] += background
+    assert_all_equal(here, there)
 
 
 def test_detections_and_their_masks_are_the_same(both: Both, batch: Batch) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rankdet.heads.box_stage import RoIs
 from rankdet.structures import IGNORED, Assignment, Batch
 
-from .comparing import assert_equal, assert_same_rows
+from .comparing import assert_equal, assert_same_detections, assert_same_rows
 from .mmdetection import (
     TASK_UTILS,
     Both,
@@ -82,11 +82,19 @@ def build(
 ) -> Both:
     """A standard detector, thin, with the same random weights on both sides.
 
-    No proposals come from the padding, and the first candidates are taken in place of drawn ones.
+    No proposals come from the padding, and the first candidates are taken in place of drawn ones. The form of ranking
+    losses, as far as it is known there: all candidates, and no background logit.
     """
-    is_cascade = recipe.startswith("cascade")
+    is_cascade, is_ranking = "cascade" in recipe, recipe.startswith("rs_")
     stages = [f"rcnn.{number}" for number in range(3)] if is_cascade else ["rcnn"]
-    samplers = {f"train_cfg.{stage}.sampler.type": "FirstSamplerThere" for stage in ("rpn", *stages)}
+    samplers: dict[str, Any] = {}
+    for stage in ("rpn", *stages):
+        samplers[f"train_cfg.{stage}.sampler.type"] = "FirstSamplerThere"
+        if is_ranking:
+            samplers |= {
+                f"train_cfg.{stage}.sampler.num": 10**6,
+                f"train_cfg.{stage}.sampler.pos_fraction": 1.0,
+            }
     network = build_there(config, BACKBONE, THIN | samplers | dict(there))
     randomize(network, prepare(network, make_scene("different sizes")), OUTPUTS | dict(outputs))
     propose = network.rpn_head.predict_by_feat
@@ -97,10 +105,21 @@ def build(
 
     network.rpn_head.predict_by_feat = propose_inside
     both = build_here(recipe, BACKBONE, NUM_CLASSES, {"pyramid_channels": 64} | dict(here))._replace(there=network)
-    share_weights(both)
+    share_weights(both, without_background(network) if is_ranking else {})
     for part in (both.here.rpn, *(both.here.stages if is_cascade else [both.here.rcnn])):
-        part.sampler = FirstSampler(part.sampler.num, part.sampler.positive_fraction)
+        if part.sampler is not None:
+            part.sampler = FirstSampler(part.sampler.num, part.sampler.positive_fraction)
     return both
+
+
+def without_background(there: nn.Module) -> dict[str, Tensor]:
+    """The classifiers without their last row; detections there are scored by a sigmoid from now on."""
+    rows = {name: tensor[:NUM_CLASSES] for name, tensor in there.state_dict().items() if ".fc_cls." in name}
+    heads = there.roi_head.bbox_head
+    last = heads[-1] if isinstance(heads, nn.ModuleList) else heads
+    last.loss_cls.custom_cls_channels = True
+    last.loss_cls.get_activation = lambda logits: nn.functional.pad(logits[:, :NUM_CLASSES].sigmoid(), (0, 1))
+    return rows
 
 
 def without_samplers(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +244,7 @@ def check_second_stage(both: Both, batch: Batch) -> None:
         all_rois = torch.cat([pairs, torch.cat([each.priors for each in drawn])], dim=1)
         expected = both.there.roi_head._bbox_forward(both.there.extract_feat(inputs.pixels), all_rois)
     places = assert_same_rows(rows_here(rois), rows_there(drawn), "RoIs", tolerance=0.01)
-    assert_equal(logits[places], expected["cls_score"], "class logits")
+    assert_equal(logits[places], expected["cls_score"][:, : logits.shape[1]], "class logits")
     assert_equal(deltas.flatten(1)[places], expected["bbox_pred"], "deltas")
     objects_here = torch.cat(
         [
@@ -241,3 +260,20 @@ def check_second_stage(both: Both, batch: Batch) -> None:
     all_objects = torch.zeros(len(places), 6)
     all_objects[positives_here] = objects_here
     assert torch.equal(all_objects[places][positives_there], objects_there)
+
+
+def check_detections(both: Both, batch: Batch, fewest: int = 20) -> None:
+    """Boxes, scores and labels of each picture."""
+    found = both.here.detect(batch.images)
+    inputs = prepare(both.there, batch, training=False)
+    with torch.no_grad():
+        expected = both.there.predict(inputs.pixels, inputs.samples, rescale=False)
+    for own, sample in zip(found, expected, strict=True):
+        other = sample.pred_instances
+        assert_same_detections(own, other.bboxes, other.scores, other.labels)
+        assert len(own.scores) >= fewest
+
+
+def in_terms_there(counts: Tensor) -> float:
+    """By how much a mean over sampled candidates is larger here: there each kind counts as at least one per picture."""
+    return float(counts.clamp(min=1).sum() / counts.sum())
