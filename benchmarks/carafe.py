@@ -1,6 +1,6 @@
 """CARAFE beside bilinear interpolation and beside the plain form of its equation: time and memory, as ratios.
 
-    python benchmarks/carafe.py [--quick] [--channels-last] [--repeats 5] [--device cuda] [--markdown FILE]
+    python benchmarks/carafe.py [--forms sums CARAFE] [--quick] [--channels-last] [--device cuda] [--markdown F]
 
 One picture of 800 × 1344, 256 channels: "P3 → P2" enlarges a map of 100 × 168 cells, and so on. "sums" is
 ``rankdet.backbones.carafe.reassemble``, "unfold" the same equation written with ``torch.nn.functional.unfold`` and
@@ -26,7 +26,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,10 +73,10 @@ def make_form(name: str, inputs: Inputs) -> tuple[Callable[[], Tensor], list[Ten
     return lambda: form(features, weights), [features, weights]
 
 
-def seconds(inputs: Inputs, repeats: int) -> dict[str, tuple[float, float]]:
+def seconds(inputs: Inputs, names: Sequence[str], repeats: int) -> dict[str, tuple[float, float]]:
     """Median seconds of forward and of backward of each form; one turn warms up."""
-    forms = {name: make_form(name, inputs) for name in FORMS}
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in FORMS}
+    forms = {name: make_form(name, inputs) for name in names}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(repeats + 1):
         for name, (enlarge, sources) in forms.items():
             start = _now(inputs)
@@ -148,11 +148,12 @@ def rows(options: argparse.Namespace) -> list[str]:
         "| map | form | forward ms | backward ms | time / bilinear | memory | memory / bilinear |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
+    names = (BASE, *(name for name in FORMS[1:] if name in options.forms))
     levels = list(LEVELS.items())
     for level, size in levels[:-1] if options.quick else levels:
-        taken = seconds(make(*size, options.device, options.channels_last), options.repeats)
-        memory = {name: peak_memory(name, size, options) for name in FORMS}
-        for name in FORMS:
+        taken = seconds(make(*size, options.device, options.channels_last), names, options.repeats)
+        memory = {name: peak_memory(name, size, options) for name in names}
+        for name in names:
             forward, backward = taken[name]
             lines.append(
                 f"| {level} | {name} | {1e3 * forward:.1f} | {1e3 * backward:.1f} "
@@ -165,6 +166,7 @@ def rows(options: argparse.Namespace) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--forms", nargs="*", choices=FORMS, default=FORMS, help="beside bilinear interpolation")
     parser.add_argument("--quick", action="store_true", help="without the largest map")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--channels-last", action="store_true", help="memory format of the maps")
