@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rankdet.importing.origins import convert
 from rankdet.recipes import RECIPES, Recipe
 from rankdet.structures import Batch, LossOutput
 
 from . import extension
-from .weights import translated_weights
 
 with warnings.catch_warnings(action="ignore"):
     import mmcv
@@ -102,7 +102,7 @@ def share_weights(both: Both, changed: Mapping[str, Tensor | None] = NOTHING) ->
     """
     tensors = both.there.state_dict() | dict(changed)
     kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    both.here.load_state_dict(translated_weights(kept, both.recipe, both.here.num_classes))
+    both.here.load_state_dict(convert(kept, both.recipe))
 
 
 def prepare(there: nn.Module, batch: Batch, training: bool = True) -> Inputs:
@@ -200,7 +200,7 @@ def gradients(both: Both, here: Tensor, there: Tensor) -> tuple[dict[str, Tensor
         for name, tensor in both.there.state_dict().items()
     }
     own = {name: each.grad for name, each in both.here.named_parameters() if each.requires_grad}
-    translated = translated_weights(found, both.recipe, both.here.num_classes)
+    translated = convert(found, both.recipe)
     return {name: grad for name, grad in own.items() if grad is not None}, {name: translated[name] for name in own}
 
 
