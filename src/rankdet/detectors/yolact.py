@@ -27,8 +27,8 @@ from rankdet.heads import (
     fast_nms,
     resize_masks,
 )
-from rankdet.label_assignment import MaxIoUAssigner, PyramidAnchors, pool
-from rankdet.structures import Assignment, Batch, Candidates, Detection, Images, Matched, Target
+from rankdet.label_assignment import MaxIoUAssigner, PyramidAnchors, assign_by_overlap
+from rankdet.structures import Batch, Candidates, Detection, Images, Matched, Target
 
 
 class _Features(NamedTuple):
@@ -129,7 +129,8 @@ class YOLACT(nn.Module):
         """
         features = self._features(batch.images)
         num_anchors, num_images = len(features.anchors.boxes), len(batch.targets)
-        assignment = self._assign(features.anchors, batch.targets)
+        with torch.no_grad():
+            assignment = assign_by_overlap(self.assigner, features.anchors, batch.targets, self.num_classes)
         is_positive = (assignment.labels >= 0) & (assignment.labels < self.num_classes)
         # The one time that the host waits: with the numbers of all pictures, nothing else has to be asked for.
         counts: list[int] = is_positive.view(num_images, num_anchors).sum(dim=1).tolist()
@@ -198,16 +199,6 @@ class YOLACT(nn.Module):
             self.head(maps),
             self.prototypes(maps[0]),
         )
-
-    @torch.no_grad()
-    def _assign(self, anchors: PyramidAnchors, targets: Sequence[Target]) -> Assignment:
-        """Labels (B · M,) of all anchors, and matched objects counted through all pictures."""
-        assignments = [
-            # Anchors in the padding must not win an object: as points at the corner they overlap nothing.
-            self.assigner(anchors.boxes if valid is None else anchors.boxes * valid[:, None], target, self.num_classes)
-            for valid, target in zip(anchors.valid, targets, strict=True)
-        ]
-        return pool(assignments, anchors, targets, self.num_classes)
 
     def _target_masks(self, features: _Features, targets: Sequence[Target]) -> tuple[Tensor, Matched | None]:
         """(G, h, w) bool, the masks of the objects of all pictures; and what the semantic head says and shall say."""

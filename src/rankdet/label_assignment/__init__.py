@@ -8,7 +8,7 @@ from rankdet.label_assignment.atss import ATSSAssigner
 from rankdet.label_assignment.max_iou import MaxIoUAssigner
 from rankdet.label_assignment.overlap import aligned_iou
 from rankdet.label_assignment.paa import PAAAssigner
-from rankdet.label_assignment.pyramid import PyramidAnchors, pool
+from rankdet.label_assignment.pyramid import PyramidAnchors, assign_by_overlap
 from rankdet.label_assignment.sampling import RandomSampler
 from rankdet.label_assignment.solo_grid import GridAssigner, GridAssignment, MaskShapes, mask_shapes
 from rankdet.structures import Assignment, Target
@@ -25,8 +25,8 @@ __all__ = [
     "RandomSampler",
     "Sampler",
     "aligned_iou",
+    "assign_by_overlap",
     "mask_shapes",
-    "pool",
 ]
 
 

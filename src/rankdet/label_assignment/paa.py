@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 from rankdet.label_assignment.max_iou import MaxIoUAssigner
 from rankdet.label_assignment.mixture import component_log_densities, fit_mixtures
 from rankdet.label_assignment.overlap import aligned_giou
-from rankdet.label_assignment.pyramid import PyramidAnchors, pool
+from rankdet.label_assignment.pyramid import PyramidAnchors, assign_by_overlap
 from rankdet.structures import Assignment, Target
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
@@ -100,10 +100,7 @@ class PAAAssigner:
 
         They stand cheapest first; where an object has fewer, the row is −1. The arguments are those of the call.
         """
-        # Anchors in the padding must not win an object: as points at the corner they overlap nothing.
-        usable = [anchors.boxes if valid is None else anchors.boxes * valid[:, None] for valid in anchors.valid]
-        by_overlap = [self.overlap(own, target, num_classes) for own, target in zip(usable, targets, strict=True)]
-        first = pool(by_overlap, anchors, targets, num_classes)
+        first = assign_by_overlap(self.overlap, anchors, targets, num_classes)
         rows = torch.nonzero((first.labels >= 0) & (first.labels < num_classes)).squeeze(1)  # (R,)
         labels, matched = first.labels[rows], first.matched[rows]
         objects = torch.cat([target.boxes for target in targets])

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rankdet.label_assignment.max_iou import MaxIoUAssigner
 from rankdet.structures import IGNORED, Assignment, Target
 
 
@@ -54,6 +55,35 @@ def pool(
     all_labels = torch.cat(labels)
     is_positive = (all_labels >= 0) & (all_labels < num_classes)
     return Assignment(all_labels, torch.cat(matched).where(is_positive, 0))
+
+
+def assign_by_overlap(
+    assigner: MaxIoUAssigner, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int
+) -> Assignment:
+    """Labels of the (B · M,) anchors of B pictures by an assigner of boxes; what is in the padding wins no object.
+
+    Parameters
+    ----------
+    assigner
+        Labels the anchors of a picture.
+    anchors
+        Of one picture, with the padding of each.
+    targets
+        The objects of B pictures; ``matched`` of the result counts through all of them.
+    num_classes
+        C, which is background.
+
+    Examples
+    --------
+    >>> anchors = PyramidAnchors(torch.tensor([[0.0, 0.0, 4.0, 4.0], [4.0, 0.0, 8.0, 4.0]]), [2], [None])
+    >>> target = Target(torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([1]))
+    >>> assign_by_overlap(MaxIoUAssigner(0.5, 0.4), anchors, [target], 3).labels
+    tensor([1, 3])
+    """
+    # An anchor in the padding, as a point at the corner, overlaps nothing.
+    usable = [anchors.boxes if valid is None else anchors.boxes * valid[:, None] for valid in anchors.valid]
+    assignments = [assigner(own, target, num_classes) for own, target in zip(usable, targets, strict=True)]
+    return pool(assignments, anchors, targets, num_classes)
 
 
 def centers(boxes: Tensor) -> Tensor:
