@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
-from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork
+from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork, RoIs
 from rankdet.structures import Batch, Candidates, Detection, Images
 
 
@@ -63,6 +61,15 @@ class FasterRCNN(nn.Module):
 
     def forward(self, batch: Batch) -> list[Candidates]:
         """Candidates of the RPN (C = 1) and of the R-CNN, each one pool over the pictures of the batch."""
+        return self._learned(batch)[0]
+
+    @torch.no_grad()
+    def detect(self, images: Images) -> list[Detection]:
+        """Detections of each picture in its own pixels, without padding."""
+        return self._found(images)[0]
+
+    def _learned(self, batch: Batch) -> tuple[list[Candidates], list[Tensor], list[RoIs]]:
+        """Candidates of both heads; the maps of the pyramid and the RoIs of each picture that they were read from."""
         sizes = batch.images.sizes
         maps = self.fpn(self.backbone(batch.images))
         outputs = self.rpn(maps, sizes)
@@ -70,24 +77,13 @@ class FasterRCNN(nn.Module):
         first = self.rpn.candidates(outputs, sizes, batch.targets)
         rois = [self.rcnn.choose(*pair) for pair in zip(proposals, batch.targets, strict=True)]
         second = self.rcnn(maps, [image_rois.boxes for image_rois in rois])
-        return [first, self.rcnn.candidates(second, rois, batch.targets)]
+        return [first, self.rcnn.candidates(second, rois, batch.targets)], maps, rois
 
-    @torch.no_grad()
-    def detect(self, images: Images) -> list[Detection]:
-        """Detections of each picture in its own pixels, without padding."""
+    def _found(self, images: Images) -> tuple[list[Detection], list[Tensor]]:
+        """Boxes of each picture, and the maps of the pyramid that they were read from."""
         maps = self.fpn(self.backbone(images))
         proposals = self.rpn.proposals(self.rpn(maps, images.sizes), images.sizes, self.test_proposals)
-        return detect_boxes(self.rcnn, maps, proposals, images.sizes, self.detection)
-
-
-def detect_boxes(
-    stage: BoxStage,
-    maps: Sequence[Tensor],
-    proposals: Sequence[Tensor],
-    sizes: Sequence[tuple[int, int]],
-    detection: DetectionSettings,
-) -> list[Detection]:
-    """What a stage finds in the proposals (k, 4) of each picture; sizes are (height, width)."""
-    logits, deltas = stage(maps, proposals)
-    scores = stage.head.scores(logits).split([len(boxes) for boxes in proposals])
-    return [detection.select(*found) for found in zip(stage.boxes(deltas, proposals, sizes), scores, strict=True)]
+        logits, deltas = self.rcnn(maps, proposals)
+        scores = self.rcnn.head.scores(logits).split([len(boxes) for boxes in proposals])
+        boxes = self.rcnn.boxes(deltas, proposals, images.sizes)
+        return [self.detection.select(*found) for found in zip(boxes, scores, strict=True)], maps

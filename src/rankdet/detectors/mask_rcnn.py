@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
-from rankdet.detectors.faster_rcnn import detect_boxes
+from rankdet.detectors.faster_rcnn import FasterRCNN
 from rankdet.heads import BoxStage, MaskStage, ProposalSettings, RegionProposalNetwork
 from rankdet.structures import Batch, Candidates, Detection, Images, MaskScores
 
 
-class MaskRCNN(nn.Module):
-    """The parts of :class:`FasterRCNN` and a mask for each positive RoI. Heads of the losses: ``"rpn"``, ``"rcnn"``.
+class MaskRCNN(FasterRCNN):
+    """:class:`FasterRCNN` and a mask for each positive RoI. Heads of the losses: ``"rpn"``, ``"rcnn"``.
 
     The masks are handed together with the boxes of the R-CNN, so that a loss can weight and balance them alike (Oksuz
     et al., ICCV 2021, arXiv:2107.11669, section 5.2). The form is a matter of values, as in Faster R-CNN, whose weights
@@ -42,20 +41,16 @@ class MaskRCNN(nn.Module):
         test_proposals: ProposalSettings | None = None,
         detection: DetectionSettings | None = None,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.fpn = fpn
-        self.rpn = rpn
-        self.rcnn = rcnn
+        super().__init__(
+            backbone=backbone,
+            fpn=fpn,
+            rpn=rpn,
+            rcnn=rcnn,
+            train_proposals=train_proposals,
+            test_proposals=test_proposals,
+            detection=detection,
+        )
         self.mask = mask
-        self.train_proposals = train_proposals or ProposalSettings(per_level=2000)
-        self.test_proposals = test_proposals or ProposalSettings()
-        self.detection = detection or DetectionSettings()
-
-    @property
-    def num_classes(self) -> int:
-        """C."""
-        return self.rcnn.head.num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
         """Candidates of the RPN (C = 1) and of the R-CNN, these with masks; each one pool over the batch.
@@ -65,21 +60,13 @@ class MaskRCNN(nn.Module):
         ValueError
             When a picture has objects but no masks.
         """
-        sizes = batch.images.sizes
-        maps = self.fpn(self.backbone(batch.images))
-        outputs = self.rpn(maps, sizes)
-        proposals = self.rpn.proposals(outputs, sizes, self.train_proposals)
-        first = self.rpn.candidates(outputs, sizes, batch.targets)
-        rois = [self.rcnn.choose(*pair) for pair in zip(proposals, batch.targets, strict=True)]
-        second = self.rcnn.candidates(self.rcnn(maps, [image_rois.boxes for image_rois in rois]), rois, batch.targets)
+        (first, second), maps, rois = self._learned(batch)
         return [first, replace(second, masks=self.mask.matched(maps, rois, batch.targets))]
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
         """Detections of each picture in its own pixels, without padding: boxes as of Faster R-CNN, and their masks."""
-        maps = self.fpn(self.backbone(images))
-        proposals = self.rpn.proposals(self.rpn(maps, images.sizes), images.sizes, self.test_proposals)
-        found = detect_boxes(self.rcnn, maps, proposals, images.sizes, self.detection)
+        found, maps = self._found(images)
         labels = torch.cat([detection.labels for detection in found])
         scores = self.mask(maps, [detection.boxes for detection in found], labels).sigmoid()
         return [
