@@ -4,10 +4,9 @@ Legend: C classes.
 """
 
 from pathlib import Path
-from typing import Any
 
 from rankdet.data.hashing import mix
-from rankdet.data.shapes import FORMAT, SPLITS, Document, Layout, falling, make_set
+from rankdet.data.shapes import SPLITS, Document, Layout, falling, make_set, make_stamp
 from rankdet.data.shapes_drawing import INSIDE, PATTERNS
 
 RARE, COMMON = 10, 100
@@ -74,18 +73,7 @@ def make_long_tailed_shapes(
     InputError
         As `make_shapes`.
     """
-    stamp: dict[str, Any] = {
-        "format": FORMAT,
-        "long_tailed": True,
-        "train": train,
-        "val": val,
-        "size": size,
-        "seed": seed,
-        "classes": list(CLASSES),
-        "tail": TAIL,
-    }
-    if test:
-        stamp["test"] = test
+    stamp = make_stamp(train, val, test, size, seed, CLASSES, TAIL) | {"long_tailed": True}
     equal = [1.0] * len(CLASSES)
     frequencies = {"train": falling(len(CLASSES), TAIL), "val": equal, "test": equal}
     layout = Layout(

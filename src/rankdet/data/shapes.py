@@ -95,7 +95,15 @@ def make_shapes(
     """
     if not 0 < tail <= 1:
         raise InputError(f"shapes: tail={tail} is not in (0, 1]")
-    stamp = {
+    stamp = make_stamp(train, val, test, size, seed, classes, tail)
+    return make_set(Path(folder), stamp, dict.fromkeys(SPLITS, falling(len(classes), tail)), Layout(), progress)
+
+
+def make_stamp(
+    train: int, val: int, test: int, size: int, seed: int, classes: Sequence[str], tail: float
+) -> dict[str, Any]:
+    """What a set is made of, as it is written beside it; the parameters are those of `make_shapes`."""
+    stamp: dict[str, Any] = {
         "format": FORMAT,
         "train": train,
         "val": val,
@@ -106,7 +114,7 @@ def make_shapes(
     }
     if test:
         stamp["test"] = test  # sets of before, which had no such split, stay the same
-    return make_set(Path(folder), stamp, dict.fromkeys(SPLITS, falling(len(classes), tail)), Layout(), progress)
+    return stamp
 
 
 def falling(number: int, tail: float) -> list[float]:
