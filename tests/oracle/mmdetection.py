@@ -20,6 +20,7 @@ from rankdet.recipes import RECIPES, Recipe
 from rankdet.structures import Batch, LossOutput
 
 from . import extension
+from .comparing import assert_all_equal
 
 with warnings.catch_warnings(action="ignore"):
     import mmcv
@@ -186,6 +187,14 @@ def evaluate(both: Both, batch: Batch) -> dict[str, Tensor]:
         for name, value in output.terms.items():
             terms[f"{candidates.head}/{name}"] = weights.get(candidates.head, 1.0) * value
     return terms
+
+
+def check_losses(both: Both, batch: Batch, names: Mapping[str, str]) -> None:
+    """Loss terms, by ``head/name`` from the names there, and their gradients in all trained weights."""
+    inputs = prepare(both.there, batch)
+    here, there = evaluate(both, batch), total(both.there.loss(inputs.pixels, inputs.samples))
+    assert_all_equal(here, {names[name]: value for name, value in there.items()})
+    assert_all_equal(*gradients(both, sum(here.values()), sum(there.values())))
 
 
 def gradients(both: Both, here: Tensor, there: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

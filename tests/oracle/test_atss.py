@@ -9,14 +9,14 @@ from rankdet.structures import Batch
 
 from .comparing import assert_all_equal
 from .dense import RANKING, build, check_detections, check_outputs, positives_of_pictures
-from .mmdetection import Both, evaluate, gradients, prepare, total
+from .mmdetection import Both, check_losses, evaluate, prepare, total
 from .scenes import NUM_CLASSES, SCENES, WITH_OBJECTS, make_scene
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 CONFIG = "atss/atss_r50_fpn_1x_coco.py"
-NAMES = {"loss_cls": "classification", "loss_bbox": "localization", "loss_centerness": "centerness"}
+NAMES = {"loss_cls": "dense/classification", "loss_bbox": "dense/localization", "loss_centerness": "dense/centerness"}
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,7 @@ def test_labels_are_the_same(both: Both, batch: Batch) -> None:
 
 @pytest.mark.parametrize("scene", WITH_OBJECTS)
 def test_loss_terms_and_their_gradients_are_the_same(standard: Both, scene: str) -> None:
-    batch = make_scene(scene)
-    inputs = prepare(standard.there, batch)
-    here, there = evaluate(standard, batch), total(standard.there.loss(inputs.pixels, inputs.samples))
-    assert_all_equal(here, {f"dense/{NAMES[name]}": value for name, value in there.items()})
-    assert_all_equal(*gradients(standard, sum(here.values()), sum(there.values())))
+    check_losses(standard, make_scene(scene), NAMES)
 
 
 @pytest.mark.parametrize("scene", ["one without objects", "none with objects"])
@@ -76,7 +72,7 @@ def test_loss_terms_are_the_same_but_for_pictures_without_positives(standard: Bo
         counts = positives_of_pictures(standard.here(batch)[0].labels, len(batch.targets))
     # There a picture without positives counts as one in the number that sums are divided by.
     factor = sum(max(count, 1) for count in counts) / max(sum(counts), 1)
-    expected = {f"dense/{NAMES[name]}": value for name, value in there.items()}
+    expected = {NAMES[name]: value for name, value in there.items()}
     for name in ("dense/classification", "dense/centerness"):
         expected[name] = expected[name] * factor
     assert_all_equal(here, expected)

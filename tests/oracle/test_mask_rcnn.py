@@ -9,8 +9,8 @@ from rankdet.recipes import RECIPES
 from rankdet.structures import Batch
 
 from . import two_stage
-from .comparing import assert_all_equal, assert_equal, assert_same_detections, assert_same_rows
-from .mmdetection import Both, evaluate, gradients, prepare, total
+from .comparing import assert_equal, assert_same_detections, assert_same_rows
+from .mmdetection import Both, check_losses, prepare
 from .scenes import NUM_CLASSES, SCENES, WITH_OBJECTS, make_scene
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -109,24 +109,12 @@ def test_masks_that_end_with_the_batch_differ_at_the_border_of_the_picture_alone
 
 @pytest.mark.parametrize("scene", WITH_OBJECTS)
 def test_loss_terms_and_their_gradients_are_the_same(both: Both, scene: str) -> None:
-    batch = make_scene(scene)
-    inputs = prepare(both.there, batch)
-    here, there = evaluate(both, batch), total(both.there.loss(inputs.pixels, inputs.samples))
-    assert_all_equal(here, {NAMES[name]: value for name, value in there.items()})
-    assert_all_equal(*gradients(both, sum(here.values()), sum(there.values())))
+    check_losses(both, make_scene(scene), NAMES)
 
 
 @pytest.mark.parametrize("scene", ["one without objects", "none with objects"])
 def test_loss_terms_are_the_same_but_for_pictures_without_positives(both: Both, scene: str) -> None:
-    batch = make_scene(scene)
-    inputs = prepare(both.there, batch)
-    with torch.no_grad():
-        here, there = evaluate(both, batch), total(both.there.loss(inputs.pixels, inputs.samples))
-        labels = both.here(batch)[0].labels.view(len(batch.targets), -1)
-    factor = two_stage.in_terms_there(torch.stack([(labels == 0).sum(dim=1), (labels == 1).sum(dim=1)]))
-    expected = {NAMES[name]: value * (factor if "rpn" in name else 1) for name, value in there.items()}
-    assert factor > 1
-    assert_all_equal(here, expected)
+    two_stage.check_losses_without_positives(both, make_scene(scene), NAMES)
 
 
 def test_detections_and_their_masks_are_the_same(both: Both, batch: Batch) -> None:

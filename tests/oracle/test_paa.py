@@ -13,14 +13,14 @@ from rankdet.structures import Batch
 
 from .comparing import assert_all_equal, assert_equal
 from .dense import RANKING, build, check_detections, check_outputs, positives_of_pictures
-from .mmdetection import Both, evaluate, gradients, paa_head, prepare, total
+from .mmdetection import Both, check_losses, evaluate, paa_head, prepare, total
 from .scenes import NUM_CLASSES, SCENES, WITH_OBJECTS, make_scene
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 CONFIG = "paa/paa_r50_fpn_1x_coco.py"
-NAMES = {"loss_cls": "classification", "loss_bbox": "localization", "loss_iou": "iou"}
+NAMES = {"loss_cls": "dense/classification", "loss_bbox": "dense/localization", "loss_iou": "dense/iou"}
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +85,7 @@ def test_costs_and_labels_are_the_same(
 
 @pytest.mark.parametrize("scene", WITH_OBJECTS)
 def test_loss_terms_and_their_gradients_are_the_same(standard: Both, scene: str) -> None:
-    batch = make_scene(scene)
-    inputs = prepare(standard.there, batch)
-    here, there = evaluate(standard, batch), total(standard.there.loss(inputs.pixels, inputs.samples))
-    assert_all_equal(here, {f"dense/{NAMES[name]}": value for name, value in there.items()})
-    assert_all_equal(*gradients(standard, sum(here.values()), sum(there.values())))
+    check_losses(standard, make_scene(scene), NAMES)
 
 
 @pytest.mark.parametrize("scene", ["one without objects", "none with objects"])
@@ -100,7 +96,7 @@ def test_loss_terms_are_the_same_but_for_fewer_positives_than_pictures(standard:
         here, there = evaluate(standard, batch), total(standard.there.loss(inputs.pixels, inputs.samples))
         count = sum(positives_of_pictures(standard.here(batch)[0].labels, len(batch.targets)))
     # There the number that the sum is divided by is at least that of the pictures, here at least 1.
-    expected = {f"dense/{NAMES[name]}": value for name, value in there.items()}
+    expected = {NAMES[name]: value for name, value in there.items()}
     expected["dense/classification"] *= max(count, len(batch.targets)) / max(count, 1)
     assert_all_equal(here, expected)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rankdet.heads.box_stage import RoIs
 from rankdet.structures import IGNORED, Assignment, Batch
 
-from .comparing import assert_equal, assert_same_detections, assert_same_rows
+from .comparing import assert_all_equal, assert_equal, assert_same_detections, assert_same_rows
 from .mmdetection import (
     TASK_UTILS,
     Both,
@@ -25,10 +25,12 @@ from .mmdetection import (
     build_here,
     build_there,
     by_anchor,
+    evaluate,
     mask_padding,
     prepare,
     randomize,
     share_weights,
+    total,
 )
 from .scenes import NUM_CLASSES, make_scene
 
@@ -272,6 +274,18 @@ def check_detections(both: Both, batch: Batch, fewest: int = 20) -> None:
         other = sample.pred_instances
         assert_same_detections(own, other.bboxes, other.scores, other.labels)
         assert len(own.scores) >= fewest
+
+
+def check_losses_without_positives(both: Both, batch: Batch, names: Mapping[str, str]) -> None:
+    """Loss terms; there a picture without positive anchors counts as one in the number that sums are divided by."""
+    inputs = prepare(both.there, batch)
+    with torch.no_grad():
+        here, there = evaluate(both, batch), total(both.there.loss(inputs.pixels, inputs.samples))
+        labels = both.here(batch)[0].labels.view(len(batch.targets), -1)
+    factor = in_terms_there(torch.stack([(labels == 0).sum(dim=1), (labels == 1).sum(dim=1)]))
+    expected = {names[name]: value * (factor if "rpn" in name else 1) for name, value in there.items()}
+    assert factor > 1
+    assert_all_equal(here, expected)
 
 
 def in_terms_there(counts: Tensor) -> float:
