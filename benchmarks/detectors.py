@@ -98,9 +98,13 @@ def ours(recipe: Recipe, batch: Batch, foreign: Mapping[str, Tensor]) -> Side:
     detector: Any = recipe.detector.build(CLASSES, pretrained=False)
     detector.load_state_dict(convert(foreign, recipe, CLASSES))
     losses = nn.ModuleDict({head: loss.build(steps_per_epoch=7330) for head, loss in recipe.losses.items()})
-    own = batch
+    images, targets = batch.images, batch.targets
     if not recipe.detector.has_masks:
-        own = replace(batch, targets=tuple(replace(target, masks=None) for target in batch.targets))
+        targets = tuple(replace(target, masks=None) for target in targets)
+    if recipe.runtime.channels_last:
+        detector.to(memory_format=torch.channels_last)
+        images = replace(images, pixels=images.pixels.contiguous(memory_format=torch.channels_last))
+    own = replace(batch, images=images, targets=targets)
 
     def iterate() -> None:
         detector.train()
@@ -111,7 +115,7 @@ def ours(recipe: Recipe, batch: Batch, foreign: Mapping[str, Tensor]) -> Side:
     def detect() -> object:
         detector.eval()
         with torch.no_grad():
-            return detector.detect(batch.images)
+            return detector.detect(images)
 
     return Side(iterate, detect, detector.state_dict())
 

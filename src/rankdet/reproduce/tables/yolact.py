@@ -14,8 +14,10 @@ from rankdet.recipes.losses import (
     SoftmaxCrossEntropy,
 )
 from rankdet.recipes.yolact import (
+    rs_yolact_lite0_nuclei,
     rs_yolact_r50_coco,
     rs_yolact_shapes,
+    yolact_lite0_nuclei,
     yolact_of,
     yolact_r50_coco,
     yolact_shapes,
@@ -23,8 +25,8 @@ from rankdet.recipes.yolact import (
 
 from .rows import Change, Family, Row
 
-YOLACT = Family.of(shapes=yolact_shapes, coco=yolact_r50_coco)
-RS_YOLACT = Family.of(shapes=rs_yolact_shapes, coco=rs_yolact_r50_coco)
+YOLACT = Family.of(shapes=yolact_shapes, nuclei=yolact_lite0_nuclei, coco=yolact_r50_coco)
+RS_YOLACT = Family.of(shapes=rs_yolact_shapes, nuclei=rs_yolact_lite0_nuclei, coco=rs_yolact_r50_coco)
 LABELS: dict[str, Label] = {
     "binary": BinaryLabel(),
     "iou": IoULabel(),
