@@ -87,13 +87,19 @@ def build_there(config: str, backbone: str, changes: Mapping[str, Any]) -> nn.Mo
     return MODELS.build(configuration.model)
 
 
-def build_here(recipe: str, backbone: str, num_classes: int, changes: Mapping[str, Any]) -> Both:
-    """The detector and the losses of a recipe with a small backbone and further changes of its detector."""
+def build_here(
+    recipe: str, backbone: str, num_classes: int, changes: Mapping[str, Any], *, folded: bool = False
+) -> Both:
+    """The detector and the losses of a recipe with a small backbone and further changes of its detector.
+
+    In evaluation mode, so that batch normalization is frozen; it is not folded into convolutions unless ``folded``:
+    both sides then round alike, and no unit or suppression is decided otherwise.
+    """
     base = RECIPES[recipe]()
-    small = {"backbone": base.detector.backbone.model_copy(update={"name": backbone})}
+    small = {"backbone": base.detector.backbone.model_copy(update={"name": backbone, "frozen_batch_norm": folded})}
     recipe = base.model_copy(update={"detector": base.detector.model_copy(update=small | dict(changes))})
     losses = {head: loss.build() for head, loss in recipe.losses.items()}
-    return Both(recipe.detector.build(num_classes, pretrained=False), nn.Identity(), losses, recipe)
+    return Both(recipe.detector.build(num_classes, pretrained=False).eval(), nn.Identity(), losses, recipe)
 
 
 def share_weights(both: Both, changed: Mapping[str, Tensor | None] = NOTHING) -> None:

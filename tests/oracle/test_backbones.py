@@ -39,11 +39,15 @@ def test_maps_and_trained_weights_are_the_same(name: str, config: str) -> None:
     inputs = prepare(there, batch)
     randomize(there, inputs, {})
     rcnn = RECIPES["faster_rcnn_r50_coco"]().detector.rcnn.model_copy(update={"channels": 16})
-    both = build_here("faster_rcnn_r50_coco", name, 80, {"pyramid_channels": 16, "rcnn": rcnn})._replace(there=there)
+    both = build_here("faster_rcnn_r50_coco", name, 80, {"pyramid_channels": 16, "rcnn": rcnn}, folded=True)
+    both = both._replace(there=there)
     share_weights(both)
+    # The two round differently, and some of these channels hardly vary: their normalization enlarges what is rounded.
+    both.here.double()
+    there.double()
     with torch.no_grad():
         here = both.here.backbone(batch.images)
-        expected = there.backbone(inputs.pixels)
+        expected = there.backbone(prepare(there, batch).pixels)
     for level, (own, other) in enumerate(zip(here, expected, strict=True)):
         assert_equal(own, other, f"map {level}")
     trained = {parameter: weight.requires_grad for parameter, weight in there.backbone.named_parameters()}

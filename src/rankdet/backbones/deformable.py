@@ -12,6 +12,7 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from rankdet.backbones.folding import FoldedConv2d
 from rankdet.backbones.timm_backbone import TimmBackbone
 from rankdet.structures import InputError
 
@@ -36,7 +37,8 @@ class DeformableConv2d(nn.Module):
     Parameters
     ----------
     convolution
-        The plain convolution that this one replaces; weight, bias, shape and whether they are trained are taken over.
+        The plain convolution that this one replaces; weight, bias, shape, whether they are trained, and a frozen
+        normalization that it does, are taken over.
     offset_groups
         G; divides the input channels.
 
@@ -46,13 +48,14 @@ class DeformableConv2d(nn.Module):
         When the input channels are no multiple of ``offset_groups``, or the convolution pads other than by zeros.
     """
 
-    def __init__(self, convolution: nn.Conv2d, offset_groups: int = OFFSET_GROUPS) -> None:
+    def __init__(self, convolution: nn.Conv2d | FoldedConv2d, offset_groups: int = OFFSET_GROUPS) -> None:
         super().__init__()
         if convolution.in_channels % offset_groups:
             raise ValueError(f"{convolution.in_channels} channels do not divide into {offset_groups} groups of offsets")
         if isinstance(convolution.padding, str) or convolution.padding_mode != "zeros":
             raise ValueError(f"a deformable convolution pads by a number of zeros, unlike {convolution}")
         self.weight, self.bias = convolution.weight, convolution.bias
+        self.norms = convolution.norms if isinstance(convolution, FoldedConv2d) else ()
         height, width = convolution.kernel_size
         self.num_masks = offset_groups * height * width
         self.stride = cast(Pair, convolution.stride)
@@ -79,7 +82,10 @@ class DeformableConv2d(nn.Module):
         precision = self.weight.dtype
         offsets, masks = self.offsets(features).to(precision).split([2 * self.num_masks, self.num_masks], dim=1)
         shape = self.stride, self.padding, self.dilation
-        found = deform_conv2d(features.to(precision), offsets, self.weight, self.bias, *shape, masks.sigmoid())
+        weight, bias = self.weight, self.bias
+        for norm in self.norms:
+            weight, bias = norm.fold(weight, bias)
+        found = deform_conv2d(features.to(precision), offsets, weight, bias, *shape, masks.sigmoid())
         return found.to(features.dtype)
 
 

@@ -12,6 +12,7 @@ from timm.layers.format import Format
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rankdet.backbones.folding import fold_batch_norm
 from rankdet.backbones.normalization import PixelNormalization
 from rankdet.structures import Images, InputError
 
@@ -39,7 +40,8 @@ class TimmBackbone(nn.Module):
         ``layer1`` of a ResNet, or the stem and blocks 0 and 1 of an EfficientNet.
     frozen_batch_norm
         Batch normalization keeps its stored statistics, also in training; its scale and shift stay trainable outside
-        of the frozen stages. Set False for training from scratch.
+        of the frozen stages. Convolutions then do it (see :mod:`rankdet.backbones.folding`), which saves a third of a
+        ResNet's memory in training. Set False for training from scratch.
     options
         Further arguments of ``timm.create_model``. Some transformers take pictures of one size only, unless an option
         says otherwise: ``{"strict_img_size": False}`` for a Swin.
@@ -68,7 +70,10 @@ class TimmBackbone(nn.Module):
         self.frozen_batch_norm = frozen_batch_norm
         self.network = create_network(name, self.out_indices, options, pretrained=False)
         stated: Any = timm.get_pretrained_cfg(name)
-        self._only_size: tuple[int, int] | None = self._freeze_unread(stated)
+        self._only_size, tried = self._try(stated)
+        freeze_unread(self.network, tried)
+        if frozen_batch_norm:
+            fold_batch_norm(self.network, tried)
         maps: Any = self.network.feature_info
         self.channels: tuple[int, ...] = tuple(maps.channels())
         self.strides: tuple[int, ...] = tuple(maps.reduction())
@@ -100,25 +105,17 @@ class TimmBackbone(nn.Module):
         maps = self.network(self.normalization(images))
         return [features.permute(0, 3, 1, 2).contiguous() for features in maps] if self._channels_last else list(maps)
 
-    def _freeze_unread(self, stated: Any) -> tuple[int, int] | None:
-        """Freeze what no map depends on; returns the one size of pictures that the network takes, or None for any."""
+    def _try(self, stated: Any) -> tuple[tuple[int, int] | None, list[Tensor]]:
+        """The one size of pictures that the network takes, or None for any, and its maps of some picture."""
         self.network.eval()  # a dry run in training would change the statistics of batch normalization
-        maps, only_size = None, None
         if stated.fixed_input_size:
             try:
-                maps = dry_run(self.network, (64, 64))
+                return None, dry_run(self.network, (64, 64))
             except (AssertionError, RuntimeError, ValueError):  # ways to refuse a size
                 size = self.options.get("img_size", stated.input_size[-2:])
                 only_size = (size, size) if isinstance(size, int) else (size[0], size[1])
-        if maps is None:
-            maps = dry_run(self.network, only_size or (64, 64))
-        parameters = list(self.network.parameters())
-        with torch.enable_grad():
-            total = torch.stack([features.sum() for features in maps]).sum()
-        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.requires_grad_(gradient is not None)
-        return only_size
+                return only_size, dry_run(self.network, only_size)
+        return None, dry_run(self.network, (64, 64))
 
     def train(self, mode: bool = True) -> Self:
         """As of any module, but frozen stages and frozen batch normalization stay in evaluation mode."""
@@ -158,6 +155,16 @@ def dry_run(network: nn.Module, size: tuple[int, int]) -> list[Tensor]:
     device = next(network.parameters()).device
     with torch.enable_grad():
         return list(network(torch.zeros(1, 3, *size, device=device)))
+
+
+def freeze_unread(network: nn.Module, maps: Sequence[Tensor]) -> None:
+    """Freeze the parameters that none of the maps it made depends on."""
+    parameters = list(network.parameters())
+    with torch.enable_grad():
+        total = torch.stack([features.sum() for features in maps]).sum()
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
 
 
 def frozen_modules(network: nn.Module, stages: int, name: str) -> list[nn.Module]:

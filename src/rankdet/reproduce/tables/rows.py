@@ -70,6 +70,10 @@ class Family:
             }
         )
 
+    def without(self, scale: Scale) -> Family:
+        """The same recipes but those of one scale."""
+        return Family({other: experiment for other, experiment in self.experiments.items() if other is not scale})
+
     def row(self, name: str, *, is_of_masks: bool = False) -> Row:
         """A row of this method."""
         return Row(name, self.experiments, is_of_masks)

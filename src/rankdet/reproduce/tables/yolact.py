@@ -23,6 +23,7 @@ from rankdet.recipes.yolact import (
     yolact_shapes,
 )
 
+from ..experiments import NUCLEI
 from .rows import Change, Family, Row
 
 YOLACT = Family.of(shapes=yolact_shapes, nuclei=yolact_lite0_nuclei, coco=yolact_r50_coco)
@@ -59,11 +60,14 @@ def without(*, hard_negatives: bool = False, size_normalization: bool = False, s
 
 
 def labelled(label: Label) -> Family:
-    """RS YOLACT that sorts by another label; the recipe itself where it is the same."""
-    loss = RankSort(label=label)
+    """RS YOLACT that sorts by another label; the recipe itself where it is the same.
+
+    On nuclei there is no such form: it has the masks of some positives, and labels by masks need those of all.
+    """
+    family, loss = RS_YOLACT.without(NUCLEI), RankSort(label=label)
     if loss == RankSort():
-        return RS_YOLACT
-    return RS_YOLACT.changed(lambda recipe: recipe.model_copy(update={"losses": {"dense": loss}}))
+        return family
+    return family.changed(lambda recipe: recipe.model_copy(update={"losses": {"dense": loss}}))
 
 
 def table_6() -> list[Row]:

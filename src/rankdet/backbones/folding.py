@@ -1,0 +1,142 @@
+r"""Frozen batch normalization inside of the convolution before it.
+
+With stored statistics a normalization is a scale a and a shift of each channel, and a convolution is linear:
+
+.. math:: \mathrm{norm}(w * x + b) = (a w) * x + (a (b - \mu) + \beta), \qquad a = \gamma / \sqrt{\sigma^2 + \epsilon}
+
+so that the map between the two is never made, nor kept for the gradient, which γ and β, where they are trained, get
+through the weights of the convolution. Names and tensors of the state dict stay.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import torch
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.nn.functional import conv2d
+
+NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+
+
+class FoldedBatchNorm2d(nn.BatchNorm2d):
+    """Parameters and statistics of a frozen normalization that the convolution before it does.
+
+    Parameters
+    ----------
+    norm
+        What this one replaces. Of timm's ``BatchNormAct2d`` the activation is left to be done here.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, "meta")
+        self.weight, self.bias = norm.weight, norm.bias
+        for name, buffer in norm.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+        if isinstance(norm, BatchNormAct2d):
+            self.drop, self.act = norm.drop, norm.act
+
+    def forward(self, input: Tensor) -> Tensor:
+        """What timm does behind the normalization, if anything."""
+        for module in self.children():
+            input = module(input)
+        return input
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weights (C, …) and bias (C,) of a convolution → those of the convolution with this normalization in it."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        center = self.running_mean if bias is None else self.running_mean - bias
+        return weight * scale.view(-1, 1, 1, 1), self.bias - center * scale
+
+
+class FoldedConv2d(nn.Module):
+    """A convolution that does the frozen normalization behind it, too.
+
+    Parameters
+    ----------
+    convolution
+        What this one replaces; weight and bias are taken over.
+    norm
+        The normalization, which stays at its place in the network and in its state dict.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, norm: FoldedBatchNorm2d) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.in_channels, self.out_channels = convolution.in_channels, convolution.out_channels
+        self.kernel_size, self.stride = convolution.kernel_size, convolution.stride
+        self.padding, self.dilation = convolution.padding, convolution.dilation
+        self.groups, self.padding_mode = convolution.groups, convolution.padding_mode
+        self.norms = (norm,)  # in a tuple, it is no child of this module, too
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, out_channels, h, w), normalized."""
+        weight, bias = self.norms[0].fold(self.weight, self.bias)
+        return conv2d(features, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def fold_batch_norm(network: nn.Module, maps: Sequence[Tensor]) -> None:
+    """Let convolutions do the normalizations that alone read what they make.
+
+    Parameters
+    ----------
+    network
+        Is changed in place. Normalizations elsewhere, convolutions other than PyTorch's own with zeros around the map,
+        and modules with hooks stay as they are.
+    maps
+        What it made of some picture, in evaluation mode and with gradients of all parameters.
+    """
+    names = {module: name for name, module in network.named_modules()}
+    for convolution, norm in list(_pairs(network, maps)):
+        folded = FoldedBatchNorm2d(norm)
+        network.set_submodule(names[norm], folded)
+        network.set_submodule(names[convolution], FoldedConv2d(convolution, folded))
+
+
+def _pairs(network: nn.Module, maps: Sequence[Tensor]) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions and normalizations that belong together, by the graph of the maps."""
+    owners = {parameter: module for module in network.modules() for parameter in module.parameters(recurse=False)}
+    nodes = _nodes(maps)
+    readers = Counter(source for node in nodes for source, _ in node.next_functions)
+    readers.update(features.grad_fn for features in maps)
+    modules = {node: _owner(node, owners) for node in nodes}
+    uses = Counter(modules.values())
+    for node, norm in modules.items():
+        source = node.next_functions[0][0] if node.next_functions else None
+        convolution = None if source is None else modules.get(source)
+        if (
+            isinstance(norm, NORMS)
+            and isinstance(convolution, nn.Conv2d)
+            and type(norm) in NORMS
+            and type(convolution) is nn.Conv2d
+            and convolution.padding_mode == "zeros"
+            and not any(module._forward_hooks or module._forward_pre_hooks for module in (convolution, norm))
+            and readers[source] == uses[norm] == uses[convolution] == 1
+        ):
+            yield convolution, norm
+
+
+def _nodes(maps: Sequence[Tensor]) -> list[Node]:
+    """The operations that made the maps."""
+    found: dict[Node, None] = {}
+    waiting = [features.grad_fn for features in maps]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found[node] = None
+            waiting += [source for source, _ in node.next_functions]
+    return list(found)
+
+
+def _owner(node: Node, owners: dict[nn.Parameter, nn.Module]) -> nn.Module | None:
+    """The module whose parameters an operation reads."""
+    for source, _ in node.next_functions:
+        parameter = getattr(source, "variable", None)  # of a leaf of the graph
+        if parameter is not None:
+            return owners.get(parameter)
+    return None
