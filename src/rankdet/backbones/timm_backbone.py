@@ -40,8 +40,8 @@ class TimmBackbone(nn.Module):
         ``layer1`` of a ResNet, or the stem and blocks 0 and 1 of an EfficientNet.
     frozen_batch_norm
         Batch normalization keeps its stored statistics, also in training; its scale and shift stay trainable outside
-        of the frozen stages. Convolutions then do it (see :mod:`rankdet.backbones.folding`), which saves a third of a
-        ResNet's memory in training. Set False for training from scratch.
+        of the frozen stages. Convolutions then do it (see :mod:`rankdet.backbones.folding`). Set False for training
+        from scratch.
     options
         Further arguments of ``timm.create_model``. Some transformers take pictures of one size only, unless an option
         says otherwise: ``{"strict_img_size": False}`` for a Swin.
