@@ -10,7 +10,7 @@ from torch import nn
 
 from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
-from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork
+from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork, poolable
 from rankdet.structures import Batch, Candidates, Detection, Images
 
 
@@ -75,6 +75,7 @@ class CascadeRCNN(nn.Module):
         outputs = self.rpn(maps, sizes)
         boxes = self.rpn.proposals(outputs, sizes, self.train_proposals)
         heads = [self.rpn.candidates(outputs, sizes, targets)]
+        maps = poolable(maps)
         for number, stage in enumerate(self._stages, start=1):
             rois = [stage.choose(*pair) for pair in zip(boxes, targets, strict=True)]
             chosen = [image_rois.boxes for image_rois in rois]
@@ -93,6 +94,7 @@ class CascadeRCNN(nn.Module):
         """
         maps = self.fpn(self.backbone(images))
         boxes = self.rpn.proposals(self.rpn(maps, images.sizes), images.sizes, self.test_proposals)
+        maps = poolable(maps)
         logits = []
         for stage in self._stages:
             stage_logits, deltas = stage(maps, boxes)

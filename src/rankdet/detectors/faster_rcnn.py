@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
-from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork, RoIs
+from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork, RoIs, poolable
 from rankdet.structures import Batch, Candidates, Detection, Images
 
 
@@ -75,6 +75,7 @@ class FasterRCNN(nn.Module):
         outputs = self.rpn(maps, sizes)
         proposals = self.rpn.proposals(outputs, sizes, self.train_proposals)
         first = self.rpn.candidates(outputs, sizes, batch.targets)
+        maps = poolable(maps)
         rois = [self.rcnn.choose(*pair) for pair in zip(proposals, batch.targets, strict=True)]
         second = self.rcnn(maps, [image_rois.boxes for image_rois in rois])
         return [first, self.rcnn.candidates(second, rois, batch.targets)], maps, rois
@@ -83,6 +84,7 @@ class FasterRCNN(nn.Module):
         """Boxes of each picture, and the maps of the pyramid that they were read from."""
         maps = self.fpn(self.backbone(images))
         proposals = self.rpn.proposals(self.rpn(maps, images.sizes), images.sizes, self.test_proposals)
+        maps = poolable(maps)
         logits, deltas = self.rcnn(maps, proposals)
         scores = self.rcnn.head.scores(logits).split([len(boxes) for boxes in proposals])
         boxes = self.rcnn.boxes(deltas, proposals, images.sizes)

@@ -12,7 +12,7 @@ from rankdet.heads.mask_stage import MaskStage
 from rankdet.heads.mask_targets import crop_masks, crop_outlines, fill_outlines, resize_masks, shrink_masks
 from rankdet.heads.nms import fast_nms, grouped_nms, select_detections
 from rankdet.heads.prototypes import PrototypeNetwork, assemble_masks, canvas_scores
-from rankdet.heads.roi_pooling import RoIPooling
+from rankdet.heads.roi_pooling import RoIPooling, poolable
 from rankdet.heads.rpn import ProposalSettings, RegionProposalNetwork, RPNHead, RPNOutputs
 from rankdet.heads.solo import GridHead, GridOutputs, GridStage, MaskFeatures, mask_logits
 
@@ -52,6 +52,7 @@ __all__ = [
     "mask_iou",
     "mask_logits",
     "matrix_nms",
+    "poolable",
     "resize_masks",
     "select_detections",
     "shrink_masks",

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 
+def poolable(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Maps in the memory format that RoIAlign reads, where several poolings follow: each would convert them anew."""
+    return [features.contiguous() for features in maps]
+
+
 class RoIPooling(nn.Module):
     """RoIAlign (He et al., ICCV 2017, arXiv:1703.06870) in float32.
 
