@@ -27,6 +27,7 @@ from rankdet.losses import (
     IoUCrossEntropy,
     IoUWeights,
     MaskCrossEntropy,
+    PositiveCount,
     QualityFocalLoss,
     RankSortLoss,
     SemanticCrossEntropy,
@@ -176,7 +177,7 @@ DETECTORS = {
         "tiny_solov2",
         ranking=False,
         losses={
-            "grid": FocalLoss(mask_balancing=ConstantBalance(3.0), added_positives=1.0, dice_epsilon=2e-3),
+            "grid": FocalLoss(mask_balancing=ConstantBalance(3.0), normalizer=PositiveCount(1.0), dice_epsilon=2e-3),
         },
         falling=("grid/classification", "grid/mask"),
     ),

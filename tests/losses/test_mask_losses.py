@@ -21,6 +21,7 @@ from rankdet.losses import (
     FocalLoss,
     MagnitudeBalance,
     MaskCrossEntropy,
+    PositiveCount,
     QualityFocalLoss,
     RankSortLoss,
     SemanticCrossEntropy,
@@ -217,7 +218,7 @@ def test_solov2_is_what_its_losses_say() -> None:
     """Focal loss over one positive more, three times the mean of 1 − D; or ranks and sorts by D, weighted by scores."""
     candidates = masks_alone("focal")
     dice = dice_coefficient(LOGITS, TARGET, 2e-3)
-    loss = FocalLoss(mask_balancing=ConstantBalance(3.0), added_positives=1.0, dice_epsilon=2e-3)
+    loss = FocalLoss(mask_balancing=ConstantBalance(3.0), normalizer=PositiveCount(1.0), dice_epsilon=2e-3)
     terms, _ = loss(candidates)
     torch.testing.assert_close(terms["classification"], focal_loss(candidates.logits, candidates.labels) / 3)
     torch.testing.assert_close(terms["mask"], 3 * (1 - dice).mean())

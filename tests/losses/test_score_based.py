@@ -15,10 +15,13 @@ from rankdet.losses import (
     L1,
     CenternessCrossEntropy,
     CenternessWeights,
+    CountOrPictures,
+    CountPerPicture,
     FocalLoss,
     GIoU,
     IoUCrossEntropy,
     IoUWeights,
+    PositiveCount,
     Processes,
     QualityFocalLoss,
     SigmoidCrossEntropyLoss,
@@ -195,7 +198,7 @@ def test_the_focal_loss_of_a_head_worked_out_by_hand() -> None:
     giou_errors = [1 / 2, 1 - 1 / 7 + 2 / 9]
     assert terms["localization"].item() == pytest.approx(sum(giou_errors))
     assert (stats["positives"], stats["negatives"], stats["balance"]) == (2, 4, 1)
-    terms, _ = FocalLoss(added_positives=1)(candidates)
+    terms, _ = FocalLoss(normalizer=PositiveCount(1))(candidates)
     assert terms["classification"].item() == pytest.approx((2 + 4 * 3) * math.log(2) / 16 / 3)
 
 
@@ -234,6 +237,35 @@ class TwoProcesses(Processes):
 
     def mean(self, value: Tensor) -> Tensor:
         return value.detach() / 2
+
+
+def test_pictures_without_positives_count_as_published() -> None:
+    labels = torch.tensor([0, 1, 2, 2, -1, 2])  # two positives in the first picture, none in the others
+    candidates = Candidates("dense", torch.zeros(6, 2), labels, 2, per_image=(3, 1, 2))
+    for per_image, normalizer, expected in (
+        ((3, 1, 2), PositiveCount(), 2),
+        ((3, 1, 2), PositiveCount(0.5), 2.5),
+        ((3, 1, 2), CountPerPicture(), 4),
+        ((3, 1, 2), CountOrPictures(), 3),
+        ((1, 1, 4), CountOrPictures(), 3),
+        ((1, 1, 4), CountPerPicture(), 3),
+        ((6,), CountPerPicture(), 2),
+        ((), CountPerPicture(), 0),
+        (None, CountPerPicture(), 2),
+        (None, CountOrPictures(), 2),
+    ):
+        if per_image == ():
+            empty = Candidates("dense", torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), 2, per_image=())
+            assert normalizer(empty, 0) == expected
+        else:
+            assert normalizer(replace(candidates, per_image=per_image), 2) == expected
+    whole = focal_loss(candidates.logits, labels)
+    boxes = Matched(torch.rand(2, 4), torch.rand(2, 4))
+    auxiliary = {"centerness": Matched(torch.zeros(2), torch.ones(2))}
+    candidates = replace(candidates, boxes=boxes, auxiliary=auxiliary)
+    terms, _ = FocalLoss(auxiliary=[CenternessCrossEntropy()], normalizer=CountPerPicture())(candidates)
+    torch.testing.assert_close(terms["classification"], whole / 4)
+    torch.testing.assert_close(terms["centerness"], torch.tensor(2 * math.log(2) / 4))
 
 
 @pytest.mark.parametrize("build", [FocalLoss, QualityFocalLoss])

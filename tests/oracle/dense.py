@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rankdet.structures import Batch
 
@@ -102,9 +101,3 @@ def check_detections(both: Both, batch: Batch) -> list[int]:
         kept = own.select(sides.amin(dim=1) > 0) if lost.any() else own
         assert_same_detections(kept, other.bboxes[~lost], other.scores[~lost], other.labels[~lost])
     return [len(own.scores) for own in found]
-
-
-def positives_of_pictures(labels: Tensor, num_pictures: int) -> list[int]:
-    """How many positives each picture has."""
-    is_positive = (labels >= 0) & (labels < NUM_CLASSES)
-    return is_positive.view(num_pictures, -1).sum(dim=1).tolist()

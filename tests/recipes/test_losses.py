@@ -81,11 +81,12 @@ def test_what_is_written_is_what_was_read(text: str) -> None:
 
 def test_the_fields_arrive_where_they_belong() -> None:
     focal = parse(
-        "{type: focal, alpha: 0.3, gamma: 1, added_positives: 1, box_loss: {type: smooth_l1, beta: 0.5, weight: 3},"
+        "{type: focal, alpha: 0.3, gamma: 1, normalizer: {type: positives, added: 1},"
+        " box_loss: {type: smooth_l1, beta: 0.5, weight: 3},"
         " weighting: {type: ranking, delta_loc: 0.25}, mask_balancing: {type: constant, weight: 6},"
         " balancing: {type: epoch, start: 9}, auxiliary: [{type: centerness, weight: 2}, {type: iou, weight: 4}]}"
     ).build(12)
-    assert (focal.alpha, focal.gamma, focal.added_positives) == (0.3, 1, 1)
+    assert (focal.alpha, focal.gamma, focal.normalizer.added) == (0.3, 1, 1)
     tasks = focal.tasks
     assert (tasks.box_loss.beta, tasks.box_loss.weight) == (0.5, 3)
     assert tasks.weighting.delta_loc == 0.25

@@ -17,7 +17,7 @@ from rankdet.recipes.cascade_rcnn import cascade_form
 from rankdet.recipes.config import Config
 from rankdet.recipes.data import KeepRatio
 from rankdet.recipes.detectors import HubWeights, Mask
-from rankdet.recipes.losses import RankSort
+from rankdet.recipes.losses import PositiveCount, RankSort
 from rankdet.recipes.mask_rcnn import mask_form
 from rankdet.recipes.optimization import SGD, AdamW, CosineSchedule, StepSchedule
 from rankdet.recipes.plus import with_carafe
@@ -677,7 +677,7 @@ def test_solov2_on_coco_has_the_numbers_of_the_paper():
             assert (testing.num_candidates, testing.per_image) == (500, 100)
             assert recipe.detector.grids.sizes == (40, 36, 24, 16, 12)
         focal, loss = standard.losses["grid"], rank_sort.losses["grid"]
-        assert (focal.alpha, focal.gamma, focal.added_positives) == (0.25, 2, 1)
+        assert (focal.alpha, focal.gamma, focal.normalizer) == (0.25, 2, PositiveCount(added=1.0))
         assert focal.mask_balancing.weight == 3
         assert (loss.label.type, loss.weighting.type, loss.balancing.type) == ("dice", "score", "value")
         assert focal.dice_epsilon == loss.dice_epsilon == 2e-3

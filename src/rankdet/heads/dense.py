@@ -172,6 +172,7 @@ class DenseStage(nn.Module):
             boxes=Matched(self.coder.decode(deltas, anchors), objects),
             deltas=Matched(deltas, self.coder.encode(objects, anchors)),
             centerness=centerness(anchors, objects),
+            per_image=(len(all_anchors),) * len(targets),
         )
         return candidates, None if outputs.auxiliary is None else outputs.auxiliary.flatten()[positives]
 

@@ -1,6 +1,7 @@
 """Auxiliary heads of the baselines, which ranking losses need not.
 
-Called with candidates and positives they return one value per positive, or one per picture; a loss takes their mean.
+Called with candidates and positives they return one value per positive, or one per picture; a loss divides their sum by
+``normalizer``, which is given the number of values.
 What is predicted of positives multiplies the score in detection, which is the detector's business.
 
 Legend: B images, C classes, P positives.
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rankdet.losses.candidates import Positives, matched_pairs
+from rankdet.losses.normalizers import CountPerPicture, PositiveCount
 from rankdet.structures import Candidates, Matched
 
 
@@ -22,6 +24,7 @@ class CenternessCrossEntropy(nn.Module):
     """
 
     name = "centerness"
+    normalizer = CountPerPicture()
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -39,6 +42,7 @@ class IoUCrossEntropy(nn.Module):
     """
 
     name = "iou"
+    normalizer = PositiveCount()
 
     def __init__(self, weight: float = 0.5) -> None:
         super().__init__()
@@ -60,6 +64,7 @@ class SemanticCrossEntropy(nn.Module):
     """
 
     name = "semantic"
+    normalizer = PositiveCount()  # of its values: the pictures
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()

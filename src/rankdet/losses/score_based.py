@@ -21,6 +21,7 @@ from rankdet.losses.hard_negatives import Chosen, HardNegatives
 from rankdet.losses.labels import IoULabel, Label
 from rankdet.losses.localization import DICE_EPSILON
 from rankdet.losses.mask_losses import MaskCrossEntropy, MaskLoss
+from rankdet.losses.normalizers import Normalizer, PositiveCount
 from rankdet.losses.processes import Processes, with_value
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import NoWeights, ScoreWeights, Weighting
@@ -176,7 +177,7 @@ def _negatives(logits: Tensor, labels: Tensor, dtype: torch.dtype) -> Iterator[t
 class FocalLoss(nn.Module):
     r"""Focal loss and the losses of a dense detector beside it, as in RetinaNet, ATSS and PAA.
 
-    .. math:: L = \frac{FL}{\max(|P|, 1)} + \lambda \frac{\sum_i w_i \ell_i}{\sum_i w_i} + \text{auxiliary heads}
+    .. math:: L = \frac{FL}{\max(N, 1)} + \lambda \frac{\sum_i w_i \ell_i}{\sum_i w_i} + \text{auxiliary heads}
 
     Parameters
     ----------
@@ -190,8 +191,8 @@ class FocalLoss(nn.Module):
         λ of boxes and masks; None is 1.
     auxiliary
         Auxiliary heads, as centerness in ATSS.
-    added_positives
-        Added to the number of positives in the normalizer (SOLOv2: 1).
+    normalizer
+        N; None is |P|, the number of positives.
     dice_epsilon
         See :func:`dice_coefficient`.
     processes
@@ -200,11 +201,9 @@ class FocalLoss(nn.Module):
     Notes
     -----
     Terms: ``classification`` and those of :class:`rankdet.losses.Tasks`. Rows of the paper's table 2: ATSS weighs by
-    centerness and has ``CenternessCrossEntropy()``; PAA has ``GIoU(1.3)``, weighs by IoU and has ``IoUCrossEntropy()``;
-    without auxiliary heads the boxes are not weighted. SOLOv2 has masks alone, with the factor 3, and adds a positive.
-
-    Differs from the published normalizers where pictures have no positive: ATSS counts each of these as one, PAA has no
-    fewer positives than pictures. Data sets drop pictures without objects in training, and both assign every object.
+    centerness and has ``CenternessCrossEntropy()`` and ``CountPerPicture()``; PAA has ``GIoU(1.3)``, weighs by IoU and
+    has ``IoUCrossEntropy()`` and ``CountOrPictures()``; without auxiliary heads the boxes are not weighted. SOLOv2 has
+    masks alone, with the factor 3, and adds a positive: ``PositiveCount(1)``.
     """
 
     def __init__(
@@ -217,14 +216,14 @@ class FocalLoss(nn.Module):
         balancing: Balancing | None = None,
         mask_balancing: Balancing | None = None,
         auxiliary: Sequence[Auxiliary] = (),
-        added_positives: float = 0.0,
+        normalizer: Normalizer | None = None,
         dice_epsilon: float = DICE_EPSILON,
         processes: Processes | None = None,
     ) -> None:
         super().__init__()
         self.alpha = alpha
         self.gamma = gamma
-        self.added_positives = added_positives
+        self.normalizer = normalizer or PositiveCount()
         self.processes = processes or Processes()
         self.tasks = Tasks(
             box_loss=box_loss or GIoU(2.0),
@@ -241,7 +240,7 @@ class FocalLoss(nn.Module):
         _check_sigmoid(candidates)
         positives = self.tasks.find_positives(candidates)
         total = focal_loss(candidates.logits, candidates.labels, self.alpha, self.gamma, rows=positives.rows)
-        classification = _over_count(total, len(positives.rows) + self.added_positives, self.processes)
+        classification = _over(total, self.normalizer(candidates, len(positives.rows)), self.processes)
         tasks = self.tasks(candidates, positives, classification)
         return LossOutput({"classification": classification, **tasks.terms}, tasks.stats)
 
@@ -249,7 +248,7 @@ class FocalLoss(nn.Module):
 class QualityFocalLoss(nn.Module):
     r"""Quality focal loss and a box loss beside it: scores learn the IoU of the predicted box.
 
-    .. math:: L = \frac{QFL}{\max(|P|, 1)} + \lambda \frac{\sum_i w_i \ell_i}{\sum_i w_i}
+    .. math:: L = \frac{QFL}{\max(N, 1)} + \lambda \frac{\sum_i w_i \ell_i}{\sum_i w_i}
 
     Parameters
     ----------
@@ -263,7 +262,7 @@ class QualityFocalLoss(nn.Module):
         λ of boxes and masks; None is 1.
     label
         What the scores learn; None is the IoU of the predicted box.
-    auxiliary, processes
+    auxiliary, normalizer, processes
         As in :class:`FocalLoss`.
 
     Notes
@@ -282,10 +281,12 @@ class QualityFocalLoss(nn.Module):
         mask_balancing: Balancing | None = None,
         label: Label | None = None,
         auxiliary: Sequence[Auxiliary] = (),
+        normalizer: Normalizer | None = None,
         processes: Processes | None = None,
     ) -> None:
         super().__init__()
         self.beta = beta
+        self.normalizer = normalizer or PositiveCount()
         self.label = label or IoULabel()
         self.processes = processes or Processes()
         self.tasks = Tasks(
@@ -303,7 +304,7 @@ class QualityFocalLoss(nn.Module):
         positives = self.tasks.find_positives(candidates)
         quality = self.label(candidates, positives)
         total = quality_focal_loss(candidates.logits, candidates.labels, quality, self.beta, rows=positives.rows)
-        classification = _over_count(total, len(positives.rows), self.processes)
+        classification = _over(total, self.normalizer(candidates, len(positives.rows)), self.processes)
         tasks = self.tasks(candidates, positives, classification)
         return LossOutput({"classification": classification, **tasks.terms}, tasks.stats)
 
@@ -313,9 +314,9 @@ def _check_sigmoid(candidates: Candidates) -> None:
         raise ValueError(f"head {candidates.head!r} classifies by softmax: its logits have a background column")
 
 
-def _over_count(total: Tensor, count: float, processes: Processes) -> Tensor:
+def _over(total: Tensor, count: Tensor, processes: Processes) -> Tensor:
     """A sum over a count of positives, of all processes; the count is at least 1 per process."""
-    whole, mean_count = processes.mean(torch.stack([total.detach(), torch.full_like(total.detach(), count)]))
+    whole, mean_count = processes.mean(torch.stack([total.detach(), count.to(total.dtype)]))
     return with_value(total, whole) / mean_count.clamp(min=1)
 
 
@@ -408,7 +409,7 @@ class SoftmaxCrossEntropyLoss(nn.Module):
         output = _output(candidates, positives, loss.where(chosen.candidates, 0), chosen, self.box_loss, self.mask_loss)
         for head in self.auxiliary:
             values = head(candidates, positives)
-            output.terms[head.name] = values.sum() / max(1, len(values))
+            output.terms[head.name] = values.sum() / head.normalizer(candidates, len(values)).clamp(min=1)
         return output
 
 

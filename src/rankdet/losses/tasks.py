@@ -114,7 +114,9 @@ class Tasks(nn.Module):
             raise ValueError(f"head {candidates.head!r} hands neither boxes nor masks, which its loss needs")
         heads = {head.name: head(candidates, positives) for head in self.auxiliary}
         own = [classification]
-        own += [value for values in heads.values() for value in (values.sum(), values.new_full((), float(len(values))))]
+        for head in self.auxiliary:
+            values = heads[head.name]
+            own += [values.sum(), head.normalizer(candidates, len(values)).to(values.dtype)]
         own += [value for task in tasks for value in (task.total, task.weight)]
         # One exchange between processes, for everything.
         whole = iter(self.processes.mean(torch.stack([value.detach() for value in own])).unbind())

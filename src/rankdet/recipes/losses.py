@@ -320,6 +320,47 @@ class SemanticCrossEntropy(Config):
 Auxiliary = Annotated[CenternessCrossEntropy | IoUCrossEntropy | SemanticCrossEntropy, Field(discriminator="type")]
 
 
+class PositiveCount(Config):
+    """The number of positives."""
+
+    type: Literal["positives"] = "positives"
+    added: NonNegativeFloat = 0.0
+    """Added to it: 1 in SOLOv2."""
+
+    def build(self) -> losses.PositiveCount:
+        """The normalizer itself."""
+        from rankdet import losses
+
+        return losses.PositiveCount(self.added)
+
+
+class CountPerPicture(Config):
+    """The number of positives, of which a picture without any counts as one (ATSS)."""
+
+    type: Literal["per_picture"] = "per_picture"
+
+    def build(self) -> losses.CountPerPicture:
+        """The normalizer itself."""
+        from rankdet import losses
+
+        return losses.CountPerPicture()
+
+
+class CountOrPictures(Config):
+    """The number of positives, or of pictures where that is larger (PAA)."""
+
+    type: Literal["or_pictures"] = "or_pictures"
+
+    def build(self) -> losses.CountOrPictures:
+        """The normalizer itself."""
+        from rankdet import losses
+
+        return losses.CountOrPictures()
+
+
+Normalizer = Annotated[PositiveCount | CountPerPicture | CountOrPictures, Field(discriminator="type")]
+
+
 class RankSort(Config):
     """Rank & Sort Loss with score-weighted GIoU and value-based balancing: no weights to tune."""
 
@@ -469,8 +510,8 @@ class Focal(Config):
     """The same of masks; null: as the boxes."""
     auxiliary: tuple[Auxiliary, ...] = ()
     """Auxiliary heads; the detector must have them."""
-    added_positives: NonNegativeFloat = 0.0
-    """Added to the number of positives that the classification is divided by."""
+    normalizer: Normalizer = PositiveCount()
+    """What the classification is divided by."""
     dice_epsilon: PositiveFloat = 1e-5
     """Added to the denominator of the Dice coefficient of masks; 2e-3 in SOLOv2."""
     sync: bool = False
@@ -488,7 +529,7 @@ class Focal(Config):
             balancing=self.balancing.build(steps_per_epoch),
             mask_balancing=None if self.mask_balancing is None else self.mask_balancing.build(steps_per_epoch),
             auxiliary=[head.build() for head in self.auxiliary],
-            added_positives=self.added_positives,
+            normalizer=self.normalizer.build(),
             dice_epsilon=self.dice_epsilon,
             processes=losses.Processes(self.sync),
         )
@@ -512,6 +553,8 @@ class QualityFocal(Config):
     """What the scores of positives learn."""
     auxiliary: tuple[Auxiliary, ...] = ()
     """Auxiliary heads; the detector must have them."""
+    normalizer: Normalizer = PositiveCount()
+    """What the classification is divided by."""
     sync: bool = False
     """Whether the sums are divided by the positives of all processes instead of the own one's."""
 
@@ -527,6 +570,7 @@ class QualityFocal(Config):
             mask_balancing=None if self.mask_balancing is None else self.mask_balancing.build(steps_per_epoch),
             label=self.label.build(),
             auxiliary=[head.build() for head in self.auxiliary],
+            normalizer=self.normalizer.build(),
             processes=losses.Processes(self.sync),
         )
 

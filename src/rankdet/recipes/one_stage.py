@@ -13,6 +13,8 @@ from .losses import (
     CenternessCrossEntropy,
     CenternessWeights,
     ConstantBalance,
+    CountOrPictures,
+    CountPerPicture,
     Focal,
     GIoU,
     IoUCrossEntropy,
@@ -29,10 +31,17 @@ ONE_ANCHOR = (8.0,)
 THREE_ANCHORS = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))
 """Ranking losses have three anchors per cell; the paper finds that this does not change the result of standard ATSS."""
 STANDARD_ATSS = Focal(
-    box_loss=GIoU(weight=2.0), weighting=CenternessWeights(), auxiliary=(CenternessCrossEntropy(weight=1.0),)
+    box_loss=GIoU(weight=2.0),
+    weighting=CenternessWeights(),
+    auxiliary=(CenternessCrossEntropy(weight=1.0),),
+    normalizer=CountPerPicture(),
 )
-STANDARD_PAA = Focal(box_loss=GIoU(weight=1.3), weighting=IoUWeights(), auxiliary=(IoUCrossEntropy(weight=0.5),))
-FOCAL = Focal(box_loss=GIoU(weight=2.0))
+STANDARD_PAA = Focal(
+    box_loss=GIoU(weight=1.3),
+    weighting=IoUWeights(),
+    auxiliary=(IoUCrossEntropy(weight=0.5),),
+    normalizer=CountOrPictures(),
+)
 
 
 def atss_r50_coco() -> Recipe:
@@ -42,7 +51,7 @@ def atss_r50_coco() -> Recipe:
 
 def focal_atss_r50_coco() -> Recipe:
     """ATSS with focal loss, without centerness (38.7 AP)."""
-    return _on_coco("focal_atss_r50_coco", _atss(ONE_ANCHOR), FOCAL, lr=0.01)
+    return _on_coco("focal_atss_r50_coco", _atss(ONE_ANCHOR), Focal(normalizer=CountPerPicture()), lr=0.01)
 
 
 def ap_atss_r50_coco() -> Recipe:
@@ -58,7 +67,7 @@ def ap_centerness_atss_r50_coco() -> Recipe:
 
 def qfl_atss_r50_coco() -> Recipe:
     """ATSS with quality focal loss, without centerness (39.7 AP)."""
-    return _on_coco("qfl_atss_r50_coco", _atss(ONE_ANCHOR), QualityFocal(), lr=0.01)
+    return _on_coco("qfl_atss_r50_coco", _atss(ONE_ANCHOR), QualityFocal(normalizer=CountPerPicture()), lr=0.01)
 
 
 def alrp_atss_r50_coco() -> Recipe:
@@ -78,7 +87,7 @@ def paa_r50_coco() -> Recipe:
 
 def focal_paa_r50_coco() -> Recipe:
     """PAA with focal loss, without an IoU head (39.9 AP)."""
-    return _on_coco("focal_paa_r50_coco", _paa(ONE_ANCHOR), FOCAL, lr=0.01)
+    return _on_coco("focal_paa_r50_coco", _paa(ONE_ANCHOR), Focal(normalizer=CountOrPictures()), lr=0.01)
 
 
 def ap_paa_r50_coco() -> Recipe:
@@ -96,7 +105,7 @@ def ap_iou_paa_r50_coco() -> Recipe:
 
 def qfl_paa_r50_coco() -> Recipe:
     """PAA with quality focal loss, without an IoU head (40.2 AP, the better of two weightings of the boxes)."""
-    return _on_coco("qfl_paa_r50_coco", _paa(ONE_ANCHOR), QualityFocal(), lr=0.01)
+    return _on_coco("qfl_paa_r50_coco", _paa(ONE_ANCHOR), QualityFocal(normalizer=CountOrPictures()), lr=0.01)
 
 
 def alrp_paa_r50_coco() -> Recipe:

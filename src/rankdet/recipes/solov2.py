@@ -3,13 +3,13 @@
 from .coco import faster_rcnn_r50_coco
 from .data import KeepRatio
 from .detectors import Grids, HubWeights, MaskFeatures, MaskTesting, SOLOv2, Timm
-from .losses import ConstantBalance, DiceLabel, Focal, RankSort
+from .losses import ConstantBalance, DiceLabel, Focal, PositiveCount, RankSort
 from .mask_rcnn import mask_rcnn_lite0_nuclei
 from .optimization import SGD, StepSchedule
 from .recipe import Recipe
 from .shapes import faster_rcnn_shapes
 
-STANDARD = Focal(mask_balancing=ConstantBalance(weight=3.0), added_positives=1.0, dice_epsilon=2e-3)
+STANDARD = Focal(mask_balancing=ConstantBalance(weight=3.0), normalizer=PositiveCount(added=1.0), dice_epsilon=2e-3)
 RANKING = RankSort(label=DiceLabel(), dice_epsilon=2e-3)
 
 
