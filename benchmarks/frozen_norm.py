@@ -9,14 +9,12 @@ Both are the same network with the first stage frozen, in training (forward and 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from detectors import medians
 from rankdet.backbones import TimmBackbone
 from rankdet.structures import Images
 
@@ -50,18 +48,6 @@ def look(backbone: TimmBackbone, images: Images) -> None:
     backbone(images)
 
 
-def median_seconds(tasks: list[Callable[[], None]], repeats: int) -> list[float]:
-    """Of each; one turn to warm up, then all in turns."""
-    taken: list[list[float]] = [[] for _ in tasks]
-    for turn in range(repeats + 1):
-        for task, seconds in zip(tasks, taken, strict=True):
-            start = time.perf_counter()
-            task()
-            if turn:
-                seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds) for seconds in taken]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="resnet50", help="a network of timm")
@@ -75,15 +61,19 @@ def main() -> None:
     pixels = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
     for memory_format, label in ((torch.contiguous_format, "plain"), (torch.channels_last, "channels last")):
         images = Images(pixels.contiguous(memory_format=memory_format), ((height, width),))
-        pair = [TimmBackbone(options.name, frozen_stages=1, frozen_batch_norm=is_folded) for is_folded in (False, True)]
-        pair[1].load_state_dict(pair[0].state_dict())
+        alone, folded = pair = [
+            TimmBackbone(options.name, frozen_stages=1, frozen_batch_norm=is_folded) for is_folded in (False, True)
+        ]
+        folded.load_state_dict(alone.state_dict())
         for backbone in pair:
             backbone.eval().to(memory_format=memory_format)
         kept = [kept_bytes(backbone, images) / 1e6 for backbone in pair]
         print(f"| {label} | kept for gradients, MB | {kept[0]:.0f} | {kept[1]:.0f} | {kept[1] / kept[0]:.2f} |")
         for what, task in (("forward and backward, s", learn), ("forward, s", look)):
-            alone, folded = median_seconds([partial(task, backbone, images) for backbone in pair], options.repeats)
-            print(f"| {label} | {what} | {alone:.3f} | {folded:.3f} | {folded / alone:.2f} |", flush=True)
+            tasks = {"alone": partial(task, alone, images), "folded": partial(task, folded, images)}
+            seconds = medians(tasks, options.repeats)
+            ratio = seconds["folded"] / seconds["alone"]
+            print(f"| {label} | {what} | {seconds['alone']:.3f} | {seconds['folded']:.3f} | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from rankdet.backbones import TimmBackbone, make_deformable
 from rankdet.backbones.folding import FoldedConv2d
 from rankdet.structures import Images
 
-PAIR = (64, 96)
+SIZE = (64, 96)
 NETWORKS = {"resnet18": 0, "resnet50": 0, "tf_efficientnet_lite0": 5, "densenet121": 62, "resnetv2_50": 16}
 """Networks, and how many of their normalizations do not follow a plain convolution that they alone read: depthwise
 convolutions with padding of their own, normalizations of sums and concatenations."""
@@ -21,7 +21,7 @@ convolutions with padding of their own, normalizations of sums and concatenation
 def pictures() -> Images:
     """One picture of noise."""
     generator = torch.Generator().manual_seed(0)
-    return Images(torch.randint(0, 256, (1, 3, *PAIR), dtype=torch.uint8, generator=generator), (PAIR,))
+    return Images(torch.randint(0, 256, (1, 3, *SIZE), dtype=torch.uint8, generator=generator), (SIZE,))
 
 
 def plain_and_folded(name: str, *, deformable: bool = False) -> tuple[TimmBackbone, TimmBackbone]:

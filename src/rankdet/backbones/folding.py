@@ -111,7 +111,6 @@ def _pairs(network: nn.Module, maps: Sequence[Tensor]) -> Iterator[tuple[nn.Conv
         convolution = None if source is None else modules.get(source)
         if (
             isinstance(norm, NORMS)
-            and isinstance(convolution, nn.Conv2d)
             and type(norm) in NORMS
             and type(convolution) is nn.Conv2d
             and convolution.padding_mode == "zeros"

@@ -121,15 +121,9 @@ REFUSED: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "makes coarser levels of laterals, and pyramids here make them of outputs",
     ),
     (("neck", "relu_before_extra_convs"), bool, "has a ReLU between coarser levels, and pyramids here have none"),
-    (
-        ("rpn_head", "anchor_generator", "center_offset"),
-        bool,
-        "shifts anchors, which here stand at corners of cells",
-    ),
-    (
-        ("bbox_head", "anchor_generator", "center_offset"),
-        bool,
-        "shifts anchors, which here stand at corners of cells",
+    *(
+        ((head, "anchor_generator", "center_offset"), bool, "shifts anchors, which here stand at corners of cells")
+        for head in ("rpn_head", "bbox_head")
     ),
 )
 """Values of a configuration that no tensor shows and no recipe has, and what they do."""
