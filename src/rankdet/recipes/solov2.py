@@ -58,7 +58,7 @@ def solov2_shapes() -> Recipe:
         losses={"grid": STANDARD},
         data=base.data,
         optimizer=base.optimizer,
-        schedule=base.schedule.model_copy(update={"iterations": 600}),
+        schedule=base.schedule.model_copy(update={"iterations": 900}),
         evaluation=base.evaluation,
         runtime=base.runtime,
     )
