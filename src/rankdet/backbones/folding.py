@@ -5,7 +5,8 @@ With stored statistics a normalization is a scale a and a shift of each channel,
 .. math:: \mathrm{norm}(w * x + b) = (a w) * x + (a (b - \mu) + \beta), \qquad a = \gamma / \sqrt{\sigma^2 + \epsilon}
 
 so that the map between the two is never made, nor kept for the gradient, which γ and β, where they are trained, get
-through the weights of the convolution. Names and tensors of the state dict stay.
+through the weights of the convolution. The weights a w are made, and kept, in its place: where the map is smaller than
+they are, as in the last stages for small pictures, it is normalized instead. Names and tensors of the state dict stay.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.nn.functional import conv2d
+from torch.nn.functional import batch_norm, conv2d
 
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
@@ -45,6 +46,10 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
             input = module(input)
         return input
 
+    def normalize(self, features: Tensor) -> Tensor:
+        """A map (B, C, H, W), normalized."""
+        return batch_norm(features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weights (C, …) and bias (C,) of a convolution → those of the convolution with this normalization in it."""
         assert self.running_mean is not None
@@ -55,7 +60,7 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
 
 
 class FoldedConv2d(nn.Module):
-    """A convolution that does the frozen normalization behind it, too.
+    """A convolution that does the frozen normalization behind it: in its weights, or in its map if that is smaller.
 
     Parameters
     ----------
@@ -76,8 +81,13 @@ class FoldedConv2d(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, in_channels, H, W) → (B, out_channels, h, w), normalized."""
-        weight, bias = self.norms[0].fold(self.weight, self.bias)
-        return conv2d(features, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        (norm,) = self.norms
+        pictures, _, height, width = features.shape
+        places = pictures * (height // self.stride[0]) * (width // self.stride[1])  # of the map that is made, or nearly
+        is_smaller = places * self.out_channels < self.weight.numel()
+        weight, bias = (self.weight, self.bias) if is_smaller else norm.fold(self.weight, self.bias)
+        made = conv2d(features, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return norm.normalize(made) if is_smaller else made
 
 
 def fold_batch_norm(network: nn.Module, maps: Sequence[Tensor]) -> None:
