@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +10,11 @@ from types import ModuleType
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def carafe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, imported from a folder that is no package."""
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module("carafe")
+def carafe(module) -> ModuleType:
+    """The script."""
+    return module("carafe")
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -41,7 +37,7 @@ def test_the_table_has_a_row_for_each_form_and_map(
     assert rows == [["| small", name] for name in carafe.FORMS]
 
 
-def test_memory_is_measured_in_a_process_of_its_own() -> None:
-    arguments = [sys.executable, str(FOLDER / "carafe.py"), "--memory-of", "bilinear", "40", "60", "--channels-last"]
+def test_memory_is_measured_in_a_process_of_its_own(carafe: ModuleType) -> None:
+    arguments = [sys.executable, str(carafe.__file__), "--memory-of", "bilinear", "40", "60", "--channels-last"]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
     assert 1.2 < float(done.stdout) < 2  # the enlarged map and a gradient of a quarter of its size

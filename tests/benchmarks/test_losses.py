@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
 from rankdet.losses import alrp_loss, ap_loss, rank_sort_loss
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Imports a file of ``benchmarks``, which is no package, as its scripts do."""
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module
 
 
 @pytest.fixture(params=["random", "ties", "equal", "offset"])
@@ -122,7 +110,8 @@ def test_the_benchmark_runs_and_finds_the_exact_losses_exact(module, monkeypatch
         assert float(line.split()[4]) < 1e-6
 
 
-def test_memory_is_measured_in_a_process_of_its_own() -> None:
-    arguments = [sys.executable, str(FOLDER / "losses.py"), "--memory-of", "focal", "1000000", "10", "1", "0.5", "1"]
+def test_memory_is_measured_in_a_process_of_its_own(module) -> None:
+    script = module("losses").__file__
+    arguments = [sys.executable, script, "--memory-of", "focal", "1000000", "10", "1", "0.5", "1"]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
     assert 3 < float(done.stdout) < 30  # a dozen tensors of the size of the logits

@@ -260,12 +260,20 @@ def test_step_weights_the_terms_of_a_head_and_names_them():
     assert not any(value.requires_grad for value in (terms | stats).values())
 
 
+@pytest.fixture
+def default_interrupt() -> Iterator[None]:
+    """SIGINT as Python has it in the foreground: a shell ignores it for what runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_interrupt")
 def test_signal_is_remembered_and_the_next_one_has_its_usual_effect():
     before = signal.getsignal(signal.SIGTERM)
-    interrupt = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background
     with StopRequest() as stop:
         assert stop.signal is None
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == before
-    assert signal.getsignal(signal.SIGINT) == interrupt
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler

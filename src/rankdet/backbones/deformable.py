@@ -82,11 +82,14 @@ class DeformableConv2d(nn.Module):
         precision = self.weight.dtype
         offsets, masks = self.offsets(features).to(precision).split([2 * self.num_masks, self.num_masks], dim=1)
         shape = self.stride, self.padding, self.dilation
-        weight, bias = self.weight, self.bias
-        for norm in self.norms:
-            weight, bias = norm.fold(weight, bias)
-        found = deform_conv2d(features.to(precision), offsets, weight, bias, *shape, masks.sigmoid())
-        return found.to(features.dtype)
+
+        def convolve(weight: Tensor, bias: Tensor | None) -> Tensor:
+            return deform_conv2d(features.to(precision), offsets, weight, bias, *shape, masks.sigmoid())
+
+        if not self.norms:
+            return convolve(self.weight, self.bias).to(features.dtype)
+        places = offsets[:, 0].numel()
+        return self.norms[0].follow(convolve, self.weight, self.bias, places).to(features.dtype)
 
 
 def make_deformable(backbone: TimmBackbone) -> None:

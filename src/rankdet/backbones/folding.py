@@ -6,13 +6,14 @@ With stored statistics a normalization is a scale a and a shift of each channel,
 
 so that the map between the two is never made, nor kept for the gradient, which γ and β, where they are trained, get
 through the weights of the convolution. The weights a w are made, and kept, in its place: where the map is smaller than
-they are, as in the last stages for small pictures, it is normalized instead. Names and tensors of the state dict stay.
+they are, as in the last stages for small pictures, it is normalized instead (the left side). Names and tensors of the
+state dict stay.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d
@@ -46,9 +47,24 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
             input = module(input)
         return input
 
-    def normalize(self, features: Tensor) -> Tensor:
-        """A map (B, C, H, W), normalized."""
-        return batch_norm(features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+    def follow(
+        self, convolve: Callable[[Tensor, Tensor | None], Tensor], weight: Tensor, bias: Tensor | None, places: int
+    ) -> Tensor:
+        """The normalized map of a convolution: its weights are folded, or its map is normalized if that is smaller.
+
+        Parameters
+        ----------
+        convolve
+            Weights (C, …) and bias (C,) → a map (B, C, h, w).
+        weight, bias
+            Of the convolution.
+        places
+            B · h · w, or nearly.
+        """
+        if places < weight[0].numel():
+            made = convolve(weight, bias)
+            return batch_norm(made, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return convolve(*self.fold(weight, bias))
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weights (C, …) and bias (C,) of a convolution → those of the convolution with this normalization in it."""
@@ -81,13 +97,13 @@ class FoldedConv2d(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, in_channels, H, W) → (B, out_channels, h, w), normalized."""
-        (norm,) = self.norms
+
+        def convolve(weight: Tensor, bias: Tensor | None) -> Tensor:
+            return conv2d(features, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
         pictures, _, height, width = features.shape
-        places = pictures * (height // self.stride[0]) * (width // self.stride[1])  # of the map that is made, or nearly
-        is_smaller = places * self.out_channels < self.weight.numel()
-        weight, bias = (self.weight, self.bias) if is_smaller else norm.fold(self.weight, self.bias)
-        made = conv2d(features, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        return norm.normalize(made) if is_smaller else made
+        places = pictures * (height // self.stride[0]) * (width // self.stride[1])
+        return self.norms[0].follow(convolve, self.weight, self.bias, places)
 
 
 def fold_batch_norm(network: nn.Module, maps: Sequence[Tensor]) -> None:
