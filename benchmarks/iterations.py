@@ -1,13 +1,13 @@
 """Iterations of RS detectors beside their standard forms: seconds of forward, losses and backward, as ratios.
 
-    python benchmarks/iterations.py [--repeats 5] [--pictures 1] [--only PAIR …] [--size 800 1344] [--device cuda]
+    python benchmarks/iterations.py [--repeats 5] [--images 1] [--only PAIR …] [--size 800 1344] [--device cuda]
         [--threads N] [--markdown FILE]
 
-Pictures of 800 × 1344 with 10 objects each, 80 classes, ResNet-50 with random weights; nothing is downloaded. The forms
+Images of 800 × 1344 with 10 objects each, 80 classes, ResNet-50 with random weights; nothing is downloaded. The forms
 of a detector run in turns in one process, on the same batch, and are compared by their medians. "same anchors" has the
 three anchors per cell of the RS form in both, so that they differ in the loss alone; "as published" is the recipes
 as they are: one-stage detectors have one anchor per cell and an auxiliary head in the standard form, R-CNNs have
-samplers there, and none in the RS form. YOLACT's pictures have 550 × 550 pixels, whatever ``--size`` says. "loss" is
+samplers there, and none in the RS form. YOLACT's images have 550 × 550 pixels, whatever ``--size`` says. "loss" is
 the share of an iteration that its own losses take, those of all heads, forward and backward to the outputs of the
 network.
 """
@@ -22,13 +22,12 @@ from pathlib import Path
 
 import torch
 
+from rankdet.inference.profiling import loss_seconds
 from rankdet.recipes import Recipe
-from rankdet.recipes.cascade_rcnn import cascade_rcnn_r50_coco, rs_cascade_rcnn_r50_coco
-from rankdet.recipes.coco import faster_rcnn_r50_coco, rs_faster_rcnn_r50_coco
-from rankdet.recipes.data import FixedSize
-from rankdet.recipes.detectors import ATSS, PAA
-from rankdet.recipes.mask_rcnn import mask_rcnn_r50_coco, rs_mask_rcnn_r50_coco
-from rankdet.recipes.one_stage import (
+from rankdet.recipes.library.cascade_rcnn import cascade_rcnn_r50_coco, rs_cascade_rcnn_r50_coco
+from rankdet.recipes.library.coco import faster_rcnn_r50_coco, rs_faster_rcnn_r50_coco
+from rankdet.recipes.library.mask_rcnn import mask_rcnn_r50_coco, rs_mask_rcnn_r50_coco
+from rankdet.recipes.library.one_stage import (
     THREE_ANCHORS,
     atss_r50_coco,
     focal_atss_r50_coco,
@@ -37,31 +36,32 @@ from rankdet.recipes.one_stage import (
     rs_atss_r50_coco,
     rs_paa_r50_coco,
 )
-from rankdet.recipes.solov2 import rs_solov2_light_r34_coco, solov2_light_r34_coco
-from rankdet.recipes.yolact import rs_yolact_r50_coco, yolact_r50_coco
+from rankdet.recipes.library.solov2 import rs_solov2_light_r34_coco, solov2_light_r34_coco
+from rankdet.recipes.library.yolact import rs_yolact_r50_coco, yolact_r50_coco
+from rankdet.recipes.schema.data import FixedSize
+from rankdet.recipes.schema.detectors import ATSS, PAA
 from rankdet.structures import Batch, Images, Source, Target
-from rankdet.training.profiling import loss_seconds
 from rankdet.training.step import training_step
 
 OBJECTS, CLASSES = 10, 80
 
 
-def make_batch(pictures: int, size: tuple[int, int]) -> Batch:
+def make_batch(images: int, size: tuple[int, int]) -> Batch:
     """Random pixels; objects of 16 to 400 pixels, at most half of a side, small ones more often. Masks are ellipses."""
     generator = torch.Generator().manual_seed(0)
     sizes = torch.tensor([size[1], size[0]])
     rows, columns = torch.arange(size[0])[:, None] + 0.5, torch.arange(size[1]) + 0.5
     targets = []
-    for _ in range(pictures):
+    for _ in range(images):
         sides = (16 * 25 ** torch.rand(OBJECTS, 2, generator=generator)).minimum(sizes / 2)
         corners = torch.rand(OBJECTS, 2, generator=generator) * (sizes - sides)
         labels = torch.randint(0, CLASSES, (OBJECTS,), generator=generator)
         (x, y), (width, height) = ((pair[:, None, None] for pair in pairs.T) for pairs in (corners, sides))
         masks = ((2 * (columns - x) / width - 1) ** 2 + (2 * (rows - y) / height - 1) ** 2) < 1
         targets.append(Target(torch.cat([corners, corners + sides], dim=1), labels, masks))
-    pixels = torch.randint(0, 256, (pictures, 3, *size), generator=generator, dtype=torch.uint8)
-    sources = tuple(Source(index, f"{index}", size) for index in range(pictures))
-    return Batch(Images(pixels, (size,) * pictures), tuple(targets), sources)
+    pixels = torch.randint(0, 256, (images, 3, *size), generator=generator, dtype=torch.uint8)
+    sources = tuple(Source(index, f"{index}", size) for index in range(images))
+    return Batch(Images(pixels, (size,) * images), tuple(targets), sources)
 
 
 def with_three_anchors(recipe: Recipe) -> Recipe:
@@ -112,10 +112,10 @@ PAIRS: dict[str, tuple[Callable[[], Recipe], Callable[[], Recipe]]] = {
 }
 
 
-def measure(name: str, repeats: int, pictures: int, size: tuple[int, int], device: torch.device) -> str:
+def measure(name: str, repeats: int, images: int, size: tuple[int, int], device: torch.device) -> str:
     ranking, standard = (Form(recipe(), device) for recipe in PAIRS[name])
     resize = ranking.recipe.data.resize
-    batch = make_batch(pictures, (resize.height, resize.width) if isinstance(resize, FixedSize) else size).to(device)
+    batch = make_batch(images, (resize.height, resize.width) if isinstance(resize, FixedSize) else size).to(device)
     seconds: dict[Form, list[float]] = {ranking: [], standard: []}
     for repeat in range(repeats + 1):
         for form, taken in seconds.items():
@@ -136,7 +136,7 @@ def measure(name: str, repeats: int, pictures: int, size: tuple[int, int], devic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--pictures", type=int, default=1)
+    parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--only", nargs="*", choices=tuple(PAIRS), default=tuple(PAIRS), metavar="PAIR")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -151,7 +151,7 @@ def main() -> None:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name in options.only:
-        lines.append(measure(name, options.repeats, options.pictures, tuple(options.size), device))
+        lines.append(measure(name, options.repeats, options.images, tuple(options.size), device))
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {where}", *lines, sep="\n")
     if options.markdown:

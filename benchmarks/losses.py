@@ -77,7 +77,7 @@ RCNN, CROWDED, RPN, ATSS = (
     Size(1_070_000, 400, 1),
     Size(21_500_000, 600, 80),
 )
-"""Four pictures of 800 × 1344: an R-CNN head of 4000 RoIs, one with many objects, an RPN, ATSS."""
+"""Four images of 800 × 1344: an R-CNN head of 4000 RoIs, one with many objects, an RPN, ATSS."""
 TIME_SIZES = (
     Size(10_000, 1, 1),
     Size(10_000, 100, 1),

@@ -2,7 +2,7 @@
 
     python benchmarks/paa_assignment.py [--repeats 5] [--device cuda] [--markdown FILE]
 
-A batch of 16 pictures of 800 × 1344 with 20 objects each, 67,200 anchors per picture, 80 classes, and predictions of a
+A batch of 16 images of 800 × 1344 with 20 objects each, 67,200 anchors per image, 80 classes, and predictions of a
 network that has learned something. Both sides share the candidates by overlap, their costs and the pooling; "mixtures"
 is what follows: from pooled costs to positives. scikit-learn gets the same starting values. Times are medians, taken in
 turns in one process. scikit-learn comes with the extra dev.
@@ -28,7 +28,7 @@ from rankdet.label_assignment import PAAAssigner, PyramidAnchors
 from rankdet.label_assignment.paa import TIED_DENSITY, cheap_ones
 from rankdet.structures import Target
 
-PICTURES, OBJECTS, CLASSES = 16, 20, 80
+IMAGES, OBJECTS, CLASSES = 16, 20, 80
 SIZE = (800, 1344)
 STRIDES = (8, 16, 32, 64, 128)
 SCALES = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))
@@ -38,7 +38,7 @@ def make_targets() -> list[Target]:
     """Objects of 16 to 400 pixels, small ones more often."""
     generator = torch.Generator().manual_seed(0)
     targets = []
-    for _ in range(PICTURES):
+    for _ in range(IMAGES):
         sides = 16 * 25 ** torch.rand(OBJECTS, 2, generator=generator)
         corners = torch.rand(OBJECTS, 2, generator=generator) * (torch.tensor([SIZE[1], SIZE[0]]) - sides)
         labels = torch.randint(0, CLASSES, (OBJECTS,), generator=generator)
@@ -49,15 +49,15 @@ def make_targets() -> list[Target]:
 def predict(anchors: Tensor, targets: list[Target]) -> tuple[Tensor, Tensor]:
     """Logits and boxes that fit the better, the more an anchor overlaps an object."""
     generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(PICTURES, len(anchors), CLASSES, generator=generator) - 4.6
-    boxes = anchors.repeat(PICTURES, 1, 1)
+    logits = torch.randn(IMAGES, len(anchors), CLASSES, generator=generator) - 4.6
+    boxes = anchors.repeat(IMAGES, 1, 1)
     sides = (anchors[:, 2:] - anchors[:, :2]).repeat(1, 2)
-    for picture, target in enumerate(targets):
+    for image, target in enumerate(targets):
         best, objects = box_iou(anchors, target.boxes).max(dim=1)
         share = best.clamp(max=0.9)[:, None]
-        boxes[picture] = (1 - share) * anchors + share * target.boxes[objects]
-        boxes[picture] += 0.05 * sides * torch.randn(len(anchors), 4, generator=generator)
-        logits[picture].scatter_add_(1, target.labels[objects][:, None], 8 * best[:, None])
+        boxes[image] = (1 - share) * anchors + share * target.boxes[objects]
+        boxes[image] += 0.05 * sides * torch.randn(len(anchors), 4, generator=generator)
+        logits[image].scatter_add_(1, target.labels[objects][:, None], 8 * best[:, None])
     return logits, boxes
 
 
@@ -118,7 +118,7 @@ def main() -> None:
     boxes_of_anchors = generator.anchors(map_sizes, torch.device("cpu"))
     targets = make_targets()
     logits, boxes = (prediction.to(device) for prediction in predict(boxes_of_anchors, targets))
-    anchors = PyramidAnchors(boxes_of_anchors.to(device), generator.num_per_level(map_sizes), [None] * PICTURES)
+    anchors = PyramidAnchors(boxes_of_anchors.to(device), generator.num_per_level(map_sizes), [None] * IMAGES)
     targets = [target.to(device) for target in targets]
     assigner = PAAAssigner()
     arguments = anchors, targets, CLASSES, logits, boxes
@@ -138,7 +138,7 @@ def main() -> None:
     shared = took["candidates"]
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(
-        f"torch {torch.__version__}, {where}: {PICTURES} pictures, {len(rows)} objects with "
+        f"torch {torch.__version__}, {where}: {IMAGES} images, {len(rows)} objects with "
         f"{is_given.sum() / len(rows):.1f} pooled candidates each; {int(ours.sum())} positives, equal for "
         f"{int((ours == theirs).all(dim=1).sum())} of {len(rows)} objects"
     )

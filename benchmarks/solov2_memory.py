@@ -2,9 +2,9 @@
 
     python benchmarks/solov2_memory.py [--threads N] [--markdown FILE]
 
-A picture of 800 × 1333 pixels, whose masks are made at 200 × 336. "Detection" is what follows the network: 500 pairs of
+An image of 800 × 1333 pixels, whose masks are made at 200 × 336. "Detection" is what follows the network: 500 pairs of
 cell and class score, compete, and the best 100 become detections. "Training" is from kernels and features of four
-pictures to the Dice loss of 300 masks and back to the gradients. "At once" is the same arithmetic, written with whole
+images to the Dice loss of 300 masks and back to the gradients. "At once" is the same arithmetic, written with whole
 tensors as in published code; results are compared. Memory is the peak of resident memory of a process over what it held
 before; for the whole detector, ResNet-101 with random weights in which all 3872 cells score, it is all of the process.
 """
@@ -28,8 +28,8 @@ from torch.nn.functional import interpolate
 from rankdet.detectors import MaskDetectionSettings, SOLOv2
 from rankdet.heads import mask_logits, matrix_nms
 from rankdet.losses import dice_coefficient
-from rankdet.recipes.detectors import Tiny
-from rankdet.recipes.solov2 import rs_solov2_r101_coco
+from rankdet.recipes.library.solov2 import rs_solov2_r101_coco
+from rankdet.recipes.schema.detectors import Tiny
 from rankdet.structures import Images
 
 SIZE, MAP = (800, 1333), (200, 336)
@@ -38,10 +38,10 @@ BUDGET = 2000
 """Megabytes that a whole detector may take."""
 
 
-def smooth_features(pictures: int) -> Tensor:
+def smooth_features(images: int) -> Tensor:
     """(B, D, h, w): blobs, so that masks overlap in all degrees."""
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(pictures, CHANNELS, 7, 11, generator=generator)
+    coarse = torch.randn(images, CHANNELS, 7, 11, generator=generator)
     return interpolate(coarse, size=MAP, mode="bicubic").contiguous()
 
 
@@ -54,7 +54,7 @@ def detector_alone() -> SOLOv2:
 
 
 def detection_inputs() -> tuple[SOLOv2, Tensor, Tensor, Tensor]:
-    """A detector, and scores, kernels and features of a picture."""
+    """A detector, and scores, kernels and features of an image."""
     detector = detector_alone()
     generator = torch.Generator().manual_seed(1)
     num_cells = detector.grid.assigner.num_cells
@@ -96,7 +96,7 @@ def detect_at_once(detector: SOLOv2, peaks: Tensor, kernels: Tensor, features: T
 
 
 def training_inputs() -> tuple[Tensor, Tensor, Tensor]:
-    """Features, kernels and target masks of four pictures."""
+    """Features, kernels and target masks of four images."""
     generator = torch.Generator().manual_seed(2)
     kernels = torch.randn(sum(MASKS), CHANNELS, generator=generator) / 16
     target = torch.rand(sum(MASKS), *MAP, generator=generator) < 0.3
@@ -111,8 +111,8 @@ def train_in_pieces(features: Tensor, kernels: Tensor, target: Tensor) -> Tensor
 
 
 def train_at_once(features: Tensor, kernels: Tensor, target: Tensor) -> Tensor:
-    pictures = zip(kernels.split(MASKS), features, strict=True)
-    scores = torch.cat([torch.einsum("kd,dhw->khw", own, picture) for own, picture in pictures]).sigmoid().flatten(1)
+    images = zip(kernels.split(MASKS), features, strict=True)
+    scores = torch.cat([torch.einsum("kd,dhw->khw", own, image) for own, image in images]).sigmoid().flatten(1)
     inside = target.flatten(1).float()
     size = (scores * scores).sum(1) + 1e-3 + (inside * inside).sum(1) + 1e-3
     loss = 1 - (2 * (scores * inside).sum(1) / size).mean()
@@ -122,7 +122,7 @@ def train_at_once(features: Tensor, kernels: Tensor, target: Tensor) -> Tensor:
 
 
 def whole_inputs() -> tuple[SOLOv2, Images]:
-    """The detector of the recipe, with all cells above the threshold, and a picture."""
+    """The detector of the recipe, with all cells above the threshold, and an image."""
     torch.manual_seed(0)
     detector = rs_solov2_r101_coco().detector.build(CLASSES, pretrained=False).eval()
     detector.detection = MaskDetectionSettings(score_threshold=0.0, num_candidates=CANDIDATES, least_score=0.0)

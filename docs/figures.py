@@ -2,7 +2,7 @@
 
     python docs/figures.py [NAME …] [--out FOLDER]
 
-All cards draw one worked problem, 12 positives and 60 negatives of four pictures, so that gradients of different losses
+All cards draw one worked problem, 12 positives and 60 negatives of four images, so that gradients of different losses
 can be compared point by point.
 
 Legend: P positives, N negatives, M = P + N candidates.
@@ -44,11 +44,11 @@ LOGIT = "logit s"
 
 
 class Problem(NamedTuple):
-    """(M,) float64 logits, (M,) targets (0, or the quality of a positive), (M,) which of four pictures each is from."""
+    """(M,) float64 logits, (M,) targets (0, or the quality of a positive), (M,) which of four images each is from."""
 
     logits: Tensor
     targets: Tensor
-    pictures: Tensor
+    images: Tensor
 
     @property
     def positives(self) -> Tensor:
@@ -64,8 +64,8 @@ def worked_problem() -> Problem:
     positives = 0.4 + 1.3 * torch.randn(12, generator=generator, dtype=torch.float64)
     negatives = -1.3 + 1.3 * torch.randn(60, generator=generator, dtype=torch.float64)
     quality = (0.35 + 0.6 * torch.rand(12, generator=generator)).double()
-    pictures = torch.cat([torch.arange(12) % 4, torch.arange(60) % 4])
-    return Problem(torch.cat([positives, negatives]), torch.cat([quality, torch.zeros(60).double()]), pictures)
+    images = torch.cat([torch.arange(12) % 4, torch.arange(60) % 4])
+    return Problem(torch.cat([positives, negatives]), torch.cat([quality, torch.zeros(60).double()]), images)
 
 
 def gradient(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
@@ -256,16 +256,16 @@ def draw_pools(figure: Figure) -> None:
     order = problem.logits.argsort()
     order = order[~problem.positives[order]]
     left.plot(problem.logits[order], whole[order], color=INK, linewidth=0.9)
-    for axes, title in ((left, "One pool of four pictures"), (right, "Four pools of one picture, averaged")):
-        for picture, (color, marker) in enumerate(styles):
-            own = problem.pictures == picture
+    for axes, title in ((left, "One pool of four images"), (right, "Four pools of one image, averaged")):
+        for image, (color, marker) in enumerate(styles):
+            own = problem.images == image
             pool = problem if axes is left else problem.part(own)
             found = gradient(lambda logits, pool=pool: rank_sort_loss(logits, pool.targets).ranking, pool.logits)
             found = found[own] if axes is left else found / 4
             part = problem.part(own)
             order = part.logits.argsort()
             order = order[~part.positives[order]]
-            label = f"picture {picture + 1}"
+            label = f"image {image + 1}"
             line = "none" if axes is left else "-"
             options = {"color": color, "marker": marker, "markersize": 4.5, "linewidth": 0.9, "linestyle": line}
             axes.plot(part.logits[order], found[order], label=label, **options)
@@ -380,8 +380,8 @@ def draw(name: str, folder: Path) -> Path:
                 text.set(fontsize=8.5, color=INK)
     canvas.draw()
     path = folder / f"{name}.png"
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    picture.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    image.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
     return path
 
 

@@ -144,7 +144,7 @@ def tiny_cascade_rcnn() -> Callable[[bool], CascadeRCNN]:
 
 def build_tiny_cascade_rcnn(ranking: bool) -> CascadeRCNN:
     first = build_tiny_faster_rcnn(ranking)
-    # Of larger anchors none of the coarsest level would lie inside of a tiny picture.
+    # Of larger anchors none of the coarsest level would lie inside of a tiny image.
     first.rpn.anchors = AnchorGenerator(first.backbone.strides, scales=(3.0,))
     first.rpn.allowed_border = 0
     stds = {0.5: (0.1, 0.1, 0.2, 0.2), 0.6: (0.05, 0.05, 0.1, 0.1), 0.7: (0.033, 0.033, 0.067, 0.067)}
@@ -203,7 +203,7 @@ def build_tiny_one_stage(kind: type[OneStage], ranking: bool) -> OneStage:
 
 @pytest.fixture
 def tiny_yolact() -> Callable[[bool], YOLACT]:
-    """As ``tiny_faster_rcnn``: sigmoid and all masks, or softmax, a semantic head and at most 3 masks per picture."""
+    """As ``tiny_faster_rcnn``: sigmoid and all masks, or softmax, a semantic head and at most 3 masks per image."""
     return build_tiny_yolact
 
 

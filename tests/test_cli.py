@@ -18,8 +18,8 @@ from rankdet import __version__, cli
 from rankdet.data import make_shapes
 from rankdet.demo import run_demo
 from rankdet.recipes import RECIPES, load_recipe
+from rankdet.runs.folder import Run
 from rankdet.structures import InputError
-from rankdet.training.runs import Run
 
 SMALL = [
     "data.batch_size=2", "data.workers=0", "detector.pyramid_channels=16", "detector.backbone.channels=[8,16,16]",
@@ -187,9 +187,9 @@ def test_processes_of_torchrun_evaluate_together_and_one_speaks(trained: Path, d
     assert written == json.loads((trained / "evaluation.json").read_text())
 
 
-def test_detecting_draws_pictures(trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    pictures = sorted((data / "images" / "val").iterdir())
-    assert call(monkeypatch, "detect", trained, *pictures[:2], "--out", tmp_path / "out", "--threshold", "0.1") == 0
+def test_detecting_draws_images(trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    images = sorted((data / "images" / "val").iterdir())
+    assert call(monkeypatch, "detect", trained, *images[:2], "--out", tmp_path / "out", "--threshold", "0.1") == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 
@@ -264,12 +264,12 @@ def test_broken_annotation_is_named_with_its_file(
     assert not (tmp_path / "run").exists()
 
 
-def test_broken_json_and_truncated_picture_are_named(
+def test_broken_json_and_truncated_image_are_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     folder = broken(data, tmp_path)
-    for picture in (folder / "images" / "train").iterdir():
-        picture.write_bytes(picture.read_bytes()[:50])
+    for image in (folder / "images" / "train").iterdir():
+        image.write_bytes(image.read_bytes()[:50])
     arguments = ("train", "rs_faster_rcnn_shapes", "--data", folder, "--out", tmp_path / "run", *SMALL)
     assert_refused(monkeypatch, capsys, "cannot be decoded", *arguments, "data.workers=1")
     path = folder / "annotations" / "instances_train.json"
@@ -318,12 +318,12 @@ def test_environment_that_describes_no_world_is_a_mistake_of_one_line(
     assert_refused(monkeypatch, capsys, "cannot join the 2 processes", "train", "--resume", trained)
 
 
-def test_demo_leaves_tables_curves_pictures_and_a_page(tmp_path: Path):
+def test_demo_leaves_tables_curves_images_and_a_page(tmp_path: Path):
     torch.set_num_threads(1)
     console = Console(file=io.StringIO(), width=200)
     paths = run_demo(tmp_path / "demo", console, iterations=3, num_train=16, num_val=4)
     assert [path.name for path in paths] == [
-        "index.html", "table.md", "table.json", "equal_budgets.png", "curves.png", "pictures.png"
+        "index.html", "table.md", "table.json", "equal_budgets.png", "curves.png", "images.png"
     ]  # fmt: skip
     assert all(path.stat().st_size > 0 for path in paths)
     rows = json.loads(paths[2].read_text())
@@ -337,10 +337,10 @@ def test_demo_leaves_tables_curves_pictures_and_a_page(tmp_path: Path):
         run_demo(tmp_path / "demo", console)
 
 
-def test_broken_picture_stops_all_processes_of_torchrun_with_its_name(data: Path, tmp_path: Path):
+def test_broken_image_stops_all_processes_of_torchrun_with_its_name(data: Path, tmp_path: Path):
     folder = broken(data, tmp_path)
-    picture = min((folder / "images" / "train").iterdir())
-    picture.write_bytes(picture.read_bytes()[:50])
+    image = min((folder / "images" / "train").iterdir())
+    image.write_bytes(image.read_bytes()[:50])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rankdet"]
     arguments = ["train", "rs_faster_rcnn_shapes", "--data", str(folder), "--out", str(tmp_path / "run"), *SMALL]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -349,7 +349,7 @@ def test_broken_picture_stops_all_processes_of_torchrun_with_its_name(data: Path
         capture_output=True, text=True, timeout=90, env=environment, check=False,
     )  # fmt: skip
     assert result.returncode != 0
-    assert f"{picture}: the picture cannot be decoded" in result.stderr
+    assert f"{image}: the image cannot be decoded" in result.stderr
     assert "rankdet: error: process 1: " in result.stderr
     assert "rankdet/cli.py" not in result.stderr  # no trace of ours; torchrun shows its own
     assert not list(tmp_path.glob("run/checkpoints/*"))

@@ -27,12 +27,14 @@ ALLOWED = {
     "heads": {"backbones", "label_assignment", "structures"},
     "detectors": TENSORS,
     "recipes": TENSORS | {"data", "detectors", "losses", "metrics"},
-    "training": TENSORS | {"data", "detectors", "losses", "metrics", "recipes", "report"},
-    "importing": TENSORS | {"data", "detectors", "recipes", "training"},
-    "demo": TENSORS | {"data", "detectors", "losses", "metrics", "recipes", "report", "training"},
-    "reproduce": {"data", "recipes", "report", "structures", "training"},
+    "runs": {"structures"},
+    "inference": TENSORS | {"data", "detectors", "losses", "metrics", "recipes", "report", "runs"},
+    "training": TENSORS | {"data", "inference", "losses", "recipes", "runs"},
+    "importing": TENSORS | {"data", "detectors", "recipes", "runs", "training"},
+    "demo": TENSORS | {"data", "inference", "recipes", "report", "runs", "training"},
+    "reproduce": {"data", "recipes", "report", "runs", "structures", "training"},
     "cli": TENSORS
-    | {"data", "demo", "detectors", "importing", "losses", "metrics", "recipes", "report", "reproduce", "training"},
+    | {"data", "demo", "importing", "inference", "metrics", "recipes", "report", "reproduce", "runs", "training"},
     "__main__": {"cli"},
 }
 """What a room may import of ours. A loss never knows a detector, nor a detector a loss."""

@@ -37,7 +37,7 @@ def test_outlines_pair_with_boxes_and_travel_like_masks() -> None:
 
 
 def random_masks(number: int, grid: tuple[int, int] = (28, 28)) -> MaskScores:
-    """Smooth grids, most of them over a box that a picture of 50 × 70 pixels holds, some over its border."""
+    """Smooth grids, most of them over a box that an image of 50 × 70 pixels holds, some over its border."""
     generator = torch.Generator().manual_seed(number)
     corners = torch.rand(number, 2, generator=generator) * torch.tensor([70.0, 50.0]) - 8
     sides = 3 + 40 * torch.rand(number, 2, generator=generator)
@@ -45,7 +45,7 @@ def random_masks(number: int, grid: tuple[int, int] = (28, 28)) -> MaskScores:
 
 
 @pytest.mark.parametrize("grid", [(28, 28), (5, 9)])
-def test_masks_in_pixels_are_what_sampling_the_whole_picture_gives(grid: tuple[int, int]) -> None:
+def test_masks_in_pixels_are_what_sampling_the_whole_image_gives(grid: tuple[int, int]) -> None:
     masks, size = random_masks(12, grid), (50, 70)
     rows, columns = torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5
     for scores, region, found in zip(masks.scores, masks.regions, masks.bitmaps(size), strict=True):

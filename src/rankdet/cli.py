@@ -107,9 +107,9 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
 ) -> None:
     """Train a detector. Under torchrun, with all its processes."""
+    from rankdet.runs.folder import Run
     from rankdet.structures import InputError
     from rankdet.training.engine import train as run_training
-    from rankdet.training.runs import Run
 
     if resume is not None:
         if any(option is not None for option in (recipe, data, out, weights)):
@@ -181,9 +181,9 @@ def evaluate(
         raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
     if iou_type != "bbox":
         raise InputError("--iou-type segm is for --detections: of a checkpoint all that it finds is measured")
-    from rankdet.training.distributed import joined_world
-    from rankdet.training.evaluation import optimal_thresholds
-    from rankdet.training.inference import evaluate_checkpoint, load_detector, store_thresholds
+    from rankdet.inference.evaluation import optimal_thresholds
+    from rankdet.inference.loading import evaluate_checkpoint, load_detector, store_thresholds
+    from rankdet.runs.processes import joined_world
 
     with joined_world(device) as world:
         with world.together():
@@ -210,7 +210,7 @@ def _folder_of(checkpoint: Path) -> Path:
 
 def _evaluate_files(detections: Path, ground_truth: Path, iou_type: Literal["bbox", "segm"], out: Path | None) -> None:
     from rankdet.metrics import evaluate as measure
-    from rankdet.training.runs import output_folder, write_json
+    from rankdet.runs.folder import output_folder, write_json
 
     with nullcontext() if out is None else output_folder(out):
         metrics = measure(ground_truth, detections, iou_type)
@@ -261,20 +261,20 @@ def _print_table(console: Console, table: Table) -> None:
 @app.command()
 def detect(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run folder.")],
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
-    out: Annotated[Path, typer.Option(help="Folder for annotated pictures and detections.json.")] = Path("detections"),
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for annotated images and detections.json.")] = Path("detections"),
     threshold: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Draw from this score on; by default from each class's LRP-optimal threshold."),
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Detect objects: annotated pictures and COCO JSON, with masks where the detector finds them."""
-    from rankdet.training.distributed import joined_world
-    from rankdet.training.drawing import detect_and_draw
+    """Detect objects: annotated images and COCO JSON, with masks where the detector finds them."""
+    from rankdet.inference.drawing import detect_and_draw
+    from rankdet.runs.processes import joined_world
 
     with joined_world(device) as world:
-        written = detect_and_draw(checkpoint, pictures, out, threshold, world.device, report=print)
+        written = detect_and_draw(checkpoint, images, out, threshold, world.device, report=print)
     print(f"written: {written}")
 
 
@@ -301,12 +301,12 @@ def import_foreign(
 def doctor(
     folder: Annotated[Path, typer.Argument(help="A folder in COCO or LVIS format.")],
     masks: Annotated[bool, typer.Option(help="Check segmentations too.")] = False,
-    pictures: Annotated[bool, typer.Option(help="Decode every picture.")] = False,
+    images: Annotated[bool, typer.Option(help="Decode every image.")] = False,
 ) -> None:
     """Check a data folder before training; exit status 2 where training would stop."""
     from rankdet.data import check_folder
 
-    findings = check_folder(folder, with_masks=masks, pictures=pictures)
+    findings = check_folder(folder, with_masks=masks, images=images)
     for finding in findings:
         print(f"{finding.severity}: {finding}")
     errors = sum(finding.severity == "error" for finding in findings)
@@ -392,14 +392,14 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 def make_shapes(
     folder: Annotated[Path, typer.Argument(help="The folder to make.")],
     train: Annotated[
-        int | None, typer.Option(show_default="400, or 600 with --long-tailed", help="Training pictures.")
+        int | None, typer.Option(show_default="400, or 600 with --long-tailed", help="Training images.")
     ] = None,
     val: Annotated[
-        int | None, typer.Option(show_default="100, or 200 with --long-tailed", help="Validation pictures.")
+        int | None, typer.Option(show_default="100, or 200 with --long-tailed", help="Validation images.")
     ] = None,
-    test: Annotated[int, typer.Option(help="Test pictures.")] = 0,
-    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same pictures everywhere.")] = 0,
+    test: Annotated[int, typer.Option(help="Test images.")] = 0,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same images everywhere.")] = 0,
     long_tailed: Annotated[
         bool, typer.Option("--long-tailed", help="21 classes, frequent to rare, in LVIS format.")
     ] = False,

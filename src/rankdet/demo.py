@@ -13,6 +13,9 @@ import torch
 from rich.console import Console
 
 from rankdet.data import SampleKey, build_training_loader, make_shapes
+from rankdet.inference.evaluation import ranking_quality
+from rankdet.inference.loading import TrainedDetector, above, detect_images, load_detector
+from rankdet.inference.profiling import loss_seconds
 from rankdet.recipes import Recipe, load_recipe
 from rankdet.report import (
     History,
@@ -27,31 +30,28 @@ from rankdet.report import (
     draw_grid,
     markdown_table,
     per_class_table,
+    write_image,
     write_page,
-    write_picture,
 )
+from rankdet.runs.folder import Run, output_folder, read_log, write_json, write_text
 from rankdet.structures import InputError
 from rankdet.training.engine import train
-from rankdet.training.evaluation import ranking_quality
-from rankdet.training.inference import TrainedDetector, above, detect_pictures, load_detector
-from rankdet.training.profiling import loss_seconds
-from rankdet.training.runs import Run, output_folder, read_log, write_json, write_text
 
 STANDARD, RANK_SORT, LONGER = "standard", "RS", "standard, equal time"
 CPU = torch.device("cpu")
 
 INTRODUCTION = """\
-Two Faster R-CNNs with the same small network, learning rate and pictures: the standard form (samplers, cross-entropy,
+Two Faster R-CNNs with the same small network, learning rate and images: the standard form (samplers, cross-entropy,
 smooth L1) and the form of Rank & Sort Loss (no samplers, one loss that ranks and sorts, GIoU balanced by its value).
 
 Read it with care. The two differ in sampling and box loss as well as in the classification loss, so this is no
-ablation; one seed, a small procedural data set and few iterations make no claim about real pictures. An iteration of
+ablation; one seed, a small procedural data set and few iterations make no claim about real images. An iteration of
 the two takes different time. The rows "standard" and "RS" spent equal iterations; "RS" and "standard, equal time" spent
 equal seconds of training, with a schedule stretched to that length.
 """
 
 NOTES = """\
-ρ is Spearman's rank correlation between IoU and score of the R-CNN's positives on validation pictures (objects are
+ρ is Spearman's rank correlation between IoU and score of the R-CNN's positives on validation images (objects are
 among the RoIs, as in training). "positives : negatives" counts the logits or candidates that the R-CNN's loss sees.
 Seconds are of training alone, without evaluation. The share of the loss is its time, forward and backward, measured on
 the outputs of the trained detector cut from the network, over the seconds of an iteration.
@@ -74,7 +74,7 @@ class Entry:
 def run_demo(
     out: Path, console: Console, iterations: int | None = None, num_train: int = 400, num_val: int = 100
 ) -> list[Path]:
-    """Make the data, train, compare, and write tables, curves, pictures and a page.
+    """Make the data, train, compare, and write tables, curves, images and a page.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def run_demo(
     iterations
         In place of those of the recipes.
     num_train, num_val
-        Pictures to make.
+        Images to make.
 
     Returns
     -------
@@ -148,28 +148,26 @@ def _report(out: Path, entries: Sequence[Entry]) -> list[Path]:
         "numbers": out / "table.json",
         "budgets": out / "equal_budgets.png",
         "curves": out / "curves.png",
-        "pictures": out / "pictures.png",
+        "images": out / "images.png",
     }
     text = markdown_table(table.columns, table.rows)
     write_text(paths["table"], f"# Standard and RS Faster R-CNN on shapes\n\n{text}\n\n{NOTES}")
     write_json(paths["numbers"], [_numbers(entry) for entry in entries])
     draw_equal_budgets(paths["budgets"], {entry.name: _history(entry, "AP") for entry in entries}, "AP")
     draw_curves(paths["curves"], _panels(entries), names=[entry.name for entry in entries])
-    _draw_pictures(paths["pictures"], entries[:2])
+    _draw_images(paths["images"], entries[:2])
     sections = [
         Section("Numbers", NOTES, table),
         Section(
             "AP at equal iterations and at equal time",
-            illustrations=[Illustration(paths["budgets"], "AP on the validation pictures during training.")],
+            illustrations=[Illustration(paths["budgets"], "AP on the validation images during training.")],
         ),
         Section("Losses", illustrations=[Illustration(paths["curves"], "Terms of the R-CNN head during training.")]),
         Section(
-            "Pictures",
+            "Images",
             "Each class is drawn from its LRP-optimal score threshold on; scores of a ranking loss order detections, "
             "they are no probabilities.",
-            illustrations=[
-                Illustration(paths["pictures"], "Objects, detections of the standard form, of the RS form.")
-            ],
+            illustrations=[Illustration(paths["images"], "Objects, detections of the standard form, of the RS form.")],
         ),
         *(Section(f"Classes: {entry.name}", table=per_class_table(entry.metrics)) for entry in entries),
     ]
@@ -234,7 +232,7 @@ def _term(entry: Entry, term: str) -> Series:
     return Series([x for x, _ in points], [y for _, y in points])
 
 
-def _draw_pictures(path: Path, entries: Sequence[Entry], rows: int = 5) -> None:
+def _draw_images(path: Path, entries: Sequence[Entry], rows: int = 5) -> None:
     detectors = [load_detector(entry.run.folder, CPU) for entry in entries]
     dataset = detectors[0].recipe.data.build_test_dataset()
     samples = (dataset[SampleKey(index, 0)] for index in range(len(dataset)))
@@ -244,13 +242,13 @@ def _draw_pictures(path: Path, entries: Sequence[Entry], rows: int = 5) -> None:
     columns = [[draw_detections(sample.image, None, names, sample.target) for sample in chosen]]
     columns += [_drawn(trained, files, names) for trained in detectors]
     captions = ["objects", *(entry.name for entry in entries)]
-    cells = [picture for row in zip(*columns, strict=True) for picture in row]
-    write_picture(path, draw_grid(cells, captions + [""] * (len(cells) - len(captions)), columns=len(columns)))
+    cells = [image for row in zip(*columns, strict=True) for image in row]
+    write_image(path, draw_grid(cells, captions + [""] * (len(cells) - len(captions)), columns=len(columns)))
 
 
 def _drawn(trained: TrainedDetector, files: Sequence[Path], names: Sequence[str]) -> list[torch.Tensor]:
     thresholds = trained.drawing_thresholds(None)
     return [
         draw_detections(pixels, above(detection, thresholds), names)
-        for _, pixels, detection in detect_pictures(trained, files)
+        for _, pixels, detection in detect_images(trained, files)
     ]

@@ -1,7 +1,7 @@
 """Everything that travels between the rooms of the house: files → Batch → Candidates → LossOutput; Batch → Detection.
 
-Legend: B images, M candidates (anchors, proposals, grid cells), P positives, G objects of a picture, C classes,
-D detections of a picture, H, W height and width of a picture in pixels.
+Legend: B images, M candidates (anchors, proposals, grid cells), P positives, G objects of an image, C classes,
+D detections of an image, H, W height and width of an image in pixels.
 
 Boxes are ``(x1, y1, x2, y2)`` in pixels, width = x2 − x1. Labels are ``0 … C−1``, background ``C``, ignored ``−1``.
 """
@@ -36,14 +36,14 @@ class DivergenceError(InputError):
 
 @dataclass(frozen=True)
 class Images:
-    """Pictures of different sizes in one tensor, each in the top-left corner, zeros elsewhere.
+    """Images of different sizes in one tensor, each in the top-left corner, zeros elsewhere.
 
     Parameters
     ----------
     pixels
         (B, 3, H, W) uint8 RGB.
     sizes
-        B pairs (height, width) in pixels: the part of each picture that is not padding.
+        B pairs (height, width) in pixels: the part of each image that is not padding.
     """
 
     pixels: Tensor
@@ -52,7 +52,7 @@ class Images:
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[0] != len(self.sizes):
             raise ValueError(
-                f"pixels of shape {tuple(self.pixels.shape)} do not hold {len(self.sizes)} pictures (B, 3, H, W)"
+                f"pixels of shape {tuple(self.pixels.shape)} do not hold {len(self.sizes)} images (B, 3, H, W)"
             )
 
     def to(self, device: torch.device | str) -> Self:
@@ -65,7 +65,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Outlines:
-    """The masks of G objects as polygons: a few kB where bitmaps of a picture take megabytes.
+    """The masks of G objects as polygons: a few kB where bitmaps of an image take megabytes.
 
     Parameters
     ----------
@@ -94,12 +94,12 @@ class Outlines:
 
 @dataclass(frozen=True)
 class Target:
-    """The objects of one picture that a detector shall find (crowd regions are not among them).
+    """The objects of one image that a detector shall find (crowd regions are not among them).
 
     Parameters
     ----------
     boxes
-        (G, 4) float32, xyxy, in pixels of the picture as it enters the detector.
+        (G, 4) float32, xyxy, in pixels of the image as it enters the detector.
     labels
         (G,) int64 in 0 … C−1.
     masks
@@ -131,7 +131,7 @@ class Target:
 
 
 class Source(NamedTuple):
-    """Where a picture of a batch comes from, so that a message can name it and a detection can return to it."""
+    """Where an image of a batch comes from, so that a message can name it and a detection can return to it."""
 
     image_id: int
     path: str
@@ -141,7 +141,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """What the data hands to a detector: B pictures, B targets, B sources."""
+    """What the data hands to a detector: B images, B targets, B sources."""
 
     images: Images
     targets: tuple[Target, ...]
@@ -150,7 +150,7 @@ class Batch:
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.targets) == len(self.sources):
             raise ValueError(
-                f"{len(self.images)} pictures, {len(self.targets)} targets and {len(self.sources)} sources do not pair"
+                f"{len(self.images)} images, {len(self.targets)} targets and {len(self.sources)} sources do not pair"
             )
 
     def to(self, device: torch.device | str) -> Self:
@@ -175,12 +175,12 @@ class Batch:
 
 
 class MaskWindow(NamedTuple):
-    """A mask, without the rows and columns of its picture in which it cannot have pixels.
+    """A mask, without the rows and columns of its image in which it cannot have pixels.
 
     top, left
-        Row and column of the picture where the window starts.
+        Row and column of the image where the window starts.
     pixels
-        (h, w) bool; the rest of the picture is outside of the mask.
+        (h, w) bool; the rest of the image is outside of the mask.
     """
 
     top: int
@@ -190,10 +190,10 @@ class MaskWindow(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskScores:
-    """The masks of D detections in a compact form: a small grid of scores over a rectangle of the picture for each.
+    """The masks of D detections in a compact form: a small grid of scores over a rectangle of the image for each.
 
-    A bool mask of a picture of 800 × 1333 pixels takes 1 MB, so a hundred take 100 MB per picture; 28 × 28 scores take
-    3 kB. They fit a picture of any size without loss, where a mask in pixels would have to be resampled, and become
+    A bool mask of an image of 800 × 1333 pixels takes 1 MB, so a hundred take 100 MB per image; 28 × 28 scores take
+    3 kB. They fit an image of any size without loss, where a mask in pixels would have to be resampled, and become
     pixels one after the other, each only inside of its rectangle.
 
     Parameters
@@ -201,7 +201,7 @@ class MaskScores:
     scores
         (D, h, w) in [0, 1].
     regions
-        (D, 4) xyxy in pixels: what each grid covers. The box of a detection, or the whole picture.
+        (D, 4) xyxy in pixels: what each grid covers. The box of a detection, or the whole image.
     """
 
     scores: Tensor
@@ -226,7 +226,7 @@ class MaskScores:
         return replace(self, scores=self.scores[rows], regions=self.regions[rows])
 
     def windows(self, size: tuple[int, int], threshold: float = 0.5) -> Iterator[MaskWindow]:
-        """Each mask in pixels of a picture of ``size`` (H, W): where its score reaches ``threshold``.
+        """Each mask in pixels of an image of ``size`` (H, W): where its score reaches ``threshold``.
 
         Scores are interpolated linearly between the centers of the grid's cells and fall to zero beyond its border, as
         in published code. No more than one mask is held at a time. On a GPU this waits for the device.
@@ -244,7 +244,7 @@ class MaskScores:
             yield MaskWindow(first_row, first_column, pixels >= threshold)
 
     def bitmaps(self, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
-        """(D, H, W) bool: all masks in pixels of a picture of ``size`` at once. For a few masks, or small pictures.
+        """(D, H, W) bool: all masks in pixels of an image of ``size`` at once. For a few masks, or small images.
 
         Examples
         --------
@@ -293,12 +293,12 @@ def _interpolated(padded: Tensor, place: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Detection:
-    """What a detector finds in one picture, best score first.
+    """What a detector finds in one image, best score first.
 
     Parameters
     ----------
     boxes
-        (D, 4) xyxy in pixels of the picture as it entered the detector, clipped to it.
+        (D, 4) xyxy in pixels of the image as it entered the detector, clipped to it.
     scores
         (D,) in [0, 1]. Scores of a ranking loss order detections; they are no probabilities.
     labels
@@ -318,7 +318,7 @@ class Detection:
         return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows], masks=masks)
 
     def scaled(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> Self:
-        """The same detections in a picture of another size; sizes are (height, width).
+        """The same detections in an image of another size; sizes are (height, width).
 
         Examples
         --------
@@ -334,7 +334,7 @@ class Detection:
 
 
 class Assignment(NamedTuple):
-    """What a label assigner says of the M candidates of one picture.
+    """What a label assigner says of the M candidates of one image.
 
     labels
         (M,) int64: class, or C for background, or −1 for ignored.
@@ -350,7 +350,7 @@ class Matched(NamedTuple):
     """P aligned pairs of predicted and target boxes (P, 4) or masks (P, H, W).
 
     Row i belongs to the i-th positive of ``Candidates.labels``, or to positive ``rows[i]`` where rows is given. The
-    output of an auxiliary head may be of pictures instead (B, …), one row for each.
+    output of an auxiliary head may be of images instead (B, …), one row for each.
     """
 
     predicted: Tensor
@@ -381,16 +381,16 @@ class Candidates:
         those in its ``rows`` where a head makes masks for a part of them, or several for one. Where a head hands no
         boxes, their Dice coefficient is the localization quality.
     auxiliary
-        Outputs of auxiliary heads by name (a baseline's centerness of positives, its semantic maps of pictures);
+        Outputs of auxiliary heads by name (a baseline's centerness of positives, its semantic maps of images);
         ranking losses never look at them.
     centerness
         (P,) in [0, 1], detached: how central the anchor of a positive lies in its object, for losses that weight by it.
     box_shares
-        (P,) in (0, 1], detached: the part of its picture that the box of a positive's object covers, for losses of
+        (P,) in (0, 1], detached: the part of its image that the box of a positive's object covers, for losses of
         masks that are divided by it.
     per_image
-        B numbers that add up to M: the candidates of each picture, in their order, for losses that choose among those
-        of a picture.
+        B numbers that add up to M: the candidates of each image, in their order, for losses that choose among those
+        of an image.
 
     Raises
     ------

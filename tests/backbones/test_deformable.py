@@ -34,18 +34,18 @@ def by_hand(module: DeformableConv2d, features: Tensor, groups: int, offset_grou
     taps = 9 * offset_groups
     out_channels, in_share = module.weight.shape[:2]
     result = torch.zeros(features.shape[0], out_channels, *made.shape[2:], dtype=features.dtype)
-    for picture, channel, y, x in torch.cartesian_prod(*map(torch.arange, result.shape)).tolist():
+    for image, channel, y, x in torch.cartesian_prod(*map(torch.arange, result.shape)).tolist():
         first = channel // (out_channels // groups) * in_share
         for share in range(in_share):
             source = first + share
             moving = source // (features.shape[1] // offset_groups)
             for tap in range(9):
                 index = 9 * moving + tap
-                dy, dx = made[picture, 2 * index : 2 * index + 2, y, x].tolist()
-                amount = made[picture, 2 * taps + index, y, x].sigmoid().item()
+                dy, dx = made[image, 2 * index : 2 * index + 2, y, x].tolist()
+                amount = made[image, 2 * taps + index, y, x].sigmoid().item()
                 row, column = y * module.stride[0] - 1 + tap // 3 + dy, x * module.stride[1] - 1 + tap % 3 + dx
                 weight = module.weight[channel, share, tap // 3, tap % 3].item()
-                result[picture, channel, y, x] += weight * amount * bilinear(features[picture, source], row, column)
+                result[image, channel, y, x] += weight * amount * bilinear(features[image, source], row, column)
     return result if module.bias is None else result + module.bias.view(-1, 1, 1)
 
 

@@ -18,8 +18,8 @@ NETWORKS = {"resnet18": 0, "resnet50": 0, "tf_efficientnet_lite0": 5, "densenet1
 convolutions with padding of their own, normalizations of sums and concatenations."""
 
 
-def pictures() -> Images:
-    """One picture of noise."""
+def images() -> Images:
+    """One image of noise."""
     generator = torch.Generator().manual_seed(0)
     return Images(torch.randint(0, 256, (1, 3, *SIZE), dtype=torch.uint8, generator=generator), (SIZE,))
 
@@ -45,8 +45,8 @@ def plain_and_folded(name: str, *, deformable: bool = False) -> tuple[TimmBackbo
 
 
 def maps_and_gradients(backbone: TimmBackbone) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Maps of a picture, and the gradients of all parameters."""
-    maps = backbone(pictures())
+    """Maps of an image, and the gradients of all parameters."""
+    maps = backbone(images())
     torch.stack([features.square().mean() for features in maps]).sum().backward()
     return maps, {name: value.grad for name, value in backbone.named_parameters() if value.grad is not None}
 
@@ -87,12 +87,12 @@ def test_copies_and_trained_scales_are_followed() -> None:
                 if isinstance(module, nn.BatchNorm2d):
                     module.weight.mul_(1.5)
     assert_equal(plain, copied)
-    assert not torch.equal(folded(pictures())[0], copied(pictures())[0])
+    assert not torch.equal(folded(images())[0], copied(images())[0])
 
 
 def test_frozen_statistics_stay_in_training() -> None:
     _, folded = plain_and_folded("resnet18")
     before = {name: value.clone() for name, value in folded.named_buffers()}
     folded.train()
-    folded(pictures())
+    folded(images())
     assert all(torch.equal(value, before[name]) for name, value in folded.named_buffers())

@@ -196,8 +196,8 @@ DETECTORS = {
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)
 SCENES = {
-    "two pictures": ([TWO, SMALL], [(64, 64), (64, 64)]),
-    "one picture": ([TWO], [(64, 64)]),
+    "two images": ([TWO, SMALL], [(64, 64), (64, 64)]),
+    "one image": ([TWO], [(64, 64)]),
     "odd sizes": ([TWO, SMALL], [(61, 83), (50, 97)]),
     "one without objects": ([EMPTY, TWO], [(64, 64), (64, 64)]),
     "none with objects": ([EMPTY, EMPTY], [(64, 64), (64, 70)]),
@@ -218,15 +218,15 @@ def build(request: pytest.FixtureRequest) -> Build:
 
 
 def make_batch(targets: list[Target], sizes: list[tuple[int, int]]) -> Batch:
-    """Pictures of faint noise in which every object is filled with the color of its class; its mask is its box."""
+    """Images of faint noise in which every object is filled with the color of its class; its mask is its box."""
     height, width = (-(-max(size[axis] for size in sizes) // 32) * 32 for axis in (0, 1))
     pixels = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(3)
     with_masks = []
-    for picture, target, (rows, columns) in zip(pixels, targets, sizes, strict=True):
-        picture[:, :rows, :columns] = torch.randint(90, 130, (3, rows, columns), generator=generator).to(torch.uint8)
+    for image, target, (rows, columns) in zip(pixels, targets, sizes, strict=True):
+        image[:, :rows, :columns] = torch.randint(90, 130, (3, rows, columns), generator=generator).to(torch.uint8)
         for (left, top, right, bottom), label in zip(target.boxes.int().tolist(), target.labels, strict=True):
-            picture[:, top:bottom, left:right] = COLORS[label][:, None, None]
+            image[:, top:bottom, left:right] = COLORS[label][:, None, None]
         y, x = torch.arange(rows)[:, None] + 0.5, torch.arange(columns) + 0.5
         left, top, right, bottom = target.boxes[..., None, None].unbind(1)
         with_masks.append(replace(target, masks=(left < x) & (x < right) & (top < y) & (y < bottom)))
@@ -297,7 +297,7 @@ def test_a_step_works_under_bfloat16_autocast(build: Build, name: str) -> None:
 
 
 @EVERY_DETECTOR
-def test_a_few_steps_on_one_picture_bring_the_errors_down(build: Build, name: str) -> None:
+def test_a_few_steps_on_one_image_bring_the_errors_down(build: Build, name: str) -> None:
     trained, batch = build(name), make_batch([TWO], [(64, 64)])
     optimizer = torch.optim.AdamW(trained.detector.parameters(), lr=5e-3)
     history: list[dict[str, float]] = []

@@ -13,7 +13,7 @@ from rankdet.data import CocoDataset
 
 
 class Folder:
-    """Four pictures with a gradient, three objects; category ids 7 and 2, out of order."""
+    """Four images with a gradient, three objects; category ids 7 and 2, out of order."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.images, self.annotations = root, root / "images", root / "annotations" / "instances_train.json"
@@ -21,14 +21,14 @@ class Folder:
         self.annotations.parent.mkdir()
         self.document: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
         for place, (width, height) in enumerate(((64, 48), (48, 64), (80, 40), (64, 48))):
-            self.add_picture(10 + place, width, height)
+            self.add_image(10 + place, width, height)
         self.document["categories"] = [{"id": 7, "name": "cat"}, {"id": 2, "name": "dog"}]
         self.add(10, 7, [4, 6, 20, 10])
         self.add(10, 2, [30, 8, 16, 32])
         self.add(11, 2, [1, 2, 3, 4])
         self.write()
 
-    def add_picture(self, image_id: int, width: int, height: int) -> None:
+    def add_image(self, image_id: int, width: int, height: int) -> None:
         pixels = np.zeros((height, width, 3), dtype=np.uint8)
         pixels[..., 0] = np.arange(width)
         pixels[..., 1] = np.arange(height)[:, None]
@@ -66,13 +66,13 @@ def folder(tmp_path: Path) -> Folder:
 
 
 @pytest.fixture
-def save_picture(tmp_path: Path) -> Callable[..., Path]:
-    """Write pixels or a Pillow picture to a file with Pillow's options."""
+def save_image(tmp_path: Path) -> Callable[..., Path]:
+    """Write pixels or a Pillow image to a file with Pillow's options."""
 
-    def save(name: str, picture: Any, **options: Any) -> Path:
-        if not isinstance(picture, Image.Image):
-            picture = Image.fromarray(picture)
-        picture.save(tmp_path / name, **options)
+    def save(name: str, image: Any, **options: Any) -> Path:
+        if not isinstance(image, Image.Image):
+            image = Image.fromarray(image)
+        image.save(tmp_path / name, **options)
         return tmp_path / name
 
     return save

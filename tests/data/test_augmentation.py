@@ -41,7 +41,7 @@ def test_a_window_shows_each_pixel_in_its_place_and_the_fill_elsewhere(left, top
             assert shown[0, row, column] == (values[0, y, x] if inside else -1)
 
 
-def test_a_canvas_holds_the_picture_and_comes_as_often_as_asked():
+def test_a_canvas_holds_the_image_and_comes_as_often_as_asked():
     torch.manual_seed(0)
     drawn = [Expansion(0.3, (1.0, 4.0)).draw(SIZE) for _ in range(2000)]
     larger = [window for window in drawn if window != (0, 0, 60, 40)]
@@ -102,11 +102,11 @@ def test_an_object_remains_where_its_center_is_shown():
 def test_boxes_masks_and_outlines_stay_on_their_pixels(left, top, width, height, horizontal, vertical):
     window = Window(left, top, left + width, top + height)
     placement = Placement(SIZE, window.size, horizontal, vertical, window, (0.0, 0.0, 0.0))
-    picture, masks = torch.zeros(3, *SIZE, dtype=torch.uint8), torch.zeros(3, *SIZE, dtype=torch.bool)
+    image, masks = torch.zeros(3, *SIZE, dtype=torch.uint8), torch.zeros(3, *SIZE, dtype=torch.bool)
     for number, (x1, y1, x2, y2) in enumerate(BOXES.int().tolist()):
-        picture[number, y1:y2, x1:x2] = 255
+        image[number, y1:y2, x1:x2] = 255
         masks[number, y1:y2, x1:x2] = True
-    placed, pixels, polygons = placement.masks(masks), placement.picture(picture) > 0, squares(BOXES)
+    placed, pixels, polygons = placement.masks(masks), placement.image(image) > 0, squares(BOXES)
     assert torch.equal(placed, pixels)
     outlines = outline(polygons, placement)
     whole = torch.tensor([0.0, 0, width, height])
@@ -123,14 +123,14 @@ def squares(boxes):
     return [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes.tolist()]
 
 
-def test_boxes_beyond_the_picture_do_not_reach_onto_the_canvas():
+def test_boxes_beyond_the_image_do_not_reach_onto_the_canvas():
     placement = Placement(SIZE, (80, 120), window=Window(-30, -20, 90, 60))
     assert placement.boxes(torch.tensor([[-5.0, 10, 20, 50]])).tolist() == [[30, 30, 50, 60]]
 
 
 def test_the_canvas_has_its_color():
-    picture = torch.full((3, *SIZE), 200, dtype=torch.uint8)
-    placed = Placement(SIZE, (80, 120), window=Window(-30, -20, 90, 60), fill=(1.4, 2.6, 3.0)).picture(picture)
+    image = torch.full((3, *SIZE), 200, dtype=torch.uint8)
+    placed = Placement(SIZE, (80, 120), window=Window(-30, -20, 90, 60), fill=(1.4, 2.6, 3.0)).image(image)
     assert placed[:, 0, 0].tolist() == [1, 3, 3]
     assert (placed[:, 20:60, 30:90] == 200).all()
     assert placed.float().mean(dim=(1, 2)).tolist() == pytest.approx([50.75, 52.25, 52.25])
@@ -221,7 +221,7 @@ def test_colors_change_as_one_pixel_at_a_time_does(seed):
     assert found.dtype == torch.uint8
 
 
-def test_half_of_the_pictures_get_each_change_of_colors():
+def test_half_of_the_images_get_each_change_of_colors():
     pixels = torch.tensor([120, 60, 30], dtype=torch.uint8)[:, None, None]
     torch.manual_seed(0)
     only_brightness = PhotometricDistortion(contrast=(1.0, 1.0), saturation=(1.0, 1.0), hue=0.0)
@@ -253,7 +253,7 @@ def test_impossible_numbers_are_refused(broken):
         broken()
 
 
-def test_small_objects_are_left_out_and_pictures_with_nothing_else_too(folder):
+def test_small_objects_are_left_out_and_images_with_nothing_else_too(folder):
     folder.add(10, 7, [3, 3, 4, 30])
     assert folder.dataset(min_object=4.0).label_counts() == [1, 1]
     assert folder.dataset(min_object=4.0, keep_empty=False).image_ids.tolist() == [10]

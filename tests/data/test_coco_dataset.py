@@ -32,11 +32,11 @@ def test_sparse_category_ids_become_labels_in_order_of_the_ids(folder):
     assert dataset.label_counts() == [2, 1]
 
 
-def test_evaluation_keeps_every_picture_in_the_order_of_the_file(folder):
+def test_evaluation_keeps_every_image_in_the_order_of_the_file(folder):
     assert folder.dataset().image_ids.tolist() == [10, 11, 12, 13]
 
 
-def test_picture_without_objects_gives_empty_tensors(folder):
+def test_image_without_objects_gives_empty_tensors(folder):
     target = folder.dataset(Transforms(KeepRatio(100, (60,)), 1.0, 1.0), with_masks=True)[SampleKey(3, 0)].target
     assert target.boxes.shape == (0, 4)
     assert target.boxes.dtype == torch.float32
@@ -44,16 +44,16 @@ def test_picture_without_objects_gives_empty_tensors(folder):
     assert target.masks.shape == (0, 60, 80)
 
 
-def test_training_drops_pictures_without_usable_annotation(folder):
+def test_training_drops_images_without_usable_annotation(folder):
     folder.add(12, 7, [0, 0, 10, 10], iscrowd=1)
     folder.add(13, 7, [0, 0, 0.5, 10])
     assert folder.dataset(keep_empty=False).image_ids.tolist() == [10, 11]
     assert folder.dataset(keep_empty=True).image_ids.tolist() == [10, 11, 12, 13]
 
 
-def test_training_drops_pictures_with_a_side_below_32(folder):
-    folder.add_picture(20, 100, 31)
-    folder.add_picture(21, 100, 32)
+def test_training_drops_images_with_a_side_below_32(folder):
+    folder.add_image(20, 100, 31)
+    folder.add_image(21, 100, 32)
     folder.add(20, 7, [0, 0, 10, 10])
     folder.add(21, 7, [0, 0, 10, 10])
     assert folder.dataset(keep_empty=False).image_ids.tolist() == [10, 11, 21]
@@ -77,7 +77,7 @@ def test_annotation_that_no_detector_shall_learn_from_is_not_handed_out(folder, 
     assert len(folder.dataset(keep_empty=False)[SampleKey(0, 0)].target.labels) == 2
 
 
-def test_box_is_clipped_to_the_picture(folder):
+def test_box_is_clipped_to_the_image(folder):
     folder.add(12, 7, [-5, 30, 20, 20])
     assert folder.dataset()[SampleKey(2, 0)].target.boxes.tolist() == [[0, 30, 15, 40]]
 
@@ -105,7 +105,7 @@ def test_box_without_area_is_an_error_and_by_option_counted(folder):
         ({"bbox": [5, 5, -1, 10]}, "has a negative size"),
         ({"bbox": [5, 5, 10]}, "not a list of four numbers"),
         ({"bbox": [5, 5, "10", 10]}, "not a list of four numbers"),
-        ({"image_id": 999}, "image_id 999 is no picture"),
+        ({"image_id": 999}, "image_id 999 is no image"),
         ({"category_id": 1}, "category_id 1 is no category"),
         ({"id": 100}, "id 100 occurs twice"),
         ({"id": "a"}, "is not an integer"),
@@ -159,7 +159,7 @@ def test_missing_key_of_an_annotation_is_named(folder, key):
         ({"id": 10**400}, "image 10*…: id 10*… is not an integer from 0"),
     ],
 )
-def test_broken_picture_record_is_named(folder, fields, message):
+def test_broken_image_record_is_named(folder, fields, message):
     folder.document["annotations"].clear()
     folder.document["images"][0] |= fields
     with pytest.raises(InputError, match=message):
@@ -212,21 +212,21 @@ def test_missing_file_and_folder_are_named(folder):
         CocoDataset(folder.annotations, folder.root / "absent")
 
 
-def test_set_without_usable_picture_is_refused(folder):
+def test_set_without_usable_image_is_refused(folder):
     folder.document["annotations"].clear()
-    with pytest.raises(InputError, match="no picture is left"):
+    with pytest.raises(InputError, match="no image is left"):
         folder.dataset(keep_empty=False)
 
 
-def test_truncated_picture_is_named(folder):
+def test_truncated_image_is_named(folder):
     path = folder.images / "10.png"
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(InputError, match=r"10\.png: the picture cannot be decoded"):
+    with pytest.raises(InputError, match=r"10\.png: the image cannot be decoded"):
         folder.dataset()[SampleKey(0, 0)]
 
 
-def test_unreadable_picture_is_replaced_by_the_next_of_its_aspect_group(folder):
-    (folder.images / "10.png").write_bytes(b"no picture")
+def test_unreadable_image_is_replaced_by_the_next_of_its_aspect_group(folder):
+    (folder.images / "10.png").write_bytes(b"no image")
     (folder.images / "12.png").unlink()
     sample = folder.dataset(skip_unreadable=True)[SampleKey(0, 0)]
     assert sample.source.image_id == 13  # 11 is portrait, 12 is missing
@@ -237,13 +237,13 @@ def test_unreadable_picture_is_replaced_by_the_next_of_its_aspect_group(folder):
 def test_nothing_readable_stops_even_when_skipping(folder):
     for path in folder.images.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"none of 3 pictures can be decoded, the first is .*10\.png"):
+    with pytest.raises(InputError, match=r"none of 3 images can be decoded, the first is .*10\.png"):
         folder.dataset(skip_unreadable=True)[SampleKey(0, 0)]
 
 
 def test_wrong_size_is_an_error_even_when_skipping(folder):
     folder.document["images"][0]["width"] = 65
-    with pytest.raises(InputError, match=r"10\.png: the picture is 64 × 48 pixels, its annotations say 65 × 48"):
+    with pytest.raises(InputError, match=r"10\.png: the image is 64 × 48 pixels, its annotations say 65 × 48"):
         folder.dataset(skip_unreadable=True)[SampleKey(0, 0)]
 
 
@@ -275,10 +275,10 @@ def test_sample_leaves_the_global_random_state_alone(folder):
         ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "not finite"),
         ({"segmentation": [[1, 2, 3, 4, 5, 10**400]]}, "not finite"),
         ({"segmentation": {"size": [40, 80], "counts": "!!!!"}}, "RLE of the segmentation is broken"),
-        ({"segmentation": {"size": [40, 80], "counts": "zz"}}, "make 20 pixels, the picture has 3200"),
+        ({"segmentation": {"size": [40, 80], "counts": "zz"}}, "make 20 pixels, the image has 3200"),
         ({"segmentation": {"size": [40, 80], "counts": [10**400]}}, "make 10*… pixels"),
         ({"segmentation": "abc"}, "neither a list of polygons nor an RLE"),
-        ({"segmentation": {"size": [4, 4], "counts": "zz"}}, "is not that of the picture"),
+        ({"segmentation": {"size": [4, 4], "counts": "zz"}}, "is not that of the image"),
         ({"segmentation": {"size": [40, 80], "counts": "\u00e9"}}, "RLE of the segmentation is broken"),
         ({"segmentation": {"size": [40, 80], "counts": ""}}, "RLE of the segmentation is empty"),
         ({"segmentation": {"size": [40, 80], "counts": [3200]}}, "RLE of the segmentation is empty"),

@@ -16,7 +16,7 @@ def warned(findings):
 
 
 def test_sound_folder_has_no_findings(folder):
-    assert check_folder(folder.root, with_masks=True, pictures=True) == []
+    assert check_folder(folder.root, with_masks=True, images=True) == []
 
 
 def test_all_problems_are_found_at_once(folder):
@@ -28,7 +28,7 @@ def test_all_problems_are_found_at_once(folder):
     folder.document["images"].append({"id": 15, "file_name": "15.png", "width": 5})
     folder.write()
     (folder.images / "13.png").write_bytes(b"broken")
-    findings = check_folder(folder.root, with_masks=True, pictures=True)
+    findings = check_folder(folder.root, with_masks=True, images=True)
     expected = {
         "annotation 103",
         "annotation 104",
@@ -58,12 +58,12 @@ def test_odd_records_are_warnings(folder):
     assert "outside" in messages["annotation 103"]
     assert "less than a pixel" in messages["annotation 104"]
     assert "not positive" in messages["annotation 105"]
-    assert "leaves the picture" in messages["annotation 106"]
+    assert "leaves the image" in messages["annotation 106"]
     assert "twice" in messages["annotation 107"]
     assert messages["categories"] == "1 of 3 have no annotation: bird"
 
 
-def test_splits_that_share_pictures_or_differ_in_categories_are_warned_about(folder):
+def test_splits_that_share_images_or_differ_in_categories_are_warned_about(folder):
     other = folder.document | {"categories": [{"id": 2, "name": "dog"}, {"id": 7, "name": "lion"}]}
     (folder.root / "annotations" / "instances_val.json").write_text(json.dumps(other))
     messages = warned(check_folder(folder.root))

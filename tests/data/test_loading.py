@@ -62,7 +62,7 @@ def test_loader_leaves_the_global_random_state_alone(folder):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_test_loader_gives_every_picture_once_in_the_order_of_the_file(folder):
+def test_test_loader_gives_every_image_once_in_the_order_of_the_file(folder):
     loader = build_test_loader(folder.dataset(), batch_size=3, workers=1)
     assert len(loader) == 2
     for _ in range(2):  # the workers stay
@@ -70,7 +70,7 @@ def test_test_loader_gives_every_picture_once_in_the_order_of_the_file(folder):
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
-def test_ranks_share_the_pictures_without_repetition(folder, world_size):
+def test_ranks_share_the_images_without_repetition(folder, world_size):
     dataset = folder.dataset()
     found = []
     for rank in range(world_size):
@@ -79,7 +79,7 @@ def test_ranks_share_the_pictures_without_repetition(folder, world_size):
     assert sorted(found) == [10, 11, 12, 13]
 
 
-def test_test_loader_refuses_to_skip_pictures(folder):
+def test_test_loader_refuses_to_skip_images(folder):
     with pytest.raises(ValueError, match="for training only"):
         build_test_loader(folder.dataset(skip_unreadable=True))
     with pytest.raises(ValueError, match="out of its range"):
@@ -91,7 +91,7 @@ def test_message_is_one_line_also_from_a_worker(folder, workers):
     (folder.images / "12.png").unlink()
     with pytest.raises(InputError) as caught:
         list(build_test_loader(folder.dataset(), workers=workers))
-    assert str(caught.value) == f"{folder.images / '12.png'}: the picture is missing"
+    assert str(caught.value) == f"{folder.images / '12.png'}: the image is missing"
 
 
 def test_workers_use_one_thread(folder):

@@ -24,7 +24,7 @@ def document(folder: Path, split: str) -> dict:
 
 
 def test_set_is_sound_for_the_doctor(folder):
-    assert [f for f in check_folder(folder, with_masks=True, pictures=True) if f.severity == "error"] == []
+    assert [f for f in check_folder(folder, with_masks=True, images=True) if f.severity == "error"] == []
 
 
 def test_classes_are_all_shapes_with_all_patterns_and_neighbors_differ():
@@ -34,10 +34,10 @@ def test_classes_are_all_shapes_with_all_patterns_and_neighbors_differ():
         assert not set(first.split("_")) & set(second.split("_"))
 
 
-def test_frequencies_are_those_of_the_training_pictures(folder):
+def test_frequencies_are_those_of_the_training_images(folder):
     training = document(folder, "train")
-    pictures = Counter({(row["image_id"], row["category_id"]) for row in training["annotations"]})
-    counts = Counter(category for _, category in pictures)
+    images = Counter({(row["image_id"], row["category_id"]) for row in training["annotations"]})
+    counts = Counter(category for _, category in images)
     for category in training["categories"]:
         count = counts[category["id"]]
         assert category["image_count"] == count
@@ -96,5 +96,5 @@ def test_set_is_not_taken_for_another(tmp_path):
     assert make_long_tailed_shapes(folder, train=2, val=1, size=32) == folder
     with pytest.raises(InputError, match="a different set of shapes is there: seed 0 instead of 1"):
         make_long_tailed_shapes(folder, train=2, val=1, size=32, seed=1)
-    with pytest.raises(InputError, match="at least one picture"):
+    with pytest.raises(InputError, match="at least one image"):
         make_long_tailed_shapes(tmp_path / "b", train=0)

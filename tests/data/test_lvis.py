@@ -1,4 +1,4 @@
-"""LVIS folders: where pictures lie, what a record must have, what the doctor says."""
+"""LVIS folders: where images lie, what a record must have, what the doctor says."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from rankdet.data import COCO, LVIS, CocoDataset, SampleKey, check_folder
-from rankdet.recipes.data import Data
+from rankdet.recipes.schema.data import Data
 from rankdet.structures import InputError
 
 CATEGORIES = [(4, "r"), (1, "f"), (9, "c")]
 
 
 class LvisFolder:
-    """Two training pictures and two validation pictures, one of which COCO has in its training set."""
+    """Two training images and two validation images, one of which COCO has in its training set."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -26,7 +26,7 @@ class LvisFolder:
             "val": ["val2017/000000000005.png", "train2017/000000000008.png"],
         }.items():
             self.documents[split] = {
-                "images": [self.picture(file) for file in files],
+                "images": [self.image(file) for file in files],
                 "annotations": [],
                 "categories": [
                     {"id": id_, "name": f"thing_{id_}", "synset": f"thing.n.{id_:02}", "frequency": frequency}
@@ -39,7 +39,7 @@ class LvisFolder:
         self.add("val", 8, 9, [1, 2, 30, 40])
         self.write()
 
-    def picture(self, file: str) -> dict[str, Any]:
+    def image(self, file: str) -> dict[str, Any]:
         path = self.root / file
         path.parent.mkdir(exist_ok=True)
         number = int(path.stem)
@@ -76,7 +76,7 @@ def lvis(tmp_path: Path) -> LvisFolder:
     return LvisFolder(tmp_path)
 
 
-def test_pictures_are_found_by_the_ends_of_their_addresses(lvis):
+def test_images_are_found_by_the_ends_of_their_addresses(lvis):
     data = Data(folder=lvis.root, format="lvis", batch_size=1)
     training, validation = data.build_training_dataset(with_masks=True), data.build_test_dataset()
     assert training.path(0) == lvis.root / "train2017" / "000000000007.png"
@@ -89,12 +89,12 @@ def test_pictures_are_found_by_the_ends_of_their_addresses(lvis):
     assert validation.ground_truth == lvis.annotations("val")
 
 
-@pytest.mark.parametrize("pictures", [".", "images"])
-def test_pictures_lie_in_the_folder_or_in_its_folder_images(lvis, pictures):
+@pytest.mark.parametrize("images", [".", "images"])
+def test_images_lie_in_the_folder_or_in_its_folder_images(lvis, images):
     (lvis.root / "images").mkdir()
     for name in ("train2017", "val2017"):
-        (lvis.root / name).rename(lvis.root / pictures / name)
-    assert LVIS.find_split(lvis.root, "val") == (lvis.annotations("val"), lvis.root / pictures)
+        (lvis.root / name).rename(lvis.root / images / name)
+    assert LVIS.find_split(lvis.root, "val") == (lvis.annotations("val"), lvis.root / images)
 
 
 def test_another_version_is_found_where_there_is_no_first(lvis):
@@ -122,7 +122,7 @@ def test_the_address_counts_before_a_file_name_and_a_file_name_where_there_is_no
     [
         ("images", {"coco_url": 3}, "image 3: coco_url 3 does not end in a folder and a file"),
         ("images", {"coco_url": "a.png"}, "image 3: coco_url 'a.png' does not end in a folder and a file"),
-        ("images", {"coco_url": "http://x/../a.png"}, "image 3: file_name '../a.png' leaves the folder of pictures"),
+        ("images", {"coco_url": "http://x/../a.png"}, "image 3: file_name '../a.png' leaves the folder of images"),
         ("images", {"coco_url": None}, "image 3: key 'coco_url' is missing"),
         ("images", {"neg_category_ids": None}, "image 3: neg_category_ids is missing, or no list of category ids"),
         ("images", {"neg_category_ids": [1, 2]}, "image 3: neg_category_ids holds 2, which is no category of the file"),
@@ -155,8 +155,8 @@ def test_records_that_are_no_objects_are_named(lvis):
     assert [finding.record for finding in findings] == ["category number 4", "image number 3"]
 
 
-def test_doctor_finds_nothing_wrong_but_unused_classes_and_missing_pictures(lvis):
-    findings = check_folder(lvis.root, with_masks=True, pictures=True)
+def test_doctor_finds_nothing_wrong_but_unused_classes_and_missing_images(lvis):
+    findings = check_folder(lvis.root, with_masks=True, images=True)
     assert [(finding.severity, finding.record) for finding in findings] == [("warning", "categories")] * 2
     assert findings[0].message == "1 of 3 have no annotation: thing_9"
     (lvis.root / "train2017" / "000000000008.png").unlink()
@@ -164,7 +164,7 @@ def test_doctor_finds_nothing_wrong_but_unused_classes_and_missing_pictures(lvis
 
 
 def test_doctor_compares_splits_of_one_format_only(lvis):
-    """LVIS and COCO share pictures, not categories, and lie in one folder."""
+    """LVIS and COCO share images, not categories, and lie in one folder."""
     coco = {
         "images": [row | {"file_name": Path(row["coco_url"]).name} for row in lvis.documents["train"]["images"]],
         "categories": [{"id": 1, "name": "person"}],
@@ -192,4 +192,4 @@ def test_official_sample_is_read(shared):
     records, findings = LVIS.read(path, True, False)
     assert findings == []
     assert len(records.categories) == 1230
-    assert {row["file_name"].split("/")[0] for row in records.pictures.values()} <= {"train2017", "val2017"}
+    assert {row["file_name"].split("/")[0] for row in records.images.values()} <= {"train2017", "val2017"}

@@ -53,7 +53,7 @@ def area(edges: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("flips", [(False, False), (True, False), (False, True), (True, True)])
-def test_outlines_follow_their_picture_and_turn_the_same_way(flips):
+def test_outlines_follow_their_image_and_turn_the_same_way(flips):
     square, triangle = [2, 1, 6, 1, 6, 5, 2, 5], [8, 8, 8, 4, 11, 8]
     placement = Placement((10, 12), (20, 36), *flips)
     found = outline([[square, triangle, [0, 0, 1, 1]], [triangle]], placement).edges

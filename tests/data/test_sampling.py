@@ -79,11 +79,11 @@ def test_golden_stream():
 def test_number_out_of_range_is_refused(fields):
     with pytest.raises(ValueError, match="out of its range"):
         GroupedBatchSampler(RATIOS, **({"batch_size": 4} | fields))
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no image"):
         GroupedBatchSampler([], 1)
 
 
-def test_repeated_pictures_are_in_every_epoch_as_often_as_they_shall():
+def test_repeated_images_are_in_every_epoch_as_often_as_they_shall():
     repeats = np.arange(len(RATIOS)) % 3 + 1
     sampler = GroupedBatchSampler(RATIOS, 4, seed=3, repeats=repeats)
     assert sampler.num_samples == repeats.sum()
@@ -96,7 +96,7 @@ def test_repeated_pictures_are_in_every_epoch_as_often_as_they_shall():
     assert len({key.seed for key in keys}) == len(keys)  # each copy is flipped by itself
 
 
-def test_repeated_pictures_stay_in_their_group_start_anywhere_and_are_shared_by_processes():
+def test_repeated_images_stay_in_their_group_start_anywhere_and_are_shared_by_processes():
     repeats = np.arange(len(RATIOS)) % 3 + 1
     whole = take(60, batch_size=6, repeats=repeats)
     assert all(len({RATIOS[key.index] >= 1 for key in batch}) == 1 for batch in whole)
@@ -105,27 +105,27 @@ def test_repeated_pictures_stay_in_their_group_start_anywhere_and_are_shared_by_
     assert [[key for part in slices for key in part] for slices in zip(*parts, strict=True)] == whole
 
 
-def test_pictures_that_are_not_repeated_make_the_stream_of_ever():
+def test_images_that_are_not_repeated_make_the_stream_of_ever():
     assert take(60, repeats=np.ones(len(RATIOS), dtype=int)) == take(60)
 
 
 @pytest.mark.parametrize("repeats", [[0] * len(RATIOS), [1, 2]])
-def test_repeats_that_leave_a_picture_out_are_refused(repeats):
+def test_repeats_that_leave_an_image_out_are_refused(repeats):
     with pytest.raises(ValueError, match="at least once"):
         GroupedBatchSampler(RATIOS, 4, repeats=repeats)
 
 
-def test_repeat_factor_is_that_of_the_rarest_class_of_a_picture():
-    # 100 pictures: class 0 in all, class 1 in four, class 2 in one, which has class 1 too; class 3 in none.
-    pictures = np.array([*range(100), 5, 6, 7, 8, 8, 8, 8])
+def test_repeat_factor_is_that_of_the_rarest_class_of_an_image():
+    # 100 images: class 0 in all, class 1 in four, class 2 in one, which has class 1 too; class 3 in none.
+    images = np.array([*range(100), 5, 6, 7, 8, 8, 8, 8])
     labels = np.array([*[0] * 100, 1, 1, 1, 1, 1, 1, 2])
-    factors = repeat_factors(pictures, labels, 100, threshold=0.16)
+    factors = repeat_factors(images, labels, 100, threshold=0.16)
     assert factors[8] == pytest.approx(4)  # √(0.16 / 0.01)
-    assert factors[5:8] == pytest.approx([2, 2, 2])  # objects of one picture count once
+    assert factors[5:8] == pytest.approx([2, 2, 2])  # objects of one image count once
     assert (np.delete(factors, [5, 6, 7, 8]) == 1).all()
 
 
-def test_pictures_without_objects_are_not_repeated():
+def test_images_without_objects_are_not_repeated():
     assert repeat_factors(np.array([1]), np.array([0]), 3, 1.0) == pytest.approx([1, 3**0.5, 1])
     empty = np.zeros(0, dtype=np.int64)
     assert repeat_factors(empty, empty, 2, 0.001).tolist() == [1, 1]
@@ -134,7 +134,7 @@ def test_pictures_without_objects_are_not_repeated():
 
 
 def test_data_set_rounds_its_repeat_factors_up(folder):
-    # Usable: "cat" and "dog" in the first of four pictures, "dog" in the second.
+    # Usable: "cat" and "dog" in the first of four images, "dog" in the second.
     assert folder.dataset().repeats(0.001).tolist() == [1, 1, 1, 1]
     assert folder.dataset().repeats(0.5).tolist() == [2, 1, 1, 1]  # √(0.5 / 0.25) of "cat"
     assert folder.dataset(keep_empty=False).repeats(2.0).tolist() == [2, 2]

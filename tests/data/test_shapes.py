@@ -45,7 +45,7 @@ def test_seeds_and_splits_differ(tmp_path):
     assert train["annotations"] != val["annotations"]
 
 
-def test_picture_does_not_depend_on_how_many_there_are(shapes, tmp_path):
+def test_image_does_not_depend_on_how_many_there_are(shapes, tmp_path):
     few = CocoDataset(*find_split(make_shapes(tmp_path / "few", train=3, val=1), "train"))
     many = CocoDataset(*find_split(shapes, "train"))
     for index in range(3):
@@ -55,7 +55,7 @@ def test_picture_does_not_depend_on_how_many_there_are(shapes, tmp_path):
 
 
 def test_set_is_sound_for_the_doctor(shapes):
-    assert check_folder(shapes, with_masks=True, pictures=True) == []
+    assert check_folder(shapes, with_masks=True, images=True) == []
 
 
 def test_masks_are_exact_disjoint_and_agree_with_boxes_and_areas(shapes):
@@ -97,7 +97,7 @@ def test_classes_are_long_tailed_and_ids_sparse(shapes):
     assert counts[0] > 2.5 * counts[4] > 0
 
 
-def test_there_are_small_large_occluded_objects_and_empty_pictures(shapes):
+def test_there_are_small_large_occluded_objects_and_empty_images(shapes):
     dataset = CocoDataset(*find_split(shapes, "train"))
     boxes = [dataset[SampleKey(index, 0)].target.boxes for index in range(len(dataset))]
     sides = torch.cat([(box[:, 2:] - box[:, :2]).amax(1) for box in boxes]) / 128
@@ -135,11 +135,11 @@ def test_test_split_comes_on_demand_and_changes_nothing_else(tmp_path):
 
 def test_same_set_is_kept_and_another_is_refused(tmp_path):
     folder = make_shapes(tmp_path / "a", train=2, val=1, size=32)
-    picture = folder / "images" / "train" / "000001.png"
-    written = picture.stat().st_mtime_ns
+    image = folder / "images" / "train" / "000001.png"
+    written = image.stat().st_mtime_ns
     time.sleep(0.01)
     assert make_shapes(folder, train=2, val=1, size=32) == folder
-    assert picture.stat().st_mtime_ns == written
+    assert image.stat().st_mtime_ns == written
     with pytest.raises(InputError, match=r"shapes\.json: a different set .* seed 0 instead of 1"):
         make_shapes(folder, train=2, val=1, size=32, seed=1)
 
@@ -176,7 +176,7 @@ def test_progress_is_shown_on_standard_error(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"train": 0}, "at least one picture"),
+        ({"train": 0}, "at least one image"),
         ({"size": 16}, "less than 32"),
         ({"seed": -1}, "negative"),
         ({"tail": 0.0}, "tail=0.0"),

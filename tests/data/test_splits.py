@@ -8,13 +8,13 @@ from rankdet.data import find_split
 from rankdet.structures import InputError
 
 
-def lay_out(root, annotations, picture, name="a.jpg"):
-    for path in (root / annotations, root / picture):
+def lay_out(root, annotations, image, name="a.jpg"):
+    for path in (root / annotations, root / image):
         path.parent.mkdir(parents=True, exist_ok=True)
-    picture_record = {"id": 1, "file_name": name, "width": 4, "height": 3}
-    document = {"images": [picture_record], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    image_record = {"id": 1, "file_name": name, "width": 4, "height": 3}
+    document = {"images": [image_record], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     (root / annotations).write_text(json.dumps(document))
-    (root / picture).touch()
+    (root / image).touch()
     return document
 
 
@@ -41,7 +41,7 @@ def test_usual_layouts_are_found(tmp_path, split, annotations, images):
     assert find_split(tmp_path, split) == (tmp_path / annotations, tmp_path / images)
 
 
-def test_folder_of_the_first_picture_is_taken(tmp_path):
+def test_folder_of_the_first_image_is_taken(tmp_path):
     (tmp_path / "train").mkdir()
     lay_out(tmp_path, "annotations/instances_train.json", "images/sub/ä b.jpg", name="sub/ä b.jpg")
     assert find_split(tmp_path, "train").images == tmp_path / "images"
@@ -77,7 +77,7 @@ def test_message_lists_what_was_tried(tmp_path):
         find_split(tmp_path, "train")
     lay_out(tmp_path, "annotations/instances_train.json", "elsewhere/a.jpg")
     with pytest.raises(
-        InputError, match=r"pictures \('a\.jpg', …\) are in none of the folders train, images/train, images"
+        InputError, match=r"images \('a\.jpg', …\) are in none of the folders train, images/train, images"
     ):
         find_split(tmp_path, "train")
 
@@ -87,7 +87,7 @@ def record(place, **fields):
 
 
 @pytest.mark.parametrize("missing", [1, 9, 200])
-def test_missing_pictures_do_not_hide_the_folder_of_the_others(tmp_path, missing):
+def test_missing_images_do_not_hide_the_folder_of_the_others(tmp_path, missing):
     document = lay_out(tmp_path, "annotations/instances_train.json", "images/399.jpg")
     for place in range(missing, 399):
         (tmp_path / "images" / f"{place}.jpg").touch()
@@ -112,7 +112,7 @@ def test_missing_pictures_do_not_hide_the_folder_of_the_others(tmp_path, missing
         (b'{"images": [{"id": 1}], "annotations": [], "categories": [{}]}', "image 1: key 'file_name' is missing"),
     ],
 )
-def test_what_is_wrong_with_a_file_without_pictures_is_told(tmp_path, content, message):
+def test_what_is_wrong_with_a_file_without_images_is_told(tmp_path, content, message):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train.json").write_bytes(content)
     with pytest.raises(InputError, match=rf"instances_train\.json: {message}"):

@@ -1,4 +1,4 @@
-"""Geometry of pictures, boxes and masks."""
+"""Geometry of images, boxes and masks."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_ratio_is_kept_within_1333_by_800(size, expected):
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.floats(0, 0.999))
-def test_resized_picture_fits_and_has_pixels(height, width, choice):
+def test_resized_image_fits_and_has_pixels(height, width, choice):
     after = KeepRatio(1333, (480, 640, 800)).size((height, width), choice)
     assert min(after) >= 1
     assert max(after) <= 1333
@@ -52,15 +52,15 @@ def test_impossible_numbers_are_refused():
 @given(st.booleans(), st.booleans(), st.integers(0, 20), st.integers(0, 15), st.integers(1, 9), st.integers(1, 9))
 def test_box_stays_on_its_pixels(horizontal, vertical, x, y, w, h):
     before = (24, 32)
-    picture = torch.zeros(3, *before, dtype=torch.uint8)
-    picture[:, y : y + h, x : x + w] = 255
+    image = torch.zeros(3, *before, dtype=torch.uint8)
+    image[:, y : y + h, x : x + w] = 255
     placement = Placement(before, before, horizontal, vertical)
     (box,) = placement.boxes(torch.tensor([[x, y, x + w, y + h]], dtype=torch.float32)).int().tolist()
-    inside = placement.picture(picture)[:, box[1] : box[3], box[0] : box[2]]
+    inside = placement.image(image)[:, box[1] : box[3], box[0] : box[2]]
     assert inside.numel() == 3 * w * h
     assert (inside == 255).all()
-    mask = placement.masks(picture[:1] > 0)
-    assert torch.equal(mask[0], placement.picture(picture)[0] == 255)
+    mask = placement.masks(image[:1] > 0)
+    assert torch.equal(mask[0], placement.image(image)[0] == 255)
 
 
 def test_boxes_are_scaled_and_clipped():
@@ -71,9 +71,9 @@ def test_boxes_are_scaled_and_clipped():
     assert placed.tolist() == [[0, 10, 100, 50], [400, 0, 400, 5]]
 
 
-def test_constant_picture_stays_constant():
-    picture = torch.full((3, 40, 60), 137, dtype=torch.uint8)
-    placed = Placement((40, 60), (57, 91), True, True).picture(picture)
+def test_constant_image_stays_constant():
+    image = torch.full((3, 40, 60), 137, dtype=torch.uint8)
+    placed = Placement((40, 60), (57, 91), True, True).image(image)
     assert placed.shape == (3, 57, 91)
     assert placed.dtype == torch.uint8
     assert (placed == 137).all()

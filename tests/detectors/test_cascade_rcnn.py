@@ -1,4 +1,4 @@
-"""Both forms of Cascade R-CNN, on tiny pictures, against a plain transcription of what moves from stage to stage."""
+"""Both forms of Cascade R-CNN, on tiny images, against a plain transcription of what moves from stage to stage."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ OTHER = Target(torch.tensor([[30.0, 30, 46, 46]]), torch.tensor([1]))
 
 
 def make_batch(targets: Sequence[Target], sizes: Sequence[tuple[int, int]] = SIZES) -> Batch:
-    """Pictures of noise in a canvas of 64 × 96."""
+    """Images of noise in a canvas of 64 × 96."""
     pixels = torch.zeros(len(sizes), 3, 64, 96, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(3)
-    for picture, (rows, columns) in zip(pixels, sizes, strict=True):
-        picture[:, :rows, :columns] = torch.randint(256, (3, rows, columns), generator=generator, dtype=torch.uint8)
+    for image, (rows, columns) in zip(pixels, sizes, strict=True):
+        image[:, :rows, :columns] = torch.randint(256, (3, rows, columns), generator=generator, dtype=torch.uint8)
     sources = tuple(Source(i, f"{i}.png", size) for i, size in enumerate(sizes))
     return Batch(Images(pixels, tuple(sizes)), tuple(targets), sources)
 
@@ -66,14 +66,14 @@ def clipped(box: Box, size: tuple[int, int]) -> Box:
 
 
 def read(stage: BoxStage, maps: Sequence[Tensor], boxes: Sequence[Sequence[Box]]) -> tuple[list, list]:
-    """Logits and deltas of a stage for the boxes of each picture."""
+    """Logits and deltas of a stage for the boxes of each image."""
     logits, deltas = stage(maps, [torch.tensor(found).reshape(-1, 4) for found in boxes])
     counts = [len(found) for found in boxes]
     return [part.tolist() for part in logits.split(counts)], [part[:, 0].tolist() for part in deltas.split(counts)]
 
 
 def transcribed(detector: CascadeRCNN, batch: Batch) -> list[dict[str, list]]:
-    """What each stage of the ranking form sees and says: RoI by RoI, the positives of each picture first."""
+    """What each stage of the ranking form sees and says: RoI by RoI, the positives of each image first."""
     maps = detector.fpn(detector.backbone(batch.images))
     outputs = detector.rpn(maps, batch.images.sizes)
     proposals = detector.rpn.proposals(outputs, batch.images.sizes, detector.train_proposals)
@@ -110,7 +110,7 @@ def transcribed(detector: CascadeRCNN, batch: Batch) -> list[dict[str, list]]:
 
 
 def spy(detector: CascadeRCNN) -> list[list[Tensor]]:
-    """The RoIs of each picture that each stage pools, as the detector runs."""
+    """The RoIs of each image that each stage pools, as the detector runs."""
     seen: list[list[Tensor]] = []
     for stage in detector.stages:
         stage.pooling.register_forward_pre_hook(lambda module, inputs: seen.append(list(inputs[1])))
@@ -190,11 +190,11 @@ def test_logits_are_averaged_before_the_activation_and_boxes_are_those_of_the_la
     sums = [torch.zeros(len(pool), NUM_CLASSES + (not ranking)) for pool in pools]
     for stage in detector.stages:
         logits, deltas = read(stage, maps, pools)
-        for picture, size in enumerate(images.sizes):
-            sums[picture] += torch.tensor(logits[picture])
-            pools[picture] = [
+        for image, size in enumerate(images.sizes):
+            sums[image] += torch.tensor(logits[image])
+            pools[image] = [
                 clipped(moved(box, delta, stage.coder.stds), size)
-                for box, delta in zip(pools[picture], deltas[picture], strict=True)
+                for box, delta in zip(pools[image], deltas[image], strict=True)
             ]
     for found, total, pool in zip(detector.detect(images), sums, pools, strict=True):
         mean = total / 3
@@ -262,7 +262,7 @@ def test_a_cascade_needs_stages_whose_boxes_do_not_depend_on_a_class(tiny_cascad
 
 
 @FORMS
-def test_detections_lie_inside_of_the_pictures_best_first(tiny_cascade_rcnn: Build, ranking: bool) -> None:
+def test_detections_lie_inside_of_the_images_best_first(tiny_cascade_rcnn: Build, ranking: bool) -> None:
     detector = restless(tiny_cascade_rcnn(ranking))
     detector.detection = DetectionSettings(score_threshold=0.0, per_image=20)
     images = make_batch([EMPTY, EMPTY]).images

@@ -1,4 +1,4 @@
-"""Both forms of Faster R-CNN, on tiny pictures."""
+"""Both forms of Faster R-CNN, on tiny images."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TWO = Target(torch.tensor([[4.0, 4.0, 24.0, 22.0], [20.0, 10.0, 60.0, 50.0]]), t
 
 
 def make_batch(targets: list[Target], sizes: list[tuple[int, int]]) -> Batch:
-    """Pictures of noise in the smallest canvas of a multiple of 32."""
+    """Images of noise in the smallest canvas of a multiple of 32."""
     height, width = (-(-max(size[axis] for size in sizes) // 32) * 32 for axis in (0, 1))
     pixels = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(3)
-    for picture, (rows, columns) in zip(pixels, sizes, strict=True):
-        picture[:, :rows, :columns] = torch.randint(256, (3, rows, columns), generator=generator, dtype=torch.uint8)
+    for image, (rows, columns) in zip(pixels, sizes, strict=True):
+        image[:, :rows, :columns] = torch.randint(256, (3, rows, columns), generator=generator, dtype=torch.uint8)
     sources = tuple(Source(i, f"{i}.png", size) for i, size in enumerate(sizes))
     return Batch(Images(pixels, tuple(sizes)), tuple(targets), sources)
 
@@ -52,8 +52,8 @@ def check_gradients(detector: nn.Module) -> None:
 
 
 SCENES = {
-    "two pictures": ([TWO, TWO], [(64, 64), (64, 64)]),
-    "one picture": ([TWO], [(64, 64)]),
+    "two images": ([TWO, TWO], [(64, 64), (64, 64)]),
+    "one image": ([TWO], [(64, 64)]),
     "odd sizes": ([TWO, TWO], [(61, 83), (50, 97)]),
     "one without objects": ([EMPTY, TWO], [(64, 64), (64, 64)]),
     "none with objects": ([EMPTY, EMPTY], [(64, 64), (64, 70)]),
@@ -72,7 +72,7 @@ def test_every_parameter_receives_a_finite_gradient(tiny_faster_rcnn: Build, ran
 
 
 @FORMS
-def test_detections_lie_inside_of_the_pictures_best_first(tiny_faster_rcnn: Build, ranking: bool) -> None:
+def test_detections_lie_inside_of_the_images_best_first(tiny_faster_rcnn: Build, ranking: bool) -> None:
     detector = tiny_faster_rcnn(ranking)
     detector.detection = DetectionSettings(score_threshold=0.0, per_image=20)
     images = make_batch([EMPTY, EMPTY], [(61, 83), (50, 97)]).images
@@ -93,7 +93,7 @@ def test_nothing_above_the_threshold_is_nothing_detected(tiny_faster_rcnn: Build
     assert found.boxes.shape == (0, 4)
 
 
-def test_the_pool_of_the_rpn_goes_by_picture_and_ignores_padding(tiny_faster_rcnn: Build) -> None:
+def test_the_pool_of_the_rpn_goes_by_image_and_ignores_padding(tiny_faster_rcnn: Build) -> None:
     detector = tiny_faster_rcnn(True)
     rpn, _ = detector(make_batch([TWO, TWO], [(64, 64), (32, 96)]))
     cells = [(16, 24), (8, 12), (4, 6)]
@@ -138,7 +138,7 @@ def test_choosing_proposals_and_rois_waits_once_each(tiny_faster_rcnn: Build, mo
     assert all(valid is not None for valid in outputs.valid)
     with Waits() as waits:
         proposals = detector.rpn.proposals(outputs, sizes, detector.train_proposals)
-    assert waits.count == 2  # one for each picture with padding, besides the suppression itself
+    assert waits.count == 2  # one for each image with padding, besides the suppression itself
     read: list[Tensor] = []
     to_list = Tensor.tolist
     monkeypatch.setattr(Tensor, "tolist", lambda values: read.append(values) or to_list(values))

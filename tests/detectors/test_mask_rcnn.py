@@ -1,4 +1,4 @@
-"""Both forms of Mask R-CNN, on tiny pictures: which RoIs get a mask, that it is theirs, and masks of detections."""
+"""Both forms of Mask R-CNN, on tiny images: which RoIs get a mask, that it is theirs, and masks of detections."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_every_positive_has_the_mask_target_of_its_object_and_its_own_pooled_fea
     masks = torch.cat([TWO.masks, OTHER.masks])
     assert torch.equal(rcnn.masks.target, crop_masks(masks, rois, which, 14))
     maps = detector.fpn(detector.backbone(batch.images))
-    pictures = [rois[which < 2], rois[:0], rois[which == 2]]
-    expected = Telltale()(detector.mask.pooling(maps, pictures), labels)
+    rois_of_each = [rois[which < 2], rois[:0], rois[which == 2]]
+    expected = Telltale()(detector.mask.pooling(maps, rois_of_each), labels)
     torch.testing.assert_close(rcnn.masks.predicted, expected)
 
 
@@ -145,14 +145,14 @@ def test_boxes_are_those_of_faster_rcnn_and_each_has_its_mask(
     weights = detector.state_dict()
     assert {name for name in weights if not name.startswith("mask.")} == set(boxes.state_dict())
     maps = detector.fpn(detector.backbone(images))
-    for picture, (found, expected) in enumerate(zip(detector.detect(images), boxes.detect(images), strict=True)):
+    for image, (found, expected) in enumerate(zip(detector.detect(images), boxes.detect(images), strict=True)):
         assert torch.equal(found.boxes, expected.boxes)
         assert torch.equal(found.scores, expected.scores)
         assert expected.masks is None
         assert torch.equal(found.masks.regions, found.boxes)
-        pictures = [found.boxes[:0]] * 2
-        pictures[picture] = found.boxes
-        torch.testing.assert_close(found.masks.scores, detector.mask(maps, pictures, found.labels).sigmoid())
+        per_image = [found.boxes[:0]] * 2
+        per_image[image] = found.boxes
+        torch.testing.assert_close(found.masks.scores, detector.mask(maps, per_image, found.labels).sigmoid())
 
 
 @FORMS

@@ -1,4 +1,4 @@
-"""ATSS and PAA in both forms, on tiny pictures."""
+"""ATSS and PAA in both forms, on tiny images."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def build(request: pytest.FixtureRequest) -> Build:
 
 
 def make_batch(targets: list[Target], sizes: list[tuple[int, int]]) -> Batch:
-    """Pictures of noise in the smallest canvas of a multiple of 32."""
+    """Images of noise in the smallest canvas of a multiple of 32."""
     height, width = (-(-max(size[axis] for size in sizes) // 32) * 32 for axis in (0, 1))
     pixels = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(3)
-    for picture, (rows, columns) in zip(pixels, sizes, strict=True):
-        picture[:, :rows, :columns] = torch.randint(256, (3, rows, columns), generator=generator, dtype=torch.uint8)
+    for image, (rows, columns) in zip(pixels, sizes, strict=True):
+        image[:, :rows, :columns] = torch.randint(256, (3, rows, columns), generator=generator, dtype=torch.uint8)
     sources = tuple(Source(i, f"{i}.png", size) for i, size in enumerate(sizes))
     return Batch(Images(pixels, tuple(sizes)), tuple(targets), sources)
 
@@ -56,8 +56,8 @@ def check_gradients(detector: nn.Module) -> None:
 
 
 SCENES = {
-    "two pictures": ([TWO, TWO], [(64, 64), (64, 64)]),
-    "one picture": ([TWO], [(64, 64)]),
+    "two images": ([TWO, TWO], [(64, 64), (64, 64)]),
+    "one image": ([TWO], [(64, 64)]),
     "odd sizes": ([TWO, TWO], [(61, 83), (50, 97)]),
     "one without objects": ([EMPTY, TWO], [(64, 64), (64, 64)]),
     "none with objects": ([EMPTY, EMPTY], [(64, 64), (64, 70)]),
@@ -94,7 +94,7 @@ def test_only_the_standard_form_has_an_auxiliary_head(build: Build, kind: str, r
 
 @KINDS
 @FORMS
-def test_the_pool_goes_by_picture_and_ignores_padding(build: Build, kind: str, ranking: bool) -> None:
+def test_the_pool_goes_by_image_and_ignores_padding(build: Build, kind: str, ranking: bool) -> None:
     detector = build(kind, ranking)
     (dense,) = detector(make_batch([TWO, TWO], [(64, 64), (32, 96)]))
     per_cell = 3 if ranking else 1
@@ -104,7 +104,7 @@ def test_the_pool_goes_by_picture_and_ignores_padding(build: Build, kind: str, r
         finest = labels[: 16 * 24 * per_cell].view(16, 24, per_cell)
         assert (finest[height // 4 :] == -1).all()
         assert (finest[:, width // 4 :] == -1).all()
-        assert (finest[: height // 4, : width // 4] >= 0).all()  # no anchor of the picture itself is ignored
+        assert (finest[: height // 4, : width // 4] >= 0).all()  # no anchor of the image itself is ignored
         assert ((labels >= 0) & (labels < NUM_CLASSES)).any()
 
 
@@ -132,7 +132,7 @@ def test_boxes_and_centerness_are_aligned_with_the_positives(build: Build, kind:
     objects, labels = torch.cat([TWO.boxes, other.boxes]), torch.cat([TWO.labels, other.labels])
     which = (boxes[:, None] == objects).all(dim=2).int().argmax(dim=1)
     assert torch.equal(positives, labels[which])
-    assert torch.equal(which, which.sort().values)  # picture by picture; TWO has its small object on finer levels
+    assert torch.equal(which, which.sort().values)  # image by image; TWO has its small object on finer levels
     assert (box_iou(anchors, boxes).diagonal() > 0).all()
     decoded = detector.dense.coder.decode(dense.deltas.target, anchors)
     torch.testing.assert_close(decoded, boxes, rtol=1e-4, atol=1e-3)
@@ -211,7 +211,7 @@ def test_a_batch_waits_for_the_device_once_for_its_positives_and_in_paa_once_for
 
 @KINDS
 @FORMS
-def test_detections_lie_inside_of_the_pictures_best_first(build: Build, kind: str, ranking: bool) -> None:
+def test_detections_lie_inside_of_the_images_best_first(build: Build, kind: str, ranking: bool) -> None:
     detector = build(kind, ranking)
     detector.detection = DetectionSettings(score_threshold=0.0, per_image=20)
     images = make_batch([EMPTY, EMPTY], [(61, 83), (50, 97)]).images
@@ -251,18 +251,18 @@ def test_detections_equal_those_of_the_rules_one_step_at_a_time(build: Build, ki
     images = make_batch([EMPTY, EMPTY], [(64, 64), (40, 90)]).images
     with torch.no_grad():
         outputs = detector.dense(detector.fpn(detector.backbone(images)), images.sizes)
-    for picture, (found, (height, width)) in enumerate(zip(detector.detect(images), images.sizes, strict=True)):
-        scores = outputs.logits[picture].sigmoid()
+    for image, (found, (height, width)) in enumerate(zip(detector.detect(images), images.sizes, strict=True)):
+        scores = outputs.logits[image].sigmoid()
         if outputs.auxiliary is not None:
-            scores = scores * outputs.auxiliary[picture].sigmoid()[:, None]
+            scores = scores * outputs.auxiliary[image].sigmoid()[:, None]
             scores = scores.sqrt() if kind == "tiny_paa" else scores
-        valid = outputs.anchors.valid[picture]
+        valid = outputs.anchors.valid[image]
         kept, start = [], 0
         for count in outputs.anchors.num_per_level:
             rows = [row for row in range(start, start + count) if valid is None or valid[row]]
             kept += sorted(rows, key=lambda row: -float(scores[row].max()))[:30]
             start += count
-        boxes = detector.dense.coder.decode(outputs.deltas[picture][kept], outputs.anchors.boxes[kept])
+        boxes = detector.dense.coder.decode(outputs.deltas[image][kept], outputs.anchors.boxes[kept])
         limits = torch.tensor([width, height, width, height])
         boxes, scores = torch.minimum(boxes.clamp(min=0), limits), scores[kept]
         pairs = []

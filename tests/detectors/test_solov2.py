@@ -1,4 +1,4 @@
-"""SOLOv2 on tiny pictures: detections against a plain transcription of the rules, boxes, borders, and empty cases."""
+"""SOLOv2 on tiny images: detections against a plain transcription of the rules, boxes, borders, and empty cases."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def spread(detector: SOLOv2) -> SOLOv2:
 
 
 def transcribed(
-    detector: SOLOv2, outputs: GridOutputs, picture: int, settings: MaskDetectionSettings
+    detector: SOLOv2, outputs: GridOutputs, image: int, settings: MaskDetectionSettings
 ) -> list[tuple[float, int, Tensor]]:
-    """(score, label, probabilities of the small mask) of one picture, best first, step by step and mask by mask."""
+    """(score, label, probabilities of the small mask) of one image, best first, step by step and mask by mask."""
     found = []
-    kernels, features = outputs.kernels[picture], outputs.features[picture]
-    logits, start = outputs.logits[picture].sigmoid(), 0
+    kernels, features = outputs.kernels[image], outputs.features[image]
+    logits, start = outputs.logits[image].sigmoid(), 0
     strides = [8, 8, 16, 16]
     for size, stride in zip(detector.grid.head.grids, strides, strict=True):
         level = logits[start : start + size * size].T.view(1, -1, size, size)
@@ -94,12 +94,12 @@ def test_detections_are_those_of_the_rules_whatever_the_pieces(
     images = make_images([(64, 96), (50, 90)])
     with torch.no_grad():
         outputs = detector.grid(detector.fpn(detector.backbone(images)))
-        expected = [transcribed(detector, outputs, picture, settings) for picture in range(2)]
+        expected = [transcribed(detector, outputs, image, settings) for image in range(2)]
     for found, rows, size in zip(detector.detect(images), expected, images.sizes, strict=True):
         assert len(rows) > 5
         assert found.scores.tolist() == pytest.approx([score for score, *_ in rows], abs=1e-5)
         assert found.labels.tolist() == [label for _, label, _ in rows]
-        # At four times the size, as the network sees the picture, cropped to what is no padding.
+        # At four times the size, as the network sees the image, cropped to what is no padding.
         small = torch.stack([probabilities for *_, probabilities in rows])[:, None]
         large = interpolate(small, scale_factor=4, mode="bilinear")[:, 0, : size[0], : size[1]]
         differs = found.masks.bitmaps(size) != (large >= 0.5)
@@ -116,7 +116,7 @@ def test_boxes_lie_around_the_masks(tiny_solov2: Build) -> None:
         assert box.tolist() == [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
 
 
-def test_masks_reach_the_border_of_the_picture_and_scale_with_it() -> None:
+def test_masks_reach_the_border_of_the_image_and_scale_with_it() -> None:
     masks = canvas_scores(torch.full((1, 4, 6), 0.1), (16, 24))
     assert masks.bitmaps((16, 24)).all()
     assert mask_boxes(masks.scores[:, 1:-1, 1:-1], 4, (16, 24)).tolist() == [[0, 0, 24, 16]]
@@ -127,7 +127,7 @@ def test_a_mask_in_the_padding_alone_is_no_detection(tiny_solov2: Build) -> None
     detector = tiny_solov2(True)
     features = torch.zeros(8, 16, 24)
     features[0], features[1] = -9, -9
-    features[0, :, 15:] = 9  # right of the picture
+    features[0, :, 15:] = 9  # right of the image
     features[1, :, :12] = 9
     kernels = torch.zeros(detector.grid.assigner.num_cells, 8)
     peaks = torch.zeros(len(kernels), 3)
@@ -170,7 +170,7 @@ def test_nothing_detected_has_no_masks(tiny_solov2: Build) -> None:
         assert found.scaled((64, 96), (128, 192)).boxes.shape == (0, 4)
 
 
-def test_one_picture_or_two_give_the_same(tiny_solov2: Build) -> None:
+def test_one_image_or_two_give_the_same(tiny_solov2: Build) -> None:
     detector = spread(tiny_solov2(True))
     both = make_images([(64, 96), (50, 90)])
     for index, found in enumerate(detector.detect(both)):

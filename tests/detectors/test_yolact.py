@@ -1,4 +1,4 @@
-"""YOLACT in both forms, on tiny pictures: who is a positive, whose mask it gets, what is detected."""
+"""YOLACT in both forms, on tiny images: who is a positive, whose mask it gets, what is detected."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ OTHER = with_ellipses([[30.0, 30, 62, 46]], [1])
 
 
 def make_batch(targets: Sequence[Target], sizes: Sequence[tuple[int, int]] | None = None) -> Batch:
-    """Pictures of noise on a canvas that is larger than any of them."""
+    """Images of noise on a canvas that is larger than any of them."""
     sizes = tuple(sizes or [SIZE] * len(targets))
     pixels = torch.zeros(len(targets), 3, 96, 96, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(3)
-    for picture, (rows, columns) in zip(pixels, sizes, strict=True):
-        picture[:, :rows, :columns] = torch.randint(256, (3, rows, columns), generator=generator, dtype=torch.uint8)
+    for image, (rows, columns) in zip(pixels, sizes, strict=True):
+        image[:, :rows, :columns] = torch.randint(256, (3, rows, columns), generator=generator, dtype=torch.uint8)
     sources = tuple(Source(i, f"{i}.png", size) for i, size in enumerate(sizes))
     return Batch(Images(pixels, sizes), tuple(targets), sources)
 
@@ -80,19 +80,19 @@ def test_labels_boxes_and_masks_are_those_of_the_rules_one_anchor_at_a_time(tiny
     assert dense.logits.shape == (3 * len(anchors), NUM_CLASSES + (not ranking))
     assert features.prototypes.shape[2:] == (32, 32)
     positive = 0
-    for picture, target in enumerate(batch.targets):
+    for image, target in enumerate(batch.targets):
         labels, matched = assigned_by_hand(anchors, target)
-        assert dense.labels[picture * len(anchors) : (picture + 1) * len(anchors)].tolist() == labels
+        assert dense.labels[image * len(anchors) : (image + 1) * len(anchors)].tolist() == labels
         for row, (label, number) in enumerate(zip(labels, matched, strict=True)):
             if not 0 <= label < NUM_CLASSES:
                 continue
             box = target.boxes[number]
             assert torch.equal(dense.boxes.target[positive], box)
-            deltas = features.outputs.deltas[picture, row]
+            deltas = features.outputs.deltas[image, row]
             torch.testing.assert_close(dense.deltas.predicted[positive], deltas)
             torch.testing.assert_close(dense.boxes.predicted[positive], detector.coder.decode(deltas, anchors[row]))
             expected = assemble_masks(
-                features.prototypes[picture], features.outputs.coefficients[picture, row : row + 1], box[None], SIZE
+                features.prototypes[image], features.outputs.coefficients[image, row : row + 1], box[None], SIZE
             )
             torch.testing.assert_close(dense.masks.predicted[positive : positive + 1], expected)
             (mask,) = resize_masks(target.masks[number : number + 1], SIZE, [(32, 32)])
@@ -105,7 +105,7 @@ def test_labels_boxes_and_masks_are_those_of_the_rules_one_anchor_at_a_time(tiny
     assert (dense.labels == -1).any()
 
 
-def test_the_canvas_is_the_largest_picture_and_other_padding_is_ignored(tiny_yolact: Build) -> None:
+def test_the_canvas_is_the_largest_image_and_other_padding_is_ignored(tiny_yolact: Build) -> None:
     detector = tiny_yolact(True)
     targets = [TWO, with_ellipses([[4.0, 4, 30, 26]], [1], (32, 90))]
     dense = only(detector(make_batch(targets, [(64, 64), (32, 90)])))
@@ -121,7 +121,7 @@ def test_the_canvas_is_the_largest_picture_and_other_padding_is_ignored(tiny_yol
     assert dense.masks.predicted.shape[1:] == (32, 46)
 
 
-def test_no_more_masks_per_picture_than_asked_for_each_with_its_own_positive(tiny_yolact: Build) -> None:
+def test_no_more_masks_per_image_than_asked_for_each_with_its_own_positive(tiny_yolact: Build) -> None:
     detector, batch = tiny_yolact(False), make_batch([TWO, OTHER])
     detector.masks_per_image = None
     every = only(detector(batch))
@@ -170,7 +170,7 @@ def test_outlines_give_the_masks_of_their_bitmaps(tiny_yolact: Build, ranking: b
 
 
 @FORMS
-def test_a_picture_without_objects_needs_no_masks_but_objects_do(tiny_yolact: Build, ranking: bool) -> None:
+def test_an_image_without_objects_needs_no_masks_but_objects_do(tiny_yolact: Build, ranking: bool) -> None:
     detector = tiny_yolact(ranking)
     dense = only(detector(make_batch([EMPTY, EMPTY])))
     assert (dense.labels == NUM_CLASSES).all()
@@ -236,23 +236,23 @@ def test_detections_equal_those_of_the_rules_one_step_at_a_time(tiny_yolact: Bui
     with torch.no_grad():
         features = detector._features(batch.images)
         detections = detector.detect(batch.images)
-    for picture, (found, (height, width)) in enumerate(zip(detections, batch.images.sizes, strict=True)):
-        scores = detector.head.scores(features.outputs.logits[picture])
-        valid = features.anchors.valid[picture]
+    for image, (found, (height, width)) in enumerate(zip(detections, batch.images.sizes, strict=True)):
+        scores = detector.head.scores(features.outputs.logits[image])
+        valid = features.anchors.valid[image]
         kept, start = [], 0
         for count in features.anchors.num_per_level:
             rows = [row for row in range(start, start + count) if valid is None or valid[row]]
             kept += sorted(rows, key=lambda row: -float(scores[row].max()))[:20]
             start += count
-        boxes = detector.coder.decode(features.outputs.deltas[picture][kept], features.anchors.boxes[kept])
+        boxes = detector.coder.decode(features.outputs.deltas[image][kept], features.anchors.boxes[kept])
         boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height]))
         rows, best, labels = fast_nms(boxes, scores[kept], threshold=0.2, iou=0.5, limit=15, per_class=12)
         assert len(rows) > 5
         torch.testing.assert_close(found.scores, best)
         assert torch.equal(found.labels, labels)
         torch.testing.assert_close(found.boxes, boxes[rows])
-        coefficients = features.outputs.coefficients[picture][kept][rows]
-        masks = assemble_masks(features.prototypes[picture], coefficients, boxes[rows], features.canvas).sigmoid()
+        coefficients = features.outputs.coefficients[image][kept][rows]
+        masks = assemble_masks(features.prototypes[image], coefficients, boxes[rows], features.canvas).sigmoid()
         torch.testing.assert_close(found.masks.scores[:, 1:-1, 1:-1], masks)
         bitmaps = found.masks.bitmaps((64, 64))
         for mask, (left, top, right, bottom) in zip(bitmaps, found.boxes.tolist(), strict=True):

@@ -14,7 +14,7 @@ from typing import get_args
 import pytest
 
 from rankdet import losses
-from rankdet.recipes.losses import Loss, MaskLoss
+from rankdet.recipes.schema.losses import Loss, MaskLoss
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CARDS = (DOCS / "losses.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from rankdet.heads import AnchorGenerator, CenteredAnchors
 CPU = torch.device("cpu")
 
 
-def test_a_picture_of_800_by_1344_has_268569_anchors() -> None:
+def test_an_image_of_800_by_1344_has_268569_anchors() -> None:
     generator = AnchorGenerator((4, 8, 16, 32, 64))
     map_sizes = ((200, 336), (100, 168), (50, 84), (25, 42), (13, 21))
     assert generator.anchors(map_sizes, CPU).shape == (268_569, 4)

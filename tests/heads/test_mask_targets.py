@@ -36,7 +36,7 @@ def test_each_box_looks_at_its_own_object() -> None:
     assert not targets[2].any()
 
 
-def test_a_box_is_clipped_to_the_picture() -> None:
+def test_a_box_is_clipped_to_the_image() -> None:
     outside, clipped = torch.tensor([[-9.0, 8.0, 40.0, 99.0]]), torch.tensor([[0.0, 8.0, 40.0, 60.0]])
     chosen = torch.tensor([0])
     assert torch.equal(crop_masks(MASKS, outside, chosen, 28), crop_masks(MASKS, clipped, chosen, 28))
@@ -104,9 +104,7 @@ def test_no_boxes_have_no_outlines(edges: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("pieces", [2**24, 2 * 64 * 96])
-def test_masks_of_a_whole_picture_are_interpolated_with_its_padding(
-    pieces: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masks_of_a_whole_image_are_interpolated_with_its_padding(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rankdet.heads.mask_targets.MAX_PIXELS", pieces)
     fine, coarse = resize_masks(MASKS, (64, 96), [(16, 24), (7, 11)])
     padded = torch.zeros(3, 64, 96)
@@ -128,7 +126,7 @@ def test_one_pixel_has_no_mask_and_no_objects_have_none() -> None:
     assert resize_masks(Outlines(torch.zeros(0, 0, 4)), (60, 80), [(15, 20)])[0].shape == (0, 15, 20)
 
 
-def test_outlines_of_a_whole_picture_agree_with_their_bitmaps() -> None:
+def test_outlines_of_a_whole_image_agree_with_their_bitmaps() -> None:
     shapes = [star(5, 9.0, 22.0, 30, 25), star(9, 12.0, 18.0, 60, 40)]
     outlines = Outlines(torch.nn.utils.rnn.pad_sequence([edges_of(shape) for shape in shapes], batch_first=True))
     (bitmaps,) = resize_masks(outlines, (60, 80), [(60, 80)])
@@ -141,7 +139,7 @@ def test_outlines_of_a_whole_picture_agree_with_their_bitmaps() -> None:
 @pytest.mark.parametrize("stride", [2, 4, 8])
 @pytest.mark.parametrize("size", [(64, 96), (61, 83), (3, 2)])
 def test_shrunk_masks_are_interpolated_and_rounded(stride: int, size: tuple[int, int]) -> None:
-    """As if the picture were padded with nothing to whole cells, and beyond."""
+    """As if the image were padded with nothing to whole cells, and beyond."""
     masks = torch.rand(5, *size, generator=torch.Generator().manual_seed(0)) < 0.5
     cells = (-(-size[0] // stride) + 2, -(-size[1] // stride) + 1)
     padded = torch.zeros(5, stride * cells[0], stride * cells[1])

@@ -57,7 +57,7 @@ def test_no_masks_leave_the_graph_whole() -> None:
 
 
 @pytest.mark.parametrize("size", [(62, 97), (31, 48), (120, 130)])
-def test_scores_of_a_canvas_become_pixels_as_a_resized_picture_does(size: tuple[int, int]) -> None:
+def test_scores_of_a_canvas_become_pixels_as_a_resized_image_does(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     logits = 4 * torch.randn(3, 16, 24)
     masks = canvas_scores(logits, CANVAS)

@@ -9,7 +9,7 @@ from torchvision.ops import roi_align
 from rankdet.heads import RoIPooling
 
 
-def test_features_of_a_box_come_from_its_picture_and_level() -> None:
+def test_features_of_a_box_come_from_its_image_and_level() -> None:
     maps = [torch.rand(2, 3, 32, 32), torch.rand(2, 3, 16, 16), torch.rand(2, 3, 8, 8)]
     boxes = [torch.tensor([[3.0, 5.0, 90.0, 99.0], [8.0, 8.0, 20.0, 24.0]]), torch.tensor([[0.0, 0.0, 10.0, 14.0]])]
     pooled = RoIPooling((4, 8), finest_scale=16)(maps, boxes)

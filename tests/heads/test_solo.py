@@ -38,13 +38,13 @@ def make_stage(one_mask_per_cell: bool = True) -> GridStage:
     )
 
 
-def make_outputs(stage: GridStage, num_pictures: int) -> GridOutputs:
+def make_outputs(stage: GridStage, num_images: int) -> GridOutputs:
     """Outputs with logits and kernels that differ everywhere."""
     torch.manual_seed(2)
     return GridOutputs(
-        torch.randn(num_pictures, stage.assigner.num_cells, 3, requires_grad=True),
-        torch.randn(num_pictures, stage.assigner.num_cells, 4, requires_grad=True),
-        torch.randn(num_pictures, 4, 16, 16, requires_grad=True),
+        torch.randn(num_images, stage.assigner.num_cells, 3, requires_grad=True),
+        torch.randn(num_images, stage.assigner.num_cells, 4, requires_grad=True),
+        torch.randn(num_images, 4, 16, 16, requires_grad=True),
     )
 
 
@@ -52,7 +52,7 @@ def candidates_of(stage: GridStage, targets: list[Target]) -> Candidates:
     return stage.candidates(make_outputs(stage, len(targets)), targets, [(64, 64)] * len(targets))
 
 
-def test_masks_are_products_of_kernels_and_the_features_of_their_picture() -> None:
+def test_masks_are_products_of_kernels_and_the_features_of_their_image() -> None:
     features = torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
     kernels = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     counts = [2, 0, 3]
@@ -142,13 +142,13 @@ def test_each_cell_has_label_kernel_and_target_of_its_own_object() -> None:
     small = torch.nn.functional.interpolate(masks[:, None].float(), scale_factor=0.25, mode="bilinear")[:, 0] >= 0.5
     classes = torch.cat([APART.labels, OVER_EACH_OTHER.labels])
     for row, cell in enumerate(positives.tolist()):
-        picture, inside = divmod(cell, stage.assigner.num_cells)
-        logits = torch.einsum("d,dhw->hw", outputs.kernels[picture, inside], outputs.features[picture])
+        image, inside = divmod(cell, stage.assigner.num_cells)
+        logits = torch.einsum("d,dhw->hw", outputs.kernels[image, inside], outputs.features[image])
         torch.testing.assert_close(found.masks.predicted[row], logits)
         number = [n for n, mask in enumerate(small) if torch.equal(mask, found.masks.target[row])]
         assert number
         assert found.labels[cell] in classes[number]
-        assert (number[0] >= 4) == (picture == 2)
+        assert (number[0] >= 4) == (image == 2)
 
 
 @pytest.mark.parametrize("one_mask_per_cell", [True, False])

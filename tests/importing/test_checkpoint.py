@@ -13,8 +13,8 @@ from rankdet.importing.categories import COCO
 from rankdet.importing.checkpoint import understood
 from rankdet.importing.reading import ForeignCheckpoint
 from rankdet.recipes import RECIPES, dump, load_recipe
+from rankdet.runs.checkpoint import FOR_DETECTION, load_checkpoint
 from rankdet.structures import InputError
-from rankdet.training.checkpoint import FOR_DETECTION, load_checkpoint
 
 from . import foreign
 from .foreign import R18, R50

@@ -63,8 +63,8 @@ def test_imported_checkpoint_is_evaluated_detects_and_trains(
 
     assert call(monkeypatch, "evaluate", out, "--data", data, "--out", tmp_path / "evaluation") == 0
     assert "AP" in json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["masks"]
-    picture = next((data / "images" / "val").iterdir())
-    assert call(monkeypatch, "detect", out, picture, "--out", tmp_path / "found") == 0
+    image = next((data / "images" / "val").iterdir())
+    assert call(monkeypatch, "detect", out, image, "--out", tmp_path / "found") == 0
     assert (tmp_path / "found" / "detections.json").exists()
     run = tmp_path / "run"
     arguments = ("--data", data, "--weights", out, "--out", run, "evaluation.at_end=false")

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from rankdet.importing.reading import Inert, read_foreign
+from rankdet.runs.checkpoint import save_checkpoint
 from rankdet.structures import InputError
-from rankdet.training.checkpoint import save_checkpoint
 
 TENSORS = {"conv.weight": torch.arange(6.0).view(2, 3), "conv.bias": torch.zeros(2)}
 

@@ -16,7 +16,7 @@ KINDS = ("few", "crowded", "tiny", "outside", "none", "twice the same", "in the 
 
 
 def make_anchors(scales: str, image_sizes: list[tuple[int, int]]) -> PyramidAnchors:
-    """Anchors of the canvas, for pictures of these sizes."""
+    """Anchors of the canvas, for images of these sizes."""
     generator = AnchorGenerator(STRIDES, scales=SCALES[scales], ratios=(1.0,))
     map_sizes = tuple((-(-CANVAS[0] // stride), -(-CANVAS[1] // stride)) for stride in STRIDES)
     device = torch.device("cpu")

@@ -49,7 +49,7 @@ def positives_plainly(costs: list[float], added: float) -> list[int]:
 def assign_plainly(
     assigner: PAAAssigner, anchors: PyramidAnchors, valid: Tensor | None, target: Target, logits: Tensor, boxes: Tensor
 ) -> tuple[list[int], list[int]]:
-    """The six steps of the rules for one picture, one object at a time."""
+    """The six steps of the rules for one image, one object at a time."""
     num_anchors, num_objects = len(anchors.boxes), len(target.labels)
     usable = list(range(num_anchors)) if valid is None else valid.nonzero().squeeze(1).tolist()
     labels, matched = [-1] * num_anchors, [0] * num_anchors
@@ -86,10 +86,10 @@ def assign_plainly(
     return labels, matched
 
 
-def predict(anchors: PyramidAnchors, num_pictures: int, seed: int) -> tuple[Tensor, Tensor]:
+def predict(anchors: PyramidAnchors, num_images: int, seed: int) -> tuple[Tensor, Tensor]:
     """Logits (B, M, C) and boxes (B, M, 4) of a network that is not quite sure."""
     generator = torch.Generator().manual_seed(seed)
-    shape = num_pictures, len(anchors.boxes)
+    shape = num_images, len(anchors.boxes)
     logits = torch.randn(*shape, NUM_CLASSES, generator=generator) * 2 - 1
     boxes = anchors.boxes + torch.randn(*shape, 4, generator=generator)
     return logits, torch.cat([boxes[..., :2], torch.maximum(boxes[..., 2:], boxes[..., :2] + 1)], dim=2)
@@ -106,10 +106,10 @@ def test_assignment_equals_a_plain_transcription_of_the_rules(form: str, kind: s
         logits, boxes = predict(anchors, 3, seed)
         assignment = ASSIGNERS[form](anchors, targets, NUM_CLASSES, logits, boxes)
         first_object = 0
-        for picture, (valid, target) in enumerate(zip(anchors.valid, targets, strict=True)):
-            labels, matched = (part.view(3, -1)[picture] for part in assignment)
+        for image, (valid, target) in enumerate(zip(anchors.valid, targets, strict=True)):
+            labels, matched = (part.view(3, -1)[image] for part in assignment)
             expected_labels, expected_matched = assign_plainly(
-                ASSIGNERS[form], anchors, valid, target, logits[picture], boxes[picture]
+                ASSIGNERS[form], anchors, valid, target, logits[image], boxes[image]
             )
             assert labels.tolist() == expected_labels
             is_positive = (labels >= 0) & (labels < NUM_CLASSES)

@@ -29,7 +29,7 @@ RULES = pytest.mark.parametrize("one_mask_per_cell", [True, False], ids=["first 
 
 
 def make_scene(kind: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Labels, boxes, masks of the canvas and small masks of one picture; masks do not fill their boxes evenly."""
+    """Labels, boxes, masks of the canvas and small masks of one image; masks do not fill their boxes evenly."""
     generator = torch.Generator().manual_seed(seed)
     count = {"none": 0, "crowded": 30}.get(kind, 6)
     low, high = {"tiny": (0.5, 3.0), "of no level": (97.0, 120.0)}.get(kind, (3.0, 60.0))
@@ -74,7 +74,7 @@ def assign(scenes: list[tuple[Tensor, Tensor, Tensor, Tensor]], one_mask_per_cel
 def transcribed(
     scene: tuple[Tensor, Tensor, Tensor, Tensor], one_mask_per_cell: bool
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Labels of the cells of one picture, and (cell, object) of each mask, as the rules read."""
+    """Labels of the cells of one image, and (cell, object) of each mask, as the rules read."""
     classes, boxes, masks, small = scene
     labels = [NUM_CLASSES] * sum(size * size for size in GRIDS)
     pairs: list[tuple[int, int]] = []
@@ -109,20 +109,20 @@ def transcribed(
 @RULES
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_and_masks_are_those_of_the_rules(kind: str, one_mask_per_cell: bool) -> None:
-    """Three pictures in one call, the second always without objects."""
+    """Three images in one call, the second always without objects."""
     for seed in range(4):
         scenes = [make_scene(kind, seed), make_scene("none", seed), make_scene("few", seed + 50)]
         found = assign(scenes, one_mask_per_cell)
         labels, pairs, counts, objects = [], [], [], 0
-        for picture, scene in enumerate(scenes):
+        for image, scene in enumerate(scenes):
             own_labels, own_pairs = transcribed(scene, one_mask_per_cell)
-            pairs += [(picture * len(own_labels) + cell, objects + number) for cell, number in own_pairs]
+            pairs += [(image * len(own_labels) + cell, objects + number) for cell, number in own_pairs]
             labels += own_labels
             counts.append(len(own_pairs))
             objects += len(scene[0])
         assert found.labels.tolist() == labels
         assert list(zip(found.cells.tolist(), found.objects.tolist(), strict=True)) == pairs
-        assert found.per_picture == counts
+        assert found.per_image == counts
         positives = [cell for cell, label in enumerate(labels) if label < NUM_CLASSES]
         if one_mask_per_cell:
             assert found.rows is None

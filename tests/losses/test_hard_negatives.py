@@ -80,7 +80,7 @@ def test_without_candidates_nothing_is_chosen() -> None:
         assert candidates.logits.grad is not None
 
 
-def test_a_head_must_say_which_candidates_share_a_picture() -> None:
+def test_a_head_must_say_which_candidates_share_an_image() -> None:
     candidates = make_candidates((9,), 0.5, 0)
     bare = Candidates("dense", candidates.logits, candidates.labels, NUM_CLASSES)
     with pytest.raises(ValueError, match=r"'dense' does not say .*\(per_image\)"):

@@ -155,7 +155,7 @@ def test_semantic_maps_are_learned_class_by_class_and_pixel_by_pixel() -> None:
     loss = SoftmaxCrossEntropyLoss(L1(), auxiliary=[SemanticCrossEntropy(2.0)])
     total = torch.nn.functional.binary_cross_entropy_with_logits(logits, target.float(), reduction="sum")
     found = loss(candidates).terms["semantic"]
-    torch.testing.assert_close(found, 2 * total / (3 * 4 * 5))  # over pictures and pixels, not over classes
+    torch.testing.assert_close(found, 2 * total / (3 * 4 * 5))  # over images and pixels, not over classes
     found.backward()
     assert logits.grad.all()
     focal = FocalLoss(box_loss=L1(), auxiliary=[SemanticCrossEntropy(2.0)])

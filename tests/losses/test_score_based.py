@@ -15,8 +15,8 @@ from rankdet.losses import (
     L1,
     CenternessCrossEntropy,
     CenternessWeights,
-    CountOrPictures,
-    CountPerPicture,
+    CountOrImages,
+    CountPerImage,
     FocalLoss,
     GIoU,
     IoUCrossEntropy,
@@ -239,20 +239,20 @@ class TwoProcesses(Processes):
         return value.detach() / 2
 
 
-def test_pictures_without_positives_count_as_published() -> None:
-    labels = torch.tensor([0, 1, 2, 2, -1, 2])  # two positives in the first picture, none in the others
+def test_images_without_positives_count_as_published() -> None:
+    labels = torch.tensor([0, 1, 2, 2, -1, 2])  # two positives in the first image, none in the others
     candidates = Candidates("dense", torch.zeros(6, 2), labels, 2, per_image=(3, 1, 2))
     for per_image, normalizer, expected in (
         ((3, 1, 2), PositiveCount(), 2),
         ((3, 1, 2), PositiveCount(0.5), 2.5),
-        ((3, 1, 2), CountPerPicture(), 4),
-        ((3, 1, 2), CountOrPictures(), 3),
-        ((1, 1, 4), CountOrPictures(), 3),
-        ((1, 1, 4), CountPerPicture(), 3),
-        ((6,), CountPerPicture(), 2),
-        ((), CountPerPicture(), 0),
-        (None, CountPerPicture(), 2),
-        (None, CountOrPictures(), 2),
+        ((3, 1, 2), CountPerImage(), 4),
+        ((3, 1, 2), CountOrImages(), 3),
+        ((1, 1, 4), CountOrImages(), 3),
+        ((1, 1, 4), CountPerImage(), 3),
+        ((6,), CountPerImage(), 2),
+        ((), CountPerImage(), 0),
+        (None, CountPerImage(), 2),
+        (None, CountOrImages(), 2),
     ):
         if per_image == ():
             empty = Candidates("dense", torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), 2, per_image=())
@@ -263,7 +263,7 @@ def test_pictures_without_positives_count_as_published() -> None:
     boxes = Matched(torch.rand(2, 4), torch.rand(2, 4))
     auxiliary = {"centerness": Matched(torch.zeros(2), torch.ones(2))}
     candidates = replace(candidates, boxes=boxes, auxiliary=auxiliary)
-    terms, _ = FocalLoss(auxiliary=[CenternessCrossEntropy()], normalizer=CountPerPicture())(candidates)
+    terms, _ = FocalLoss(auxiliary=[CenternessCrossEntropy()], normalizer=CountPerImage())(candidates)
     torch.testing.assert_close(terms["classification"], whole / 4)
     torch.testing.assert_close(terms["centerness"], torch.tensor(2 * math.log(2) / 4))
 

@@ -66,7 +66,7 @@ def test_bad_detection_is_named(tmp_path: Path, record, message):
     ("mask", "message"),
     [
         ({"size": [100, 100]}, "needs size and counts"),
-        ({**MASK, "size": [50, 100]}, r"is a mask of size \[50, 100\] for a picture of"),
+        ({**MASK, "size": [50, 100]}, r"is a mask of size \[50, 100\] for an image of"),
         ({**MASK, "size": [10**30, 1]}, "is a mask of size"),
         ({**MASK, "size": 5}, r"needs a size \[height, width\]"),
         ("abc", "is neither a run-length object nor a list of polygons"),

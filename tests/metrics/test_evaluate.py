@@ -96,19 +96,19 @@ def official(truth: dict[str, Any], found: list[dict[str, Any]], iou_type: str) 
 
 
 def random_set(seed: int, iou_type: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Pictures with crowds, ties of scores, classes without objects, empty pictures and one with > 100 detections."""
+    """Images with crowds, ties of scores, classes without objects, empty images and one with > 100 detections."""
     rng = np.random.default_rng(seed)
-    pictures, categories = [3, 17, 40, 99], [2, 5, 6, 11]
+    images, categories = [3, 17, 40, 99], [2, 5, 6, 11]
     side = 400 if iou_type == "bbox" else 96
     annotations: list[dict[str, Any]] = []
-    for picture in pictures[:-1]:
+    for image in images[:-1]:
         for _ in range(rng.integers(0, 9)):
             size = rng.integers(4, side // 2, 2)
             corner = rng.integers(0, side - size)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": picture,
+                    "image_id": image,
                     "category_id": int(rng.choice(categories[:-1])),
                     "bbox": [*corner.tolist(), *size.tolist()],
                     "area": float(size.prod()) * float(rng.choice([1.0, 0.6])),
@@ -116,9 +116,9 @@ def random_set(seed: int, iou_type: str) -> tuple[dict[str, Any], list[dict[str,
                 }
             )
     found: list[dict[str, Any]] = []
-    for picture in pictures:
-        objects = [a for a in annotations if a["image_id"] == picture]
-        for _ in range(130 if picture == 17 else rng.integers(0, 25)):
+    for image in images:
+        objects = [a for a in annotations if a["image_id"] == image]
+        for _ in range(130 if image == 17 else rng.integers(0, 25)):
             if objects and rng.random() < 0.7:
                 source = objects[rng.integers(len(objects))]
                 box = np.array(source["bbox"]) + rng.integers(-4, 5, 4)
@@ -131,8 +131,8 @@ def random_set(seed: int, iou_type: str) -> tuple[dict[str, Any], list[dict[str,
                 continue
             found.append(
                 {
-                    "image_id": picture,
-                    "category_id": category if picture != 17 or rng.random() < 0.1 else 5,
+                    "image_id": image,
+                    "category_id": category if image != 17 or rng.random() < 0.1 else 5,
                     "bbox": box.tolist(),
                     "score": float(rng.integers(1, 12)) / 12 if rng.random() < 0.5 else float(rng.random()),
                 }
@@ -145,7 +145,7 @@ def random_set(seed: int, iou_type: str) -> tuple[dict[str, Any], list[dict[str,
         for detection in found:
             detection["segmentation"] = text_counts(detection.pop("bbox"), side)
     truth = {
-        "images": [{"id": i, "height": side, "width": side} for i in pictures],
+        "images": [{"id": i, "height": side, "width": side} for i in images],
         "categories": [{"id": i, "name": f"class {i}"} for i in categories],
         "annotations": annotations,
     }
@@ -249,7 +249,7 @@ def test_missing_area_of_a_mask_is_that_of_the_mask():
     assert math.isnan(result["APm"])
 
 
-def test_cap_on_detections_leaves_the_rest_of_a_picture_out():
+def test_cap_on_detections_leaves_the_rest_of_an_image_out():
     better_miss = {**HIT, "bbox": [60, 60, 20, 20], "score": 0.9}
     assert evaluate(TRUTH, [HIT, better_miss], max_detections=2)["AR100"] == 1
     capped = evaluate(TRUTH, [HIT, better_miss], max_detections=1)

@@ -99,7 +99,7 @@ def test_a_hit_of_iou_one_half_has_parts_though_it_gains_nothing():
     assert_equal(optimal_lrp(np.array([0.9, 0.8]), np.array([NAN, 0.5]), 1), (1, 0.5, 0.5, 0, 0.8))
 
 
-def picture_set(annotations: list[tuple[list[float], int]]) -> dict[str, Any]:
+def image_set(annotations: list[tuple[list[float], int]]) -> dict[str, Any]:
     return {
         "images": [{"id": 1, "height": 200, "width": 200}],
         "categories": [{"id": 1, "name": "cat"}],
@@ -115,7 +115,7 @@ def result_of(box: list[float], score: float) -> dict[str, Any]:
 
 
 def test_detection_in_a_crowd_region_is_neither_hit_nor_miss():
-    truth = picture_set([([0, 0, 40, 40], 0), ([100, 100, 80, 80], 1)])
+    truth = image_set([([0, 0, 40, 40], 0), ([100, 100, 80, 80], 1)])
     found = [result_of([0, 0, 40, 30], 0.4), result_of([110, 110, 20, 20], 0.9)]
     cat = evaluate(truth, found)["per_class"]["cat"]
     assert cat["ground_truths"] == 1
@@ -123,7 +123,7 @@ def test_detection_in_a_crowd_region_is_neither_hit_nor_miss():
 
 
 def test_duplicate_of_a_hit_is_a_miss():
-    truth = picture_set([([0, 0, 40, 40], 0)])
+    truth = image_set([([0, 0, 40, 40], 0)])
     found = [result_of([0, 0, 40, 40], 0.4), result_of([0, 0, 40, 30], 0.9)]
     cat = evaluate(truth, found)["per_class"]["cat"]
     # The better score takes the object: stopping there gives 0.25 / 0.5, going on adds a false positive.
@@ -152,7 +152,7 @@ def overlaps(first: dict[str, Any], second: dict[str, Any], iou_type: str, coco:
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_equals_a_plain_matching_on_pictures(shared, iou_type):
+def test_equals_a_plain_matching_on_images(shared, iou_type):
     folder = shared("data", "eval_samples", "coco_free_val")
     truth = json.loads((folder / "gt.json").read_text())
     found = json.loads((folder / f"dets_{iou_type}.json").read_text())

@@ -24,10 +24,10 @@ CATEGORIES = {2: "r", 3: "r", 5: "c", 8: "c", 13: "f"}
 
 
 def random_set(seed: int, iou_type: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Pictures in which some classes were looked for, some not, and some not to the end; ties of scores."""
+    """Images in which some classes were looked for, some not, and some not to the end; ties of scores."""
     rng = np.random.default_rng(seed)
     images, annotations, found = [], [], []
-    for picture in (4, 9, 21):
+    for image in (4, 9, 21):
         present = rng.choice(list(CATEGORIES), rng.integers(0, 4), replace=False).tolist()
         absent = [category for category in CATEGORIES if category not in present]
         boxes = []
@@ -37,12 +37,12 @@ def random_set(seed: int, iou_type: str) -> tuple[dict[str, Any], list[dict[str,
                 boxes.append([*rng.integers(0, SIDE - size).tolist(), *size.tolist()])
                 area = float(size.prod()) * float(rng.choice([1.0, 0.6]))
                 annotations.append(
-                    {"id": 1 + len(annotations), "image_id": picture, "category_id": category, "area": area}
+                    {"id": 1 + len(annotations), "image_id": image, "category_id": category, "area": area}
                     | shape(boxes[-1], iou_type)
                 )
         images.append(
             {
-                "id": picture,
+                "id": image,
                 "height": SIDE,
                 "width": SIDE,
                 "neg_category_ids": [category for category in absent if rng.random() < 0.5],
@@ -55,7 +55,7 @@ def random_set(seed: int, iou_type: str) -> tuple[dict[str, Any], list[dict[str,
             box[2:] = np.minimum(box[2:], SIDE - box[:2])
             score = float(rng.integers(1, 12)) / 12 if rng.random() < 0.5 else float(rng.random())
             found.append(
-                {"image_id": picture, "category_id": int(rng.choice(list(CATEGORIES))), "score": score}
+                {"image_id": image, "category_id": int(rng.choice(list(CATEGORIES))), "score": score}
                 | shape(box.tolist(), iou_type)
             )
     categories = [{"id": id_, "name": f"class {id_}", "frequency": one} for id_, one in CATEGORIES.items()]
@@ -192,7 +192,7 @@ def test_masks_equal_the_definition_on_random_sets(seed, cap):
     check(seed, "segm", cap)
 
 
-def picture(id_: int, negative: list[int] | None = None, not_exhaustive: list[int] | None = None) -> dict[str, Any]:
+def image(id_: int, negative: list[int] | None = None, not_exhaustive: list[int] | None = None) -> dict[str, Any]:
     lists = {"neg_category_ids": negative or [], "not_exhaustive_category_ids": not_exhaustive or []}
     return {"id": id_, "height": 100, "width": 100} | lists
 
@@ -202,7 +202,7 @@ def hit(category: int, score: float, image: int = 1, box: tuple[int, ...] = (10,
 
 
 def truth_with(*images: dict[str, Any], objects: list[tuple[int, int]]) -> dict[str, Any]:
-    """Pictures, and the (image, category) of objects that all have one box."""
+    """Images, and the (image, category) of objects that all have one box."""
     annotations = [
         {"id": 1 + place, "image_id": image, "category_id": category, "bbox": [10, 10, 40, 40]}
         for place, (image, category) in enumerate(objects)
@@ -216,7 +216,7 @@ ONE = pytest.approx(1, abs=1e-12)
 
 
 def test_detection_of_a_class_that_was_not_looked_for_does_not_matter():
-    truth = truth_with(picture(1), picture(2), objects=[(1, 2)])
+    truth = truth_with(image(1), image(2), objects=[(1, 2)])
     found = [hit(2, 0.5), hit(2, 0.9, image=2), hit(5, 0.9)]
     result = evaluate(truth, found)
     assert (result["AP"], result["oLRP"]) == (ONE, 0)
@@ -225,29 +225,29 @@ def test_detection_of_a_class_that_was_not_looked_for_does_not_matter():
 
 
 def test_detection_of_a_class_that_was_looked_for_in_vain_is_a_mistake():
-    truth = truth_with(picture(1), picture(2, negative=[2]), objects=[(1, 2)])
+    truth = truth_with(image(1), image(2, negative=[2]), objects=[(1, 2)])
     result = evaluate(truth, [hit(2, 0.5), hit(2, 0.9, image=2)])
     assert (result["AP"], result["oLRP"], result["oLRP_FP"]) == (pytest.approx(0.5), 0.5, 0.5)
 
 
 def test_detection_without_a_match_is_no_mistake_where_the_class_is_not_all_annotated():
     found = [hit(2, 0.5), hit(2, 0.9, box=ELSEWHERE)]
-    strict = evaluate(truth_with(picture(1), objects=[(1, 2)]), found)
-    lenient = evaluate(truth_with(picture(1, not_exhaustive=[2]), objects=[(1, 2)]), found)
+    strict = evaluate(truth_with(image(1), objects=[(1, 2)]), found)
+    lenient = evaluate(truth_with(image(1, not_exhaustive=[2]), objects=[(1, 2)]), found)
     assert (strict["AP"], strict["oLRP"]) == (pytest.approx(0.5), 0.5)
     assert (lenient["AP"], lenient["oLRP"]) == (ONE, 0)
 
 
 def test_average_precision_of_a_frequency_is_the_mean_over_its_classes():
-    truth = truth_with(picture(1), objects=[(1, 2), (1, 3), (1, 5)])
+    truth = truth_with(image(1), objects=[(1, 2), (1, 3), (1, 5)])
     result = evaluate(truth, [hit(2, 0.5), hit(5, 0.9)])
     assert (result["APr"], result["APc"]) == (pytest.approx(0.5), ONE)
     assert result["AP"] == pytest.approx(2 / 3)
     assert math.isnan(result["APf"])  # nothing of a frequent class is there
 
 
-def test_the_best_detections_of_a_picture_are_counted_over_all_classes():
-    truth = truth_with(picture(1, negative=[13]), objects=[(1, 2)])
+def test_the_best_detections_of_an_image_are_counted_over_all_classes():
+    truth = truth_with(image(1, negative=[13]), objects=[(1, 2)])
     others = [hit(13, 0.6, box=ELSEWHERE)] * 3
     assert evaluate(truth, [hit(2, 0.5), *others], max_detections=4)["AP"] == ONE
     assert evaluate(truth, [hit(2, 0.5), *others], max_detections=3)["AP"] == 0
@@ -266,14 +266,14 @@ def test_cap_is_that_of_the_official_loader():
 
 
 def test_lvis_knows_no_crowds():
-    truth = truth_with(picture(1), objects=[(1, 2)])
+    truth = truth_with(image(1), objects=[(1, 2)])
     truth["annotations"][0]["iscrowd"] = 1
     result = evaluate(truth, [hit(2, 0.5)])
     assert (result["AP"], result["per_class"]["class 2"]["ground_truths"]) == (ONE, 1)
 
 
 def test_ids_beyond_float64_are_kept_apart():
-    truth = truth_with(picture(2**53 + 1), picture(2**53 + 2, negative=[2]), objects=[(2**53 + 1, 2)])
+    truth = truth_with(image(2**53 + 1), image(2**53 + 2, negative=[2]), objects=[(2**53 + 1, 2)])
     result = evaluate(truth, [hit(2, 0.5, image=2**53 + 1)])
     assert (result["AP"], result["oLRP"]) == (ONE, 0)
 
@@ -285,7 +285,7 @@ def test_loaded_set_gives_the_same_though_it_has_lost_its_empty_lists():
 
 
 def test_no_detections_give_zero():
-    result = evaluate(truth_with(picture(1), objects=[(1, 2)]), [])
+    result = evaluate(truth_with(image(1), objects=[(1, 2)]), [])
     assert (result["AP"], result["APr"], result["AR300"], result["oLRP"]) == (0, 0, 0, 1)
 
 
@@ -301,7 +301,7 @@ def test_no_detections_give_zero():
     ],
 )
 def test_record_that_lvis_cannot_have_is_named(part, change, message, tmp_path):
-    truth = truth_with(picture(1), picture(2), objects=[])
+    truth = truth_with(image(1), image(2), objects=[])
     truth[part][-1].update(change)
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     with pytest.raises(InputError, match=rf"truth\.json: {message}"):

@@ -1,6 +1,6 @@
 """When two answers are the same.
 
-Legend: D detections of a picture.
+Legend: D detections of an image.
 """
 
 from __future__ import annotations

@@ -86,12 +86,12 @@ def check_outputs(both: Both, batch: Batch) -> None:
 
 
 def check_detections(both: Both, batch: Batch) -> list[int]:
-    """Boxes, scores and labels of each picture; returns how many there are."""
+    """Boxes, scores and labels of each image; returns how many there are."""
     found = both.here.detect(batch.images)
     inputs = prepare(both.there, batch, training=False)
     with torch.no_grad():
         outputs = both.there.bbox_head(both.there.extract_feat(inputs.pixels))
-        # Here no detection comes from the padding between pictures of different sizes.
+        # Here no detection comes from the padding between images of different sizes.
         outputs = [mask_padding(both.there.bbox_head, levels, inputs.metas) for levels in outputs]
         expected = both.there.bbox_head.predict_by_feat(*outputs, batch_img_metas=inputs.metas)
     for own, other in zip(found, expected, strict=True):

@@ -1,6 +1,6 @@
-"""mmdetection 3.3.0 beside this package: the same network with the same random weights, on the same pictures.
+"""mmdetection 3.3.0 beside this package: the same network with the same random weights, on the same images.
 
-Legend: B pictures, L levels, A anchors per cell, M anchors of a picture.
+Legend: B images, L levels, A anchors per cell, M anchors of an image.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Both(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What mmdetection's networks take: normalized pictures (B, 3, H, W), and the objects and sizes of each."""
+    """What mmdetection's networks take: normalized images (B, 3, H, W), and the objects and sizes of each."""
 
     pixels: Tensor
     samples: list[Any]
@@ -113,16 +113,16 @@ def share_weights(both: Both, changed: Mapping[str, Tensor | None] = NOTHING) ->
 
 
 def prepare(there: nn.Module, batch: Batch, training: bool = True) -> Inputs:
-    """The pictures and objects of a batch, by the preprocessing of the network there."""
-    pictures, samples = [], []
+    """The images and objects of a batch, by the preprocessing of the network there."""
+    images, samples = [], []
     for pixels, size, target in zip(batch.images.pixels, batch.images.sizes, batch.targets, strict=True):
-        pictures.append(pixels[:, : size[0], : size[1]].flip(0))  # BGR
+        images.append(pixels[:, : size[0], : size[1]].flip(0))  # BGR
         sample = DetDataSample(metainfo={"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0)})
         sample.gt_instances = InstanceData(bboxes=target.boxes.clone(), labels=target.labels.clone())
         if isinstance(target.masks, Tensor):
             sample.gt_instances.masks = BitmapMasks(target.masks.numpy().astype("uint8"), *size)
         samples.append(sample)
-    prepared = there.data_preprocessor({"inputs": pictures, "data_samples": samples}, training=training)
+    prepared = there.data_preprocessor({"inputs": images, "data_samples": samples}, training=training)
     return Inputs(prepared["inputs"], prepared["data_samples"])
 
 
@@ -130,7 +130,7 @@ def randomize(there: nn.Module, inputs: Inputs, outputs: Mapping[str, tuple[floa
     """Weights that give every layer work and outputs of a useful spread.
 
     Convolutions start Kaiming-normal, norms and biases anyhow; the statistics of batch normalization become those of
-    the pictures; then each layer named in ``outputs`` is scaled to the mean and standard deviation given there.
+    the images; then each layer named in ``outputs`` is scaled to the mean and standard deviation given there.
     """
     torch.manual_seed(seed)
     for module in there.modules():
@@ -220,11 +220,11 @@ def gradients(both: Both, here: Tensor, there: Tensor) -> tuple[dict[str, Tensor
 
 
 def mask_padding(head: nn.Module, levels: Sequence[Tensor], metas: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-    """Maps (B, channels, H, W) in which cells of the padding between pictures of different sizes say −10⁴."""
+    """Maps (B, channels, H, W) in which cells of the padding between images of different sizes say −10⁴."""
     masked = [level.detach().clone() for level in levels]
     for level, (stride, _) in zip(masked, head.prior_generator.strides, strict=True):
-        for picture, meta in zip(level, metas, strict=True):
+        for image, meta in zip(level, metas, strict=True):
             rows, columns = (math.ceil(side / stride) for side in meta["pad_shape"])
-            picture[:, rows:] = -1e4
-            picture[:, :, columns:] = -1e4
+            image[:, rows:] = -1e4
+            image[:, :, columns:] = -1e4
     return masked

@@ -1,6 +1,6 @@
-"""Pictures with objects for both programs: drawn ones of odd and different sizes, without objects, and genuine ones.
+"""Images with objects for both programs: drawn ones of odd and different sizes, without objects, and genuine ones.
 
-Legend: B pictures, G objects of a picture, C classes.
+Legend: B images, G objects of an image, C classes.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from rankdet.data import CocoDataset, FixedSize, KeepRatio, SampleKey, Transform
 from rankdet.structures import Batch, Images, Source, Target
 
 NUM_CLASSES = 7
-SCENES = ("one picture", "different sizes", "one without objects", "none with objects", "genuine")
-WITH_OBJECTS = ("one picture", "different sizes", "genuine")
-"""Scenes in which every picture has objects."""
+SCENES = ("one image", "different sizes", "one without objects", "none with objects", "genuine")
+WITH_OBJECTS = ("one image", "different sizes", "genuine")
+"""Scenes in which every image has objects."""
 SMALL = KeepRatio(256, (192,))
 BESIDE = [parent / "shared" / "data" / "coco_free" for parent in Path(__file__).resolve().parents]
 GENUINE = next((folder for folder in BESIDE if folder.is_dir()), None)
 
 
 def make_scene(name: str) -> Batch:
-    """A batch of pictures with boxes and masks of ``NUM_CLASSES`` classes; the genuine one is skipped where absent."""
+    """A batch of images with boxes and masks of ``NUM_CLASSES`` classes; the genuine one is skipped where absent."""
     match name:
-        case "one picture":
+        case "one image":
             return draw_batch([(187, 243)], [6], seed=1)
         case "different sizes":
             return draw_batch([(150, 219), (193, 161)], [5, 9], seed=2)
@@ -46,20 +46,20 @@ def make_scene(name: str) -> Batch:
 
 
 def draw_batch(sizes: Sequence[tuple[int, int]], counts: Sequence[int], seed: int, divisor: int = 32) -> Batch:
-    """Pictures of smooth noise with ellipses of random colors, each of which is an object."""
+    """Images of smooth noise with ellipses of random colors, each of which is an object."""
     generator = torch.Generator().manual_seed(seed)
     height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
     pixels = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
     targets = []
     for place, ((rows, columns), count) in enumerate(zip(sizes, counts, strict=True)):
         coarse = torch.rand(1, 3, 12, 12, generator=generator) * 255
-        picture = interpolate(coarse, size=(rows, columns), mode="bicubic", align_corners=False)[0]
-        picture += torch.randn(3, rows, columns, generator=generator) * 12
+        image = interpolate(coarse, size=(rows, columns), mode="bicubic", align_corners=False)[0]
+        image += torch.randn(3, rows, columns, generator=generator) * 12
         boxes = _random_boxes(count, rows, columns, generator)
         masks = _ellipses(boxes, rows, columns)
         for mask in masks:
-            picture[:, mask] = torch.rand(3, 1, generator=generator) * 255
-        pixels[place, :, :rows, :columns] = picture.clamp(0, 255).to(torch.uint8)
+            image[:, mask] = torch.rand(3, 1, generator=generator) * 255
+        pixels[place, :, :rows, :columns] = image.clamp(0, 255).to(torch.uint8)
         labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
         targets.append(Target(boxes, labels, masks))
     sources = tuple(Source(i, f"{i}.png", size) for i, size in enumerate(sizes))
@@ -67,7 +67,7 @@ def draw_batch(sizes: Sequence[tuple[int, int]], counts: Sequence[int], seed: in
 
 
 def _random_boxes(count: int, rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """From a tenth to nearly all of the picture; no two sides or centers coincide."""
+    """From a tenth to nearly all of the image; no two sides or centers coincide."""
     sides = torch.tensor([columns, rows]) * (0.1 + 0.8 * torch.rand(count, 2, generator=generator) ** 2)
     corner = torch.rand(count, 2, generator=generator) * (torch.tensor([columns, rows]) - sides)
     return torch.cat([corner, corner + sides], dim=1)
@@ -82,7 +82,7 @@ def _ellipses(boxes: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def read_batch(resize: KeepRatio | FixedSize = SMALL) -> Batch:
-    """Two genuine pictures of COCO, one of them in portrait format."""
+    """Two genuine images of COCO, one of them in portrait format."""
     if GENUINE is None:
         pytest.skip("needs ../shared/data/coco_free, which is not beside this checkout")
     annotations = GENUINE / "annotations" / "instances_val2017.json"

@@ -60,7 +60,7 @@ def test_maps_and_trained_weights_are_the_same(name: str, config: str) -> None:
 
 
 @pytest.mark.parametrize(("long", "short"), [(1333, 800), (768, 448), (333, 640)])
-def test_pictures_of_all_sizes_are_resized_to_the_same_size(long: int, short: int) -> None:
+def test_images_of_all_sizes_are_resized_to_the_same_size(long: int, short: int) -> None:
     for height in range(33, 1500, 37):
         for width in range(40, 1500, 41):
             own = KeepRatio(max(long, short), (min(long, short),)).size((height, width))

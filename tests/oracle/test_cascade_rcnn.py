@@ -51,7 +51,7 @@ def test_proposals_are_the_same(both: Both, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("is_sampled", [True, False])
-def test_labels_of_anchors_inside_of_the_picture_are_the_same(
+def test_labels_of_anchors_inside_of_the_image_are_the_same(
     both: Both, batch: Batch, is_sampled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not is_sampled:
@@ -118,7 +118,7 @@ def test_loss_terms_and_their_gradients_are_the_same(both: Both, scene: str) -> 
 
 
 @pytest.mark.parametrize("scene", ["one without objects", "none with objects"])
-def test_loss_terms_are_the_same_but_for_pictures_without_positives(both: Both, scene: str) -> None:
+def test_loss_terms_are_the_same_but_for_images_without_positives(both: Both, scene: str) -> None:
     two_stage.check_losses_without_positives(both, make_scene(scene), NAMES)
 
 

@@ -100,13 +100,13 @@ def test_loss_terms_and_their_gradients_are_the_same(recipe: str, scene: str, fo
 
 
 @pytest.mark.parametrize("scene", ["one without objects", "none with objects"])
-def test_loss_terms_are_the_same_but_for_pictures_without_positives(both: Both, scene: str) -> None:
+def test_loss_terms_are_the_same_but_for_images_without_positives(both: Both, scene: str) -> None:
     batch = make_scene(scene)
     inputs = prepare(both.there, batch)
     with torch.no_grad():
         here, there = evaluate(both, batch), renamed(total(both.there.loss(inputs.pixels, inputs.samples)))
         labels = both.here(batch)[0].labels.view(len(batch.targets), -1)
-    # There a picture without positive anchors counts as one in the number that sums are divided by.
+    # There an image without positive anchors counts as one in the number that sums are divided by.
     factor = two_stage.in_terms_there(torch.stack([(labels == 0).sum(dim=1), (labels == 1).sum(dim=1)]))
     assert factor > 1
     there["rpn/classification"] *= factor

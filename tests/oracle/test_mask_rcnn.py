@@ -38,7 +38,7 @@ def both() -> Both:
         "roi_head.mask_head.in_channels": 64,
         "roi_head.mask_head.conv_out_channels": 32,
         "roi_head.mask_head.num_classes": NUM_CLASSES,
-        # Masks end with the picture, not with the batch.
+        # Masks end with the image, not with the batch.
         "data_preprocessor.pad_mask": False,
     }
     outputs = {
@@ -79,11 +79,11 @@ def test_masks_of_rois_and_their_targets_are_the_same(both: Both, scene: str) ->
         masks = both.there.roi_head._mask_forward(levels, torch.cat(positives))["mask_preds"]
         expected = both.there.roi_head.mask_head.get_targets(drawn, inputs.objects, both.there.train_cfg.rcnn)
     rows_here = [
-        two_stage.rows_of(picture, own.boxes[: own.num_positives], own.labels[: own.num_positives])
-        for picture, own in enumerate(rois)
+        two_stage.rows_of(image, own.boxes[: own.num_positives], own.labels[: own.num_positives])
+        for image, own in enumerate(rois)
     ]
     labels = torch.cat([each.pos_gt_labels for each in drawn])
-    rows_there = [two_stage.rows_of(picture, each.pos_priors, each.pos_gt_labels) for picture, each in enumerate(drawn)]
+    rows_there = [two_stage.rows_of(image, each.pos_priors, each.pos_gt_labels) for image, each in enumerate(drawn)]
     places = assert_same_rows(torch.cat(rows_here), torch.cat(rows_there), "positive RoIs", tolerance=0.01)
     assert_equal(predicted[places], masks[torch.arange(len(labels)), labels], "mask logits")
     assert torch.equal(targets[places].float(), expected)
@@ -91,7 +91,7 @@ def test_masks_of_rois_and_their_targets_are_the_same(both: Both, scene: str) ->
 
 
 @pytest.mark.parametrize("scene", WITH_OBJECTS)
-def test_masks_that_end_with_the_batch_differ_at_the_border_of_the_picture_alone(both: Both, scene: str) -> None:
+def test_masks_that_end_with_the_batch_differ_at_the_border_of_the_image_alone(both: Both, scene: str) -> None:
     batch = make_scene(scene)
     inputs = prepare(both.there, batch)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_loss_terms_and_their_gradients_are_the_same(both: Both, scene: str) -> 
 
 
 @pytest.mark.parametrize("scene", ["one without objects", "none with objects"])
-def test_loss_terms_are_the_same_but_for_pictures_without_positives(both: Both, scene: str) -> None:
+def test_loss_terms_are_the_same_but_for_images_without_positives(both: Both, scene: str) -> None:
     two_stage.check_losses_without_positives(both, make_scene(scene), NAMES)
 
 

@@ -81,7 +81,7 @@ def check_assignment(own: Assignment, other: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ANCHORS)
-def test_anchors_of_a_whole_picture_are_the_same(name: str) -> None:
+def test_anchors_of_a_whole_image_are_the_same(name: str) -> None:
     own, config, head, changes = ANCHORS[name]
     settings = Config.fromfile(CONFIGS / config).model[head].anchor_generator
     other = TASK_UTILS.build(dict(settings) | changes)

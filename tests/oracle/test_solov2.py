@@ -1,6 +1,6 @@
 """Standard SOLOv2 is that of mmdetection 3.3.0.
 
-Legend: M cells of a picture, C classes, P' masks.
+Legend: M cells of an image, C classes, P' masks.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ def targets_there(there: nn.Module, inputs: Inputs, size: tuple[int, int]) -> tu
     """(B · M,) labels; of each mask that is learned, (P',) its cell and (P', h, w) its pixels."""
     labels, cells, masks = [], [], []
     num_cells = sum(side * side for side in there.mask_head.num_grids)
-    for picture, objects in enumerate(inputs.objects):
+    for image, objects in enumerate(inputs.objects):
         found = there.mask_head._get_targets_single(objects, featmap_sizes=size)
         labels.append(torch.cat([level.flatten() for level in found[1]]))
-        start = picture * num_cells
+        start = image * num_cells
         for side, own_masks, own_cells in zip(there.mask_head.num_grids, found[0], found[3], strict=True):
             masks.append(own_masks)
             cells.append(torch.tensor(own_cells, dtype=torch.int64) + start)

@@ -36,14 +36,14 @@ BACKBONE = "resnet18.tv_in1k"
 CONFIG = "yolact/yolact_r50_1xb8-55e_coco.py"
 HEIGHT, WIDTH = 150, 190
 MAPS = ((19, 24), (10, 12), (5, 6), (3, 3), (2, 2))
-SCENES = ("one picture", "two pictures", "one without objects", "none with objects", "genuine")
+SCENES = ("one image", "two images", "one without objects", "none with objects", "genuine")
 NAMES = {"loss_cls": "classification", "loss_bbox": "localization", "loss_mask": "mask", "loss_segm": "semantic"}
-WITH_OBJECTS = ("one picture", "two pictures", "genuine")
+WITH_OBJECTS = ("one image", "two images", "genuine")
 
 
 def make_scene(name: str) -> Batch:
-    """Pictures of one size."""
-    counts = {"one picture": [6], "two pictures": [5, 9], "one without objects": [4, 0], "none with objects": [0, 0]}
+    """Images of one size."""
+    counts = {"one image": [6], "two images": [5, 9], "one without objects": [4, 0], "none with objects": [0, 0]}
     if name == "genuine":
         return read_batch(FixedSize(HEIGHT, WIDTH))
     return draw_batch([(HEIGHT, WIDTH)] * len(counts[name]), counts[name], seed=len(name))
@@ -72,7 +72,7 @@ def both() -> Both:
         "bbox_head.in_channels": 64,
         "bbox_head.feat_channels": 64,
         "bbox_head.num_classes": NUM_CLASSES,
-        # Strides and centers of a picture of 550 pixels are written into the configuration.
+        # Strides and centers of an image of 550 pixels are written into the configuration.
         "bbox_head.anchor_generator.strides": strides,
         "bbox_head.anchor_generator.centers": [(x / 2, y / 2) for x, y in strides],
         "mask_head.in_channels": 64,
@@ -92,7 +92,7 @@ def both() -> Both:
         "mask_head.segm_branch.segm_conv": (-2.0, 2.0),
     }
     there.mask_head.train()  # without it there is no semantic head
-    randomize(there, prepare(there, make_scene("two pictures")), outputs)
+    randomize(there, prepare(there, make_scene("two images")), outputs)
     here = {"pyramid_channels": 64, "mask_channels": 32, "masks_per_image": None}
     both = build_here("yolact_r50_coco", BACKBONE, NUM_CLASSES, here)._replace(there=there)
     share_weights(both)
@@ -171,7 +171,7 @@ def test_labels_masks_and_their_targets_are_the_same(both: Both, batch: Batch) -
 
 
 def target_masks(there: nn.Module, objects: object, info: object) -> Tensor:
-    """(P, h, w) of a picture there."""
+    """(P, h, w) of an image there."""
     size = (2 * MAPS[0][0], 2 * MAPS[0][1])
     if not len(info.pos_inds):
         return torch.zeros(0, *size)
@@ -199,7 +199,7 @@ def test_loss_terms_are_the_same_but_for_semantic_maps_without_objects(training:
         here = evaluate(training, batch)
         there = {f"dense/{NAMES[name]}": value for name, value in total(training.there.loss(*inputs)).items()}
         maps = training.here(batch)[0].auxiliary["semantic"].predicted
-    # There a picture without objects has no loss; here, and in the paper, all of it is background.
+    # There an image without objects has no loss; here, and in the paper, all of it is background.
     empty = torch.tensor([not len(target.labels) for target in batch.targets])
     background = nn.functional.softplus(maps[empty]).mean(dim=(2, 3)).sum() / len(maps)
     assert background > 0

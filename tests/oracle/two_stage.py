@@ -1,6 +1,6 @@
 """What is compared alike in Faster, Mask and Cascade R-CNN.
 
-Legend: B pictures, M anchors of a picture, K RoIs of all pictures.
+Legend: B images, M anchors of an image, K RoIs of all images.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def rpn_labels(there: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def rois_there(there: nn.Module, inputs: Inputs) -> list[Any]:
-    """What is drawn for the second stage of each picture there."""
+    """What is drawn for the second stage of each image there."""
     levels = there.extract_feat(inputs.pixels)
     proposals = there.rpn_head.predict_by_feat(
         *there.rpn_head(levels), batch_img_metas=inputs.metas, cfg=there.train_cfg.rpn_proposal
@@ -208,27 +208,27 @@ def rois_there(there: nn.Module, inputs: Inputs) -> list[Any]:
     return drawn
 
 
-def rows_of(picture: int, boxes: Tensor, labels: Tensor) -> Tensor:
-    """(K, 6) rows that differ much wherever pictures or labels do."""
-    return torch.cat([torch.full_like(boxes[:, :1], 1e6 * picture), boxes, 1e4 * labels[:, None].float()], dim=1)
+def rows_of(image: int, boxes: Tensor, labels: Tensor) -> Tensor:
+    """(K, 6) rows that differ much wherever images or labels do."""
+    return torch.cat([torch.full_like(boxes[:, :1], 1e6 * image), boxes, 1e4 * labels[:, None].float()], dim=1)
 
 
 def rows_here(rois: Sequence[RoIs]) -> Tensor:
     """Of RoIs here, (K, 6)."""
-    return torch.cat([rows_of(picture, own.boxes, own.labels) for picture, own in enumerate(rois)])
+    return torch.cat([rows_of(image, own.boxes, own.labels) for image, own in enumerate(rois)])
 
 
 def rows_there(drawn: Sequence[Any]) -> Tensor:
-    """Of RoIs there, (K, 6); positives of a picture, then background."""
+    """Of RoIs there, (K, 6); positives of an image, then background."""
     rows = []
-    for picture, each in enumerate(drawn):
+    for image, each in enumerate(drawn):
         background = torch.full_like(each.neg_inds, NUM_CLASSES)
-        rows.append(rows_of(picture, each.priors, torch.cat([each.pos_gt_labels, background])))
+        rows.append(rows_of(image, each.priors, torch.cat([each.pos_gt_labels, background])))
     return torch.cat(rows)
 
 
 def rois_here(both: Both, batch: Batch) -> tuple[list[Tensor], list[RoIs]]:
-    """The pyramid, and what is taken for the second stage of each picture."""
+    """The pyramid, and what is taken for the second stage of each image."""
     maps = both.here.fpn(both.here.backbone(batch.images))
     outputs = both.here.rpn(maps, batch.images.sizes)
     proposals = both.here.rpn.proposals(outputs, batch.images.sizes, both.here.train_proposals)
@@ -250,12 +250,12 @@ def check_second_stage(both: Both, batch: Batch) -> None:
     assert_equal(deltas.flatten(1)[places], expected["bbox_pred"], "deltas")
     objects_here = torch.cat(
         [
-            rows_of(picture, target.boxes[own.matched[: own.num_positives]], own.labels[: own.num_positives])
-            for picture, (own, target) in enumerate(zip(rois, batch.targets, strict=True))
+            rows_of(image, target.boxes[own.matched[: own.num_positives]], own.labels[: own.num_positives])
+            for image, (own, target) in enumerate(zip(rois, batch.targets, strict=True))
         ]
     )
     objects_there = torch.cat(
-        [rows_of(picture, each.pos_gt_bboxes, each.pos_gt_labels) for picture, each in enumerate(drawn)]
+        [rows_of(image, each.pos_gt_bboxes, each.pos_gt_labels) for image, each in enumerate(drawn)]
     )
     positives_here = torch.cat([torch.arange(len(own.labels)) < own.num_positives for own in rois])
     positives_there = torch.cat([torch.arange(len(each.priors)) < len(each.pos_inds) for each in drawn])
@@ -265,7 +265,7 @@ def check_second_stage(both: Both, batch: Batch) -> None:
 
 
 def check_detections(both: Both, batch: Batch, fewest: int = 20) -> None:
-    """Boxes, scores and labels of each picture."""
+    """Boxes, scores and labels of each image."""
     found = both.here.detect(batch.images)
     inputs = prepare(both.there, batch, training=False)
     with torch.no_grad():
@@ -277,7 +277,7 @@ def check_detections(both: Both, batch: Batch, fewest: int = 20) -> None:
 
 
 def check_losses_without_positives(both: Both, batch: Batch, names: Mapping[str, str]) -> None:
-    """Loss terms; there a picture without positive anchors counts as one in the number that sums are divided by."""
+    """Loss terms; there an image without positive anchors counts as one in the number that sums are divided by."""
     inputs = prepare(both.there, batch)
     with torch.no_grad():
         here, there = evaluate(both, batch), total(both.there.loss(inputs.pixels, inputs.samples))
@@ -289,5 +289,5 @@ def check_losses_without_positives(both: Both, batch: Batch, names: Mapping[str,
 
 
 def in_terms_there(counts: Tensor) -> float:
-    """By how much a mean over sampled candidates is larger here: there each kind counts as at least one per picture."""
+    """By how much a mean over sampled candidates is larger here: there each kind counts as at least one per image."""
     return float(counts.clamp(min=1).sum() / counts.sum())

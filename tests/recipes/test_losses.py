@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from rankdet import losses
-from rankdet.recipes.losses import EpochBalance, Loss
+from rankdet.recipes.schema.losses import EpochBalance, Loss
 from rankdet.structures import Candidates, InputError, Matched
 
 LOSSES = {

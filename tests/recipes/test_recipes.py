@@ -13,17 +13,17 @@ from pydantic import BaseModel
 from rankdet.backbones import CarafeFPN, DeformableConv2d
 from rankdet.data import Expansion, MinIoUCrop, PhotometricDistortion
 from rankdet.recipes import RECIPES, Recipe, dump, load_recipe
-from rankdet.recipes.cascade_rcnn import cascade_form
-from rankdet.recipes.config import Config
-from rankdet.recipes.data import KeepRatio
-from rankdet.recipes.detectors import HubWeights, Mask
-from rankdet.recipes.losses import PositiveCount, RankSort
-from rankdet.recipes.mask_rcnn import mask_form
-from rankdet.recipes.optimization import SGD, AdamW, CosineSchedule, StepSchedule
-from rankdet.recipes.plus import with_carafe
-from rankdet.recipes.ranking import ranking_form
-from rankdet.recipes.solov2 import rank_sort_form
-from rankdet.recipes.yolact import ranking_yolact
+from rankdet.recipes.library.cascade_rcnn import cascade_form
+from rankdet.recipes.library.mask_rcnn import mask_form
+from rankdet.recipes.library.plus import with_carafe
+from rankdet.recipes.library.ranking import ranking_form
+from rankdet.recipes.library.solov2 import rank_sort_form
+from rankdet.recipes.library.yolact import ranking_yolact
+from rankdet.recipes.schema.config import Config
+from rankdet.recipes.schema.data import KeepRatio
+from rankdet.recipes.schema.detectors import HubWeights, Mask
+from rankdet.recipes.schema.losses import PositiveCount, RankSort
+from rankdet.recipes.schema.optimization import SGD, AdamW, CosineSchedule, StepSchedule
 from rankdet.reproduce.tables import TABLES
 from rankdet.structures import Images, InputError
 
@@ -175,7 +175,7 @@ def test_value_that_only_timm_knows_to_be_wrong_is_a_mistake_of_the_user(change:
         recipe.detector.build(5)
 
 
-def test_swin_takes_pictures_of_any_size_by_an_option():
+def test_swin_takes_images_of_any_size_by_an_option():
     swin = "type: timm, name: swin_tiny_patch4_window7_224, weights: null, out_indices: [0, 1], frozen_stages: 0"
     recipe = load_recipe(
         "rs_faster_rcnn_shapes", [f"detector.backbone={{{swin}, options: {{strict_img_size: false}}}}"]
@@ -663,11 +663,11 @@ def test_each_heuristic_of_yolact_can_be_taken_away_alone():
 
 
 def test_solov2_on_coco_has_the_numbers_of_the_paper():
-    for size, pictures, lrs in (("light_r34", 32, (0.02, 0.012)), ("r101", 16, (0.01, 0.006))):
+    for size, images, lrs in (("light_r34", 32, (0.02, 0.012)), ("r101", 16, (0.01, 0.006))):
         standard, rank_sort = load_recipe(f"solov2_{size}_coco"), load_recipe(f"rs_solov2_{size}_coco")
         for recipe, lr in zip((standard, rank_sort), lrs, strict=True):
-            assert recipe.optimizer == SGD(lr=lr, reference_batch=pictures, momentum=0.9, weight_decay=1e-4)
-            assert 4 * recipe.data.batch_size == pictures
+            assert recipe.optimizer == SGD(lr=lr, reference_batch=images, momentum=0.9, weight_decay=1e-4)
+            assert 4 * recipe.data.batch_size == images
             schedule = recipe.schedule
             assert (schedule.epochs, schedule.warmup_iterations, schedule.warmup_factor) == (36, 500, 0.01)
             assert [round(36 * milestone) for milestone in schedule.milestones] == [27, 33]

@@ -85,9 +85,9 @@ def test_curves_are_drawn_also_with_gaps_and_without_points(tmp_path):
         Panel("One", "iterations", "loss", {"point": Series([1], [2])}),
     ]
     draw_curves(tmp_path / "curves.png", panels)
-    picture = imread(tmp_path / "curves.png")
-    assert picture.shape[0] > 600  # two rows of panels
-    assert np.unique(picture[..., :3].reshape(-1, 3), axis=0).shape[0] > 20
+    image = imread(tmp_path / "curves.png")
+    assert image.shape[0] > 600  # two rows of panels
+    assert np.unique(image[..., :3].reshape(-1, 3), axis=0).shape[0] > 20
 
 
 def test_no_panels_are_refused(tmp_path):
@@ -108,7 +108,7 @@ def test_page_holds_everything_inside_and_escapes_what_it_is_told(tmp_path):
     sections = [
         Section("Numbers", "First.\n\nSecond <b>.", Table(["loss", "AP"], [["RS & co", 0.5], ["standard", None]])),
         Section("Curves", illustrations=[Illustration(tmp_path / "curves.png", "Two & two")]),
-        Section("Pictures", illustrations=[Illustration(torch.zeros(3, 4, 5, dtype=torch.uint8))]),
+        Section("Images", illustrations=[Illustration(torch.zeros(3, 4, 5, dtype=torch.uint8))]),
     ]
     write_page(tmp_path / "index.html", "Rank & Sort", sections, "Why.")
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -126,7 +126,7 @@ def test_page_holds_everything_inside_and_escapes_what_it_is_told(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "index.html"]
 
 
-def test_page_with_an_unknown_picture_is_refused_and_leaves_nothing(tmp_path):
+def test_page_with_an_unknown_image_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"a\.gif: a page shows"):
         write_page(tmp_path / "index.html", "a", [Section("b", illustrations=[Illustration(tmp_path / "a.gif")])])
     assert list(tmp_path.iterdir()) == []

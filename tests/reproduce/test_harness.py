@@ -36,8 +36,8 @@ from rankdet.reproduce.processes import take_lock
 from rankdet.reproduce.study import Study
 from rankdet.reproduce.tables import TABLES, Family, Row
 from rankdet.reproduce.tables.two_stage import CASCADE_RCNN, MASK_RCNN, RS_CASCADE_RCNN, RS_MASK_RCNN, sampled
+from rankdet.runs.folder import Run, read_log
 from rankdet.structures import InputError
-from rankdet.training.runs import Run, read_log
 
 
 def small(recipe: Recipe) -> Recipe:
@@ -359,7 +359,7 @@ def test_every_row_is_one_of_the_paper_and_its_overrides_give_its_recipe():
                 assert load_recipe(base.name, experiment.overrides()) == expected
 
 
-def test_pictures_per_step_are_those_of_the_learning_rate_with_any_number_of_processes(tmp_path: Path):
+def test_images_per_step_are_those_of_the_learning_rate_with_any_number_of_processes(tmp_path: Path):
     for processes, steps in ((1, 4), (2, 2), (4, 1), (8, 1)):
         trial = make_trial(
             Experiment(RECIPES["rs_faster_rcnn_r50_coco"]), [], lr=None, seed=0, data=tmp_path, out=tmp_path,

@@ -23,7 +23,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 training and 6 validation pictures of 64 pixels."""
+    """24 training and 6 validation images of 64 pixels."""
     return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=24, val=6, size=64)
 
 

@@ -1,4 +1,4 @@
-"""Genuine pictures of COCO: crowds, sparse ids, a gray one, some without objects; from files to boxes and masks."""
+"""Genuine images of COCO: crowds, sparse ids, a gray one, some without objects; from files to boxes and masks."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ import yaml
 from rich.console import Console
 
 from rankdet.recipes import load_recipe
-from rankdet.training.distributed import World
+from rankdet.runs.folder import Run, read_log
+from rankdet.runs.processes import World
 from rankdet.training.engine import Training, train
-from rankdet.training.runs import Run, read_log
 
 
 @pytest.mark.parametrize("outlines", [False, True])
-def test_mask_rcnn_trains_and_is_measured_on_genuine_pictures(shared, outlines: bool, tmp_path: Path):
+def test_mask_rcnn_trains_and_is_measured_on_genuine_images(shared, outlines: bool, tmp_path: Path):
     torch.set_num_threads(1)
     folder = shared("data", "coco_free")
     recipe = load_recipe(

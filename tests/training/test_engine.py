@@ -17,11 +17,11 @@ import torch
 from rich.console import Console
 
 from rankdet.recipes import Recipe, dump
+from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
+from rankdet.runs.folder import Run, read_log
+from rankdet.runs.processes import World
 from rankdet.structures import InputError
-from rankdet.training.checkpoint import load_checkpoint, save_checkpoint
-from rankdet.training.distributed import World
 from rankdet.training.engine import Outcome, Training, train
-from rankdet.training.runs import Run, read_log
 from rankdet.training.step import training_step
 
 Load = Callable[..., Recipe]
@@ -153,7 +153,7 @@ def test_workers_do_not_change_a_run(tiny: Load, tmp_path: Path):
 
 
 def test_signal_to_the_process_group_finishes_the_iteration_and_leaves_a_checkpoint(tiny_file: Path, tmp_path: Path):
-    """torchrun and a terminal signal the whole group, workers that read pictures included."""
+    """torchrun and a terminal signal the whole group, workers that read images included."""
     folder = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-m", "rankdet", "train", str(tiny_file), "--out", str(folder), "schedule.iterations=5000",
@@ -172,7 +172,7 @@ def test_signal_to_the_process_group_finishes_the_iteration_and_leaves_a_checkpo
 
 
 @pytest.mark.parametrize("form", [STANDARD, ()])
-def test_weights_that_explode_stop_the_run_with_the_pictures_named(form: tuple[str, ...], tiny: Load, tmp_path: Path):
+def test_weights_that_explode_stop_the_run_with_the_images_named(form: tuple[str, ...], tiny: Load, tmp_path: Path):
     recipe = tiny(*form, "optimizer.lr=1e30", "schedule.warmup_iterations=0", "runtime.checkpoint_interval=1")
     with pytest.raises(InputError, match=r"the loss is not finite at iteration 2: loss = .*rcnn/.* = nan.*\.png"):
         run(recipe, tmp_path / "run")
@@ -204,20 +204,20 @@ def test_finished_run_resumes_to_nothing(whole: Path):
     assert "going on at iteration 12" in text
 
 
-def test_broken_validation_picture_loses_no_training_and_resuming_evaluates(
+def test_broken_validation_image_loses_no_training_and_resuming_evaluates(
     tiny: Load, shapes_folder: Path, tmp_path: Path
 ):
     folder = tmp_path / "data"
     shutil.copytree(shapes_folder, folder)
-    picture = min((folder / "images" / "val").iterdir())
-    sound = picture.read_bytes()
-    picture.write_bytes(sound[:60])
+    image = min((folder / "images" / "val").iterdir())
+    sound = image.read_bytes()
+    image.write_bytes(sound[:60])
     recipe = tiny(f"data.folder={folder}", "evaluation.at_end=true", "schedule.iterations=2")
     for resume in (False, True):
-        with pytest.raises(InputError, match=rf"{picture.name}: the picture cannot be decoded"):
+        with pytest.raises(InputError, match=rf"{image.name}: the image cannot be decoded"):
             run(recipe, tmp_path / "run", resume)
         assert load_checkpoint(Run(tmp_path / "run").checkpoint(2))["thresholds"] is None
-    picture.write_bytes(sound)
+    image.write_bytes(sound)
     outcome, _ = run(recipe, tmp_path / "run", resume=True)
     assert "AP" in outcome.evaluation
     assert len(load_checkpoint(Run(tmp_path / "run").checkpoint(2))["thresholds"]) == 5
@@ -251,39 +251,39 @@ def test_checkpoint_without_the_state_of_the_optimizer_does_not_fit(tiny: Load, 
 
 def test_effective_batch_and_learning_rate_are_printed(tiny: Load, tmp_path: Path):
     _, text = run(tiny("schedule.iterations=1", "runtime.accumulation=2"), tmp_path / "run")
-    assert "1 iterations of 4 pictures (2 per process × 1 × accumulation 2)" in text
-    assert "learning rate 0.0015 (scaled from 0.003 at 8 pictures)" in text
+    assert "1 iterations of 4 images (2 per process × 1 × accumulation 2)" in text
+    assert "learning rate 0.0015 (scaled from 0.003 at 8 images)" in text
     assert "rcnn: ranking" in text
 
 
 def broken_folder(shapes_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
     folder = tmp_path / "broken"
     shutil.copytree(shapes_folder, folder)
-    picture = sorted((folder / "images" / "train").iterdir())[7]
-    picture.write_bytes(picture.read_bytes()[:60])
-    return folder, picture
+    image = sorted((folder / "images" / "train").iterdir())[7]
+    image.write_bytes(image.read_bytes()[:60])
+    return folder, image
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_picture_stops_the_run_and_is_named(workers: int, tiny: Load, shapes_folder: Path, tmp_path: Path):
-    folder, picture = broken_folder(shapes_folder, tmp_path)
+def test_unreadable_image_stops_the_run_and_is_named(workers: int, tiny: Load, shapes_folder: Path, tmp_path: Path):
+    folder, image = broken_folder(shapes_folder, tmp_path)
     recipe = tiny(f"data.folder={folder}", f"data.workers={workers}", "schedule.iterations=12")
     with pytest.raises(InputError) as caught:
         run(recipe, tmp_path / "run")
-    assert str(caught.value).startswith(f"{picture}: the picture cannot be decoded")
+    assert str(caught.value).startswith(f"{image}: the image cannot be decoded")
 
 
-def test_unreadable_picture_is_skipped_and_counted_where_asked(tiny: Load, shapes_folder: Path, tmp_path: Path):
-    folder, picture = broken_folder(shapes_folder, tmp_path)
+def test_unreadable_image_is_skipped_and_counted_where_asked(tiny: Load, shapes_folder: Path, tmp_path: Path):
+    folder, image = broken_folder(shapes_folder, tmp_path)
     recipe = tiny(
         f"data.folder={folder}", "data.skip_unreadable=true", "schedule.iterations=12", "runtime.log_interval=12"
     )
     _, text = run(recipe, tmp_path / "run")
-    assert f"skipped {picture}: it cannot be read" in text
-    assert [record["skipped_pictures"] for record in records(tmp_path / "run")] == [1]
+    assert f"skipped {image}: it cannot be read" in text
+    assert [record["skipped_images"] for record in records(tmp_path / "run")] == [1]
 
 
-def test_validation_pictures_with_other_categories_are_refused(tiny: Load, shapes_folder: Path, tmp_path: Path):
+def test_validation_images_with_other_categories_are_refused(tiny: Load, shapes_folder: Path, tmp_path: Path):
     folder = tmp_path / "other"
     shutil.copytree(shapes_folder, folder)
     path = folder / "annotations" / "instances_val.json"
@@ -342,11 +342,11 @@ import sys, torch
 from pathlib import Path
 from rich.console import Console
 from rankdet.recipes import load_recipe
-from rankdet.training.distributed import joined_world
+from rankdet.runs.processes import joined_world
 from rankdet.training.engine import Loop, Training
 from rankdet.training.logging import Display
-from rankdet.training.runs import Run
-from rankdet.training.signals import StopRequest
+from rankdet.runs.folder import Run
+from rankdet.runs.signals import StopRequest
 
 recipe, folder = load_recipe(sys.argv[1], sys.argv[3:]), Path(sys.argv[2])
 torch.set_num_threads(1)
@@ -370,7 +370,7 @@ def torchrun(script: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_two_processes_share_running_statistics_and_train_every_weight(tiny_file: Path, tmp_path: Path):
-    """A network whose statistics move, with layers behind the last map: each process sees other pictures."""
+    """A network whose statistics move, with layers behind the last map: each process sees other images."""
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
     backbone = "{type: timm, name: test_efficientnet, weights: null, out_indices: [2, 3], frozen_batch_norm: false}"
@@ -384,10 +384,10 @@ def test_two_processes_share_running_statistics_and_train_every_weight(tiny_file
     assert equal(dict(first), dict(second))
 
 
-def test_two_processes_that_rank_in_one_pool_walk_as_one_that_holds_both_pictures(
+def test_two_processes_that_rank_in_one_pool_walk_as_one_that_holds_both_images(
     tiny_file: Path, tiny: Load, shapes_folder: Path, tmp_path: Path
 ):
-    """Candidates of other pictures change ranks, normalizers and balances: only in one pool are the ways the same."""
+    """Candidates of other images change ranks, normalizers and balances: only in one pool are the ways the same."""
     folder = tmp_path / "data"
     shutil.copytree(shapes_folder, folder)
     path = folder / "annotations" / "instances_train.json"
@@ -415,7 +415,7 @@ def test_two_processes_that_rank_in_one_pool_walk_as_one_that_holds_both_picture
 def test_two_processes_agree_though_one_sees_no_object(
     tiny_file: Path, tiny: Load, shapes_folder: Path, tmp_path: Path
 ):
-    """Each global batch is one picture with objects and one without, so one process never sees any."""
+    """Each global batch is one image with objects and one without, so one process never sees any."""
     folder = tmp_path / "data"
     shutil.copytree(shapes_folder, folder)
     path = folder / "annotations" / "instances_train.json"
@@ -433,7 +433,7 @@ def test_two_processes_agree_though_one_sees_no_object(
     assert result.returncode == 0, result.stderr
     first, second = (torch.load(tmp_path / "run" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert equal(dict(first), dict(second))
-    # One process that accumulates over the same two pictures walks the same way.
+    # One process that accumulates over the same two images walks the same way.
     run(tiny(*changes, "runtime.accumulation=2"), tmp_path / "one")
     alone = load_checkpoint(Run(tmp_path / "one").checkpoint(3))["detector"]
     assert all(torch.allclose(first[name], alone[name], atol=1e-4) for name in alone)

@@ -14,30 +14,30 @@ from rich.console import Console
 from torch import nn
 
 from rankdet.data import CocoDataset, SampleKey, find_split
-from rankdet.recipes import Recipe, load_recipe
-from rankdet.structures import Batch, Candidates, Detection, Images, InputError, LossOutput, Matched
-from rankdet.training.checkpoint import load_checkpoint, save_checkpoint
-from rankdet.training.distributed import World, joined_world
-from rankdet.training.drawing import detect_and_draw
-from rankdet.training.engine import train
-from rankdet.training.evaluation import evaluate_detector, rank_qualities, ranking_quality
-from rankdet.training.inference import (
+from rankdet.inference.drawing import detect_and_draw
+from rankdet.inference.evaluation import evaluate_detector, rank_qualities, ranking_quality
+from rankdet.inference.loading import (
     above,
-    detect_pictures,
+    detect_images,
     evaluate_checkpoint,
-    find_pictures,
+    find_images,
     load_detector,
     store_thresholds,
 )
-from rankdet.training.profiling import loss_seconds
-from rankdet.training.runs import Run
+from rankdet.inference.profiling import loss_seconds
+from rankdet.recipes import Recipe, load_recipe
+from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
+from rankdet.runs.folder import Run
+from rankdet.runs.processes import World, joined_world
+from rankdet.structures import Batch, Candidates, Detection, Images, InputError, LossOutput, Matched
+from rankdet.training.engine import train
 
 Load = Callable[..., Recipe]
 CPU = torch.device("cpu")
 
 
 class Oracle(nn.Module):
-    """Finds every object of a data set; answers in pixels of the resized picture, as detectors do."""
+    """Finds every object of a data set; answers in pixels of the resized image, as detectors do."""
 
     def __init__(self, dataset: CocoDataset) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ def test_other_categories_are_refused(checkpoint: Path, shapes_folder: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_pictures_become_drawings_and_coco_json(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
+def test_images_become_drawings_and_coco_json(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
     split = find_split(shapes_folder, "val")
     said: list[str] = []
     detect_and_draw(checkpoint, [split.images], tmp_path / "out", 0.0, CPU, said.append)
@@ -189,21 +189,21 @@ def test_pictures_become_drawings_and_coco_json(checkpoint: Path, shapes_folder:
     assert len(said) == 6
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
-    picture = next(find_split(shapes_folder, "val").images.iterdir())
+def test_images_of_one_name_do_not_overwrite_each_other(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
+    image = next(find_split(shapes_folder, "val").images.iterdir())
     (tmp_path / "a").mkdir()
-    shutil.copy(picture, tmp_path / "a" / picture.name)
-    detect_and_draw(checkpoint, [picture, tmp_path / "a"], tmp_path / "out", None, CPU, lambda _: None)
+    shutil.copy(image, tmp_path / "a" / image.name)
+    detect_and_draw(checkpoint, [image, tmp_path / "a"], tmp_path / "out", None, CPU, lambda _: None)
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 
-def test_pictures_are_never_overwritten_by_their_drawings(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
-    folder = tmp_path / "pictures"
+def test_images_are_never_overwritten_by_their_drawings(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
+    folder = tmp_path / "images"
     shutil.copytree(find_split(shapes_folder, "val").images, folder)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     (tmp_path / "link").symlink_to(folder)
     for out in (folder, tmp_path / "link"):
-        with pytest.raises(InputError, match=r"\.png is one of the pictures and would be overwritten"):
+        with pytest.raises(InputError, match=r"\.png is one of the images and would be overwritten"):
             detect_and_draw(checkpoint, [folder], out, None, CPU, lambda _: None)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -211,21 +211,21 @@ def test_pictures_are_never_overwritten_by_their_drawings(checkpoint: Path, shap
 def test_folder_in_the_place_of_a_result_is_named_and_nothing_is_written(
     checkpoint: Path, shapes_folder: Path, tmp_path: Path
 ):
-    picture = next(find_split(shapes_folder, "val").images.iterdir())
+    image = next(find_split(shapes_folder, "val").images.iterdir())
     (tmp_path / "detections.json").mkdir()
     with pytest.raises(InputError, match=r"detections\.json is a folder"):
-        detect_and_draw(checkpoint, [picture], tmp_path, None, CPU, lambda _: None)
+        detect_and_draw(checkpoint, [image], tmp_path, None, CPU, lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["detections.json"]
 
 
-def test_pictures_of_a_folder_are_files_of_any_known_kind(tmp_path: Path):
+def test_images_of_a_folder_are_files_of_any_known_kind(tmp_path: Path):
     (tmp_path / "folder.png").mkdir()
     for name in ("a.bmp", "b.TIF", "c.txt"):
         (tmp_path / name).touch()
-    assert [path.name for path in find_pictures([tmp_path])] == ["a.bmp", "b.TIF"]
+    assert [path.name for path in find_images([tmp_path])] == ["a.bmp", "b.TIF"]
 
 
-def test_all_broken_pictures_are_named_and_nothing_is_written(checkpoint: Path, tmp_path: Path):
+def test_all_broken_images_are_named_and_nothing_is_written(checkpoint: Path, tmp_path: Path):
     Image.new("RGB", (30, 20)).save(tmp_path / "good.png")
     for name in ("one.png", "two.jpg"):
         (tmp_path / name).write_bytes(b"broken")
@@ -234,11 +234,11 @@ def test_all_broken_pictures_are_named_and_nothing_is_written(checkpoint: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_and_empty_places_of_pictures_are_named(tmp_path: Path):
+def test_missing_and_empty_places_of_images_are_named(tmp_path: Path):
     with pytest.raises(InputError, match="none: no such file"):
-        find_pictures([tmp_path / "none"])
-    with pytest.raises(InputError, match="no pictures in this folder"):
-        find_pictures([tmp_path])
+        find_images([tmp_path / "none"])
+    with pytest.raises(InputError, match="no images in this folder"):
+        find_images([tmp_path])
 
 
 def test_missing_gpu_is_reported():
@@ -256,8 +256,8 @@ def test_one_stage_detectors_train_evaluate_and_detect(name: str, shapes_folder:
     recipe = load_recipe(name, [f"data.folder={shapes_folder}", *small, *short])
     train(recipe, Run(tmp_path / "run"), Console(file=io.StringIO()))
     trained = load_detector(tmp_path / "run", torch.device("cpu"))
-    pictures = find_pictures([find_split(shapes_folder, "val").images])[:1]
-    ((_, _, found),) = detect_pictures(trained, pictures)
+    images = find_images([find_split(shapes_folder, "val").images])[:1]
+    ((_, _, found),) = detect_images(trained, images)
     assert len(found.scores) <= 100
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert records[-1]["kind"] == "evaluation"

@@ -1,4 +1,4 @@
-"""Mask R-CNN on a long-tailed set in LVIS format: repeated pictures, federated measures, files, resumed bit for bit."""
+"""Mask R-CNN on a long-tailed set in LVIS format: repeated images, federated measures, files, resumed bit for bit."""
 
 import io
 import json
@@ -13,13 +13,13 @@ from rich.console import Console
 
 from rankdet import cli
 from rankdet.data import LVIS, make_long_tailed_shapes
+from rankdet.inference.drawing import detect_and_draw
 from rankdet.metrics import evaluate
 from rankdet.recipes import Recipe, load_recipe
-from rankdet.training.checkpoint import load_checkpoint
-from rankdet.training.distributed import World
-from rankdet.training.drawing import detect_and_draw
+from rankdet.runs.checkpoint import load_checkpoint
+from rankdet.runs.folder import Run, read_log
+from rankdet.runs.processes import World
 from rankdet.training.engine import Training, train
-from rankdet.training.runs import Run, read_log
 
 CPU = torch.device("cpu")
 NUMBERS = ("AP", "AP50", "APr", "APc", "APf", "AR300", "oLRP")
@@ -52,7 +52,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def test_an_epoch_has_the_repeated_pictures(folder: Path):
+def test_an_epoch_has_the_repeated_images(folder: Path):
     world = World(0, 1, CPU)
     repeated, plain = (Training(load(folder, [f"data.repeat_threshold={t}"]), world) for t in (0.5, "null"))
     assert plain.num_samples == len(plain.dataset)
@@ -94,8 +94,8 @@ def test_command_line_evaluates_and_detects(
     assert all(name in printed for name in ("APr", "APc", "APf", "AR300", "oLRP_FN", "spotted_star"))
     assert "AR100" not in printed
     assert (tmp_path / "out" / "evaluation.json").read_text() == run.evaluation.read_text()
-    picture = folder / "val2017" / "000001.png"
-    detect_and_draw(run.folder, [picture], tmp_path / "drawn", 0.0, CPU, lambda _: None)
+    image = folder / "val2017" / "000001.png"
+    detect_and_draw(run.folder, [image], tmp_path / "drawn", 0.0, CPU, lambda _: None)
     assert json.loads((tmp_path / "drawn" / "detections.json").read_text())["annotations"]
 
 

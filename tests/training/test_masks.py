@@ -12,15 +12,15 @@ from rich.console import Console
 from torch import nn
 
 from rankdet.data import CocoDataset, SampleKey, find_split
+from rankdet.inference.drawing import detect_and_draw
+from rankdet.inference.evaluation import coco_results, evaluate_detector
+from rankdet.inference.loading import evaluate_checkpoint, load_detector
 from rankdet.metrics import evaluate
 from rankdet.recipes import Recipe, load_recipe
+from rankdet.runs.folder import Run, read_log
+from rankdet.runs.processes import World
 from rankdet.structures import Detection, Images, MaskScores, Source
-from rankdet.training.distributed import World
-from rankdet.training.drawing import detect_and_draw
 from rankdet.training.engine import train
-from rankdet.training.evaluation import coco_results, evaluate_detector
-from rankdet.training.inference import evaluate_checkpoint, load_detector
-from rankdet.training.runs import Run, read_log
 
 CPU = torch.device("cpu")
 WORLD = World(0, 1, CPU)
@@ -49,7 +49,7 @@ def run(request: pytest.FixtureRequest, shapes_folder: Path, tmp_path_factory: p
 
 
 class Oracle(nn.Module):
-    """Finds the masks of all objects of a data set, as grids over the whole picture."""
+    """Finds the masks of all objects of a data set, as grids over the whole image."""
 
     def __init__(self, dataset: CocoDataset) -> None:
         super().__init__()
@@ -109,8 +109,8 @@ def test_checkpoint_and_its_detections_measure_alike_on_masks(run: Run, shapes_f
 
 
 def test_detecting_writes_masks_and_draws_them(run: Run, shapes_folder: Path, tmp_path: Path):
-    pictures = sorted(find_split(shapes_folder, "val").images.iterdir())[:2]
-    detect_and_draw(run.folder, pictures, tmp_path / "out", 0.0, CPU, lambda _: None)
+    images = sorted(find_split(shapes_folder, "val").images.iterdir())[:2]
+    detect_and_draw(run.folder, images, tmp_path / "out", 0.0, CPU, lambda _: None)
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
     assert content["annotations"]

@@ -9,16 +9,16 @@ import yaml
 from rich.console import Console
 
 from rankdet.data import find_split
+from rankdet.inference.drawing import detect_and_draw
+from rankdet.inference.evaluation import rank_qualities
+from rankdet.inference.loading import evaluate_checkpoint, load_detector
 from rankdet.losses import dice_coefficient
 from rankdet.metrics import evaluate
 from rankdet.recipes import load_recipe
+from rankdet.runs.folder import Run, read_log
+from rankdet.runs.processes import World
 from rankdet.structures import Candidates, Matched
-from rankdet.training.distributed import World
-from rankdet.training.drawing import detect_and_draw
 from rankdet.training.engine import train
-from rankdet.training.evaluation import rank_qualities
-from rankdet.training.inference import evaluate_checkpoint, load_detector
-from rankdet.training.runs import Run, read_log
 
 CPU = torch.device("cpu")
 WORLD = World(0, 1, CPU)
@@ -64,8 +64,8 @@ def test_checkpoint_and_its_detections_measure_alike(run: Run, shapes_folder: Pa
 
 
 def test_detecting_writes_masks_and_draws_them(run: Run, shapes_folder: Path, tmp_path: Path):
-    pictures = sorted(find_split(shapes_folder, "val").images.iterdir())[:1]
-    detect_and_draw(run.folder, pictures, tmp_path / "out", 0.0, CPU, lambda _: None)
+    images = sorted(find_split(shapes_folder, "val").images.iterdir())[:1]
+    detect_and_draw(run.folder, images, tmp_path / "out", 0.0, CPU, lambda _: None)
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
     assert content["annotations"]

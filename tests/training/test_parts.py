@@ -17,19 +17,19 @@ import torch
 from torch import nn
 
 from rankdet.recipes import load_recipe
-from rankdet.recipes.optimization import SGD
-from rankdet.structures import Candidates, InputError, LossOutput
-from rankdet.training.checkpoint import (
+from rankdet.recipes.schema.optimization import SGD
+from rankdet.runs.checkpoint import (
     load_checkpoint,
     load_weights,
     random_state,
     restore_random_state,
     save_checkpoint,
 )
+from rankdet.runs.folder import Run, output_folder, read_log, write_json
+from rankdet.runs.signals import StopRequest
+from rankdet.structures import Candidates, InputError, LossOutput
 from rankdet.training.logging import RunLog
 from rankdet.training.optimization import build_optimizer, parameter_groups, scaled_lr
-from rankdet.training.runs import Run, output_folder, read_log, write_json
-from rankdet.training.signals import StopRequest
 from rankdet.training.statistics import IntervalStatistics
 from rankdet.training.step import training_step
 
@@ -193,13 +193,13 @@ def test_statistics_leave_the_device_as_one_table():
     assert len(other.fetch()) == 3
 
 
-def test_loss_that_is_not_finite_is_named_with_iteration_terms_and_pictures():
+def test_loss_that_is_not_finite_is_named_with_iteration_terms_and_images():
     statistics = IntervalStatistics()
     statistics.add(4, {"rpn/ranking": torch.tensor(0.5)}, {}, ["good.png"])
     assert not statistics.has_failed(1)
     statistics.add(5, {"rpn/ranking": torch.tensor(math.inf)}, {}, ["one.png", "two.png"])
     assert statistics.has_failed(1)
-    with pytest.raises(InputError, match=r"iteration 5: loss = inf, rpn/ranking = inf; pictures: one\.png, two\.png"):
+    with pytest.raises(InputError, match=r"iteration 5: loss = inf, rpn/ranking = inf; images: one\.png, two\.png"):
         statistics.fetch()
 
 
@@ -227,7 +227,7 @@ def test_frozen_weights_are_in_no_group_and_shared_ones_in_one():
 
 def test_optimizer_is_fused_and_has_few_groups():
     recipe = load_recipe("rs_faster_rcnn_shapes")
-    optimizer = build_optimizer(recipe, nn.Linear(2, 2), pictures=16)
+    optimizer = build_optimizer(recipe, nn.Linear(2, 2), images=16)
     assert len(optimizer.param_groups) == 1
     assert optimizer.param_groups[0]["fused"]
     assert optimizer.param_groups[0]["lr"] == pytest.approx(2 * recipe.optimizer.lr)

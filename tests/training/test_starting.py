@@ -8,11 +8,11 @@ import torch
 from rich.console import Console
 
 from rankdet.recipes import Recipe, load_recipe
+from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
+from rankdet.runs.folder import Run
+from rankdet.runs.processes import World
 from rankdet.structures import InputError
-from rankdet.training.checkpoint import load_checkpoint, save_checkpoint
-from rankdet.training.distributed import World
 from rankdet.training.engine import train
-from rankdet.training.runs import Run
 from rankdet.training.setup import Training
 
 Load = Callable[..., Recipe]

@@ -1,4 +1,4 @@
-"""Pictures → feature maps.
+"""Images → feature maps.
 
 A backbone is a module that takes ``Images`` (uint8 pixels and sizes) and returns a list of maps (B, channels, H, W),
 finest first; it says ``channels`` and ``strides`` of these maps. A pyramid makes of them maps of as many channels each.

@@ -6,7 +6,7 @@ With stored statistics a normalization is a scale a and a shift of each channel,
 
 so that the map between the two is never made, nor kept for the gradient, which γ and β, where they are trained, get
 through the weights of the convolution. The weights a w are made, and kept, in its place: where the map is smaller than
-they are, as in the last stages for small pictures, it is normalized instead (the left side). Names and tensors of the
+they are, as in the last stages for small images, it is normalized instead (the left side). Names and tensors of the
 state dict stay.
 """
 
@@ -101,8 +101,8 @@ class FoldedConv2d(nn.Module):
         def convolve(weight: Tensor, bias: Tensor | None) -> Tensor:
             return conv2d(features, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
-        pictures, _, height, width = features.shape
-        places = pictures * (height // self.stride[0]) * (width // self.stride[1])
+        images, _, height, width = features.shape
+        places = images * (height // self.stride[0]) * (width // self.stride[1])
         return self.norms[0].follow(convolve, self.weight, self.bias, places)
 
 
@@ -115,7 +115,7 @@ def fold_batch_norm(network: nn.Module, maps: Sequence[Tensor]) -> None:
         Is changed in place. Normalizations elsewhere, convolutions other than PyTorch's own with zeros around the map,
         and modules with hooks stay as they are.
     maps
-        What it made of some picture, in evaluation mode and with gradients of all parameters.
+        What it made of some image, in evaluation mode and with gradients of all parameters.
     """
     names = {module: name for name, module in network.named_modules()}
     for convolution, norm in list(_pairs(network, maps)):

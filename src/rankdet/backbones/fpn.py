@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate, max_pool2d
 class FPN(nn.Module):
     """1x1 laterals, a top-down path, 3x3 outputs; no normalization and no activation.
 
-    The coarser map is enlarged to the size of the finer one, so that pictures of any size work. Weights start Xavier
+    The coarser map is enlarged to the size of the finer one, so that images of any size work. Weights start Xavier
     uniform, biases 0.
 
     Parameters

@@ -1,4 +1,4 @@
-"""uint8 pictures → normalized float pictures, on the device where they are."""
+"""uint8 images → normalized float images, on the device where they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rankdet.structures import Images
 
 
 class PixelNormalization(nn.Module):
-    """(pixels − mean) / std, and zero in the padding, as if each picture had been normalized first and padded then.
+    """(pixels − mean) / std, and zero in the padding, as if each image had been normalized first and padded then.
 
     Parameters
     ----------
@@ -30,14 +30,14 @@ class PixelNormalization(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        # Not in the state dict: a checkpoint's pictures are normalized as its recipe says.
+        # Not in the state dict: a checkpoint's images are normalized as its recipe says.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Images) -> Tensor:
         """(B, 3, H, W) float32."""
         pixels = (images.pixels.float() - self.mean) / self.std
-        for picture, (height, width) in zip(pixels, images.sizes, strict=True):
-            picture[:, height:] = 0
-            picture[:, :, width:] = 0
+        for image, (height, width) in zip(pixels, images.sizes, strict=True):
+            image[:, height:] = 0
+            image[:, :, width:] = 0
         return pixels

@@ -43,7 +43,7 @@ class TimmBackbone(nn.Module):
         of the frozen stages. Convolutions then do it (see :mod:`rankdet.backbones.folding`). Set False for training
         from scratch.
     options
-        Further arguments of ``timm.create_model``. Some transformers take pictures of one size only, unless an option
+        Further arguments of ``timm.create_model``. Some transformers take images of one size only, unless an option
         says otherwise: ``{"strict_img_size": False}`` for a Swin.
 
     Raises
@@ -94,19 +94,19 @@ class TimmBackbone(nn.Module):
         Raises
         ------
         InputError
-            When the network takes pictures of one size only and these have another.
+            When the network takes images of one size only and these have another.
         """
         height, width = images.pixels.shape[-2:]
         if self._only_size not in (None, (height, width)):
             raise InputError(
-                f"{self.name} takes pictures of {self._only_size} pixels only, not {(height, width)}; give the "
+                f"{self.name} takes images of {self._only_size} pixels only, not {(height, width)}; give the "
                 "backbone options that allow others (strict_img_size: false for a Swin), or resize them to that size"
             )
         maps = self.network(self.normalization(images))
         return [features.permute(0, 3, 1, 2).contiguous() for features in maps] if self._channels_last else list(maps)
 
     def _try(self, stated: Any) -> tuple[tuple[int, int] | None, list[Tensor]]:
-        """The one size of pictures that the network takes, or None for any, and its maps of some picture."""
+        """The one size of images that the network takes, or None for any, and its maps of some image."""
         self.network.eval()  # a dry run in training would change the statistics of batch normalization
         if stated.fixed_input_size:
             try:
@@ -151,7 +151,7 @@ def create_network(name: str, out_indices: Sequence[int], options: Mapping[str, 
 
 
 def dry_run(network: nn.Module, size: tuple[int, int]) -> list[Tensor]:
-    """The maps of one black picture, with gradient, whatever the mode of the caller."""
+    """The maps of one black image, with gradient, whatever the mode of the caller."""
     device = next(network.parameters()).device
     with torch.enable_grad():
         return list(network(torch.zeros(1, 3, *size, device=device)))

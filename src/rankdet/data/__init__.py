@@ -4,9 +4,9 @@ from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistorti
 from rankdet.data.coco import CocoDataset, Sample
 from rankdet.data.doctor import check_folder
 from rankdet.data.formats import COCO, LVIS, Format
+from rankdet.data.images import read_image
 from rankdet.data.loading import build_test_loader, build_training_loader, collate
 from rankdet.data.long_tail import make_long_tailed_shapes
-from rankdet.data.pictures import read_picture
 from rankdet.data.records import Finding
 from rankdet.data.sampling import GroupedBatchSampler, SampleKey
 from rankdet.data.shapes import make_shapes
@@ -38,5 +38,5 @@ __all__ = [
     "find_split",
     "make_long_tailed_shapes",
     "make_shapes",
-    "read_picture",
+    "read_image",
 ]

@@ -1,6 +1,6 @@
-"""Augmentation of training pictures as in SSD (Liu et al., ECCV 2016, arXiv:1512.02325): colors, zoom out, crop.
+"""Augmentation of training images as in SSD (Liu et al., ECCV 2016, arXiv:1512.02325): colors, zoom out, crop.
 
-Legend: G objects of a picture, T trials. Everything is drawn from torch's global random state.
+Legend: G objects of an image, T trials. Everything is drawn from torch's global random state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Range = tuple[float, float]
 
 
 class Window(NamedTuple):
-    """The part of the plane that is shown, in pixels of a picture; it may go beyond the picture or lie inside of it.
+    """The part of the plane that is shown, in pixels of an image; it may go beyond the image or lie inside of it.
 
     Examples
     --------
@@ -49,14 +49,14 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Expansion:
-    """Put the picture somewhere on a larger canvas: objects become smaller.
+    """Put the image somewhere on a larger canvas: objects become smaller.
 
     Parameters
     ----------
     probability
         How often.
     ratios
-        Smallest and largest side of the canvas, in sides of the picture; both sides grow alike.
+        Smallest and largest side of the canvas, in sides of the image; both sides grow alike.
 
     Raises
     ------
@@ -73,17 +73,17 @@ class Expansion:
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1 or not 1 <= self.ratios[0] <= self.ratios[1]:
-            raise ValueError(f"a probability lies in [0, 1], and a canvas is no smaller than its picture: {self}")
+            raise ValueError(f"a probability lies in [0, 1], and a canvas is no smaller than its image: {self}")
 
     def draw(self, size: tuple[int, int]) -> Window:
-        """The canvas around a picture of ``size`` (height, width), or the picture itself."""
+        """The canvas around an image of ``size`` (height, width), or the image itself."""
         height, width = size
         is_drawn = bool(torch.rand(()) < self.probability)
         if not is_drawn:
             return Window(0, 0, width, height)
-        # A picture without memory: torchvision looks at its size alone.
-        picture = torch.empty(()).expand(3, height, width)
-        left, top, right, bottom = RandomZoomOut(side_range=self.ratios).make_params([picture])["padding"]
+        # An image without memory: torchvision looks at its size alone.
+        image = torch.empty(()).expand(3, height, width)
+        left, top, right, bottom = RandomZoomOut(side_range=self.ratios).make_params([image])["padding"]
         return Window(-left, -top, width + right, height + bottom)
 
 
@@ -128,7 +128,7 @@ class MinIoUCrop:
             raise ValueError(f"IoUs lie in [0, 1), sides in (0, 1], and aspects ascend from above 0: {self}")
 
     def draw(self, window: Window, boxes: Tensor) -> Window:
-        """A part of ``window``, or all of it, for the boxes (G, 4) of a picture, xyxy in the same pixels."""
+        """A part of ``window``, or all of it, for the boxes (G, 4) of an image, xyxy in the same pixels."""
         while True:
             choice = int(torch.randint(len(self.ious) + 1, ()))
             if choice == len(self.ious):
@@ -171,7 +171,7 @@ def holds_center(windows: Tensor, boxes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PhotometricDistortion:
-    """Change the colors of a picture, each in one of two pictures: brightness, contrast, saturation, hue, channels.
+    """Change the colors of an image, each in one of two images: brightness, contrast, saturation, hue, channels.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ class PhotometricDistortion:
             raise ValueError(f"factors ascend from 0, brightness is not negative and hue in 0 … 180: {self}")
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """The picture (3, h, w), uint8 RGB, in other colors."""
+        """The image (3, h, w), uint8 RGB, in other colors."""
         # All is drawn in any case, so that one part of a seed does not depend on another.
         is_done = (torch.rand(5) < 0.5).tolist()
         is_contrast_first = bool(torch.rand(()) < 0.5)

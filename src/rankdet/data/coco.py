@@ -1,6 +1,6 @@
-"""A COCO annotation file and its pictures as a data set.
+"""A COCO annotation file and its images as a data set.
 
-Legend: N pictures, A annotations, G objects of a picture, C categories.
+Legend: N images, A annotations, G objects of an image, C categories.
 """
 
 import json
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rankdet.data.images import decode, fit, read_image
 from rankdet.data.masks import outline, rasterize
 from rankdet.data.packed import PackedBytes
-from rankdet.data.pictures import decode, fit, read_picture
 from rankdet.data.records import ReadRecords, Records, raise_errors, read_records
 from rankdet.data.sampling import SampleKey, repeat_factors
 from rankdet.data.transforms import Placement, Transforms
@@ -26,46 +26,46 @@ COCO_MIN_SIZE = 32
 
 
 class Sample(NamedTuple):
-    """One picture with its objects, as it enters a batch."""
+    """One image with its objects, as it enters a batch."""
 
     image: Tensor
     """(3, h, w) uint8 RGB."""
     target: Target
     source: Source
     skipped: tuple[str, ...] = ()
-    """Files that could not be decoded and that this picture stands in for."""
+    """Files that could not be decoded and that this image stands in for."""
 
 
 class CocoDataset(Dataset[Sample]):
-    """Pictures and objects of an annotation file of COCO, or of another format with the same records.
+    """Images and objects of an annotation file of COCO, or of another format with the same records.
 
     Category ids of any kind become labels 0 … C−1 in the order of the ids. Crowd regions are never among the objects,
     and neither are annotations with a box of less than a pixel in width or height, without area, or outside of the
-    picture (the rules of COCO training).
+    image (the rules of COCO training).
 
     Parameters
     ----------
     annotations
         The JSON file.
     images
-        The folder of the pictures.
+        The folder of the images.
     transforms
-        What is done to the pictures.
+        What is done to the images.
     with_masks
         Read the segmentations too.
     as_outlines
         Hand masks as outlines. Only for segmentations that are polygons.
     keep_empty
-        Keep pictures without objects: True for evaluation, and for training that shall see them; False for the rule of
+        Keep images without objects: True for evaluation, and for training that shall see them; False for the rule of
         COCO training.
     min_size
-        Pictures with a side below this many pixels are dropped. None: 32 where ``keep_empty`` is False (the rule of
+        Images with a side below this many pixels are dropped. None: 32 where ``keep_empty`` is False (the rule of
         COCO training), 0 elsewhere.
     skip_unreadable
-        In place of a picture that cannot be decoded take the next one of the same aspect group; ``Sample.skipped``
+        In place of an image that cannot be decoded take the next one of the same aspect group; ``Sample.skipped``
         names the file. For training only.
     min_object
-        Objects whose box is not wider and higher than this, in pixels of the file, are left out; so are pictures that
+        Objects whose box is not wider and higher than this, in pixels of the file, are left out; so are images that
         lose all of theirs by it, where ``keep_empty`` is False.
     drop_degenerate
         Drop boxes of zero width or height, and count them in ``num_degenerate``, instead of stopping.
@@ -79,9 +79,9 @@ class CocoDataset(Dataset[Sample]):
     category_ids
         C ids: label → id.
     aspect_ratios
-        (N,) float64: width / height of the pictures.
+        (N,) float64: width / height of the images.
     image_ids
-        (N,) int64: ids of the pictures, in the order of the file.
+        (N,) int64: ids of the images, in the order of the file.
     ground_truth
         Path of the annotation file, for evaluation.
     num_degenerate
@@ -91,7 +91,7 @@ class CocoDataset(Dataset[Sample]):
     ------
     InputError
         When a file is missing or broken or a record is wrong; the message names both, and says how many more there
-        are. Also when a picture is missing, broken or of another size than the annotations say.
+        are. Also when an image is missing, broken or of another size than the annotations say.
 
     Notes
     -----
@@ -118,7 +118,7 @@ class CocoDataset(Dataset[Sample]):
         self.transforms = Transforms() if transforms is None else transforms
         self.with_masks, self.as_outlines, self.skip_unreadable = with_masks, as_outlines, skip_unreadable
         if not self.images.is_dir():
-            raise InputError(f"{self.images}: there is no such folder of pictures")
+            raise InputError(f"{self.images}: there is no such folder of images")
         records, findings = read(self.ground_truth, with_masks, drop_degenerate)
         raise_errors(findings)
         self.num_degenerate = len(findings)
@@ -128,16 +128,14 @@ class CocoDataset(Dataset[Sample]):
             min_size = 0 if keep_empty else COCO_MIN_SIZE
         self._pack(records, keep_empty, min_size, min_object)
         if not len(self):
-            raise InputError(
-                f"{self.ground_truth}: no picture is left: none has a usable annotation and the size asked"
-            )
+            raise InputError(f"{self.ground_truth}: no image is left: none has a usable annotation and the size asked")
 
     def _pack(self, records: Records, keep_empty: bool, min_size: int, min_object: float) -> None:
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         image_ids, names, sizes, ends = [], [], [], [0]
         boxes, object_labels, segmentations = [], [], []
-        for image_id, picture in records.pictures.items():
-            height, width = picture["height"], picture["width"]
+        for image_id, image in records.images.items():
+            height, width = image["height"], image["width"]
             usable = [
                 row
                 for row in records.annotations[image_id]
@@ -146,7 +144,7 @@ class CocoDataset(Dataset[Sample]):
             if min(height, width) < min_size or not (usable or keep_empty):
                 continue
             image_ids.append(image_id)
-            names.append(picture["file_name"].encode())
+            names.append(image["file_name"].encode())
             sizes.append((height, width))
             ends.append(ends[-1] + len(usable))
             for row in usable:
@@ -174,7 +172,7 @@ class CocoDataset(Dataset[Sample]):
 
     @property
     def num_objects(self) -> int:
-        """Objects in all pictures."""
+        """Objects in all images."""
         return len(self._labels)
 
     def label_counts(self) -> list[int]:
@@ -182,16 +180,16 @@ class CocoDataset(Dataset[Sample]):
         return np.bincount(self._labels, minlength=len(self.categories)).tolist()
 
     def repeats(self, threshold: float) -> NDArray[np.int64]:
-        """(N,) how often each picture is in an epoch for rare classes to be seen: ⌈r(I)⌉ of `repeat_factors`."""
-        pictures = np.repeat(np.arange(len(self)), np.diff(self._ends))
-        return np.ceil(repeat_factors(pictures, self._labels, len(self), threshold)).astype(np.int64)
+        """(N,) how often each image is in an epoch for rare classes to be seen: ⌈r(I)⌉ of `repeat_factors`."""
+        images = np.repeat(np.arange(len(self)), np.diff(self._ends))
+        return np.ceil(repeat_factors(images, self._labels, len(self), threshold)).astype(np.int64)
 
     def path(self, index: int) -> Path:
-        """The file of a picture."""
+        """The file of an image."""
         return self.images / self._names[index].decode()
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of a picture in pixels, as the annotation file says."""
+        """(height, width) of an image in pixels, as the annotation file says."""
         height, width = self._sizes[index].tolist()
         return height, width
 
@@ -203,12 +201,12 @@ class CocoDataset(Dataset[Sample]):
             placement = self.transforms.place(self.size(index), boxes)
             pixels = self.transforms.recolored(pixels)
         source = Source(int(self.image_ids[index]), str(self.path(index)), self.size(index))
-        return Sample(placement.picture(pixels), self._target(index, boxes, placement), source, skipped)
+        return Sample(placement.image(pixels), self._target(index, boxes, placement), source, skipped)
 
     def _read(self, index: int) -> tuple[int, Tensor, tuple[str, ...]]:
-        """The picture, or the next readable one of its aspect group: its index, its pixels, the files passed over."""
+        """The image, or the next readable one of its aspect group: its index, its pixels, the files passed over."""
         if not self.skip_unreadable:
-            return index, read_picture(self.path(index), self.size(index)), ()
+            return index, read_image(self.path(index), self.size(index)), ()
         skipped: list[str] = []
         is_landscape = self.aspect_ratios[index] >= 1
         for candidate in ((index + step) % len(self) for step in range(len(self))):
@@ -219,9 +217,9 @@ class CocoDataset(Dataset[Sample]):
                 pixels = decode(path)
             except InputError:
                 skipped.append(str(path))
-            else:  # a picture of a wrong size is a mistake of the annotations: it is never passed over
+            else:  # an image of a wrong size is a mistake of the annotations: it is never passed over
                 return candidate, fit(pixels, path, self.size(candidate)), tuple(skipped)
-        raise InputError(f"{self.images}: none of {len(skipped)} pictures can be decoded, the first is {skipped[0]}")
+        raise InputError(f"{self.images}: none of {len(skipped)} images can be decoded, the first is {skipped[0]}")
 
     def _rows(self, index: int) -> slice:
         return slice(int(self._ends[index]), int(self._ends[index + 1]))

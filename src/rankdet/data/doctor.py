@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdet.data.formats import COCO, LVIS, Format
-from rankdet.data.pictures import is_file, read_picture
+from rankdet.data.images import is_file, read_image
 from rankdet.data.records import Finding, Records
 from rankdet.structures import InputError
 
@@ -14,7 +14,7 @@ MOST_NAMES = 20
 """Classes that a finding lists."""
 
 
-def check_folder(folder: Path, *, with_masks: bool = False, pictures: bool = False) -> list[Finding]:
+def check_folder(folder: Path, *, with_masks: bool = False, images: bool = False) -> list[Finding]:
     """Check all splits of a folder in COCO or LVIS format; one may hold both.
 
     Parameters
@@ -23,8 +23,8 @@ def check_folder(folder: Path, *, with_masks: bool = False, pictures: bool = Fal
         The data set.
     with_masks
         Check the segmentations too.
-    pictures
-        Decode every picture and compare its size with the annotations. Takes its time.
+    images
+        Decode every image and compare its size with the annotations. Takes its time.
 
     Returns
     -------
@@ -38,11 +38,11 @@ def check_folder(folder: Path, *, with_masks: bool = False, pictures: bool = Fal
     if not any(form.files(folder) for form in FORMATS):
         tried = ", ".join(pattern for form in FORMATS for pattern in form.patterns)
         return [Finding("error", str(folder), "", f"no annotation file; tried {tried}")]
-    # LVIS divides the pictures of COCO anew: splits are compared within a format only.
-    return [finding for form in FORMATS for finding in _check_format(folder, form, with_masks, pictures)]
+    # LVIS divides the images of COCO anew: splits are compared within a format only.
+    return [finding for form in FORMATS for finding in _check_format(folder, form, with_masks, images)]
 
 
-def _check_format(folder: Path, form: Format, with_masks: bool, pictures: bool) -> list[Finding]:
+def _check_format(folder: Path, form: Format, with_masks: bool, images: bool) -> list[Finding]:
     findings: list[Finding] = []
     first: tuple[Path, list[tuple[int, str]]] | None = None
     owners: dict[Path, Path] = {}
@@ -54,7 +54,7 @@ def _check_format(folder: Path, form: Format, with_masks: bool, pictures: bool) 
             continue
         findings += found
         findings += _odd_records(file, records)
-        findings += _check_pictures(folder, file, form, records, pictures, owners)
+        findings += _check_images(folder, file, form, records, images, owners)
         if first is None:
             first = file, records.categories
         elif records.categories != first[1]:
@@ -71,12 +71,12 @@ def _odd_records(file: Path, records: Records) -> list[Finding]:
     findings = []
     used: set[int] = set()
     for image_id, rows in records.annotations.items():
-        picture = records.pictures[image_id]
+        image = records.images[image_id]
         seen: set[tuple[Any, ...]] = set()
         for row in rows:
             used.add(row["category_id"])
             key = (row["category_id"], *row["bbox"])
-            problem = "is there twice: same class and box" if key in seen else _odd(row, picture)
+            problem = "is there twice: same class and box" if key in seen else _odd(row, image)
             seen.add(key)
             if problem is not None and not row.get("iscrowd", 0):
                 findings.append(Finding("warning", str(file), f"annotation {row['id']}", problem))
@@ -88,43 +88,43 @@ def _odd_records(file: Path, records: Records) -> list[Finding]:
     return findings
 
 
-def _odd(row: Mapping[str, Any], picture: Mapping[str, Any]) -> str | None:
+def _odd(row: Mapping[str, Any], image: Mapping[str, Any]) -> str | None:
     x, y, w, h = row["bbox"]
-    width, height = picture["width"], picture["height"]
+    width, height = image["width"], image["height"]
     if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
-        return f"box {row['bbox']} lies outside of the picture of {width} × {height} pixels: it is dropped"
+        return f"box {row['bbox']} lies outside of the image of {width} × {height} pixels: it is dropped"
     if w < 1 or h < 1:
         return f"box {row['bbox']} is less than a pixel wide or high: it is dropped"
     if row.get("area", w * h) <= 0:
         return f"area {row['area']} is not positive: it is dropped"
     if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
-        return f"box {row['bbox']} leaves the picture of {width} × {height} pixels (x2 and y2 in place of a size?)"
+        return f"box {row['bbox']} leaves the image of {width} × {height} pixels (x2 and y2 in place of a size?)"
     return None
 
 
-def _check_pictures(
+def _check_images(
     folder: Path, file: Path, form: Format, records: Records, decode: bool, owners: dict[Path, Path]
 ) -> list[Finding]:
-    """Pictures that are missing, in two splits or, where ``decode`` says so, cannot be read."""
-    if not records.pictures:  # what is wrong with them is found already
+    """Images that are missing, in two splits or, where ``decode`` says so, cannot be read."""
+    if not records.images:  # what is wrong with them is found already
         return []
     try:
-        images = form.find_images(folder, file)
+        image_folder = form.find_images(folder, file)
     except InputError as error:
         return [_finding(error, file)]
     findings = []
-    for image_id, picture in records.pictures.items():
-        path = images / picture["file_name"]
+    for image_id, image in records.images.items():
+        path = image_folder / image["file_name"]
         record = f"image {image_id}"
         if not is_file(path):
-            findings.append(Finding("error", str(file), record, f"the picture {path} is missing"))
+            findings.append(Finding("error", str(file), record, f"the image {path} is missing"))
             continue
         if path in owners:
-            findings.append(Finding("warning", str(file), record, f"the picture {path} is in {owners[path]} already"))
+            findings.append(Finding("warning", str(file), record, f"the image {path} is in {owners[path]} already"))
         owners.setdefault(path, file)
         if decode:
             try:
-                read_picture(path, (picture["height"], picture["width"]))
+                read_image(path, (image["height"], image["width"]))
             except InputError as error:
                 findings.append(_finding(error, file, record))
     return findings

@@ -18,7 +18,7 @@ class Format:
     find_split
         The files of a split in a folder.
     find_images
-        The folder of the pictures of an annotation file in a folder.
+        The folder of the images of an annotation file in a folder.
     read
         Reads and checks an annotation file.
     patterns

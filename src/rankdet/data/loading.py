@@ -1,6 +1,6 @@
 """Samples → batches, and the loaders that make them in worker processes.
 
-Legend: B pictures of a batch.
+Legend: B images of a batch.
 """
 
 import math
@@ -16,7 +16,7 @@ from rankdet.structures import Batch, Images, InputError
 
 
 def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
-    """Put samples into one batch; pictures lie in the top-left corner, zeros are below and right of them.
+    """Put samples into one batch; images lie in the top-left corner, zeros are below and right of them.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
     Returns
     -------
     Batch
-        B pictures (uint8), targets and sources.
+        B images (uint8), targets and sources.
     """
     sizes = tuple((sample.image.shape[1], sample.image.shape[2]) for sample in samples)
     height, width = (math.ceil(max(sides) / divisor) * divisor for sides in zip(*sizes, strict=True))
@@ -50,9 +50,9 @@ def build_training_loader(
     Parameters
     ----------
     dataset, sampler
-        Pictures, and which of them make a batch.
+        Images, and which of them make a batch.
     workers
-        Processes that read pictures; 0 reads them in this process.
+        Processes that read images; 0 reads them in this process.
     pin_memory
         Put batches into page-locked memory; without effect where there is no accelerator.
     """
@@ -67,16 +67,16 @@ def build_test_loader(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """The loader of all pictures in the order of the file; every process has its share, nothing is repeated.
+    """The loader of all images in the order of the file; every process has its share, nothing is repeated.
 
     Parameters
     ----------
     dataset
-        The pictures; must not have ``skip_unreadable``, which would give a picture twice.
+        The images; must not have ``skip_unreadable``, which would give an image twice.
     batch_size
-        Pictures per batch; the last batch may have fewer.
+        Images per batch; the last batch may have fewer.
     workers
-        Processes that read pictures; 0 reads them in this process.
+        Processes that read images; 0 reads them in this process.
     rank, world_size
         This process and the number of processes.
     pin_memory
@@ -85,20 +85,20 @@ def build_test_loader(
     Raises
     ------
     ValueError
-        When the data set skips unreadable pictures, or a number is out of its range.
+        When the data set skips unreadable images, or a number is out of its range.
     """
     if dataset.skip_unreadable:
-        raise ValueError("skip_unreadable puts one picture in the place of another: it is for training only")
+        raise ValueError("skip_unreadable puts one image in the place of another: it is for training only")
     if batch_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"{batch_size=}, {rank=}, {world_size=}: a number is out of its range")
     return _loader(dataset, _InOrder(len(dataset), batch_size, rank, world_size), workers, pin_memory)
 
 
 class _InOrder(Sampler[list[SampleKey]]):
-    """Every ``world_size``-th picture from ``rank`` on, in batches."""
+    """Every ``world_size``-th image from ``rank`` on, in batches."""
 
-    def __init__(self, num_pictures: int, batch_size: int, rank: int, world_size: int) -> None:
-        self._indices, self._batch_size = range(rank, num_pictures, world_size), batch_size
+    def __init__(self, num_images: int, batch_size: int, rank: int, world_size: int) -> None:
+        self._indices, self._batch_size = range(rank, num_images, world_size), batch_size
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for first in range(0, len(self._indices), self._batch_size):

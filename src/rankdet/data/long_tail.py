@@ -10,7 +10,7 @@ from rankdet.data.shapes import SPLITS, Document, Layout, falling, make_set, mak
 from rankdet.data.shapes_drawing import INSIDE, PATTERNS
 
 RARE, COMMON = 10, 100
-"""Training pictures up to which LVIS calls a class rare, and common."""
+"""Training images up to which LVIS calls a class rare, and common."""
 TAIL = 0.8
 """Objects of a class in training divided by those of the class before it."""
 
@@ -41,23 +41,23 @@ def make_long_tailed_shapes(
 ) -> Path:
     """Make a long-tailed set as a folder in LVIS format.
 
-    The pictures are those of `make_shapes` with 21 classes: seven shapes, plain, striped or spotted. In training each
-    class has 0.8 times as many objects as the one before it, from some 350 down to a few in 600 pictures; in validation
+    The images are those of `make_shapes` with 21 classes: seven shapes, plain, striped or spotted. In training each
+    class has 0.8 times as many objects as the one before it, from some 350 down to a few in 600 images; in validation
     and test all classes are equally frequent, so that AP of a rare class is made of more than an object or two. Every
-    object is annotated; of the classes that a picture lacks about half were looked for (``neg_category_ids``), and
+    object is annotated; of the classes that an image lacks about half were looked for (``neg_category_ids``), and
     detections of the others do not count there.
 
-    Pictures are in ``train2017``, ``val2017`` and ``test2017``, annotations in ``annotations/lvis_v1_{split}.json``.
+    Images are in ``train2017``, ``val2017`` and ``test2017``, annotations in ``annotations/lvis_v1_{split}.json``.
 
     Parameters
     ----------
     folder
         Where the set shall be.
     train, val, test
-        Pictures of the splits; without any there is no test split. A picture does not depend on how many there are;
+        Images of the splits; without any there is no test split. An image does not depend on how many there are;
         whether a class is rare, common or frequent depends on ``train``.
     size
-        Side of the square pictures, in pixels.
+        Side of the square images, in pixels.
     seed
         At least 0; the same seed makes the same set on every machine.
     progress
@@ -77,9 +77,9 @@ def make_long_tailed_shapes(
     equal = [1.0] * len(CLASSES)
     frequencies = {"train": falling(len(CLASSES), TAIL), "val": equal, "test": equal}
     layout = Layout(
-        pictures="{split}2017",
+        images="{split}2017",
         annotations="annotations/lvis_v1_{split}.json",
-        picture_fields=lambda file: {"coco_url": f"{file.parent.name}/{file.name}"},
+        image_fields=lambda file: {"coco_url": f"{file.parent.name}/{file.name}"},
         complete=lambda documents: _complete(documents, seed),
     )
     return make_set(Path(folder), stamp, frequencies, layout, progress)
@@ -87,21 +87,21 @@ def make_long_tailed_shapes(
 
 def _complete(documents: dict[str, Document], seed: int) -> None:
     """Add what LVIS says beyond COCO: how frequent classes are in training, and where they were looked for."""
-    pictures: dict[int, set[int]] = {category["id"]: set() for category in documents["train"]["categories"]}
-    objects = dict.fromkeys(pictures, 0)
+    images: dict[int, set[int]] = {category["id"]: set() for category in documents["train"]["categories"]}
+    objects = dict.fromkeys(images, 0)
     for row in documents["train"]["annotations"]:
-        pictures[row["category_id"]].add(row["image_id"])
+        images[row["category_id"]].add(row["image_id"])
         objects[row["category_id"]] += 1
     for number, split in enumerate(SPLITS):
         document = documents.get(split, {"categories": [], "images": [], "annotations": []})
         for category in document["categories"]:
-            count = len(pictures[category["id"]])
+            count = len(images[category["id"]])
             category["frequency"] = "r" if count <= RARE else "c" if count <= COMMON else "f"
             category |= {"image_count": count, "instance_count": objects[category["id"]]}
         present: dict[int, set[int]] = {image["id"]: set() for image in document["images"]}
         for row in document["annotations"]:
             present[row["image_id"]].add(row["category_id"])
         for image in document["images"]:
-            absent = [id_ for id_ in pictures if id_ not in present[image["id"]]]
+            absent = [id_ for id_ in images if id_ not in present[image["id"]]]
             image["neg_category_ids"] = [id_ for id_ in absent if int(mix(seed, number, image["id"], id_)) % 2]
             image["not_exhaustive_category_ids"] = []

@@ -1,6 +1,6 @@
 """COCO segmentations → masks, or outlines for those who rasterize later.
 
-Legend: G objects of a picture, E edges of an object. Sizes are (height, width) in pixels.
+Legend: G objects of an image, E edges of an object. Sizes are (height, width) in pixels.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ def rasterize(segmentation: Any, placement: Placement) -> Tensor:
     segmentation
         Polygons, or an RLE with compressed or uncompressed counts; already checked.
     placement
-        What happens to the picture that the segmentation belongs to.
+        What happens to the image that the segmentation belongs to.
 
     Returns
     -------
     Tensor
-        (height, width) bool, in the placed picture.
+        (height, width) bool, in the placed image.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def outline(objects: Sequence[Sequence[Sequence[float]]], placement: Placement) 
     objects
         G lists of polygons x1, y1, x2, y2, …; those of fewer than three points enclose nothing and are left out.
     placement
-        What happens to their picture.
+        What happens to their image.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """A COCO annotation file, read and checked record by record; everything that is wrong with it is found at once.
 
-Legend: N pictures, A annotations.
+Legend: N images, A annotations.
 """
 
 import json
@@ -35,14 +35,14 @@ class Records:
     ----------
     categories
         Pairs (id, name), sorted by id.
-    pictures
-        N pictures by id, in the order of the file.
+    images
+        N images by id, in the order of the file.
     annotations
-        A annotations by picture id, in the order of the file; crowd regions are among them.
+        A annotations by image id, in the order of the file; crowd regions are among them.
     """
 
     categories: list[tuple[int, str]]
-    pictures: dict[int, Mapping[str, Any]]
+    images: dict[int, Mapping[str, Any]]
     annotations: dict[int, list[Mapping[str, Any]]]
 
 
@@ -85,12 +85,12 @@ def check_records(
         findings.append(Finding(severity, str(path), record, message))
 
     categories = _categories(document["categories"], report)
-    pictures = _pictures(document["images"], report)
+    images = _images(document["images"], report)
     known_categories = {category_id for category_id, _ in categories}
-    annotations: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in pictures}
+    annotations: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in images}
     seen: set[int] = set()
     for place, annotation in enumerate(document["annotations"]):
-        problem = _annotation_problem(annotation, pictures, known_categories, seen, with_masks)
+        problem = _annotation_problem(annotation, images, known_categories, seen, with_masks)
         if problem is not None:
             report("error", record_name("annotation", place, annotation), problem)
             continue
@@ -101,7 +101,7 @@ def check_records(
             report("warning" if drop_degenerate else "error", f"annotation {annotation['id']}", message)
             continue
         annotations[annotation["image_id"]].append(annotation)
-    return Records(sorted(categories), pictures, annotations), findings
+    return Records(sorted(categories), images, annotations), findings
 
 
 def raise_errors(findings: Iterable[Finding]) -> None:
@@ -117,14 +117,14 @@ def raise_errors(findings: Iterable[Finding]) -> None:
 NUMBERS = frozenset((int, float))
 LARGEST_ID = 2**63 - 1  # ids become int64
 LARGEST_SIDE = 1_000_000
-"""No picture is as wide or high in pixels, and no coordinate of an object as large."""
+"""No image is as wide or high in pixels, and no coordinate of an object as large."""
 LONGEST_NAME = 255
 """Bytes of a file name without its folders, in the usual file systems."""
 Report = Callable[[Literal["error", "warning"], str, str], None]
 
 
-def read_pictures(path: Path) -> tuple[dict[int, Mapping[str, Any]], list[Finding]]:
-    """Read the pictures alone: the sound ones by id, and what is wrong with the others.
+def read_images(path: Path) -> tuple[dict[int, Mapping[str, Any]], list[Finding]]:
+    """Read the images alone: the sound ones by id, and what is wrong with the others.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def read_pictures(path: Path) -> tuple[dict[int, Mapping[str, Any]], list[Findin
     def report(severity: Literal["error", "warning"], record: str, message: str) -> None:
         findings.append(Finding(severity, str(path), record, message))
 
-    return _pictures(load_document(path)["images"], report), findings
+    return _images(load_document(path)["images"], report), findings
 
 
 def load_document(path: Path) -> dict[str, list[Any]]:
@@ -178,10 +178,10 @@ def _categories(rows: list[Any], report: Report) -> list[tuple[int, str]]:
     return list(found.items())
 
 
-def _pictures(rows: list[Any], report: Report) -> dict[int, Mapping[str, Any]]:
+def _images(rows: list[Any], report: Report) -> dict[int, Mapping[str, Any]]:
     found: dict[int, Mapping[str, Any]] = {}
     for place, row in enumerate(rows):
-        problem = _picture_problem(row, found)
+        problem = _image_problem(row, found)
         if problem is None:
             found[row["id"]] = row
         else:
@@ -189,7 +189,7 @@ def _pictures(rows: list[Any], report: Report) -> dict[int, Mapping[str, Any]]:
     return found
 
 
-def _picture_problem(row: Any, found: Mapping[int, Any]) -> str | None:
+def _image_problem(row: Any, found: Mapping[int, Any]) -> str | None:
     problem = _missing(row, ("id", "file_name", "width", "height"))
     if problem is not None:
         return problem
@@ -202,7 +202,7 @@ def _picture_problem(row: Any, found: Mapping[int, Any]) -> str | None:
         return f"file_name {_short(row['file_name'])} cannot be the name of a file"
     name = PurePosixPath(row["file_name"].replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts:
-        return f"file_name {_short(row['file_name'])} leaves the folder of pictures"
+        return f"file_name {_short(row['file_name'])} leaves the folder of images"
     if any(len(part.encode()) > LONGEST_NAME for part in name.parts):
         return f"file_name {_short(row['file_name'])} is longer than {LONGEST_NAME} bytes"
     for side in ("width", "height"):
@@ -213,7 +213,7 @@ def _picture_problem(row: Any, found: Mapping[int, Any]) -> str | None:
 
 def _annotation_problem(
     row: Any,
-    pictures: Mapping[int, Mapping[str, Any]],
+    images: Mapping[int, Mapping[str, Any]],
     categories: set[int],
     seen: set[int],
     with_masks: bool,
@@ -224,8 +224,8 @@ def _annotation_problem(
     problem = _id_problem(row["id"], seen)
     if problem is not None:
         return problem
-    if not _is_integer(row["image_id"]) or row["image_id"] not in pictures:
-        return f"image_id {_short(row['image_id'])} is no picture of the file"
+    if not _is_integer(row["image_id"]) or row["image_id"] not in images:
+        return f"image_id {_short(row['image_id'])} is no image of the file"
     if not _is_integer(row["category_id"]) or row["category_id"] not in categories:
         return f"category_id {_short(row['category_id'])} is no category of the file"
     box = row["bbox"]
@@ -240,8 +240,8 @@ def _annotation_problem(
     if row.get("iscrowd", 0) not in (0, 1):
         return f"iscrowd {_short(row['iscrowd'])} is neither 0 nor 1"
     if with_masks and not row.get("iscrowd", 0):
-        picture = pictures[row["image_id"]]
-        return _segmentation_problem(row.get("segmentation"), (picture["height"], picture["width"]))
+        image = images[row["image_id"]]
+        return _segmentation_problem(row.get("segmentation"), (image["height"], image["width"]))
     return None
 
 
@@ -260,7 +260,7 @@ def _segmentation_problem(segmentation: Any, size: tuple[int, int]) -> str | Non
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         return "the segmentation is neither a list of polygons nor an RLE with size and counts"
     if segmentation["size"] != list(size):
-        return f"the size {_short(segmentation['size'])} of the RLE is not that of the picture, {list(size)}"
+        return f"the size {_short(segmentation['size'])} of the RLE is not that of the image, {list(size)}"
     counts = segmentation["counts"]
     if isinstance(counts, str):
         try:
@@ -321,7 +321,7 @@ def _are_within(values: list[Any], limit: int) -> bool:
 
 
 def _wrong_total(total: int, size: tuple[int, int]) -> str:
-    return f"the counts of the RLE make {_short(total)} pixels, the picture has {size[0] * size[1]}"
+    return f"the counts of the RLE make {_short(total)} pixels, the image has {size[0] * size[1]}"
 
 
 def _sum_of_runs(counts: str) -> int:

@@ -1,4 +1,4 @@
-"""Which pictures a batch consists of: a deterministic, endless stream that can start anywhere."""
+"""Which images a batch consists of: a deterministic, endless stream that can start anywhere."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,16 @@ ORDER, AUGMENTATION = 0, 1  # independent streams of random numbers
 
 
 class SampleKey(NamedTuple):
-    """What a sampler yields and a data set takes: a picture and the seed of all randomness in its sample."""
+    """What a sampler yields and a data set takes: an image and the seed of all randomness in its sample."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a key
     seed: int
 
 
 class GroupedBatchSampler(Sampler[list[SampleKey]]):
-    """Endless stream of batches whose pictures are all landscape or all portrait.
+    """Endless stream of batches whose images are all landscape or all portrait.
 
-    Every epoch is a permutation of the pictures, or of as many copies of each as ``repeats`` says. A picture joins its
+    Every epoch is a permutation of the images, or of as many copies of each as ``repeats`` says. An image joins its
     group; when a group holds a batch of all processes together, the batch leaves, and every process takes its own slice
     of it. What is left over at the end of an epoch stays in its group for the next one, so over the whole stream no
     sample is repeated or dropped. Order and seeds depend on ``(seed, epoch, place in the list of samples)`` alone.
@@ -31,31 +31,31 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
     Parameters
     ----------
     aspect_ratios
-        Width / height of each of the N pictures.
+        Width / height of each of the N images.
     batch_size
-        Pictures per batch and process.
+        Images per batch and process.
     seed
         Seed of the run, at least 0.
     rank, world_size
         This process and the number of processes.
     start
-        Batches to skip: the position of a resumed run. Only integers are replayed, no picture is read.
+        Batches to skip: the position of a resumed run. Only integers are replayed, no image is read.
     repeats
-        (N,) int, how often each picture is in an epoch, every time with a seed of its own; None: once.
+        (N,) int, how often each image is in an epoch, every time with a seed of its own; None: once.
 
     Attributes
     ----------
     num_samples
-        Pictures of an epoch, each counted as often as it is repeated.
+        Images of an epoch, each counted as often as it is repeated.
 
     Raises
     ------
     ValueError
-        When there is no picture, or a number is out of its range.
+        When there is no image, or a number is out of its range.
 
     Notes
     -----
-    Differs from samplers that fill up the last batch of an epoch with repeated pictures, or drop it.
+    Differs from samplers that fill up the last batch of an epoch with repeated images, or drop it.
 
     Examples
     --------
@@ -76,27 +76,27 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
         repeats: Sequence[int] | np.ndarray | None = None,
     ) -> None:
         if len(aspect_ratios) == 0:
-            raise ValueError("there is no picture to sample")
+            raise ValueError("there is no image to sample")
         if batch_size < 1 or not 0 <= rank < world_size or seed < 0 or start < 0:
             raise ValueError(f"{batch_size=}, {seed=}, {rank=}, {world_size=}, {start=}: a number is out of its range")
         counts = np.ones(len(aspect_ratios), dtype=np.int64) if repeats is None else np.asarray(repeats)
         if counts.shape != (len(aspect_ratios),) or counts.min() < 1:
-            raise ValueError("every picture is repeated at least once")
-        self._pictures = np.repeat(np.arange(len(counts)), counts)
-        self._is_landscape = np.asarray(aspect_ratios, dtype=np.float64)[self._pictures] >= 1.0
-        self.num_samples = len(self._pictures)
+            raise ValueError("every image is repeated at least once")
+        self._images = np.repeat(np.arange(len(counts)), counts)
+        self._is_landscape = np.asarray(aspect_ratios, dtype=np.float64)[self._images] >= 1.0
+        self.num_samples = len(self._images)
         self.batch_size, self.seed, self.rank, self.world_size, self.start = batch_size, seed, rank, world_size, start
 
     @property
     def iterations_per_epoch(self) -> int:
-        """Batches after which about every sample was seen once: ⌈samples / pictures per step of all processes⌉."""
+        """Batches after which about every sample was seen once: ⌈samples / images per step of all processes⌉."""
         return math.ceil(self.num_samples / (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         own = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         for number, keys in enumerate(self._global_batches()):
             if number >= self.start:
-                yield [SampleKey(int(self._pictures[place]), self._seed(epoch, place)) for epoch, place in keys[own]]
+                yield [SampleKey(int(self._images[place]), self._seed(epoch, place)) for epoch, place in keys[own]]
 
     def _seed(self, epoch: int, place: int) -> int:
         # 63 bits fit every integer type that a seed may pass through.
@@ -119,26 +119,26 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
 
 
 def repeat_factors(
-    pictures: NDArray[np.int64], labels: NDArray[np.int64], num_pictures: int, threshold: float
+    images: NDArray[np.int64], labels: NDArray[np.int64], num_images: int, threshold: float
 ) -> NDArray[np.float64]:
-    r"""How often pictures are to be seen so that rare classes are seen more often: repeat factor sampling.
+    r"""How often images are to be seen so that rare classes are seen more often: repeat factor sampling.
 
     .. math:: r(c) = \max\left(1, \sqrt{t / f(c)}\right), \qquad r(I) = \max_{c \in I} r(c)
 
     Parameters
     ----------
-    pictures, labels
-        (A,) each: the picture and the label of every object.
-    num_pictures
+    images, labels
+        (A,) each: the image and the label of every object.
+    num_images
         N.
     threshold
-        t, the fraction of the pictures from which on a class is frequent enough; 0.001 in LVIS. f(c) is the fraction
-        of the pictures that have an object of class c.
+        t, the fraction of the images from which on a class is frequent enough; 0.001 in LVIS. f(c) is the fraction
+        of the images that have an object of class c.
 
     Returns
     -------
     NDArray[np.float64]
-        (N,) r(I), 1 for pictures without objects.
+        (N,) r(I), 1 for images without objects.
 
     Raises
     ------
@@ -148,25 +148,25 @@ def repeat_factors(
     Notes
     -----
     Gupta, Dollár, Girshick, "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019, appendix B. There
-    a picture is repeated ⌊r(I)⌋ times and once more with the probability of what is left; RS Loss was trained, as are
+    an image is repeated ⌊r(I)⌋ times and once more with the probability of what is left; RS Loss was trained, as are
     detectors here, with ⌈r(I)⌉ in every epoch.
 
     Examples
     --------
-    Label 1 is in one of four pictures, where half of them would be enough.
+    Label 1 is in one of four images, where half of them would be enough.
 
     >>> repeat_factors(np.array([0, 1, 1, 2, 3]), np.array([0, 0, 1, 0, 0]), 4, 0.5).round(3)
     array([1.   , 1.414, 1.   , 1.   ])
     """
     if threshold <= 0:
         raise ValueError(f"{threshold=} is not positive")
-    factors = np.ones(num_pictures)
+    factors = np.ones(num_images)
     if len(labels) == 0:
         return factors
-    # Each pair of picture and label once, however many objects there are.
+    # Each pair of image and label once, however many objects there are.
     num_labels = int(labels.max()) + 1
-    pairs = np.unique(pictures * num_labels + labels)
-    of_picture, of_label = pairs // num_labels, pairs % num_labels
-    fractions = np.bincount(of_label, minlength=num_labels)[of_label] / num_pictures
-    np.maximum.at(factors, of_picture, np.sqrt(threshold / fractions))
+    pairs = np.unique(images * num_labels + labels)
+    of_image, of_label = pairs // num_labels, pairs % num_labels
+    fractions = np.bincount(of_label, minlength=num_labels)[of_label] / num_images
+    np.maximum.at(factors, of_image, np.sqrt(threshold / fractions))
     return factors

@@ -1,4 +1,4 @@
-"""The data set ``shapes``: pictures of simple objects, made on the spot, for detection and instance segmentation."""
+"""The data set ``shapes``: images of simple objects, made on the spot, for detection and instance segmentation."""
 
 import json
 import os
@@ -28,21 +28,21 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a set keeps pictures and annotations, and what its records say.
+    """Where a set keeps images and annotations, and what its records say.
 
     Parameters
     ----------
-    pictures, annotations
+    images, annotations
         Names inside of the folder, with ``{split}`` in them.
-    picture_fields
-        What the record of a picture has beside its size, from the name of its file.
+    image_fields
+        What the record of an image has beside its size, from the name of its file.
     complete
         Adds to the documents of all splits what is known only when all is drawn.
     """
 
-    pictures: str = "images/{split}"
+    images: str = "images/{split}"
     annotations: str = "annotations/instances_{split}.json"
-    picture_fields: Callable[[Path], dict[str, Any]] = lambda file: {"file_name": file.name}
+    image_fields: Callable[[Path], dict[str, Any]] = lambda file: {"file_name": file.name}
     complete: Callable[[dict[str, Document]], None] = lambda documents: None
 
 
@@ -60,8 +60,8 @@ def make_shapes(
 ) -> Path:
     """Make the data set as an ordinary COCO folder.
 
-    Shapes of several kinds, 12 to 60 % of the side of the picture, small ones more often, one over the other on a
-    textured, noisy ground; some pictures are empty. Boxes and masks are of the visible part, exact to the pixel, masks
+    Shapes of several kinds, 12 to 60 % of the side of the image, small ones more often, one over the other on a
+    textured, noisy ground; some images are empty. Boxes and masks are of the visible part, exact to the pixel, masks
     as compressed RLE. Category ids are sparse on purpose: 1, 3, 7, 13, 21. The set is written beside ``folder`` and
     renamed at the end, so it is there as a whole or not at all; an identical set that is there already is kept.
 
@@ -70,9 +70,9 @@ def make_shapes(
     folder
         Where the set shall be.
     train, val, test
-        Pictures of the splits; without any there is no test split. A picture does not depend on how many there are.
+        Images of the splits; without any there is no test split. An image does not depend on how many there are.
     size
-        Side of the square pictures, in pixels.
+        Side of the square images, in pixels.
     seed
         At least 0; the same seed makes the same set on every machine.
     classes
@@ -135,7 +135,7 @@ def make_set(
     folder
         Where it shall be.
     stamp
-        What it is made from, written beside it: ``train``, ``val`` and perhaps ``test`` (pictures), ``size``, ``seed``,
+        What it is made from, written beside it: ``train``, ``val`` and perhaps ``test`` (images), ``size``, ``seed``,
         ``classes``, and whatever else tells it from others.
     frequencies
         Split → relative frequencies of the classes in it.
@@ -174,11 +174,11 @@ def _make(
                 if not count:
                     continue
                 documents[split] = _document(stamp["classes"])
-                pictures = beside / layout.pictures.format(split=split)
-                pictures.mkdir(parents=True)
+                images = beside / layout.images.format(split=split)
+                images.mkdir(parents=True)
                 for index in range(count):
                     drawing = draw((stamp["seed"], number, index), stamp["size"], stamp["classes"], frequencies[split])
-                    _add(documents[split], pictures / f"{index + 1:06d}.png", drawing, layout)
+                    _add(documents[split], images / f"{index + 1:06d}.png", drawing, layout)
                     advance()
         layout.complete(documents)
         (beside / "annotations").mkdir()
@@ -205,7 +205,7 @@ def _check(stamp: Mapping[str, Any]) -> None:
     )
     if train < 1 or val < 1 or test < 0:
         raise InputError(
-            f"shapes: at least one picture for train and for val is needed, not train={train}, val={val}, test={test}"
+            f"shapes: at least one image for train and for val is needed, not train={train}, val={val}, test={test}"
         )
     if size < 32:
         raise InputError(f"shapes: size={size} is less than 32 pixels")
@@ -250,11 +250,11 @@ def _document(classes: Sequence[str]) -> Document:
 
 
 def _add(document: Document, file: Path, drawing: Drawing, layout: Layout) -> None:
-    """Write one picture and add its records."""
+    """Write one image and add its records."""
     size = len(drawing.pixels)
     image_id = len(document["images"]) + 1
     Image.fromarray(drawing.pixels).save(file, compress_level=1)
-    document["images"].append({"id": image_id, **layout.picture_fields(file), "width": size, "height": size})
+    document["images"].append({"id": image_id, **layout.image_fields(file), "width": size, "height": size})
     for label, mask in zip(drawing.labels, drawing.masks, strict=True):
         code = rle.encode(np.asfortranarray(mask))
         document["annotations"].append(

@@ -1,9 +1,9 @@
-"""One picture of shapes with its exact visible masks, from a seed; the same on every machine.
+"""One image of shapes with its exact visible masks, from a seed; the same on every machine.
 
 Only integers and the four basic operations and square root of IEEE arithmetic decide a pixel: no function of a
 mathematical library, whose last digit differs between machines, and no matrix product, whose order of summation does.
 
-Legend: S side of the picture in pixels, G objects of the picture, K kinds of shapes.
+Legend: S side of the image in pixels, G objects of the image, K kinds of shapes.
 """
 
 import math
@@ -17,11 +17,11 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 SMALLEST, LARGEST = 0.15, 0.60
-"""Sides of objects as parts of the side of the picture."""
+"""Sides of objects as parts of the side of the image."""
 LEAST_VISIBLE = 0.6
 """An object of which later ones would leave less than this part is not covered."""
 EMPTY = 0.03
-"""Part of the pictures that are without objects."""
+"""Part of the images that are without objects."""
 MOST_OBJECTS = 5
 TRIES = 10
 """Places tried for an object before it is given up."""
@@ -119,7 +119,7 @@ def pattern_and_shape(name: str) -> tuple[str, str]:
 
 
 class Drawing(NamedTuple):
-    """A picture and what is to be seen in it."""
+    """An image and what is to be seen in it."""
 
     pixels: NDArray[np.uint8]
     """(S, S, 3) RGB."""
@@ -130,12 +130,12 @@ class Drawing(NamedTuple):
 
 
 def draw(seed: Sequence[int], size: int, classes: Sequence[str], frequencies: Sequence[float]) -> Drawing:
-    """Draw one picture.
+    """Draw one image.
 
     Parameters
     ----------
     seed
-        Integers that name the picture.
+        Integers that name the image.
     size
         S.
     classes
@@ -219,7 +219,7 @@ def _place(random: np.random.Generator, size: int, name: str) -> tuple[Bools, Fl
 def _paint(random: np.random.Generator, label: int, below: Floats, paints: list[tuple[int, int, int]]) -> Floats:
     """(3,) the color of the class or another one that stands out from what lies below.
 
-    It is taken out of ``paints``, so none occurs twice in a picture.
+    It is taken out of ``paints``, so none occurs twice in an image.
     """
     # Integers: the rounding of a sum of floats would depend on its order.
     ground = below.astype(np.int64).sum(axis=0) // len(below)

@@ -1,4 +1,4 @@
-"""Where a folder keeps a split: its annotation file and its pictures."""
+"""Where a folder keeps a split: its annotation file and its images."""
 
 import json
 import mmap
@@ -9,17 +9,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rankdet.data.pictures import is_file
-from rankdet.data.records import Finding, raise_errors, read_pictures
+from rankdet.data.images import is_file
+from rankdet.data.records import Finding, raise_errors, read_images
 from rankdet.structures import InputError
 
 ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}
 NUM_PROBES = 16
-"""Pictures that are looked for, so that a few may be missing."""
+"""Images that are looked for, so that a few may be missing."""
 
 
 class Split(NamedTuple):
-    """An annotation file and the folder of its pictures."""
+    """An annotation file and the folder of its images."""
 
     annotations: Path
     images: Path
@@ -30,7 +30,7 @@ def find_split(folder: Path, split: str) -> Split:
 
     The annotations are ``annotations/instances_{split}.json``, the same name with more behind it
     (``instances_train2017.json``), or ``{split}/_annotations.coco.json``; ``val`` and ``valid`` mean the same. The
-    pictures are in the first of these folders that has any of the first pictures of the file: ``{name}``,
+    images are in the first of these folders that has any of the first images of the file: ``{name}``,
     ``images/{name}``, ``images/{split}``, ``images``, ``{split}``, the folder itself; ``name`` is ``train2017`` for
     ``instances_train2017.json``.
 
@@ -44,13 +44,13 @@ def find_split(folder: Path, split: str) -> Split:
     Returns
     -------
     Split
-        The annotation file and the folder of pictures.
+        The annotation file and the folder of images.
 
     Raises
     ------
     InputError
         When nothing fits, with a list of what was tried, or more than one file does, with their names; when the
-        pictures are not found because the annotation file is broken, with what is wrong with it.
+        images are not found because the annotation file is broken, with what is wrong with it.
     """
     names = ALIASES.get(split, (split,))
     exact = [f"annotations/instances_{name}.json" for name in names]
@@ -62,7 +62,7 @@ def find_split(folder: Path, split: str) -> Split:
 
 
 def find_images(folder: Path, annotations: Path) -> Path:
-    """The folder of pictures of an annotation file in a data set; raises InputError as `find_split`."""
+    """The folder of images of an annotation file in a data set; raises InputError as `find_split`."""
     if annotations.stem.startswith("instances_"):
         name = annotations.stem.removeprefix("instances_")
         bare = name.rstrip("0123456789")
@@ -71,7 +71,7 @@ def find_images(folder: Path, annotations: Path) -> Path:
         names = [annotations.parent.name]
     tried = [folder / name for name in names] + [folder / "images" / name for name in names]
     tried += [folder / "images", folder]
-    return folder_of_pictures(folder, annotations, tried, first_texts(annotations, "file_name"), read_pictures)
+    return folder_of_images(folder, annotations, tried, first_texts(annotations, "file_name"), read_images)
 
 
 def find_annotations(folder: Path, split: str, exact: Sequence[str], patterns: Sequence[str]) -> Path:
@@ -109,14 +109,14 @@ def find_annotations(folder: Path, split: str, exact: Sequence[str], patterns: S
     return found[0]
 
 
-def folder_of_pictures(
+def folder_of_images(
     folder: Path,
     annotations: Path,
     tried: Sequence[Path],
     first: Iterable[str],
     read: Callable[[Path], tuple[Mapping[int, Mapping[str, Any]], list[Finding]]],
 ) -> Path:
-    """The first of the folders ``tried`` that has pictures of an annotation file.
+    """The first of the folders ``tried`` that has images of an annotation file.
 
     Parameters
     ----------
@@ -125,28 +125,28 @@ def folder_of_pictures(
     tried
         Folders that may have them.
     first
-        Names of the first pictures, found without parsing the file.
+        Names of the first images, found without parsing the file.
     read
-        Parses the file where this fails: pictures by id, with their ``file_name``, and what is wrong with others.
+        Parses the file where this fails: images by id, with their ``file_name``, and what is wrong with others.
 
     Raises
     ------
     InputError
-        When the pictures are in none of them; when the file is broken, with what is wrong with it.
+        When the images are in none of them; when the file is broken, with what is wrong with it.
     """
     found = _folder_of(first, tried)
     if found is not None:
         return found
-    # Is it the file that is wrong? And do later pictures exist, or was something else called so?
-    pictures, findings = read(annotations)
-    if not pictures:
+    # Is it the file that is wrong? And do later images exist, or was something else called so?
+    images, findings = read(annotations)
+    if not images:
         raise_errors(findings)
-    listed = [str(picture["file_name"]) for picture in pictures.values()]
+    listed = [str(image["file_name"]) for image in images.values()]
     found = _folder_of(listed[:: max(1, len(listed) // NUM_PROBES)], tried)
     if found is not None:
         return found
     places = ", ".join(str(candidate.relative_to(folder)) for candidate in tried)
-    raise InputError(f"{annotations}: its pictures ({listed[0]!r}, …) are in none of the folders {places} of {folder}")
+    raise InputError(f"{annotations}: its images ({listed[0]!r}, …) are in none of the folders {places} of {folder}")
 
 
 def first_texts(annotations: Path, key: str) -> list[str]:
@@ -164,6 +164,6 @@ def first_texts(annotations: Path, key: str) -> list[str]:
 
 
 def _folder_of(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
-    """The first folder that has any of the pictures: one of them missing must not hide the others."""
+    """The first folder that has any of the images: one of them missing must not hide the others."""
     names = list(names)
     return next((folder for folder in folders if any(is_file(folder / name) for name in names)), None)

@@ -1,6 +1,6 @@
-"""Geometry of the training pictures: one plan is drawn per sample, and picture, boxes and masks all follow it.
+"""Geometry of the training images: one plan is drawn per sample, and image, boxes and masks all follow it.
 
-Legend: G objects of a picture. Sizes are (height, width) in pixels.
+Legend: G objects of an image. Sizes are (height, width) in pixels.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class KeepRatio:
         The longer side is at most this, in pixels.
     shorts
         The shorter side is at most one of these, in pixels; several are the scales of multi-scale training, one of
-        which is drawn for each picture.
+        which is drawn for each image.
 
     Raises
     ------
@@ -45,13 +45,13 @@ class KeepRatio:
 
     def __post_init__(self) -> None:
         if not self.shorts or min(self.long, *self.shorts) < 1:
-            raise ValueError(f"sides of a resized picture must be at least one pixel: {self}")
+            raise ValueError(f"sides of a resized image must be at least one pixel: {self}")
 
     def size(self, size: tuple[int, int], choice: float = 0.0) -> tuple[int, int]:
         """The new (height, width); ``choice`` in [0, 1) picks one of ``shorts``."""
         short = self.shorts[int(choice * len(self.shorts))]
         scale = min(self.long / max(size), short / min(size))
-        # Very long pictures would otherwise lose their short side.
+        # Very long images would otherwise lose their short side.
         return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
@@ -75,7 +75,7 @@ class FixedSize:
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
-            raise ValueError(f"sides of a resized picture must be at least one pixel: {self}")
+            raise ValueError(f"sides of a resized image must be at least one pixel: {self}")
 
     def size(self, size: tuple[int, int], choice: float = 0.0) -> tuple[int, int]:
         """The new (height, width)."""
@@ -84,7 +84,7 @@ class FixedSize:
 
 @dataclass(frozen=True)
 class Placement:
-    """What happens to one picture of size ``before``: a window of it is resized to ``after``, then flipped.
+    """What happens to one image of size ``before``: a window of it is resized to ``after``, then flipped.
 
     Parameters
     ----------
@@ -93,9 +93,9 @@ class Placement:
     horizontal_flip, vertical_flip
         Whether it is mirrored.
     window
-        The part that is shown; None: the whole picture.
+        The part that is shown; None: the whole image.
     fill
-        Color of the window where it goes beyond the picture, rounded to whole numbers.
+        Color of the window where it goes beyond the image, rounded to whole numbers.
     """
 
     before: tuple[int, int]
@@ -107,7 +107,7 @@ class Placement:
 
     @property
     def shown(self) -> Window:
-        """The part of the picture that is shown, in its pixels."""
+        """The part of the image that is shown, in its pixels."""
         return self.window or Window(0, 0, self.before[1], self.before[0])
 
     def shows(self, boxes: Tensor) -> Tensor:
@@ -116,8 +116,8 @@ class Placement:
             return torch.ones(len(boxes), dtype=torch.bool)
         return holds_center(torch.tensor(self.window), self._clipped(boxes))
 
-    def picture(self, pixels: Tensor) -> Tensor:
-        """The placed picture: (3, h, w) uint8 in and out, bilinear with antialiasing."""
+    def image(self, pixels: Tensor) -> Tensor:
+        """The placed image: (3, h, w) uint8 in and out, bilinear with antialiasing."""
         if self.window is not None:
             pixels = self.window.cut(pixels, torch.tensor(self.fill).round().to(pixels.dtype)[:, None, None])
         if tuple(pixels.shape[1:]) != self.after:
@@ -125,9 +125,9 @@ class Placement:
         return self._flip(pixels).contiguous()
 
     def boxes(self, boxes: Tensor) -> Tensor:
-        """The placed boxes, clipped to the picture: (G, 4) float32 xyxy in and out."""
+        """The placed boxes, clipped to the image: (G, 4) float32 xyxy in and out."""
         if self.window is not None:
-            # What lies beyond the picture shall not come to lie on the canvas around it.
+            # What lies beyond the image shall not come to lie on the canvas around it.
             boxes = self._clipped(boxes) - boxes.new_tensor([self.window.left, self.window.top] * 2)
         if self.shown.size != self.after:
             boxes = boxes * boxes.new_tensor(self._scale() * 2)
@@ -136,7 +136,7 @@ class Placement:
         return F.clamp_bounding_boxes(self._flip(wrapped)).as_subclass(Tensor)
 
     def masks(self, masks: Tensor) -> Tensor:
-        """The placed masks (G, h, w) bool of masks of the picture; size ``before``."""
+        """The placed masks (G, h, w) bool of masks of the image; size ``before``."""
         if self.window is not None:
             masks = self.window.cut(masks, torch.tensor(False))
         if tuple(masks.shape[-2:]) != self.after:
@@ -165,7 +165,7 @@ class Placement:
         return [self.after[1] / width, self.after[0] / height]
 
     def _clipped(self, boxes: Tensor) -> Tensor:
-        """The parts of boxes that lie in the picture."""
+        """The parts of boxes that lie in the image."""
         wrapped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=self.before)
         return F.clamp_bounding_boxes(wrapped).as_subclass(Tensor)
 
@@ -177,7 +177,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Transforms:
-    """What is done to the pictures of a data set, in this order: colors, canvas, crop, resize, flips.
+    """What is done to the images of a data set, in this order: colors, canvas, crop, resize, flips.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ class Transforms:
     expansion
         A larger canvas, or None.
     crop
-        A part of the picture or of its canvas, or None.
+        A part of the image or of its canvas, or None.
     fill
         Color of the canvas.
 
@@ -221,12 +221,12 @@ class Transforms:
             raise ValueError(f"values of a color lie in 0 … 255: {self}")
 
     def place(self, size: tuple[int, int], boxes: Tensor | None = None) -> Placement:
-        """Draw what happens to a picture of ``size`` (height, width), from torch's global random state.
+        """Draw what happens to an image of ``size`` (height, width), from torch's global random state.
 
         Parameters
         ----------
         size
-            Of the picture.
+            Of the image.
         boxes
             (G, 4) its objects, xyxy in pixels, which a crop looks at; None: there are none.
         """
@@ -244,7 +244,7 @@ class Transforms:
         )
 
     def recolored(self, pixels: Tensor) -> Tensor:
-        """The picture (3, h, w), uint8 RGB, in colors drawn from torch's global random state; or as it is."""
+        """The image (3, h, w), uint8 RGB, in colors drawn from torch's global random state; or as it is."""
         return pixels if self.distortion is None else self.distortion(pixels)
 
     def _draw_window(self, size: tuple[int, int], boxes: Tensor) -> Window | None:

@@ -1,4 +1,4 @@
-"""Pictures and targets → Candidates; pictures → Detections. One file per detector."""
+"""Images and targets → Candidates; images → Detections. One file per detector."""
 
 from rankdet.detectors.atss import ATSS
 from rankdet.detectors.cascade_rcnn import CascadeRCNN

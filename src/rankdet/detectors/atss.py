@@ -24,7 +24,7 @@ class ATSS(nn.Module):
     Parameters
     ----------
     backbone, fpn
-        Pictures → maps → pyramid.
+        Images → maps → pyramid.
     dense
         Reads all levels of the pyramid.
     assigner
@@ -59,7 +59,7 @@ class ATSS(nn.Module):
         return self.dense.head.num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
-        """Candidates of the dense stage: one pool over the pictures of the batch, their levels and anchors."""
+        """Candidates of the dense stage: one pool over the images of the batch, their levels and anchors."""
         outputs = self._outputs(batch.images)
         assignment = self.assigner(outputs.anchors, batch.targets, self.num_classes)
         candidates, auxiliary = self.dense.candidates(outputs, assignment, batch.targets)
@@ -70,7 +70,7 @@ class ATSS(nn.Module):
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
-        """Detections of each picture in its own pixels, without padding."""
+        """Detections of each image in its own pixels, without padding."""
         best = self.dense.best_boxes(
             self._outputs(images), images.sizes, per_level=self.test_per_level, score=score_by_product
         )

@@ -26,7 +26,7 @@ class CascadeRCNN(nn.Module):
     ----------
     backbone, fpn, rpn, train_proposals, test_proposals, detection
         As in :class:`FasterRCNN`. In the published configurations the RPN ignores anchors that cross the border of the
-        picture.
+        image.
     stages
         In order. Their assigners ask for more overlap from stage to stage, 0.5, 0.6 and 0.7, and their heads are
         class-agnostic: which box moves on does not depend on a class.
@@ -66,7 +66,7 @@ class CascadeRCNN(nn.Module):
         return num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
-        """Candidates of the RPN (C = 1) and of each stage, each one pool over the pictures of the batch.
+        """Candidates of the RPN (C = 1) and of each stage, each one pool over the images of the batch.
 
         Every stage appends the boxes of the objects to those that it is given, and they do not move on.
         """
@@ -87,7 +87,7 @@ class CascadeRCNN(nn.Module):
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
-        """Detections of each picture in its own pixels, without padding.
+        """Detections of each image in its own pixels, without padding.
 
         A score is that of the mean of the logits of all stages, each read inside of its own RoIs; the box is that of
         the last stage.

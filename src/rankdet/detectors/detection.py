@@ -1,4 +1,4 @@
-"""From scored boxes to the detections of a picture."""
+"""From scored boxes to the detections of an image."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class FasterRCNN(nn.Module):
     Parameters
     ----------
     backbone, fpn
-        Pictures → maps → pyramid.
+        Images → maps → pyramid.
     rpn
         Reads all levels of the pyramid.
     rcnn
@@ -60,16 +60,16 @@ class FasterRCNN(nn.Module):
         return self.rcnn.head.num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
-        """Candidates of the RPN (C = 1) and of the R-CNN, each one pool over the pictures of the batch."""
+        """Candidates of the RPN (C = 1) and of the R-CNN, each one pool over the images of the batch."""
         return self._learned(batch)[0]
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
-        """Detections of each picture in its own pixels, without padding."""
+        """Detections of each image in its own pixels, without padding."""
         return self._found(images)[0]
 
     def _learned(self, batch: Batch) -> tuple[list[Candidates], list[Tensor], list[RoIs]]:
-        """Candidates of both heads; the maps of the pyramid and the RoIs of each picture that they were read from."""
+        """Candidates of both heads; the maps of the pyramid and the RoIs of each image that they were read from."""
         sizes = batch.images.sizes
         maps = self.fpn(self.backbone(batch.images))
         outputs = self.rpn(maps, sizes)
@@ -81,7 +81,7 @@ class FasterRCNN(nn.Module):
         return [first, self.rcnn.candidates(second, rois, batch.targets)], maps, rois
 
     def _found(self, images: Images) -> tuple[list[Detection], list[Tensor]]:
-        """Boxes of each picture, and the maps of the pyramid that they were read from."""
+        """Boxes of each image, and the maps of the pyramid that they were read from."""
         maps = self.fpn(self.backbone(images))
         proposals = self.rpn.proposals(self.rpn(maps, images.sizes), images.sizes, self.test_proposals)
         maps = poolable(maps)

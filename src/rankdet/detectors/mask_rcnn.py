@@ -58,14 +58,14 @@ class MaskRCNN(FasterRCNN):
         Raises
         ------
         ValueError
-            When a picture has objects but no masks.
+            When an image has objects but no masks.
         """
         (first, second), maps, rois = self._learned(batch)
         return [first, replace(second, masks=self.mask.matched(maps, rois, batch.targets))]
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
-        """Detections of each picture in its own pixels, without padding: boxes as of Faster R-CNN, and their masks."""
+        """Detections of each image in its own pixels, without padding: boxes as of Faster R-CNN, and their masks."""
         found, maps = self._found(images)
         labels = torch.cat([detection.labels for detection in found])
         scores = self.mask(maps, [detection.boxes for detection in found], labels).sigmoid()

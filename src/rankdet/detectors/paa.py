@@ -30,7 +30,7 @@ class PAA(nn.Module):
     Parameters
     ----------
     backbone, fpn
-        Pictures → maps → pyramid.
+        Images → maps → pyramid.
     dense
         Reads all levels of the pyramid.
     assigner
@@ -65,7 +65,7 @@ class PAA(nn.Module):
         return self.dense.head.num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
-        """Candidates of the dense stage: one pool over the pictures of the batch, their levels and anchors."""
+        """Candidates of the dense stage: one pool over the images of the batch, their levels and anchors."""
         outputs = self._outputs(batch.images)
         assignment = self.assigner(
             outputs.anchors, batch.targets, self.num_classes, outputs.logits.detach(), self.dense.boxes(outputs)
@@ -78,7 +78,7 @@ class PAA(nn.Module):
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
-        """Detections of each picture in its own pixels, without padding. Boxes are means of all that vote for them."""
+        """Detections of each image in its own pixels, without padding. Boxes are means of all that vote for them."""
         best = self.dense.best_boxes(
             self._outputs(images), images.sizes, per_level=self.test_per_level, score=score_by_geometric_mean
         )

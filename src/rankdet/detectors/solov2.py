@@ -1,6 +1,6 @@
 """SOLOv2 (Wang et al., NeurIPS 2020, arXiv:2003.10152), for standard and ranking losses.
 
-Legend: M cells of a picture, C classes, K masks that compete, D channels of the mask features, h, w their height and
+Legend: M cells of an image, C classes, K masks that compete, D channels of the mask features, h, w their height and
 width.
 """
 
@@ -30,7 +30,7 @@ class MaskDetectionSettings:
     score_threshold
         Pairs of cell and class are dropped up to this score.
     num_candidates
-        The best of a picture that compete with each other.
+        The best of an image that compete with each other.
     sigma
         How fast the score of a mask falls with its overlap with a better one.
     least_score
@@ -56,7 +56,7 @@ class SOLOv2(nn.Module):
     Parameters
     ----------
     backbone, fpn
-        Pictures → maps → pyramid.
+        Images → maps → pyramid.
     grid
         Reads all levels of the pyramid.
     detection
@@ -68,7 +68,7 @@ class SOLOv2(nn.Module):
     compete, one bit per pixel and their overlaps; of the detections, the scores of their pixels.
 
     Differs from published code: masks go from the size of the features to that of the file in one step of linear
-    interpolation, not over the size of the network's input; and a mask with no pixel in the picture, all of it lying in
+    interpolation, not over the size of the network's input; and a mask with no pixel in the image, all of it lying in
     the padding, is no detection.
     """
 
@@ -87,18 +87,18 @@ class SOLOv2(nn.Module):
         return self.grid.head.num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
-        """Candidates of the grids: one pool over the pictures of the batch, their levels and cells; with masks alone.
+        """Candidates of the grids: one pool over the images of the batch, their levels and cells; with masks alone.
 
         Raises
         ------
         ValueError
-            When a picture has objects but no masks.
+            When an image has objects but no masks.
         """
         return [self.grid.candidates(self._outputs(batch.images), batch.targets, batch.images.sizes)]
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
-        """Detections of each picture in its own pixels, without padding. Boxes are those around the masks."""
+        """Detections of each image in its own pixels, without padding. Boxes are those around the masks."""
         outputs = self._outputs(images)
         peaks = self.grid.peaks(outputs)
         with torch.autocast(peaks.device.type, enabled=False):
@@ -114,7 +114,7 @@ class SOLOv2(nn.Module):
         return outputs
 
     def _detect(self, peaks: Tensor, kernels: Tensor, features: Tensor, size: tuple[int, int]) -> Detection:
-        """What scores (M, C), kernels (M, D) and features (D, h, w) say of one picture."""
+        """What scores (M, C), kernels (M, D) and features (D, h, w) say of one image."""
         settings = self.detection
         cells, labels = torch.nonzero(peaks > settings.score_threshold, as_tuple=True)
         scores = peaks[cells, labels]
@@ -170,7 +170,7 @@ def binary_masks(features: Tensor, kernels: Tensor) -> Tensor:
 
 
 def mask_boxes(scores: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """(D, 4) boxes around the pixels that score at least 1/2 in a picture of ``size`` (height, width); zeros for none.
+    """(D, 4) boxes around the pixels that score at least 1/2 in an image of ``size`` (height, width); zeros for none.
 
     scores: (D, h, w), of cells of ``stride`` pixels.
 

@@ -1,6 +1,6 @@
 """YOLACT (Bolya et al., ICCV 2019, arXiv:1904.02689), for standard and ranking losses.
 
-Legend: B images, M anchors of a picture, P positives, P' of them that get a mask, Q prototypes, C classes.
+Legend: B images, M anchors of an image, P positives, P' of them that get a mask, Q prototypes, C classes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rankdet.structures import Batch, Candidates, Detection, Images, Matched, Ta
 class _Features(NamedTuple):
     """What a batch becomes before anything is decided.
 
-    canvas: (height, width) in pixels of the largest picture. finest: the finest map. anchors: of a picture. outputs: of
+    canvas: (height, width) in pixels of the largest image. finest: the finest map. anchors: of an image. outputs: of
     the head. prototypes: (B, Q, h, w).
     """
 
@@ -48,7 +48,7 @@ class _Features(NamedTuple):
 class YOLACT(nn.Module):
     """Backbone, pyramid, one head, prototypes of masks. The head of the losses is ``"dense"``.
 
-    The form is a matter of values: softmax, a semantic head and at most 100 masks per picture make the standard form;
+    The form is a matter of values: softmax, a semantic head and at most 100 masks per image make the standard form;
     sigmoid, no semantic head and masks of all positives make the form of Rank & Sort Loss (Oksuz et al., ICCV 2021,
     arXiv:2107.11669, section 5.2). Neither looks at ``self.training``; only a backbone with unfrozen batch
     normalization does. All parts and settings are public attributes and may be replaced.
@@ -56,7 +56,7 @@ class YOLACT(nn.Module):
     Parameters
     ----------
     backbone, fpn
-        Pictures → maps → pyramid.
+        Images → maps → pyramid.
     head
         Reads all levels of the pyramid.
     prototypes
@@ -70,7 +70,7 @@ class YOLACT(nn.Module):
     assigner
         Says which anchors are positives; None: IoU ½ and 0.4, and every object claims the first of its best anchors.
     masks_per_image
-        Most positives of a picture that get a mask in training; more are drawn from uniformly. None: all.
+        Most positives of an image that get a mask in training; more are drawn from uniformly. None: all.
     detection
         What :meth:`detect` returns, by Fast NMS.
     test_per_level
@@ -80,8 +80,8 @@ class YOLACT(nn.Module):
 
     Notes
     -----
-    What a batch adds to its largest picture is cut off: cells divide the picture itself (550 pixels into 69, 35, 18, 9
-    and 5 cells), so that pictures should be resized to one size.
+    What a batch adds to its largest image is cut off: cells divide the image itself (550 pixels into 69, 35, 18, 9
+    and 5 cells), so that images should be resized to one size.
     """
 
     def __init__(
@@ -120,19 +120,19 @@ class YOLACT(nn.Module):
         return self.head.num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
-        """Candidates of the head: one pool over the pictures of the batch, their levels and anchors, with masks.
+        """Candidates of the head: one pool over the images of the batch, their levels and anchors, with masks.
 
         Raises
         ------
         ValueError
-            When a picture has objects but no masks.
+            When an image has objects but no masks.
         """
         features = self._features(batch.images)
         num_anchors, num_images = len(features.anchors.boxes), len(batch.targets)
         with torch.no_grad():
             assignment = assign_by_overlap(self.assigner, features.anchors, batch.targets, self.num_classes)
         is_positive = (assignment.labels >= 0) & (assignment.labels < self.num_classes)
-        # The one time that the host waits: with the numbers of all pictures, nothing else has to be asked for.
+        # The one time that the host waits: with the numbers of all images, nothing else has to be asked for.
         counts: list[int] = is_positive.view(num_images, num_anchors).sum(dim=1).tolist()
         positives = torch.nonzero_static(is_positive, size=sum(counts)).squeeze(1)
         matched = assignment.matched[positives]
@@ -157,7 +157,7 @@ class YOLACT(nn.Module):
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
-        """Detections of each picture in its own pixels, without padding, each with its mask."""
+        """Detections of each image in its own pixels, without padding, each with its mask."""
         features = self._features(images)
         scores = self.head.scores(features.outputs.logits)
         rows, is_valid = best_anchors(scores.amax(dim=2), features.anchors, self.test_per_level)
@@ -168,13 +168,13 @@ class YOLACT(nn.Module):
         boxes = self.coder.decode(deltas, features.anchors.boxes[rows])
         coefficients = [own[kept] for own, kept in zip(features.outputs.coefficients, rows, strict=True)]
         clipped = [clip_boxes_to_image(own, size) for own, size in zip(boxes, images.sizes, strict=True)]
-        pictures = zip(clipped, scores, coefficients, features.prototypes, strict=True)
-        return [self._select(*picture, features.canvas) for picture in pictures]
+        per_image = zip(clipped, scores, coefficients, features.prototypes, strict=True)
+        return [self._select(*image, features.canvas) for image in per_image]
 
     def _select(
         self, boxes: Tensor, scores: Tensor, coefficients: Tensor, prototypes: Tensor, canvas: tuple[int, int]
     ) -> Detection:
-        """The detections of a picture among boxes (K, 4) with scores (K, C) and coefficients (K, Q)."""
+        """The detections of an image among boxes (K, 4) with scores (K, C) and coefficients (K, Q)."""
         rows, found_scores, labels = fast_nms(
             boxes,
             scores,
@@ -201,7 +201,7 @@ class YOLACT(nn.Module):
         )
 
     def _target_masks(self, features: _Features, targets: Sequence[Target]) -> tuple[Tensor, Matched | None]:
-        """(G, h, w) bool, the masks of the objects of all pictures; and what the semantic head says and shall say."""
+        """(G, h, w) bool, the masks of the objects of all images; and what the semantic head says and shall say."""
         size = (features.prototypes.shape[2], features.prototypes.shape[3])
         said = None if self.semantic is None else self.semantic(features.finest)
         sizes = [size] if said is None else [size, (said.shape[2], said.shape[3])]
@@ -210,8 +210,8 @@ class YOLACT(nn.Module):
         if said is None:
             return shown, None
         classes = torch.zeros_like(said, dtype=torch.float32)
-        for picture, own, target in zip(classes, masks, targets, strict=True):
-            picture.index_add_(0, target.labels, own[1].to(picture.dtype))
+        for image, own, target in zip(classes, masks, targets, strict=True):
+            image.index_add_(0, target.labels, own[1].to(image.dtype))
         return shown, Matched(said, classes > 0)
 
     def _masks(
@@ -236,7 +236,7 @@ class YOLACT(nn.Module):
         return Matched(torch.cat(logits), target, None if len(all_rows) == first else all_rows)
 
     def _draw(self, counts: Sequence[int]) -> list[Tensor]:
-        """For each picture which of its positives get a mask, ascending; drawn on the host, which knows how many."""
+        """For each image which of its positives get a mask, ascending; drawn on the host, which knows how many."""
         most = self.masks_per_image
         return [
             torch.arange(count) if most is None or count <= most else torch.randperm(count)[:most].sort().values
@@ -247,16 +247,16 @@ class YOLACT(nn.Module):
 def _resized(
     target: Target, canvas: tuple[int, int], sizes: Sequence[tuple[int, int]], device: torch.device
 ) -> list[Tensor]:
-    """The masks (G, rows, columns) of a picture in each of the sizes."""
+    """The masks (G, rows, columns) of an image in each of the sizes."""
     if target.masks is not None:
         return resize_masks(target.masks, canvas, sizes)
     if len(target.boxes):
-        raise ValueError(f"a picture has {len(target.boxes)} objects but no masks, which YOLACT learns from")
+        raise ValueError(f"an image has {len(target.boxes)} objects but no masks, which YOLACT learns from")
     return [torch.zeros(0, *size, dtype=torch.bool, device=device) for size in sizes]
 
 
 def _shares(objects: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """(P,) the part of its picture that each box of an object covers, from the boxes (p, 4) of each picture."""
+    """(P,) the part of its image that each box of an object covers, from the boxes (p, 4) of each image."""
     return torch.cat(
         [
             (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) / (height * width)

@@ -1,6 +1,6 @@
 """Anchors: boxes of fixed shape at every cell of every level.
 
-Legend: L levels, A anchors per cell, M anchors of a picture = sum over levels of H · W · A.
+Legend: L levels, A anchors per cell, M anchors of an image = sum over levels of H · W · A.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MapSizes = tuple[tuple[int, int], ...]
 """(height, width) in cells of each level's map, finest first."""
 Kept = dict[Hashable, Tensor]
 MOST_KEPT_ANCHORS, MOST_KEPT_VALID = 16, 64
-"""Pictures come in a limited number of sizes: so many results of a generator are kept for the next calls."""
+"""Images come in a limited number of sizes: so many results of a generator are kept for the next calls."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class AnchorGenerator:
     ratios
         Height by width. Within a cell ratios are the outer loop, scales the inner one.
     size_divisor
-        A picture is padded to a multiple of this many pixels before it meets others in a batch; what the batch adds
+        An image is padded to a multiple of this many pixels before it meets others in a batch; what the batch adds
         to that is no place for anchors (:meth:`valid`).
 
     Notes
@@ -75,7 +75,7 @@ class AnchorGenerator:
     def valid(self, map_sizes: MapSizes, image_size: tuple[int, int], device: torch.device) -> Tensor | None:
         """(M,) bool: False for anchors of cells that lie in the padding of the batch; None where all are valid.
 
-        A cell is valid when its index is below ceil(padded size / stride) in both directions, where the picture's own
+        A cell is valid when its index is below ceil(padded size / stride) in both directions, where the image's own
         (height, width) in pixels is padded to a multiple of ``size_divisor``.
         """
         padded = [math.ceil(side / self.size_divisor) * self.size_divisor for side in image_size]
@@ -123,7 +123,7 @@ class AnchorGenerator:
 
 @dataclass(frozen=True)
 class CenteredAnchors:
-    """Anchors of one side per level and every ratio, in the middle of cells that divide the picture evenly (YOLACT).
+    """Anchors of one side per level and every ratio, in the middle of cells that divide the image evenly (YOLACT).
 
     A map of h × w cells is laid over the canvas, the H × W pixels that the network sees: a cell is H / h pixels high
     and W / w wide, whole numbers or not, and the cell in row i and column j has its center at ((j + ½) W / w,
@@ -165,7 +165,7 @@ class CenteredAnchors:
         return kept_or_made(self._kept_anchors, key, MOST_KEPT_ANCHORS, lambda: self._make_anchors(*key))
 
     def valid(self, anchors: Tensor, canvas: tuple[int, int], image_size: tuple[int, int]) -> Tensor | None:
-        """(M,) bool: which anchors (M, 4) have their center in the picture (height, width); None where all have."""
+        """(M,) bool: which anchors (M, 4) have their center in the image (height, width); None where all have."""
         if image_size == canvas:
             return None
         x, y = ((anchors[:, :2] + anchors[:, 2:]) / 2).unbind(dim=1)

@@ -49,7 +49,7 @@ class BoxCoder:
         return torch.stack(deltas, dim=-1)
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """(…, 4) boxes in float32, not clipped to any picture. The log-scales are clamped to ±ln(1000 / 16)."""
+        """(…, 4) boxes in float32, not clipped to any image. The log-scales are clamped to ±ln(1000 / 16)."""
         shift_x, shift_y, log_width, log_height = deltas.float().unbind(dim=-1)
         anchor_x, anchor_y, anchor_width, anchor_height = _centers_and_sizes(anchors.float())
         x = anchor_x + shift_x * self.stds[0] * anchor_width

@@ -1,6 +1,6 @@
 """One stage of an R-CNN: proposals → labels, class logits and boxes.
 
-Legend: B images, K RoIs of all pictures, P positives, C classes.
+Legend: B images, K RoIs of all images, P positives, C classes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rankdet.structures import Assignment, Candidates, Matched, Target
 
 
 class RoIs(NamedTuple):
-    """What a stage learns from in one picture: positives first, then background.
+    """What a stage learns from in one image: positives first, then background.
 
     boxes
         (K, 4) xyxy in pixels.
@@ -83,13 +83,13 @@ class BoxStage(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(K, C) or (K, C + 1) logits and (K, C, 4) or class-agnostic (K, 1, 4) deltas for the boxes (k, 4) of each
-        picture."""
+        image."""
         outputs: tuple[Tensor, Tensor] = self.head(self.pooling(maps, boxes))
         return outputs
 
     @torch.no_grad()
     def choose(self, proposals: Tensor, target: Target) -> RoIs:
-        """The RoIs of one picture and their labels; ignored ones are dropped.
+        """The RoIs of one image and their labels; ignored ones are dropped.
 
         The objects' own boxes stand among the RoIs, each of them its own positive.
         """
@@ -108,7 +108,7 @@ class BoxStage(nn.Module):
         return RoIs(boxes[rows], assignment.labels[rows], assignment.matched[rows], num_positives, num_objects)
 
     def candidates(self, outputs: tuple[Tensor, Tensor], rois: Sequence[RoIs], targets: Sequence[Target]) -> Candidates:
-        """One pool of the RoIs of all pictures, with the outputs of the stage for their boxes.
+        """One pool of the RoIs of all images, with the outputs of the stage for their boxes.
 
         Regressed boxes are those of the object's class, or of all classes, decoded from the RoI, which is detached and
         not clipped.
@@ -134,19 +134,19 @@ class BoxStage(nn.Module):
         )
 
     def boxes(self, deltas: Tensor, rois: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """(k, C, 4) or class-agnostic (k, 1, 4) boxes of each picture from its RoIs (k, 4), clipped to the picture.
+        """(k, C, 4) or class-agnostic (k, 1, 4) boxes of each image from its RoIs (k, 4), clipped to the image.
 
-        deltas: of the RoIs of all pictures. image_sizes: (height, width) in pixels.
+        deltas: of the RoIs of all images. image_sizes: (height, width) in pixels.
         """
-        pictures = zip(deltas.split([len(image_rois) for image_rois in rois]), rois, image_sizes, strict=True)
+        images = zip(deltas.split([len(image_rois) for image_rois in rois]), rois, image_sizes, strict=True)
         return [
             clip_boxes_to_image(self.coder.decode(image_deltas, image_rois[:, None]), size)
-            for image_deltas, image_rois, size in pictures
+            for image_deltas, image_rois, size in images
         ]
 
 
 def _positive_rows(rois: Sequence[RoIs]) -> Tensor:
-    """(P,) int64: where the positives stand in the pool of all pictures."""
+    """(P,) int64: where the positives stand in the pool of all images."""
     rows, start = [], 0
     for image_rois in rois:
         rows.append(torch.arange(start, start + image_rois.num_positives, device=image_rois.boxes.device))

@@ -1,6 +1,6 @@
 """The head of one-stage detectors: feature maps → logits and boxes of every anchor, and Candidates.
 
-Legend: B images, L levels, A anchors per cell, M anchors of a picture, P positives, K boxes of a picture, C classes.
+Legend: B images, L levels, A anchors per cell, M anchors of an image, P positives, K boxes of an image, C classes.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class DenseHead(nn.Module):
 class DenseOutputs(NamedTuple):
     """What the network says of every anchor.
 
-    logits: (B, M, C). deltas: (B, M, 4). auxiliary: (B, M) or None. anchors: those of a picture.
+    logits: (B, M, C). deltas: (B, M, 4). auxiliary: (B, M) or None. anchors: those of an image.
     """
 
     logits: Tensor
@@ -148,14 +148,14 @@ class DenseStage(nn.Module):
     def candidates(
         self, outputs: DenseOutputs, assignment: Assignment, targets: Sequence[Target]
     ) -> tuple[Candidates, Tensor | None]:
-        """One pool of all anchors: by picture, level, cell; and the auxiliary logits (P,) of its positives, or None.
+        """One pool of all anchors: by image, level, cell; and the auxiliary logits (P,) of its positives, or None.
 
         Parameters
         ----------
         outputs
-            Of B pictures.
+            Of B images.
         assignment
-            Labels (B · M,) and matched objects, counted through all pictures.
+            Labels (B · M,) and matched objects, counted through all images.
         targets
             B of them.
         """
@@ -180,12 +180,12 @@ class DenseStage(nn.Module):
     def best_boxes(
         self, outputs: DenseOutputs, image_sizes: Sequence[tuple[int, int]], *, per_level: int, score: Score
     ) -> list[tuple[Tensor, Tensor]]:
-        """(K, 4) boxes, clipped to the picture, and (K, C) scores of each picture; in the padding scores are 0.
+        """(K, 4) boxes, clipped to the image, and (K, C) scores of each image; in the padding scores are 0.
 
         Parameters
         ----------
         outputs
-            Of B pictures.
+            Of B images.
         image_sizes
             B times (height, width) in pixels.
         per_level
@@ -217,7 +217,7 @@ def best_anchors(scores: Tensor, anchors: PyramidAnchors, per_level: int) -> tup
     scores
         (B, M), none below 0.
     anchors
-        Of a picture.
+        Of an image.
     per_level
         How many of each level, at most.
 

@@ -1,6 +1,6 @@
 """Maps → classes, box and mask coefficients of every anchor: the head of YOLACT.
 
-Legend: B images, L levels, A anchors per cell, M anchors of a picture, Q prototypes, C classes.
+Legend: B images, L levels, A anchors per cell, M anchors of an image, Q prototypes, C classes.
 """
 
 from __future__ import annotations

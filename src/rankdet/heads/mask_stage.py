@@ -1,6 +1,6 @@
 """Masks for the boxes of an R-CNN: RoIs → mask logits and targets.
 
-Legend: B images, K boxes of all pictures, P positives, P' of them that get a mask, S cells per side of a mask.
+Legend: B images, K boxes of all images, P positives, P' of them that get a mask, S cells per side of a mask.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class MaskStage(nn.Module):
     head
         Pooled features and classes → mask logits of twice that size.
     budget
-        Most RoIs of all pictures of a process that get a mask in training, a bound on memory; more are drawn from
+        Most RoIs of all images of a process that get a mask in training, a bound on memory; more are drawn from
         uniformly. None: all.
     """
 
@@ -38,7 +38,7 @@ class MaskStage(nn.Module):
         self.budget = budget
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """(K, S, S) float32 mask logits for the boxes (k, 4) of each picture and the classes (K,) of all of them."""
+        """(K, S, S) float32 mask logits for the boxes (k, 4) of each image and the classes (K,) of all of them."""
         logits: Tensor = self.head(self.pooling(maps, boxes), labels)
         return logits
 
@@ -47,12 +47,12 @@ class MaskStage(nn.Module):
 
         Row i of one belongs to row i of the other and to positive i of the box stage, or to ``rows[i]`` where the
         budget leaves some out. Differs from the published code, which pairs the masks of drawn RoIs with the weights of
-        others as soon as there are two pictures.
+        others as soon as there are two images.
 
         Raises
         ------
         ValueError
-            When a picture has objects but no masks.
+            When an image has objects but no masks.
         """
         drawn = self._draw([image_rois.num_positives for image_rois in rois])
         boxes, labels, target_masks, positives, start = [], [], [], [], 0
@@ -68,9 +68,9 @@ class MaskStage(nn.Module):
         return Matched(logits, all_masks, None if len(all_rows) == start else all_rows)
 
     def _draw(self, counts: Sequence[int]) -> list[Tensor]:
-        """For each picture the rows of its positives that get a mask, ascending; drawn on the host.
+        """For each image the rows of its positives that get a mask, ascending; drawn on the host.
 
-        There the numbers of each picture are known without waiting for the device.
+        There the numbers of each image are known without waiting for the device.
         """
         total = sum(counts)
         if self.budget is None or total <= self.budget:
@@ -87,5 +87,5 @@ class MaskStage(nn.Module):
         if target.masks is not None:
             return crop_masks(target.masks, boxes, objects, size)
         if len(target.boxes):
-            raise ValueError(f"a picture has {len(target.boxes)} objects but no masks, which a mask head learns from")
+            raise ValueError(f"an image has {len(target.boxes)} objects but no masks, which a mask head learns from")
         return boxes.new_zeros((0, size, size), dtype=torch.bool)

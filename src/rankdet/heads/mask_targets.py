@@ -1,6 +1,6 @@
 """Masks of objects → what a mask head shall say of RoIs.
 
-Legend: G objects of a picture of H × W pixels, E edges of an object, P RoIs, S cells per side of the target of a RoI.
+Legend: G objects of an image of H × W pixels, E edges of an object, P RoIs, S cells per side of the target of a RoI.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def crop_masks(masks: Tensor, boxes: Tensor, objects: Tensor, size: int) -> Tens
     masks
         (G, H, W) bool.
     boxes
-        (P, 4) xyxy in pixels; clipped to the picture.
+        (P, 4) xyxy in pixels; clipped to the image.
     objects
         (P,) int64: index of the mask for each box.
     size
@@ -62,7 +62,7 @@ def crop_masks(masks: Tensor, boxes: Tensor, objects: Tensor, size: int) -> Tens
 
 
 def resize_masks(masks: Tensor | Outlines, canvas: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """All of the masks of a picture in other sizes: for detectors whose masks cover the whole picture.
+    """All of the masks of an image in other sizes: for detectors whose masks cover the whole image.
 
     A bitmap is interpolated linearly between the centers of its pixels, without antialiasing, and covers a cell where
     it exceeds ½ (the published code of YOLACT and of its RS form). Outlines are rasterized into the cells.
@@ -72,7 +72,7 @@ def resize_masks(masks: Tensor | Outlines, canvas: tuple[int, int], sizes: Seque
     masks
         (G, h, w) bool, or outlines.
     canvas
-        (height, width) in pixels that the new sizes cover: the picture in the top-left corner, and padding.
+        (height, width) in pixels that the new sizes cover: the image in the top-left corner, and padding.
     sizes
         (rows, columns) each.
 
@@ -105,7 +105,7 @@ def crop_outlines(outlines: Outlines, boxes: Tensor, objects: Tensor, size: int 
     """The part of an object that lies in a box, rasterized straight into cells.
 
     A cell belongs to the mask where its center is inside of the outline: where the polygons wind around it. The edges
-    cross each row of centers at points that split it; no mask of the size of the picture is made.
+    cross each row of centers at points that split it; no mask of the size of the image is made.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def fill_outlines(outlines: Outlines, size: tuple[int, int]) -> Tensor:
     outlines
         Of G objects.
     size
-        (H, W) of their picture.
+        (H, W) of their image.
 
     Returns
     -------
@@ -176,7 +176,7 @@ def shrink_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     stride
         Pixels per side of a cell, an even number.
     size
-        (h, w) in cells of the result, which may reach beyond the picture.
+        (h, w) in cells of the result, which may reach beyond the image.
 
     Returns
     -------

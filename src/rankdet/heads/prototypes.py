@@ -1,6 +1,6 @@
-"""Masks as sums of prototypes: one set of maps per picture, and a few coefficients for each object.
+"""Masks as sums of prototypes: one set of maps per image, and a few coefficients for each object.
 
-Legend: B images, K masks of a picture, Q prototypes, h, w cells of a prototype.
+Legend: B images, K masks of an image, Q prototypes, h, w cells of a prototype.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def assemble_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor, canv
     Parameters
     ----------
     prototypes
-        (Q, h, w) of one picture.
+        (Q, h, w) of one image.
     coefficients
         (K, Q).
     boxes
@@ -105,7 +105,7 @@ def canvas_scores(logits: Tensor, canvas: tuple[int, int]) -> MaskScores:
     """The scores of masks (K, h, w) that cover the canvas, (height, width) in pixels, as those of detections.
 
     One cell is repeated on each side, so that scores do not fall towards the border of the canvas, as those of a box do
-    towards its own, but are interpolated as resizing a picture does.
+    towards its own, but are interpolated as resizing an image does.
 
     Examples
     --------

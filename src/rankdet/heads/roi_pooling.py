@@ -1,6 +1,6 @@
 """Features of a fixed size for boxes of any size, from the level of the pyramid that suits each box.
 
-Legend: B images, L levels, K RoIs of all pictures.
+Legend: B images, L levels, K RoIs of all images.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class RoIPooling(nn.Module):
         return levels.clamp(0, len(self.strides) - 1).long()
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """(K, channels, output_size, output_size) float32, picture by picture.
+        """(K, channels, output_size, output_size) float32, image by image.
 
         maps: the pyramid, L maps (B, channels, H, W), of which the first ``len(strides)`` are read. boxes: for each
-        picture (k, 4) xyxy in pixels. Raises ValueError where there are fewer maps than strides.
+        image (k, 4) xyxy in pixels. Raises ValueError where there are fewer maps than strides.
         """
         images = torch.cat([image_boxes.new_full((len(image_boxes), 1), i) for i, image_boxes in enumerate(boxes)])
         all_boxes = torch.cat(list(boxes))

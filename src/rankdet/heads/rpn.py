@@ -1,6 +1,6 @@
 """Region proposal network (Ren et al., NeurIPS 2015, arXiv:1506.01497): feature maps → proposals, and Candidates.
 
-Legend: B images, L levels, A anchors per cell, M anchors of a picture, K proposals of a picture, P positives.
+Legend: B images, L levels, A anchors per cell, M anchors of an image, K proposals of an image, P positives.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class RPNOutputs(NamedTuple):
     """What the network says of every anchor.
 
     logits: (B, M). deltas: (B, M, 4). anchors: (M, 4). num_per_level: L numbers that add up to M. valid: for each
-    picture (M,) bool, or None where all of its anchors are valid.
+    image (M,) bool, or None where all of its anchors are valid.
     """
 
     logits: Tensor
@@ -114,7 +114,7 @@ class RegionProposalNetwork(nn.Module):
     sampler
         Chooses anchors for the loss; None takes all of them.
     allowed_border
-        Pixels by which an anchor may reach beyond its picture; those that reach further are ignored by the loss, and
+        Pixels by which an anchor may reach beyond its image; those that reach further are ignored by the loss, and
         make proposals as before. None: any number.
     """
 
@@ -152,7 +152,7 @@ class RegionProposalNetwork(nn.Module):
     def proposals(
         self, outputs: RPNOutputs, image_sizes: Sequence[tuple[int, int]], settings: ProposalSettings
     ) -> list[Tensor]:
-        """(K, 4) boxes per picture, best first, clipped to the picture, detached; none comes from the padding."""
+        """(K, 4) boxes per image, best first, clipped to the image, detached; none comes from the padding."""
         scores = torch.stack(
             [
                 logits if valid is None else logits.masked_fill(~valid, -torch.inf)
@@ -184,8 +184,8 @@ class RegionProposalNetwork(nn.Module):
     def candidates(
         self, outputs: RPNOutputs, image_sizes: Sequence[tuple[int, int]], targets: Sequence[Target]
     ) -> Candidates:
-        """One pool of all anchors: by picture, level, cell. Object is 0, background 1; padding is ignored, and so is
-        what reaches beyond the picture by more than the allowed border."""
+        """One pool of all anchors: by image, level, cell. Object is 0, background 1; padding is ignored, and so is
+        what reaches beyond the image by more than the allowed border."""
         labels, matched, first_object = [], [], 0
         with torch.no_grad():
             usable = [self._usable(*pair, outputs.anchors) for pair in zip(outputs.valid, image_sizes, strict=True)]
@@ -216,7 +216,7 @@ class RegionProposalNetwork(nn.Module):
         )
 
     def _usable(self, valid: Tensor | None, size: tuple[int, int], anchors: Tensor) -> Tensor | None:
-        """(M,) bool: the anchors of a picture of ``size`` (height, width) that the loss may see; None: all of them.
+        """(M,) bool: the anchors of an image of ``size`` (height, width) that the loss may see; None: all of them.
 
         As published, an anchor that ends where the allowed border ends is beyond it on the right and at the bottom, but
         not on the left and at the top.

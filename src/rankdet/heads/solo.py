@@ -1,8 +1,8 @@
 """The head of SOLOv2: feature maps → for every cell of a few grids its class logits and the kernel of its mask.
 
-A mask is the product of a cell's kernel with one map of features for the whole picture.
+A mask is the product of a cell's kernel with one map of features for the whole image.
 
-Legend: B images, L levels, S cells per side of the grid of a level, M cells of a picture, C classes, P' masks,
+Legend: B images, L levels, S cells per side of the grid of a level, M cells of an image, C classes, P' masks,
 D channels of the mask features, h, w their height and width.
 """
 
@@ -193,7 +193,7 @@ class GridStage(nn.Module):
     def candidates(
         self, outputs: GridOutputs, targets: Sequence[Target], image_sizes: Sequence[tuple[int, int]]
     ) -> Candidates:
-        """One pool of all cells: by picture, level, row, column; and the masks that they learn.
+        """One pool of all cells: by image, level, row, column; and the masks that they learn.
 
         Mask i and its target belong to positive i, or to positive ``rows[i]`` where the assigner lets a cell learn
         several: labels, weights and masks are in the order of the cells. Differs from the published code of Rank & Sort
@@ -202,7 +202,7 @@ class GridStage(nn.Module):
         Parameters
         ----------
         outputs
-            Of B pictures.
+            Of B images.
         targets
             B of them, with masks.
         image_sizes
@@ -211,7 +211,7 @@ class GridStage(nn.Module):
         Raises
         ------
         ValueError
-            When a picture has objects but no masks.
+            When an image has objects but no masks.
         """
         masks, shapes = self._targets(targets, image_sizes, (outputs.features.shape[-2], outputs.features.shape[-1]))
         stride = self.strides[0]
@@ -228,7 +228,7 @@ class GridStage(nn.Module):
             logits=outputs.logits.flatten(0, 1),
             labels=found.labels,
             num_classes=self.head.num_classes,
-            masks=Matched(mask_logits(outputs.features, kernels, found.per_picture), masks[found.objects], found.rows),
+            masks=Matched(mask_logits(outputs.features, kernels, found.per_image), masks[found.objects], found.rows),
         )
 
     @torch.no_grad()
@@ -243,7 +243,7 @@ class GridStage(nn.Module):
                 masks = fill_outlines(masks, size)
             elif masks is None:
                 if len(target.boxes):
-                    raise ValueError(f"a picture has {len(target.boxes)} objects but no masks, which grids learn from")
+                    raise ValueError(f"an image has {len(target.boxes)} objects but no masks, which grids learn from")
                 masks = target.boxes.new_zeros((0, *size), dtype=torch.bool)
             small.append(shrink_masks(masks, self.strides[0], map_size))
             shapes.append(mask_shapes(masks, small[-1]))
@@ -265,18 +265,18 @@ class GridStage(nn.Module):
         return _by_cell(found)
 
 
-def mask_logits(features: Tensor, kernels: Tensor, per_picture: Sequence[int]) -> Tensor:
-    """Logits of masks: each kernel is a 1x1 convolution of the features of its picture.
+def mask_logits(features: Tensor, kernels: Tensor, per_image: Sequence[int]) -> Tensor:
+    """Logits of masks: each kernel is a 1x1 convolution of the features of its image.
 
-    The logits exist once, and so does their gradient: no picture's part is copied.
+    The logits exist once, and so does their gradient: no image's part is copied.
 
     Parameters
     ----------
     features
         (B, D, h, w).
     kernels
-        (P', D), those of the first picture first.
-    per_picture
+        (P', D), those of the first image first.
+    per_image
         B numbers that add up to P'.
 
     Returns
@@ -293,17 +293,17 @@ def mask_logits(features: Tensor, kernels: Tensor, per_picture: Sequence[int]) -
             [1., 1.],
             [7., 8.]])
     """
-    return _DynamicConvolution.apply(features, kernels.to(features.dtype), per_picture)
+    return _DynamicConvolution.apply(features, kernels.to(features.dtype), per_image)
 
 
 class _DynamicConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, kernels: Tensor, per_picture: Sequence[int]) -> Tensor:
+    def forward(ctx: Any, features: Tensor, kernels: Tensor, per_image: Sequence[int]) -> Tensor:
         ctx.save_for_backward(features, kernels)
-        ctx.parts = _slices(per_picture)
+        ctx.parts = _slices(per_image)
         logits = features.new_empty(len(kernels), features.shape[2] * features.shape[3])
-        for picture, part in zip(features.flatten(2), ctx.parts, strict=True):
-            torch.mm(kernels[part], picture, out=logits[part])
+        for image, part in zip(features.flatten(2), ctx.parts, strict=True):
+            torch.mm(kernels[part], image, out=logits[part])
         return logits.unflatten(1, features.shape[2:])
 
     @staticmethod

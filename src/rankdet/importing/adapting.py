@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from rankdet.recipes import Recipe, validated
-from rankdet.recipes.detectors import Timm
 from rankdet.recipes.loading import merged
+from rankdet.recipes.schema.detectors import Timm
 from rankdet.structures import InputError
 
 from .config_text import found
@@ -149,7 +149,7 @@ def _take_pixels(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, An
     if not _are_numbers(mean, 3) or not _are_numbers(std, 3):
         adaptation.notes.append("the configuration in the file says nothing of the pixels: they are taken to be RGB")
         return
-    # The preprocessor of 3.x leaves pictures as OpenCV reads them where nothing is said, normalization does not.
+    # The preprocessor of 3.x leaves images as OpenCV reads them where nothing is said, normalization does not.
     adaptation.is_bgr = not found(source, key) if preprocessor else found(source, key) is False
     if adaptation.is_bgr:
         mean, std = mean[::-1], std[::-1]

@@ -12,9 +12,9 @@ from torch import Tensor
 from rankdet.data import COCO as COCO_FORMAT
 from rankdet.data import LVIS
 from rankdet.recipes import RECIPES, Recipe, load_recipe
-from rankdet.recipes.data import Data
+from rankdet.recipes.schema.data import Data
+from rankdet.runs.checkpoint import save_checkpoint
 from rankdet.structures import InputError
-from rankdet.training.checkpoint import save_checkpoint
 from rankdet.training.setup import differences
 
 from . import from_mmdetection, from_mmdetection_1

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from rankdet.backbones import FPN, CarafeFPN, DeformableConv2d
 from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN, SOLOv2
 from rankdet.recipes import Recipe
-from rankdet.recipes.detectors import YOLACT as YOLACTConfig
-from rankdet.recipes.detectors import CascadeRCNN as CascadeConfig
-from rankdet.recipes.detectors import Detector, Timm
-from rankdet.recipes.detectors.one_stage import OneStage
-from rankdet.recipes.detectors.two_stage import TwoStage
+from rankdet.recipes.schema.detectors import YOLACT as YOLACTConfig
+from rankdet.recipes.schema.detectors import CascadeRCNN as CascadeConfig
+from rankdet.recipes.schema.detectors import Detector, Timm
+from rankdet.recipes.schema.detectors.one_stage import OneStage
+from rankdet.recipes.schema.detectors.two_stage import TwoStage
 
 from .adapting import Adaptation, adapt_to_config
 from .categories import COCO

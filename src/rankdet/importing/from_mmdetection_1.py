@@ -14,8 +14,8 @@ from torch import Tensor
 
 from rankdet.detectors import CascadeRCNN, FasterRCNN, MaskRCNN
 from rankdet.recipes import Recipe
-from rankdet.recipes.detectors import Detector
-from rankdet.recipes.detectors.two_stage import TwoStage
+from rankdet.recipes.schema.detectors import Detector
+from rankdet.recipes.schema.detectors.two_stage import TwoStage
 
 from . import from_mmdetection
 from .adapting import Adaptation

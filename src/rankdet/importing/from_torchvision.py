@@ -16,7 +16,7 @@ from torch import Tensor
 from rankdet.backbones import FPN, CarafeFPN
 from rankdet.detectors import FasterRCNN, MaskRCNN
 from rankdet.recipes import Recipe
-from rankdet.recipes.detectors import Detector
+from rankdet.recipes.schema.detectors import Detector
 
 from .adapting import Adaptation
 from .categories import COCO
@@ -33,7 +33,7 @@ NOTES = (
     "box coding and RoIAlign are those of torchvision; what is left moves results a little, AP by how much was not "
     "measured:",
     "torchvision rounds the halves of the sides of its anchors, which makes sides differ by up to 2.8 % (finest level)",
-    "it divides sizes of picture and map to get the stride of a level: where they are not multiples, 61 instead of 64 "
+    "it divides sizes of image and map to get the stride of a level: where they are not multiples, 61 instead of 64 "
     "pixels on P6 at 800, anchors of that level lie closer together",
     "it resizes without antialiasing and rounds sides down; its published COCO weights were trained with eps 0 in "
     "batch normalization, here it is 1e-5",

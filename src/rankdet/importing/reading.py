@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rankdet.runs.checkpoint import FORMAT
 from rankdet.structures import InputError
-from rankdet.training.checkpoint import FORMAT
 
 WEIGHTS = ("state_dict", "model")
 """Where files of training keep the weights: mmdetection, torchvision's reference scripts."""

@@ -1,4 +1,4 @@
-"""Anchors, proposals or cells and the objects of a picture → Assignment."""
+"""Anchors, proposals or cells and the objects of an image → Assignment."""
 
 from typing import Protocol
 
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Assigner(Protocol):
-    """Says which class each of (M, 4) boxes of one picture stands for."""
+    """Says which class each of (M, 4) boxes of one image stands for."""
 
     def __call__(self, boxes: Tensor, target: Target, num_classes: int) -> Assignment:
         """Labels 0 … C−1, C for background, −1 for ignored, and the matched objects."""
@@ -39,7 +39,7 @@ class Assigner(Protocol):
 
 
 class Sampler(Protocol):
-    """Chooses candidates of one picture; the others are ignored."""
+    """Chooses candidates of one image; the others are ignored."""
 
     def __call__(self, assignment: Assignment, num_classes: int) -> Assignment:
         """The same assignment with more labels −1."""

@@ -1,6 +1,6 @@
 """Adaptive Training Sample Selection (Zhang et al., CVPR 2020, arXiv:1912.02424): a threshold for each object.
 
-Legend: B images, L levels, M anchors of a picture, G objects of a picture, K candidates of an object.
+Legend: B images, L levels, M anchors of an image, G objects of an image, K candidates of an object.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class ATSSAssigner:
 
     @torch.no_grad()
     def __call__(self, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int) -> Assignment:
-        """Labels of the (B · M,) anchors of B pictures; C = ``num_classes`` is background."""
-        pictures = [
+        """Labels of the (B · M,) anchors of B images; C = ``num_classes`` is background."""
+        images = [
             self._assign(anchors, valid, target, num_classes)
             for valid, target in zip(anchors.valid, targets, strict=True)
         ]
-        return pool(pictures, anchors, targets, num_classes)
+        return pool(images, anchors, targets, num_classes)
 
     def _assign(self, anchors: PyramidAnchors, valid: Tensor | None, target: Target, num_classes: int) -> Assignment:
         num_objects, num_anchors = len(target.labels), len(anchors.boxes)

@@ -51,7 +51,7 @@ class MaxIoUAssigner:
     claim_ties: bool = True
 
     def __call__(self, boxes: Tensor, target: Target, num_classes: int) -> Assignment:
-        """Labels of (M, 4) boxes against the objects of their picture; C = ``num_classes`` is background."""
+        """Labels of (M, 4) boxes against the objects of their image; C = ``num_classes`` is background."""
         matched = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
         background = torch.full_like(matched, num_classes)
         if not len(boxes) or not len(target.boxes):

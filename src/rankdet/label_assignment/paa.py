@@ -1,6 +1,6 @@
 """Probabilistic Anchor Assignment (Kim & Lee, ECCV 2020, arXiv:2007.08103): the network's own losses choose positives.
 
-Legend: B images, L levels, M anchors of a picture, G objects of all pictures, R candidates of all pictures, C classes,
+Legend: B images, L levels, M anchors of an image, G objects of all images, R candidates of all images, C classes,
 K places for the pooled candidates of an object.
 """
 
@@ -69,14 +69,14 @@ class PAAAssigner:
     def __call__(
         self, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int, logits: Tensor, boxes: Tensor
     ) -> Assignment:
-        """Labels of the (B · M,) anchors of B pictures; C = ``num_classes`` is background.
+        """Labels of the (B · M,) anchors of B images; C = ``num_classes`` is background.
 
         Parameters
         ----------
         anchors
-            Of one picture, with the padding of each.
+            Of one image, with the padding of each.
         targets
-            The objects of B pictures.
+            The objects of B images.
         num_classes
             C.
         logits, boxes

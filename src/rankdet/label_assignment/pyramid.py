@@ -1,6 +1,6 @@
-"""The anchors of one-stage detectors, and labels of all pictures of a batch in one piece.
+"""The anchors of one-stage detectors, and labels of all images of a batch in one piece.
 
-Legend: B images, L levels, M anchors of a picture, G objects of a picture, C classes.
+Legend: B images, L levels, M anchors of an image, G objects of an image, C classes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from rankdet.structures import IGNORED, Assignment, Target
 
 
 class PyramidAnchors(NamedTuple):
-    """Anchors of every level of a pyramid, and where the pictures of a batch have them.
+    """Anchors of every level of a pyramid, and where the images of a batch have them.
 
     boxes
         (M, 4) xyxy in pixels, level by level.
     num_per_level
         L numbers that add up to M.
     valid
-        For each picture (M,) bool, False in the padding of the batch; None where all of its anchors are valid.
+        For each image (M,) bool, False in the padding of the batch; None where all of its anchors are valid.
     """
 
     boxes: Tensor
@@ -34,12 +34,12 @@ class PyramidAnchors(NamedTuple):
 def pool(
     assignments: Sequence[Assignment], anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int
 ) -> Assignment:
-    """Labels of B pictures as one assignment of (B · M,) anchors.
+    """Labels of B images as one assignment of (B · M,) anchors.
 
     Parameters
     ----------
     assignments
-        Of each picture.
+        Of each image.
     anchors
         Those in the padding become ignored.
     targets
@@ -60,16 +60,16 @@ def pool(
 def assign_by_overlap(
     assigner: MaxIoUAssigner, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int
 ) -> Assignment:
-    """Labels of the (B · M,) anchors of B pictures by an assigner of boxes; what is in the padding wins no object.
+    """Labels of the (B · M,) anchors of B images by an assigner of boxes; what is in the padding wins no object.
 
     Parameters
     ----------
     assigner
-        Labels the anchors of a picture.
+        Labels the anchors of an image.
     anchors
-        Of one picture, with the padding of each.
+        Of one image, with the padding of each.
     targets
-        The objects of B pictures; ``matched`` of the result counts through all of them.
+        The objects of B images; ``matched`` of the result counts through all of them.
     num_classes
         C, which is background.
 

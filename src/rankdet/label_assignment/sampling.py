@@ -11,7 +11,7 @@ from rankdet.structures import IGNORED, Assignment
 
 @dataclass(frozen=True)
 class RandomSampler:
-    """Keep at most ``num`` candidates of a picture, the others are ignored.
+    """Keep at most ``num`` candidates of an image, the others are ignored.
 
     At most ``num · positive_fraction`` (rounded down) positives are kept; negatives fill the rest. Ranking losses need
     no sampler. The choice comes from the random generator of the device; nothing is moved to the host.
@@ -19,7 +19,7 @@ class RandomSampler:
     Parameters
     ----------
     num
-        Candidates per picture: 256 for an RPN, 512 for an R-CNN.
+        Candidates per image: 256 for an RPN, 512 for an R-CNN.
     positive_fraction
         Largest share of positives: 0.5 for an RPN, 0.25 for an R-CNN.
     """

@@ -1,6 +1,6 @@
-"""Cells of grids and the objects of pictures, by size and center of mass: the targets of SOLO.
+"""Cells of grids and the objects of images, by size and center of mass: the targets of SOLO.
 
-Legend: B images, L levels, S cells per side of the grid of a level, M cells of a picture, G objects of all pictures,
+Legend: B images, L levels, S cells per side of the grid of a level, M cells of an image, G objects of all images,
 C classes, P' masks to be learned.
 """
 
@@ -47,17 +47,17 @@ def mask_shapes(masks: Tensor, small_masks: Tensor) -> MaskShapes:
 
 
 class GridAssignment(NamedTuple):
-    """Labels of the cells of B pictures, and which object's mask which cell learns.
+    """Labels of the cells of B images, and which object's mask which cell learns.
 
     labels
-        (B · M,) int64: class, or C for background; by picture, level, row, column.
+        (B · M,) int64: class, or C for background; by image, level, row, column.
     cells
         (P',) int64, ascending: the cell of each mask.
     objects
-        (P',) int64: the object of each mask, counted through all pictures.
+        (P',) int64: the object of each mask, counted through all images.
     rows
         (P',) int64: the positive of each mask, counted among all positives; None where every positive has exactly one.
-    per_picture
+    per_image
         B numbers that add up to P'.
     """
 
@@ -65,7 +65,7 @@ class GridAssignment(NamedTuple):
     cells: Tensor
     objects: Tensor
     rows: Tensor | None
-    per_picture: list[int]
+    per_image: list[int]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class GridAssigner:
 
     Examples
     --------
-    An object of 16 × 16 pixels in the upper left quarter of a picture of 32 × 32:
+    An object of 16 × 16 pixels in the upper left quarter of an image of 32 × 32:
 
     >>> assigner = GridAssigner(grids=(4,), scale_ranges=((1, 64),), center_size=0.5, one_mask_per_cell=True)
     >>> shapes = MaskShapes(torch.tensor([[7.0, 7.0]]), torch.tensor([False]), torch.tensor([False]))
@@ -135,14 +135,14 @@ class GridAssigner:
     def __call__(
         self, labels: Sequence[Tensor], boxes: Tensor, shapes: MaskShapes, canvas: tuple[int, int], num_classes: int
     ) -> GridAssignment:
-        """Labels and masks of the cells of B pictures.
+        """Labels and masks of the cells of B images.
 
         Parameters
         ----------
         labels
-            For each picture the classes of its objects.
+            For each image the classes of its objects.
         boxes
-            (G, 4) xyxy in pixels, of the objects of all pictures.
+            (G, 4) xyxy in pixels, of the objects of all images.
         shapes
             Of their masks.
         canvas
@@ -168,20 +168,20 @@ class GridAssigner:
         cell_labels = classes[owners]
 
         counts = [own.sum() for own in is_wanted.split([len(own) for own in labels])]
-        per_picture: list[int] = torch.stack(counts).tolist()  # the host waits here, once
-        places = torch.nonzero_static(is_wanted.flatten(), size=sum(per_picture)).squeeze(1)
+        per_image: list[int] = torch.stack(counts).tolist()  # the host waits here, once
+        places = torch.nonzero_static(is_wanted.flatten(), size=sum(per_image)).squeeze(1)
         chosen = cells.flatten()[places]
         order = chosen.argsort(stable=True)
         chosen, places = chosen[order], places[order]
         rows = None
         if not self.one_mask_per_cell:
             rows = ((cell_labels < num_classes).cumsum(0) - 1)[chosen]
-        return GridAssignment(cell_labels, chosen, objects.flatten()[places], rows, per_picture)
+        return GridAssignment(cell_labels, chosen, objects.flatten()[places], rows, per_image)
 
     def _wanted(
         self, labels: Sequence[Tensor], boxes: Tensor, shapes: MaskShapes, canvas: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """(G, 9 L) cells of B pictures that each object may want, and whether it does; 0 where it does not."""
+        """(G, 9 L) cells of B images that each object may want, and whether it does; 0 where it does not."""
         boxes = boxes.double()
         sides = boxes[:, 2:] - boxes[:, :2]
         scales = sides.prod(dim=1).clamp(min=0).sqrt()

@@ -13,7 +13,7 @@ from rankdet.losses.hard_negatives import Chosen, HardNegatives
 from rankdet.losses.labels import BinaryLabel, DiceLabel, IoULabel, MeanLabel
 from rankdet.losses.localization import Overlap, box_overlap, dice_coefficient
 from rankdet.losses.mask_losses import Dice, MaskCrossEntropy, mask_cross_entropy
-from rankdet.losses.normalizers import CountOrPictures, CountPerPicture, PositiveCount
+from rankdet.losses.normalizers import CountOrImages, CountPerImage, PositiveCount
 from rankdet.losses.operators import (
     Implementation,
     RankedCandidates,
@@ -56,8 +56,8 @@ __all__ = [
     "CenternessWeights",
     "Chosen",
     "ConstantBalance",
-    "CountOrPictures",
-    "CountPerPicture",
+    "CountOrImages",
+    "CountPerImage",
     "Dice",
     "DiceLabel",
     "EpochBalance",

@@ -1,6 +1,6 @@
 """Auxiliary heads of the baselines, which ranking losses need not.
 
-Called with candidates and positives they return one value per positive, or one per picture; a loss divides their sum by
+Called with candidates and positives they return one value per positive, or one per image; a loss divides their sum by
 ``normalizer``, which is given the number of values.
 What is predicted of positives multiplies the score in detection, which is the detector's business.
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rankdet.losses.candidates import Positives, matched_pairs
-from rankdet.losses.normalizers import CountPerPicture, PositiveCount
+from rankdet.losses.normalizers import CountPerImage, PositiveCount
 from rankdet.structures import Candidates, Matched
 
 
@@ -24,7 +24,7 @@ class CenternessCrossEntropy(nn.Module):
     """
 
     name = "centerness"
-    normalizer = CountPerPicture()
+    normalizer = CountPerImage()
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -58,13 +58,13 @@ class IoUCrossEntropy(nn.Module):
 class SemanticCrossEntropy(nn.Module):
     """Cross-entropy of a map of each class with the pixels that any of its objects cover, as in YOLACT; (B,).
 
-    Reads ``Candidates.auxiliary["semantic"]``: (B, C, h, w) logits and targets, bool or in [0, 1]. The value of a
-    picture is the sum over the classes of the mean over the pixels (Bolya et al., ICCV 2019, arXiv:1904.02689, section
-    5). Differs from the published code where a picture has no objects: there it has no loss, here all is background.
+    Reads ``Candidates.auxiliary["semantic"]``: (B, C, h, w) logits and targets, bool or in [0, 1]. The value of an
+    image is the sum over the classes of the mean over the pixels (Bolya et al., ICCV 2019, arXiv:1904.02689, section
+    5). Differs from the published code where an image has no objects: there it has no loss, here all is background.
     """
 
     name = "semantic"
-    normalizer = PositiveCount()  # of its values: the pictures
+    normalizer = PositiveCount()  # of its values: the images
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()

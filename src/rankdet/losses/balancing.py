@@ -80,7 +80,7 @@ class EpochBalance(nn.Module):
     start
         λ of the first period.
     iterations
-        Length of a period in calls: an epoch in the authors' code (7330 on COCO with 16 pictures per iteration).
+        Length of a period in calls: an epoch in the authors' code (7330 on COCO with 16 images per iteration).
 
     Notes
     -----

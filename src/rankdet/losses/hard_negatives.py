@@ -27,16 +27,16 @@ class Chosen(NamedTuple):
 
 
 class HardNegatives:
-    """Online hard example mining: in each picture all positives and the negatives of largest loss, so many for each.
+    """Online hard example mining: in each image all positives and the negatives of largest loss, so many for each.
 
-    In a picture without positives all negatives are chosen. Sums are divided by the number of positives, of which such
-    a picture counts as one (SSD: Liu et al., ECCV 2016, arXiv:1512.02325, section 2.2; the published code of YOLACT for
-    such pictures).
+    In an image without positives all negatives are chosen. Sums are divided by the number of positives, of which such
+    an image counts as one (SSD: Liu et al., ECCV 2016, arXiv:1512.02325, section 2.2; the published code of YOLACT for
+    such images).
 
     Parameters
     ----------
     ratio
-        Negatives for each positive of their picture.
+        Negatives for each positive of their image.
 
     Notes
     -----
@@ -55,14 +55,14 @@ class HardNegatives:
         self.ratio = ratio
 
     def __call__(self, candidates: Candidates, losses: Tensor) -> Chosen:
-        """What is chosen by the losses (M,) of candidates; ValueError unless these say which share a picture."""
+        """What is chosen by the losses (M,) of candidates; ValueError unless these say which share an image."""
         if candidates.per_image is None:
-            raise ValueError(f"head {candidates.head!r} does not say which candidates share a picture (per_image)")
+            raise ValueError(f"head {candidates.head!r} does not say which candidates share an image (per_image)")
         chosen, counts = [], []
-        pictures = zip(
+        images = zip(
             candidates.labels.split(candidates.per_image), losses.detach().split(candidates.per_image), strict=True
         )
-        for labels, own in pictures:
+        for labels, own in images:
             is_negative = labels == candidates.num_classes
             is_positive = (labels >= 0) & ~is_negative
             num_positives = is_positive.sum()

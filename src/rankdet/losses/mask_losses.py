@@ -27,7 +27,7 @@ class MaskCrossEntropy(nn.Module):
     weight
         Factor.
     over_box_size
-        Whether the loss is divided by the part of the picture that the box of the object covers
+        Whether the loss is divided by the part of the image that the box of the object covers
         (``Candidates.box_shares``), so that small objects count as much as large ones.
     """
 

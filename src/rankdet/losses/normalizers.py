@@ -1,9 +1,9 @@
 """Numbers of positives that sums over candidates are divided by, in the forms of the published baselines.
 
-Called with candidates and the number of their positives they return a scalar. They differ only where a picture has no
-positive, and not for heads that do not say which candidates share a picture (``Candidates.per_image``).
+Called with candidates and the number of their positives they return a scalar. They differ only where an image has no
+positive, and not for heads that do not say which candidates share an image (``Candidates.per_image``).
 
-Legend: B images, P positives, P_b those of picture b.
+Legend: B images, P positives, P_b those of image b.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class PositiveCount:
     Examples
     --------
     >>> candidates = Candidates("dense", torch.zeros(3, 1), torch.tensor([0, 0, 1]), 1, per_image=(2, 1))
-    >>> PositiveCount()(candidates, 2), CountPerPicture()(candidates, 2), CountOrPictures()(candidates, 2)
+    >>> PositiveCount()(candidates, 2), CountPerImage()(candidates, 2), CountOrImages()(candidates, 2)
     (tensor(2.), tensor(3.), tensor(2.))
     """
 
@@ -31,8 +31,8 @@ class PositiveCount:
         return _scalar(candidates, num_positives + self.added)
 
 
-class CountPerPicture:
-    r""":math:`\sum_b \max(|P_b|, 1)`: a picture without positives counts as one, as in ATSS."""
+class CountPerImage:
+    r""":math:`\sum_b \max(|P_b|, 1)`: an image without positives counts as one, as in ATSS."""
 
     def __call__(self, candidates: Candidates, num_positives: int) -> Tensor:
         if candidates.per_image is None:
@@ -43,14 +43,14 @@ class CountPerPicture:
         return torch.stack([_scalar(candidates, 0), *counts]).sum()
 
 
-class CountOrPictures:
-    """max(|P|, B): no fewer positives than pictures, as in PAA."""
+class CountOrImages:
+    """max(|P|, B): no fewer positives than images, as in PAA."""
 
     def __call__(self, candidates: Candidates, num_positives: int) -> Tensor:
         return _scalar(candidates, max(num_positives, len(candidates.per_image or ())))
 
 
-Normalizer = PositiveCount | CountPerPicture | CountOrPictures
+Normalizer = PositiveCount | CountPerImage | CountOrImages
 
 
 def _scalar(candidates: Candidates, value: float) -> Tensor:

@@ -258,7 +258,7 @@ class RankSortLoss(nn.Module):
 
     A positive's continuous target is its label, the IoU of its predicted box with its object, computed at each call,
     detached. Masks, where a head hands them, are a further task, with the weights of the boxes and a λ of their own.
-    All candidates of all pictures that the process holds are ranked in one pool, over levels and classes.
+    All candidates of all images that the process holds are ranked in one pool, over levels and classes.
 
     Parameters
     ----------

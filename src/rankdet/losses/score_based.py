@@ -201,8 +201,8 @@ class FocalLoss(nn.Module):
     Notes
     -----
     Terms: ``classification`` and those of :class:`rankdet.losses.Tasks`. Rows of the paper's table 2: ATSS weighs by
-    centerness and has ``CenternessCrossEntropy()`` and ``CountPerPicture()``; PAA has ``GIoU(1.3)``, weighs by IoU and
-    has ``IoUCrossEntropy()`` and ``CountOrPictures()``; without auxiliary heads the boxes are not weighted. SOLOv2 has
+    centerness and has ``CenternessCrossEntropy()`` and ``CountPerImage()``; PAA has ``GIoU(1.3)``, weighs by IoU and
+    has ``IoUCrossEntropy()`` and ``CountOrImages()``; without auxiliary heads the boxes are not weighted. SOLOv2 has
     masks alone, with the factor 3, and adds a positive: ``PositiveCount(1)``.
     """
 
@@ -371,7 +371,7 @@ class SoftmaxCrossEntropyLoss(nn.Module):
         Loss per mask; None is the cross-entropy, as in Mask R-CNN.
     hard_negatives
         Which negatives the classification learns from; classification and boxes are then divided by the number of
-        positives, of which a picture without any counts as one. None: all candidates that are not ignored.
+        positives, of which an image without any counts as one. None: all candidates that are not ignored.
     auxiliary
         Auxiliary heads, as the semantic maps of YOLACT.
 

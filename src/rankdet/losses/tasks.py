@@ -52,7 +52,7 @@ class Tasks(nn.Module):
     mask_balancing
         λ of the masks; None is one of the same kind.
     auxiliary
-        Auxiliary heads; the mean of their values over all positives, or over all pictures, is not balanced.
+        Auxiliary heads; the mean of their values over all positives, or over all images, is not balanced.
     dice_epsilon
         See :func:`rankdet.losses.dice_coefficient`.
     processes

@@ -30,7 +30,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure detections against a data set of COCO or LVIS.
 
-    A data set whose pictures have ``neg_category_ids`` is one of LVIS and measured by its rules: a picture says which
+    A data set whose images have ``neg_category_ids`` is one of LVIS and measured by its rules: an image says which
     classes were looked for, and only their detections count in it.
 
     Parameters
@@ -43,7 +43,7 @@ def evaluate(
     iou_type
         ``"bbox"`` or ``"segm"``: what is compared, boxes or masks.
     max_detections
-        The best detections that count in each picture: of each class, in LVIS of all classes together. None: 100, in
+        The best detections that count in each image: of each class, in LVIS of all classes together. None: 100, in
         LVIS 300.
 
     Returns

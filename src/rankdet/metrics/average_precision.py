@@ -40,11 +40,11 @@ def average_precision(
     Parameters
     ----------
     ground_truth, detections
-        A data set and what was found in its pictures.
+        A data set and what was found in its images.
     iou_type
         ``"bbox"`` or ``"segm"``.
     max_detections
-        The best detections that count in each picture: of each class, in LVIS of all classes together. AR1 and AR10
+        The best detections that count in each image: of each class, in LVIS of all classes together. AR1 and AR10
         keep their caps of 1 and 10 (never more than ``max_detections``); AR100 and AR300 are the recall at
         ``max_detections``.
 

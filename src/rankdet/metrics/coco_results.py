@@ -59,7 +59,7 @@ class GroundTruth(NamedTuple):
         return self.federation is not None
 
     def load(self, results: Any, max_detections: int) -> COCO:
-        """Detections in a form that hotcoco takes; of a federated set the best of each picture, of all classes.
+        """Detections in a form that hotcoco takes; of a federated set the best of each image, of all classes.
 
         A detection keeps the id that its place gives it, whether others are left out or not.
         """
@@ -83,13 +83,13 @@ def read_ground_truth(source: GroundTruthSource, iou_type: IouType) -> GroundTru
     """Read and check a data set of COCO or LVIS.
 
     A missing ``iscrowd`` counts as 0; a missing ``area`` is that of the box, or of the mask where masks are compared.
-    Categories that share a name are told apart by their id: ``"cat (id 3)"``. LVIS is told by what only its pictures
+    Categories that share a name are told apart by their id: ``"cat (id 3)"``. LVIS is told by what only its images
     have, ``neg_category_ids``; it knows no crowds.
 
     Raises
     ------
     InputError
-        When the file is missing or no JSON, or a record is broken or refers to a picture or category that is not there.
+        When the file is missing or no JSON, or a record is broken or refers to an image or category that is not there.
     """
     dataset: Any
     if isinstance(source, COCO):
@@ -124,7 +124,7 @@ def read_ground_truth(source: GroundTruthSource, iou_type: IouType) -> GroundTru
         images = [{"id": id_, "height": height or 0, "width": width or 0} for id_, (height, width) in sizes.items()]
     classes = [{"id": category["id"], "name": str(category.get("name"))} for category in categories]
     if federation is not None:
-        images = [image | federation.pictures[image["id"]] for image in images]
+        images = [image | federation.images[image["id"]] for image in images]
         classes = [category | {"frequency": federation.frequencies[category["id"]]} for category in classes]
     try:
         coco = COCO({"images": images, "annotations": annotations, "categories": classes})
@@ -144,12 +144,12 @@ def read_detections(
     """Read and check detections in the COCO result form.
 
     Where masks are compared a detection's area is that of its mask, or, as in pycocotools, that of its box if all
-    records carry one. Of a federated set the best ``max_detections`` of each picture remain, of all classes together.
+    records carry one. Of a federated set the best ``max_detections`` of each image remain, of all classes together.
 
     Raises
     ------
     InputError
-        When the file is missing or no list in JSON, or a record is broken or refers to a picture or category that
+        When the file is missing or no list in JSON, or a record is broken or refers to an image or category that
         the ground truth does not have.
     """
     records: Any
@@ -246,7 +246,7 @@ def _unique_ids(where: str, part: str, records: Sequence[Any]) -> NDArray[np.int
 
 
 def _size(where: str, image: Mapping[str, Any], iou_type: IouType) -> tuple[int | None, int | None]:
-    """The (height, width) of a picture; None where the file does not say it. Masks need sound ones."""
+    """The (height, width) of an image; None where the file does not say it. Masks need sound ones."""
     for side in ("height", "width"):
         value = image.get(side)
         if iou_type == "segm" and value is not None and not (type(value) is int and 1 <= value <= LARGEST_SIDE):

@@ -1,4 +1,4 @@
-"""What LVIS says beyond COCO: which classes were looked for in a picture, and how frequent a class is."""
+"""What LVIS says beyond COCO: which classes were looked for in an image, and how frequent a class is."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Any, NamedTuple
 from rankdet.structures import InputError
 
 FREQUENCIES = ("r", "c", "f")
-"""Classes in up to 10, in 11 to 100 and in more than 100 training pictures of LVIS: rare, common, frequent."""
+"""Classes in up to 10, in 11 to 100 and in more than 100 training images of LVIS: rare, common, frequent."""
 NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
 
 
 class Federation(NamedTuple):
-    """The lists of the pictures and the frequencies of the classes of a federated data set.
+    """The lists of the images and the frequencies of the classes of a federated data set.
 
-    A detection counts where its class has an object in the picture, or was looked for in vain (``neg_category_ids``).
+    A detection counts where its class has an object in the image, or was looked for in vain (``neg_category_ids``).
     Where the objects of a class are not all annotated (``not_exhaustive_category_ids``), a detection of it that hits
     none is no mistake.
 
-    pictures
-        Picture id → the two lists of category ids.
+    images
+        Image id → the two lists of category ids.
     frequencies
         Category id → ``"r"``, ``"c"`` or ``"f"``.
     """
 
-    pictures: dict[int, dict[str, list[int]]]
+    images: dict[int, dict[str, list[int]]]
     frequencies: dict[int, str]
 
 
 def read_federation(
     where: str, images: Sequence[Mapping[str, Any]], categories: Sequence[Mapping[str, Any]]
 ) -> Federation | None:
-    """Read and check what makes a data set federated; None where no picture has ``neg_category_ids``.
+    """Read and check what makes a data set federated; None where no image has ``neg_category_ids``.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def read_federation(
     Raises
     ------
     InputError
-        When one picture has such a list and another has not, when a list holds anything but ids of categories, or when
+        When one image has such a list and another has not, when a list holds anything but ids of categories, or when
         a category has no frequency.
     """
     if not any(NEGATIVE in image for image in images):
@@ -60,7 +60,7 @@ def read_federation(
 
 
 def with_empty_lists(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Pictures as hotcoco hands them back, without the lists that are empty, made whole again."""
+    """Images as hotcoco hands them back, without the lists that are empty, made whole again."""
     if not any(NEGATIVE in image or NOT_EXHAUSTIVE in image for image in images):
         return [dict(image) for image in images]
     return [{NEGATIVE: [], NOT_EXHAUSTIVE: [], **image} for image in images]

@@ -1,6 +1,6 @@
 """Optimal localization recall precision (oLRP) error over the evaluator's matches at IoU 0.5.
 
-Legend: D detections of one class in all pictures, G its objects, K classes.
+Legend: D detections of one class in all images, G its objects, K classes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def optimal_lrp(scores: NDArray[np.float64], ious: NDArray[np.float64], ground_t
               {\mathrm{TP} + \mathrm{FP} + \mathrm{FN}}, \qquad \mathrm{oLRP} = \min_s \mathrm{LRP}(s)
 
     Cut-offs lie between distinct scores only: a threshold keeps or drops all detections of one score together, so a
-    cut inside a tie is one that nobody can apply, and its value would depend on the order of the pictures. Cuts
+    cut inside a tie is one that nobody can apply, and its value would depend on the order of the images. Cuts
     without a true positive have the error 1, which no other cut exceeds, and are left out of the search. Of several
     optimal cuts the one with the highest threshold is taken.
 
@@ -151,13 +151,13 @@ def match_classes(
     """Match detections with objects at IoU 0.5 by the rules of COCO or LVIS, for every class.
 
     A detection matched with a crowd region is neither a true nor a false positive, and a crowd region is no object,
-    as in COCO's AP. In LVIS, as in its AP, a detection of a class that was not looked for in the picture is neither,
+    as in COCO's AP. In LVIS, as in its AP, a detection of a class that was not looked for in the image is neither,
     and so is one without a match where the objects of the class are not all annotated.
 
     Parameters
     ----------
     max_detections
-        The best detections that count in each picture: of each class, in LVIS of all classes together.
+        The best detections that count in each image: of each class, in LVIS of all classes together.
 
     Returns
     -------
@@ -177,16 +177,16 @@ def match_classes(
     is_hit: dict[int, list[bool]] = {id_: [] for id_ in ground_truth.names}
     is_ignored: dict[int, list[bool]] = {id_: [] for id_ in ground_truth.names}
     counts = dict.fromkeys(ground_truth.names, 0)
-    for picture in evaluation.eval_imgs:
-        if picture is None:
+    for image in evaluation.eval_imgs:
+        if image is None:
             continue
-        category = picture["category_id"]
-        counts[category] += len(picture["gtIds"]) - sum(picture["gtIgnore"])
-        scores[category] += picture["dtScores"]
-        found[category] += picture["dtIds"]
-        objects[category] += picture["dtMatches"][0]
-        is_hit[category] += picture["dtMatched"][0]
-        is_ignored[category] += picture["dtIgnore"][0]
+        category = image["category_id"]
+        counts[category] += len(image["gtIds"]) - sum(image["gtIgnore"])
+        scores[category] += image["dtScores"]
+        found[category] += image["dtIds"]
+        objects[category] += image["dtMatches"][0]
+        is_hit[category] += image["dtMatched"][0]
+        is_ignored[category] += image["dtIgnore"][0]
 
     matches = {}
     for category in ground_truth.names:

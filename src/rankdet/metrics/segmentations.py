@@ -1,6 +1,6 @@
 """COCO segmentations of any form → checked run-length objects; masks of detections → run-length objects.
 
-Legend: h, w height and width of a picture in pixels, D detections.
+Legend: h, w height and width of an image in pixels, D detections.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hotcoco import mask as rle
 from rankdet.structures import MaskScores, MaskWindow
 
 LARGEST_SIDE = 1_000_000
-"""No picture is as wide or high in pixels. Polygons that go beyond are refused: rasterizing walks along their edges."""
+"""No image is as wide or high in pixels. Polygons that go beyond are refused: rasterizing walks along their edges."""
 
 
 def to_rle(segmentation: Any, size: tuple[int | None, int | None]) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def to_rle(segmentation: Any, size: tuple[int | None, int | None]) -> dict[str, 
         Polygons ``[[x1, y1, x2, y2, …], …]``, of which those of fewer than three points are left out, or an object
         with ``size`` and ``counts``, compressed or not.
     size
-        (h, w) of the picture; None where it is not known, which only a run-length object can do without.
+        (h, w) of the image; None where it is not known, which only a run-length object can do without.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def to_rle(segmentation: Any, size: tuple[int | None, int | None]) -> dict[str, 
         raise ValueError("is neither a run-length object nor a list of polygons")
     height, width = size
     if height is None or width is None:
-        raise ValueError("has polygons, for which its picture needs height and width")
+        raise ValueError("has polygons, for which its image needs height and width")
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) % 2 or not {int, float}.issuperset(map(type, polygon)):
             raise ValueError("has a polygon that is not a list of numbers x1, y1, x2, y2, …")
@@ -68,7 +68,7 @@ def _checked_rle(segmentation: Mapping[str, Any], size: tuple[int | None, int | 
     if not isinstance(own, (list, tuple)) or len(own) != 2 or not all(type(side) is int and side >= 0 for side in own):
         raise ValueError("needs a size [height, width]")
     if None not in size and tuple(own) != size:
-        raise ValueError(f"is a mask of size {list(own)} for a picture of (height, width) {size}")
+        raise ValueError(f"is a mask of size {list(own)} for an image of (height, width) {size}")
     counts = segmentation["counts"]
     checked = {"size": list(own), "counts": counts}
     try:
@@ -106,12 +106,12 @@ def encode_masks(masks: MaskScores, size: tuple[int, int]) -> list[dict[str, Any
     masks
         Of D detections; on the CPU.
     size
-        (h, w) of the picture that their regions belong to.
+        (h, w) of the image that their regions belong to.
 
     Returns
     -------
     list[dict]
-        D times ``size`` and compressed ``counts``, a text. No mask of the size of the picture is made.
+        D times ``size`` and compressed ``counts``, a text. No mask of the size of the image is made.
 
     Examples
     --------

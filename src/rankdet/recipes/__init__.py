@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from .bccd import faster_rcnn_lite0_bccd, rs_faster_rcnn_lite0_bccd
-from .cascade_rcnn import (
+from .library.bccd import faster_rcnn_lite0_bccd, rs_faster_rcnn_lite0_bccd
+from .library.cascade_rcnn import (
     cascade_rcnn_r50_coco,
     cascade_rcnn_shapes,
     rs_cascade_rcnn_r50_coco,
     rs_cascade_rcnn_shapes,
 )
-from .coco import (
+from .library.coco import (
     alrp_faster_rcnn_r50_coco,
     faster_rcnn_giou_r50_coco,
     faster_rcnn_l1_r50_coco,
@@ -19,8 +19,7 @@ from .coco import (
     heavy_rs_faster_rcnn_r50_coco,
     rs_faster_rcnn_r50_coco,
 )
-from .loading import dump, load_recipe, validated
-from .lvis import (
+from .library.lvis import (
     faster_rcnn_long_tail_shapes,
     mask_rcnn_long_tail_shapes,
     mask_rcnn_r50_lvis,
@@ -28,7 +27,7 @@ from .lvis import (
     rs_mask_rcnn_long_tail_shapes,
     rs_mask_rcnn_r50_lvis,
 )
-from .mask_rcnn import (
+from .library.mask_rcnn import (
     mask_rcnn_lite0_nuclei,
     mask_rcnn_r50_coco,
     mask_rcnn_shapes,
@@ -36,7 +35,7 @@ from .mask_rcnn import (
     rs_mask_rcnn_r50_coco,
     rs_mask_rcnn_shapes,
 )
-from .one_stage import (
+from .library.one_stage import (
     alrp_atss_r50_coco,
     alrp_paa_r50_coco,
     ap_atss_r50_coco,
@@ -56,7 +55,7 @@ from .one_stage import (
     rs_paa_r50_coco,
     rs_paa_shapes,
 )
-from .plus import (
+from .library.plus import (
     faster_rcnn_plus_r50_coco,
     rs_faster_rcnn_plus_r50_coco,
     rs_faster_rcnn_plus_r101_dcn_3x_coco,
@@ -67,9 +66,8 @@ from .plus import (
     rs_mask_rcnn_plus_x101_dcn_3x_coco,
     rs_mask_rcnn_r101_3x_coco,
 )
-from .recipe import Recipe
-from .shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
-from .solov2 import (
+from .library.shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
+from .library.solov2 import (
     rs_solov2_light_r34_coco,
     rs_solov2_lite0_nuclei,
     rs_solov2_r101_coco,
@@ -79,7 +77,7 @@ from .solov2 import (
     solov2_r101_coco,
     solov2_shapes,
 )
-from .yolact import (
+from .library.yolact import (
     rs_yolact_lite0_nuclei,
     rs_yolact_r50_coco,
     rs_yolact_shapes,
@@ -87,6 +85,8 @@ from .yolact import (
     yolact_r50_coco,
     yolact_shapes,
 )
+from .loading import dump, load_recipe, validated
+from .schema.recipe import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "faster_rcnn_shapes": faster_rcnn_shapes,

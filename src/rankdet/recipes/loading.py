@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .recipe import Recipe
+from .schema.recipe import Recipe
 
 
 class _YAML(yaml.SafeLoader):

@@ -1,8 +1,8 @@
-"""Numbers and detections → tables, curves, pictures and one HTML page."""
+"""Numbers and detections → tables, curves, images and one HTML page."""
 
 from rankdet.report.curves import History, Panel, Series, draw_curves, draw_equal_budgets, select_series
+from rankdet.report.images import class_color, draw_detections, draw_grid, write_image
 from rankdet.report.page import Illustration, Section, write_page
-from rankdet.report.pictures import class_color, draw_detections, draw_grid, write_picture
 from rankdet.report.tables import Table, comparison_table, format_value, markdown_table, per_class_table
 
 __all__ = [
@@ -22,6 +22,6 @@ __all__ = [
     "markdown_table",
     "per_class_table",
     "select_series",
+    "write_image",
     "write_page",
-    "write_picture",
 ]

@@ -62,7 +62,7 @@ def select_series(records: Iterable[Mapping[str, Any]], x: str, y: str) -> Serie
 def draw_curves(
     path: str | PathLike[str], panels: Sequence[Panel], columns: int = 3, names: Sequence[str] = ()
 ) -> None:
-    """Draw panels into a picture file; the suffix of ``path`` (.png, .svg, .pdf) says which kind.
+    """Draw panels into an image file; the suffix of ``path`` (.png, .svg, .pdf) says which kind.
 
     Series of 60 points or more are drawn faint, under their moving average. A name has one color in all panels;
     ``names`` take the first colors in their order, so that several figures can agree.

@@ -1,4 +1,4 @@
-"""One HTML page with explanation, tables, curves and pictures, everything inside the one file."""
+"""One HTML page with explanation, tables, curves and images, everything inside the one file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".sv
 
 @dataclass(frozen=True)
 class Illustration:
-    """A picture of a page: a file (.png, .jpg, .svg) or (3, H, W) uint8 pixels, and what it shows."""
+    """An image of a page: a file (.png, .jpg, .svg) or (3, H, W) uint8 pixels, and what it shows."""
 
-    picture: str | PathLike[str] | Tensor
+    image: str | PathLike[str] | Tensor
     caption: str = ""
 
 
@@ -39,7 +39,7 @@ class Section:
 
 
 def write_page(path: str | PathLike[str], title: str, sections: Sequence[Section], introduction: str = "") -> None:
-    """Write a page that needs no other file: pictures and style stand inside.
+    """Write a page that needs no other file: images and style stand inside.
 
     The file appears under its name only when it is complete.
 
@@ -62,12 +62,12 @@ def write_page(path: str | PathLike[str], title: str, sections: Sequence[Section
     os.replace(unfinished, path)
 
 
-def _data_url(picture: str | PathLike[str] | Tensor) -> str:
-    if isinstance(picture, Tensor):
+def _data_url(image: str | PathLike[str] | Tensor) -> str:
+    if isinstance(image, Tensor):
         buffer = io.BytesIO()
-        imsave(buffer, np.ascontiguousarray(picture.cpu().permute(1, 2, 0).numpy()), format="png")
+        imsave(buffer, np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy()), format="png")
         return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    file = Path(picture)
+    file = Path(image)
     if file.suffix.lower() not in _TYPES:
         raise ValueError(f"{file}: a page shows {', '.join(_TYPES)}")
     return f"data:{_TYPES[file.suffix.lower()]};base64,{base64.b64encode(file.read_bytes()).decode()}"

@@ -16,8 +16,8 @@ import yaml
 
 from rankdet.data import make_long_tailed_shapes, make_shapes
 from rankdet.recipes import Recipe, load_recipe, validated
+from rankdet.runs.folder import Run
 from rankdet.structures import InputError
-from rankdet.training.runs import Run
 from rankdet.training.setup import FREE_FIELDS, differences
 
 _LONGEST_SLUG = 120
@@ -25,10 +25,10 @@ _LONGEST_SLUG = 120
 
 @dataclass(frozen=True)
 class MadeData:
-    """A set of pictures that is made where it is needed."""
+    """A set of images that is made where it is needed."""
 
     make: Callable[..., Path]
-    """Makes it in a folder, with ``test`` pictures to report on."""
+    """Makes it in a folder, with ``test`` images to report on."""
     options: tuple[str, ...] = ()
     """Of ``rankdet make-shapes``, for the same set."""
 
@@ -58,7 +58,7 @@ LONG_TAILED_SHAPES = replace(
 BCCD = Scale("bccd", learning_rates=(5e-4, 1e-3, 2e-3), seeds=(0, 1, 2), split="test")
 """EfficientNet-Lite0 from ImageNet weights on a small folder in COCO format."""
 NUCLEI = Scale("nuclei", learning_rates=(), seeds=(0, 1, 2), split="val")
-"""EfficientNet-Lite0 from ImageNet weights on the nuclei of DSB 2018, one class, up to 375 objects in a picture. They
+"""EfficientNet-Lite0 from ImageNet weights on the nuclei of DSB 2018, one class, up to 375 objects in an image. They
 have no test split, so nothing is chosen here: all rows have the learning rate of their recipes."""
 COCO = Scale("coco", learning_rates=(), seeds=(0,), split="val")
 """The paper's recipe with the paper's learning rate: nothing is chosen here, so minival can be reported. Rows on LVIS
@@ -284,7 +284,7 @@ def make_trial(
     free
         ``field=value`` that do not matter for the result, such as threads.
     processes
-        That train together; steps of the optimizer get as many pictures as the learning rate belongs to.
+        That train together; steps of the optimizer get as many images as the learning rate belongs to.
     """
     name = experiment.base().name
     identity = [*experiment.overrides(), *changes]

@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from rankdet.runs.folder import make_folder, write_json, write_text
+from rankdet.runs.signals import StopRequest
 from rankdet.structures import DivergenceError
-from rankdet.training.runs import make_folder, write_json, write_text
-from rankdet.training.signals import StopRequest
 
 from .experiments import Trial
 from .processes import Launch, Process, describe_status, last_words, start_process, take_lock

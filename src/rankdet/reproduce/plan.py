@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from rankdet.recipes import Recipe
-from rankdet.recipes.detectors import FileWeights, HubWeights, Timm, WheelWeights
+from rankdet.recipes.schema.detectors import FileWeights, HubWeights, Timm, WheelWeights
 from rankdet.structures import InputError
 
 from .experiments import BCCD, COCO, LONG_TAILED_SHAPES, NUCLEI, SHAPES, Scale
@@ -24,7 +24,7 @@ from .study import FIRST_EPOCH, TUNING_SEED, Settings, Study
 from .tables import TABLES, Row
 
 NUM_TEST = 200
-"""Test pictures of the sets that are made for the small scale; the other splits are as large as ever."""
+"""Test images of the sets that are made for the small scale; the other splits are as large as ever."""
 
 
 @dataclass(frozen=True)

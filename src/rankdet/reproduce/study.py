@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rankdet.recipes import load_recipe
+from rankdet.runs.folder import make_folder, read_log, write_json
 from rankdet.structures import InputError
-from rankdet.training.runs import make_folder, read_log, write_json
 
 from .experiments import Command, Experiment, Scale, Trial, make_trial
 

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rankdet.data import build_training_loader
+from rankdet.inference.evaluation import Evaluation, evaluate_detector, optimal_thresholds, precision_context, prepare
 from rankdet.recipes import Recipe, dump
-from rankdet.structures import Batch, DivergenceError, InputError
-
-from .checkpoint import (
+from rankdet.runs.checkpoint import (
     FOR_TRAINING,
     fitting,
     load_checkpoint,
@@ -26,14 +25,14 @@ from .checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from .distributed import ELSEWHERE, joined_world
-from .evaluation import Evaluation, evaluate_detector, optimal_thresholds, precision_context, prepare
-from .logging import Display, RunLog
-from .runs import Run, write_json, write_text
-from .setup import Training
-from .signals import StopRequest
-from .statistics import IntervalStatistics
-from .step import training_step
+from rankdet.runs.folder import Run, write_json, write_text
+from rankdet.runs.processes import ELSEWHERE, joined_world
+from rankdet.runs.signals import StopRequest
+from rankdet.structures import Batch, DivergenceError, InputError
+from rankdet.training.logging import Display, RunLog
+from rankdet.training.setup import Training
+from rankdet.training.statistics import IntervalStatistics
+from rankdet.training.step import training_step
 
 OK, STOP, FAILED = 0, 1, 2
 """What a process says of an iteration; the worst of all processes counts for all."""
@@ -211,7 +210,7 @@ class Loop:
         except InputError as raised:
             error = raised
         self._data_seconds += time.perf_counter() - start
-        # All processes learn of a broken picture before any of them waits for the gradients of another.
+        # All processes learn of a broken image before any of them waits for the gradients of another.
         status = self._world.highest(FAILED if error is not None else STOP if self._stop.signal is not None else OK)
         if status == FAILED:
             raise error or InputError(ELSEWHERE)
@@ -248,7 +247,7 @@ class Loop:
         loader = build_training_loader(
             training.dataset, sampler, recipe.data.workers, pin_memory=world.device.type == "cuda"
         )
-        # The sampler runs a second time beside the loader: where another picture arrives than the one that was asked
+        # The sampler runs a second time beside the loader: where another image arrives than the one that was asked
         # for, the data set passed over an unreadable one.
         for keys, batch in zip(sampler, loader, strict=True):
             for key, source in zip(keys, batch.sources, strict=True):
@@ -275,13 +274,13 @@ class Loop:
             "lr": self._lr,
             "loss": means[0],
             "statistics": dict(zip(names[1:], means[1:], strict=True)),
-            "skipped_pictures": skipped,
+            "skipped_images": skipped,
             "timing": {
                 "seconds": self._seconds,
                 "processor_seconds": self._processor_seconds if self._world.device.type == "cpu" else None,
                 "seconds_per_iteration": interval_seconds / num_iterations,
                 "data_seconds_per_iteration": data_seconds / num_iterations,
-                "pictures_per_second": self._training.pictures * num_iterations / interval_seconds,
+                "images_per_second": self._training.num_images * num_iterations / interval_seconds,
             },
         }
         self._log.write(record)

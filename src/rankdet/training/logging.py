@@ -10,9 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rankdet.runs.folder import Run, read_log, without_nan, write_text
 from rankdet.structures import InputError
-
-from .runs import Run, read_log, without_nan, write_text
 
 _SHOWN = ("ranking", "sorting", "classification", "localization", "balance", "mask", "mask_balance", "semantic")
 

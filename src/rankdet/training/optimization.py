@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from rankdet.recipes import Recipe
-from rankdet.recipes.optimization import SGD, AdamW
+from rankdet.recipes.schema.optimization import SGD, AdamW
 
 _NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -45,22 +45,22 @@ def _trained_parameters(detector: nn.Module) -> Iterator[tuple[bool, nn.Paramete
                 yield name == "bias" or isinstance(module, _NORMALIZATIONS), parameter
 
 
-def scaled_lr(config: SGD | AdamW, pictures: int, scale_lr: bool) -> float:
-    """Learning rate for ``pictures`` per iteration: linear in them where ``scale_lr``.
+def scaled_lr(config: SGD | AdamW, images: int, scale_lr: bool) -> float:
+    """Learning rate for ``images`` per iteration: linear in them where ``scale_lr``.
 
     Examples
     --------
-    >>> scaled_lr(SGD(lr=0.02, reference_batch=16), pictures=4, scale_lr=True)
+    >>> scaled_lr(SGD(lr=0.02, reference_batch=16), images=4, scale_lr=True)
     0.005
     """
-    return config.lr * pictures / config.reference_batch if scale_lr else config.lr
+    return config.lr * images / config.reference_batch if scale_lr else config.lr
 
 
-def build_optimizer(recipe: Recipe, detector: nn.Module, pictures: int) -> Optimizer:
-    """The optimizer of a recipe for ``pictures`` per iteration over all processes and accumulated steps."""
+def build_optimizer(recipe: Recipe, detector: nn.Module, images: int) -> Optimizer:
+    """The optimizer of a recipe for ``images`` per iteration over all processes and accumulated steps."""
     config = recipe.optimizer
     groups = parameter_groups(detector, config.weight_decay, config.decay_norm_and_bias)
-    return config.build(groups, scaled_lr(config, pictures, recipe.runtime.scale_lr))
+    return config.build(groups, scaled_lr(config, images, recipe.runtime.scale_lr))
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

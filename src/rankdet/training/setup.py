@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rankdet.data import CocoDataset, GroupedBatchSampler
+from rankdet.data.categories import category_difference
 from rankdet.recipes import Recipe, validated
+from rankdet.runs.checkpoint import seed_random_numbers
+from rankdet.runs.processes import World
 from rankdet.structures import InputError
-
-from .checkpoint import seed_random_numbers
-from .distributed import World
-from .optimization import build_optimizer, scaled_lr, set_lr
-from .starting import starting_weights
+from rankdet.training.optimization import build_optimizer, scaled_lr, set_lr
+from rankdet.training.starting import starting_weights
 
 FREE_FIELDS = frozenset(
     ["data.folder", "data.workers"]
@@ -41,22 +41,6 @@ def differences(first: Any, second: Any, field: str = "") -> Iterator[tuple[str,
             yield from differences(first.get(name), second.get(name), f"{field}.{name}" if field else name)
     elif first != second:
         yield field, first, second
-
-
-def category_difference(first: Sequence[tuple[Any, ...]], second: Sequence[tuple[Any, ...]]) -> str:
-    """Which pairs (id, name) only one of two data sets has.
-
-    Examples
-    --------
-    >>> category_difference([(1, "cat"), (2, "dog")], [(1, "cat"), (3, "dog")])
-    "2 'dog' only in the first, 3 'dog' only in the second"
-    """
-    parts = [
-        ", ".join(f"{number} {name!r}" for number, name in own if (number, name) not in other) + f" only in the {place}"
-        for own, other, place in ((first, second, "first"), (second, first, "second"))
-        if set(own) - set(other)
-    ]
-    return ", ".join(parts)
 
 
 class Training:
@@ -90,13 +74,13 @@ class Training:
         self.detector = detector.to(world.device)
         if recipe.runtime.channels_last:
             self.detector = self.detector.to(memory_format=torch.channels_last)
-        self.pictures = recipe.data.batch_size * world.size * recipe.runtime.accumulation
+        self.num_images = recipe.data.batch_size * world.size * recipe.runtime.accumulation
         self.num_samples = self.sampler().num_samples
-        self.iterations_per_epoch = math.ceil(self.num_samples / self.pictures)
+        self.iterations_per_epoch = math.ceil(self.num_samples / self.num_images)
         steps = self.iterations_per_epoch * recipe.runtime.accumulation
         self.losses = {head: config.build(steps).to(world.device) for head, config in recipe.losses.items()}
-        self.lr = scaled_lr(recipe.optimizer, self.pictures, recipe.runtime.scale_lr)
-        self.optimizer = build_optimizer(recipe, self.detector, self.pictures)
+        self.lr = scaled_lr(recipe.optimizer, self.num_images, recipe.runtime.scale_lr)
+        self.optimizer = build_optimizer(recipe, self.detector, self.num_images)
         schedule = recipe.schedule
         self.num_iterations = (
             schedule.iterations
@@ -156,8 +140,8 @@ class Training:
         scaled = "scaled from" if self.lr != reference.lr else "as at"
         repeated = "" if self.num_samples == len(self.dataset) else f" ({self.num_samples} with repeated ones)"
         return (
-            f"{recipe.name}: {self.num_iterations} iterations of {self.pictures} pictures ({parts}), "
-            f"{len(self.dataset)} pictures{repeated}, learning rate {self.lr:g} "
-            f"({scaled} {reference.lr:g} at {reference.reference_batch} pictures), "
+            f"{recipe.name}: {self.num_iterations} iterations of {self.num_images} images ({parts}), "
+            f"{len(self.dataset)} images{repeated}, learning rate {self.lr:g} "
+            f"({scaled} {reference.lr:g} at {reference.reference_batch} images), "
             f"{self.world.device}, {recipe.runtime.precision}"
         )

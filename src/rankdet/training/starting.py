@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from rankdet.heads import BoxCoder
 from rankdet.recipes import Recipe, validated
+from rankdet.runs.checkpoint import FOR_DETECTION, load_checkpoint
+from rankdet.runs.folder import find_checkpoint
 from rankdet.structures import InputError
-
-from .checkpoint import FOR_DETECTION, load_checkpoint
-from .runs import find_checkpoint
 
 MOST_NAMED = 12
 """Tensors that the text names; it counts the others."""

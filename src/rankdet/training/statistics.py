@@ -32,9 +32,9 @@ class IntervalStatistics:
         iteration: int,
         terms: Mapping[str, Tensor],
         stats: Mapping[str, Tensor],
-        pictures: Sequence[str],
+        images: Sequence[str],
     ) -> None:
-        """Remember the detached scalars of one iteration and the files of its pictures."""
+        """Remember the detached scalars of one iteration and the files of its images."""
         names = ("loss", *terms, *stats)
         if self._names and names != self._names:
             raise RuntimeError(f"terms or statistics changed their names from {self._names} to {names}")
@@ -42,7 +42,7 @@ class IntervalStatistics:
         values = [value.float() for value in (*terms.values(), *stats.values())]
         total = torch.stack(values[: len(terms)]).sum()
         self._on_device.append(torch.stack([total, *values]))
-        self._iterations.append((iteration, list(pictures)))
+        self._iterations.append((iteration, list(images)))
 
     def has_failed(self, num_steps: int) -> bool:
         """Whether a term of the newest steps is not finite. Waits for the device."""
@@ -55,7 +55,7 @@ class IntervalStatistics:
         Raises
         ------
         DivergenceError
-            When a loss is not finite; names the iteration, the terms and the pictures.
+            When a loss is not finite; names the iteration, the terms and the images.
         """
         if self._on_device:
             rows = torch.stack(self._on_device).cpu()
@@ -69,13 +69,11 @@ class IntervalStatistics:
         if not is_bad.any():
             return
         row = int(is_bad.any(dim=1).nonzero()[0])
-        iteration, pictures = self._iterations[len(self._iterations) - len(rows) + row]
+        iteration, images = self._iterations[len(self._iterations) - len(rows) + row]
         terms = ", ".join(
             f"{name} = {rows[row, column]:g}" for column, name in enumerate(self._names[: self._num_terms])
         )
-        raise DivergenceError(
-            f"the loss is not finite at iteration {iteration}: {terms}; pictures: {', '.join(pictures)}"
-        )
+        raise DivergenceError(f"the loss is not finite at iteration {iteration}: {terms}; images: {', '.join(images)}")
 
     @property
     def names(self) -> tuple[str, ...]:

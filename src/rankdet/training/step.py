@@ -22,7 +22,7 @@ def training_step(
     losses
         The loss of each head, by its name.
     batch
-        Pictures and objects, on the device of the detector.
+        Images and objects, on the device of the detector.
     head_weights
         Factor of the terms of a head; 1 where it is not named.
 

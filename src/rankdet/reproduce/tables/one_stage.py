@@ -5,21 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rankdet.recipes import Recipe
-from rankdet.recipes.detectors import ATSS, PAA
-from rankdet.recipes.losses import (
-    Balancing,
-    CenternessWeights,
-    ConstantBalance,
-    IoUWeights,
-    MagnitudeBalance,
-    NoWeights,
-    RankingWeights,
-    RankSort,
-    ScoreWeights,
-    ValueBalance,
-    Weighting,
-)
-from rankdet.recipes.one_stage import (
+from rankdet.recipes.library.one_stage import (
     alrp_atss_r50_coco,
     alrp_paa_r50_coco,
     ap_atss_r50_coco,
@@ -38,6 +24,20 @@ from rankdet.recipes.one_stage import (
     rs_atss_shapes,
     rs_paa_r50_coco,
     rs_paa_shapes,
+)
+from rankdet.recipes.schema.detectors import ATSS, PAA
+from rankdet.recipes.schema.losses import (
+    Balancing,
+    CenternessWeights,
+    ConstantBalance,
+    IoUWeights,
+    MagnitudeBalance,
+    NoWeights,
+    RankingWeights,
+    RankSort,
+    ScoreWeights,
+    ValueBalance,
+    Weighting,
 )
 
 from ..experiments import COCO, SHAPES, Experiment

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankdet.recipes.solov2 import (
+from rankdet.recipes.library.solov2 import (
     rs_solov2_light_r34_coco,
     rs_solov2_lite0_nuclei,
     rs_solov2_r101_coco,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from rankdet.recipes import Recipe
-from rankdet.recipes.bccd import faster_rcnn_lite0_bccd, rs_faster_rcnn_lite0_bccd
-from rankdet.recipes.cascade_rcnn import (
+from rankdet.recipes.library.bccd import faster_rcnn_lite0_bccd, rs_faster_rcnn_lite0_bccd
+from rankdet.recipes.library.cascade_rcnn import (
     cascade_rcnn_r50_coco,
     cascade_rcnn_shapes,
     rs_cascade_rcnn_r50_coco,
     rs_cascade_rcnn_shapes,
 )
-from rankdet.recipes.coco import (
+from rankdet.recipes.library.coco import (
     ALRP_LOSSES,
     alrp_faster_rcnn_r50_coco,
     augmented,
@@ -24,13 +24,7 @@ from rankdet.recipes.coco import (
     rs_faster_rcnn_r50_coco,
     with_focal,
 )
-from rankdet.recipes.losses import (
-    L1,
-    GIoU,
-    SigmoidCrossEntropy,
-    SoftmaxCrossEntropy,
-)
-from rankdet.recipes.lvis import (
+from rankdet.recipes.library.lvis import (
     faster_rcnn_long_tail_shapes,
     mask_rcnn_long_tail_shapes,
     mask_rcnn_r50_lvis,
@@ -38,7 +32,7 @@ from rankdet.recipes.lvis import (
     rs_mask_rcnn_long_tail_shapes,
     rs_mask_rcnn_r50_lvis,
 )
-from rankdet.recipes.mask_rcnn import (
+from rankdet.recipes.library.mask_rcnn import (
     mask_rcnn_lite0_nuclei,
     mask_rcnn_r50_coco,
     mask_rcnn_shapes,
@@ -46,7 +40,7 @@ from rankdet.recipes.mask_rcnn import (
     rs_mask_rcnn_r50_coco,
     rs_mask_rcnn_shapes,
 )
-from rankdet.recipes.plus import (
+from rankdet.recipes.library.plus import (
     faster_rcnn_plus_r50_coco,
     rs_faster_rcnn_plus_r50_coco,
     rs_faster_rcnn_plus_r101_dcn_3x_coco,
@@ -58,8 +52,14 @@ from rankdet.recipes.plus import (
     rs_mask_rcnn_r101_3x_coco,
     with_carafe,
 )
-from rankdet.recipes.ranking import two_stage_of
-from rankdet.recipes.shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
+from rankdet.recipes.library.ranking import two_stage_of
+from rankdet.recipes.library.shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
+from rankdet.recipes.schema.losses import (
+    L1,
+    GIoU,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+)
 
 from ..experiments import COCO, SHAPES, Experiment
 from .rows import Change, Family, Row

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from rankdet.recipes import Recipe
-from rankdet.recipes.losses import (
+from rankdet.recipes.library.yolact import (
+    rs_yolact_lite0_nuclei,
+    rs_yolact_r50_coco,
+    rs_yolact_shapes,
+    yolact_lite0_nuclei,
+    yolact_of,
+    yolact_r50_coco,
+    yolact_shapes,
+)
+from rankdet.recipes.schema.losses import (
     BinaryLabel,
     DiceLabel,
     IoULabel,
@@ -12,15 +21,6 @@ from rankdet.recipes.losses import (
     MeanLabel,
     RankSort,
     SoftmaxCrossEntropy,
-)
-from rankdet.recipes.yolact import (
-    rs_yolact_lite0_nuclei,
-    rs_yolact_r50_coco,
-    rs_yolact_shapes,
-    yolact_lite0_nuclei,
-    yolact_of,
-    yolact_r50_coco,
-    yolact_shapes,
 )
 
 from ..experiments import NUCLEI

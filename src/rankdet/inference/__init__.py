@@ -1,0 +1,1 @@
+"""Running a trained detector: loading, detection, evaluation, drawing, profiling."""

@@ -1,0 +1,97 @@
+"""Images in, annotated images and COCO JSON out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hotcoco import mask as rle
+
+from rankdet.inference.evaluation import coco_results
+from rankdet.inference.loading import above, check_images, detect_images, find_images, load_detector
+from rankdet.report import draw_detections, write_image
+from rankdet.runs.folder import output_folder, write_json
+from rankdet.structures import InputError, Source
+
+
+def detect_and_draw(
+    checkpoint: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    threshold: float | None,
+    device: torch.device,
+    report: Callable[[str], None],
+) -> Path:
+    """Write annotated images and ``detections.json`` into ``out``; nothing is written where any input is bad.
+
+    Parameters
+    ----------
+    checkpoint
+        A checkpoint, or a run folder.
+    inputs
+        Images and folders of images.
+    out
+        Folder to write into. ``detections.json`` holds images, categories and all detections with their scores, and
+        as run lengths their masks where the detector finds them.
+    threshold
+        Score from which detections are drawn; None: each class from its LRP-optimal threshold.
+    device
+        Where to compute.
+    report
+        Is told what is drawn.
+
+    Raises
+    ------
+    InputError
+        When the checkpoint or an image cannot be read (all broken images are named at once), when a drawing would
+        take the place of an image, and when ``out`` cannot be written into.
+    """
+    trained = load_detector(checkpoint, device)
+    paths = find_images(inputs)
+    drawings = _names_of_drawings(paths)
+    _check_places([out / name for name in (*drawings, "detections.json")], paths)
+    check_images(paths)
+    thresholds = trained.drawing_thresholds(threshold)
+    if threshold is None and trained.thresholds is None:
+        report(f"no evaluation has stored thresholds in {trained.path}; drawing from score {thresholds[0]:g} on")
+    names = [name for _, name in trained.categories]
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    with output_folder(out), tempfile.TemporaryDirectory(dir=out) as beside:
+        for number, (path, pixels, detection) in enumerate(detect_images(trained, paths), start=1):
+            source = Source(number, str(path), (pixels.shape[1], pixels.shape[2]))
+            images.append({"id": number, "file_name": str(path), "height": source.size[0], "width": source.size[1]})
+            for record in coco_results(source, detection, [category for category, _ in trained.categories]):
+                area = record["bbox"][2] * record["bbox"][3]
+                if "segmentation" in record:
+                    area = int(rle.area(record["segmentation"]))
+                annotations.append({"id": len(annotations) + 1, **record, "area": area, "iscrowd": 0})
+            drawn = above(detection, thresholds)
+            write_image(Path(beside) / drawings[number - 1], draw_detections(pixels, drawn, names))
+            report(f"{path}: {len(drawn.scores)} drawn of {len(detection.scores)}")
+        categories = [{"id": category, "name": name} for category, name in trained.categories]
+        document = {"images": images, "categories": categories, "annotations": annotations}
+        write_json(Path(beside) / "detections.json", document)
+        for file in sorted(Path(beside).iterdir()):
+            file.replace(out / file.name)
+    return out
+
+
+def _names_of_drawings(paths: Sequence[Path]) -> list[str]:
+    """A file name for each image; a number keeps images of one name from different folders apart."""
+    if len({path.stem for path in paths}) == len(paths):
+        return [f"{path.stem}.png" for path in paths]
+    return [f"{path.stem}_{number}.png" for number, path in enumerate(paths, start=1)]
+
+
+def _check_places(files: Sequence[Path], images: Sequence[Path]) -> None:
+    """Raise InputError where a file would replace an image, or the link that leads to it, or a folder."""
+    kept = {path.resolve() for path in images} | {path.parent.resolve() / path.name for path in images}
+    for file in files:
+        if file.parent.resolve() / file.name in kept or file.resolve() in kept:
+            raise InputError(f"{file} is one of the images and would be overwritten; give another --out")
+        if file.is_dir():
+            raise InputError(f"{file} is a folder, in the place of a file to write; give another --out")

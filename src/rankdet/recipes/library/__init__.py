@@ -1,0 +1,1 @@
+"""Every experiment by name, a file per detector, data set or variation."""

@@ -1,0 +1,1 @@
+"""The model of a recipe: every field, its type and its default."""

@@ -1,0 +1,129 @@
+"""One process or many: what ``torchrun`` started is found in the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rankdet.structures import InputError
+
+T = TypeVar("T")
+ELSEWHERE = "another process stopped; see its message"
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run and the device of this one.
+
+    Parameters
+    ----------
+    rank, size
+        This process and the number of processes.
+    device
+        Where this process keeps its tensors.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """The picklable ``value`` of every process, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[T | None] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
+    def highest(self, value: int) -> int:
+        """The largest ``value`` of all processes; waits for the hosts, never for a device."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return int(shared)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Where one process raises InputError inside, every process raises InputError at the end: none waits for it."""
+        error = None
+        try:
+            yield
+        except InputError as raised:
+            error = raised
+        if self.highest(error is not None):
+            raise error or InputError(ELSEWHERE)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of a host tensor over all processes."""
+        if self.size == 1:
+            return values
+        shared = values.clone()
+        dist.all_reduce(shared)
+        return shared / self.size
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give the buffers of ``module`` the values of the main process, such as running statistics of its images."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        self.highest(0)
+
+
+@contextmanager
+def joined_world(device: str) -> Iterator[World]:
+    """The world that ``torchrun`` describes in the environment, or a world of one; left again at the end.
+
+    Parameters
+    ----------
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+
+    Raises
+    ------
+    InputError
+        When CUDA is asked for and there is none, or the environment describes no world that can be joined.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise InputError("the device shall be cuda, but torch finds no GPU; take cpu or auto")
+    rank, size = _from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1)
+    chosen = torch.device("cpu")
+    if device != "cpu" and has_cuda:
+        chosen = torch.device("cuda", _from_environment("LOCAL_RANK", 0))
+        torch.cuda.set_device(chosen)
+    if size == 1:
+        yield World(0, 1, chosen)
+        return
+    # Small host-side messages (stop requests, statistics, random states) always take gloo, so that they never make a
+    # host wait for its GPU.
+    try:
+        dist.init_process_group("gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl")
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"cannot join the {size} processes of WORLD_SIZE: {error}") from error
+    try:
+        yield World(rank, size, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def _from_environment(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise InputError(f"{name}={value} in the environment is no number; torchrun sets it, otherwise unset it")
+    return int(value)
