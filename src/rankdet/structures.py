@@ -141,11 +141,20 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """What the data hands to a detector: B images, B targets, B sources."""
+    """What a detector is trained or evaluated on: images with their targets.
+
+    Parameters
+    ----------
+    images, targets, sources
+        B images, the objects of each, and where each comes from.
+    skipped
+        Paths of files that could not be decoded, and in whose place other images are in the batch.
+    """
 
     images: Images
     targets: tuple[Target, ...]
     sources: tuple[Source, ...]
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.targets) == len(self.sources):

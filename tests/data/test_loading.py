@@ -41,6 +41,17 @@ def test_collate_pads_below_and_right_with_zeros(folder):
     assert collate(samples[:1], divisor=1).images.pixels.shape == (1, 3, 48, 64)
 
 
+def test_batch_names_the_files_that_its_images_stand_in_for(folder):
+    (folder.images / "10.png").write_bytes(b"no image")
+    (folder.images / "12.png").unlink()
+    dataset = folder.dataset(skip_unreadable=True)
+    sampler = [[SampleKey(0, 0), SampleKey(1, 0)], [SampleKey(2, 0)]]
+    batches = list(islice(build_training_loader(dataset, sampler, workers=1, pin_memory=True), 2))
+    assert batches[0].skipped == (str(folder.images / "10.png"), str(folder.images / "12.png"))
+    assert batches[1].to("cpu").skipped == (str(folder.images / "12.png"),)
+    assert [source.image_id for source in batches[0].sources] == [13, 11]
+
+
 def test_batches_are_the_same_for_any_number_of_workers_and_any_start(folder):
     dataset = folder.dataset(Transforms(KeepRatio(100, (30, 40)), 0.5, 0.5), with_masks=True)
     streams = []

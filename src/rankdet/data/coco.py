@@ -175,10 +175,6 @@ class CocoDataset(Dataset[Sample]):
         """Objects in all images."""
         return len(self._labels)
 
-    def label_counts(self) -> list[int]:
-        """Objects of each of the C labels."""
-        return np.bincount(self._labels, minlength=len(self.categories)).tolist()
-
     def repeats(self, threshold: float) -> NDArray[np.int64]:
         """(N,) how often each image is in an epoch for rare classes to be seen: ⌈r(I)⌉ of `repeat_factors`."""
         images = np.repeat(np.arange(len(self)), np.diff(self._ends))

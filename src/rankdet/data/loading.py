@@ -28,7 +28,7 @@ def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
     Returns
     -------
     Batch
-        B images (uint8), targets and sources.
+        B images (uint8), targets and sources, and the files that the samples skipped.
     """
     sizes = tuple((sample.image.shape[1], sample.image.shape[2]) for sample in samples)
     height, width = (math.ceil(max(sides) / divisor) * divisor for sides in zip(*sizes, strict=True))
@@ -39,6 +39,7 @@ def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
         Images(pixels, sizes),
         tuple(sample.target for sample in samples),
         tuple(sample.source for sample in samples),
+        tuple(path for sample in samples for path in sample.skipped),
     )
 
 
