@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -54,12 +54,44 @@ class Range:
         return None
 
 
+@dataclass(frozen=True)
+class Ascending:
+    """Metadata of two limits: the first must not be the higher one.
+
+    Examples
+    --------
+    >>> Ascending().mistake((2.0, 1.0))
+    'must be two limits, the lower one first'
+    """
+
+    def mistake(self, values: Sequence[float]) -> str | None:
+        """What is wrong with ``values`` in words, or None."""
+        return "must be two limits, the lower one first" if values[0] > values[1] else None
+
+
+@dataclass(frozen=True)
+class NotEmpty:
+    """Metadata of a tuple: it has at least one entry.
+
+    Examples
+    --------
+    >>> NotEmpty().mistake(())
+    'must have at least one entry'
+    """
+
+    def mistake(self, values: Sequence[Any]) -> str | None:
+        """What is wrong with ``values`` in words, or None."""
+        return None if values else "must have at least one entry"
+
+
 Finite = Annotated[float, Range()]
 NonNegative = Annotated[float, Range(ge=0)]
 Positive = Annotated[float, Range(gt=0)]
 Fraction = Annotated[float, Range(ge=0, le=1)]
 Count = Annotated[int, Range(ge=1)]
 CountOrZero = Annotated[int, Range(ge=0)]
+Byte = Annotated[float, Range(ge=0, le=255)]
+"""The value of a color channel."""
 
 
 def checked(part: Part) -> Part:
@@ -92,19 +124,20 @@ def checked(part: Part) -> Part:
         if not hints:  # not when the class is made: what its annotations name may still be undefined
             hints.update(get_type_hints(construct, include_extras=True))
         for name, value in signature.bind(self, *args, **kwargs).arguments.items():
-            for number, mistake in _mistakes(value, hints.get(name)):
-                raise ValueError(f"{type(self).__name__}: {name} {mistake}, got {number!r}")
+            for part_of_value, mistake in _mistakes(value, hints.get(name)):
+                raise ValueError(f"{type(self).__name__}: {name} {mistake}, got {part_of_value!r}")
         construct(self, *args, **kwargs)
 
     part.__init__ = checking  # type: ignore[misc]
     return part
 
 
-def _mistakes(value: Any, annotation: Any) -> Iterator[tuple[float, str]]:
-    """The numbers in ``value`` that are outside of the ranges of ``annotation``, and what is wrong with each."""
+def _mistakes(value: Any, annotation: Any) -> Iterator[tuple[Any, str]]:
+    """The parts of ``value`` that are outside of the ranges of ``annotation``, and what is wrong with each."""
     if get_origin(annotation) is Annotated:
         for limits in annotation.__metadata__:
-            if isinstance(limits, Range) and isinstance(value, int | float):
+            is_number = isinstance(limits, Range) and isinstance(value, int | float)
+            if is_number or (isinstance(limits, Ascending | NotEmpty) and isinstance(value, tuple | list)):
                 mistake = limits.mistake(value)
                 if mistake is not None:
                     yield value, mistake

@@ -107,7 +107,7 @@ def test_message_is_one_line_also_from_a_worker(folder, workers):
 
 def test_workers_use_one_thread(folder):
     before = torch.get_num_threads()
-    loader = build_test_loader(folder.dataset(Transforms(KeepRatio())), workers=1)
+    loader = build_test_loader(folder.dataset(Transforms(KeepRatio(1333, (800,)))), workers=1)
     assert loader.worker_init_fn is not None
     assert len(list(loader)) == 4
     assert torch.get_num_threads() == before

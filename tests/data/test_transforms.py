@@ -13,7 +13,7 @@ from rankdet.data import FixedSize, KeepRatio, Placement, Transforms
     [((480, 640), (800, 1067)), ((640, 480), (1067, 800)), ((500, 500), (800, 800)), ((300, 1000), (400, 1333))],
 )
 def test_ratio_is_kept_within_1333_by_800(size, expected):
-    assert KeepRatio().size(size) == expected
+    assert KeepRatio(1333, (800,)).size(size) == expected
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.floats(0, 0.999))
@@ -41,11 +41,20 @@ def test_flips_come_with_their_probability():
 
 
 def test_impossible_numbers_are_refused():
-    for broken in (lambda: KeepRatio(100, ()), lambda: KeepRatio(0), lambda: FixedSize(0, 5)):
-        with pytest.raises(ValueError, match="at least one pixel"):
+    with pytest.raises(ValueError, match="KeepRatio: shorts must have at least one entry"):
+        KeepRatio(100, ())
+    for broken in (lambda: KeepRatio(0, (1,)), lambda: KeepRatio(1, (0,)), lambda: FixedSize(0, 5)):
+        with pytest.raises(ValueError, match="must be at least 1, got 0"):
             broken()
-    with pytest.raises(ValueError, match="probabilities"):
+    with pytest.raises(ValueError, match="Transforms: horizontal_flip must be at most 1"):
         Transforms(horizontal_flip=1.5)
+
+
+def test_detection_has_one_short_side():
+    several = KeepRatio(1333, (640, 800))
+    assert several.for_detection().shorts == (800,)
+    assert KeepRatio(1333, (640, 800), test_short=700).for_detection().size((100, 100)) == (700, 700)
+    assert FixedSize(5, 6).for_detection() == FixedSize(5, 6)
 
 
 @settings(max_examples=30, deadline=None)

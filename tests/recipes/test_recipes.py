@@ -568,9 +568,9 @@ def test_yolact_on_coco_has_the_numbers_of_the_paper():
     assert standard.data.min_object == 4
     transforms = standard.data.build_transforms(training=True)
     assert transforms.distortion == PhotometricDistortion(32, (0.5, 1.5), (0.5, 1.5), 18)
-    assert transforms.expansion == Expansion(0.5, (1, 4))
+    assert transforms.expansion == Expansion(transforms.expansion.fill, 0.5, (1, 4))
     assert transforms.crop == MinIoUCrop((0.1, 0.3, 0.5, 0.7, 0.9, 0), 0.3, (0.5, 2))
-    assert transforms.fill == standard.detector.backbone.mean == (123.68, 116.78, 103.94)
+    assert transforms.expansion.fill == standard.detector.backbone.mean == (123.68, 116.78, 103.94)
     assert (transforms.horizontal_flip, transforms.vertical_flip) == (0.5, 0)
     loss = standard.losses["dense"]
     assert (loss.hard_negatives, loss.box_loss.beta, loss.box_loss.weight) == (3, 1, 1.5)

@@ -6,7 +6,7 @@ Legend: G objects of an image, T trials. Everything is drawn from torch's global
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 from torchvision.transforms.v2 import RandomZoomOut
 from torchvision.transforms.v2 import functional as F
 
-Range = tuple[float, float]
+from rankdet.ranges import Ascending, Byte, Count, Fraction, NonNegative, Positive, Range, checked
 
 
 class Window(NamedTuple):
@@ -47,33 +47,33 @@ class Window(NamedTuple):
         return shown
 
 
+@checked
 @dataclass(frozen=True)
 class Expansion:
-    """Put the image somewhere on a larger canvas: objects become smaller.
+    """Put the image somewhere on a larger canvas, so that objects become smaller.
 
     Parameters
     ----------
+    fill
+        Color of the canvas (0–255): the mean that the backbone subtracts.
     probability
-        How often.
+        Probability of a canvas.
     ratios
         Smallest and largest side of the canvas, in sides of the image; both sides grow alike.
 
     Raises
     ------
     ValueError
-        When the probability is outside of [0, 1] or a ratio is below 1.
+        When a number is out of its range.
 
     Notes
     -----
     torchvision's ``RandomZoomOut`` draws the canvas.
     """
 
-    probability: float = 0.5
-    ratios: Range = (1.0, 4.0)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or not 1 <= self.ratios[0] <= self.ratios[1]:
-            raise ValueError(f"a probability lies in [0, 1], and a canvas is no smaller than its image: {self}")
+    fill: tuple[Byte, Byte, Byte]
+    probability: Fraction = 0.5
+    ratios: Annotated[tuple[Annotated[float, Range(ge=1)], Annotated[float, Range(ge=1)]], Ascending()] = (1.0, 4.0)
 
     def draw(self, size: tuple[int, int]) -> Window:
         """The canvas around an image of ``size`` (height, width), or the image itself."""
@@ -87,29 +87,31 @@ class Expansion:
         return Window(-left, -top, width + right, height + bottom)
 
 
+@checked
 @dataclass(frozen=True)
 class MinIoUCrop:
-    """Cut out a part that overlaps every object enough, for one of several ideas of enough.
+    """Cut out a part of the image or of its canvas that overlaps the box of every object enough.
 
-    One of ``ious``, or to leave everything as it is, is drawn, then up to ``trials`` parts until one is fine: its IoU
-    with the box of every object is at least the number drawn, and the center of some object lies in it. If none is,
-    all is drawn anew. Objects whose centers lie outside of the part are no longer there (:func:`holds_center`).
+    A minimum IoU is drawn from ``ious``, or the choice to keep everything. Then up to ``trials`` parts are drawn until
+    one fits: its IoU with the box of every object reaches the minimum, and the center of some object lies in it. If
+    none fits, a minimum is drawn anew. Objects whose centers lie outside of the part are left out
+    (:func:`holds_center`).
 
     Parameters
     ----------
     ious
-        What may be asked of the IoU of the part with the box of each object.
+        Minimum IoUs of the part with the box of each object, in [0, 1).
     shortest
-        Shortest side of a part, in sides of what it is cut from.
+        Shortest side of a part, as a fraction of the side that it is cut from.
     aspects
         Smallest and largest ratio of height to width.
     trials
-        T, parts that are drawn for one number.
+        T, the parts that are drawn for one minimum IoU.
 
     Raises
     ------
     ValueError
-        When there is nothing to draw, or a number is out of its range.
+        When a number is out of its range.
 
     Notes
     -----
@@ -117,15 +119,10 @@ class MinIoUCrop:
     must, as in the published code of YOLACT and aLRP Loss.
     """
 
-    ious: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
-    shortest: float = 0.3
-    aspects: Range = (0.5, 2.0)
-    trials: int = 50
-
-    def __post_init__(self) -> None:
-        is_sound = all(0 <= iou < 1 for iou in self.ious) and 0 < self.shortest <= 1 and self.trials >= 1
-        if not is_sound or not 0 < self.aspects[0] <= self.aspects[1]:
-            raise ValueError(f"IoUs lie in [0, 1), sides in (0, 1], and aspects ascend from above 0: {self}")
+    ious: tuple[Annotated[float, Range(ge=0, lt=1)], ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
+    shortest: Annotated[float, Range(gt=0, le=1)] = 0.3
+    aspects: Annotated[tuple[Positive, Positive], Ascending()] = (0.5, 2.0)
+    trials: Count = 50
 
     def draw(self, window: Window, boxes: Tensor) -> Window:
         """A part of ``window``, or all of it, for the boxes (G, 4) of an image, xyxy in the same pixels."""
@@ -169,20 +166,21 @@ def holds_center(windows: Tensor, boxes: Tensor) -> Tensor:
     return ((windows[..., :2] < centers) & (centers < windows[..., 2:])).all(dim=-1)
 
 
+@checked
 @dataclass(frozen=True)
 class PhotometricDistortion:
-    """Change the colors of an image, each in one of two images: brightness, contrast, saturation, hue, channels.
+    """Change the colors of an image: brightness, contrast, saturation, hue, order of the channels, each in one of two.
 
     Parameters
     ----------
     brightness
         Largest change of all values, which lie in 0 … 255.
     contrast
-        Smallest and largest factor of all values; it comes before saturation and hue, or after.
+        Smallest and largest factor of all values, applied before saturation and hue, or after them.
     saturation
         Smallest and largest factor of the saturation (of hue, saturation and value).
     hue
-        Largest turn of the hue, in degrees.
+        Largest rotation of the hue, in degrees from 0 to 180.
 
     Raises
     ------
@@ -196,15 +194,10 @@ class PhotometricDistortion:
     that to the gray of a pixel. Differs from that code: values are cut off at 0 and 255.
     """
 
-    brightness: float = 32.0
-    contrast: Range = (0.5, 1.5)
-    saturation: Range = (0.5, 1.5)
-    hue: float = 18.0
-
-    def __post_init__(self) -> None:
-        are_ordered = all(0 <= low <= high for low, high in (self.contrast, self.saturation))
-        if not are_ordered or self.brightness < 0 or not 0 <= self.hue <= 180:
-            raise ValueError(f"factors ascend from 0, brightness is not negative and hue in 0 … 180: {self}")
+    brightness: NonNegative = 32.0
+    contrast: Annotated[tuple[NonNegative, NonNegative], Ascending()] = (0.5, 1.5)
+    saturation: Annotated[tuple[NonNegative, NonNegative], Ascending()] = (0.5, 1.5)
+    hue: Annotated[float, Range(ge=0, le=180)] = 18.0
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """The image (3, h, w), uint8 RGB, in other colors."""
@@ -232,5 +225,5 @@ class PhotometricDistortion:
         return values.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _between(limits: Range, share: float) -> float:
+def _between(limits: tuple[float, float], share: float) -> float:
     return limits[0] + (limits[1] - limits[0]) * share

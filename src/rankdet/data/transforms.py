@@ -3,7 +3,8 @@
 Legend: G objects of an image. Sizes are (height, width) in pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor
@@ -12,22 +13,25 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window, holds_center
+from rankdet.ranges import Count, Fraction, NotEmpty, checked
 
 Color = tuple[float, float, float]
 """Red, green and blue in 0 … 255."""
 
 
+@checked
 @dataclass(frozen=True)
 class KeepRatio:
-    """Resize to the largest size that fits into ``long`` × ``short`` and keeps the ratio of the sides (spec 2.7).
+    """Resize to the largest size within the limits that keeps the ratio of the sides.
 
     Parameters
     ----------
     long
-        The longer side is at most this, in pixels.
+        Largest longer side in pixels.
     shorts
-        The shorter side is at most one of these, in pixels; several are the scales of multi-scale training, one of
-        which is drawn for each image.
+        Largest shorter side in pixels; of several, one is drawn for each training image.
+    test_short
+        Largest shorter side in pixels in detection; None: the last of ``shorts``.
 
     Raises
     ------
@@ -40,12 +44,9 @@ class KeepRatio:
     ((800, 1067), (1333, 267))
     """
 
-    long: int = 1333
-    shorts: tuple[int, ...] = (800,)
-
-    def __post_init__(self) -> None:
-        if not self.shorts or min(self.long, *self.shorts) < 1:
-            raise ValueError(f"sides of a resized image must be at least one pixel: {self}")
+    long: Count
+    shorts: Annotated[tuple[Count, ...], NotEmpty()]
+    test_short: Count | None = None
 
     def size(self, size: tuple[int, int], choice: float = 0.0) -> tuple[int, int]:
         """The new (height, width); ``choice`` in [0, 1) picks one of ``shorts``."""
@@ -54,15 +55,22 @@ class KeepRatio:
         # Very long images would otherwise lose their short side.
         return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
+    def for_detection(self) -> Self:
+        """The same resizing with the one shorter side of detection."""
+        return replace(self, shorts=(self.test_short or self.shorts[-1],))
 
+
+@checked
 @dataclass(frozen=True)
 class FixedSize:
-    """Resize to one size whatever the ratio of the sides.
+    """Resize to one size, whatever the ratio of the sides.
 
     Parameters
     ----------
-    height, width
-        The new sides in pixels.
+    height
+        New height in pixels.
+    width
+        New width in pixels.
 
     Raises
     ------
@@ -70,16 +78,16 @@ class FixedSize:
         When a side is below one pixel.
     """
 
-    height: int
-    width: int
-
-    def __post_init__(self) -> None:
-        if min(self.height, self.width) < 1:
-            raise ValueError(f"sides of a resized image must be at least one pixel: {self}")
+    height: Count
+    width: Count
 
     def size(self, size: tuple[int, int], choice: float = 0.0) -> tuple[int, int]:
         """The new (height, width)."""
         return self.height, self.width
+
+    def for_detection(self) -> Self:
+        """The same size."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,7 @@ class Placement:
         return F.vertical_flip(values) if self.vertical_flip else values
 
 
+@checked
 @dataclass(frozen=True)
 class Transforms:
     """What is done to the images of a data set, in this order: colors, canvas, crop, resize, flips.
@@ -191,13 +200,11 @@ class Transforms:
         A larger canvas, or None.
     crop
         A part of the image or of its canvas, or None.
-    fill
-        Color of the canvas.
 
     Raises
     ------
     ValueError
-        When a probability is outside of [0, 1] or the color of 0 … 255.
+        When a probability is outside of [0, 1].
 
     Examples
     --------
@@ -207,18 +214,11 @@ class Transforms:
     """
 
     resize: KeepRatio | FixedSize | None = None
-    horizontal_flip: float = 0.0
-    vertical_flip: float = 0.0
+    horizontal_flip: Fraction = 0.0
+    vertical_flip: Fraction = 0.0
     distortion: PhotometricDistortion | None = None
     expansion: Expansion | None = None
     crop: MinIoUCrop | None = None
-    fill: Color = (0.0, 0.0, 0.0)
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.horizontal_flip <= 1 and 0 <= self.vertical_flip <= 1):
-            raise ValueError(f"probabilities lie in [0, 1]: {self}")
-        if not all(0 <= value <= 255 for value in self.fill):
-            raise ValueError(f"values of a color lie in 0 … 255: {self}")
 
     def place(self, size: tuple[int, int], boxes: Tensor | None = None) -> Placement:
         """Draw what happens to an image of ``size`` (height, width), from torch's global random state.
@@ -240,7 +240,7 @@ class Transforms:
             horizontal_flip=horizontal < self.horizontal_flip,
             vertical_flip=vertical < self.vertical_flip,
             window=window,
-            fill=self.fill,
+            fill=(0.0, 0.0, 0.0) if self.expansion is None else self.expansion.fill,
         )
 
     def recolored(self, pixels: Tensor) -> Tensor:

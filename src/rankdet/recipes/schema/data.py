@@ -96,7 +96,7 @@ class Expansion(Config):
         """The expansion itself."""
         from rankdet.data import Expansion
 
-        return Expansion(self.probability, self.ratios)
+        return Expansion(self.fill, self.probability, self.ratios)
 
 
 class MinIoUCrop(Config):
@@ -182,7 +182,6 @@ class Data(Config):
             distortion=None if self.distortion is None else self.distortion.build(),
             expansion=None if self.expansion is None else self.expansion.build(),
             crop=None if self.crop is None else self.crop.build(),
-            fill=(0.0, 0.0, 0.0) if self.expansion is None else self.expansion.fill,
         )
 
     def build_training_dataset(self, with_masks: bool = False) -> CocoDataset:
