@@ -21,6 +21,11 @@ IGNORED = -1
 """The label of a candidate that takes part in nothing."""
 
 
+def is_class(labels: Tensor, num_classes: int) -> Tensor:
+    """Whether each label is a class 0 … C−1, so neither background nor ignored; bool of the shape of ``labels``."""
+    return (labels >= 0) & (labels < num_classes)
+
+
 class InputError(ValueError):
     """Bad input of a user: one clear message that names the file, record or field."""
 
@@ -400,6 +405,8 @@ class Candidates:
     per_image
         B numbers that add up to M: the candidates of each image, in their order, for losses that choose among those
         of an image.
+    rows
+        (P,) int64, ascending: which candidates are positives, from a head that knows; None has the loss look for them.
 
     Raises
     ------
@@ -418,6 +425,7 @@ class Candidates:
     centerness: Tensor | None = None
     box_shares: Tensor | None = None
     per_image: tuple[int, ...] | None = None
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.logits.ndim != 2 or self.labels.shape != self.logits.shape[:1]:
@@ -446,6 +454,16 @@ class Candidates:
             raise ValueError(
                 f"head {self.head!r}: per_image {self.per_image} does not add up to {len(self.labels)} candidates"
             )
+        if self.rows is not None and (self.rows.ndim != 1 or self.rows.dtype != torch.int64):
+            raise ValueError(
+                f"head {self.head!r}: rows {tuple(self.rows.shape)} of {self.rows.dtype} must be (P,) int64"
+            )
+
+    @property
+    def is_positive(self) -> Tensor:
+        """(M,) bool: which candidates are positives, by their labels."""
+        # Not cached: torch.compile cannot trace functools.cached_property, and two comparisons of M labels are cheap.
+        return is_class(self.labels, self.num_classes)
 
 
 def check_matched(name: str, pairs: Matched) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -87,6 +89,28 @@ def test_a_wrong_number_of_positives_is_noticed_without_waiting(num_positives: i
     assert is_wrong
     assert rows.shape == (num_positives,)
     assert ((rows >= 0) & (rows < 4)).all()
+
+
+@pytest.mark.parametrize("labels", [[3, 0, -1, 2], [0], [], [3, 3], [1, 1, 1]])
+def test_rows_of_a_head_that_knows_them_are_those_found_by_counting(labels: list[int]) -> None:
+    candidates = make_candidates(labels)
+    expected = find_positives(candidates).rows
+    found = find_positives(replace(candidates, rows=expected))
+    assert torch.equal(found.rows, expected)
+    assert torch.equal(found.logits, candidates.logits[expected])
+
+
+@pytest.mark.parametrize("rows", [[1], [1, 2], [3, 1], [1, 1], [1, 3, 3], [1, 4], [-1, 3], []])
+def test_rows_that_are_not_those_of_the_positives_are_refused(rows: list[int]) -> None:
+    wrong = replace(make_candidates([3, 0, -1, 2]), rows=torch.tensor(rows, dtype=torch.int64))
+    with pytest.raises(ValueError, match="head 'head': rows are not those of the positives"):
+        find_positives(wrong)
+
+
+@pytest.mark.parametrize("rows", [torch.zeros(2), torch.zeros(2, 1, dtype=torch.int64)])
+def test_rows_are_int64_numbers_of_candidates(rows: Tensor) -> None:
+    with pytest.raises(ValueError, match="head 'head': rows"):
+        replace(make_candidates([0, 1]), rows=rows)
 
 
 @pytest.mark.parametrize("centerness", [torch.rand(3), torch.rand(2, 1), torch.rand(())])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -201,6 +202,20 @@ def test_compiled_modules_turn_a_wrong_number_of_boxes_into_nan(change: int) -> 
     positives = Compiled(find_positives)(wrong)
     assert positives.overlap.iou.isnan().all()
     assert positives.logits.isnan().all()
+
+
+@pytest.mark.parametrize("change", [-1, 0, 1])
+def test_compiled_modules_turn_wrong_rows_into_nan(change: int) -> None:
+    """In eager mode they raise; a graph does not look."""
+    candidates = candidates_of(draw(50))
+    rows = candidates.is_positive.nonzero().squeeze(1)
+    given = replace(candidates_of(draw(50)), rows=rows + change * (rows == rows[2]))
+    positives = Compiled(find_positives)(given)
+    if change == 0:
+        assert torch.equal(positives.logits, candidates.logits.detach()[rows])
+    else:
+        assert positives.overlap.iou.isnan().all()
+        assert positives.logits.isnan().all()
 
 
 def has_compiler() -> bool:

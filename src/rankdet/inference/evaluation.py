@@ -161,8 +161,8 @@ def rank_qualities(candidates: Candidates) -> tuple[Tensor, Tensor]:
     pairs = candidates.masks if candidates.boxes is None else candidates.boxes
     if pairs is None:
         raise ValueError(f"head {candidates.head!r} has neither boxes nor masks")
-    is_positive = (candidates.labels >= 0) & (candidates.labels < candidates.num_classes)
-    labels, logits = candidates.labels[is_positive], candidates.logits[is_positive].float()
+    rows = candidates.is_positive if candidates.rows is None else candidates.rows
+    labels, logits = candidates.labels[rows], candidates.logits[rows].float()
     if pairs.rows is not None:
         labels, logits = labels[pairs.rows], logits[pairs.rows]
     # One logit more than classes: softmax with the background last.

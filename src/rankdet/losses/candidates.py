@@ -54,9 +54,9 @@ def find_positives(candidates: Candidates, dice_epsilon: float = DICE_EPSILON) -
     Raises
     ------
     ValueError
-        When there is not one pair of boxes (or deltas, or masks without rows) per positive. On a GPU, where counting
-        would wait for the device, and where torch compiles, their logits and overlaps are NaN instead, and so is a loss
-        made of either.
+        When there is not one pair of boxes (or deltas, or masks without rows) per positive, or ``candidates.rows`` are
+        not its positives. On a GPU, where counting would wait for the device, and where torch compiles, their logits
+        and overlaps are NaN instead, and so is a loss made of either.
 
     Examples
     --------
@@ -69,11 +69,17 @@ def find_positives(candidates: Candidates, dice_epsilon: float = DICE_EPSILON) -
     >>> positives.rows, positives.logits, positives.overlap.iou
     (tensor([1]), tensor([[-3.,  0.]]), tensor([0.5000]))
     """
-    num_positives = _num_positives(candidates)
-    if num_positives is not None and (candidates.labels.is_cuda or torch.compiler.is_compiling()):
+    num_positives, is_wrong = _num_positives(candidates), None
+    waits = not (candidates.labels.is_cuda or torch.compiler.is_compiling())
+    if candidates.rows is not None:
+        rows, is_wrong = checked_rows(candidates, candidates.rows)
+        if waits and bool(is_wrong):
+            raise ValueError(f"head {candidates.head!r}: rows are not those of the positives among its labels")
+        is_wrong = None if waits else is_wrong
+    elif num_positives is not None and not waits:
         rows, is_wrong = static_rows(candidates, num_positives)
     else:
-        rows, is_wrong = positive_rows(candidates), None
+        rows = candidates.is_positive.nonzero().squeeze(1)
     boxes, masks = candidates.boxes, candidates.masks
     for field, pairs in (("boxes", boxes), ("deltas", candidates.deltas)):
         if pairs is not None:
@@ -89,14 +95,24 @@ def find_positives(candidates: Candidates, dice_epsilon: float = DICE_EPSILON) -
     return Positives(rows, logits, overlap, dice)
 
 
-def positive_rows(candidates: Candidates) -> Tensor:
-    """(P,) int64: the rows of the positives, ascending. On a GPU this waits for the device."""
-    return _is_positive(candidates).nonzero().squeeze(1)
+def checked_rows(candidates: Candidates, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The (P,) rows, all inside of the candidates, and whether they are not the positives (scalar bool).
+
+    This waits for no device.
+    """
+    inside = rows.clamp(0, max(len(candidates.labels) - 1, 0))
+    found = candidates.is_positive
+    are_all = found.sum() == len(rows)
+    is_right = found[inside].all() & (rows == inside).all() & (rows.diff() > 0).all() & are_all
+    return inside, ~is_right
 
 
 def static_rows(candidates: Candidates, num_positives: int) -> tuple[Tensor, Tensor]:
-    """The same where P is known beforehand, and whether P was wrong (scalar bool); this waits for nothing."""
-    found = torch.nonzero_static(_is_positive(candidates), size=num_positives + 1, fill_value=-1).squeeze(1)
+    """The (P,) rows of the positives, where P is known, and whether P was wrong (scalar bool).
+
+    This waits for no device.
+    """
+    found = torch.nonzero_static(candidates.is_positive, size=num_positives + 1, fill_value=-1).squeeze(1)
     # One row too many is asked for: it must be missing, and the one before it must not.
     is_wrong = (found[-1] >= 0) | (found[:-1] < 0).any()
     return found[:-1].clamp(min=0), is_wrong
@@ -142,10 +158,6 @@ def task_counts(candidates: Candidates, num_positives: int, is_used: Tensor | No
         "background": used - positives,
         "negatives": used * candidates.num_classes - positives,
     }
-
-
-def _is_positive(candidates: Candidates) -> Tensor:
-    return (candidates.labels >= 0) & (candidates.labels < candidates.num_classes)
 
 
 def _num_positives(candidates: Candidates) -> int | None:

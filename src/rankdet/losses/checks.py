@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rankdet.losses.processes import Processes, Sync
+from rankdet.structures import is_class
 
 Levels = Tensor | Sequence[Tensor]
 """One tensor, or the levels of a pyramid (or any chunks) one after another, which are never concatenated."""
@@ -62,7 +63,7 @@ def dense(logits: Levels, labels: Levels, numbers: Tensor | None) -> tuple[Tenso
     levels = [logits] if isinstance(logits, Tensor) else list(logits)
     marks = labels if isinstance(labels, Tensor) else torch.cat(list(labels))
     stacked = torch.cat(levels)
-    rows = ((marks >= 0) & (marks < stacked.shape[1])).nonzero().squeeze(1)
+    rows = is_class(marks, stacked.shape[1]).nonzero().squeeze(1)
     if numbers is None:
         numbers = stacked.new_ones(len(rows))
     if numbers.shape != rows.shape:

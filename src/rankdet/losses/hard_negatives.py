@@ -59,14 +59,11 @@ class HardNegatives:
         if candidates.per_image is None:
             raise ValueError(f"head {candidates.head!r} does not say which candidates share an image (per_image)")
         chosen, counts = [], []
-        images = zip(
-            candidates.labels.split(candidates.per_image), losses.detach().split(candidates.per_image), strict=True
-        )
-        for labels, own in images:
-            is_negative = labels == candidates.num_classes
-            is_positive = (labels >= 0) & ~is_negative
+        background = candidates.labels == candidates.num_classes
+        parts = (part.split(candidates.per_image) for part in (candidates.is_positive, background, losses.detach()))
+        for is_positive, is_negative, own in zip(*parts, strict=True):
             num_positives = is_positive.sum()
-            limit = torch.where(num_positives > 0, self.ratio * num_positives, len(labels))
+            limit = torch.where(num_positives > 0, self.ratio * num_positives, len(own))
             order = own.masked_fill(~is_negative, -torch.inf).argsort(descending=True, stable=True)
             is_among_first = torch.arange(len(own), device=own.device) < limit
             is_hard = torch.empty_like(is_negative).scatter_(0, order, is_among_first)

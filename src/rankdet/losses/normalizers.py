@@ -37,8 +37,7 @@ class CountPerImage:
     def __call__(self, candidates: Candidates, num_positives: int) -> Tensor:
         if candidates.per_image is None:
             return _scalar(candidates, num_positives)
-        is_positive = (candidates.labels >= 0) & (candidates.labels < candidates.num_classes)
-        counts = [part.sum().clamp(min=1) for part in is_positive.split(candidates.per_image)]
+        counts = [part.sum().clamp(min=1) for part in candidates.is_positive.split(candidates.per_image)]
         # Nothing waits for a device.
         return torch.stack([_scalar(candidates, 0), *counts]).sum()
 

@@ -25,6 +25,7 @@ from rankdet.losses.checks import Levels
 from rankdet.losses.error_driven import check_delta
 from rankdet.losses.negatives import Negatives, Roles, in_place_of, indices_of, not_finite
 from rankdet.losses.processes import Processes
+from rankdet.structures import is_class
 
 Implementation = Literal["auto", "torch", "triton"]
 
@@ -233,7 +234,7 @@ def labelled(
     flat = torch.cat(marks) if len(marks) > 1 else marks[0]
     if numbers is not None and uses_triton(implementation, levels):
         # Nothing waits for the device: the number of positives is known. What is too few or too many becomes NaN.
-        is_positive = (flat >= 0) & (flat < width)
+        is_positive = is_class(flat, width)
         rows = torch.nonzero_static(is_positive, size=len(numbers), fill_value=-1).squeeze(1)
         rows = torch.where((rows >= 0).all() & (is_positive.sum() == len(numbers)), rows, -1)
         positives = torch.where(rows >= 0, rows * width + flat[rows.clamp(min=0)], -1) if len(flat) else rows

@@ -25,7 +25,7 @@ from rankdet.losses.normalizers import Normalizer, PositiveCount
 from rankdet.losses.processes import Processes, with_value
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import NoWeights, ScoreWeights, Weighting
-from rankdet.structures import Candidates, LossOutput
+from rankdet.structures import Candidates, LossOutput, is_class
 
 CPU_CHUNK, GPU_CHUNK = 1 << 17, 1 << 22
 """Logits handled at a time: their temporaries stay in the cache of a CPU, and small beside the logits on a GPU."""
@@ -132,7 +132,7 @@ def _focal_sum(
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must be (M, C) and (M,)")
     if rows is None:
-        rows = ((labels >= 0) & (labels < logits.shape[1])).nonzero().squeeze(1)
+        rows = is_class(labels, logits.shape[1]).nonzero().squeeze(1)
     # Where a head hands a wrong number of positives, rows may be others, and nothing may reach out of the logits.
     index = (rows, labels[rows].clamp(0, logits.shape[1] - 1))
 
