@@ -1,4 +1,4 @@
-"""Checkpoints of other programs become checkpoints here: names, class order and layouts of their tensors."""
+"""Import checkpoints of other programs: names, class order and layouts of their tensors are converted."""
 
 from .checkpoint import Imported, import_checkpoint
 from .origins import convert

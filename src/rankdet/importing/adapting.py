@@ -1,4 +1,4 @@
-"""What a recipe takes over from a foreign checkpoint: its backbone, and what its configuration says of the network."""
+"""Changes of a recipe that a foreign checkpoint requires, by its backbone and by the configuration in the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rankdet.structures import InputError
 from .config_text import found
 
 Fields = dict[str, Any]
-"""Of a recipe, nested."""
+"""Nested fields of a recipe."""
 
 RESNETS: dict[tuple[tuple[int, ...], int, tuple[int, int]], str] = {
     # (blocks of each stage, convolutions of a block, channels and channels per group of its 3x3 convolution)
@@ -32,22 +32,22 @@ RESNETS: dict[tuple[tuple[int, ...], int, tuple[int, int]], str] = {
     ((3, 4, 23, 3), 3, (256, 8)): "resnext101_32x8d.tv_in1k",
     ((3, 4, 23, 3), 3, (256, 4)): "resnext101_64x4d.tv_in1k",
 }
-"""timm's networks that mmdetection and torchvision have too, by what their weights look like."""
+"""timm's networks that mmdetection and torchvision also have, by the shapes of their weights."""
 BLOCK = re.compile(r"layer(\d)\.(\d+)\.conv(\d)\.weight")
 
 
 @dataclass
 class Adaptation:
-    """What changes in a recipe, and what a user should know.
+    """Changes of a recipe, and what a user should know about them.
 
     Parameters
     ----------
     fields
         Changes of the recipe.
     notes
-        Sentences.
+        Sentences for the user.
     is_bgr
-        Whether the network reads blue, green, red.
+        True if the network reads blue, green, red.
     """
 
     fields: Fields = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Adaptation:
 
 
 def backbone_name(tensors: Mapping[str, Tensor], prefix: str) -> str | None:
-    """timm's name of the ResNet under a prefix, or None where it is none that is known."""
+    """Return timm's name of the ResNet under a prefix, or None if it is not known."""
     blocks: dict[int, set[int]] = {}
     convolutions = set()
     for name in tensors:
@@ -78,7 +78,7 @@ def backbone_name(tensors: Mapping[str, Tensor], prefix: str) -> str | None:
 
 
 def take_backbone(adaptation: Adaptation, recipe: Recipe, name: str | None) -> None:
-    """The architecture of the file; its ImageNet weights are where training from scratch would take them from."""
+    """Record a change to the backbone of the file, with timm's weights of that name for a training from the start."""
     own = recipe.detector.backbone
     if name is not None and isinstance(own, Timm) and own.name.partition(".")[0] != name.partition(".")[0]:
         adaptation.change(["detector", "backbone", "name"], name)
@@ -86,12 +86,12 @@ def take_backbone(adaptation: Adaptation, recipe: Recipe, name: str | None) -> N
 
 
 def adapted(recipe: Recipe, adaptation: Adaptation) -> Recipe:
-    """The recipe with the changes."""
+    """Return the recipe with the changes."""
     return validated(merged(recipe.model_dump(mode="json"), adaptation.fields), f"recipe {recipe.name}")
 
 
 def adapt_to_config(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, Any]) -> None:
-    """What the configuration in a file of mmdetection says of the network.
+    """Record the changes that the configuration in a file of mmdetection requires.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def adapt_to_config(adaptation: Adaptation, recipe: Recipe, config: Mapping[str,
     _take_pixels(adaptation, recipe, config)
     for path, read in CARRIED.get(recipe.detector.type, {}).items():
         value, own = read(model), _field(recipe, path)
-        # Another number of anchors is another network, and shapes tell of it.
+        # Another number of anchors is another network, which the shapes show.
         if value is not None and _length(value) == _length(own) and not _is_same(value, own):
             adaptation.change(path, value)
 
@@ -126,7 +126,7 @@ REFUSED: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         for head in ("rpn_head", "bbox_head")
     ),
 )
-"""Values of a configuration that no tensor shows and no recipe has, and what they do."""
+"""Values of a configuration that no tensor shows and no recipe has, and their effect."""
 
 
 def _check(model: Mapping[str, Any]) -> None:
@@ -149,7 +149,7 @@ def _take_pixels(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, An
     if not _are_numbers(mean, 3) or not _are_numbers(std, 3):
         adaptation.notes.append("the configuration in the file says nothing of the pixels: they are taken to be RGB")
         return
-    # The preprocessor of 3.x leaves images as OpenCV reads them where nothing is said, normalization does not.
+    # By default the preprocessor of 3.x leaves images as OpenCV reads them, and normalization does not.
     adaptation.is_bgr = not found(source, key) if preprocessor else found(source, key) is False
     if adaptation.is_bgr:
         mean, std = mean[::-1], std[::-1]
@@ -159,11 +159,11 @@ def _take_pixels(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, An
 
 
 def _coder(*path: str | int) -> Callable[[Any], Any]:
-    """The stds of a box coder; means must be 0."""
+    """Return a reader of a box coder's stds, which raises InputError unless its means are 0."""
 
     def read(model: Any) -> Any:
         head = found(model, *path)
-        if head is None and path[0] == "roi_head":  # in 1.x heads stand in the model, and stds in the head
+        if head is None and path[0] == "roi_head":  # in 1.x heads are part of the model, and stds of the head
             head = found(model, *path[1:])
         coder = found(head, "bbox_coder") or head
         means = found(coder, "target_means")
@@ -255,7 +255,7 @@ CARRIED = {
     "yolact": YOLACT,
     "solov2": SOLOV2,
 }
-"""By type of the detector: fields of the recipe, and who reads them from the ``model`` of a configuration."""
+"""For each type of detector the fields of the recipe, and the functions that read them from a configuration's model."""
 
 
 def _field(recipe: Recipe, path: Sequence[str]) -> Any:
@@ -275,7 +275,7 @@ def _length(value: Any) -> int | None:
 
 
 def _is_same(value: Any, own: Any) -> bool:
-    """Whether two numbers, or rows of numbers, are equal up to rounding."""
+    """Return True if two numbers, or rows of numbers, are equal up to rounding."""
     if own is None:
         return False
     values, owns = ([entry] if isinstance(entry, int | float) else list(entry) for entry in (value, own))

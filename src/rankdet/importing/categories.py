@@ -1,4 +1,4 @@
-"""The categories of a foreign checkpoint: which ids and names its labels have, and labels in another order.
+"""Categories of a foreign checkpoint: ids and names of its labels, and the change of their order.
 
 Legend: C classes, A anchors per cell.
 """
@@ -14,7 +14,7 @@ from rankdet.structures import InputError
 from .rules import is_under, listed, picked
 
 Category = tuple[int, str]
-"""Id and name."""
+"""Pair of id and name."""
 
 # fmt: off
 COCO: tuple[Category, ...] = (
@@ -33,7 +33,7 @@ COCO: tuple[Category, ...] = (
     (87, "scissors"), (88, "teddy bear"), (89, "hair drier"), (90, "toothbrush"),
 )
 # fmt: on
-"""The 80 of COCO, in the order of their ids, which is that of the labels in all code known here."""
+"""The 80 categories of COCO, in the order of their ids, which is that of the labels in all known code."""
 
 CLASS_INNERMOST = {
     "rcnn.head.classifier": "rcnn",
@@ -46,30 +46,30 @@ CLASS_INNERMOST = {
     "mask.head.classifier": None,
     "semantic.classifier": None,
 }
-"""Rows are those of C classes and perhaps the background, which is last, for each anchor of a cell; with the head that
-says whether there is a background."""
+"""Layers with rows for C classes, and perhaps the background at the end, for each anchor of a cell; and the head that
+knows if there is a background."""
 CLASS_OUTERMOST = ("rcnn.head.regressor",)
-"""Rows are four deltas for each of C classes; or four for all together, which have no order."""
+"""Layers with four rows of deltas for each of C classes, or four for all classes, which have no order."""
 
 
 def named_categories(
     num_classes: int, names: Sequence[str] | None, folder: Sequence[Category] | None
 ) -> tuple[list[Category], list[int], str]:
-    """The categories of C labels, where their rows stand in the checkpoint, and in words how they were found.
+    """Return the categories of C labels, their rows in the checkpoint, and in words how they were found.
 
     Parameters
     ----------
     num_classes
         C.
     names
-        What the checkpoint calls its labels, where it does.
+        Names of the labels in the checkpoint; None if it has none.
     folder
-        The categories of a data set, sorted by id, where one is given.
+        The categories of a data set, sorted by id; None if none is given.
 
     Raises
     ------
     InputError
-        When they cannot be known, or the data set has others; names them.
+        When the categories are not known, or the data set has others, which the message names.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def named_categories(
 
 
 def plain(name: str) -> str:
-    """A name without what programs change in it: mmdetection 1.x writes spaces as underscores.
+    """Return a name in the form in which names are compared; mmdetection 1.x writes spaces as underscores.
 
     Examples
     --------
@@ -116,16 +116,16 @@ def plain(name: str) -> str:
 
 
 def reordered(weights: Mapping[str, Tensor], order: Sequence[int], heads: Mapping[str, bool]) -> dict[str, Tensor]:
-    """The weights of a detector whose label i is what was label ``order[i]``.
+    """Reorder the weights of a detector, so that its label i is the former label ``order[i]``.
 
     Parameters
     ----------
     weights
-        Of the detector here.
+        State dict of a detector of this package.
     order
         C labels.
     heads
-        For each head whether it has a background logit; as a recipe's detector says.
+        For each head True if it has a background logit.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""From a foreign file to a checkpoint of this package: recipe, categories and weights."""
+"""Conversion of a foreign file to a checkpoint of this package: recipe, categories and weights."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from .reading import ForeignCheckpoint, read_foreign
 from .rules import MisfitError
 
 ONE_OF_SEVERAL = {"ATSS": "atss", "PAA": "paa"}
-"""Types of detectors in configurations of mmdetection that have the same tensors, and what they are here."""
+"""Types of detectors in configurations of mmdetection that have the same tensors, and their names here."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import made.
+    """Result of an import.
 
     Parameters
     ----------
     origin
         Program and version.
     recipe
-        What the checkpoint is evaluated and trained with.
+        The recipe that the checkpoint is evaluated and trained with.
     changes
-        Fields in which it differs from the built-in recipe or the file that it is made from, with both values.
+        Fields that differ from the built-in recipe or the recipe's file, with the values before and after.
     num_tensors
-        Tensors of the file that were taken over.
+        Number of tensors in the file.
     categories
-        C of them, and in words how they were found.
+        C categories, and in words how they were found.
     notes
-        What was assumed, and what differs from the foreign program.
+        Sentences on what was assumed, and what differs from the foreign program.
     """
 
     origin: str
@@ -58,7 +58,7 @@ class Imported:
     notes: list[str]
 
     def describe(self) -> Iterator[str]:
-        """In lines."""
+        """Yield the lines that the command prints."""
         categories, how = self.categories
         yield f"from: {self.origin}, {self.num_tensors} tensors"
         yield f"recipe: {self.recipe.name}"
@@ -68,7 +68,7 @@ class Imported:
 
 
 def import_checkpoint(path: Path, out: Path, recipe: str | None = None, data: Path | None = None) -> Imported:
-    """Write the checkpoint ``out`` that a foreign one becomes; evaluation, detection and training take it.
+    """Convert a foreign checkpoint to one that evaluation, detection and training read.
 
     Parameters
     ----------
@@ -77,15 +77,15 @@ def import_checkpoint(path: Path, out: Path, recipe: str | None = None, data: Pa
     out
         The new file.
     recipe
-        A name or a YAML file; None finds out which built-in one fits.
+        A name or a YAML file; None selects the built-in recipe that fits.
     data
-        A folder in COCO format whose categories the checkpoint shall have, matched by name where the file has names.
+        A folder in COCO format whose categories the checkpoint gets, matched by name if the file has names.
 
     Raises
     ------
     InputError
         When the file cannot be read, its origin is not known, a tensor is missing, left over or of another shape, or
-        the categories cannot be known. Nothing is written.
+        the categories are not known. Then nothing is written.
     """
     if out.exists() and out.samefile(path):
         raise InputError(f"--out {out} is the file to be imported")
@@ -102,7 +102,7 @@ def import_checkpoint(path: Path, out: Path, recipe: str | None = None, data: Pa
 def understood(
     foreign: ForeignCheckpoint, recipe: str | None = None, folder: list[Category] | None = None
 ) -> tuple[Imported, dict[str, Any]]:
-    """What is told of an import, and the content of the new checkpoint; as :func:`import_checkpoint`, without files."""
+    """Return the description of an import and the content of the new checkpoint, without reading or writing files."""
     config = read_config(foreign.meta.get("cfg") or foreign.meta.get("config"))
     names = _class_names(foreign.meta)
     num_categories = len(names) if names is not None else None if folder is None else len(folder)
@@ -136,7 +136,7 @@ def understood(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A recipe that a file may belong to, before and after it took over what the file says."""
+    """A recipe that a file may belong to, before and after the changes that the file requires."""
 
     layout: Layout
     base: Recipe
@@ -145,14 +145,14 @@ class _Candidate:
 
     @property
     def changes(self) -> list[tuple[str, Any, Any]]:
-        """Fields that differ, with the values before and after."""
+        """Return the fields that differ, with the values before and after."""
         return list(differences(self.base.model_dump(mode="json"), self.recipe.model_dump(mode="json")))
 
 
 def _candidates(
     foreign: ForeignCheckpoint, recipe: str | None, config: Mapping[str, Any], num_categories: int | None
 ) -> tuple[Origin, list[_Candidate]]:
-    """The origin of a file, and the recipes to try, those first that change least."""
+    """Return the origin of a file, and the recipes to try, those with the fewest changes first."""
     origin, layouts = fitting_layouts(foreign.tensors)
     by_family = {layout.family: layout for layout in layouts}
     if recipe is not None:
@@ -176,7 +176,7 @@ def _candidates(
             for name in _names_of(layout, foreign, num_categories)
         ]
     candidates = [_Candidate(layout, base, *_taken(origin, base, foreign, config)) for layout, base in pairs]
-    # The networks of SOLOv2 are the same for both losses: the configuration knows which it was.
+    # The networks of SOLOv2 are the same for both losses; only the configuration shows which it was.
     is_ranking = _has_ranking_heads(foreign.meta) if "model" in config else True
     return origin, sorted(
         candidates, key=lambda candidate: (len(candidate.changes), candidate.base.name.startswith("rs_") != is_ranking)
@@ -201,7 +201,7 @@ def _taken(
 def _first_that_fits(
     foreign: ForeignCheckpoint, origin: Origin, candidates: Sequence[_Candidate], num_categories: int | None
 ) -> tuple[_Candidate, int, dict[str, Tensor]]:
-    """The recipe, C and the weights."""
+    """Return the recipe, C and the weights."""
     misfits: list[tuple[int, str]] = []
     stem = f"{origin.backbone}.conv1.weight"
     for candidate in candidates:
@@ -219,7 +219,7 @@ def _first_that_fits(
 
 
 def _categories_of(folder: Path, recipe: str | None) -> list[Category]:
-    """Of the validation split of a data folder; in the format of the recipe, or the one that there is."""
+    """Return the categories of a data folder's validation split, in the format of the recipe or of the folder."""
     if recipe is not None:
         data = load_recipe(recipe).data
     else:
@@ -229,7 +229,7 @@ def _categories_of(folder: Path, recipe: str | None) -> list[Category]:
 
 
 def _class_names(meta: Mapping[str, Any]) -> list[str] | None:
-    """The names of the labels by mmdetection; None where the file has none."""
+    """Return the names of the labels as mmdetection stores them; None if the file has none."""
     of_data = meta.get("dataset_meta")  # 3.x
     places = [meta, *([of_data] if isinstance(of_data, Mapping) else [])]
     for names in (place.get(key) for place in places for key in ("CLASSES", "classes")):
@@ -239,7 +239,7 @@ def _class_names(meta: Mapping[str, Any]) -> list[str] | None:
 
 
 def _named(origin: Origin, meta: Mapping[str, Any]) -> str:
-    """The program, with its version where the file says it."""
+    """Return the name of the program, with its version if the file has it."""
     version = meta.get("mmdet_version")
     name = f"mmdetection {version}" if isinstance(version, str) else origin.name
     return f"{name}, the authors' fork for Rank & Sort Loss" if _has_ranking_heads(meta) else name

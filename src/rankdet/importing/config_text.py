@@ -1,7 +1,7 @@
-"""The configuration that mmdetection writes into its checkpoints, as values: Python text of which nothing is run.
+"""Reader of the configuration that mmdetection writes into its checkpoints: Python text, which is parsed and never run.
 
-Only what such texts consist of is understood: assignments of literals, ``dict(…)``, names assigned before, ``**name``.
-Whatever else a text holds is None.
+It understands what such texts consist of: assignments of literals, ``dict(…)``, names assigned before, ``**name``.
+Everything else becomes None.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def read_config(text: object) -> dict[str, Any]:
-    """The top-level names of a configuration; empty where there is none or it is no Python.
+    """Return the values of the top-level names of a configuration; empty if it is no text, or no Python.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
 
 
 def _merged(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """A pair without a key is ``**value``."""
+    """Merge pairs of key and value; a pair without a key is ``**value``."""
     fields: dict[Any, Any] = {}
     for key, value in pairs:
         if key is None:
@@ -66,7 +66,7 @@ def _merged(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def found(config: Any, *path: str | int) -> Any:
-    """What stands at a place of a configuration, or None.
+    """Return the value at a path of a configuration, or None.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """Names of mmdetection 2.x and 3.x, and of the authors' fork of 2.8 for Rank & Sort Loss.
 
-Detectors, backbones and heads of these versions have the same names; class order, anchor order, the layout of pooled
-features and the channels of CARAFE and of deformable convolutions are those of this package. What differs: the scales
-of ATSS are tensors of their own, and the last layer of a mask head is a convolution.
+Detectors, backbones and heads of these versions have the same names. Class order, anchor order, the layout of pooled
+features and the channels of CARAFE and of deformable convolutions are those of this package. Two things differ: each
+scale of ATSS is a separate tensor, and the last layer of a mask head is a convolution.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .rules import Rule, is_under, rule
 IGNORED = ("data_preprocessor",)
 """Mean and standard deviation of the pixels, which a recipe holds."""
 CLASS_COUNTS = (len(COCO), LVIS_CLASSES)
-"""Of COCO and LVIS."""
+"""Numbers of classes of COCO and LVIS."""
 
 
 def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """What the configuration says, and whether there are deformable convolutions and CARAFE."""
+    """Record changes by the configuration, deformable convolutions and CARAFE."""
     adapt_to_config(adaptation, recipe, config)
     backbone, detector = recipe.detector.backbone, recipe.detector
     if isinstance(backbone, Timm):
@@ -48,14 +48,14 @@ def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor],
 
 
 def faster_rcnn(detector: FasterRCNN) -> Iterator[Rule]:
-    """Of Faster R-CNN."""
+    """Yield the rules of Faster R-CNN."""
     yield from backbone_and_pyramid(detector)
     yield from rpn()
     yield from box_head("rcnn.head", "roi_head.bbox_head")
 
 
 def cascade_rcnn(detector: CascadeRCNN) -> Iterator[Rule]:
-    """Of Cascade R-CNN."""
+    """Yield the rules of Cascade R-CNN."""
     yield from backbone_and_pyramid(detector)
     yield from rpn()
     for stage in range(len(detector.stages)):
@@ -63,7 +63,7 @@ def cascade_rcnn(detector: CascadeRCNN) -> Iterator[Rule]:
 
 
 def mask_rcnn(detector: MaskRCNN) -> Iterator[Rule]:
-    """Of Mask R-CNN."""
+    """Yield the rules of Mask R-CNN."""
     yield from backbone_and_pyramid(detector)
     yield from rpn()
     yield from box_head("rcnn.head", "roi_head.bbox_head")
@@ -71,7 +71,7 @@ def mask_rcnn(detector: MaskRCNN) -> Iterator[Rule]:
 
 
 def dense(detector: ATSS | PAA) -> Iterator[Rule]:
-    """Of ATSS and PAA, which have the same names: PAA's IoU head is called centerness."""
+    """Yield the rules of ATSS and PAA, which have the same names: PAA's IoU head is called centerness."""
     yield from backbone_and_pyramid(detector)
     head = detector.dense.head
     yield from tower("dense.head.classification_tower", "bbox_head.cls_convs", head.classification_tower)
@@ -84,7 +84,7 @@ def dense(detector: ATSS | PAA) -> Iterator[Rule]:
 
 
 def yolact(detector: YOLACT, semantic: str) -> Iterator[Rule]:
-    """Of YOLACT; where its semantic head is differs between versions. Layers of prototypes are counted with ReLUs."""
+    """Yield the rules of YOLACT. The name of the semantic head varies; prototype layers count with ReLUs."""
     yield from backbone_and_pyramid(detector)
     for number in range(len(detector.head.convolutions)):
         yield rule(f"head.convolutions.{number}", f"bbox_head.head_convs.{number}.conv")
@@ -94,7 +94,7 @@ def yolact(detector: YOLACT, semantic: str) -> Iterator[Rule]:
     count = len(detector.prototypes.convolutions)
     for number in range(count):
         yield rule(f"prototypes.convolutions.{number}", f"mask_head.protonet.{2 * number}")
-    # Between these, interpolation counts as a layer, too.
+    # Between these, interpolation also counts as a layer.
     yield rule("prototypes.enlarged", f"mask_head.protonet.{2 * count + 2}")
     yield rule("prototypes.prototypes", f"mask_head.protonet.{2 * count + 4}")
     yield rule("semantic.classifier", semantic, convert=class_before)
@@ -102,7 +102,7 @@ def yolact(detector: YOLACT, semantic: str) -> Iterator[Rule]:
 
 @dataclass(frozen=True)
 class GridNames:
-    """What 1.x and later versions call the parts of SOLOv2."""
+    """Names of the parts of SOLOv2, which differ between 1.x and later versions."""
 
     classification: str
     kernel: str
@@ -123,7 +123,7 @@ GRIDS = GridNames(
 
 
 def solov2(detector: SOLOv2, names: GridNames) -> Iterator[Rule]:
-    """Of SOLOv2."""
+    """Yield the rules of SOLOv2."""
     yield from backbone_and_pyramid(detector)
     head = detector.grid.head
     yield from tower("grid.head.classification_tower", names.classification, head.classification_tower)
@@ -143,7 +143,7 @@ def solov2(detector: SOLOv2, names: GridNames) -> Iterator[Rule]:
 def backbone_and_pyramid(
     detector: FasterRCNN | MaskRCNN | CascadeRCNN | ATSS | PAA | YOLACT | SOLOv2,
 ) -> Iterator[Rule]:
-    """Of all detectors. Levels behind the backbone's are further output convolutions there."""
+    """Yield the rules of all backbones and pyramids. There, coarser levels are further output convolutions."""
     yield rule("backbone.network", "backbone")
     for name, module in detector.backbone.named_modules():  # type: ignore[attr-defined]
         if isinstance(module, DeformableConv2d):
@@ -167,14 +167,14 @@ def backbone_and_pyramid(
 
 
 def rpn() -> Iterator[Rule]:
-    """Of the region proposal network."""
+    """Yield the rules of the region proposal network."""
     yield rule("rpn.head.convolution", "rpn_head.rpn_conv")
     yield rule("rpn.head.classifier", "rpn_head.rpn_cls")
     yield rule("rpn.head.regressor", "rpn_head.rpn_reg")
 
 
 def box_head(own: str, foreign: str) -> Iterator[Rule]:
-    """Of a stage behind it."""
+    """Yield the rules of an R-CNN stage."""
     yield rule(f"{own}.first", f"{foreign}.shared_fcs.0")
     yield rule(f"{own}.second", f"{foreign}.shared_fcs.1")
     yield rule(f"{own}.classifier", f"{foreign}.fc_cls")
@@ -182,7 +182,7 @@ def box_head(own: str, foreign: str) -> Iterator[Rule]:
 
 
 def mask_head(detector: MaskRCNN) -> Iterator[Rule]:
-    """Of the mask branch."""
+    """Yield the rules of the mask branch."""
     for number in range(len(detector.mask.head.convolutions)):
         yield rule(f"mask.head.convolutions.{number}", f"roi_head.mask_head.convs.{number}.conv")
     yield rule("mask.head.upsampling", "roi_head.mask_head.upsample")
@@ -190,44 +190,44 @@ def mask_head(detector: MaskRCNN) -> Iterator[Rule]:
 
 
 def tower(own: str, foreign: str, layers: nn.Sequential) -> Iterator[Rule]:
-    """Of convolutions, each with its normalization and ReLU."""
+    """Yield the rules of convolutions that are each followed by normalization and ReLU."""
     for number in range(len(layers) // 3):
         yield rule(f"{own}.{3 * number}", f"{foreign}.{number}.conv")
         yield rule(f"{own}.{3 * number + 1}", f"{foreign}.{number}.gn")
 
 
 def class_before(tensor: Tensor) -> Tensor:
-    """The semantic maps (C, …) of YOLACT, each in the place of its class: there it is learned by that before it.
+    """Move the semantic maps (C, …) of YOLACT to their classes; mmdetection learns each at the class before it.
 
-    Labels counted from 1 when this was written, and the map of the first class is now the last.
+    That code was written when labels counted from 1, so that the map of the first class is now the last.
     """
     return tensor.roll(1, dims=0)
 
 
 def stacked(*scales: Tensor) -> Tensor:
-    """L numbers, as tensors of their own → (L,)."""
+    """Stack L tensors of one number each to (L,)."""
     return torch.stack([scale.reshape(()) for scale in scales])
 
 
 def as_linear(tensor: Tensor) -> Tensor:
-    """The weight (C, channels, 1, 1) of a convolution → (C, channels); a bias stays."""
+    """Convert the weight (C, channels, 1, 1) of a convolution to (C, channels); a bias is unchanged."""
     return tensor.flatten(1) if tensor.ndim > 1 else tensor
 
 
 def rcnn_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
-    """C, from four deltas for each class."""
+    """Return C, from four deltas for each class."""
     return len(tensors["roi_head.bbox_head.fc_reg.bias"]) // 4
 
 
 def cascade_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
-    """C, from logits that may have the background among them."""
+    """Return C, from logits that may include the background."""
     assert isinstance(detector, CascadeConfig)
     rows = len(tensors["roi_head.bbox_head.0.fc_cls.bias"])
     return cascade_count(rows, detector.rcnn1.softmax, num_categories)
 
 
 def cascade_count(rows: int, softmax: bool, num_categories: int | None) -> int:
-    """C of so many logits: the number of categories where it is known, or that of COCO or LVIS where it may be.
+    """Return C for a number of logits: the number of categories if known, otherwise that of COCO or LVIS if it fits.
 
     Examples
     --------
@@ -241,13 +241,13 @@ def cascade_count(rows: int, softmax: bool, num_categories: int | None) -> int:
 
 
 def dense_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
-    """C, from a logit for each class and anchor of a cell."""
+    """Return C, from a logit for each class and anchor of a cell."""
     assert isinstance(detector, OneStage)
     return len(tensors["bbox_head.atss_cls.bias"]) // len(detector.dense.anchor_scales)
 
 
 def yolact_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
-    """C, from a logit for each class and anchor of a cell, and perhaps the background."""
+    """Return C, from a logit for each class and anchor of a cell, and perhaps the background."""
     assert isinstance(detector, YOLACTConfig)
     rows = len(tensors["bbox_head.conv_cls.bias"]) // len(detector.anchor_ratios)
     return cascade_count(rows, detector.softmax, num_categories)
@@ -256,12 +256,12 @@ def yolact_classes(tensors: Mapping[str, Tensor], detector: Detector, num_catego
 def grid_classes(
     tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None, names: GridNames
 ) -> int:
-    """C, from a logit for each class."""
+    """Return C, from a logit for each class."""
     return len(tensors[f"{names.classifier}.bias"])
 
 
 def grid_layout(names: GridNames) -> Layout:
-    """Of SOLOv2, by these names."""
+    """Return the layout of SOLOv2 with these names."""
     return Layout(
         "solov2", (f"{names.kernels}.bias",), partial(solov2, names=names), partial(grid_classes, names=names),
         SOLOV2_RECIPES, ignored=IGNORED,
@@ -296,7 +296,7 @@ SOLOV2_RECIPES = (
     "solov2_light_r34_coco",
 )
 SEGMENTATION = {"2.x": "segm_head.segm_conv", "3.x": "mask_head.segm_branch.segm_conv"}
-"""Where YOLACT keeps its semantic head."""
+"""Name of YOLACT's semantic head, by version."""
 
 
 def _yolact_layout(semantic: str, *marks: str) -> Layout:

@@ -1,7 +1,7 @@
 """Names of mmdetection 1.x: no ``roi_head`` before the heads, and the background is class 0.
 
-Classifiers begin with the background there. Regressors of a box for each class and mask heads have an entry for the
-background, too, which nothing reads.
+Classifiers begin with the background there. Class-specific regressors and mask heads also have an entry for the
+background, which nothing reads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOTE = (
     "mmdetection 1.x takes boxes to be one pixel wider and higher than x2 − x1, and anchors to lie elsewhere by half a "
     "pixel: detections move by as much; its authors state less than 1 AP for the step to 2.x"
 )
-"""What a user should know."""
+"""Note that the command prints."""
 
 
 GRIDS = GridNames(
@@ -38,11 +38,11 @@ GRIDS = GridNames(
     levels="mask_feat_head.convs_all_levels",
     last="mask_feat_head.conv_pred.0",
 )
-"""Of SOLOv2, also in the authors' fork for Rank & Sort Loss; it has no logit of the background."""
+"""Names of SOLOv2, also in the authors' fork for Rank & Sort Loss; it has no logit of the background."""
 
 
 def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """RoIs are read without the shift of half a pixel, two points per cell and direction."""
+    """Record changes of the RoIs, which have no shift of half a pixel and two points per cell and direction."""
     from_mmdetection.adapt(adaptation, recipe, tensors, config)
     if not isinstance(recipe.detector, TwoStage):
         return
@@ -53,22 +53,22 @@ def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor],
 
 
 def faster_rcnn(detector: FasterRCNN) -> Iterator[Rule]:
-    """Of Faster R-CNN."""
+    """Yield the rules of Faster R-CNN."""
     return older(from_mmdetection.faster_rcnn(detector))
 
 
 def cascade_rcnn(detector: CascadeRCNN) -> Iterator[Rule]:
-    """Of Cascade R-CNN."""
+    """Yield the rules of Cascade R-CNN."""
     return older(from_mmdetection.cascade_rcnn(detector))
 
 
 def mask_rcnn(detector: MaskRCNN) -> Iterator[Rule]:
-    """Of Mask R-CNN."""
+    """Yield the rules of Mask R-CNN."""
     return older(from_mmdetection.mask_rcnn(detector))
 
 
 def older(rules: Iterator[Rule]) -> Iterator[Rule]:
-    """The rules of 2.x for names and class order of 1.x."""
+    """Change rules of 2.x to the names and class order of 1.x."""
     for each in rules:
         foreign = tuple(name.removeprefix("roi_head.") for name in each.foreign)
         change = CHANGES.get(foreign[0].rpartition(".")[2])
@@ -77,12 +77,12 @@ def older(rules: Iterator[Rule]) -> Iterator[Rule]:
 
 
 def without_background(tensor: Tensor) -> Tensor:
-    """(1 + C, …) → (C, …)."""
+    """Drop the background, the first row: (1 + C, …) → (C, …)."""
     return picked(tensor, range(1, len(tensor)))
 
 
 def boxes_without_background(tensor: Tensor) -> Tensor:
-    """(4 + 4 · C, …) → (4 · C, …); four deltas for all classes together stay."""
+    """Drop the background, (4 + 4 · C, …) → (4 · C, …); four deltas for all classes are unchanged."""
     return tensor if len(tensor) == 4 else picked(tensor, range(1, len(tensor) // 4), per_row=4)
 
 
@@ -91,7 +91,7 @@ CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "fc_reg": boxes_without_background,
     "conv_logits": without_background,
 }
-"""By the last part of the name."""
+"""Conversions of a layer, by the last part of its name."""
 
 
 def _both(first: Callable[[Tensor], Tensor], second: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -99,12 +99,12 @@ def _both(first: Callable[[Tensor], Tensor], second: Callable[..., Tensor]) -> C
 
 
 def rcnn_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
-    """C, from a logit for each class and the background."""
+    """Return C, from a logit for each class and the background."""
     return len(tensors["bbox_head.fc_cls.bias"]) - 1
 
 
 def cascade_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
-    """C, from a logit for each class and the background."""
+    """Return C, from a logit for each class and the background."""
     return len(tensors["bbox_head.0.fc_cls.bias"]) - 1
 
 

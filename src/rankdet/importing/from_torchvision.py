@@ -1,7 +1,7 @@
-"""Names of torchvision's Faster and Mask R-CNN with ResNet and feature pyramid, older and newer ones.
+"""Older and newer names of torchvision's Faster and Mask R-CNN with ResNet and feature pyramid.
 
-The background is class 0. The published models have one class for each of COCO's ids 1 … 90, of which ten are not in
-use. Anchors of a cell are in the same order, ratios from low to wide ones.
+The background is class 0. The published models have one class for each of COCO's ids 1 … 90, ten of which are unused.
+Anchors of a cell have the same order as here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NOTES = (
     "it resizes without antialiasing and rounds sides down; its published COCO weights were trained with eps 0 in "
     "batch normalization, here it is 1e-5",
 )
-"""What a user should know."""
+"""Notes that the command prints."""
 OTHERS = {
     "rpn.head.conv.1.0.weight": "torchvision's R-CNN v2 (batch normalization in the pyramid, two convolutions in the "
     "RPN, four in the box head)",
@@ -47,12 +47,12 @@ OTHERS = {
     "head.classification_head.cls_logits.weight": "torchvision's RetinaNet or FCOS",
     "backbone.features.0.weight": "torchvision's SSD",
 }
-"""Tensors of detectors of torchvision that have no counterpart, and what these are."""
+"""Tensors of torchvision's detectors without a counterpart here, and the names of those detectors."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """What torchvision 0.13 renamed, with a place for a number."""
+    """Names that torchvision 0.13 changed; braces hold a number."""
 
     pyramid: str
     rpn: str
@@ -64,7 +64,7 @@ OLDER = Names(
     rpn="rpn.head.conv",
     masks=tuple(f"roi_heads.mask_head.mask_fcn{number}" for number in (1, 2, 3, 4)),
 )
-"""Also in the published files of COCO."""
+"""Names before 0.13, which the published files of COCO also have."""
 NEWER = Names(
     pyramid="backbone.fpn.{}_blocks.{}.0",
     rpn="rpn.head.conv.0.0",
@@ -73,7 +73,7 @@ NEWER = Names(
 
 
 def faster_rcnn(detector: FasterRCNN | MaskRCNN, names: Names) -> Iterator[Rule]:
-    """Of Faster R-CNN."""
+    """Yield the rules of Faster R-CNN."""
     yield rule("backbone.network", BACKBONE)
     assert isinstance(detector.fpn, FPN | CarafeFPN)  # all that recipes have
     for level in range(len(detector.fpn.laterals)):
@@ -92,7 +92,7 @@ def faster_rcnn(detector: FasterRCNN | MaskRCNN, names: Names) -> Iterator[Rule]
 
 
 def mask_rcnn(detector: MaskRCNN, names: Names) -> Iterator[Rule]:
-    """Of Mask R-CNN."""
+    """Yield the rules of Mask R-CNN."""
     yield from faster_rcnn(detector, names)
     for number, foreign in enumerate(names.masks):
         yield rule(f"mask.head.convolutions.{number}", foreign)
@@ -102,7 +102,7 @@ def mask_rcnn(detector: MaskRCNN, names: Names) -> Iterator[Rule]:
 
 
 def class_rows(num_rows: int, num_classes: int) -> list[int]:
-    """Where the classes stand among ``num_rows``, of which the first is the background.
+    """Return the rows of the classes among ``num_rows``, of which the first is the background.
 
     Examples
     --------
@@ -117,29 +117,29 @@ def class_rows(num_rows: int, num_classes: int) -> list[int]:
 
 
 def classes_alone(tensor: Tensor, num_classes: int, per_class: int = 1) -> Tensor:
-    """(R · k, …) → (C · k, …), with ``k = per_class``."""
+    """Drop the background and unused classes: (R · k, …) → (C · k, …), with ``k = per_class``."""
     return picked(tensor, class_rows(len(tensor) // per_class, num_classes), per_class)
 
 
 def logits_background_last(tensor: Tensor, num_classes: int) -> Tensor:
-    """(R, …) → (C + 1, …)."""
+    """Drop unused classes and move the background to the end: (R, …) → (C + 1, …)."""
     return picked(tensor, [*class_rows(len(tensor), num_classes), 0])
 
 
 def mask_classes_alone(tensor: Tensor, num_classes: int) -> Tensor:
-    """(R, channels, 1, 1) → (C, channels); or a bias (R,) → (C,)."""
+    """Drop the background and unused classes: (R, channels, 1, 1) → (C, channels), or for a bias (R,) → (C,)."""
     classes = classes_alone(tensor, num_classes)
     return classes.flatten(1) if classes.ndim > 1 else classes
 
 
 def num_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
-    """C: 80 where there are 91 rows, unless the categories are known to be 90 others."""
+    """Return C: 80 for 91 rows, unless there are known to be 90 categories."""
     rows = len(tensors[f"{CLASSIFIER}.bias"])
     return len(COCO) if rows == COCO_ROWS and num_categories != rows - 1 else rows - 1
 
 
 def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """RoIs are read as torchvision does."""
+    """Record changes of the RoIs, which are read as by torchvision."""
     adaptation.notes += NOTES
     adaptation.change(["detector", "rcnn", "half_pixel_shift"], False)
     adaptation.change(["detector", "rcnn", "sampling_ratio"], 2)

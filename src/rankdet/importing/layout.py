@@ -1,4 +1,4 @@
-"""How one origin writes down one family of detectors."""
+"""Layout of one family of detectors in the checkpoints of one origin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .rules import Rule
 
 LVIS_CLASSES = 1203
 Classes = Callable[[Mapping[str, Tensor], Any, int | None], int]
-"""Foreign tensors, the detector of the recipe, number of categories where it is known → C."""
+"""Function from foreign tensors, the detector of the recipe and the number of categories (None: unknown) to C."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Layout:
     family
         The type of the detector in recipes.
     marks
-        Tensors by which such a checkpoint is told from others.
+        Names of tensors that distinguish such a checkpoint from others.
     rules
-        From a built detector to the rules that fill it.
+        Function from a built detector to the rules that fill it.
     num_classes
-        C of a checkpoint, for a given detector of a recipe.
+        Function that finds C of a checkpoint, for a given detector of a recipe.
     recipes
-        Built-in recipes that such a checkpoint may belong to. Of those that it fits the one is taken of which it
-        changes least, and of several the first.
+        Built-in recipes that such a checkpoint may belong to. Of those that fit, the one with the fewest changes is
+        used, and of several the first.
     lvis_recipes
-        The same, where it has the 1203 classes of LVIS.
+        The same for a checkpoint with the 1203 classes of LVIS.
     ignored
         Prefixes of tensors that detection does not need.
     """

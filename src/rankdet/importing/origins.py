@@ -1,4 +1,4 @@
-"""Where foreign checkpoints come from, and how they are told apart: by names of tensors that only they have."""
+"""Programs whose checkpoints can be imported; a checkpoint is recognized by names of tensors that only it has."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Origin:
     Parameters
     ----------
     name
-        For messages.
+        The program, as messages name it.
     layouts
-        Of its families of detectors.
+        Layouts of its families of detectors.
     adapt
-        Changes a recipe as its networks need it; sees the recipe, the tensors, and the configuration in the file, empty
-        where there is none.
+        Function that records the changes of a recipe that its networks need. It takes the recipe, the tensors, and the
+        configuration in the file, which is empty if there is none.
     backbone
         Prefix of the tensors of the backbone.
     """
@@ -54,12 +54,12 @@ ORIGINS = (
 
 
 def fitting_layouts(tensors: Mapping[str, Tensor]) -> tuple[Origin, list[Layout]]:
-    """The origin of a checkpoint and its families: those with the most marks; several where names are the same.
+    """Return the origin of a checkpoint and the layouts with the most marks in it; several if their names are the same.
 
     Raises
     ------
     InputError
-        When no origin has these names, or a detector of it that nothing here is like.
+        When no origin has these names, or the detector has no counterpart here.
     """
     for mark, kind in from_torchvision.OTHERS.items():
         if mark in tensors:
@@ -77,25 +77,25 @@ def fitting_layouts(tensors: Mapping[str, Tensor]) -> tuple[Origin, list[Layout]
 
 
 def convert(tensors: Mapping[str, Tensor], recipe: Recipe, num_categories: int | None = None) -> dict[str, Tensor]:
-    """The state dict of a recipe's detector from that of a foreign one.
+    """Convert a foreign state dict to that of a recipe's detector.
 
-    Names, class order and layouts are those of the recipe's detector then. What is no tensor is not looked at: order of
-    colors, box coding and anchors are taken to be those of the recipe.
+    Names, class order and layouts become those of the recipe's detector. Only tensors are converted: order of colors,
+    box coding and anchors are assumed to be those of the recipe.
 
     Parameters
     ----------
     tensors
         The foreign state dict.
     recipe
-        Whose detector it shall become.
+        The recipe of the detector.
     num_categories
-        C, where the names and shapes in the file leave it open.
+        C; needed if the names and shapes in the file do not determine it.
 
     Raises
     ------
     InputError
-        When the names are of no detector that is known, or of one of another family than the recipe's; when tensors
-        are missing, left over or of another shape.
+        When the names are those of no known detector, or of another family than the recipe's, and when tensors are
+        missing, left over or of another shape.
     """
     origin, layouts = fitting_layouts(tensors)
     for layout in layouts:
@@ -105,7 +105,7 @@ def convert(tensors: Mapping[str, Tensor], recipe: Recipe, num_categories: int |
 
 
 def other_family(origin: Origin, layouts: Sequence[Layout], recipe: Recipe) -> str:
-    """What is said where a recipe has another detector."""
+    """Return the message for a recipe with another detector."""
     families = " or ".join(layout.family for layout in layouts)
     return f"its tensors are of {families} of {origin.name}, and recipe {recipe.name} has a {recipe.detector.type}"
 
@@ -113,7 +113,7 @@ def other_family(origin: Origin, layouts: Sequence[Layout], recipe: Recipe) -> s
 def converted(
     tensors: Mapping[str, Tensor], layout: Layout, recipe: Recipe, num_categories: int | None = None
 ) -> tuple[int, dict[str, Tensor]]:
-    """C, and what :func:`convert` returns, where the layout is known."""
+    """Return C, and the state dict as :func:`convert` does, for a known layout."""
     num_classes = max(1, layout.num_classes(tensors, recipe.detector, num_categories))
     with torch.device("meta"):  # only names, shapes and types are wanted: no memory, no random numbers
         detector = recipe.detector.build(num_classes, pretrained=False)

@@ -1,8 +1,8 @@
-"""Checkpoints of other programs, read without running any code of theirs.
+"""Reader of checkpoints of other programs, which runs none of their code.
 
-Such files hold objects beside their tensors: histories, options, whole classes. torch's restricted reader, which never
-imports or calls what a file names, refuses them. Here each of these names stands for :class:`Inert`, which takes
-whatever the file does with it and does nothing.
+Such files hold objects beside their tensors: histories, options, whole classes. torch's restricted reader never imports
+or calls what a file names, and refuses such a file. Here each of these names is replaced by :class:`Inert`, which
+accepts whatever the file does with it and does nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rankdet.runs.checkpoint import FORMAT
 from rankdet.structures import InputError
 
 WEIGHTS = ("state_dict", "model")
-"""Where files of training keep the weights: mmdetection, torchvision's reference scripts."""
+"""Keys under which training scripts keep the weights: mmdetection, torchvision's references."""
 NUM_LEGACY_PICKLES = 5
 """A file from before torch 1.6 is a row of pickles: a magic number, two headers, the content, keys of the storages."""
 BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError)
@@ -32,32 +32,32 @@ BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, 
 
 
 class Inert(list[Any]):
-    """Stands for anything that a file names: it can be made, called, filled, and holds nothing."""
+    """Placeholder for anything that a file names: it can be constructed, called and filled, and holds nothing."""
 
     def __new__(cls, *arguments: object, **options: object) -> Inert:
-        """Whatever the arguments."""
+        """Create a placeholder; all arguments are ignored."""
         return super().__new__(cls)
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__()
 
     def __setstate__(self, state: object) -> None:
-        """Nothing is kept."""
+        """Ignore the state."""
 
     def append(self, item: object) -> None:
-        """Nothing is kept."""
+        """Ignore the item."""
 
     def extend(self, items: object) -> None:
-        """Nothing is kept."""
+        """Ignore the items."""
 
     def __hash__(self) -> int:  # type: ignore[override]
-        """Names may be keys of dictionaries."""
+        """Return the identity, because names may be keys of dictionaries."""
         return id(self)
 
 
 @dataclass(frozen=True)
 class ForeignCheckpoint:
-    """What a file of another program holds.
+    """Content of a file of another program.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class ForeignCheckpoint:
     tensors
         The weights by their names there.
     meta
-        What mmdetection writes about versions, classes and configuration; may hold anything.
+        mmdetection's entries on versions, classes and configuration; may hold anything.
     """
 
     path: Path
@@ -80,7 +80,7 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
     Raises
     ------
     InputError
-        When the file is missing or damaged, holds no named tensors, or names something that no reader may touch.
+        When the file is missing or damaged, holds no named tensors, or names code that no reader may load.
     """
     try:
         names = foreign_names(path)
@@ -110,9 +110,9 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
 
 
 def foreign_names(path: Path) -> set[str]:
-    """Full names of all code that the pickles of a file name, at least of what torch does not know; nothing runs.
+    """Return the full names of all code that the pickles of a file name, without running any.
 
-    What torch knows it takes from itself, whatever else a name is said to stand for.
+    Names that torch knows may be missing, because torch takes their code from itself.
     """
     if zipfile.is_zipfile(path):
         return set(torch.serialization.get_unsafe_globals_in_checkpoint(path))

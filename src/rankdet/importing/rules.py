@@ -1,4 +1,4 @@
-"""Which tensors of a foreign checkpoint become which tensors of a detector here: rules, and what applies them.
+"""Rules that map tensors of a foreign checkpoint to tensors of a detector, and the function that applies them.
 
 Legend: R rows of a foreign tensor of classes, C classes.
 """
@@ -16,18 +16,18 @@ from rankdet.structures import InputError
 MOST_NAMED = 12
 """Tensors that one message names; it counts the others."""
 COUNTER = "num_batches_tracked"
-"""Of batch normalization: frozen ones do not count, and nothing here reads it."""
+"""A buffer of batch normalization: frozen ones do not count, and nothing here reads it."""
 
 
 class MisfitError(InputError):
-    """Tensors and a detector that do not fit.
+    """Error: tensors do not fit a detector.
 
     Parameters
     ----------
     count
-        How many tensors.
+        Number of tensors that do not fit.
     message
-        Which ones.
+        Text that names them.
     """
 
     def __init__(self, count: int, message: str) -> None:
@@ -36,23 +36,23 @@ class MisfitError(InputError):
 
 
 def unchanged(tensor: Tensor) -> Tensor:
-    """The tensor itself."""
+    """Return the tensor itself."""
     return tensor
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Where the tensors under a prefix come from.
+    """Source of the tensors under a prefix.
 
     Parameters
     ----------
     own
         Name of a tensor of the detector here, or a prefix of names, without the dot behind it.
     foreign
-        The same in the foreign checkpoint: what follows the prefix is equal in both. Several of them make one tensor
-        together.
+        The same in the foreign checkpoint; the rest of a name is equal in both. Several of them are converted to one
+        tensor.
     convert
-        From the foreign tensors to the own one.
+        Function from the foreign tensors to the own one.
     """
 
     own: str
@@ -61,12 +61,12 @@ class Rule:
 
 
 def rule(own: str, *foreign: str, convert: Callable[..., Tensor] = unchanged) -> Rule:
-    """A rule in one line."""
+    """Create a rule; foreign names are positional arguments."""
     return Rule(own, foreign, convert)
 
 
 def picked(tensor: Tensor, rows: Sequence[int], per_row: int = 1) -> Tensor:
-    """(R · k, …) → (len(rows) · k, …): groups of ``k = per_row`` entries in another order, some of them left out.
+    """Reorder groups of ``k = per_row`` entries, (R · k, …) → (len(rows) · k, …); groups not in ``rows`` are left out.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def picked(tensor: Tensor, rows: Sequence[int], per_row: int = 1) -> Tensor:
 
 
 def background_last(tensor: Tensor) -> Tensor:
-    """(R, …) with the background first → the same with the background last.
+    """Move the background from the first to the last row of (R, …).
 
     Examples
     --------
@@ -92,28 +92,28 @@ def background_last(tensor: Tensor) -> Tensor:
 def translated(
     tensors: Mapping[str, Tensor], rules: Iterable[Rule], expected: Mapping[str, Tensor], ignored: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """The weights of a detector from those of a foreign checkpoint; all or nothing.
+    """Convert the weights of a foreign checkpoint to those of a detector, all of them or none.
 
     Parameters
     ----------
     tensors
         The foreign weights.
     rules
-        Of several that fit a tensor, the one with the longest own name is taken.
+        If several fit a tensor, the one with the longest own name is used.
     expected
-        The weights of the detector, for their names, shapes and types; their values are not looked at.
+        The weights of the detector, for their names, shapes and types; their values are ignored.
     ignored
         Prefixes of foreign names that detection does not need.
 
     Returns
     -------
     dict
-        As ``expected``, in new memory.
+        Tensors with the names, shapes and types of ``expected``, in new memory.
 
     Raises
     ------
     MisfitError
-        When a tensor is missing or has another shape, or one is left over; names them all, up to a dozen of each kind.
+        When a tensor is missing, left over or of another shape. The message names up to a dozen of each kind.
     """
     by_own = {each.own: each for each in rules}
     found: dict[str, Tensor] = {}
@@ -146,7 +146,7 @@ def translated(
 
 
 def is_under(name: str, prefixes: Iterable[str]) -> bool:
-    """Whether a name is one of these, or lies under one.
+    """Return True if a name is one of the prefixes, or continues one after a dot.
 
     Examples
     --------
