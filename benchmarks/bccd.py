@@ -23,12 +23,12 @@ import torch
 from rich.console import Console
 
 from rankdet.data import build_test_loader
-from rankdet.inference.evaluation import evaluate_detector, ranking_quality
-from rankdet.inference.loading import load_detector
+from rankdet.inference.evaluation import evaluate_model
+from rankdet.inference.loading import load
+from rankdet.inference.ranking_quality import ranking_quality
 from rankdet.recipes import load_recipe
 from rankdet.report import markdown_table
 from rankdet.runs.folder import Run, read_log
-from rankdet.runs.processes import World
 from rankdet.training.engine import train
 
 RECIPES = {"standard": "faster_rcnn_lite0_bccd", "RS": "rs_faster_rcnn_lite0_bccd"}
@@ -52,16 +52,15 @@ def measured(run: Run) -> dict[str, Any]:
     """Everything that the table says of one run, on the test split."""
     cached = run.folder / "test.json"
     if not cached.exists():
-        trained = load_detector(run.folder, CPU)
-        recipe = trained.recipe
+        model, recipe = load(run.folder, CPU), load_recipe(run.recipe)
         dataset = recipe.data.build_test_dataset("test")
-        evaluation = evaluate_detector(trained.detector, dataset, recipe, World(rank=0, size=1, device=CPU))
+        evaluation = evaluate_model(model, dataset, batch_size=recipe.evaluation.batch_size)
         losses = {head: config.build() for head, config in recipe.losses.items()}
         batches = build_test_loader(dataset, recipe.data.batch_size, workers=0)
         records = [record for record in read_log(run.log) if record["kind"] == "train"]
         numbers = {
             **{measure: evaluation.metrics[measure] for measure in MEASURES},
-            **ranking_quality(trained.detector, losses, batches, recipe, CPU),
+            **ranking_quality(model, losses, batches),
             "seconds": records[-1]["timing"]["seconds"],
             "iterations": records[-1]["iteration"],
             "per_class": evaluation.metrics["per_class"],

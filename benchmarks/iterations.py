@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from rankdet.inference.loading import build_model
 from rankdet.inference.profiling import loss_seconds
 from rankdet.recipes import Recipe
 from rankdet.recipes.library.cascade_rcnn import cascade_rcnn_r50_coco, rs_cascade_rcnn_r50_coco
@@ -78,17 +79,16 @@ class Form:
         torch.manual_seed(0)
         self.recipe = recipe
         self.device = device
-        self.detector = recipe.detector.build(CLASSES, pretrained=False).to(device)
-        if recipe.runtime.channels_last:
-            self.detector = self.detector.to(memory_format=torch.channels_last)
+        categories = [(label + 1, str(label)) for label in range(CLASSES)]
+        self.model = build_model(recipe, recipe.detector.build(CLASSES, pretrained=False), categories, device)
         self.losses = {head: loss.build(steps_per_epoch=7330).to(device) for head, loss in recipe.losses.items()}
 
     def step(self, batch: Batch) -> float:
         """Seconds of one iteration, without the optimizer."""
-        self.detector.zero_grad(set_to_none=True)
+        self.model.network.zero_grad(set_to_none=True)
         _wait(self.device)
         start = time.perf_counter()
-        total, _, _ = training_step(self.detector, self.losses, batch, self.recipe.head_weights)
+        total, _, _ = training_step(self.model.forward, self.losses, batch, self.recipe.head_weights)
         total.backward()
         _wait(self.device)
         return time.perf_counter() - start
@@ -123,7 +123,7 @@ def measure(name: str, repeats: int, images: int, size: tuple[int, int], device:
         print(f"{name}: {repeat} of {repeats}", flush=True)
     medians = [statistics.median(taken[1:]) for taken in seconds.values()]  # the first iteration warms up
     shares = [
-        loss_seconds(form.detector, form.losses, [batch] * 3, form.recipe, device) / median
+        loss_seconds(form.model, form.losses, [batch] * 3) / median
         for form, median in zip(seconds, medians, strict=True)
     ]
     ratio = medians[0] / medians[1]

@@ -1,13 +1,15 @@
 """What the tests of every room share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import torch
+import yaml
 
 from rankdet.backbones import FPN, CarafeFPN, TimmBackbone, TinyBackbone, make_deformable
+from rankdet.data import make_shapes
 from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN, SOLOv2
 from rankdet.heads import (
     AnchorGenerator,
@@ -31,9 +33,19 @@ from rankdet.heads import (
     SemanticHead,
 )
 from rankdet.label_assignment import GridAssigner, MaxIoUAssigner, RandomSampler
+from rankdet.recipes import Recipe, load_recipe
 
 OneStage = TypeVar("OneStage", ATSS, PAA)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+TINY = {
+    "base": "rs_faster_rcnn_shapes",
+    "name": "tiny",
+    "data": {"batch_size": 2, "workers": 0},
+    "detector": {"pyramid_channels": 16, "backbone": {"channels": [8, 16, 16]}, "rcnn": {"channels": 16}},
+    "schedule": {"iterations": 4, "warmup_iterations": 2},
+    "evaluation": {"at_end": False},
+    "runtime": {"log_interval": 3, "checkpoint_interval": 2, "threads": 1, "device": "cpu"},
+}
 
 
 @pytest.fixture
@@ -47,6 +59,32 @@ def shared() -> Callable[..., Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training and 6 validation images of 64 pixels."""
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=24, val=6, size=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_file(shapes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that trains in a second."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    data = TINY["data"] | {"folder": str(shapes_folder)}
+    path.write_text(yaml.safe_dump(TINY | {"data": data}))
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_file: Path) -> Callable[[Sequence[str]], Recipe]:
+    """The recipe with overrides."""
+    torch.set_num_threads(1)
+
+    def load(*overrides: str) -> Recipe:
+        return load_recipe(tiny_file, overrides)
+
+    return load
 
 
 @pytest.fixture

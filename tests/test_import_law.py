@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import rankdet
 
 ROOT = Path(rankdet.__file__).parent
@@ -17,7 +19,7 @@ ROOT = Path(rankdet.__file__).parent
 BASE = {"ranges", "structures"}
 TENSORS = BASE | {"backbones", "heads", "label_assignment"}
 ALLOWED = {
-    "__init__": set(),
+    "__init__": {"inference", "recipes", "structures", "training"},
     "ranges": set(),
     "structures": set(),
     "losses": BASE,
@@ -140,3 +142,18 @@ def test_the_losses_load_torch_structures_and_ranges_alone() -> None:
     assert "torch" in modules
     foreign = {"torchvision", "timm", "hotcoco", "PIL", "pydantic", "matplotlib", "rich", "triton", "typer", "yaml"}
     assert not modules & foreign
+
+
+@pytest.mark.parametrize(
+    "statement", ["import rankdet", "import rankdet.cli", "from rankdet import load_recipe, RECIPES"]
+)
+def test_the_package_its_recipes_and_the_help_of_the_command_line_need_no_torch(statement: str) -> None:
+    assert not loaded_by(statement) & {"torch", "numpy", "matplotlib", "PIL"}
+
+
+def test_every_name_of_the_package_can_be_had_from_it() -> None:
+    assert sorted(rankdet.__all__) == sorted(dir(rankdet)) == sorted({"__version__", *rankdet._MODULES})
+    for name in rankdet.__all__:
+        assert getattr(rankdet, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = rankdet.nothing

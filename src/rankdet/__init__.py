@@ -1,3 +1,40 @@
-"""Object detectors and instance segmenters trained with ranking-based losses."""
+"""Object detectors and instance segmenters trained with ranking-based losses.
+
+The names below are imported when they are used, so that ``import rankdet`` is quick and needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rankdet.inference.detections import Detections
+    from rankdet.inference.loading import load
+    from rankdet.inference.model import Model
+    from rankdet.recipes import RECIPES, Recipe, load_recipe
+    from rankdet.structures import InputError
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "RECIPES": "rankdet.recipes",
+    "Detections": "rankdet.inference.detections",
+    "InputError": "rankdet.structures",
+    "Model": "rankdet.inference.model",
+    "Recipe": "rankdet.recipes",
+    "load": "rankdet.inference.loading",
+    "load_recipe": "rankdet.recipes",
+}
+"""Where each name is defined."""
+
+__all__ = ["RECIPES", "Detections", "InputError", "Model", "Recipe", "__version__", "load", "load_recipe"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'rankdet' has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -181,15 +181,17 @@ def evaluate(
         raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
     if iou_type != "bbox":
         raise InputError("--iou-type segm is for --detections: of a checkpoint all that it finds is measured")
-    from rankdet.inference.evaluation import optimal_thresholds
-    from rankdet.inference.loading import evaluate_checkpoint, load_detector, store_thresholds
+    from rankdet.inference.evaluation import evaluate_on_folder, optimal_thresholds, store_thresholds
+    from rankdet.inference.loading import load
+    from rankdet.runs.folder import find_checkpoint
     from rankdet.runs.processes import joined_world
 
     with joined_world(device) as world:
         with world.together():
-            trained = load_detector(checkpoint, world.device)
-        folder = out or _folder_of(trained.path)
-        metrics = evaluate_checkpoint(trained, data, split, world, folder, ranking)
+            path = find_checkpoint(checkpoint)
+            model = load(path, world.device)
+        folder = out or _folder_of(path)
+        metrics = evaluate_on_folder(model, data, split, world, folder, ranking)
     if metrics is None:
         return
     _print_evaluation(_console(), metrics)
@@ -197,8 +199,8 @@ def evaluate(
     if not thresholds:
         return
     try:
-        store_thresholds(trained, optimal_thresholds(metrics))
-        print(f"thresholds stored in {trained.path}")
+        store_thresholds(model, optimal_thresholds(metrics))
+        print(f"thresholds stored in {path}")
     except InputError as error:
         print(f"rankdet: warning: thresholds not stored: {error}", file=sys.stderr)
 

@@ -13,9 +13,11 @@ import torch
 from rich.console import Console
 
 from rankdet.data import SampleKey, build_training_loader, make_shapes
-from rankdet.inference.evaluation import ranking_quality
-from rankdet.inference.loading import TrainedDetector, above, detect_images, load_detector
+from rankdet.inference.inputs import to_pixels
+from rankdet.inference.loading import load
+from rankdet.inference.model import Model
 from rankdet.inference.profiling import loss_seconds
+from rankdet.inference.ranking_quality import ranking_quality
 from rankdet.recipes import Recipe, load_recipe
 from rankdet.report import (
     History,
@@ -120,10 +122,10 @@ def _train(recipe_name: str, name: str, data: Path, out: Path, console: Console,
     if outcome.signal is not None or outcome.evaluation is None:
         raise InputError(f"the demo was stopped; what there is of it is in {out}")
     seconds = [record["timing"]["seconds"] for record in read_log(run.log) if record["kind"] == "train"][-1]
-    trained = load_detector(run.folder, CPU)
+    model = load(run.folder, CPU)
     losses = {head: config.build() for head, config in recipe.losses.items()}
-    quality = ranking_quality(trained.detector, losses, _validation_batches(recipe), recipe, CPU)
-    share = loss_seconds(trained.detector, losses, _training_batches(recipe), recipe, CPU) / (seconds / length)
+    quality = ranking_quality(model, losses, _validation_batches(recipe))
+    share = loss_seconds(model, losses, _training_batches(recipe)) / (seconds / length)
     return Entry(name, run, length, seconds, outcome.evaluation, quality, share)
 
 
@@ -233,22 +235,20 @@ def _term(entry: Entry, term: str) -> Series:
 
 
 def _draw_images(path: Path, entries: Sequence[Entry], rows: int = 5) -> None:
-    detectors = [load_detector(entry.run.folder, CPU) for entry in entries]
-    dataset = detectors[0].recipe.data.build_test_dataset()
+    models = [load(entry.run.folder, CPU) for entry in entries]
+    dataset = load_recipe(entries[0].run.recipe).data.build_test_dataset()
     samples = (dataset[SampleKey(index, 0)] for index in range(len(dataset)))
     chosen = list(itertools.islice((sample for sample in samples if len(sample.target.boxes) > 1), rows))
     files = [Path(sample.source.path) for sample in chosen]
-    names = [name for _, name in dataset.categories]
-    columns = [[draw_detections(sample.image, None, names, sample.target) for sample in chosen]]
-    columns += [_drawn(trained, files, names) for trained in detectors]
+    columns = [[draw_detections(sample.image, None, models[0].names, sample.target) for sample in chosen]]
+    columns += [_drawn(model, files) for model in models]
     captions = ["objects", *(entry.name for entry in entries)]
     cells = [image for row in zip(*columns, strict=True) for image in row]
     write_image(path, draw_grid(cells, captions + [""] * (len(cells) - len(captions)), columns=len(columns)))
 
 
-def _drawn(trained: TrainedDetector, files: Sequence[Path], names: Sequence[str]) -> list[torch.Tensor]:
-    thresholds = trained.drawing_thresholds(None)
+def _drawn(model: Model, files: Sequence[Path]) -> list[torch.Tensor]:
     return [
-        draw_detections(pixels, above(detection, thresholds), names)
-        for _, pixels, detection in detect_images(trained, files)
+        draw_detections(to_pixels(file), found.above().detection, model.names)
+        for file, found in zip(files, model.detect(files), strict=True)
     ]

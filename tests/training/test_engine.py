@@ -309,11 +309,11 @@ def test_accumulated_step_averages_the_gradients_of_its_batches(tiny: Load, tmp_
     training = Training(recipe, CPU_WORLD)
     training.set_lr(0)
     for batch in itertools.islice(batches_of(training), 3):
-        total, _, _ = training_step(training.detector, training.losses, batch, recipe.head_weights)
+        total, _, _ = training_step(training.model.network, training.losses, batch, recipe.head_weights)
         (total / 3).backward()
     training.optimizer.step()
     trained = load_checkpoint(Run(tmp_path / "run").checkpoint(1))["detector"]
-    assert equal(dict(training.detector.state_dict()), dict(trained))
+    assert equal(dict(training.model.network.state_dict()), dict(trained))
 
 
 def test_gradients_are_clipped_to_the_norm_asked_for(tiny: Load, tmp_path: Path):
@@ -322,7 +322,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(tiny: Load, tmp_path: Path)
                   "schedule.warmup_iterations=0", "runtime.scale_lr=false",
                   "runtime.clip_gradient_norm=0.01")  # fmt: skip
     run(recipe, tmp_path / "run")
-    before = Training(recipe, CPU_WORLD).detector.state_dict()
+    before = Training(recipe, CPU_WORLD).model.network.state_dict()
     after = load_checkpoint(Run(tmp_path / "run").checkpoint(1))["detector"]
     squares = [((after[name] - before[name]).double() ** 2).sum() for name in before]
     assert torch.stack(squares).sum().sqrt().item() == pytest.approx(0.01, rel=1e-3)
@@ -332,7 +332,7 @@ def test_every_weight_moves_in_float32_and_bfloat16(tiny: Load, tmp_path: Path):
     for precision in ("float32", "bfloat16"):
         recipe = tiny("schedule.iterations=2", f"runtime.precision={precision}", "runtime.channels_last=true")
         run(recipe, tmp_path / precision)
-        before = Training(recipe, CPU_WORLD).detector.state_dict()
+        before = Training(recipe, CPU_WORLD).model.network.state_dict()
         after = load_checkpoint(Run(tmp_path / precision).checkpoint(2))["detector"]
         assert [name for name in before if torch.equal(before[name], after[name])] == []
 
@@ -354,10 +354,10 @@ with joined_world("cpu") as world, StopRequest() as stop:
     training = Training(recipe, world)
     if world.is_main:
         Run(folder).create()
-    world.barrier()
+    world.highest(0)  # all wait
     with Display(Console(quiet=True), "two", training.num_iterations) as display:
         Loop(training, Run(folder), display, stop).run(None)
-    torch.save(training.detector.state_dict(), folder / f"rank{world.rank}.pt")
+    torch.save(training.model.network.state_dict(), folder / f"rank{world.rank}.pt")
 """
 
 

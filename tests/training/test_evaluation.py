@@ -14,21 +14,18 @@ from rich.console import Console
 from torch import nn
 
 from rankdet.data import CocoDataset, SampleKey, find_split
+from rankdet.inference.detections import Detections
 from rankdet.inference.drawing import detect_and_draw
-from rankdet.inference.evaluation import evaluate_detector, rank_qualities, ranking_quality
-from rankdet.inference.loading import (
-    above,
-    detect_images,
-    evaluate_checkpoint,
-    find_images,
-    load_detector,
-    store_thresholds,
-)
+from rankdet.inference.evaluation import evaluate_model, evaluate_on_folder, store_thresholds
+from rankdet.inference.inputs import find_images
+from rankdet.inference.loading import load
+from rankdet.inference.model import Model
 from rankdet.inference.profiling import loss_seconds
+from rankdet.inference.ranking_quality import rank_qualities, ranking_quality
 from rankdet.recipes import Recipe, load_recipe
 from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.runs.folder import Run
-from rankdet.runs.processes import World, joined_world
+from rankdet.runs.processes import joined_world
 from rankdet.structures import Batch, Candidates, Detection, Images, InputError, LossOutput, Matched
 from rankdet.training.engine import train
 
@@ -58,7 +55,7 @@ class Oracle(nn.Module):
 def test_perfect_detections_score_one_in_the_coordinates_and_ids_of_the_files(resize: str, tiny: Load):
     recipe = tiny(f"data.resize={resize}")
     dataset = recipe.data.build_test_dataset()
-    evaluation = evaluate_detector(Oracle(dataset), dataset, recipe, World(0, 1, CPU))
+    evaluation = evaluate_model(Model(Oracle(dataset), dataset.categories), dataset)
     assert evaluation.metrics["AP"] == pytest.approx(1.0)
     assert evaluation.metrics["oLRP"] == pytest.approx(0.0, abs=1e-4)
     assert {record["category_id"] for record in evaluation.detections} <= {1, 3, 7, 13, 21}
@@ -93,11 +90,12 @@ class CountingLoss(nn.Module):
         return LossOutput({"ranking": loss}, {"positives": torch.tensor(2), "negatives": torch.tensor(4)})
 
 
-def test_ranking_quality_of_well_ordered_positives_is_one(tiny: Load):
+def test_ranking_quality_of_well_ordered_positives_is_one():
     empty = Batch(Images(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), ()), (), ())
-    quality = ranking_quality(FixedHeads(), {"rcnn": CountingLoss()}, [empty, empty], tiny(), CPU)
+    model = Model(FixedHeads(), [(1, "one"), (2, "two")])
+    quality = ranking_quality(model, {"rcnn": CountingLoss()}, [empty, empty])
     assert quality == {"spearman": pytest.approx(1.0), "positives": 2.0, "negatives": 4.0}
-    assert loss_seconds(FixedHeads(), {"rcnn": CountingLoss()}, [empty, empty, empty], tiny(), CPU) > 0
+    assert loss_seconds(model, {"rcnn": CountingLoss()}, [empty, empty, empty]) > 0
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +116,14 @@ def checkpoint(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_evaluating_a_checkpoint_stores_its_thresholds(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
     path = tmp_path / "copy.pt"
     shutil.copy(checkpoint, path)
-    trained = load_detector(path, CPU)
-    assert trained.drawing_thresholds(None) == [0.5] * 5
-    metrics = evaluate_checkpoint(trained, shapes_folder, "val", World(0, 1, CPU), tmp_path / "out")
+    trained = load(path, CPU)
+    assert trained.drawing_thresholds() == [0.5] * 5
+    metrics = evaluate_on_folder(trained, shapes_folder, "val", out=tmp_path / "out")
     found = [numbers["threshold"] for numbers in metrics["per_class"].values()]
-    store_thresholds(trained, found)
-    stored = load_detector(path, CPU)
+    again = store_thresholds(trained, found)
+    stored = load(path, CPU)
     assert str(stored.thresholds) == str(found)
-    assert stored.drawing_thresholds(0.3) == [0.3] * 5
+    assert str(again.thresholds) == str(found)
     before, after = load_checkpoint(checkpoint), load_checkpoint(path)
     assert all(torch.equal(before["detector"][name], after["detector"][name]) for name in before["detector"])
 
@@ -133,7 +131,7 @@ def test_evaluating_a_checkpoint_stores_its_thresholds(checkpoint: Path, shapes_
 def test_class_that_was_not_detected_keeps_its_threshold(checkpoint: Path, tmp_path: Path):
     path = tmp_path / "copy.pt"
     save_checkpoint(path, load_checkpoint(checkpoint) | {"thresholds": [0.2, 0.4, math.nan, 0.9, 0.1]})
-    store_thresholds(load_detector(path, CPU), [0.5, math.nan, math.nan, 0.7, math.nan])
+    store_thresholds(load(path, CPU), [0.5, math.nan, math.nan, 0.7, math.nan])
     assert str(load_checkpoint(path)["thresholds"]) == "[0.5, 0.4, nan, 0.7, 0.1]"
 
 
@@ -151,15 +149,18 @@ def test_checkpoint_that_does_not_fit_is_named(change: dict, message: str, check
     path = tmp_path / "copy.pt"
     save_checkpoint(path, load_checkpoint(checkpoint) | change)
     with pytest.raises(InputError, match=rf"copy\.pt does not fit: .*{message}"):
-        load_detector(path, CPU)
+        load(path, CPU)
 
 
 def test_thresholds_of_the_checkpoint_choose_what_is_drawn(checkpoint: Path, tmp_path: Path):
     path = tmp_path / "copy.pt"
     save_checkpoint(path, load_checkpoint(checkpoint) | {"thresholds": [0.2, 0.4, math.nan, 0.9, 0.1]})
-    assert load_detector(path, CPU).drawing_thresholds(None) == [0.2, 0.4, 0.5, 0.9, 0.1]
-    found = Detection(torch.zeros(3, 4), torch.tensor([0.5, 0.3, 0.8]), torch.tensor([0, 1, 3]))
-    assert above(found, [0.2, 0.4, 0.5, 0.9, 0.1]).labels.tolist() == [0]
+    model = load(path, CPU)
+    assert model.drawing_thresholds() == [0.2, 0.4, 0.5, 0.9, 0.1]
+    detection = Detection(torch.zeros(3, 4), torch.tensor([0.5, 0.3, 0.8]), torch.tensor([0, 1, 3]))
+    found = Detections(detection, (8, 8), model.categories, model.drawing_thresholds())
+    assert found.above().labels.tolist() == [0]
+    assert found.above(0.4).labels.tolist() == [0, 3]
 
 
 def test_other_categories_are_refused(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
@@ -168,7 +169,7 @@ def test_other_categories_are_refused(checkpoint: Path, shapes_folder: Path, tmp
     path = folder / "annotations" / "instances_val.json"
     path.write_text(path.read_text().replace("ellipse", "disc"))
     with pytest.raises(InputError, match=r"1 'disc' only in the first, 1 'ellipse' only in the second"):
-        evaluate_checkpoint(load_detector(checkpoint, CPU), folder, "val", World(0, 1, CPU), tmp_path / "out")
+        evaluate_on_folder(load(checkpoint, CPU), folder, "val", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -255,9 +256,7 @@ def test_one_stage_detectors_train_evaluate_and_detect(name: str, shapes_folder:
     short = ["schedule.iterations=2", "schedule.warmup_iterations=1", "runtime.log_interval=1", "runtime.device=cpu"]
     recipe = load_recipe(name, [f"data.folder={shapes_folder}", *small, *short])
     train(recipe, Run(tmp_path / "run"), Console(file=io.StringIO()))
-    trained = load_detector(tmp_path / "run", torch.device("cpu"))
-    images = find_images([find_split(shapes_folder, "val").images])[:1]
-    ((_, _, found),) = detect_images(trained, images)
+    found = load(tmp_path / "run", "cpu").detect(find_images([find_split(shapes_folder, "val").images])[0])
     assert len(found.scores) <= 100
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert records[-1]["kind"] == "evaluation"

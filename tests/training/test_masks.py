@@ -12,9 +12,11 @@ from rich.console import Console
 from torch import nn
 
 from rankdet.data import CocoDataset, SampleKey, find_split
+from rankdet.inference.detections import coco_results
 from rankdet.inference.drawing import detect_and_draw
-from rankdet.inference.evaluation import coco_results, evaluate_detector
-from rankdet.inference.loading import evaluate_checkpoint, load_detector
+from rankdet.inference.evaluation import evaluate_model, evaluate_on_folder
+from rankdet.inference.loading import load
+from rankdet.inference.model import Model
 from rankdet.metrics import evaluate
 from rankdet.recipes import Recipe, load_recipe
 from rankdet.runs.folder import Run, read_log
@@ -26,7 +28,7 @@ CPU = torch.device("cpu")
 WORLD = World(0, 1, CPU)
 
 
-def load(form: str, folder: Path, changes: Sequence[str] = ()) -> Recipe:
+def tiny_recipe(form: str, folder: Path, changes: Sequence[str] = ()) -> Recipe:
     """A recipe that trains in a second."""
     torch.set_num_threads(1)
     overrides = [
@@ -44,7 +46,7 @@ def run(request: pytest.FixtureRequest, shapes_folder: Path, tmp_path_factory: p
     """A training of three iterations and its evaluation."""
     run = Run(tmp_path_factory.mktemp("runs") / "run")
     with (run.folder.parent / "output.txt").open("w") as output:
-        train(load(request.param, shapes_folder), run, Console(file=output))
+        train(tiny_recipe(request.param, shapes_folder), run, Console(file=output))
     return run
 
 
@@ -69,9 +71,11 @@ class Oracle(nn.Module):
 @pytest.mark.parametrize(("resize", "least"), [("null", 1.0), ("{type: fixed, height: 96, width: 160}", 0.8)])
 def test_perfect_masks_score_one_in_the_pixels_of_the_files(resize: str, least: float, shapes_folder: Path):
     """Enlarged masks come back with their outlines a little rounder: their AP at high IoU is lower."""
-    recipe = load("rs_mask_rcnn_shapes", shapes_folder, [f"data.resize={resize}", "detector.testing.per_image=100"])
+    recipe = tiny_recipe(
+        "rs_mask_rcnn_shapes", shapes_folder, [f"data.resize={resize}", "detector.testing.per_image=100"]
+    )
     dataset = recipe.data.build_test_dataset(with_masks=True)
-    metrics = evaluate_detector(Oracle(dataset), dataset, recipe, WORLD).metrics
+    metrics = evaluate_model(Model(Oracle(dataset), dataset.categories), dataset).metrics
     assert metrics["AP"] == pytest.approx(1.0)
     assert metrics["masks"]["AP50"] == pytest.approx(1.0)
     assert metrics["masks"]["AP"] >= least - 1e-9
@@ -98,7 +102,7 @@ def test_training_logs_the_masks_and_measures_them(run: Run):
 
 
 def test_checkpoint_and_its_detections_measure_alike_on_masks(run: Run, shapes_folder: Path, tmp_path: Path):
-    metrics = evaluate_checkpoint(load_detector(run.folder, CPU), shapes_folder, "val", WORLD, tmp_path, True)
+    metrics = evaluate_on_folder(load(run.folder, CPU), shapes_folder, "val", out=tmp_path, ranking=True)
     found = json.loads((tmp_path / "detections.json").read_text())
     assert metrics["ranking"]["head"] == "rcnn"
     masks = [{name: value for name, value in record.items() if name != "bbox"} for record in found]

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from rankdet.data import find_split
 from rankdet.inference.drawing import detect_and_draw
-from rankdet.inference.evaluation import rank_qualities
-from rankdet.inference.loading import evaluate_checkpoint, load_detector
+from rankdet.inference.evaluation import evaluate_on_folder
+from rankdet.inference.loading import load
+from rankdet.inference.ranking_quality import rank_qualities
 from rankdet.losses import dice_coefficient
 from rankdet.metrics import evaluate
 from rankdet.recipes import load_recipe
@@ -52,7 +53,7 @@ def test_training_logs_the_masks_and_measures_them(run: Run):
 
 def test_checkpoint_and_its_detections_measure_alike(run: Run, shapes_folder: Path, tmp_path: Path):
     """And ``--ranking`` compares scores with the Dice coefficients of the masks."""
-    metrics = evaluate_checkpoint(load_detector(run.folder, CPU), shapes_folder, "val", WORLD, tmp_path, True)
+    metrics = evaluate_on_folder(load(run.folder, CPU), shapes_folder, "val", out=tmp_path, ranking=True)
     found = json.loads((tmp_path / "detections.json").read_text())
     assert found
     assert metrics["ranking"]["head"] == "grid"

@@ -33,7 +33,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def start(recipe: Recipe) -> tuple[dict[str, torch.Tensor], str]:
     training = Training(recipe, WORLD)
-    return training.detector.state_dict(), training.start
+    return training.model.network.state_dict(), training.start
 
 
 def test_all_weights_are_taken_where_nothing_differs(first: Path, tiny: Load):

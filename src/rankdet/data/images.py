@@ -47,13 +47,7 @@ def decode(path: Path, follow_exif: bool = False) -> Tensor:
     try:
         # Pillow warns of odd metadata, again and again; whether the pixels are sound, decoding tells.
         with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
-            image = ImageOps.exif_transpose(file) if follow_exif else file
-            if image.mode.startswith("I;16"):
-                gray = torch.from_numpy(np.array(image).astype(np.int32) >> 8).to(torch.uint8)
-                return gray.expand(3, -1, -1)
-            if image.mode in ("I", "F"):
-                raise InputError(f"{path}: the image has 32 bits per pixel and channel, which is no color")
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            return to_rgb(ImageOps.exif_transpose(file) if follow_exif else file, str(path))
     except InputError:
         raise
     except FileNotFoundError as error:
@@ -62,6 +56,24 @@ def decode(path: Path, follow_exif: bool = False) -> Tensor:
         # A missing reader and a broken file sound alike in Pillow, and the path is in the message already.
         reason = str(error).replace(f" '{path}'", "").replace(f" {str(path)!r}", "") or type(error).__name__
         raise InputError(f"{path}: the image cannot be decoded: {reason}") from error
+
+
+def to_rgb(image: Image.Image, name: str) -> Tensor:
+    """The pixels of an image of any mode as (3, height, width) uint8 RGB.
+
+    Images of 16 bits keep the upper eight, and transparency is ignored.
+
+    Raises
+    ------
+    InputError
+        When the image has 32 bits per channel; the message starts with ``name``.
+    """
+    if image.mode.startswith("I;16"):
+        gray = torch.from_numpy(np.array(image).astype(np.int32) >> 8).to(torch.uint8)
+        return gray.expand(3, -1, -1)
+    if image.mode in ("I", "F"):
+        raise InputError(f"{name}: the image has 32 bits per pixel and channel, which is no color")
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def is_file(path: Path) -> bool:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from hotcoco import mask as rle
 
-from rankdet.inference.evaluation import coco_results
-from rankdet.inference.loading import above, check_images, detect_images, find_images, load_detector
-from rankdet.report import draw_detections, write_image
+from rankdet.inference.inputs import check_images, find_images, to_pixels
+from rankdet.inference.loading import load
+from rankdet.inference.model import NO_THRESHOLD
 from rankdet.runs.folder import output_folder, write_json
-from rankdet.structures import InputError, Source
+from rankdet.structures import InputError
 
 
 def detect_and_draw(
@@ -24,6 +24,7 @@ def detect_and_draw(
     threshold: float | None,
     device: torch.device,
     report: Callable[[str], None],
+    trust: bool = False,
 ) -> Path:
     """Write annotated images and ``detections.json`` into ``out``; nothing is written where any input is bad.
 
@@ -41,7 +42,9 @@ def detect_and_draw(
     device
         Where to compute.
     report
-        Is told what is drawn.
+        Called with a line of text for each image.
+    trust
+        Whether the checkpoint may import what its recipe names by import path.
 
     Raises
     ------
@@ -49,30 +52,29 @@ def detect_and_draw(
         When the checkpoint or an image cannot be read (all broken images are named at once), when a drawing would
         take the place of an image, and when ``out`` cannot be written into.
     """
-    trained = load_detector(checkpoint, device)
+    model = load(checkpoint, device, trust=trust)
     paths = find_images(inputs)
     drawings = _names_of_drawings(paths)
     _check_places([out / name for name in (*drawings, "detections.json")], paths)
     check_images(paths)
-    thresholds = trained.drawing_thresholds(threshold)
-    if threshold is None and trained.thresholds is None:
-        report(f"no evaluation has stored thresholds in {trained.path}; drawing from score {thresholds[0]:g} on")
-    names = [name for _, name in trained.categories]
+    if threshold is None and model.thresholds is None:
+        report(f"no evaluation has stored thresholds in {checkpoint}; drawing from score {NO_THRESHOLD:g} on")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     with output_folder(out), tempfile.TemporaryDirectory(dir=out) as beside:
-        for number, (path, pixels, detection) in enumerate(detect_images(trained, paths), start=1):
-            source = Source(number, str(path), (pixels.shape[1], pixels.shape[2]))
-            images.append({"id": number, "file_name": str(path), "height": source.size[0], "width": source.size[1]})
-            for record in coco_results(source, detection, [category for category, _ in trained.categories]):
+        for number, path in enumerate(paths, start=1):
+            pixels = to_pixels(path)
+            found = model.detect(pixels)
+            height, width = found.size
+            images.append({"id": number, "file_name": str(path), "height": height, "width": width})
+            for record in found.to_coco(number):
                 area = record["bbox"][2] * record["bbox"][3]
                 if "segmentation" in record:
                     area = int(rle.area(record["segmentation"]))
                 annotations.append({"id": len(annotations) + 1, **record, "area": area, "iscrowd": 0})
-            drawn = above(detection, thresholds)
-            write_image(Path(beside) / drawings[number - 1], draw_detections(pixels, drawn, names))
-            report(f"{path}: {len(drawn.scores)} drawn of {len(detection.scores)}")
-        categories = [{"id": category, "name": name} for category, name in trained.categories]
+            found.draw(pixels, threshold).save(Path(beside) / drawings[number - 1])
+            report(f"{path}: {len(found.above(threshold))} drawn of {len(found)}")
+        categories = [{"id": category, "name": name} for category, name in model.categories]
         document = {"images": images, "categories": categories, "annotations": annotations}
         write_json(Path(beside) / "detections.json", document)
         for file in sorted(Path(beside).iterdir()):

@@ -10,34 +10,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from rankdet.inference.evaluation import Detector, precision_context
-from rankdet.recipes import Recipe
+from rankdet.inference.model import Model
 from rankdet.structures import Batch, Candidates, Matched
 
 
-def loss_seconds(
-    detector: Detector,
-    losses: Mapping[str, nn.Module],
-    batches: Iterable[Batch],
-    recipe: Recipe,
-    device: torch.device,
-) -> float:
+def loss_seconds(model: Model, losses: Mapping[str, nn.Module], batches: Iterable[Batch]) -> float:
     """Median seconds per batch of the losses of all heads, forward and backward.
 
-    For each batch the detector runs once, outside of the clock. Its logits, boxes and deltas are then cut from the
+    For each batch the network runs once, outside of the clock. Its logits, boxes and deltas are then cut from the
     network; timed are the losses on them and the way back to them, and nothing of the network itself. Decoding boxes
     counts as network. The first batch warms up and is not counted where there are more.
     """
     seconds = []
     for batch in batches:
-        with torch.no_grad(), precision_context(recipe, device):
-            heads = detector(batch.to(device))
+        with torch.no_grad():
+            heads = model.forward(batch)
         cut = [_cut(candidates) for candidates in heads]
-        _wait(device)
+        _wait(model.device)
         start = time.perf_counter()
         for candidates in cut:
             torch.stack(list(losses[candidates.head](candidates).terms.values())).sum().backward()
-        _wait(device)
+        _wait(model.device)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:] or seconds)
 

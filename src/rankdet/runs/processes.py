@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,7 @@ ELSEWHERE = "another process stopped; see its message"
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run and the device of this one.
+    """The processes that work together, and the device of this one.
 
     Parameters
     ----------
@@ -33,6 +33,11 @@ class World:
     rank: int
     size: int
     device: torch.device
+
+    @classmethod
+    def alone(cls, device: torch.device) -> Self:
+        """The world of one process."""
+        return cls(0, 1, device)
 
     @property
     def is_main(self) -> bool:
@@ -80,9 +85,27 @@ class World:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
 
-    def barrier(self) -> None:
-        """Wait for every process."""
-        self.highest(0)
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of a name: ``"auto"`` is a GPU where there is one; ``"cuda"`` is the GPU of this process.
+
+    Raises
+    ------
+    InputError
+        When CUDA is asked for and there is none, or torch knows no such device.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device == "auto":
+        device = "cuda" if has_cuda else "cpu"
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device {device!r} is none that torch knows; take cpu, cuda or auto") from error
+    if found.type == "cuda" and not has_cuda:
+        raise InputError(f"the device is to be {device}, but torch finds no GPU; take cpu or auto")
+    if found.type == "cuda" and found.index is None:
+        return torch.device("cuda", _from_environment("LOCAL_RANK", 0))
+    return found
 
 
 @contextmanager
@@ -92,23 +115,19 @@ def joined_world(device: str) -> Iterator[World]:
     Parameters
     ----------
     device
-        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        ``"auto"``, ``"cpu"`` or ``"cuda"``: see `find_device`.
 
     Raises
     ------
     InputError
         When CUDA is asked for and there is none, or the environment describes no world that can be joined.
     """
-    has_cuda = torch.cuda.is_available()
-    if device == "cuda" and not has_cuda:
-        raise InputError("the device shall be cuda, but torch finds no GPU; take cpu or auto")
+    chosen = find_device(device)
     rank, size = _from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1)
-    chosen = torch.device("cpu")
-    if device != "cpu" and has_cuda:
-        chosen = torch.device("cuda", _from_environment("LOCAL_RANK", 0))
+    if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
-        yield World(0, 1, chosen)
+        yield World.alone(chosen)
         return
     # Small host-side messages (stop requests, statistics, random states) always take gloo, so that they never make a
     # host wait for its GPU.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rankdet.data import build_training_loader
-from rankdet.inference.evaluation import Evaluation, evaluate_detector, optimal_thresholds, precision_context, prepare
+from rankdet.inference.evaluation import Evaluation, evaluate_model, optimal_thresholds
 from rankdet.recipes import Recipe, dump
 from rankdet.runs.checkpoint import (
     FOR_TRAINING,
@@ -109,7 +109,7 @@ class Loop:
         self._statistics = IntervalStatistics()
         self._seconds, self._data_seconds, self._num_skipped = 0.0, 0.0, 0
         self._logged_seconds, self._processor_seconds = 0.0, 0.0
-        self._stepped: nn.Module = training.detector
+        self._stepped = training.model
         self._thresholds: list[float] | None = None
         self._iteration, self._is_evaluated = 0, True
         self._log: RunLog | None = None
@@ -120,11 +120,11 @@ class Loop:
         training = self._training
         if self._world.size > 1:
             # Every loss stays connected to every weight, also without objects, so no weight is ever unused.
-            stepped = DistributedDataParallel(training.detector)
+            stepped = DistributedDataParallel(training.model.network)
             # Not in every step: `_evaluate` and `_save` share buffers. Set here because the argument of this meaning
             # was renamed in torch 2.13, and the attribute was not.
             stepped.broadcast_buffers = False
-            self._stepped = stepped
+            self._stepped = replace(training.model, network=stepped)
         batches = self._batches()
         if state is not None:
             # Building things above drew random numbers; from here on the run is where it was.
@@ -146,7 +146,7 @@ class Loop:
 
     def _iterate(self, batches: Iterator[Batch]) -> Outcome:
         training, recipe, evaluation = self._training, self._recipe, None
-        training.detector.train()
+        training.model.network.train()
         if not self._is_evaluated and self._is_evaluation_due():
             # Saved, but stopped before or in its evaluation.
             evaluation = self._evaluate()
@@ -193,7 +193,7 @@ class Loop:
             self._fetch()
             raise InputError(ELSEWHERE)
         if runtime.clip_gradient_norm is not None:
-            nn.utils.clip_grad_norm_(training.detector.parameters(), runtime.clip_gradient_norm)
+            nn.utils.clip_grad_norm_(training.model.network.parameters(), runtime.clip_gradient_norm)
         training.optimizer.step()
         self._iteration, self._is_evaluated = self._iteration + 1, False
         self._seconds += time.perf_counter() - start
@@ -227,18 +227,16 @@ class Loop:
                 self._seconds += time.perf_counter() - start
 
     def _accumulate(self, batch: Batch, is_last_step: bool) -> None:
-        training, recipe = self._training, self._recipe
-        moved = batch.to(self._world.device)
-        moved = Batch(prepare(moved.images, recipe, self._world.device), moved.targets, moved.sources)
-        stepped = self._stepped
+        network = self._stepped.network
         # Gradients are exchanged once per iteration, in its last step.
         unshared = (
-            stepped.no_sync() if isinstance(stepped, DistributedDataParallel) and not is_last_step else nullcontext()
+            network.no_sync() if isinstance(network, DistributedDataParallel) and not is_last_step else nullcontext()
         )
         with unshared:
-            with precision_context(recipe, self._world.device):
-                total, terms, stats = training_step(stepped, training.losses, moved, recipe.head_weights)
-            (total / recipe.runtime.accumulation).backward()
+            total, terms, stats = training_step(
+                self._stepped.forward, self._training.losses, batch, self._recipe.head_weights
+            )
+            (total / self._recipe.runtime.accumulation).backward()
         self._statistics.add(self._iteration + 1, terms, stats, [source.path for source in batch.sources])
 
     def _batches(self) -> Iterator[Batch]:
@@ -247,13 +245,10 @@ class Loop:
         loader = build_training_loader(
             training.dataset, sampler, recipe.data.workers, pin_memory=world.device.type == "cuda"
         )
-        # The sampler runs a second time beside the loader: where another image arrives than the one that was asked
-        # for, the data set passed over an unreadable one.
-        for keys, batch in zip(sampler, loader, strict=True):
-            for key, source in zip(keys, batch.sources, strict=True):
-                if int(training.dataset.image_ids[key.index]) != source.image_id:
-                    self._num_skipped += 1
-                    self._display.say(f"skipped {training.dataset.path(key.index)}: it cannot be read")
+        for batch in loader:
+            for path in batch.skipped:
+                self._num_skipped += 1
+                self._display.say(f"skipped {path}: it cannot be read")
             yield batch
 
     def _record(self) -> None:
@@ -291,10 +286,16 @@ class Loop:
         if training.test_dataset is None:
             return None
         start = time.perf_counter()
-        self._world.share_buffers(training.detector)
+        self._world.share_buffers(training.model.network)
         # Nothing that evaluation draws may change what training draws.
         state = random_state(self._world.device)
-        evaluation = evaluate_detector(training.detector, training.test_dataset, self._recipe, self._world)
+        evaluation = evaluate_model(
+            training.model,
+            training.test_dataset,
+            self._world,
+            self._recipe.evaluation.batch_size,
+            self._recipe.data.workers,
+        )
         restore_random_state(state, self._world.device)
         with self._world.together():
             if evaluation is not None and self._log is not None:
@@ -327,7 +328,7 @@ class Loop:
         """Write a checkpoint, but never with losses or weights that are not finite."""
         self._fetch()
         # All processes go on from what is written, as they do in a resumed run.
-        self._world.share_buffers(self._training.detector)
+        self._world.share_buffers(self._training.model.network)
         # A loss may remember what it saw, on each process something else.
         losses = {
             head: {name: value.cpu() for name, value in loss.state_dict().items()}
@@ -342,7 +343,7 @@ class Loop:
 
     def _write_checkpoint(self, random_states: list[dict[str, Any]], statistics: list[dict[str, Any]]) -> None:
         training = self._training
-        weights = training.detector.state_dict()
+        weights = training.model.network.state_dict()
         for name, value in weights.items():
             if not bool(value.isfinite().all()):
                 raise DivergenceError(
@@ -369,7 +370,7 @@ class Loop:
 
     def _restore(self, state: dict[str, Any]) -> None:
         training, path = self._training, self._run.latest_checkpoint()
-        load_weights(training.detector, state["detector"], path)
+        load_weights(training.model.network, state["detector"], path)
         self._iteration, self._is_evaluated = state["iteration"], state["is_evaluated"]
         self._seconds = self._logged_seconds = state["seconds"]
         self._processor_seconds = state["processor_seconds"]

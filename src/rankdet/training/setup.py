@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rankdet.data import CocoDataset, GroupedBatchSampler
 from rankdet.data.categories import category_difference
+from rankdet.inference.loading import build_model
 from rankdet.recipes import Recipe, validated
 from rankdet.runs.checkpoint import seed_random_numbers
 from rankdet.runs.processes import World
@@ -71,16 +70,14 @@ class Training:
         if recipe.weights is not None and is_new:
             weights, self.start = starting_weights(recipe, detector, self.dataset.categories, recipe.weights)
             detector.load_state_dict(weights)
-        self.detector = detector.to(world.device)
-        if recipe.runtime.channels_last:
-            self.detector = self.detector.to(memory_format=torch.channels_last)
+        self.model = build_model(recipe, detector, self.dataset.categories, world.device)
         self.num_images = recipe.data.batch_size * world.size * recipe.runtime.accumulation
         self.num_samples = self.sampler().num_samples
         self.iterations_per_epoch = math.ceil(self.num_samples / self.num_images)
         steps = self.iterations_per_epoch * recipe.runtime.accumulation
         self.losses = {head: config.build(steps).to(world.device) for head, config in recipe.losses.items()}
         self.lr = scaled_lr(recipe.optimizer, self.num_images, recipe.runtime.scale_lr)
-        self.optimizer = build_optimizer(recipe, self.detector, self.num_images)
+        self.optimizer = build_optimizer(recipe, self.model.network, self.num_images)
         schedule = recipe.schedule
         self.num_iterations = (
             schedule.iterations

@@ -1,28 +1,31 @@
-"""One training step: batch → detector → losses → the sum that is minimized."""
+"""One training step: batch → candidates → losses → the sum that is minimized."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from rankdet.structures import Batch
+from rankdet.structures import Batch, Candidates
 
 
 def training_step(
-    detector: nn.Module, losses: Mapping[str, nn.Module], batch: Batch, head_weights: Mapping[str, float]
+    forward: Callable[[Batch], list[Candidates]],
+    losses: Mapping[str, nn.Module],
+    batch: Batch,
+    head_weights: Mapping[str, float],
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Run the detector and the loss of every head.
+    """Run the network and the loss of every head.
 
     Parameters
     ----------
-    detector
-        Batch → list of Candidates, one per head.
+    forward
+        Batch → list of Candidates, one per head: a network, or `Model.forward`.
     losses
         The loss of each head, by its name.
     batch
-        Images and objects, on the device of the detector.
+        Images and objects.
     head_weights
         Factor of the terms of a head; 1 where it is not named.
 
@@ -34,7 +37,7 @@ def training_step(
     """
     terms: dict[str, Tensor] = {}
     stats: dict[str, Tensor] = {}
-    for candidates in detector(batch):
+    for candidates in forward(batch):
         output = losses[candidates.head](candidates)
         weight = head_weights.get(candidates.head, 1.0)
         terms |= {f"{candidates.head}/{name}": weight * value for name, value in output.terms.items()}

@@ -1,0 +1,199 @@
+"""What a model finds in an image: boxes, scores, classes and masks, to be filtered, drawn and written down.
+
+Legend: D detections of an image, C classes, H, W height and width of the image in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from rankdet.inference.inputs import ImageLike, to_pixels
+from rankdet.metrics import encode_masks
+from rankdet.structures import Detection, InputError, MaskScores, Source
+
+_MOST_SHOWN = 10
+"""Detections that the text of `Detections` lists; it counts the others."""
+
+
+class Found(NamedTuple):
+    """One detection as plain values."""
+
+    name: str
+    """Name of the class."""
+    score: float
+    """In [0, 1]; scores of a ranking loss order detections and are no probabilities."""
+    box: tuple[float, float, float, float]
+    """(x1, y1, x2, y2) in pixels of the image."""
+    label: int
+    """0 … C−1."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Detections:
+    """What a model found in one image, best score first.
+
+    Indexing by a slice, a bool mask or indices gives some of the detections; by a number, and in iteration, `Found`.
+
+    Parameters
+    ----------
+    detection
+        Boxes, scores, labels and masks on the CPU, in pixels of the image.
+    size
+        (H, W) of the image.
+    categories
+        C pairs (id, name): label → category.
+    thresholds
+        C scores from which each class is drawn.
+
+    Examples
+    --------
+    >>> detection = Detection(torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.tensor([0.75]), torch.tensor([1]))
+    >>> found = Detections(detection, (10, 20), [(3, "cat"), (9, "dog")], [0.5, 0.5])
+    >>> found
+    1 detection in 10 × 20 pixels
+      0.750 dog (1, 2, 4, 8)
+    >>> len(found), found.names, len(found[found.scores > 0.8])
+    (1, ['dog'], 0)
+    >>> found.to_coco(image_id=7)
+    [{'image_id': 7, 'category_id': 9, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.75}]
+    """
+
+    detection: Detection
+    size: tuple[int, int]
+    categories: Sequence[tuple[int, str]]
+    thresholds: Sequence[float]
+
+    @property
+    def boxes(self) -> Tensor:
+        """(D, 4) float32, (x1, y1, x2, y2) in pixels of the image."""
+        return self.detection.boxes
+
+    @property
+    def scores(self) -> Tensor:
+        """(D,) float32 in [0, 1], descending; those of a ranking loss order detections and are no probabilities."""
+        return self.detection.scores
+
+    @property
+    def labels(self) -> Tensor:
+        """(D,) int64 in 0 … C−1."""
+        return self.detection.labels
+
+    @property
+    def names(self) -> list[str]:
+        """D names of classes."""
+        return [self.categories[label][1] for label in self.labels.tolist()]
+
+    @property
+    def masks(self) -> Tensor | None:
+        """(D, H, W) bool, or None from a detector of boxes alone.
+
+        The masks are kept as small grids of scores and are made into pixels here, anew each time, in D · H · W bytes:
+        107 MB for a hundred masks of 800 × 1333 pixels. ``mask_scores.windows(size)`` makes one at a time.
+        """
+        return None if self.mask_scores is None else self.mask_scores.bitmaps(self.size)
+
+    @property
+    def mask_scores(self) -> MaskScores | None:
+        """The masks in their compact form, or None from a detector of boxes alone."""
+        return self.detection.masks
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[Found]:
+        values = (self.names, self.scores.tolist(), self.boxes.tolist(), self.labels.tolist())
+        for name, score, (x1, y1, x2, y2), label in zip(*values, strict=True):
+            yield Found(name, score, (x1, y1, x2, y2), label)
+
+    @overload
+    def __getitem__(self, rows: int) -> Found: ...
+
+    @overload
+    def __getitem__(self, rows: slice | Tensor | NDArray[Any] | Sequence[int] | Sequence[bool]) -> Detections: ...
+
+    def __getitem__(
+        self, rows: int | slice | Tensor | NDArray[Any] | Sequence[int] | Sequence[bool]
+    ) -> Found | Detections:
+        if isinstance(rows, int):
+            place = range(len(self))[rows]
+            return next(iter(self[place : place + 1]))
+        if isinstance(rows, slice):
+            rows = torch.arange(len(self))[rows]
+        chosen = torch.as_tensor(rows)
+        if not len(chosen):
+            chosen = chosen.long()  # an empty list has no type of its own
+        return replace(self, detection=self.detection.select(chosen))
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        lines = [f"{len(self)} detection{'' if len(self) == 1 else 's'} in {height} × {width} pixels"]
+        for found in self[:_MOST_SHOWN]:
+            lines.append(f"  {found.score:.3f} {found.name} ({', '.join(f'{value:.4g}' for value in found.box)})")
+        if len(self) > _MOST_SHOWN:
+            lines.append(f"  and {len(self) - _MOST_SHOWN} more")
+        return "\n".join(lines)
+
+    def above(self, threshold: float | None = None) -> Detections:
+        """The detections whose score reaches ``threshold``, or that of its class in ``thresholds``."""
+        thresholds = torch.tensor(self.thresholds if threshold is None else [threshold] * len(self.categories))
+        return self[self.scores >= thresholds[self.labels]]
+
+    def draw(self, image: ImageLike, threshold: float | None = None) -> Image.Image:
+        """The image with boxes, classes, scores and masks on it; a small image is enlarged for its labels.
+
+        Parameters
+        ----------
+        image
+            The image in which the detections were found, in any form that `Model.detect` takes.
+        threshold
+            Score from which detections are drawn; None: from the threshold of each class on.
+
+        Raises
+        ------
+        InputError
+            When the image has another size.
+        """
+        from rankdet.report import draw_detections  # takes a second to import
+
+        pixels = to_pixels(image)
+        if tuple(pixels.shape[1:]) != self.size:
+            raise InputError(
+                f"the image is {pixels.shape[1]} × {pixels.shape[2]} pixels, and these detections are of one of "
+                f"{self.size[0]} × {self.size[1]}"
+            )
+        drawn = draw_detections(pixels, self.above(threshold).detection, [name for _, name in self.categories])
+        return Image.fromarray(np.ascontiguousarray(drawn.permute(1, 2, 0).numpy()))
+
+    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
+        """One record of COCO results per detection, with a run-length mask where there are masks."""
+        source = Source(image_id, "", self.size)
+        return coco_results(source, self.detection, [category for category, _ in self.categories])
+
+
+def coco_results(source: Source, detection: Detection, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """One COCO record per detection, in pixels of ``source``; with a run-length mask where there are masks.
+
+    Examples
+    --------
+    >>> found = Detection(torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.tensor([0.5]), torch.tensor([1]))
+    >>> coco_results(Source(7, "a.jpg", (10, 10)), found, [3, 9])
+    [{'image_id': 7, 'category_id': 9, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
+    """
+    boxes = detection.boxes.clone()
+    boxes[:, 2:] -= boxes[:, :2]
+    records: list[dict[str, Any]] = [
+        {"image_id": source.image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for box, score, label in zip(boxes.tolist(), detection.scores.tolist(), detection.labels.tolist(), strict=True)
+    ]
+    if detection.masks is not None:
+        for record, code in zip(records, encode_masks(detection.masks, source.size), strict=True):
+            record["segmentation"] = code
+    return records

@@ -1,0 +1,247 @@
+"""The model: a network with all that it needs to take images and to give detections.
+
+Legend: B images of a batch, C classes, D detections of an image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, overload
+
+import torch
+from torch import nn
+
+from rankdet.data import Sample, Transforms, collate
+from rankdet.inference.detections import Detections
+from rankdet.inference.inputs import ImageLike, to_pixels
+from rankdet.structures import Batch, Candidates, Detection, Images, InputError, Source, Target
+
+if TYPE_CHECKING:
+    from rankdet.recipes import Recipe
+
+NO_THRESHOLD = 0.5
+"""Score from which detections of a class are drawn where no evaluation has found its optimal threshold."""
+
+
+class Network(Protocol):
+    """What a model asks of its network, which is an ``nn.Module``."""
+
+    def forward(self, batch: Batch) -> list[Candidates]:
+        """The candidates of each head, for its loss, on the device of the network."""
+        ...
+
+    def detect(self, images: Images) -> list[Detection]:
+        """B detections, each in pixels of its image as it is in the batch, best score first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from.
+
+    Parameters
+    ----------
+    recipe
+        What it was trained with.
+    path
+        Its checkpoint; None where there is none yet.
+    """
+
+    recipe: Recipe
+    path: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network, the preparation of its images, its precision, memory layout and device, its classes and thresholds.
+
+    The network moves to the device, into the memory layout, when the model is made. Everything that runs a network
+    goes through a model: it alone knows autocast, memory layout and resizing.
+
+    Parameters
+    ----------
+    network
+        A `Network`: batch → candidates, images → detections.
+    categories
+        C pairs (id, name): label → category.
+    transforms
+        What is done to an image before detection.
+    thresholds
+        C LRP-optimal score thresholds of the last evaluation, NaN where a class has none; None before any evaluation.
+    device
+        Where the network is.
+    precision
+        Arithmetic of the network: float32, or bfloat16 by autocast.
+    channels_last
+        Memory layout of images and convolutions.
+    max_detections
+        Detections of an image that an evaluation counts.
+    origin
+        The recipe and the checkpoint that it comes from, for an evaluation on other data; None where there are none.
+    """
+
+    network: nn.Module
+    categories: Sequence[tuple[int, str]]
+    transforms: Transforms = field(default_factory=Transforms)
+    thresholds: Sequence[float] | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    max_detections: int = 100
+    origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        self.network.to(self.device)
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+
+    @property
+    def names(self) -> list[str]:
+        """C names of classes, by label."""
+        return [name for _, name in self.categories]
+
+    def __repr__(self) -> str:
+        kind = type(self.network).__name__
+        return f"Model({kind} of {len(self.categories)} classes, {self.precision}, {self.device})"
+
+    def forward(self, batch: Batch) -> list[Candidates]:
+        """The candidates of each head, with gradients where they are enabled. Moves the batch to the device.
+
+        Raises
+        ------
+        InputError
+            When the network returns something else, or candidates of another number of classes.
+        """
+        moved = replace(batch.to(self.device), images=self._placed(batch.images))
+        with self._arithmetic():
+            heads = self.network(moved)
+        self._check(heads)
+        return heads
+
+    @torch.no_grad()
+    def detect_batch(self, batch: Batch) -> list[Detection]:
+        """B detections in pixels of the files, on the CPU; the network should be `evaluating`."""
+        with self._arithmetic():
+            found = self.network.detect(self._placed(batch.images))  # type: ignore[operator]
+        return [
+            _on_cpu(detection).scaled(size, source.size)
+            for detection, size, source in zip(found, batch.images.sizes, batch.sources, strict=True)
+        ]
+
+    @overload
+    def detect(self, images: ImageLike, batch_size: int = ...) -> Detections: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def detect(self, images: Sequence[ImageLike], batch_size: int = ...) -> list[Detections]: ...
+
+    def detect(self, images: ImageLike | Sequence[ImageLike], batch_size: int = 8) -> Detections | list[Detections]:
+        """Find objects in an image, or in each of a list of images.
+
+        Parameters
+        ----------
+        images
+            A path, a PIL image of any mode, an array (H, W, 3) or a tensor (3, H, W); uint8, or floating point from 0
+            to 1. Files and PIL images are turned upright as their EXIF orientation says. Or a list of these.
+        batch_size
+            Images per pass through the network. Only images of one size after resizing share a batch, so none is
+            padded for another, and each gives what it gives alone.
+
+        Returns
+        -------
+        Detections or list[Detections]
+            In pixels of the given image; one for each image of a list, in its order.
+
+        Raises
+        ------
+        InputError
+            When an image cannot be read or has another form.
+        """
+        if isinstance(images, list | tuple):
+            return self._detect_all(images, batch_size)
+        return self._detect_all([images], batch_size)[0]  # type: ignore[list-item]
+
+    def _detect_all(self, images: Sequence[ImageLike], batch_size: int) -> list[Detections]:
+        if batch_size < 1:
+            raise InputError(f"{batch_size=} must be at least 1")
+        found: list[Detections | None] = [None] * len(images)
+        with self.evaluating():
+            for samples in _batches_of_one_size(map(self._sample, images, range(len(images))), batch_size):
+                batch = collate(samples)
+                for source, detection in zip(batch.sources, self.detect_batch(batch), strict=True):
+                    found[source.image_id] = Detections(
+                        detection, source.size, self.categories, self.drawing_thresholds()
+                    )
+        return found  # type: ignore[return-value]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The network is in evaluation mode inside, and in the mode before again at the end."""
+        was_training = self.network.training
+        self.network.train(False)
+        try:
+            yield
+        finally:
+            self.network.train(was_training)
+
+    def with_thresholds(self, thresholds: Sequence[float] | None) -> Model:
+        """The same network with other thresholds."""
+        return replace(self, thresholds=thresholds)
+
+    def drawing_thresholds(self) -> list[float]:
+        """C scores from which each class is drawn: its LRP-optimal one, or 0.5 where no evaluation has found it."""
+        found = self.thresholds or [math.nan] * len(self.categories)
+        return [NO_THRESHOLD if math.isnan(value) else value for value in found]
+
+    def _sample(self, image: ImageLike, number: int) -> Sample:
+        pixels = to_pixels(image, f"image {number}")
+        size = (pixels.shape[1], pixels.shape[2])
+        with torch.random.fork_rng(devices=[]):  # a detection draws nothing that the caller would notice
+            placement = self.transforms.place(size)
+        nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        return Sample(placement.image(pixels), nothing, Source(number, "", size))
+
+    def _placed(self, images: Images) -> Images:
+        moved = images.to(self.device)
+        if self.channels_last:
+            return replace(moved, pixels=moved.pixels.contiguous(memory_format=torch.channels_last))
+        return moved
+
+    def _arithmetic(self) -> torch.autocast | nullcontext[None]:
+        if self.precision == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _check(self, heads: object) -> None:
+        kind = type(self.network).__name__
+        if not isinstance(heads, list) or not all(isinstance(candidates, Candidates) for candidates in heads):
+            raise InputError(f"{kind}.forward must return a list of Candidates, one for each head")
+        for candidates in heads:
+            if candidates.num_classes not in (1, len(self.categories)):  # 1: whether there is an object at all
+                raise InputError(
+                    f"head {candidates.head!r} of {kind} has {candidates.num_classes} classes, and the data have "
+                    f"{len(self.categories)}"
+                )
+
+
+def _batches_of_one_size(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]]:
+    """Groups of at most ``batch_size`` samples of the same height and width; few are held at a time."""
+    waiting: dict[torch.Size, list[Sample]] = {}
+    for sample in samples:
+        group = waiting.setdefault(sample.image.shape, [])
+        group.append(sample)
+        if len(group) == batch_size:
+            yield waiting.pop(sample.image.shape)
+    yield from waiting.values()
+
+
+def _on_cpu(detection: Detection) -> Detection:
+    return Detection(
+        detection.boxes.float().cpu(),
+        detection.scores.float().cpu(),
+        detection.labels.cpu(),
+        None if detection.masks is None else detection.masks.to("cpu"),
+    )
