@@ -1,7 +1,8 @@
-"""Images → feature maps.
+"""Backbones and pyramids: images → feature maps.
 
 A backbone is a module that takes ``Images`` (uint8 pixels and sizes) and returns a list of maps (B, channels, H, W),
-finest first; it says ``channels`` and ``strides`` of these maps. A pyramid makes of them maps of as many channels each.
+finest first. Its attributes ``channels`` and ``strides`` describe these maps. A pyramid converts them to maps with
+equal numbers of channels.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ __all__ = [
 
 
 class Backbone(Protocol):
-    """What a detector asks of a backbone."""
+    """Interface of a backbone."""
 
     channels: tuple[int, ...]
     """Channels of each map, finest first."""
@@ -42,16 +43,16 @@ class Backbone(Protocol):
     """Pixels per cell of each map."""
 
     def __call__(self, images: Images) -> list[Tensor]:
-        """One (B, channels, H / stride, W / stride) map per stride."""
+        """Return a map (B, channels, H / stride, W / stride) for each stride."""
         ...
 
 
 class Pyramid(Protocol):
-    """What a detector asks of a feature pyramid."""
+    """Interface of a feature pyramid."""
 
     channels: int
     """Channels of every output."""
 
     def __call__(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps of the backbone → maps (B, channels, H, W), finest first, coarser ones behind those of the backbone."""
+        """Return maps (B, channels, H, W), finest first: one for each map of the backbone, then coarser ones."""
         ...

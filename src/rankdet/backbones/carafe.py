@@ -1,4 +1,4 @@
-"""CARAFE (Wang et al., ICCV 2019, arXiv:1905.02188): a map is enlarged with weights that are predicted from it.
+"""CARAFE (Wang et al., ICCV 2019, arXiv:1905.02188): enlarge a map with weights that are predicted from it.
 
 Legend: B images, C channels, H, W height and width of the coarse map; the enlarged map has 2H × 2W cells.
 """
@@ -20,16 +20,18 @@ TAPS = WINDOW * WINDOW
 
 SMALLEST_CHUNK = 2**18
 CHUNKS = 16
-"""Elements of the enlarged map that are worked on at a time: few enough to stay in a cache of a CPU and to be nothing
-beside the whole map, enough to fill a GPU."""
+"""A chunk has at least ``SMALLEST_CHUNK`` elements of the enlarged map, or a ``CHUNKS``-th of them.
+
+These are few enough to stay in a cache of a CPU and to be negligible beside the whole map, and enough to fill a GPU.
+"""
 
 
 class CARAFE(nn.Module):
-    """Twice the size: each new cell is a weighted mean of the 5 x 5 cells around the one it lies in.
+    """Module that doubles the size: a new cell is a weighted mean of the 5 x 5 cells around the one it lies in.
 
-    A 1x1 convolution compresses the map, a 3x3 convolution makes 25 logits for each of the 2 x 2 new cells of an old
-    one, and a softmax over the 25 makes weights of them, the same for all channels. Biases start at 0, the 1x1
-    convolution Xavier uniform and the 3x3 normal with standard deviation 0.001, so that the weights start nearly equal.
+    A 1x1 convolution compresses the map, and a 3x3 convolution makes 25 logits for each of the 2 x 2 new cells of an
+    old one. Their softmax gives the weights, which all channels share. Biases start at 0, the 1x1 convolution Xavier
+    uniform and the 3x3 normal with standard deviation 0.001, so that the weights start nearly equal.
 
     Parameters
     ----------
@@ -50,11 +52,11 @@ class CARAFE(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C, 2H, 2W), in the memory format of the input."""
+        """Enlarge (B, C, H, W) to (B, C, 2H, 2W), in the memory format of the input."""
         return reassemble(features, self.weights(features).to(features.dtype))
 
     def weights(self, features: Tensor) -> Tensor:
-        """The (B, 2H, 2W, 25) weights of the cells around each new cell, row by row; they sum to 1."""
+        """Return the (B, 2H, 2W, 25) weights of the cells around each new cell, row by row; they sum to 1."""
         logits = self.encoder(self.compressor(features))
         batch, _, height, width = logits.shape
         # A pixel shuffle that leaves the 25 in the last place, where the softmax and the sums read them in a row.
@@ -63,16 +65,16 @@ class CARAFE(nn.Module):
 
 
 def reassemble(features: Tensor, weights: Tensor) -> Tensor:
-    r"""Weighted sums of the cells around each new cell.
+    r"""Return the weighted sums of the cells around each new cell.
 
     .. math::
 
         Y_{c,y,x} = \sum_{n=-2}^{2} \sum_{m=-2}^{2} w_{y,x,n,m}
             X_{c,\ \lfloor y/2 \rfloor + n,\ \lfloor x/2 \rfloor + m}
 
-    (section 3 of the paper), where X is zero outside of the map. Nothing of 25 · C numbers per cell is ever made: Y and
-    the gradient of X are sums of weighted rows of a table, made for a few rows of the map at a time, and so is what the
-    gradient of w needs. Only the inputs are kept for the gradient; there is no second one.
+    (section 3 of the paper), where X is zero outside of the map. A tensor of 25 · C numbers per cell is never made. Y,
+    the gradient of X and the derivatives for w are sums of weighted rows of a table, for a few rows of the map at a
+    time. Only the inputs are kept for the gradient. Second derivatives do not exist.
 
     Parameters
     ----------
@@ -110,7 +112,7 @@ def reassemble(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def reassemble_reference(features: Tensor, weights: Tensor) -> Tensor:
-    """What :func:`reassemble` computes, in the shape of the equation: 25 · C numbers for each new cell."""
+    """Compute :func:`reassemble` in the shape of the equation, with 25 · C numbers for each new cell."""
     batch, channels, height, width = features.shape
     windows = unfold(features, WINDOW, padding=REACH).view(batch, channels, TAPS, height, width)
     windows = windows.repeat_interleave(SCALE, dim=3).repeat_interleave(SCALE, dim=4)
@@ -118,7 +120,7 @@ def reassemble_reference(features: Tensor, weights: Tensor) -> Tensor:
 
 
 class _Reassembly(torch.autograd.Function):
-    """The sums of :func:`reassemble`, with gradients that are the same kind of sums."""
+    """Autograd function of :func:`reassemble`, whose gradients are the same kind of sums."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weights: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ class _Reassembly(torch.autograd.Function):
 
 
 def _chunks(features: Tensor) -> Iterator[tuple[int, int]]:
-    """First and one past the last of the rows of the coarse map that are worked on together."""
+    """Yield the first and one past the last of the rows of the coarse map that are computed together."""
     height = features.shape[2]
     size = SCALE**2 * features.numel()
     rows = max(1, height * max(SMALLEST_CHUNK, size // CHUNKS) // max(size, 1))
@@ -169,13 +171,12 @@ def _chunks(features: Tensor) -> Iterator[tuple[int, int]]:
 
 
 def _cells(maps: Tensor) -> Tensor:
-    """A view (B, H, W, C) of (B, C, H, W)."""
+    """Return a view (B, H, W, C) of (B, C, H, W)."""
     return maps.permute(0, 2, 3, 1)
 
 
 def _rows(maps: Tensor, first: int, last: int, margin: int) -> Tensor:
-    """Rows first − margin … last + margin of (B, H, W, C), and as many columns on both sides; zeros where there are
-    none."""
+    """Return rows first − margin … last + margin of (B, H, W, C), with as many columns on both sides, zero-padded."""
     top, bottom = first - margin, last + margin
     height = maps.shape[1]
     part = maps[:, max(top, 0) : min(bottom, height)]
@@ -183,20 +184,20 @@ def _rows(maps: Tensor, first: int, last: int, margin: int) -> Tensor:
 
 
 def _weighted_sums(table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """(M, C) sums of K rows of a table (..., C), each times its weight; indices and weights are (M, K).
+    """Return (M, C) sums of K rows of a table (..., C), each times its weight; indices and weights are (M, K).
 
-    An embedding bag is this very sum, at the speed of the memory on CPU and GPU, and makes nothing else.
+    An embedding bag is exactly this sum. It runs at the speed of the memory on CPU and GPU, and makes nothing else.
     """
     return embedding_bag(indices, table.flatten(end_dim=-2), per_sample_weights=weights, mode="sum")
 
 
 def _places(*shape: int, like: Tensor) -> Tensor:
-    """The index of each row in a table of this shape."""
+    """Return the index of each row in a table of this shape."""
     return torch.arange(torch.Size(shape).numel(), device=like.device).view(shape)
 
 
 def _enlarged(table: Tensor, weights: Tensor) -> Tensor:
-    """(B, 2h, 2w, C) new cells of the (B, h + 4, w + 4, C) cells of a bordered map and (B, 2h, 2w, 25) weights."""
+    """Return (B, 2h, 2w, C) new cells from (B, h + 4, w + 4, C) cells of a bordered map and (B, 2h, 2w, 25) weights."""
     batch, height, width = weights.shape[:3]
     windows = _places(*table.shape[:3], like=table).unfold(1, WINDOW, 1).unfold(2, WINDOW, 1).flatten(3)
     indices = windows.repeat_interleave(SCALE, dim=1).repeat_interleave(SCALE, dim=2)
@@ -205,7 +206,7 @@ def _enlarged(table: Tensor, weights: Tensor) -> Tensor:
 
 
 def _returned(upstream: Tensor, weights: Tensor) -> Tensor:
-    """The gradient of an old cell: what it gave to each new cell of the 5 x 5 old cells around it, weighted alike.
+    """Return the gradient of old cells: that of each new cell of the 5 x 5 old cells around it, with the same weights.
 
     Parameters
     ----------
@@ -234,9 +235,9 @@ def _returned(upstream: Tensor, weights: Tensor) -> Tensor:
 class CarafeFPN(nn.Module):
     """A feature pyramid whose top-down path enlarges by CARAFE: the "+" of RS-R-CNN+.
 
-    As :class:`FPN`, but the coarser levels are laterals, too: 3x3 convolutions of stride 2, the first (P6) of the
-    backbone's last map, each next of the lateral before. They join the top-down path and have output convolutions of
-    their own. An enlarged map is cut at the bottom and on the right to the size of the finer one.
+    It differs from :class:`FPN` in the coarser levels, which are laterals: 3x3 convolutions of stride 2, the first (P6)
+    on the backbone's last map, each next one on the lateral before. They join the top-down path and have output
+    convolutions of their own. An enlarged map is cut at the bottom and on the right to the size of the finer one.
 
     Parameters
     ----------
@@ -245,7 +246,7 @@ class CarafeFPN(nn.Module):
     channels
         Channels of every output.
     extra_levels
-        How many coarser levels follow.
+        Number of coarser levels.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int = 256, *, extra_levels: int = 1) -> None:
@@ -262,7 +263,7 @@ class CarafeFPN(nn.Module):
             nn.init.zeros_(convolution.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps of the backbone → ``len(maps) + extra_levels`` maps (B, channels, H, W), finest first."""
+        """Return ``len(maps) + extra_levels`` maps (B, channels, H, W), finest first, from the maps of the backbone."""
         merged = [lateral(features) for lateral, features in zip(self.laterals, maps, strict=True)]
         coarsest = maps[-1]
         for convolution in self.coarser:

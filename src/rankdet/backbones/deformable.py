@@ -23,7 +23,7 @@ Pair = tuple[int, int]
 
 
 class DeformableConv2d(nn.Module):
-    r"""A convolution that reads each cell of its kernel from where its input says, and as much of it.
+    r"""A convolution that reads each cell of its kernel at an offset, times a mask, both computed from its input.
 
     .. math:: y(p) = \sum_k w_k \cdot x(p + p_k + \Delta p_k) \cdot \Delta m_k
 
@@ -31,14 +31,14 @@ class DeformableConv2d(nn.Module):
     and 0 outside of the map. That convolution starts at 0, so that this one starts as the plain convolution times the
     mask σ(0) = 1/2.
 
-    Differs from the paper: it learns the offsets at a tenth of the learning rate and has one group of channels; the
+    Differs from the paper, which learns the offsets at a tenth of the learning rate and has one group of channels. The
     published code of Rank & Sort Loss has four groups, at the full rate.
 
     Parameters
     ----------
     convolution
-        The plain convolution that this one replaces; weight, bias, shape, whether they are trained, and a frozen
-        normalization that it does, are taken over.
+        The plain convolution that this one replaces. Weight, bias, their ``requires_grad``, the shape and a folded
+        frozen normalization are taken over.
     offset_groups
         G; divides the input channels.
 
@@ -77,7 +77,7 @@ class DeformableConv2d(nn.Module):
         self.offsets.requires_grad_(convolution.weight.requires_grad)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, in_channels, H, W) → (B, out_channels, h, w)."""
+        """Return the convolution (B, out_channels, h, w) of a map (B, in_channels, H, W)."""
         # Under autocast torchvision would compute in the precision of the weights on a GPU, and on a CPU not at all.
         precision = self.weight.dtype
         offsets, masks = self.offsets(features).to(precision).split([2 * self.num_masks, self.num_masks], dim=1)
@@ -95,7 +95,7 @@ class DeformableConv2d(nn.Module):
 def make_deformable(backbone: TimmBackbone) -> None:
     """Make the 3x3 convolution of every bottleneck of ``layer2`` to ``layer4`` deformable, with its weights.
 
-    Weights keep their names, but offsets come to them: pretrained weights of the plain network are loaded before.
+    Weights keep their names, and offsets are added. Load pretrained weights of the plain network before.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def make_deformable(backbone: TimmBackbone) -> None:
     Raises
     ------
     InputError
-        When it has no such bottlenecks, or their channels are no multiple of 4.
+        When the backbone has no such bottlenecks, or their channels are no multiple of 4.
     """
     stages = [getattr(backbone.network, stage) for stage in STAGES if hasattr(backbone.network, stage)]
     blocks = [block for stage in stages for block in stage.modules() if isinstance(block, Bottleneck)]

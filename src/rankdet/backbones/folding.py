@@ -1,13 +1,12 @@
-r"""Frozen batch normalization inside of the convolution before it.
+r"""Folding of frozen batch normalization into the convolution before it.
 
 With stored statistics a normalization is a scale a and a shift of each channel, and a convolution is linear:
 
 .. math:: \mathrm{norm}(w * x + b) = (a w) * x + (a (b - \mu) + \beta), \qquad a = \gamma / \sqrt{\sigma^2 + \epsilon}
 
-so that the map between the two is never made, nor kept for the gradient, which γ and β, where they are trained, get
-through the weights of the convolution. The weights a w are made, and kept, in its place: where the map is smaller than
-they are, as in the last stages for small images, it is normalized instead (the left side). Names and tensors of the
-state dict stay.
+so that the map between the two is neither made nor kept for the gradient. If γ and β are trained, they get their
+gradients through the weights of the convolution. The weights a w are made and kept instead. A map that is smaller than
+these, as in the last stages for small images, is normalized by the left side. Names and tensors of the state dict stay.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
 class FoldedBatchNorm2d(nn.BatchNorm2d):
-    """Parameters and statistics of a frozen normalization that the convolution before it does.
+    """Parameters and statistics of a frozen normalization that the convolution before it includes.
 
     Parameters
     ----------
     norm
-        What this one replaces. Of timm's ``BatchNormAct2d`` the activation is left to be done here.
+        The normalization that this one replaces. The activation of timm's ``BatchNormAct2d`` stays here.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -42,7 +41,7 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
             self.drop, self.act = norm.drop, norm.act
 
     def forward(self, input: Tensor) -> Tensor:
-        """What timm does behind the normalization, if anything."""
+        """Apply the activation that timm has after the normalization, if any."""
         for module in self.children():
             input = module(input)
         return input
@@ -50,16 +49,16 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
     def follow(
         self, convolve: Callable[[Tensor, Tensor | None], Tensor], weight: Tensor, bias: Tensor | None, places: int
     ) -> Tensor:
-        """The normalized map of a convolution: its weights are folded, or its map is normalized if that is smaller.
+        """Return the normalized map of a convolution; the smaller of its weights and its map is changed.
 
         Parameters
         ----------
         convolve
-            Weights (C, …) and bias (C,) → a map (B, C, h, w).
+            Function from weights (C, …) and bias (C,) to a map (B, C, h, w).
         weight, bias
-            Of the convolution.
+            Parameters of the convolution.
         places
-            B · h · w, or nearly.
+            B · h · w, approximately.
         """
         if places < weight[0].numel():
             made = convolve(weight, bias)
@@ -67,7 +66,7 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
         return convolve(*self.fold(weight, bias))
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Weights (C, …) and bias (C,) of a convolution → those of the convolution with this normalization in it."""
+        """Return weights (C, …) and bias (C,) of a convolution that includes this normalization."""
         assert self.running_mean is not None
         assert self.running_var is not None
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
@@ -76,12 +75,12 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
 
 
 class FoldedConv2d(nn.Module):
-    """A convolution that does the frozen normalization behind it: in its weights, or in its map if that is smaller.
+    """A convolution that includes the frozen normalization after it: in its weights, or in its map if that is smaller.
 
     Parameters
     ----------
     convolution
-        What this one replaces; weight and bias are taken over.
+        The convolution that this one replaces; weight and bias are taken over.
     norm
         The normalization, which stays at its place in the network and in its state dict.
     """
@@ -93,10 +92,10 @@ class FoldedConv2d(nn.Module):
         self.kernel_size, self.stride = convolution.kernel_size, convolution.stride
         self.padding, self.dilation = convolution.padding, convolution.dilation
         self.groups, self.padding_mode = convolution.groups, convolution.padding_mode
-        self.norms = (norm,)  # in a tuple, it is no child of this module, too
+        self.norms = (norm,)  # in a tuple it is not a child of this module as well
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, in_channels, H, W) → (B, out_channels, h, w), normalized."""
+        """Return the normalized convolution (B, out_channels, h, w) of a map (B, in_channels, H, W)."""
 
         def convolve(weight: Tensor, bias: Tensor | None) -> Tensor:
             return conv2d(features, weight, bias, self.stride, self.padding, self.dilation, self.groups)
@@ -107,15 +106,15 @@ class FoldedConv2d(nn.Module):
 
 
 def fold_batch_norm(network: nn.Module, maps: Sequence[Tensor]) -> None:
-    """Let convolutions do the normalizations that alone read what they make.
+    """Fold each normalization into a convolution whose output only it reads.
 
     Parameters
     ----------
     network
-        Is changed in place. Normalizations elsewhere, convolutions other than PyTorch's own with zeros around the map,
-        and modules with hooks stay as they are.
+        The network, which is changed in place. Other normalizations, convolutions other than PyTorch's own with zero
+        padding, and modules with hooks stay as they are.
     maps
-        What it made of some image, in evaluation mode and with gradients of all parameters.
+        Maps of any image, computed in evaluation mode and with gradients of all parameters.
     """
     names = {module: name for name, module in network.named_modules()}
     for convolution, norm in list(_pairs(network, maps)):
@@ -125,7 +124,7 @@ def fold_batch_norm(network: nn.Module, maps: Sequence[Tensor]) -> None:
 
 
 def _pairs(network: nn.Module, maps: Sequence[Tensor]) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions and normalizations that belong together, by the graph of the maps."""
+    """Return pairs of a convolution and the normalization that alone reads it, from the graph of the maps."""
     owners = {parameter: module for module in network.modules() for parameter in module.parameters(recurse=False)}
     nodes = _nodes(maps)
     readers = Counter(source for node in nodes for source, _ in node.next_functions)
@@ -147,7 +146,7 @@ def _pairs(network: nn.Module, maps: Sequence[Tensor]) -> Iterator[tuple[nn.Conv
 
 
 def _nodes(maps: Sequence[Tensor]) -> list[Node]:
-    """The operations that made the maps."""
+    """Yield the operations that made the maps."""
     found: dict[Node, None] = {}
     waiting = [features.grad_fn for features in maps]
     while waiting:
@@ -159,7 +158,7 @@ def _nodes(maps: Sequence[Tensor]) -> list[Node]:
 
 
 def _owner(node: Node, owners: dict[nn.Parameter, nn.Module]) -> nn.Module | None:
-    """The module whose parameters an operation reads."""
+    """Return the module whose parameters an operation reads."""
     for source, _ in node.next_functions:
         parameter = getattr(source, "variable", None)  # of a leaf of the graph
         if parameter is not None:

@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate, max_pool2d
 
 
 class FPN(nn.Module):
-    """1x1 laterals, a top-down path, 3x3 outputs; no normalization and no activation.
+    """Pyramid of 1x1 laterals, a top-down path and 3x3 outputs, without normalization and activation.
 
     The coarser map is enlarged to the size of the finer one, so that images of any size work. Weights start Xavier
     uniform, biases 0.
@@ -21,15 +21,15 @@ class FPN(nn.Module):
     channels
         Channels of every output.
     extra_levels
-        How many coarser levels follow, each made of the level before: P6 of P5, P7 of P6.
+        Number of coarser levels, each made from the level before: P6 from P5, P7 from P6.
     extra_convolutions
         False: an extra level is every second cell of the level before (two-stage detectors). True: a 3x3 convolution of
         stride 2 makes it, with no activation between two of them (one-stage detectors).
     extra_from_input
-        Whether the first convolution of these reads the coarsest map of the backbone, as in YOLACT, in place of the
+        True: the first of these convolutions reads the coarsest map of the backbone, as in YOLACT. False: it reads the
         coarsest output.
     bilinear
-        Whether the coarser map is interpolated linearly, as in YOLACT, in place of taking the nearest cell.
+        True: the coarser map is interpolated linearly, as in YOLACT. False: the nearest cell is taken.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class FPN(nn.Module):
             nn.init.zeros_(convolution.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps of the backbone → ``len(maps) + extra_levels`` maps (B, channels, H, W), finest first."""
+        """Return ``len(maps) + extra_levels`` maps (B, channels, H, W), finest first, from the maps of the backbone."""
         merged = [lateral(features) for lateral, features in zip(self.laterals, maps, strict=True)]
         for level in range(len(merged) - 1, 0, -1):
             finer = merged[level - 1]

@@ -1,4 +1,4 @@
-"""uint8 images → normalized float images, on the device where they are."""
+"""Normalization of uint8 images to float images, on their device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rankdet.structures import Images
 
 
 class PixelNormalization(nn.Module):
-    """(pixels − mean) / std, and zero in the padding, as if each image had been normalized first and padded then.
+    """Module that computes (pixels − mean) / std, with zeros in the padding.
 
     Parameters
     ----------
@@ -30,12 +30,12 @@ class PixelNormalization(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        # Not in the state dict: a checkpoint's images are normalized as its recipe says.
+        # Not in the state dict: a checkpoint's images are normalized as in its recipe.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Images) -> Tensor:
-        """(B, 3, H, W) float32."""
+        """Return the normalized pixels, (B, 3, H, W) float32."""
         pixels = (images.pixels.float() - self.mean) / self.std
         for image, (height, width) in zip(pixels, images.sizes, strict=True):
             image[:, height:] = 0

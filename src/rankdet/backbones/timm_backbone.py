@@ -1,4 +1,4 @@
-"""Any feature pyramid that timm knows by name, as a backbone."""
+"""Backbone from any network of timm that has feature maps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 class TimmBackbone(nn.Module):
     """A network of timm without its classifier; nothing is downloaded (see :func:`load_weights`).
 
-    Weights that none of the chosen maps depends on (timm keeps layers behind the last map in some networks) are frozen,
+    In some networks timm keeps layers behind the last map. Weights that none of the chosen maps depends on are frozen,
     so that every trainable weight receives a gradient, as distributed training requires.
 
     Parameters
@@ -30,21 +30,21 @@ class TimmBackbone(nn.Module):
     name
         Name of an architecture of timm, with or without the tag of its weights: ``"resnet50.tv_in1k"``.
     out_indices
-        Which of timm's feature maps are returned, in ascending order. Networks whose first map has stride 2 (ResNet,
-        EfficientNet) have strides 4, 8, 16, 32 at (1, 2, 3, 4); those that start at stride 4 (Swin, ConvNeXt) at
-        (0, 1, 2, 3).
+        Indices of timm's feature maps that are returned, ascending. Strides 4, 8, 16, 32 are (1, 2, 3, 4) in networks
+        whose first map has stride 2 (ResNet, EfficientNet), and (0, 1, 2, 3) in those that start at stride 4 (Swin,
+        ConvNeXt).
     mean, std
-        Of the pixels, one number per channel (RGB) in 0 … 255; None takes what timm states for this name.
+        Mean and standard deviation of the pixels, one number per channel (RGB) in 0 … 255; None: timm's for this name.
     frozen_stages
-        0 trains everything; n freezes all up to and including the stage of stride 2^(n+1): 1 is the stem and
-        ``layer1`` of a ResNet, or the stem and blocks 0 and 1 of an EfficientNet.
+        0 trains everything; n freezes all up to and including the stage of stride 2^(n+1). 1 is the stem and ``layer1``
+        of a ResNet, or the stem and blocks 0 and 1 of an EfficientNet.
     frozen_batch_norm
-        Batch normalization keeps its stored statistics, also in training; its scale and shift stay trainable outside
-        of the frozen stages. Convolutions then do it (see :mod:`rankdet.backbones.folding`). Set False for training
-        from scratch.
+        True: batch normalization keeps its stored statistics in training, and is folded into convolutions (see
+        :mod:`rankdet.backbones.folding`). Its scale and shift stay trainable outside of the frozen stages. Set False
+        for training from scratch.
     options
         Further arguments of ``timm.create_model``. Some transformers take images of one size only, unless an option
-        says otherwise: ``{"strict_img_size": False}`` for a Swin.
+        allows others: ``{"strict_img_size": False}`` for a Swin.
 
     Raises
     ------
@@ -89,7 +89,7 @@ class TimmBackbone(nn.Module):
         self.train()
 
     def forward(self, images: Images) -> list[Tensor]:
-        """One (B, channels, H / stride, W / stride) map per index, finest first.
+        """Return a map (B, channels, H / stride, W / stride) for each index, finest first.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class TimmBackbone(nn.Module):
         return [features.permute(0, 3, 1, 2).contiguous() for features in maps] if self._channels_last else list(maps)
 
     def _try(self, stated: Any) -> tuple[tuple[int, int] | None, list[Tensor]]:
-        """The one size of images that the network takes, or None for any, and its maps of some image."""
+        """Return the one size of images that the network takes, or None for any, and its maps of some image."""
         self.network.eval()  # a dry run in training would change the statistics of batch normalization
         if stated.fixed_input_size:
             try:
@@ -118,7 +118,7 @@ class TimmBackbone(nn.Module):
         return None, dry_run(self.network, (64, 64))
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module, but frozen stages and frozen batch normalization stay in evaluation mode."""
+        """Set the mode; frozen stages and frozen batch normalization stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -130,7 +130,7 @@ class TimmBackbone(nn.Module):
 
 
 def create_network(name: str, out_indices: Sequence[int], options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
-    """timm's network of this name that returns a list of feature maps."""
+    """Return timm's network of this name, in the form that returns a list of feature maps."""
     if not timm.is_model(name):
         raise InputError(f"timm knows no network named {name!r}")
     try:
@@ -138,7 +138,7 @@ def create_network(name: str, out_indices: Sequence[int], options: Mapping[str, 
     except RuntimeError as error:
         raise InputError(f"timm knows no weights of this tag: {name!r}") from error
     indices = tuple(out_indices)
-    # Heads rely on the order; timm returns maps in the order of its own layers, whatever is asked for.
+    # Heads rely on the order; timm returns maps in the order of its own layers, whatever the order of the indices.
     if not indices or list(indices) != sorted(set(indices)):
         raise InputError(f"out_indices of {name} must ascend, and name at least one map, not {indices}")
     try:
@@ -151,14 +151,14 @@ def create_network(name: str, out_indices: Sequence[int], options: Mapping[str, 
 
 
 def dry_run(network: nn.Module, size: tuple[int, int]) -> list[Tensor]:
-    """The maps of one black image, with gradient, whatever the mode of the caller."""
+    """Return the maps of one black image, with gradient even under ``no_grad``."""
     device = next(network.parameters()).device
     with torch.enable_grad():
         return list(network(torch.zeros(1, 3, *size, device=device)))
 
 
 def freeze_unread(network: nn.Module, maps: Sequence[Tensor]) -> None:
-    """Freeze the parameters that none of the maps it made depends on."""
+    """Freeze the parameters that none of the network's maps depends on."""
     parameters = list(network.parameters())
     with torch.enable_grad():
         total = torch.stack([features.sum() for features in maps]).sum()
@@ -168,7 +168,7 @@ def freeze_unread(network: nn.Module, maps: Sequence[Tensor]) -> None:
 
 
 def frozen_modules(network: nn.Module, stages: int, name: str) -> list[nn.Module]:
-    """The modules of a timm feature network up to and including the stage of stride 2^(stages + 1)."""
+    """Return the modules of a timm feature network up to and including the stage of stride 2^(stages + 1)."""
     stride = 2 ** (stages + 1)
     maps: Any = network.feature_info
     ends = [info["module"] for info in maps.info if info["reduction"] == stride]
@@ -182,7 +182,7 @@ def frozen_modules(network: nn.Module, stages: int, name: str) -> list[nn.Module
         holds_end = not path or (end or "").startswith(f"{flat}_")
         if not holds_end:
             chosen.append(module)
-    # HRNet, say, has a map of stride 4 that no single module of this name makes.
+    # HRNet, for example, has a map of stride 4 that no single module of this name makes.
     raise InputError(
         f"frozen_stages={stages} does not fit {name}: timm names no module of it that ends a stage of stride {stride}; "
         "0 trains everything"

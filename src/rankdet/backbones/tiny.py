@@ -1,4 +1,4 @@
-"""A small residual network that learns from scratch on a laptop: for demonstrations and tests."""
+"""A small residual network for demonstrations and tests, which learns from scratch on a laptop."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ GROUPS = 8
 class TinyBackbone(nn.Module):
     """A stem of stride 2 and one residual block of stride 2 per stage, with group normalization.
 
-    Group normalization, because from scratch a small batch learns best with it; nothing depends on ``self.training``.
+    From scratch, a small batch learns best with group normalization. Nothing depends on ``self.training``.
 
     Parameters
     ----------
     channels
         Channels of the stages, each a multiple of 8; stage i has stride 2^(i+2), so the default has 4, 8, 16.
     mean, std
-        Of the pixels, in 0 … 255.
+        Mean and standard deviation of the pixels, in 0 … 255.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TinyBackbone(nn.Module):
         self.stages = nn.ModuleList(ResidualBlock(*pair) for pair in zip(inputs, channels, strict=True))
 
     def forward(self, images: Images) -> list[Tensor]:
-        """One (B, channels, H / stride, W / stride) map per stage."""
+        """Return a map (B, channels, H / stride, W / stride) for each stage."""
         features = self.stem(self.normalization(images))
         maps = []
         for stage in self.stages:
@@ -68,7 +68,7 @@ class ResidualBlock(nn.Module):
         self.shortcut_norm = nn.GroupNorm(GROUPS, channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, in_channels, H, W) → (B, channels, H / 2, W / 2)."""
+        """Return a map (B, channels, H / 2, W / 2) of a map (B, in_channels, H, W)."""
         residual = relu(self.first_norm(self.first(features)))
         residual = self.second_norm(self.second(residual))
         return relu(residual + self.shortcut_norm(self.shortcut(features)))

