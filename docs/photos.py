@@ -16,13 +16,14 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.transforms.v2.functional import resize
 
-from rankdet.inference.loading import detect_images, load_detector, read_photo
+import rankdet
+from rankdet.inference.detections import Detections
+from rankdet.inference.inputs import to_pixels
 from rankdet.report import draw_detections, draw_grid, write_image
-from rankdet.structures import Detection, Target
+from rankdet.structures import Target
 
 OUT = Path(__file__).parent / "images" / "blood_cells.jpg"
 WIDTH = 1600
@@ -42,22 +43,17 @@ def read_objects(file: Path) -> dict[str, Target]:
     return found
 
 
-def best(detection: Detection, number: int) -> Detection:
-    """Return the detections of the highest scores."""
-    return detection.select(detection.scores.argsort(descending=True)[:number])
-
-
-def count_matches(detection: Detection, target: Target, iou: float = 0.5) -> int:
+def count_matches(found: Detections, target: Target, iou: float = 0.5) -> int:
     """Return the number of objects that are found: by descending score, a detection takes its best free object.
 
     A detection and an object match if their classes are equal and their boxes overlap by at least ``iou``.
     """
-    overlap = box_iou(detection.boxes, target.boxes)
-    overlap[detection.labels[:, None] != target.labels] = 0
+    overlap = box_iou(found.boxes, target.boxes)
+    overlap[found.labels[:, None] != target.labels] = 0
     count = 0
-    for i in detection.scores.argsort(descending=True).tolist():
-        j = int(overlap[i].argmax())
-        if overlap[i, j] >= iou:
+    for overlaps in overlap:  # the best score first
+        j = int(overlaps.argmax())
+        if overlaps[j] >= iou:
             overlap[:, j] = 0
             count += 1
     return count
@@ -75,19 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     objects = read_objects(options.data / "annotations" / f"instances_{options.split}.json")
     chosen = dict(islice(((name, target) for name, target in objects.items() if len(target.boxes)), options.images))
     files = [options.data / "images" / name for name in chosen]
-    cells: list[list[tuple[Tensor, str]]] = [[] for _ in files]
-    names: list[str] = []
-    for form, run in (("standard", options.standard), ("RS", options.rank_sort)):
-        model = load_detector(run, torch.device("cpu"))
-        names = [name for _, name in model.categories]
-        for row, target, (_, pixels, detection) in zip(
-            cells, chosen.values(), detect_images(model, files), strict=True
-        ):
-            drawn = best(detection, len(target.boxes))
-            matches = count_matches(drawn, target)
-            row.append((draw_detections(pixels, drawn, names), f"{form}: {matches} of {len(target.boxes)} found"))
-    for row, target, file in zip(cells, chosen.values(), files, strict=True):
-        row.insert(0, (draw_detections(read_photo(file), None, names, target), f"{len(target.boxes)} objects"))
+    models = {"standard": rankdet.load(options.standard), "RS": rankdet.load(options.rank_sort)}
+    names = models["RS"].names
+    cells = [
+        [(draw_detections(to_pixels(file), None, names, target), f"{len(target.boxes)} objects")]
+        for file, target in zip(files, chosen.values(), strict=True)
+    ]
+    for form, model in models.items():
+        for row, file, target, found in zip(cells, files, chosen.values(), model.detect(files), strict=True):
+            shown = found[: len(target.boxes)]
+            caption = f"{form}: {count_matches(shown, target)} of {len(target.boxes)} found"
+            row.append((draw_detections(to_pixels(file), shown.detection, names), caption))
     flat = [cell for row in cells for cell in row]
     grid = draw_grid([image for image, _ in flat], [text for _, text in flat], columns=3)
     height = round(grid.shape[1] * WIDTH / grid.shape[2])

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from rankdet.inference.detections import Detections
 from rankdet.structures import Detection, Target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,8 +31,9 @@ def photos() -> ModuleType:
 BOXES = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]])
 
 
-def detections(rows: list[int], labels: list[int]) -> Detection:
-    return Detection(BOXES[rows], torch.linspace(0.9, 0.1, len(rows)), torch.tensor(labels))
+def detections(rows: list[int], labels: list[int]) -> Detections:
+    detection = Detection(BOXES[rows], torch.linspace(0.9, 0.1, len(rows)), torch.tensor(labels))
+    return Detections(detection, (10, 40), [(1, "x"), (2, "y")], [0.5, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -47,11 +49,6 @@ def test_an_object_is_found_once_and_by_its_class(
 def test_a_box_that_overlaps_too_little_finds_nothing(photos: ModuleType) -> None:
     far = Target(BOXES + torch.tensor([6.0, 0.0, 6.0, 0.0]), torch.tensor([0, 1]))
     assert photos.count_matches(detections([0, 1], [0, 1]), far) == 0
-
-
-def test_as_many_detections_stay_as_asked_for_and_those_of_the_highest_scores(photos: ModuleType) -> None:
-    best = photos.best(detections([0, 1, 0], [0, 1, 0]), 2)
-    assert best.scores.tolist() == pytest.approx([0.9, 0.5])
 
 
 def test_objects_are_read_by_image_with_labels_in_the_order_of_the_ids(photos: ModuleType, tmp_path: Path) -> None:
