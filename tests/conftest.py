@@ -22,6 +22,7 @@ from rankdet.heads import (
     GridHead,
     GridStage,
     InstanceHead,
+    InstanceStage,
     MaskFeatures,
     MaskHead,
     MaskStage,
@@ -32,7 +33,7 @@ from rankdet.heads import (
     RPNHead,
     SemanticHead,
 )
-from rankdet.label_assignment import GridAssigner, MaxIoUAssigner, RandomSampler
+from rankdet.label_assignment import ATSSAssigner, GridAssigner, MaxIoUAssigner, PAAAssigner, RandomSampler
 from rankdet.recipes import Recipe, load_recipe
 
 OneStage = TypeVar("OneStage", ATSS, PAA)
@@ -107,6 +108,8 @@ def build_tiny_faster_rcnn(ranking: bool) -> FasterRCNN:
             coder=BoxCoder(stds) if ranking else BoxCoder(),
             assigner=MaxIoUAssigner(0.7, 0.3, low_quality_iou=0.3),
             sampler=None if ranking else RandomSampler(64, 0.5),
+            train_proposals=ProposalSettings(per_level=200, per_image=50),
+            test_proposals=ProposalSettings(per_level=100, per_image=50),
         ),
         rcnn=BoxStage(
             pooling=RoIPooling(backbone.strides, finest_scale=16),
@@ -115,8 +118,6 @@ def build_tiny_faster_rcnn(ranking: bool) -> FasterRCNN:
             assigner=MaxIoUAssigner(0.5, 0.5),
             sampler=None if ranking else RandomSampler(32, 0.25),
         ),
-        train_proposals=ProposalSettings(per_level=200, per_image=50),
-        test_proposals=ProposalSettings(per_level=100, per_image=50),
     )
 
 
@@ -169,8 +170,6 @@ def build_tiny_mask_rcnn(ranking: bool) -> MaskRCNN:
             head=MaskHead(16, 3, channels=16, num_convolutions=1),
             budget=20 if ranking else None,
         ),
-        train_proposals=boxes.train_proposals,
-        test_proposals=boxes.test_proposals,
     )
 
 
@@ -200,24 +199,22 @@ def build_tiny_cascade_rcnn(ranking: bool) -> CascadeRCNN:
             )
             for iou in stds
         ],
-        train_proposals=first.train_proposals,
-        test_proposals=first.test_proposals,
     )
 
 
 @pytest.fixture
 def tiny_atss() -> Callable[[bool], ATSS]:
     """As ``tiny_faster_rcnn``: three anchors per cell and no auxiliary head, or one anchor and centerness."""
-    return lambda ranking: build_tiny_one_stage(ATSS, ranking)
+    return lambda ranking: build_tiny_one_stage(ATSS, ATSSAssigner(), ranking)
 
 
 @pytest.fixture
 def tiny_paa() -> Callable[[bool], PAA]:
     """As ``tiny_faster_rcnn``: three anchors per cell and no auxiliary head, or one anchor and IoU."""
-    return lambda ranking: build_tiny_one_stage(PAA, ranking)
+    return lambda ranking: build_tiny_one_stage(PAA, PAAAssigner(), ranking)
 
 
-def build_tiny_one_stage(kind: type[OneStage], ranking: bool) -> OneStage:
+def build_tiny_one_stage(kind: type[OneStage], assigner: ATSSAssigner | PAAAssigner, ranking: bool) -> OneStage:
     torch.manual_seed(0)
     backbone = TinyBackbone((8, 16, 32))
     scales = (3.0, 3.0 * 2 ** (1 / 3), 3.0 * 2 ** (2 / 3)) if ranking else (4.0,)
@@ -235,6 +232,7 @@ def build_tiny_one_stage(kind: type[OneStage], ranking: bool) -> OneStage:
         backbone=backbone,
         fpn=FPN(backbone.channels, 16, extra_levels=1, extra_convolutions=True),
         dense=DenseStage(head=head, anchors=anchors, coder=BoxCoder((0.1, 0.1, 0.2, 0.2))),
+        assigner=assigner,
         test_per_level=100,
     )
 
@@ -254,10 +252,10 @@ def build_tiny_yolact(ranking: bool) -> YOLACT:
         fpn=FPN(backbone.channels, 16, extra_levels=1, extra_convolutions=True, extra_from_input=True, bilinear=True),
         head=InstanceHead(16, 3, num_per_cell=anchors.num_per_cell, num_prototypes=8, softmax=not ranking),
         prototypes=PrototypeNetwork(16, num_prototypes=8, channels=16, num_convolutions=1),
-        anchors=anchors,
-        coder=BoxCoder((0.1, 0.1, 0.2, 0.2)),
+        instances=InstanceStage(
+            anchors=anchors, coder=BoxCoder((0.1, 0.1, 0.2, 0.2)), masks_per_image=None if ranking else 3
+        ),
         semantic=None if ranking else SemanticHead(16, 3),
-        masks_per_image=None if ranking else 3,
         test_per_level=100,
     )
 

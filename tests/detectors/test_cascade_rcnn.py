@@ -76,7 +76,7 @@ def transcribed(detector: CascadeRCNN, batch: Batch) -> list[dict[str, list]]:
     """What each stage of the ranking form sees and says: RoI by RoI, the positives of each image first."""
     maps = detector.fpn(detector.backbone(batch.images))
     outputs = detector.rpn(maps, batch.images.sizes)
-    proposals = detector.rpn.proposals(outputs, batch.images.sizes, detector.train_proposals)
+    proposals = detector.rpn.proposals(outputs, batch.images.sizes, detector.rpn.train_proposals)
     pools = [found.tolist() for found in proposals]
     heads = []
     for stage, threshold in zip(detector.stages, (0.5, 0.6, 0.7), strict=True):
@@ -185,7 +185,7 @@ def test_logits_are_averaged_before_the_activation_and_boxes_are_those_of_the_la
     maps = detector.fpn(detector.backbone(images))
     pools: list[list] = [
         found.tolist()
-        for found in detector.rpn.proposals(detector.rpn(maps, images.sizes), images.sizes, detector.test_proposals)
+        for found in detector.rpn.proposals(detector.rpn(maps, images.sizes), images.sizes, detector.rpn.test_proposals)
     ]
     sums = [torch.zeros(len(pool), NUM_CLASSES + (not ranking)) for pool in pools]
     for stage in detector.stages:
@@ -209,7 +209,7 @@ def test_logits_are_averaged_before_the_activation_and_boxes_are_those_of_the_la
 def test_anchors_that_cross_the_border_are_ignored(tiny_cascade_rcnn: Build, border: int) -> None:
     detector, batch = tiny_cascade_rcnn(True), make_batch([EMPTY, EMPTY])
     detector.rpn.allowed_border = border
-    anchors = detector.rpn(detector.fpn(detector.backbone(batch.images)), SIZES).anchors.tolist()
+    anchors = detector.rpn(detector.fpn(detector.backbone(batch.images)), SIZES).anchors.boxes.tolist()
     found = detector(batch)[0].labels.view(2, -1).tolist()
     for labels, (height, width) in zip(found, SIZES, strict=True):
         expected = [
@@ -224,7 +224,7 @@ def test_objects_take_their_best_anchor_inside_of_the_border(tiny_cascade_rcnn: 
     detector = tiny_cascade_rcnn(True)
     corner = Target(torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([1]))
     batch = make_batch([corner, EMPTY])
-    anchors = detector.rpn(detector.fpn(detector.backbone(batch.images)), SIZES).anchors
+    anchors = detector.rpn(detector.fpn(detector.backbone(batch.images)), SIZES).anchors.boxes
     for border, best in ((None, [-2.0, -2.0, 10.0, 10.0]), (0, [2.0, 2.0, 14.0, 14.0])):  # IoU 0.69 and 0.36
         detector.rpn.allowed_border = border
         labels = detector(batch)[0].labels.view(2, -1)
@@ -237,7 +237,7 @@ def test_anchors_beyond_the_border_make_proposals_all_the_same(tiny_cascade_rcnn
     for border in (0, None):
         detector.rpn.allowed_border = border
         outputs = detector.rpn(detector.fpn(detector.backbone(images)), SIZES)
-        found.append(detector.rpn.proposals(outputs, SIZES, detector.test_proposals))
+        found.append(detector.rpn.proposals(outputs, SIZES, detector.rpn.test_proposals))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
@@ -277,7 +277,7 @@ def test_detections_lie_inside_of_the_images_best_first(tiny_cascade_rcnn: Build
 @FORMS
 def test_no_proposals_leave_the_graph_whole(tiny_cascade_rcnn: Build, ranking: bool) -> None:
     detector, batch = tiny_cascade_rcnn(ranking), make_batch([EMPTY], [(64, 64)])
-    detector.train_proposals = detector.test_proposals = ProposalSettings(per_image=0)
+    detector.rpn.train_proposals = detector.rpn.test_proposals = ProposalSettings(per_image=0)
     heads: list[Candidates] = detector(batch)
     assert [len(head.labels) for head in heads[1:]] == [0, 0, 0]
     total = sum(head.logits.sum() + head.boxes.predicted.sum() for head in heads)

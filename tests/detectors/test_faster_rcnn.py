@@ -135,9 +135,9 @@ def test_choosing_proposals_and_rois_waits_once_each(tiny_faster_rcnn: Build, mo
     detector, batch = tiny_faster_rcnn(True), make_batch([TWO, TWO], [(64, 64), (32, 96)])
     sizes = batch.images.sizes
     outputs = detector.rpn(detector.fpn(detector.backbone(batch.images)), sizes)
-    assert all(valid is not None for valid in outputs.valid)
+    assert all(valid is not None for valid in outputs.anchors.valid)
     with Waits() as waits:
-        proposals = detector.rpn.proposals(outputs, sizes, detector.train_proposals)
+        proposals = detector.rpn.proposals(outputs, sizes, detector.rpn.train_proposals)
     assert waits.count == 2  # one for each image with padding, besides the suppression itself
     read: list[Tensor] = []
     to_list = Tensor.tolist
@@ -205,7 +205,7 @@ def test_detectors_run_in_bfloat16(tiny_faster_rcnn: Build, ranking: bool) -> No
 @FORMS
 def test_no_proposals_leave_the_graph_whole(tiny_faster_rcnn: Build, ranking: bool) -> None:
     detector, batch = tiny_faster_rcnn(ranking), make_batch([EMPTY], [(64, 64)])
-    detector.train_proposals = detector.test_proposals = replace(detector.train_proposals, per_image=0)
+    detector.rpn.train_proposals = detector.rpn.test_proposals = replace(detector.rpn.train_proposals, per_image=0)
     heads = detector(batch)
     assert len(heads[1].labels) == 0
     surrogate(heads).backward()
@@ -245,7 +245,7 @@ def test_padding_of_a_batch_does_not_matter(tiny_faster_rcnn: Build, ranking: bo
     for images in (both, alone):
         maps.append(detector.fpn(detector.backbone(images)))
         outputs = detector.rpn(maps[-1], images.sizes)
-        proposals.append(detector.rpn.proposals(outputs, images.sizes, detector.test_proposals)[0])
+        proposals.append(detector.rpn.proposals(outputs, images.sizes, detector.rpn.test_proposals)[0])
     torch.testing.assert_close(*proposals)
     # Beyond the center of the last cell RoIAlign meets padding in one case and the end of the map in the other.
     inside = proposals[1][(proposals[1][:, 2:] <= 56).all(dim=1)]

@@ -71,14 +71,14 @@ def assigned_by_hand(anchors: Tensor, target: Target) -> tuple[list[int], list[i
 @FORMS
 def test_labels_boxes_and_masks_are_those_of_the_rules_one_anchor_at_a_time(tiny_yolact: Build, ranking: bool) -> None:
     detector = tiny_yolact(ranking)
-    detector.masks_per_image = None
+    detector.instances.masks_per_image = None
     batch = make_batch([TWO, EMPTY, OTHER])
     dense = only(detector(batch))
-    features = detector._features(batch.images)
-    anchors = features.anchors.boxes
+    outputs, _ = detector._outputs(batch.images)
+    anchors = outputs.anchors.boxes
     assert dense.per_image == (len(anchors),) * 3
     assert dense.logits.shape == (3 * len(anchors), NUM_CLASSES + (not ranking))
-    assert features.prototypes.shape[2:] == (32, 32)
+    assert outputs.prototypes.shape[2:] == (32, 32)
     positive = 0
     for image, target in enumerate(batch.targets):
         labels, matched = assigned_by_hand(anchors, target)
@@ -88,11 +88,13 @@ def test_labels_boxes_and_masks_are_those_of_the_rules_one_anchor_at_a_time(tiny
                 continue
             box = target.boxes[number]
             assert torch.equal(dense.boxes.target[positive], box)
-            deltas = features.outputs.deltas[image, row]
+            deltas = outputs.deltas[image, row]
             torch.testing.assert_close(dense.deltas.predicted[positive], deltas)
-            torch.testing.assert_close(dense.boxes.predicted[positive], detector.coder.decode(deltas, anchors[row]))
+            torch.testing.assert_close(
+                dense.boxes.predicted[positive], detector.instances.coder.decode(deltas, anchors[row])
+            )
             expected = assemble_masks(
-                features.prototypes[image], features.outputs.coefficients[image, row : row + 1], box[None], SIZE
+                outputs.prototypes[image], outputs.coefficients[image, row : row + 1], box[None], SIZE
             )
             torch.testing.assert_close(dense.masks.predicted[positive : positive + 1], expected)
             (mask,) = resize_masks(target.masks[number : number + 1], SIZE, [(32, 32)])
@@ -123,9 +125,9 @@ def test_the_canvas_is_the_largest_image_and_other_padding_is_ignored(tiny_yolac
 
 def test_no_more_masks_per_image_than_asked_for_each_with_its_own_positive(tiny_yolact: Build) -> None:
     detector, batch = tiny_yolact(False), make_batch([TWO, OTHER])
-    detector.masks_per_image = None
+    detector.instances.masks_per_image = None
     every = only(detector(batch))
-    detector.masks_per_image = 2
+    detector.instances.masks_per_image = 2
     some = only(detector(batch))
     rows = some.masks.rows
     numbers = [((part >= 0) & (part < NUM_CLASSES)).sum().item() for part in every.labels.split(every.per_image)]
@@ -149,7 +151,7 @@ def test_semantic_maps_unite_the_objects_of_a_class(tiny_yolact: Build) -> None:
     assert torch.equal(maps[0, 2], masks[0] | masks[2])
     assert not maps[0, 1].any()
     assert not maps[1].any()
-    torch.testing.assert_close(predicted, detector.semantic(detector._features(batch.images).finest))
+    torch.testing.assert_close(predicted, detector.semantic(detector._outputs(batch.images)[1]))
     assert only(tiny_yolact(True)(batch)).auxiliary is None
 
 
@@ -163,7 +165,7 @@ def test_outlines_give_the_masks_of_their_bitmaps(tiny_yolact: Build, ranking: b
         edges.append(torch.cat([points, points.roll(-1, 0)], dim=1))
     outlined = replace(TWO, masks=Outlines(torch.stack(edges)))
     detector = tiny_yolact(ranking)
-    detector.masks_per_image = None
+    detector.instances.masks_per_image = None
     bitmaps, outlines = (only(detector(make_batch([target]))).masks.target for target in (TWO, outlined))
     assert bitmaps.shape == outlines.shape
     assert (bitmaps != outlines).float().mean() < 0.02
@@ -234,25 +236,25 @@ def test_detections_equal_those_of_the_rules_one_step_at_a_time(tiny_yolact: Bui
     detector.test_per_level, detector.test_per_class = 20, 12
     batch = make_batch([EMPTY, EMPTY], [(64, 64), (40, 60)])
     with torch.no_grad():
-        features = detector._features(batch.images)
+        outputs, _ = detector._outputs(batch.images)
         detections = detector.detect(batch.images)
     for image, (found, (height, width)) in enumerate(zip(detections, batch.images.sizes, strict=True)):
-        scores = detector.head.scores(features.outputs.logits[image])
-        valid = features.anchors.valid[image]
+        scores = detector.head.scores(outputs.logits[image])
+        valid = outputs.anchors.valid[image]
         kept, start = [], 0
-        for count in features.anchors.num_per_level:
+        for count in outputs.anchors.num_per_level:
             rows = [row for row in range(start, start + count) if valid is None or valid[row]]
             kept += sorted(rows, key=lambda row: -float(scores[row].max()))[:20]
             start += count
-        boxes = detector.coder.decode(features.outputs.deltas[image][kept], features.anchors.boxes[kept])
+        boxes = detector.instances.coder.decode(outputs.deltas[image][kept], outputs.anchors.boxes[kept])
         boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height]))
         rows, best, labels = fast_nms(boxes, scores[kept], threshold=0.2, iou=0.5, limit=15, per_class=12)
         assert len(rows) > 5
         torch.testing.assert_close(found.scores, best)
         assert torch.equal(found.labels, labels)
         torch.testing.assert_close(found.boxes, boxes[rows])
-        coefficients = features.outputs.coefficients[image][kept][rows]
-        masks = assemble_masks(features.prototypes[image], coefficients, boxes[rows], features.canvas).sigmoid()
+        coefficients = outputs.coefficients[image][kept][rows]
+        masks = assemble_masks(outputs.prototypes[image], coefficients, boxes[rows], outputs.canvas).sigmoid()
         torch.testing.assert_close(found.masks.scores[:, 1:-1, 1:-1], masks)
         bitmaps = found.masks.bitmaps((64, 64))
         for mask, (left, top, right, bottom) in zip(bitmaps, found.boxes.tolist(), strict=True):
@@ -285,6 +287,6 @@ def test_detector_runs_in_bfloat16(tiny_yolact: Build, ranking: bool) -> None:
 
 
 def test_the_default_assigner_is_the_published_one(tiny_yolact: Build) -> None:
-    assigner = tiny_yolact(True).assigner
+    assigner = tiny_yolact(True).instances.assigner
     assert (assigner.positive_iou, assigner.negative_iou) == (0.5, 0.4)
     assert (assigner.low_quality_iou, assigner.claim_ties) == (0.0, False)

@@ -83,22 +83,22 @@ def test_outputs_of_the_head_stand_in_the_order_of_the_anchors() -> None:
     torch.manual_seed(0)
     head = InstanceHead(6, 2, num_per_cell=3, num_prototypes=4, softmax=True)
     maps = [torch.randn(2, 6, 3, 5), torch.randn(2, 6, 2, 2)]
-    outputs = head(maps)
-    assert outputs.logits.shape == (2, 57, 3)
-    assert outputs.deltas.shape == (2, 57, 4)
-    assert outputs.coefficients.shape == (2, 57, 4)
+    logits, deltas, coefficients = head(maps)
+    assert logits.shape == (2, 57, 3)
+    assert deltas.shape == (2, 57, 4)
+    assert coefficients.shape == (2, 57, 4)
     hidden = head.convolutions[0](maps[0]).relu()
     for row, column, anchor in ((0, 0, 0), (1, 4, 2), (2, 3, 1)):
         place = 3 * (row * 5 + column) + anchor
         for values, layer, length in (
-            (outputs.logits, head.classifier(hidden), 3),
-            (outputs.deltas, head.regressor(hidden), 4),
-            (outputs.coefficients, head.coefficients(hidden).tanh(), 4),
+            (logits, head.classifier(hidden), 3),
+            (deltas, head.regressor(hidden), 4),
+            (coefficients, head.coefficients(hidden).tanh(), 4),
         ):
             expected = layer[:, anchor * length : (anchor + 1) * length, row, column]
             torch.testing.assert_close(values[:, place], expected)
-    scores = head.scores(outputs.logits)
-    torch.testing.assert_close(scores, outputs.logits.softmax(dim=2)[..., :2])
+    scores = head.scores(logits)
+    torch.testing.assert_close(scores, logits.softmax(dim=2)[..., :2])
     assert torch.equal(
         InstanceHead(6, 2, num_per_cell=1, num_prototypes=1, softmax=False).scores(scores), scores.sigmoid()
     )

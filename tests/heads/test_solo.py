@@ -208,7 +208,9 @@ def test_an_object_that_vanishes_at_the_size_of_the_masks_is_a_negative_as_its_l
         predicted=torch.cat([found.masks.predicted[:row], torch.randn(1, 16, 16), found.masks.predicted[row:]]),
         target=torch.cat([found.masks.target[:row], torch.zeros(1, 16, 16).bool(), found.masks.target[row:]]),
     )
-    literal = RankSortLoss(label=DiceLabel(), zero_quality_is_negative=True)(replace(found, labels=labels, masks=masks))
+    literal = RankSortLoss(label=DiceLabel(), zero_quality_is_negative=True)(
+        replace(found, labels=labels, masks=masks, rows=None)
+    )
     torch.testing.assert_close(terms["ranking"], literal.terms["ranking"])
     torch.testing.assert_close(terms["sorting"], literal.terms["sorting"])
     assert stats["mask_error"] < literal.stats["mask_error"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rankdet.data import FixedSize
 from rankdet.heads import CenteredAnchors
+from rankdet.label_assignment import PyramidAnchors
 from rankdet.recipes import RECIPES
 from rankdet.structures import Batch
 
@@ -58,10 +59,11 @@ class GivenAnchors:
 
     def __init__(self, own: CenteredAnchors, boxes: Tensor) -> None:
         self.own, self.boxes = own, boxes
-        self.valid, self.num_per_level = own.valid, own.num_per_level
 
-    def anchors(self, *arguments: object) -> Tensor:
-        return self.boxes
+    def pyramid(
+        self, maps: Sequence[Tensor], canvas: tuple[int, int], image_sizes: Sequence[tuple[int, int]]
+    ) -> PyramidAnchors:
+        return self.own.pyramid(maps, canvas, image_sizes)._replace(boxes=self.boxes)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def both() -> Both:
     both = build_here("yolact_r50_coco", BACKBONE, NUM_CLASSES, here)._replace(there=there)
     share_weights(both)
     priors = there.bbox_head.prior_generator.grid_priors(MAPS, device="cpu")
-    both.here.anchors = GivenAnchors(both.here.anchors, torch.cat(priors))
+    both.here.instances.anchors = GivenAnchors(both.here.instances.anchors, torch.cat(priors))
     return both
 
 
@@ -119,7 +121,7 @@ def training(both: Both) -> Iterator[Both]:
 
 def test_anchors_of_the_published_size_are_the_same() -> None:
     maps = ((69, 69), (35, 35), (18, 18), (9, 9), (5, 5))
-    own = RECIPES["yolact_r50_coco"]().detector.build(80, pretrained=False).anchors
+    own = RECIPES["yolact_r50_coco"]().detector.build(80, pretrained=False).instances.anchors
     other = TASK_UTILS.build(Config.fromfile(CONFIGS / CONFIG).model.bbox_head.anchor_generator)
     expected = torch.cat(other.grid_priors(maps, device="cpu"))
     assert_equal(own.anchors(maps, (550, 550), torch.device("cpu")), expected, "anchors", relative=1e-6)
@@ -130,22 +132,22 @@ def test_pixels_pyramid_outputs_and_anchors_are_the_same(both: Both, batch: Batc
     both.there.eval()
     inputs = prepare(both.there, batch)
     with torch.no_grad():
-        features = both.here._features(batch.images)
+        outputs, finest = both.here._outputs(batch.images)
         levels = both.there.extract_feat(inputs.pixels)
         logits, deltas, coefficients = both.there.bbox_head(levels)
         prototypes = both.there.mask_head.protonet(levels[0])
         semantic = both.there.mask_head.segm_branch(levels[0])
     pixels = both.here.backbone.normalization(batch.images)[..., :HEIGHT, :WIDTH]
     assert_equal(pixels, inputs.pixels, "normalized pixels")
-    assert_equal(features.finest, levels[0], "finest level of the pyramid")
-    assert_equal(features.outputs.logits, by_anchor(logits, NUM_CLASSES + 1), "class logits")
-    assert_equal(features.outputs.deltas, by_anchor(deltas, 4), "deltas")
-    assert_equal(features.outputs.coefficients, by_anchor(coefficients, 32), "coefficients")
-    assert_equal(features.prototypes, prototypes, "prototypes")
+    assert_equal(finest, levels[0], "finest level of the pyramid")
+    assert_equal(outputs.logits, by_anchor(logits, NUM_CLASSES + 1), "class logits")
+    assert_equal(outputs.deltas, by_anchor(deltas, 4), "deltas")
+    assert_equal(outputs.coefficients, by_anchor(coefficients, 32), "coefficients")
+    assert_equal(outputs.prototypes, prototypes, "prototypes")
     # There the map of a class is that before it.
-    assert_equal(both.here.semantic(features.finest), semantic.roll(1, 1), "semantic maps")
-    own = both.here.anchors.own.anchors(MAPS, (HEIGHT, WIDTH), torch.device("cpu"))
-    assert_equal(own, both.here.anchors.boxes, "anchors", relative=1e-6)
+    assert_equal(both.here.semantic(finest), semantic.roll(1, 1), "semantic maps")
+    own = both.here.instances.anchors.own.anchors(MAPS, (HEIGHT, WIDTH), torch.device("cpu"))
+    assert_equal(own, both.here.instances.anchors.boxes, "anchors", relative=1e-6)
 
 
 def test_labels_masks_and_their_targets_are_the_same(both: Both, batch: Batch) -> None:

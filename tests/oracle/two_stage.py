@@ -159,8 +159,8 @@ def check_first_stage(both: Both, batch: Batch) -> None:
     assert_equal(outputs.deltas, by_anchor(deltas, 4), "deltas of the RPN")
     sizes = [tuple(level.shape[-2:]) for level in logits]
     anchors, valid = both.there.rpn_head.get_anchors(sizes, inputs.metas, device="cpu")
-    for own_valid, other, other_valid in zip(outputs.valid, anchors, valid, strict=True):
-        assert_equal(outputs.anchors, torch.cat(other), "anchors", relative=1e-6)
+    for own_valid, other, other_valid in zip(outputs.anchors.valid, anchors, valid, strict=True):
+        assert_equal(outputs.anchors.boxes, torch.cat(other), "anchors", relative=1e-6)
         expected = torch.cat(other_valid).bool()
         assert torch.equal(torch.ones_like(expected) if own_valid is None else own_valid, expected)
 
@@ -172,8 +172,8 @@ def check_proposals(both: Both, batch: Batch) -> None:
         outputs = both.here.rpn(both.here.fpn(both.here.backbone(batch.images)), batch.images.sizes)
         others = both.there.rpn_head(both.there.extract_feat(inputs.pixels))
         for settings, configuration in (
-            (both.here.train_proposals, both.there.train_cfg.rpn_proposal),
-            (both.here.test_proposals, both.there.test_cfg.rpn),
+            (both.here.rpn.train_proposals, both.there.train_cfg.rpn_proposal),
+            (both.here.rpn.test_proposals, both.there.test_cfg.rpn),
         ):
             found = both.here.rpn.proposals(outputs, batch.images.sizes, settings)
             expected = both.there.rpn_head.predict_by_feat(*others, batch_img_metas=inputs.metas, cfg=configuration)
@@ -231,7 +231,7 @@ def rois_here(both: Both, batch: Batch) -> tuple[list[Tensor], list[RoIs]]:
     """The pyramid, and what is taken for the second stage of each image."""
     maps = both.here.fpn(both.here.backbone(batch.images))
     outputs = both.here.rpn(maps, batch.images.sizes)
-    proposals = both.here.rpn.proposals(outputs, batch.images.sizes, both.here.train_proposals)
+    proposals = both.here.rpn.proposals(outputs, batch.images.sizes, both.here.rpn.train_proposals)
     return maps, [both.here.rcnn.choose(*pair) for pair in zip(proposals, batch.targets, strict=True)]
 
 

@@ -591,7 +591,7 @@ def test_yolact_on_coco_has_the_numbers_of_the_paper():
 def test_yolact_of_the_coco_recipe_has_its_levels_and_heads_and_trains_all_of_its_backbone(name: str):
     detector = load_recipe(name).detector.build(80, pretrained=False)
     softmax = not name.startswith("rs")
-    assert detector.anchors.sides == (24, 48, 96, 192, 384)
+    assert detector.instances.anchors.sides == (24, 48, 96, 192, 384)
     assert detector.head.classifier.out_channels == 3 * (80 + softmax)
     assert (detector.semantic is not None) == softmax
     assert detector.fpn.coarser[0].in_channels == 2048

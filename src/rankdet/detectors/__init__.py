@@ -2,6 +2,7 @@
 
 from rankdet.detectors.atss import ATSS
 from rankdet.detectors.cascade_rcnn import CascadeRCNN
+from rankdet.detectors.dense import DenseDetector
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.detectors.faster_rcnn import FasterRCNN
 from rankdet.detectors.mask_rcnn import MaskRCNN
@@ -14,6 +15,7 @@ __all__ = [
     "PAA",
     "YOLACT",
     "CascadeRCNN",
+    "DenseDetector",
     "DetectionSettings",
     "FasterRCNN",
     "MaskDetectionSettings",

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rankdet.heads import select_detections
+from rankdet.ranges import Count, Fraction, checked
 from rankdet.structures import Detection
 
 
+@checked
 @dataclass(frozen=True)
 class DetectionSettings:
     """Which boxes become detections.
@@ -19,14 +21,14 @@ class DetectionSettings:
     score_threshold
         Pairs of box and class are dropped up to this score.
     nms_iou
-        Threshold of the suppression inside each class.
+        IoU above which the lower-scored of two boxes of a class is dropped.
     per_image
-        The best of all classes that remain.
+        Most detections of an image: the best of all classes that remain.
     """
 
-    score_threshold: float = 0.05
-    nms_iou: float = 0.5
-    per_image: int = 100
+    score_threshold: Fraction = 0.05
+    nms_iou: Fraction = 0.5
+    per_image: Count = 100
 
     def select(self, boxes: Tensor, scores: Tensor) -> Detection:
         """Detections among boxes (K, C, 4), one for each class, or (K, 1, 4), with scores (K, C)."""

@@ -7,31 +7,55 @@ from torch import Tensor, nn
 
 from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
-from rankdet.heads import BoxStage, ProposalSettings, RegionProposalNetwork, RoIs, poolable
+from rankdet.heads import BoxStage, RegionProposalNetwork, RoIs, poolable
 from rankdet.structures import Batch, Candidates, Detection, Images
 
 
 class FasterRCNN(nn.Module):
     """Backbone, pyramid, region proposals, one R-CNN stage. Heads of the losses: ``"rpn"`` and ``"rcnn"``.
 
-    The form is a matter of values: samplers, softmax and the coder of the RPN make the standard form; no sampler,
-    sigmoid and stds (0.1, 0.1, 0.2, 0.2) in both stages make the form of Rank & Sort Loss (Oksuz et al., ICCV 2021,
-    arXiv:2107.11669, section 5). The detector's own parts do not look at ``self.training``; only a backbone
-    with unfrozen batch normalization or with dropout follows the mode. All parts and settings are public attributes and
-    may be replaced.
+    Standard forms and ranking forms differ in values. Samplers, softmax and the coder of the RPN make the standard
+    form. No sampler, sigmoid and stds (0.1, 0.1, 0.2, 0.2) in both stages make the form of Rank & Sort Loss (Oksuz et
+    al., ICCV 2021, arXiv:2107.11669, section 5). The detector's own parts do not look at ``self.training``; only a
+    backbone with unfrozen batch normalization or with dropout follows the mode. All parts and settings are public
+    attributes and may be replaced.
 
     Parameters
     ----------
     backbone, fpn
         Images → maps → pyramid.
     rpn
-        Reads all levels of the pyramid.
+        Network that reads all levels of the pyramid and makes proposals.
     rcnn
-        Reads the first levels of the pyramid.
-    train_proposals, test_proposals
-        Proposals in :meth:`forward` and in :meth:`detect`.
+        Stage that reads the first levels of the pyramid inside of the proposals.
     detection
-        What :meth:`detect` returns.
+        Choice of detections in :meth:`detect`.
+
+    Examples
+    --------
+    >>> from rankdet.backbones import FPN, TinyBackbone
+    >>> from rankdet.heads import AnchorGenerator, BoxCoder, BoxHead, RoIPooling, RPNHead
+    >>> from rankdet.label_assignment import MaxIoUAssigner
+    >>> from rankdet.structures import Source, Target
+    >>> backbone, coder = TinyBackbone((8, 16)), BoxCoder((0.1, 0.1, 0.2, 0.2))
+    >>> anchors = AnchorGenerator(backbone.strides)
+    >>> rpn = RegionProposalNetwork(
+    ...     head=RPNHead(16, anchors.num_per_cell), anchors=anchors, coder=coder, assigner=MaxIoUAssigner(0.7, 0.3)
+    ... )
+    >>> rcnn = BoxStage(
+    ...     pooling=RoIPooling(backbone.strides),
+    ...     head=BoxHead(16, num_classes=3, softmax=False),
+    ...     coder=coder,
+    ...     assigner=MaxIoUAssigner(0.5, 0.5),
+    ... )
+    >>> detector = FasterRCNN(backbone=backbone, fpn=FPN((8, 16), 16, extra_levels=0), rpn=rpn, rcnn=rcnn)
+    >>> images = Images(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), ((64, 64),))
+    >>> target = Target(torch.tensor([[8.0, 8.0, 40.0, 40.0]]), torch.tensor([2]))
+    >>> heads = detector(Batch(images, (target,), (Source(0, "0.png", (64, 64)),)))
+    >>> [(candidates.head, candidates.num_classes) for candidates in heads]
+    [('rpn', 1), ('rcnn', 3)]
+    >>> len(detector.detect(images))
+    1
     """
 
     def __init__(
@@ -41,8 +65,6 @@ class FasterRCNN(nn.Module):
         fpn: Pyramid,
         rpn: RegionProposalNetwork,
         rcnn: BoxStage,
-        train_proposals: ProposalSettings | None = None,
-        test_proposals: ProposalSettings | None = None,
         detection: DetectionSettings | None = None,
     ) -> None:
         super().__init__()
@@ -50,42 +72,37 @@ class FasterRCNN(nn.Module):
         self.fpn = fpn
         self.rpn = rpn
         self.rcnn = rcnn
-        self.train_proposals = train_proposals or ProposalSettings(per_level=2000)
-        self.test_proposals = test_proposals or ProposalSettings()
         self.detection = detection or DetectionSettings()
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes C, without background."""
         return self.rcnn.head.num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
-        """Candidates of the RPN (C = 1) and of the R-CNN, each one pool over the images of the batch."""
-        return self._learned(batch)[0]
+        """Return candidates of the RPN (C = 1) and of the R-CNN, each one pool over the images of the batch."""
+        return self._learn(batch)[0]
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
-        """Detections of each image in its own pixels, without padding."""
-        return self._found(images)[0]
+        """Return detections of each image in its own pixels, without padding."""
+        return self._detect(images)[0]
 
-    def _learned(self, batch: Batch) -> tuple[list[Candidates], list[Tensor], list[RoIs]]:
-        """Candidates of both heads; the maps of the pyramid and the RoIs of each image that they were read from."""
-        sizes = batch.images.sizes
+    def _learn(self, batch: Batch) -> tuple[list[Candidates], list[Tensor], list[RoIs]]:
+        """Return candidates of both heads, the maps that the R-CNN reads, and the RoIs of each image."""
         maps = self.fpn(self.backbone(batch.images))
-        outputs = self.rpn(maps, sizes)
-        proposals = self.rpn.proposals(outputs, sizes, self.train_proposals)
-        first = self.rpn.candidates(outputs, sizes, batch.targets)
+        first, proposals = self.rpn.learn(maps, batch)
         maps = poolable(maps)
         rois = [self.rcnn.choose(*pair) for pair in zip(proposals, batch.targets, strict=True)]
-        second = self.rcnn(maps, [image_rois.boxes for image_rois in rois])
-        return [first, self.rcnn.candidates(second, rois, batch.targets)], maps, rois
+        outputs = self.rcnn(maps, [image_rois.boxes for image_rois in rois])
+        return [first, self.rcnn.candidates(outputs, rois, batch.targets)], maps, rois
 
-    def _found(self, images: Images) -> tuple[list[Detection], list[Tensor]]:
-        """Boxes of each image, and the maps of the pyramid that they were read from."""
+    def _detect(self, images: Images) -> tuple[list[Detection], list[Tensor]]:
+        """Return detections without masks, and the maps that the R-CNN reads."""
         maps = self.fpn(self.backbone(images))
-        proposals = self.rpn.proposals(self.rpn(maps, images.sizes), images.sizes, self.test_proposals)
+        proposals = self.rpn.propose(maps, images.sizes)
         maps = poolable(maps)
         logits, deltas = self.rcnn(maps, proposals)
         scores = self.rcnn.head.scores(logits).split([len(boxes) for boxes in proposals])
         boxes = self.rcnn.boxes(deltas, proposals, images.sizes)
-        return [self.detection.select(*found) for found in zip(boxes, scores, strict=True)], maps
+        return [self.detection.select(*pair) for pair in zip(boxes, scores, strict=True)], maps

@@ -9,24 +9,25 @@ import torch
 from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.detectors.faster_rcnn import FasterRCNN
-from rankdet.heads import BoxStage, MaskStage, ProposalSettings, RegionProposalNetwork
+from rankdet.heads import BoxStage, MaskStage, RegionProposalNetwork
 from rankdet.structures import Batch, Candidates, Detection, Images, MaskScores
 
 
 class MaskRCNN(FasterRCNN):
-    """:class:`FasterRCNN` and a mask for each positive RoI. Heads of the losses: ``"rpn"``, ``"rcnn"``.
+    """Faster R-CNN and a mask for each positive RoI. Heads of the losses: ``"rpn"``, ``"rcnn"``.
 
-    The masks are handed together with the boxes of the R-CNN, so that a loss can weight and balance them alike (Oksuz
-    et al., ICCV 2021, arXiv:2107.11669, section 5.2). The form is a matter of values, as in Faster R-CNN, whose weights
-    fit by their names.
+    The masks are part of the candidates of the R-CNN, so that a loss can weight and balance them like boxes (Oksuz et
+    al., ICCV 2021, arXiv:2107.11669, section 5.2). Standard forms and ranking forms differ in values, as those of
+    :class:`FasterRCNN`, whose weights fit by their names.
 
     Parameters
     ----------
-    backbone, fpn, rpn, rcnn, train_proposals, test_proposals, detection
-        As in :class:`FasterRCNN`. The published R-CNN assigns with the low-quality step, other than in Faster R-CNN.
+    backbone, fpn, rpn, rcnn, detection
+        The parts of :class:`FasterRCNN`. The published R-CNN assigns with the low-quality step, other than in Faster
+        R-CNN.
     mask
-        Reads the levels of the pyramid that the R-CNN reads: in training for positive RoIs, in detection for the boxes
-        found.
+        Stage that reads the same levels of the pyramid as the R-CNN: inside of positive RoIs in training, inside of the
+        detected boxes in detection.
     """
 
     def __init__(
@@ -37,8 +38,6 @@ class MaskRCNN(FasterRCNN):
         rpn: RegionProposalNetwork,
         rcnn: BoxStage,
         mask: MaskStage,
-        train_proposals: ProposalSettings | None = None,
-        test_proposals: ProposalSettings | None = None,
         detection: DetectionSettings | None = None,
     ) -> None:
         super().__init__(
@@ -46,30 +45,29 @@ class MaskRCNN(FasterRCNN):
             fpn=fpn,
             rpn=rpn,
             rcnn=rcnn,
-            train_proposals=train_proposals,
-            test_proposals=test_proposals,
             detection=detection,
         )
         self.mask = mask
 
     def forward(self, batch: Batch) -> list[Candidates]:
-        """Candidates of the RPN (C = 1) and of the R-CNN, these with masks; each one pool over the batch.
+        """Return candidates of the RPN (C = 1) and of the R-CNN, these with masks; each one pool over the batch.
 
         Raises
         ------
         ValueError
             When an image has objects but no masks.
         """
-        (first, second), maps, rois = self._learned(batch)
+        (first, second), maps, rois = self._learn(batch)
         return [first, replace(second, masks=self.mask.matched(maps, rois, batch.targets))]
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
-        """Detections of each image in its own pixels, without padding: boxes as of Faster R-CNN, and their masks."""
-        found, maps = self._found(images)
-        labels = torch.cat([detection.labels for detection in found])
-        scores = self.mask(maps, [detection.boxes for detection in found], labels).sigmoid()
+        """Return detections of each image in its own pixels, without padding, each with its mask."""
+        detections, maps = self._detect(images)
+        boxes = [detection.boxes for detection in detections]
+        labels = torch.cat([detection.labels for detection in detections])
+        scores = self.mask(maps, boxes, labels).sigmoid().split([len(image_boxes) for image_boxes in boxes])
         return [
             replace(detection, masks=MaskScores(image_scores, detection.boxes))
-            for detection, image_scores in zip(found, scores.split([len(each.boxes) for each in found]), strict=True)
+            for detection, image_scores in zip(detections, scores, strict=True)
         ]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_iou, clip_boxes_to_image
 
-from rankdet.backbones import FPN, Backbone
-from rankdet.detectors.detection import DetectionSettings
-from rankdet.heads import DenseOutputs, DenseStage
+from rankdet.detectors.dense import DenseDetector
+from rankdet.heads import DenseOutputs
 from rankdet.label_assignment import PAAAssigner, aligned_iou
-from rankdet.structures import Batch, Candidates, Detection, Images, Matched
+from rankdet.structures import Assignment, Detection, Matched, Target
 
 VOTER_IOU = 0.01
 """A box votes on another of its class that it overlaps by more than this."""
@@ -20,95 +20,37 @@ VOTE_WIDTH = 0.025
 """How fast a vote falls with 1 − IoU (squared)."""
 
 
-class PAA(nn.Module):
-    """Backbone, pyramid, one dense stage, labels by what the network predicts. The head of the losses is ``"dense"``.
+class PAA(DenseDetector[PAAAssigner]):
+    """Dense detector with labels by its own predictions; its auxiliary head learns IoU, and boxes are voted for.
 
-    The form is a matter of values: one anchor per cell of 8 strides and an auxiliary head for IoU make the standard
-    form; three anchors from 4 strides on and no auxiliary head make the form of Rank & Sort Loss (Oksuz et al., ICCV
-    2021, arXiv:2107.11669). All parts and settings are public attributes and may be replaced.
-
-    Parameters
-    ----------
-    backbone, fpn
-        Images → maps → pyramid.
-    dense
-        Reads all levels of the pyramid.
-    assigner
-        Says which anchors are positives.
-    detection
-        What :meth:`detect` returns; None: suppression at IoU 0.6, and the other defaults.
-    test_per_level
-        Anchors of each level that :meth:`detect` decodes.
+    The parameters are those of :class:`DenseDetector`.
     """
 
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        fpn: FPN,
-        dense: DenseStage,
-        assigner: PAAAssigner | None = None,
-        detection: DetectionSettings | None = None,
-        test_per_level: int = 1000,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.fpn = fpn
-        self.dense = dense
-        self.assigner = assigner or PAAAssigner()
-        self.detection = detection or DetectionSettings(nms_iou=0.6)
-        self.test_per_level = test_per_level
+    auxiliary = "iou"
 
-    @property
-    def num_classes(self) -> int:
-        """C."""
-        return self.dense.head.num_classes
+    def assign(self, outputs: DenseOutputs, targets: Sequence[Target]) -> Assignment:
+        """Return labels by what the network now predicts for every anchor."""
+        boxes = self.dense.boxes(outputs)
+        return self.assigner(outputs.anchors, targets, self.num_classes, outputs.logits.detach(), boxes)
 
-    def forward(self, batch: Batch) -> list[Candidates]:
-        """Candidates of the dense stage: one pool over the images of the batch, their levels and anchors."""
-        outputs = self._outputs(batch.images)
-        assignment = self.assigner(
-            outputs.anchors, batch.targets, self.num_classes, outputs.logits.detach(), self.dense.boxes(outputs)
-        )
-        candidates, auxiliary = self.dense.candidates(outputs, assignment, batch.targets)
-        if auxiliary is not None and candidates.boxes is not None:
-            iou = aligned_iou(candidates.boxes.predicted.detach(), candidates.boxes.target)
-            candidates = replace(candidates, auxiliary={"iou": Matched(auxiliary, iou)})
-        return [candidates]
+    def quality(self, anchors: Tensor, boxes: Matched) -> Tensor:
+        """Return the IoU of predicted boxes with their objects."""
+        return aligned_iou(boxes.predicted, boxes.target)
 
-    @torch.no_grad()
-    def detect(self, images: Images) -> list[Detection]:
-        """Detections of each image in its own pixels, without padding. Boxes are means of all that vote for them."""
-        best = self.dense.best_boxes(
-            self._outputs(images), images.sizes, per_level=self.test_per_level, score=score_by_geometric_mean
-        )
-        detections = []
-        for (boxes, scores), size in zip(best, images.sizes, strict=True):
-            selected = self.detection.select(boxes[:, None], scores)
-            means = voted(selected, boxes, scores, self.detection.score_threshold)
-            # A mean of boxes at the border may lie beyond it by rounding.
-            detections.append(replace(means, boxes=clip_boxes_to_image(means.boxes, size)))
-        return detections
+    def score(self, logits: Tensor, auxiliary: Tensor | None) -> Tensor:
+        """Return √(σ(class) · σ(IoU)), or σ(class) alone where there is no auxiliary head."""
+        scores = logits.float().sigmoid()
+        return scores if auxiliary is None else (scores * auxiliary.float().sigmoid()).sqrt()
 
-    def _outputs(self, images: Images) -> DenseOutputs:
-        outputs: DenseOutputs = self.dense(self.fpn(self.backbone(images)), images.sizes)
-        return outputs
-
-
-def score_by_geometric_mean(logits: Tensor, auxiliary: Tensor | None) -> Tensor:
-    """√(σ(class) · σ(IoU)), or σ(class) alone where there is no auxiliary head.
-
-    Examples
-    --------
-    >>> score_by_geometric_mean(torch.zeros(1), None), score_by_geometric_mean(torch.zeros(1), torch.zeros(1))
-    (tensor([0.5000]), tensor([0.5000]))
-    """
-    scores = logits.float().sigmoid()
-    return scores if auxiliary is None else (scores * auxiliary.float().sigmoid()).sqrt()
+    def refined(self, found: Detection, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detection:
+        """Return the detections with boxes that are means of all that vote for them, clipped to the image."""
+        means = voted(found, boxes, scores, self.detection.score_threshold)
+        # A mean of boxes at the border may lie beyond it by rounding.
+        return replace(means, boxes=clip_boxes_to_image(means.boxes, size))
 
 
 def voted(detection: Detection, boxes: Tensor, scores: Tensor, threshold: float) -> Detection:
-    r"""Detections whose boxes are weighted means; scores and labels stay.
+    r"""Replace the boxes of detections by weighted means; scores and labels stay.
 
     .. math:: b = \frac{\sum_i w_i b_i}{\sum_i w_i}, \quad w_i = s_i \exp(-(1 - IoU_i)^2 / 0.025)
 

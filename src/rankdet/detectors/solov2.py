@@ -15,12 +15,14 @@ from torch.nn.functional import interpolate
 
 from rankdet.backbones import FPN, Backbone
 from rankdet.heads import GridOutputs, GridStage, canvas_scores, mask_iou, matrix_nms
+from rankdet.ranges import Count, Fraction, Positive, checked
 from rankdet.structures import Batch, Candidates, Detection, Images
 
 CHUNK = 1 << 22
 """Pixels of masks handled at a time, as float32: 16 MiB, a few times."""
 
 
+@checked
 @dataclass(frozen=True)
 class MaskDetectionSettings:
     """Which masks become detections.
@@ -39,11 +41,11 @@ class MaskDetectionSettings:
         The best of all classes that remain.
     """
 
-    score_threshold: float = 0.1
-    num_candidates: int = 500
-    sigma: float = 2.0
-    least_score: float = 0.05
-    per_image: int = 100
+    score_threshold: Fraction = 0.1
+    num_candidates: Count = 500
+    sigma: Positive = 2.0
+    least_score: Fraction = 0.05
+    per_image: Count = 100
 
 
 class SOLOv2(nn.Module):

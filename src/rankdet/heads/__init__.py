@@ -4,8 +4,10 @@ from rankdet.heads.anchors import AnchorGenerator, CenteredAnchors
 from rankdet.heads.box_coding import BoxCoder
 from rankdet.heads.box_head import BoxHead
 from rankdet.heads.box_stage import BoxStage, RoIs
-from rankdet.heads.dense import DenseHead, DenseOutputs, DenseStage, best_anchors
-from rankdet.heads.instance_head import InstanceHead, InstanceOutputs, SemanticHead
+from rankdet.heads.decoding import best_anchors, boxes_at, matched_boxes
+from rankdet.heads.dense import DenseHead, DenseOutputs, DenseStage, centerness
+from rankdet.heads.instance_head import InstanceHead, SemanticHead
+from rankdet.heads.instance_stage import InstanceOutputs, InstanceStage
 from rankdet.heads.mask_head import MaskHead
 from rankdet.heads.mask_nms import mask_iou, matrix_nms
 from rankdet.heads.mask_stage import MaskStage
@@ -30,6 +32,7 @@ __all__ = [
     "GridStage",
     "InstanceHead",
     "InstanceOutputs",
+    "InstanceStage",
     "MaskFeatures",
     "MaskHead",
     "MaskStage",
@@ -43,7 +46,9 @@ __all__ = [
     "SemanticHead",
     "assemble_masks",
     "best_anchors",
+    "boxes_at",
     "canvas_scores",
+    "centerness",
     "crop_masks",
     "crop_outlines",
     "fast_nms",
@@ -51,6 +56,7 @@ __all__ = [
     "grouped_nms",
     "mask_iou",
     "mask_logits",
+    "matched_boxes",
     "matrix_nms",
     "poolable",
     "resize_masks",

@@ -6,12 +6,15 @@ Legend: L levels, A anchors per cell, M anchors of an image = sum over levels of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from rankdet.label_assignment import PyramidAnchors
+from rankdet.ranges import Count, Positive, checked
 
 MapSizes = tuple[tuple[int, int], ...]
 """(height, width) in cells of each level's map, finest first."""
@@ -20,6 +23,7 @@ MOST_KEPT_ANCHORS, MOST_KEPT_VALID = 16, 64
 """Images come in a limited number of sizes: so many results of a generator are kept for the next calls."""
 
 
+@checked
 @dataclass(frozen=True)
 class AnchorGenerator:
     """Anchors of every ratio and scale, centered on the top-left corner of each cell.
@@ -50,10 +54,10 @@ class AnchorGenerator:
             [-12., -16.,  20.,  16.]])
     """
 
-    strides: tuple[int, ...]
-    scales: tuple[float, ...] = (8.0,)
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    size_divisor: int = 32
+    strides: tuple[Count, ...]
+    scales: tuple[Positive, ...] = (8.0,)
+    ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
+    size_divisor: Count = 32
     _kept_anchors: Kept = field(default_factory=dict, init=False, repr=False, compare=False)
     _kept_valid: Kept = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -65,6 +69,15 @@ class AnchorGenerator:
     def num_per_level(self, map_sizes: MapSizes) -> list[int]:
         """Anchors of each level, L numbers that add up to M."""
         return [height * width * self.num_per_cell for height, width in map_sizes]
+
+    def pyramid(self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> PyramidAnchors:
+        """Return the anchors of L maps (B, channels, H, W) of images whose sizes are (height, width) in pixels."""
+        map_sizes = sizes_of(maps)
+        return PyramidAnchors(
+            self.anchors(map_sizes, maps[0].device),
+            self.num_per_level(map_sizes),
+            [self.valid(map_sizes, size, maps[0].device) for size in image_sizes],
+        )
 
     def anchors(self, map_sizes: MapSizes, device: torch.device) -> Tensor:
         """(M, 4) xyxy in pixels: by level, row, column, ratio, scale. Kept for the next call: do not write into it."""
@@ -121,6 +134,7 @@ class AnchorGenerator:
         return self.__dict__ | {"_kept_anchors": {}, "_kept_valid": {}}
 
 
+@checked
 @dataclass(frozen=True)
 class CenteredAnchors:
     """Anchors of one side per level and every ratio, in the middle of cells that divide the image evenly (YOLACT).
@@ -143,8 +157,8 @@ class CenteredAnchors:
             [11.,  1., 19.,  9.]])
     """
 
-    sides: tuple[float, ...]
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    sides: tuple[Positive, ...]
+    ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     _kept_anchors: Kept = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -155,6 +169,15 @@ class CenteredAnchors:
     def num_per_level(self, map_sizes: MapSizes) -> list[int]:
         """Anchors of each level, L numbers that add up to M."""
         return [height * width * self.num_per_cell for height, width in map_sizes]
+
+    def pyramid(
+        self, maps: Sequence[Tensor], canvas: tuple[int, int], image_sizes: Sequence[tuple[int, int]]
+    ) -> PyramidAnchors:
+        """Return the anchors of L maps (B, channels, h, w); canvas and sizes are (height, width) in pixels."""
+        map_sizes = sizes_of(maps)
+        anchors = self.anchors(map_sizes, canvas, maps[0].device)
+        valid = [self.valid(anchors, canvas, size) for size in image_sizes]
+        return PyramidAnchors(anchors, self.num_per_level(map_sizes), valid)
 
     def anchors(self, map_sizes: MapSizes, canvas: tuple[int, int], device: torch.device) -> Tensor:
         """(M, 4) xyxy in pixels: by level, row, column, ratio. Kept for the next call: do not write into it.
@@ -188,6 +211,11 @@ class CenteredAnchors:
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles begin with nothing kept.
         return self.__dict__ | {"_kept_anchors": {}}
+
+
+def sizes_of(maps: Sequence[Tensor]) -> MapSizes:
+    """Return (height, width) in cells of each map (B, channels, H, W)."""
+    return tuple((features.shape[-2], features.shape[-1]) for features in maps)
 
 
 def kept_or_made(kept: Kept, key: Hashable, most: int, make: Callable[[], Tensor]) -> Tensor:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rankdet.ranges import Positive, checked
+
 LARGEST_LOG_SCALE = abs(math.log(16 / 1000))
 """A decoded box is at most 62.5 times as large as its anchor and at least 1 / 62.5 times, in each direction."""
 
 
+@checked
 @dataclass(frozen=True)
 class BoxCoder:
     """Δ = ((x − x_a) / w_a, (y − y_a) / h_a, ln(w / w_a), ln(h / h_a)) / stds, with centers (x, y).
@@ -34,7 +37,7 @@ class BoxCoder:
     tensor([[ 2.,  0., 10., 16.]])
     """
 
-    stds: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    stds: tuple[Positive, Positive, Positive, Positive] = (1.0, 1.0, 1.0, 1.0)
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """(…, 4) deltas of boxes relative to anchors, both (…, 4) xyxy with positive sides."""

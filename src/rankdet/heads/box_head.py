@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from rankdet.ranges import Count, OpenFraction, checked
 
+
+@checked
 class BoxHead(nn.Module):
     """Two fully connected layers, a classifier, and a regressor with four values for each class or for all of them.
 
@@ -32,14 +35,14 @@ class BoxHead(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        num_classes: int,
+        in_channels: Count,
+        num_classes: Count,
         *,
         softmax: bool,
-        channels: int = 1024,
-        pooled_size: int = 7,
+        channels: Count = 1024,
+        pooled_size: Count = 7,
         class_agnostic: bool = False,
-        prior: float = 0.5,
+        prior: OpenFraction = 0.5,
     ) -> None:
         super().__init__()
         if softmax and prior != 0.5:

@@ -14,9 +14,10 @@ from torchvision.ops import clip_boxes_to_image
 
 from rankdet.heads.box_coding import BoxCoder
 from rankdet.heads.box_head import BoxHead
+from rankdet.heads.decoding import matched_boxes
 from rankdet.heads.roi_pooling import RoIPooling
 from rankdet.label_assignment import Assigner, Sampler
-from rankdet.structures import Assignment, Candidates, Matched, Target
+from rankdet.structures import Assignment, Candidates, Target
 
 
 class RoIs(NamedTuple):
@@ -123,14 +124,16 @@ class BoxStage(nn.Module):
             ]
         )
         columns = torch.zeros_like(classes) if self.head.class_agnostic else classes
-        positive_deltas = deltas[_positive_rows(rois), columns].float()
+        rows = _positive_rows(rois)
+        boxes, box_deltas = matched_boxes(deltas[rows, columns], positive_rois, objects, self.coder)
         return Candidates(
             head="rcnn",
             logits=logits,
             labels=torch.cat([image_rois.labels for image_rois in rois]),
             num_classes=self.head.num_classes,
-            boxes=Matched(self.coder.decode(positive_deltas, positive_rois), objects),
-            deltas=Matched(positive_deltas, self.coder.encode(objects, positive_rois)),
+            boxes=boxes,
+            deltas=box_deltas,
+            rows=rows,
         )
 
     def boxes(self, deltas: Tensor, rois: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:

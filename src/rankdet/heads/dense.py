@@ -13,18 +13,23 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
-from rankdet.heads.anchors import AnchorGenerator, MapSizes
+from rankdet.heads.anchors import AnchorGenerator
 from rankdet.heads.box_coding import BoxCoder
-from rankdet.label_assignment import PyramidAnchors
+from rankdet.heads.decoding import best_anchors, boxes_at, matched_boxes
+from rankdet.label_assignment import PyramidAnchors, positive_rows
+from rankdet.ranges import Count, CountOrZero, checked
 from rankdet.structures import Assignment, Candidates, Matched, Target
 
 PRIOR = 0.01
 """Score of every anchor and class before training."""
 
 Score = Callable[[Tensor, Tensor | None], Tensor]
-"""Class logits (…) and what the auxiliary head says of the same anchors (or None) → scores in [0, 1]."""
+"""Class logits (…) and auxiliary logits of the same anchors, or None → scores in [0, 1], which rise with the logit."""
+Quality = Callable[[Tensor, Matched], Tensor]
+"""Anchors (P, 4) and the boxes predicted for them beside their objects → what the auxiliary head learns, (P,)."""
 
 
+@checked
 class DenseHead(nn.Module):
     """A tower of convolutions for classes and one for boxes, shared by all levels: RetinaNet's with normalization.
 
@@ -55,15 +60,15 @@ class DenseHead(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        num_classes: int,
+        in_channels: Count,
+        num_classes: Count,
         *,
-        num_per_cell: int,
-        num_levels: int,
+        num_per_cell: Count,
+        num_levels: Count,
         auxiliary: bool,
-        num_convolutions: int = 4,
-        channels: int | None = None,
-        groups: int = 32,
+        num_convolutions: CountOrZero = 4,
+        channels: Count | None = None,
+        groups: Count = 32,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -132,13 +137,7 @@ class DenseStage(nn.Module):
     def forward(self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> DenseOutputs:
         """Outputs for every anchor of L maps (B, channels, H, W); sizes are (height, width) in pixels."""
         logits, deltas, auxiliary = self.head(maps)
-        map_sizes: MapSizes = tuple((features.shape[-2], features.shape[-1]) for features in maps)
-        anchors = PyramidAnchors(
-            self.anchors.anchors(map_sizes, logits.device),
-            self.anchors.num_per_level(map_sizes),
-            [self.anchors.valid(map_sizes, size, logits.device) for size in image_sizes],
-        )
-        return DenseOutputs(logits, deltas, auxiliary, anchors)
+        return DenseOutputs(logits, deltas, auxiliary, self.anchors.pyramid(maps, image_sizes))
 
     @torch.no_grad()
     def boxes(self, outputs: DenseOutputs) -> Tensor:
@@ -146,35 +145,50 @@ class DenseStage(nn.Module):
         return self.coder.decode(outputs.deltas, outputs.anchors.boxes)
 
     def candidates(
-        self, outputs: DenseOutputs, assignment: Assignment, targets: Sequence[Target]
-    ) -> tuple[Candidates, Tensor | None]:
-        """One pool of all anchors: by image, level, cell; and the auxiliary logits (P,) of its positives, or None.
+        self,
+        outputs: DenseOutputs,
+        assignment: Assignment,
+        targets: Sequence[Target],
+        *,
+        auxiliary: str,
+        quality: Quality,
+    ) -> Candidates:
+        """Return one pool of all anchors: by image, level, cell.
 
         Parameters
         ----------
         outputs
-            Of B images.
+            Predictions for B images.
         assignment
             Labels (B · M,) and matched objects, counted through all images.
         targets
-            B of them.
+            The objects of B images.
+        auxiliary
+            Name of the auxiliary output, where the head has one.
+        quality
+            What the auxiliary output of a positive learns; it has no gradient.
         """
-        num_classes, all_anchors = self.head.num_classes, outputs.anchors.boxes
-        positives = torch.nonzero((assignment.labels >= 0) & (assignment.labels < num_classes)).squeeze(1)
-        anchors = all_anchors[positives % len(all_anchors)]
-        objects = torch.cat([target.boxes for target in targets])[assignment.matched[positives]]
-        deltas = outputs.deltas.flatten(0, 1)[positives].float()
-        candidates = Candidates(
+        rows = positive_rows(assignment.labels, self.head.num_classes)
+        anchors = outputs.anchors.of_rows(rows)
+        objects = torch.cat([target.boxes for target in targets])[assignment.matched[rows]]
+        boxes, deltas = matched_boxes(outputs.deltas.flatten(0, 1)[rows], anchors, objects, self.coder)
+        pairs = None
+        if outputs.auxiliary is not None:
+            with torch.no_grad():
+                learned = quality(anchors, boxes)
+            pairs = {auxiliary: Matched(outputs.auxiliary.flatten()[rows], learned)}
+        return Candidates(
             head="dense",
             logits=outputs.logits.flatten(0, 1),
             labels=assignment.labels,
-            num_classes=num_classes,
-            boxes=Matched(self.coder.decode(deltas, anchors), objects),
-            deltas=Matched(deltas, self.coder.encode(objects, anchors)),
+            num_classes=self.head.num_classes,
+            boxes=boxes,
+            deltas=deltas,
+            auxiliary=pairs,
             centerness=centerness(anchors, objects),
-            per_image=(len(all_anchors),) * len(targets),
+            per_image=(len(outputs.anchors.boxes),) * len(targets),
+            rows=rows,
         )
-        return candidates, None if outputs.auxiliary is None else outputs.auxiliary.flatten()[positives]
 
     @torch.no_grad()
     def best_boxes(
@@ -201,42 +215,11 @@ class DenseStage(nn.Module):
         )
         if is_valid is not None:
             scores = scores * is_valid[..., None]
-        deltas = outputs.deltas.gather(1, rows[..., None].expand(-1, -1, 4))
-        boxes = self.coder.decode(deltas, anchors.boxes[rows])
+        boxes = boxes_at(rows, outputs.deltas, anchors, self.coder)
         return [
             (clip_boxes_to_image(own, size), of_boxes)
             for own, of_boxes, size in zip(boxes, scores, image_sizes, strict=True)
         ]
-
-
-def best_anchors(scores: Tensor, anchors: PyramidAnchors, per_level: int) -> tuple[Tensor, Tensor | None]:
-    """The anchors of each level that score highest, those in the padding last.
-
-    Parameters
-    ----------
-    scores
-        (B, M), none below 0.
-    anchors
-        Of an image.
-    per_level
-        How many of each level, at most.
-
-    Returns
-    -------
-    tuple
-        (B, K) int64 rows, and (B, K) bool, which of these do not lie in the padding; None where there is none.
-    """
-    is_valid = None
-    if any(valid is not None for valid in anchors.valid):
-        everywhere = torch.ones_like(scores[0], dtype=torch.bool)
-        is_valid = torch.stack([everywhere if valid is None else valid for valid in anchors.valid])
-        scores = scores.where(is_valid, -1)
-    chosen, start = [], 0
-    for level in scores.split(anchors.num_per_level, dim=1):
-        chosen.append(level.topk(min(per_level, level.shape[1]), dim=1).indices + start)
-        start += level.shape[1]
-    rows = torch.cat(chosen, dim=1)
-    return rows, None if is_valid is None else is_valid.gather(1, rows)
 
 
 def centerness(anchors: Tensor, objects: Tensor) -> Tensor:

@@ -6,26 +6,16 @@ Legend: B images, L levels, A anchors per cell, M anchors of an image, Q prototy
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from rankdet.heads.dense import by_anchor
+from rankdet.ranges import Count, CountOrZero, checked
 
 
-class InstanceOutputs(NamedTuple):
-    """What the head says of every anchor.
-
-    logits: (B, M, C) or (B, M, C + 1). deltas: (B, M, 4). coefficients: (B, M, Q) in (−1, 1).
-    """
-
-    logits: Tensor
-    deltas: Tensor
-    coefficients: Tensor
-
-
+@checked
 class InstanceHead(nn.Module):
     """One 3x3 convolution with ReLU, shared by three more of them and by all levels (Bolya et al., ICCV 2019).
 
@@ -50,13 +40,13 @@ class InstanceHead(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        num_classes: int,
+        in_channels: Count,
+        num_classes: Count,
         *,
-        num_per_cell: int,
-        num_prototypes: int,
+        num_per_cell: Count,
+        num_prototypes: Count,
         softmax: bool,
-        num_convolutions: int = 1,
+        num_convolutions: CountOrZero = 1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -72,8 +62,11 @@ class InstanceHead(nn.Module):
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)
 
-    def forward(self, maps: Sequence[Tensor]) -> InstanceOutputs:
-        """Outputs for L maps (B, channels, H, W), in the order of the anchors."""
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits, deltas and coefficients, (B, M, …) each in the order of the anchors.
+
+        Logits are (B, M, C), or (B, M, C + 1) with softmax; deltas (B, M, 4); coefficients (B, M, Q) in (−1, 1).
+        """
         logits, deltas, coefficients = [], [], []
         for features in maps:
             for convolution in self.convolutions:
@@ -81,7 +74,7 @@ class InstanceHead(nn.Module):
             logits.append(self.classifier(features))
             deltas.append(self.regressor(features))
             coefficients.append(self.coefficients(features))
-        return InstanceOutputs(
+        return (
             by_anchor(logits, self.num_classes + self.softmax),
             by_anchor(deltas, 4),
             by_anchor(coefficients, self.num_prototypes).tanh(),
@@ -92,6 +85,7 @@ class InstanceHead(nn.Module):
         return torch.softmax(logits.float(), dim=-1)[..., :-1] if self.softmax else torch.sigmoid(logits.float())
 
 
+@checked
 class SemanticHead(nn.Module):
     """A 1x1 convolution from the finest map to the pixels of each class: an auxiliary output, for training alone.
 
@@ -105,7 +99,7 @@ class SemanticHead(nn.Module):
         C.
     """
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
+    def __init__(self, in_channels: Count, num_classes: Count) -> None:
         super().__init__()
         self.classifier = nn.Conv2d(in_channels, num_classes, 1)
         nn.init.xavier_uniform_(self.classifier.weight)

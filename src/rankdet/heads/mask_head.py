@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from rankdet.ranges import Count, CountOrZero, checked
+
 FEWEST_CLASSES = 80
 """The last layer starts as if there were at least as many classes as in COCO."""
 
 
+@checked
 class MaskHead(nn.Module):
     """Convolutions, a transposed convolution that doubles the size, and a logit per class and pixel.
 
@@ -40,7 +43,9 @@ class MaskHead(nn.Module):
     nor cross-entropy has a usable gradient; here they start as with 80.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, *, channels: int = 256, num_convolutions: int = 4) -> None:
+    def __init__(
+        self, in_channels: Count, num_classes: Count, *, channels: Count = 256, num_convolutions: CountOrZero = 4
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         widths = [in_channels, *[channels] * num_convolutions]

@@ -14,9 +14,11 @@ from rankdet.heads.box_stage import RoIs
 from rankdet.heads.mask_head import MaskHead
 from rankdet.heads.mask_targets import crop_masks, crop_outlines
 from rankdet.heads.roi_pooling import RoIPooling
+from rankdet.ranges import Count, checked
 from rankdet.structures import Matched, Outlines, Target
 
 
+@checked
 class MaskStage(nn.Module):
     """Pooling and mask head with their targets. All parts are public and may be replaced.
 
@@ -31,7 +33,7 @@ class MaskStage(nn.Module):
         uniformly. None: all.
     """
 
-    def __init__(self, *, pooling: RoIPooling, head: MaskHead, budget: int | None = None) -> None:
+    def __init__(self, *, pooling: RoIPooling, head: MaskHead, budget: Count | None = None) -> None:
         super().__init__()
         self.pooling = pooling
         self.head = head

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, relu
 
+from rankdet.ranges import Count, CountOrZero, checked
 from rankdet.structures import MaskScores
 
 MARGIN = 1.0
 """A mask reaches so many cells beyond its box."""
 
 
+@checked
 class PrototypeNetwork(nn.Module):
     """Convolutions, twice the size, and Q maps that masks are made of (Bolya et al., ICCV 2019, arXiv:1904.02689).
 
@@ -34,7 +36,12 @@ class PrototypeNetwork(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, *, num_prototypes: int = 32, channels: int = 256, num_convolutions: int = 3
+        self,
+        in_channels: Count,
+        *,
+        num_prototypes: Count = 32,
+        channels: Count = 256,
+        num_convolutions: CountOrZero = 3,
     ) -> None:
         super().__init__()
         self.num_prototypes = num_prototypes

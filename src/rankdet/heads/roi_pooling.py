@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from rankdet.ranges import Count, CountOrZero, Positive, checked
+
 
 def poolable(maps: Sequence[Tensor]) -> list[Tensor]:
     """Maps in the memory format that RoIAlign reads, where several poolings follow: each would convert them anew."""
     return [features.contiguous() for features in maps]
 
 
+@checked
 class RoIPooling(nn.Module):
     """RoIAlign (He et al., ICCV 2017, arXiv:1703.06870) in float32.
 
@@ -41,11 +44,11 @@ class RoIPooling(nn.Module):
 
     def __init__(
         self,
-        strides: Sequence[int] = (4, 8, 16, 32),
+        strides: tuple[Count, ...] = (4, 8, 16, 32),
         *,
-        finest_scale: float = 56.0,
-        output_size: int = 7,
-        sampling_ratio: int = 0,
+        finest_scale: Positive = 56.0,
+        output_size: Count = 7,
+        sampling_ratio: CountOrZero = 0,
         half_pixel_shift: bool = True,
     ) -> None:
         super().__init__()

@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torchvision.ops import clip_boxes_to_image
 
-from rankdet.heads.anchors import AnchorGenerator, MapSizes
+from rankdet.heads.anchors import AnchorGenerator
 from rankdet.heads.box_coding import BoxCoder
+from rankdet.heads.decoding import best_anchors, boxes_at, matched_boxes
 from rankdet.heads.nms import grouped_nms
-from rankdet.label_assignment import Assigner, Sampler
-from rankdet.structures import IGNORED, Candidates, Matched, Target
+from rankdet.label_assignment import Assigner, PyramidAnchors, Sampler, assign_by_overlap, positive_rows
+from rankdet.ranges import Count, CountOrZero, Fraction, NonNegative, OpenFraction, checked
+from rankdet.structures import Batch, Candidates, Target
 
 
+@checked
 @dataclass(frozen=True)
 class ProposalSettings:
     """Which anchors become proposals.
@@ -29,18 +32,19 @@ class ProposalSettings:
     Parameters
     ----------
     per_level
-        The best of each level that are decoded.
+        Best boxes of each level that enter non-maximum suppression.
     nms_iou
-        Threshold of the suppression inside each level.
+        IoU above which the lower-scored of two boxes of a level is dropped.
     per_image
-        The best of all levels that remain.
+        Best proposals of an image that remain. With 0 an R-CNN learns from the objects' own boxes alone.
     """
 
-    per_level: int = 1000
-    nms_iou: float = 0.7
-    per_image: int = 1000
+    per_level: Count = 1000
+    nms_iou: Fraction = 0.7
+    per_image: CountOrZero = 1000
 
 
+@checked
 class RPNHead(nn.Module):
     """One 3x3 convolution, then an objectness logit and four deltas per anchor; shared by all levels.
 
@@ -51,13 +55,14 @@ class RPNHead(nn.Module):
     num_per_cell
         A.
     channels
-        Channels of the 3x3 convolution; as ``in_channels`` where None.
+        Channels of the 3x3 convolution; None: ``in_channels``.
     prior
-        What the scores start at; ranking losses ask for 0.5, the bias 0.
+        Score of every anchor before training: 0.5 is a bias of 0, which ranking losses ask for, 0.01 that of focal
+        loss.
     """
 
     def __init__(
-        self, in_channels: int, num_per_cell: int = 3, *, channels: int | None = None, prior: float = 0.5
+        self, in_channels: Count, num_per_cell: Count = 3, *, channels: Count | None = None, prior: OpenFraction = 0.5
     ) -> None:
         super().__init__()
         channels = channels or in_channels
@@ -72,7 +77,7 @@ class RPNHead(nn.Module):
         nn.init.constant_(self.classifier.bias, math.log(prior / (1 - prior)))  # type: ignore[arg-type]
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(B, M) logits and (B, M, 4) deltas in the order of the anchors."""
+        """Return (B, M) logits and (B, M, 4) deltas in the order of the anchors."""
         logits, deltas = [], []
         for features in maps:
             hidden = relu(self.convolution(features))
@@ -82,23 +87,26 @@ class RPNHead(nn.Module):
 
 
 class RPNOutputs(NamedTuple):
-    """What the network says of every anchor.
+    """Predictions of the network for every anchor.
 
-    logits: (B, M). deltas: (B, M, 4). anchors: (M, 4). num_per_level: L numbers that add up to M. valid: for each
-    image (M,) bool, or None where all of its anchors are valid.
+    logits
+        (B, M) objectness.
+    deltas
+        (B, M, 4).
+    anchors
+        The anchors of an image, and which of them each image has.
     """
 
     logits: Tensor
     deltas: Tensor
-    anchors: Tensor
-    num_per_level: list[int]
-    valid: list[Tensor | None]
+    anchors: PyramidAnchors
 
 
+@checked
 class RegionProposalNetwork(nn.Module):
     """The head with its anchors, its labels and its choice of proposals. All parts are public and may be replaced.
 
-    The standard form samples anchors and codes boxes with stds 1; the form for ranking losses has no sampler and stds
+    The standard form samples anchors and codes boxes with stds 1. The form for ranking losses has no sampler and stds
     (0.1, 0.1, 0.2, 0.2).
 
     Parameters
@@ -106,16 +114,18 @@ class RegionProposalNetwork(nn.Module):
     head
         Maps → logits and deltas.
     anchors
-        Of the same strides as the maps, with as many anchors per cell as the head has outputs.
+        Anchors of the same strides as the maps, as many per cell as the head has outputs.
     coder
         Deltas ↔ boxes.
     assigner
-        Says which anchors are positives: class 0 of C = 1.
+        Decides which anchors are positives: class 0 of C = 1.
     sampler
         Chooses anchors for the loss; None takes all of them.
     allowed_border
-        Pixels by which an anchor may reach beyond its image; those that reach further are ignored by the loss, and
-        make proposals as before. None: any number.
+        Pixels by which an anchor may reach beyond its image. Those that reach further are ignored by the loss, and
+        make proposals all the same. None: any number.
+    train_proposals, test_proposals
+        Choice of proposals in training and in detection. None: 2000 of each level in training, else the defaults.
     """
 
     def __init__(
@@ -126,7 +136,9 @@ class RegionProposalNetwork(nn.Module):
         coder: BoxCoder,
         assigner: Assigner,
         sampler: Sampler | None = None,
-        allowed_border: float | None = None,
+        allowed_border: NonNegative | None = None,
+        train_proposals: ProposalSettings | None = None,
+        test_proposals: ProposalSettings | None = None,
     ) -> None:
         super().__init__()
         self.head = head
@@ -135,88 +147,86 @@ class RegionProposalNetwork(nn.Module):
         self.assigner = assigner
         self.sampler = sampler
         self.allowed_border = allowed_border
+        self.train_proposals = train_proposals or ProposalSettings(per_level=2000)
+        self.test_proposals = test_proposals or ProposalSettings()
 
     def forward(self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> RPNOutputs:
-        """Outputs for every anchor of L maps (B, channels, H, W); sizes are (height, width) in pixels."""
+        """Return predictions for every anchor of L maps (B, channels, H, W); sizes are (height, width) in pixels."""
         logits, deltas = self.head(maps)
-        map_sizes: MapSizes = tuple((features.shape[-2], features.shape[-1]) for features in maps)
-        return RPNOutputs(
-            logits,
-            deltas,
-            self.anchors.anchors(map_sizes, logits.device),
-            self.anchors.num_per_level(map_sizes),
-            [self.anchors.valid(map_sizes, size, logits.device) for size in image_sizes],
-        )
+        return RPNOutputs(logits, deltas, self.anchors.pyramid(maps, image_sizes))
+
+    def learn(self, maps: Sequence[Tensor], batch: Batch) -> tuple[Candidates, list[Tensor]]:
+        """Return the candidates of a batch, and the proposals (K, 4) of each image for the stages that follow."""
+        outputs, sizes = self(maps, batch.images.sizes), batch.images.sizes
+        proposals = self.proposals(outputs, sizes, self.train_proposals)
+        return self.candidates(outputs, sizes, batch.targets), proposals
+
+    def propose(self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Return the proposals (K, 4) of each image in detection."""
+        return self.proposals(self(maps, image_sizes), image_sizes, self.test_proposals)
 
     @torch.no_grad()
     def proposals(
         self, outputs: RPNOutputs, image_sizes: Sequence[tuple[int, int]], settings: ProposalSettings
     ) -> list[Tensor]:
-        """(K, 4) boxes per image, best first, clipped to the image, detached; none comes from the padding."""
-        scores = torch.stack(
-            [
-                logits if valid is None else logits.masked_fill(~valid, -torch.inf)
-                for logits, valid in zip(outputs.logits.float(), outputs.valid, strict=True)
-            ]
-        )
-        chosen, levels, start = [], [], 0
-        for level, count in enumerate(outputs.num_per_level):
-            best = scores[:, start : start + count].topk(min(settings.per_level, count), dim=1).indices + start
-            chosen.append(best)
-            levels.append(torch.full_like(best[0], level))
-            start += count
-        rows, level_of_row = torch.cat(chosen, dim=1), torch.cat(levels)
-        boxes = self.coder.decode(outputs.deltas.gather(1, rows[..., None].expand(-1, -1, 4)), outputs.anchors[rows])
+        """Return (K, 4) boxes per image, best first, clipped to the image, detached; none comes from the padding."""
+        logits, deltas, anchors = outputs.logits.float(), outputs.deltas, outputs.anchors
+        # The best anchors of each level become boxes …
+        rows, is_valid = best_anchors(logits, anchors, settings.per_level)
+        boxes, scores, levels = boxes_at(rows, deltas, anchors, self.coder), logits.gather(1, rows), anchors.levels()
         proposals = []
-        for found, found_scores, valid, size in zip(
-            boxes, scores.gather(1, rows), outputs.valid, image_sizes, strict=True
-        ):
-            found_levels = level_of_row
-            if valid is not None:
+        for image, size in enumerate(image_sizes):
+            image_boxes, image_scores, image_levels = boxes[image], scores[image], levels[rows[image]]
+            if is_valid is not None and anchors.valid[image] is not None:
                 # One wait for the device, where a mask as index would be one for each of the three.
-                keep = torch.nonzero(found_scores > -torch.inf).squeeze(1)
-                found, found_scores, found_levels = found[keep], found_scores[keep], found_levels[keep]
-            found = clip_boxes_to_image(found, size)
-            best = grouped_nms(found, found_scores, found_levels, iou=settings.nms_iou, limit=settings.per_image)
-            proposals.append(found[best])
+                inside = torch.nonzero(is_valid[image]).squeeze(1)
+                image_boxes, image_scores, image_levels = (
+                    image_boxes[inside],
+                    image_scores[inside],
+                    image_levels[inside],
+                )
+            # … which compete inside of their level; the best of all levels remain.
+            image_boxes = clip_boxes_to_image(image_boxes, size)
+            kept = grouped_nms(image_boxes, image_scores, image_levels, iou=settings.nms_iou, limit=settings.per_image)
+            proposals.append(image_boxes[kept])
         return proposals
 
     def candidates(
         self, outputs: RPNOutputs, image_sizes: Sequence[tuple[int, int]], targets: Sequence[Target]
     ) -> Candidates:
-        """One pool of all anchors: by image, level, cell. Object is 0, background 1; padding is ignored, and so is
-        what reaches beyond the image by more than the allowed border."""
-        labels, matched, first_object = [], [], 0
+        """Return one pool of all anchors: by image, level, cell.
+
+        Objects are class 0, background is 1. Anchors in the padding are ignored, as are those that reach beyond the
+        image by more than the allowed border.
+        """
         with torch.no_grad():
-            usable = [self._usable(*pair, outputs.anchors) for pair in zip(outputs.valid, image_sizes, strict=True)]
-            for target, valid in zip(targets, usable, strict=True):
-                objects = replace(target, labels=torch.zeros_like(target.labels), masks=None)
-                # Ignored anchors must not win an object: as points at the corner they overlap nothing.
-                anchors = outputs.anchors if valid is None else outputs.anchors * valid[:, None]
-                assignment = self.assigner(anchors, objects, 1)
-                if valid is not None:
-                    assignment = assignment._replace(labels=assignment.labels.masked_fill(~valid, IGNORED))
-                if self.sampler is not None:
-                    assignment = self.sampler(assignment, 1)
-                labels.append(assignment.labels)
-                matched.append(assignment.matched + first_object)
-                first_object += len(target.labels)
-        all_labels = torch.cat(labels)
-        positives = torch.nonzero(all_labels == 0).squeeze(1)
-        anchors = outputs.anchors[positives % len(outputs.anchors)]
-        objects_of_positives = torch.cat([target.boxes for target in targets])[torch.cat(matched)[positives]]
-        deltas = outputs.deltas.flatten(0, 1)[positives].float()
+            usable = outputs.anchors._replace(
+                valid=[
+                    self._usable(valid, size, outputs.anchors.boxes)
+                    for valid, size in zip(outputs.anchors.valid, image_sizes, strict=True)
+                ]
+            )
+            objects = [replace(target, labels=torch.zeros_like(target.labels), masks=None) for target in targets]
+            labels, matched = assign_by_overlap(self.assigner, usable, objects, 1, self.sampler)
+        rows = positive_rows(labels, 1)
+        boxes, deltas = matched_boxes(
+            outputs.deltas.flatten(0, 1)[rows],
+            outputs.anchors.of_rows(rows),
+            torch.cat([target.boxes for target in targets])[matched[rows]],
+            self.coder,
+        )
         return Candidates(
             head="rpn",
             logits=outputs.logits.reshape(-1, 1),
-            labels=all_labels,
+            labels=labels,
             num_classes=1,
-            boxes=Matched(self.coder.decode(deltas, anchors), objects_of_positives),
-            deltas=Matched(deltas, self.coder.encode(objects_of_positives, anchors)),
+            boxes=boxes,
+            deltas=deltas,
+            rows=rows,
         )
 
     def _usable(self, valid: Tensor | None, size: tuple[int, int], anchors: Tensor) -> Tensor | None:
-        """(M,) bool: the anchors of an image of ``size`` (height, width) that the loss may see; None: all of them.
+        """Return which anchors of an image (height, width) the loss may see, (M,) bool; None: all of them.
 
         As published, an anchor that ends where the allowed border ends is beyond it on the right and at the bottom, but
         not on the left and at the top.

@@ -20,9 +20,11 @@ from torch.nn.functional import interpolate, max_pool2d
 from rankdet.heads.dense import PRIOR, tower
 from rankdet.heads.mask_targets import fill_outlines, shrink_masks
 from rankdet.label_assignment import GridAssigner, MaskShapes, mask_shapes
+from rankdet.ranges import Count, CountOrZero, checked
 from rankdet.structures import Candidates, Matched, Outlines, Target
 
 
+@checked
 class GridHead(nn.Module):
     """A tower of convolutions for classes and one for kernels, shared by all levels, over maps resized to grids.
 
@@ -49,14 +51,14 @@ class GridHead(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        num_classes: int,
+        in_channels: Count,
+        num_classes: Count,
         *,
-        grids: Sequence[int],
-        kernel_channels: int,
-        num_convolutions: int = 4,
-        channels: int = 512,
-        groups: int = 32,
+        grids: tuple[Count, ...],
+        kernel_channels: Count,
+        num_convolutions: CountOrZero = 4,
+        channels: Count = 512,
+        groups: Count = 32,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -79,6 +81,7 @@ class GridHead(nn.Module):
         return _by_cell(logits), _by_cell(kernels)
 
 
+@checked
 class MaskFeatures(nn.Module):
     """One map for the masks of all objects, of the size of the finest level: the levels of a pyramid, enlarged, added.
 
@@ -102,7 +105,13 @@ class MaskFeatures(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, num_levels: int, *, channels: int = 128, out_channels: int = 256, groups: int = 32
+        self,
+        in_channels: Count,
+        num_levels: Count,
+        *,
+        channels: Count = 128,
+        out_channels: Count = 256,
+        groups: Count = 32,
     ) -> None:
         super().__init__()
         self.levels = nn.ModuleList()
@@ -142,6 +151,7 @@ class GridOutputs(NamedTuple):
     features: Tensor
 
 
+@checked
 class GridStage(nn.Module):
     """Head, mask features and assignment: outputs, candidates of a loss, peaks of scores. All parts are public.
 
@@ -165,7 +175,7 @@ class GridStage(nn.Module):
     cell_strides: Tensor
 
     def __init__(
-        self, *, head: GridHead, mask_features: MaskFeatures, assigner: GridAssigner, strides: Sequence[int]
+        self, *, head: GridHead, mask_features: MaskFeatures, assigner: GridAssigner, strides: tuple[Count, ...]
     ) -> None:
         super().__init__()
         if head.grids != assigner.grids or len(head.grids) != len(strides) or len(strides) < 3:
@@ -229,6 +239,7 @@ class GridStage(nn.Module):
             labels=found.labels,
             num_classes=self.head.num_classes,
             masks=Matched(mask_logits(outputs.features, kernels, found.per_image), masks[found.objects], found.rows),
+            rows=found.positives,
         )
 
     @torch.no_grad()

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from rankdet.label_assignment.overlap import aligned_iou
 from rankdet.label_assignment.pyramid import PyramidAnchors, centers, pool
+from rankdet.ranges import Count, checked
 from rankdet.structures import Assignment, Target
 
 LEAST_DISTANCE = 0.01
 """In pixels: the center of a positive anchor lies farther than this from all sides of its object, inside of it."""
 
 
+@checked
 @dataclass(frozen=True)
 class ATSSAssigner:
     """On each level the anchors nearest to an object are its candidates; those that overlap it well are positives.
@@ -49,7 +51,7 @@ class ATSSAssigner:
     tensor([2, 5, 5])
     """
 
-    candidates_per_level: int = 9
+    candidates_per_level: Count = 9
 
     @torch.no_grad()
     def __call__(self, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int) -> Assignment:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from rankdet.ranges import Fraction, checked
 from rankdet.structures import IGNORED, Assignment, Target
 
 MAX_PAIRS = 2**23
@@ -18,6 +19,7 @@ MAX_PAIRS = 2**23
 float32 numbers per pair at its peak: 256 MiB."""
 
 
+@checked
 @dataclass(frozen=True)
 class MaxIoUAssigner:
     """Each candidate takes the object that it overlaps most, if enough; an object may insist on its best candidates.
@@ -37,6 +39,11 @@ class MaxIoUAssigner:
     claim_ties
         Whether an object claims all candidates tied at its best IoU, or only the first of them.
 
+    Raises
+    ------
+    ValueError
+        When ``positive_iou`` is below ``negative_iou``.
+
     Examples
     --------
     >>> target = Target(torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([1]))
@@ -45,10 +52,14 @@ class MaxIoUAssigner:
     tensor([ 1, -1,  3])
     """
 
-    positive_iou: float
-    negative_iou: float
-    low_quality_iou: float | None = None
+    positive_iou: Fraction
+    negative_iou: Fraction
+    low_quality_iou: Fraction | None = None
     claim_ties: bool = True
+
+    def __post_init__(self) -> None:
+        if self.positive_iou < self.negative_iou:
+            raise ValueError(f"positive_iou = {self.positive_iou} is below negative_iou = {self.negative_iou}")
 
     def __call__(self, boxes: Tensor, target: Target, num_classes: int) -> Assignment:
         """Labels of (M, 4) boxes against the objects of their image; C = ``num_classes`` is background."""

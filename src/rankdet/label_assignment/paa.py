@@ -16,7 +16,8 @@ from torch.nn.functional import softplus
 from rankdet.label_assignment.max_iou import MaxIoUAssigner
 from rankdet.label_assignment.mixture import component_log_densities, fit_mixtures
 from rankdet.label_assignment.overlap import aligned_giou
-from rankdet.label_assignment.pyramid import PyramidAnchors, assign_by_overlap
+from rankdet.label_assignment.pyramid import PyramidAnchors, assign_by_overlap, positive_rows
+from rankdet.ranges import Count, NonNegative, Positive, checked
 from rankdet.structures import Assignment, Target
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
@@ -27,6 +28,7 @@ in their component lie on both sides of its mean, equally far: without this, rou
 BY_OVERLAP = MaxIoUAssigner(0.1, 0.1, low_quality_iou=0.0)
 
 
+@checked
 @dataclass(frozen=True)
 class PAAAssigner:
     """Candidates by overlap, of which a mixture of two Gaussians over their costs separates the positives.
@@ -60,9 +62,9 @@ class PAAAssigner:
     splits positives from negatives, whatever loss the detector is trained with.
     """
 
-    candidates_per_level: int = 9
-    giou_weight: float = 1.0
-    added_variance: float = 1e-5
+    candidates_per_level: Count = 9
+    giou_weight: NonNegative = 1.0
+    added_variance: Positive = 1e-5
     overlap: MaxIoUAssigner = BY_OVERLAP
 
     @torch.no_grad()
@@ -101,11 +103,11 @@ class PAAAssigner:
         They stand cheapest first; where an object has fewer, the row is −1. The arguments are those of the call.
         """
         first = assign_by_overlap(self.overlap, anchors, targets, num_classes)
-        rows = torch.nonzero((first.labels >= 0) & (first.labels < num_classes)).squeeze(1)  # (R,)
+        rows = positive_rows(first.labels, num_classes)  # (R,)
         labels, matched = first.labels[rows], first.matched[rows]
         objects = torch.cat([target.boxes for target in targets])
         costs = self.costs(logits.flatten(0, 1)[rows], labels, boxes.flatten(0, 1)[rows], objects[matched])
-        levels = _levels(anchors)
+        levels = anchors.levels()
         groups = matched * len(anchors.num_per_level) + levels[rows % len(levels)]
         return first, *self._pool(rows, costs, groups, len(objects), anchors)
 
@@ -172,13 +174,3 @@ def cheap_ones(costs: Tensor, is_given: Tensor, *, added_variance: float) -> Ten
     last = is_highest.int().argmax(dim=1, keepdim=True)  # the first of them
     has_enough = is_given.sum(dim=1, keepdim=True) >= 2
     return is_first & has_enough & (torch.arange(costs.shape[1], device=costs.device) <= last)
-
-
-def _levels(anchors: PyramidAnchors) -> Tensor:
-    """(M,) int64: the level of each anchor."""
-    return torch.cat(
-        [
-            torch.full((count,), level, dtype=torch.int64, device=anchors.boxes.device)
-            for level, count in enumerate(anchors.num_per_level)
-        ]
-    )

@@ -1,6 +1,6 @@
-"""The anchors of one-stage detectors, and labels of all images of a batch in one piece.
+"""The anchors of a pyramid, and labels of all images of a batch in one piece.
 
-Legend: B images, L levels, M anchors of an image, G objects of an image, C classes.
+Legend: B images, L levels, M anchors of an image, G objects of an image, P positives of all images, C classes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rankdet.label_assignment.max_iou import MaxIoUAssigner
-from rankdet.structures import IGNORED, Assignment, Target
+from rankdet.label_assignment.interfaces import Assigner, Sampler
+from rankdet.structures import IGNORED, Assignment, Target, is_class
 
 
 class PyramidAnchors(NamedTuple):
@@ -30,51 +30,80 @@ class PyramidAnchors(NamedTuple):
     num_per_level: list[int]
     valid: list[Tensor | None]
 
+    def levels(self) -> Tensor:
+        """Return the level of each anchor, (M,) int64, 0 for the finest."""
+        return torch.cat(
+            [
+                torch.full((count,), level, dtype=torch.int64, device=self.boxes.device)
+                for level, count in enumerate(self.num_per_level)
+            ]
+        )
+
+    def of_rows(self, rows: Tensor) -> Tensor:
+        """Return the anchors (P, 4) of rows (P,) among the B · M anchors of a batch."""
+        return self.boxes[rows % len(self.boxes)]
+
 
 def pool(
-    assignments: Sequence[Assignment], anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int
+    assignments: Sequence[Assignment],
+    anchors: PyramidAnchors,
+    targets: Sequence[Target],
+    num_classes: int,
+    sampler: Sampler | None = None,
 ) -> Assignment:
-    """Labels of B images as one assignment of (B · M,) anchors.
+    """Join the labels of B images into one assignment of (B · M,) anchors.
 
     Parameters
     ----------
     assignments
-        Of each image.
+        Labels and objects of the M anchors of each image.
     anchors
         Those in the padding become ignored.
     targets
-        ``matched`` of the result counts through the objects of all of them.
+        The objects of each image; ``matched`` of the result counts through all of them.
     num_classes
         C.
+    sampler
+        Chooses among the anchors of an image, after those in the padding are ignored; None keeps all of them.
     """
     labels, matched, first_object = [], [], 0
     for assignment, valid, target in zip(assignments, anchors.valid, targets, strict=True):
-        labels.append(assignment.labels if valid is None else assignment.labels.masked_fill(~valid, IGNORED))
+        if valid is not None:
+            assignment = assignment._replace(labels=assignment.labels.masked_fill(~valid, IGNORED))
+        if sampler is not None:
+            assignment = sampler(assignment, num_classes)
+        labels.append(assignment.labels)
         matched.append(assignment.matched + first_object)
         first_object += len(target.labels)
     all_labels = torch.cat(labels)
-    is_positive = (all_labels >= 0) & (all_labels < num_classes)
-    return Assignment(all_labels, torch.cat(matched).where(is_positive, 0))
+    return Assignment(all_labels, torch.cat(matched).where(is_class(all_labels, num_classes), 0))
 
 
 def assign_by_overlap(
-    assigner: MaxIoUAssigner, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int
+    assigner: Assigner,
+    anchors: PyramidAnchors,
+    targets: Sequence[Target],
+    num_classes: int,
+    sampler: Sampler | None = None,
 ) -> Assignment:
-    """Labels of the (B · M,) anchors of B images by an assigner of boxes; what is in the padding wins no object.
+    """Label the (B · M,) anchors of B images by an assigner of boxes; anchors in the padding win no object.
 
     Parameters
     ----------
     assigner
         Labels the anchors of an image.
     anchors
-        Of one image, with the padding of each.
+        Those of one image, with the padding of each.
     targets
         The objects of B images; ``matched`` of the result counts through all of them.
     num_classes
         C, which is background.
+    sampler
+        Chooses among the labeled anchors of an image; None keeps all of them.
 
     Examples
     --------
+    >>> from rankdet.label_assignment import MaxIoUAssigner
     >>> anchors = PyramidAnchors(torch.tensor([[0.0, 0.0, 4.0, 4.0], [4.0, 0.0, 8.0, 4.0]]), [2], [None])
     >>> target = Target(torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([1]))
     >>> assign_by_overlap(MaxIoUAssigner(0.5, 0.4), anchors, [target], 3).labels
@@ -82,10 +111,21 @@ def assign_by_overlap(
     """
     # An anchor in the padding, as a point at the corner, overlaps nothing.
     usable = [anchors.boxes if valid is None else anchors.boxes * valid[:, None] for valid in anchors.valid]
-    assignments = [assigner(own, target, num_classes) for own, target in zip(usable, targets, strict=True)]
-    return pool(assignments, anchors, targets, num_classes)
+    assignments = [assigner(boxes, target, num_classes) for boxes, target in zip(usable, targets, strict=True)]
+    return pool(assignments, anchors, targets, num_classes, sampler)
+
+
+def positive_rows(labels: Tensor, num_classes: int) -> Tensor:
+    """Return the rows (P,) of positives among labels (M,), ascending. The host waits for the device once.
+
+    Examples
+    --------
+    >>> positive_rows(torch.tensor([3, 0, -1, 2]), 3)
+    tensor([1, 3])
+    """
+    return torch.nonzero(is_class(labels, num_classes)).squeeze(1)
 
 
 def centers(boxes: Tensor) -> Tensor:
-    """(…, 2) centers (x, y) of boxes (…, 4)."""
+    """Return the centers (…, 2), x and y, of boxes (…, 4)."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from rankdet.structures import IGNORED, Assignment
+from rankdet.ranges import Count, Fraction, checked
+from rankdet.structures import IGNORED, Assignment, is_class
 
 
+@checked
 @dataclass(frozen=True)
 class RandomSampler:
     """Keep at most ``num`` candidates of an image, the others are ignored.
@@ -24,15 +26,15 @@ class RandomSampler:
         Largest share of positives: 0.5 for an RPN, 0.25 for an R-CNN.
     """
 
-    num: int
-    positive_fraction: float
+    num: Count
+    positive_fraction: Fraction
 
     def __call__(self, assignment: Assignment, num_classes: int) -> Assignment:
         """The same assignment with candidates that were not chosen set to −1."""
         labels = assignment.labels
         size = min(self.num, len(labels))
         most_positives = min(int(self.num * self.positive_fraction), len(labels))
-        is_positive = (labels >= 0) & (labels < num_classes)
+        is_positive = is_class(labels, num_classes)
         keys = torch.rand(len(labels), device=labels.device)
         # The largest random keys of each kind; what is not of the kind has key −1.
         positive_keys, positives = torch.where(is_positive, keys, -1).topk(most_positives)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rankdet.ranges import Count, NonNegative, Positive, checked
+
 
 class MaskShapes(NamedTuple):
     """What the assignment of cells asks of the masks of G objects.
@@ -51,6 +53,8 @@ class GridAssignment(NamedTuple):
 
     labels
         (B · M,) int64: class, or C for background; by image, level, row, column.
+    positives
+        (P,) int64, ascending: the cells that are positives.
     cells
         (P',) int64, ascending: the cell of each mask.
     objects
@@ -62,12 +66,14 @@ class GridAssignment(NamedTuple):
     """
 
     labels: Tensor
+    positives: Tensor
     cells: Tensor
     objects: Tensor
     rows: Tensor | None
     per_image: list[int]
 
 
+@checked
 @dataclass(frozen=True)
 class GridAssigner:
     """An object belongs to the cells around its center of mass, on the levels whose range its size is in.
@@ -94,7 +100,7 @@ class GridAssigner:
     Raises
     ------
     ValueError
-        When there is not one range for each grid.
+        When there is not one range for each grid, or a range ends below its start.
 
     Notes
     -----
@@ -117,14 +123,17 @@ class GridAssigner:
             [5, 5, 5, 5]])
     """
 
-    grids: tuple[int, ...]
-    scale_ranges: tuple[tuple[float, float], ...]
-    center_size: float = 0.2
+    grids: tuple[Count, ...]
+    scale_ranges: tuple[tuple[NonNegative, Positive], ...]
+    center_size: Positive = 0.2
     one_mask_per_cell: bool = True
 
     def __post_init__(self) -> None:
         if len(self.grids) != len(self.scale_ranges):
             raise ValueError(f"{len(self.grids)} grids but {len(self.scale_ranges)} ranges of scale")
+        for smallest, largest in self.scale_ranges:
+            if smallest > largest:
+                raise ValueError(f"scale_ranges has a range from {smallest} to {largest}")
 
     @property
     def num_cells(self) -> int:
@@ -168,15 +177,18 @@ class GridAssigner:
         cell_labels = classes[owners]
 
         counts = [own.sum() for own in is_wanted.split([len(own) for own in labels])]
-        per_image: list[int] = torch.stack(counts).tolist()  # the host waits here, once
+        is_positive = cell_labels < num_classes  # no cell is ignored
+        num_positives: int
+        *per_image, num_positives = torch.stack([*counts, is_positive.sum()]).tolist()  # the host waits here, once
+        positives = torch.nonzero_static(is_positive, size=num_positives).squeeze(1)
         places = torch.nonzero_static(is_wanted.flatten(), size=sum(per_image)).squeeze(1)
         chosen = cells.flatten()[places]
         order = chosen.argsort(stable=True)
         chosen, places = chosen[order], places[order]
         rows = None
         if not self.one_mask_per_cell:
-            rows = ((cell_labels < num_classes).cumsum(0) - 1)[chosen]
-        return GridAssignment(cell_labels, chosen, objects.flatten()[places], rows, per_image)
+            rows = (is_positive.cumsum(0) - 1)[chosen]
+        return GridAssignment(cell_labels, positives, chosen, objects.flatten()[places], rows, per_image)
 
     def _wanted(
         self, labels: Sequence[Tensor], boxes: Tensor, shapes: MaskShapes, canvas: tuple[int, int]

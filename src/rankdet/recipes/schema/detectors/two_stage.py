@@ -107,6 +107,8 @@ class RPN(Config):
             assigner=MaxIoUAssigner(self.positive_iou, self.negative_iou, low_quality_iou=self.negative_iou),
             sampler=None if self.sampler is None else self.sampler.build(),
             allowed_border=self.allowed_border,
+            train_proposals=self.train_proposals.build(),
+            test_proposals=self.test_proposals.build(),
         )
 
 
@@ -254,8 +256,6 @@ class FasterRCNN(TwoStage):
             fpn=fpn,
             rpn=rpn,
             rcnn=self.rcnn.build(self.pyramid_channels, tuple(backbone.strides), num_classes),
-            train_proposals=self.rpn.train_proposals.build(),
-            test_proposals=self.rpn.test_proposals.build(),
             detection=self.testing.build(),
         )
 
@@ -292,8 +292,6 @@ class CascadeRCNN(TwoStage):
                 stage.build(self.pyramid_channels, strides, num_classes, class_agnostic=True)
                 for stage in self.stages.values()
             ],
-            train_proposals=self.rpn.train_proposals.build(),
-            test_proposals=self.rpn.test_proposals.build(),
             detection=self.testing.build(),
         )
 
@@ -324,8 +322,6 @@ class MaskRCNN(TwoStage):
             rpn=rpn,
             rcnn=self.rcnn.build(self.pyramid_channels, strides, num_classes),
             mask=self._build_mask(strides, num_classes),
-            train_proposals=self.rpn.train_proposals.build(),
-            test_proposals=self.rpn.test_proposals.build(),
             detection=self.testing.build(),
         )
 

@@ -127,11 +127,15 @@ class YOLACT(Config):
                 channels=self.mask_channels,
                 num_convolutions=self.mask_convolutions,
             ),
-            anchors=heads.CenteredAnchors(tuple(self.anchor_scale * stride for stride in strides), self.anchor_ratios),
-            coder=heads.BoxCoder(self.delta_stds),
+            instances=heads.InstanceStage(
+                anchors=heads.CenteredAnchors(
+                    tuple(self.anchor_scale * stride for stride in strides), self.anchor_ratios
+                ),
+                coder=heads.BoxCoder(self.delta_stds),
+                assigner=MaxIoUAssigner(self.positive_iou, self.negative_iou, low_quality_iou=0.0, claim_ties=False),
+                masks_per_image=self.masks_per_image,
+            ),
             semantic=heads.SemanticHead(channels, num_classes) if self.semantic else None,
-            assigner=MaxIoUAssigner(self.positive_iou, self.negative_iou, low_quality_iou=0.0, claim_ties=False),
-            masks_per_image=self.masks_per_image,
             detection=self.testing.build(),
             test_per_level=self.test_per_level,
             test_per_class=self.test_per_class,

@@ -1,0 +1,117 @@
+"""What one-stage detectors have in common that label every anchor of a pyramid: ATSS and PAA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from rankdet.backbones import FPN, Backbone
+from rankdet.detectors.detection import DetectionSettings
+from rankdet.heads import DenseOutputs, DenseStage
+from rankdet.ranges import Count, checked
+from rankdet.structures import Assignment, Batch, Candidates, Detection, Images, Matched, Target
+
+AnyAssigner = TypeVar("AnyAssigner")
+
+
+@checked
+class DenseDetector(nn.Module, Generic[AnyAssigner]):
+    """Backbone, pyramid, one dense stage, an assigner of labels. The head of the losses is ``"dense"``.
+
+    Standard forms and ranking forms differ in values. One anchor of 8 strides per cell and an auxiliary head make the
+    standard form. Three anchors from 4 strides on and no auxiliary head make the form of Rank & Sort Loss (Oksuz et
+    al., ICCV 2021, arXiv:2107.11669). All parts and settings are public attributes and may be replaced.
+
+    A subclass decides what is assigned, learned and scored: :meth:`assign`, :meth:`quality`, :meth:`score`, and, if it
+    likes, :meth:`refined`.
+
+    Parameters
+    ----------
+    backbone, fpn
+        Images → maps → pyramid.
+    dense
+        Stage that reads all levels of the pyramid.
+    assigner
+        Decides which anchors are positives.
+    detection
+        Choice of detections; None: suppression at IoU 0.6, and the other defaults.
+    test_per_level
+        Anchors of each level that :meth:`detect` decodes: those of the highest scores.
+    """
+
+    auxiliary: str
+    """Name of the auxiliary output in :class:`Candidates`, where the head has one."""
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        fpn: FPN,
+        dense: DenseStage,
+        assigner: AnyAssigner,
+        detection: DetectionSettings | None = None,
+        test_per_level: Count = 1000,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fpn = fpn
+        self.dense = dense
+        self.assigner = assigner
+        self.detection = detection or DetectionSettings(nms_iou=0.6)
+        self.test_per_level = test_per_level
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C, without background."""
+        return self.dense.head.num_classes
+
+    def assign(self, outputs: DenseOutputs, targets: Sequence[Target]) -> Assignment:
+        """Return labels (B · M,) of the anchors of B images, and matched objects, counted through all images."""
+        raise NotImplementedError
+
+    def quality(self, anchors: Tensor, boxes: Matched) -> Tensor:
+        """Return what the auxiliary output of positives learns, (P,) in [0, 1], from their anchors (P, 4) and boxes."""
+        raise NotImplementedError
+
+    def score(self, logits: Tensor, auxiliary: Tensor | None) -> Tensor:
+        """Return scores in [0, 1] of class logits (…) and auxiliary logits of the same anchors, or None."""
+        raise NotImplementedError
+
+    def refined(self, found: Detection, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detection:
+        """Return the detections of an image after their selection; here they stay as they are.
+
+        Parameters
+        ----------
+        found
+            The detections.
+        boxes, scores
+            (K, 4) and (K, C), all that detections were selected from.
+        size
+            (height, width) of the image in pixels.
+        """
+        return found
+
+    def forward(self, batch: Batch) -> list[Candidates]:
+        """Return candidates of the dense stage: one pool over the images of the batch, their levels and anchors."""
+        outputs = self._outputs(batch.images)
+        assignment = self.assign(outputs, batch.targets)
+        return [
+            self.dense.candidates(outputs, assignment, batch.targets, auxiliary=self.auxiliary, quality=self.quality)
+        ]
+
+    @torch.no_grad()
+    def detect(self, images: Images) -> list[Detection]:
+        """Return detections of each image in its own pixels, without padding."""
+        outputs = self._outputs(images)
+        best = self.dense.best_boxes(outputs, images.sizes, per_level=self.test_per_level, score=self.score)
+        return [
+            self.refined(self.detection.select(boxes[:, None], scores), boxes, scores, size)
+            for (boxes, scores), size in zip(best, images.sizes, strict=True)
+        ]
+
+    def _outputs(self, images: Images) -> DenseOutputs:
+        outputs: DenseOutputs = self.dense(self.fpn(self.backbone(images)), images.sizes)
+        return outputs
