@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hotcoco import mask as rle
 
+from rankdet.coco.segmentations import to_rle
 from rankdet.metrics import evaluate
-from rankdet.metrics.segmentations import to_rle
 from rankdet.structures import InputError
 
 TRUTH: dict[str, Any] = {
@@ -37,8 +37,8 @@ def without(record: dict[str, Any], field: str) -> dict[str, Any]:
         ({**HIT, "bbox": [1, 2, 3]}, r"detection 1: bbox must be 4 numbers, not \[1, 2, 3\]"),
         ({**HIT, "bbox": 5}, "detection 1: bbox must be 4 numbers, not 5"),
         ({**HIT, "bbox": [1, 2, 3, "x"]}, "detection 1: bbox must be 4 numbers"),
-        ({**HIT, "bbox": [1, 2, float("nan"), 4]}, "detection 1: bbox holds NaN"),
-        ({**HIT, "bbox": [1, 2, -3, 4]}, "detection 1: bbox has a negative width or height"),
+        ({**HIT, "bbox": [1, 2, float("nan"), 4]}, "detection 1: bbox is not finite, or goes beyond"),
+        ({**HIT, "bbox": [1, 2, -3, 4]}, "detection 1: bbox has a negative size"),
         ({**HIT, "score": float("nan")}, "detection 1: score is not finite"),
         ({**HIT, "score": None}, "detection 1: score"),
         ({**HIT, "score": True}, "detection 1: score must be a number, not True"),
@@ -47,12 +47,12 @@ def without(record: dict[str, Any], field: str) -> dict[str, Any]:
         ({**HIT, "image_id": "1"}, "detection 1: image_id must be a number, not '1'"),
         ({**HIT, "image_id": 10**400}, "detection 1: image_id must be a number, not 10*…"),
         ({**HIT, "bbox": [1, 2, 3, 10**400]}, r"detection 1: bbox must be 4 numbers, not \[1, 2, 3, 10*…"),
-        ({**HIT, "bbox": [1, 2, 3, 1e300]}, "detection 1: bbox holds .* a number beyond 1e9"),
+        ({**HIT, "bbox": [1, 2, 3, 1e300]}, "detection 1: bbox is not finite, or goes beyond 1000000000 pixels"),
         ({**HIT, "bbox": [1, 2, 3, True]}, "detection 1: bbox must be 4 numbers"),
-        (without(HIT, "score"), "detection 1 has no score"),
-        (without(HIT, "bbox"), "detection 1 has no bbox"),
-        (without(HIT, "image_id"), "detection 1 has no image_id"),
-        ([1, 2], "detection 1 has no image_id"),
+        (without(HIT, "score"), "detection 1: key 'score' is missing"),
+        (without(HIT, "bbox"), "detection 1: key 'bbox' is missing"),
+        (without(HIT, "image_id"), "detection 1: key 'image_id' is missing"),
+        ([1, 2], "detection 1: key 'image_id' is missing"),
     ],
 )
 def test_bad_detection_is_named(tmp_path: Path, record, message):
@@ -65,33 +65,33 @@ def test_bad_detection_is_named(tmp_path: Path, record, message):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ({"size": [100, 100]}, "needs size and counts"),
-        ({**MASK, "size": [50, 100]}, r"is a mask of size \[50, 100\] for an image of"),
-        ({**MASK, "size": [10**30, 1]}, "is a mask of size"),
-        ({**MASK, "size": 5}, r"needs a size \[height, width\]"),
-        ("abc", "is neither a run-length object nor a list of polygons"),
-        (None, "is neither a run-length object nor a list of polygons"),
-        ({**MASK, "counts": "!!!!"}, "has a broken RLE: "),
-        ({**MASK, "counts": "zz"}, "has a broken RLE: its counts make 20 pixels, its size 10000"),
-        ({**MASK, "counts": ""}, "has a broken RLE: its counts make 0 pixels"),
-        ({**MASK, "counts": [5, 5]}, "has a broken RLE: its counts make 10 pixels, its size 10000"),
-        ({**MASK, "counts": [0, -1]}, "has a broken RLE: "),
-        ({**MASK, "counts": [10**400]}, "has a broken RLE: "),
-        ({**MASK, "counts": 5}, "has a broken RLE: "),
-        ([], "has no polygon of three points"),
-        ([[1, 2, 3, 4]], "has no polygon of three points"),
-        ([[1, 2, 3, 4, 5]], "has a polygon that is not a list of numbers"),
-        ([["1"] * 6], "has a polygon that is not a list of numbers"),
-        ([[1, 2, 3, 4, 5, 10**400]], "has a polygon that is not finite"),
-        ([[1, 2, 3, 4, 5, float("nan")]], "has a polygon that is not finite"),
+        ({"size": [100, 100]}, "the segmentation is neither a list of polygons nor an RLE with size and counts"),
+        ({**MASK, "size": [50, 100]}, r"the size \[50, 100\] of the RLE is not that of the image, \[100, 100\]"),
+        ({**MASK, "size": [10**30, 1]}, "the size .* of the RLE is not that of the image"),
+        ({**MASK, "size": 5}, r"the size 5 of the RLE is not \[height, width\]"),
+        ("abc", "the segmentation is neither a list of polygons nor an RLE"),
+        (None, "the segmentation is neither a list of polygons nor an RLE"),
+        ({**MASK, "counts": "!!!!"}, "the RLE of the segmentation is broken: "),
+        ({**MASK, "counts": "zz"}, "the counts of the RLE make 20 pixels, its size 10000"),
+        ({**MASK, "counts": ""}, "the counts of the RLE make 0 pixels, its size 10000"),
+        ({**MASK, "counts": [5, 5]}, "the counts of the RLE make 10 pixels, its size 10000"),
+        ({**MASK, "counts": [0, -1]}, "the counts of the RLE are neither a string nor a list of integers"),
+        ({**MASK, "counts": [10**400]}, "the counts of the RLE make 10*… pixels"),
+        ({**MASK, "counts": 5}, "the counts of the RLE are neither a string nor a list of integers"),
+        ([], "no polygon of the segmentation has three points"),
+        ([[1, 2, 3, 4]], "no polygon of the segmentation has three points"),
+        ([[1, 2, 3, 4, 5]], "a polygon of the segmentation is not a list of numbers"),
+        ([["1"] * 6], "a polygon of the segmentation is not a list of numbers"),
+        ([[1, 2, 3, 4, 5, 10**400]], "a polygon of the segmentation is not finite"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "a polygon of the segmentation is not finite"),
     ],
 )
 def test_bad_mask_is_named(mask, message):
-    with pytest.raises(InputError, match=f"detections: detection 0: segmentation {message}"):
+    with pytest.raises(InputError, match=f"detections: detection 0: {message}"):
         evaluate(TRUTH, [{**HIT, "segmentation": mask}], "segm")
     if mask:
         truth = {**TRUTH, "annotations": [{**TRUTH["annotations"][0], "segmentation": mask}]}
-        with pytest.raises(InputError, match=f"ground truth: annotation 8: segmentation {message}"):
+        with pytest.raises(InputError, match=f"ground truth: annotation 8: {message}"):
             evaluate(truth, [], "segm")
 
 
@@ -114,49 +114,49 @@ def test_ids_above_2_to_the_53_are_told_apart():
 
 
 def test_detections_without_masks_cannot_be_compared_by_masks():
-    with pytest.raises(InputError, match="detections: detection 0 has no segmentation"):
+    with pytest.raises(InputError, match="detections: detection 0: key 'segmentation' is missing"):
         evaluate(TRUTH, [HIT], "segm")
     assert evaluate(TRUTH, [{**HIT, "segmentation": MASK}], "segm")["AP50"] == 0
 
 
 @pytest.mark.parametrize("found", [{}, {"annotations": []}, 3, "no such file.json"])
 def test_detections_are_a_list(found):
-    with pytest.raises(InputError, match=r"a list of objects|no such file\.json: No such file"):
+    with pytest.raises(InputError, match=r"a list of objects|no such file\.json: there is no such file"):
         evaluate(TRUTH, found)
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path):
-    with pytest.raises(InputError, match=r"absent\.json: No such file"):
+    with pytest.raises(InputError, match=r"absent\.json: there is no such file"):
         evaluate(tmp_path / "absent.json", [])
     with pytest.raises(InputError, match="Is a directory"):
         evaluate(tmp_path, [])
     (tmp_path / "broken.json").write_text('{"images": [')
-    with pytest.raises(InputError, match=r"broken\.json: no JSON: .*line 1"):
+    with pytest.raises(InputError, match=r"broken\.json: is not valid JSON: .*line 1"):
         evaluate(tmp_path / "broken.json", [])
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(InputError, match=r"bytes\.json: no JSON"):
+    with pytest.raises(InputError, match=r"bytes\.json: is not valid JSON"):
         evaluate(TRUTH, tmp_path / "bytes.json")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 5}, "annotation 8: unknown image_id 5"),
-        ({"image_id": [1]}, r"annotation 8: unknown image_id \[1\]"),
-        ({"category_id": None}, "annotation 8: unknown category_id None"),
-        ({"bbox": [1, 2, 3]}, "annotation 8: bbox must be"),
-        ({"bbox": None}, "annotation 8: bbox must be"),
-        ({"bbox": [1, 2, 3, "x"]}, "annotation 8: bbox must be four numbers"),
-        ({"bbox": [1, 2, 3, float("inf")]}, "annotation 8: bbox holds NaN or infinity"),
-        ({"bbox": [1, 2, 3, -4]}, "annotation 8: bbox has a negative width or height"),
-        ({"id": "x"}, "annotations 0: id must be a whole number from 0 .*, not 'x'"),
-        ({"id": 2**63}, "annotations 0: id must be a whole number from 0 .*, not 9223372036854775808"),
-        ({"image_id": True}, "annotation 8: unknown image_id True"),
-        ({"bbox": [1, 2, 3, 10**400]}, "annotation 8: bbox holds NaN or infinity, or a number beyond"),
-        ({"bbox": [1, 2, 3, "4"]}, "annotation 8: bbox must be four numbers"),
-        ({"area": 10**400}, "annotation 8: area must be a finite number"),
-        ({"area": "x"}, "annotation 8: area must be a finite number"),
-        ({"iscrowd": "0"}, "annotation 8: iscrowd must be 0 or 1, not '0'"),
+        ({"image_id": 5}, "annotation 8: image_id 5 is no image of the file"),
+        ({"image_id": [1]}, r"annotation 8: image_id \[1\] is no image of the file"),
+        ({"category_id": None}, "annotation 8: category_id None is no category of the file"),
+        ({"bbox": [1, 2, 3]}, r"annotation 8: bbox \[1, 2, 3\] is not a list of four numbers"),
+        ({"bbox": None}, "annotation 8: bbox None is not a list of four numbers"),
+        ({"bbox": [1, 2, 3, "x"]}, "annotation 8: bbox .* is not a list of four numbers"),
+        ({"bbox": [1, 2, 3, float("inf")]}, "annotation 8: box .* is not finite, or goes beyond"),
+        ({"bbox": [1, 2, 3, -4]}, "annotation 8: box .* has a negative size"),
+        ({"id": "x"}, "annotation 'x': id 'x' is not an integer from 0"),
+        ({"id": 2**63}, "annotation 9223372036854775808: id 9223372036854775808 is not an integer from 0"),
+        ({"image_id": True}, "annotation 8: image_id True is no image of the file"),
+        ({"bbox": [1, 2, 3, 10**400]}, "annotation 8: box .* is not finite, or goes beyond"),
+        ({"bbox": [1, 2, 3, "4"]}, "annotation 8: bbox .* is not a list of four numbers"),
+        ({"area": 10**400}, "annotation 8: area 10*… is not a finite number of pixels"),
+        ({"area": "x"}, "annotation 8: area 'x' is not a finite number of pixels"),
+        ({"iscrowd": "0"}, "annotation 8: iscrowd '0' is neither 0 nor 1"),
     ],
 )
 def test_bad_annotation_is_named(tmp_path: Path, change, message):
@@ -166,12 +166,31 @@ def test_bad_annotation_is_named(tmp_path: Path, change, message):
         evaluate(path, [])
 
 
+def test_all_bad_records_are_counted():
+    rows = [{**TRUTH["annotations"][0], "id": number, "image_id": 5} for number in (8, 9, 10)]
+    with pytest.raises(InputError, match=r"annotation 8: image_id 5 .* \(and 2 more records with problems\)"):
+        evaluate({**TRUTH, "annotations": rows}, [])
+
+
+def test_crowd_without_a_mask_is_named_where_masks_are_compared():
+    crowd = {**without(TRUTH["annotations"][0], "segmentation"), "id": 9, "iscrowd": 1}
+    truth = {**TRUTH, "annotations": [*TRUTH["annotations"], crowd]}
+    with pytest.raises(InputError, match="ground truth: annotation 9: has no segmentation"):
+        evaluate(truth, [], "segm")
+    assert evaluate(truth, [HIT])["AP50"] == pytest.approx(1)
+
+
+def test_what_is_null_is_missing():
+    truth = {**TRUTH, "annotations": [{**TRUTH["annotations"][0], "iscrowd": None, "area": None}]}
+    assert evaluate(truth, [HIT])["APm"] == pytest.approx(1)
+
+
 def test_bad_data_set_is_named():
-    with pytest.raises(InputError, match="ground truth: no list of categories"):
+    with pytest.raises(InputError, match="ground truth: section 'categories' is missing"):
         evaluate(without(TRUTH, "categories"), [])
-    with pytest.raises(InputError, match="ground truth: annotations: id 8 occurs more than once"):
+    with pytest.raises(InputError, match="ground truth: annotation 8: id 8 occurs twice"):
         evaluate({**TRUTH, "annotations": TRUTH["annotations"] * 2}, [])
-    with pytest.raises(InputError, match="ground truth: annotation 8 has no segmentation"):
+    with pytest.raises(InputError, match="ground truth: annotation 8: has no segmentation"):
         evaluate({**TRUTH, "annotations": [without(TRUTH["annotations"][0], "segmentation")]}, [], "segm")
 
 

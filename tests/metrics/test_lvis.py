@@ -292,12 +292,24 @@ def test_no_detections_give_zero():
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("images", {"neg_category_ids": 3}, "image 2: neg_category_ids is no list of category ids"),
-        ("images", {"neg_category_ids": [2, 99]}, "image 2: neg_category_ids holds 99, no category of the file"),
-        ("images", {"neg_category_ids": [True]}, "image 2: neg_category_ids holds True, no category of the file"),
-        ("images", {"not_exhaustive_category_ids": None}, "image 2: not_exhaustive_category_ids is no list"),
-        ("categories", {"frequency": "x"}, "category 13: frequency must be 'r', 'c' or 'f', not 'x'"),
-        ("categories", {"frequency": None}, "category 13: frequency must be 'r', 'c' or 'f', not None"),
+        ("images", {"neg_category_ids": 3}, "image 2: neg_category_ids is missing, or no list of category ids"),
+        (
+            "images",
+            {"neg_category_ids": [2, 99]},
+            "image 2: neg_category_ids holds 99, which is no category",
+        ),
+        (
+            "images",
+            {"neg_category_ids": [True]},
+            "image 2: neg_category_ids holds True, which is no category",
+        ),
+        (
+            "images",
+            {"not_exhaustive_category_ids": None},
+            "image 2: not_exhaustive_category_ids is missing, or no list",
+        ),
+        ("categories", {"frequency": "x"}, "category 13: frequency 'x' is none of r, c, f"),
+        ("categories", {"frequency": None}, "category 13: frequency None is none of r, c, f"),
     ],
 )
 def test_record_that_lvis_cannot_have_is_named(part, change, message, tmp_path):

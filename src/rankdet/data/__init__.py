@@ -1,5 +1,6 @@
 """Files → Batch: folders in COCO or LVIS format, the set ``shapes``, transforms, sampling, loading, a doctor."""
 
+from rankdet.coco import Finding
 from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window
 from rankdet.data.coco import CocoDataset, Sample
 from rankdet.data.doctor import check_folder
@@ -7,7 +8,6 @@ from rankdet.data.formats import COCO, LVIS, Format
 from rankdet.data.images import read_image
 from rankdet.data.loading import build_test_loader, build_training_loader, collate
 from rankdet.data.long_tail import make_long_tailed_shapes
-from rankdet.data.records import Finding
 from rankdet.data.sampling import GroupedBatchSampler, SampleKey
 from rankdet.data.shapes import make_shapes
 from rankdet.data.splits import Split, find_split

@@ -3,8 +3,7 @@
 Legend: N images, A annotations, G objects of an image, C categories.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rankdet.coco import Finding, GroundTruth, raise_errors
+from rankdet.data.formats import COCO
 from rankdet.data.images import decode, fit, read_image
 from rankdet.data.masks import outline, rasterize
-from rankdet.data.packed import PackedBytes
-from rankdet.data.records import ReadRecords, Records, raise_errors, read_records
 from rankdet.data.sampling import SampleKey, repeat_factors
 from rankdet.data.transforms import Placement, Transforms
+from rankdet.data.usable import annotation, is_usable, unlearnable
 from rankdet.structures import InputError, Outlines, Source, Target
 
 COCO_MIN_SIZE = 32
+"""Images with a side below this many pixels are left out of COCO training."""
 
 
 class Sample(NamedTuple):
@@ -41,7 +42,7 @@ class CocoDataset(Dataset[Sample]):
 
     Category ids of any kind become labels 0 … C−1 in the order of the ids. Crowd regions are never among the objects,
     and neither are annotations with a box of less than a pixel in width or height, without area, or outside of the
-    image (the rules of COCO training).
+    image (`rankdet.data.usable`, the rules of COCO training).
 
     Parameters
     ----------
@@ -52,14 +53,16 @@ class CocoDataset(Dataset[Sample]):
     transforms
         What is done to the images.
     with_masks
-        Read the segmentations too.
+        Give targets the masks of their objects.
     as_outlines
-        Hand masks as outlines. Only for segmentations that are polygons.
+        Give masks as outlines. Only for segmentations that are polygons.
+    measure_masks
+        Read the segmentations without giving targets masks: ``ground_truth`` is for an evaluation by masks.
     keep_empty
-        Keep images without objects: True for evaluation, and for training that shall see them; False for the rule of
-        COCO training.
+        Keep images without objects: True for evaluation, and for training that uses them as background; False for the
+        rule of COCO training.
     min_size
-        Images with a side below this many pixels are dropped. None: 32 where ``keep_empty`` is False (the rule of
+        Images with a side below this many pixels are left out. None: 32 where ``keep_empty`` is False (the rule of
         COCO training), 0 elsewhere.
     skip_unreadable
         In place of an image that cannot be decoded take the next one of the same aspect group; ``Sample.skipped``
@@ -68,12 +71,14 @@ class CocoDataset(Dataset[Sample]):
         Objects whose box is not wider and higher than this, in pixels of the file, are left out; so are images that
         lose all of theirs by it, where ``keep_empty`` is False.
     drop_degenerate
-        Drop boxes of zero width or height, and count them in ``num_degenerate``, instead of stopping.
+        Leave out boxes of zero width or height, and count them in ``num_degenerate``, instead of stopping.
     read
-        Reads and checks the annotation file: `rankdet.data.records.read_records`, or that of another format.
+        Reads and checks the annotation file, with its masks or without: `Format.read` of a format.
 
     Attributes
     ----------
+    ground_truth
+        All that the annotation file says, for evaluation. As a text, the path of the file.
     categories
         C pairs (id, name), sorted by id.
     category_ids
@@ -82,10 +87,8 @@ class CocoDataset(Dataset[Sample]):
         (N,) float64: width / height of the images.
     image_ids
         (N,) int64: ids of the images, in the order of the file.
-    ground_truth
-        Path of the annotation file, for evaluation.
     num_degenerate
-        Boxes of zero width or height that were dropped.
+        Boxes of zero width or height that were left out.
 
     Raises
     ------
@@ -107,65 +110,53 @@ class CocoDataset(Dataset[Sample]):
         *,
         with_masks: bool = False,
         as_outlines: bool = False,
+        measure_masks: bool = False,
         keep_empty: bool = True,
         min_size: int | None = None,
         skip_unreadable: bool = False,
         drop_degenerate: bool = False,
         min_object: float = 0.0,
-        read: ReadRecords = read_records,
+        read: Callable[[Path, bool], tuple[GroundTruth, list[Finding]]] = COCO.read,
     ) -> None:
-        self.ground_truth, self.images = Path(annotations), Path(images)
+        self.images = Path(images)
         self.transforms = Transforms() if transforms is None else transforms
         self.with_masks, self.as_outlines, self.skip_unreadable = with_masks, as_outlines, skip_unreadable
         if not self.images.is_dir():
             raise InputError(f"{self.images}: there is no such folder of images")
-        records, findings = read(self.ground_truth, with_masks, drop_degenerate)
-        raise_errors(findings)
-        self.num_degenerate = len(findings)
-        self.categories = records.categories
-        self.category_ids = [category_id for category_id, _ in records.categories]
+        self.ground_truth, findings = read(Path(annotations), with_masks or measure_masks)
+        odd = unlearnable(self.ground_truth, with_masks, drop_degenerate)
+        raise_errors([*findings, *odd], "`rankdet doctor FOLDER` lists all")
+        self.num_degenerate = len(odd)
+        self.categories, self.category_ids = self.ground_truth.categories, self.ground_truth.category_ids
         if min_size is None:
             min_size = 0 if keep_empty else COCO_MIN_SIZE
-        self._pack(records, keep_empty, min_size, min_object)
+        self._choose(is_usable(self.ground_truth, min_object), keep_empty, min_size)
+        if as_outlines:
+            self._check_outlines()
         if not len(self):
             raise InputError(f"{self.ground_truth}: no image is left: none has a usable annotation and the size asked")
 
-    def _pack(self, records: Records, keep_empty: bool, min_size: int, min_object: float) -> None:
-        labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
-        image_ids, names, sizes, ends = [], [], [], [0]
-        boxes, object_labels, segmentations = [], [], []
-        for image_id, image in records.images.items():
-            height, width = image["height"], image["width"]
-            usable = [
-                row
-                for row in records.annotations[image_id]
-                if _is_usable(row, height, width) and min(row["bbox"][2:]) > min_object
-            ]
-            if min(height, width) < min_size or not (usable or keep_empty):
-                continue
-            image_ids.append(image_id)
-            names.append(image["file_name"].encode())
-            sizes.append((height, width))
-            ends.append(ends[-1] + len(usable))
-            for row in usable:
-                x, y, w, h = row["bbox"]
-                boxes.append((x, y, x + w, y + h))
-                object_labels.append(labels[row["category_id"]])
-                if self.with_masks:
-                    if self.as_outlines and not isinstance(row["segmentation"], list):
-                        raise InputError(
-                            f"{self.ground_truth}: annotation {row['id']}: has an RLE, but outlines are asked for, "
-                            "which need polygons"
-                        )
-                    segmentations.append(json.dumps(row["segmentation"], separators=(",", ":")).encode())
-        self.image_ids = np.array(image_ids, dtype=np.int64)
-        self._names = PackedBytes(names)
-        self._sizes = np.array(sizes, dtype=np.int32).reshape(-1, 2)
-        self.aspect_ratios = self._sizes[:, 1] / self._sizes[:, 0]
-        self._ends = np.array(ends, dtype=np.int64)
-        self._boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
-        self._labels = np.array(object_labels, dtype=np.int64)
-        self._segmentations = PackedBytes(segmentations)
+    def _choose(self, usable: NDArray[np.bool_], keep_empty: bool, min_size: int) -> None:
+        """Keep the places of N images, and of their usable annotations, image by image."""
+        truth = self.ground_truth
+        counts = np.bincount(truth.images[usable], minlength=len(truth.image_ids))
+        is_kept = truth.sizes.min(axis=1) >= min_size
+        if not keep_empty:
+            is_kept &= counts > 0
+        self._images = np.flatnonzero(is_kept)
+        rows = np.flatnonzero(usable & is_kept[truth.images])
+        self._objects = rows[np.argsort(truth.images[rows], kind="stable")]
+        self._ends = np.concatenate([[0], np.cumsum(counts[self._images])])
+        self.image_ids = truth.image_ids[self._images]
+        self.aspect_ratios = truth.sizes[self._images, 1] / truth.sizes[self._images, 0]
+
+    def _check_outlines(self) -> None:
+        for row in self._objects.tolist():
+            if not isinstance(self.ground_truth.segmentation(row), list):
+                raise InputError(
+                    f"{self.ground_truth}: {annotation(self.ground_truth, row)}: has an RLE, but outlines are asked "
+                    "for, which need polygons"
+                )
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -173,31 +164,34 @@ class CocoDataset(Dataset[Sample]):
     @property
     def num_objects(self) -> int:
         """Objects in all images."""
-        return len(self._labels)
+        return len(self._objects)
 
     def repeats(self, threshold: float) -> NDArray[np.int64]:
-        """(N,) how often each image is in an epoch for rare classes to be seen: ⌈r(I)⌉ of `repeat_factors`."""
+        """(N,) how often each image is in an epoch so that rare classes are seen: ⌈r(I)⌉ of `repeat_factors`."""
         images = np.repeat(np.arange(len(self)), np.diff(self._ends))
-        return np.ceil(repeat_factors(images, self._labels, len(self), threshold)).astype(np.int64)
+        labels = self.ground_truth.labels[self._objects]
+        return np.ceil(repeat_factors(images, labels, len(self), threshold)).astype(np.int64)
 
     def path(self, index: int) -> Path:
         """The file of an image."""
-        return self.images / self._names[index].decode()
+        return self.images / self.ground_truth.file_names[int(self._images[index])].decode()
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image in pixels, as the annotation file says."""
-        height, width = self._sizes[index].tolist()
+        height, width = self.ground_truth.sizes[self._images[index]].tolist()
         return height, width
 
     def __getitem__(self, key: SampleKey) -> Sample:
         index, pixels, skipped = self._read(key.index)
-        boxes = torch.from_numpy(self._boxes[self._rows(index)].copy())
+        objects = self._objects[self._ends[index] : self._ends[index + 1]]
+        left_top, sides = np.split(self.ground_truth.boxes[objects], 2, axis=1)
+        boxes = torch.from_numpy(np.concatenate([left_top, left_top + sides], axis=1)).float()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key.seed)
             placement = self.transforms.place(self.size(index), boxes)
             pixels = self.transforms.recolored(pixels)
         source = Source(int(self.image_ids[index]), str(self.path(index)), self.size(index))
-        return Sample(placement.image(pixels), self._target(index, boxes, placement), source, skipped)
+        return Sample(placement.image(pixels), self._target(objects, boxes, placement), source, skipped)
 
     def _read(self, index: int) -> tuple[int, Tensor, tuple[str, ...]]:
         """The image, or the next readable one of its aspect group: its index, its pixels, the files passed over."""
@@ -217,20 +211,15 @@ class CocoDataset(Dataset[Sample]):
                 return candidate, fit(pixels, path, self.size(candidate)), tuple(skipped)
         raise InputError(f"{self.images}: none of {len(skipped)} images can be decoded, the first is {skipped[0]}")
 
-    def _rows(self, index: int) -> slice:
-        return slice(int(self._ends[index]), int(self._ends[index + 1]))
-
-    def _target(self, index: int, boxes: Tensor, placement: Placement) -> Target:
-        rows = self._rows(index)
+    def _target(self, objects: NDArray[np.int64], boxes: Tensor, placement: Placement) -> Target:
         placed = placement.boxes(boxes)
         # Clipping, or shrinking far, may leave nothing of a box, and a crop leaves objects out.
         kept = (placed[:, 2] > placed[:, 0]) & (placed[:, 3] > placed[:, 1]) & placement.shows(boxes)
         masks: Tensor | Outlines | None = None
         if self.with_masks:
-            chosen = torch.nonzero(kept).squeeze(1) + rows.start
-            segmentations = [json.loads(self._segmentations[row]) for row in chosen.tolist()]
+            segmentations = [self.ground_truth.segmentation(row) for row in objects[kept.numpy()].tolist()]
             masks = outline(segmentations, placement) if self.as_outlines else _masks(segmentations, placement)
-        return Target(placed[kept], torch.from_numpy(self._labels[rows].copy())[kept], masks)
+        return Target(placed[kept], torch.from_numpy(self.ground_truth.labels[objects])[kept], masks)
 
 
 def _masks(segmentations: Sequence[Any], placement: Placement) -> Tensor:
@@ -239,16 +228,3 @@ def _masks(segmentations: Sequence[Any], placement: Placement) -> Tensor:
     for mask, segmentation in zip(masks, segmentations, strict=True):
         mask.copy_(rasterize(segmentation, placement))
     return masks
-
-
-def _is_usable(annotation: Mapping[str, Any], height: int, width: int) -> bool:
-    """Whether a detector shall learn from the annotation: the rules of COCO training, spec 2.7."""
-    x, y, w, h = annotation["bbox"]
-    return (
-        not annotation.get("iscrowd", 0)
-        and w >= 1
-        and h >= 1
-        and annotation.get("area", w * h) > 0
-        and min(x + w, width) > max(x, 0)
-        and min(y + h, height) > max(y, 0)
-    )

@@ -1,12 +1,13 @@
 """Everything that is wrong or odd with a data set, found before a training finds it."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+
+from rankdet.coco import Finding, GroundTruth
 from rankdet.data.formats import COCO, LVIS, Format
 from rankdet.data.images import is_file, read_image
-from rankdet.data.records import Finding, Records
+from rankdet.data.usable import annotation, box, left_out, unlearnable
 from rankdet.structures import InputError
 
 FORMATS = (COCO, LVIS)
@@ -48,16 +49,17 @@ def _check_format(folder: Path, form: Format, with_masks: bool, images: bool) ->
     owners: dict[Path, Path] = {}
     for file in form.files(folder):
         try:
-            records, found = form.read(file, with_masks, False)
+            truth, found = form.read(file, with_masks)
         except InputError as error:
             findings.append(_finding(error, file))
             continue
         findings += found
-        findings += _odd_records(file, records)
-        findings += _check_images(folder, file, form, records, images, owners)
+        findings += unlearnable(truth, with_masks)
+        findings += _odd_records(truth)
+        findings += _check_images(folder, file, form, truth, images, owners)
         if first is None:
-            first = file, records.categories
-        elif records.categories != first[1]:
+            first = file, truth.categories
+        elif truth.categories != first[1]:
             findings.append(Finding("warning", str(file), "categories", f"are not those of {first[0]}"))
     return findings
 
@@ -66,55 +68,45 @@ def _finding(error: InputError, file: Path, record: str = "") -> Finding:
     return Finding("error", str(file), record, str(error).removeprefix(f"{file}: "))
 
 
-def _odd_records(file: Path, records: Records) -> list[Finding]:
-    """Records that are sound, but that a training drops or that are probably a mistake."""
+def _odd_records(truth: GroundTruth) -> list[Finding]:
+    """Records that are sound, but that a training leaves out or that are probably a mistake."""
+    left, top, width, height = truth.boxes.T
+    image_height, image_width = truth.sizes[truth.images].T
+    reasons = {f"{reason}: it is left out": rows for reason, rows in left_out(truth).items()}
+    leaves = (left < -1) | (top < -1) | (left + width > image_width + 1) | (top + height > image_height + 1)
+    reasons["leaves the image (x2 and y2 in place of a size?)"] = leaves
+    seen: set[tuple[float, ...]] = set()
     findings = []
-    used: set[int] = set()
-    for image_id, rows in records.annotations.items():
-        image = records.images[image_id]
-        seen: set[tuple[Any, ...]] = set()
-        for row in rows:
-            used.add(row["category_id"])
-            key = (row["category_id"], *row["bbox"])
-            problem = "is there twice: same class and box" if key in seen else _odd(row, image)
-            seen.add(key)
-            if problem is not None and not row.get("iscrowd", 0):
-                findings.append(Finding("warning", str(file), f"annotation {row['id']}", problem))
-    unused = [name for category_id, name in records.categories if category_id not in used]
+    is_flat = (truth.boxes[:, 2:] == 0).any(axis=1)
+    for row in np.flatnonzero(~truth.is_crowd & ~is_flat).tolist():
+        key = (truth.images[row], truth.labels[row], *truth.boxes[row].tolist())
+        problem = next((f"{box(truth, row)} {reason}" for reason, rows in reasons.items() if rows[row]), None)
+        if key in seen:
+            problem = "is there twice: same class and box"
+        seen.add(key)
+        if problem is not None:
+            findings.append(Finding("warning", truth.source, annotation(truth, row), problem))
+    unused = [name for label, (_, name) in enumerate(truth.categories) if label not in set(truth.labels.tolist())]
     if unused:
         listed = ", ".join([*unused[:MOST_NAMES], *(["…"] if len(unused) > MOST_NAMES else [])])
-        message = f"{len(unused)} of {len(records.categories)} have no annotation: {listed}"
-        findings.append(Finding("warning", str(file), "categories", message))
+        message = f"{len(unused)} of {len(truth.categories)} have no annotation: {listed}"
+        findings.append(Finding("warning", truth.source, "categories", message))
     return findings
 
 
-def _odd(row: Mapping[str, Any], image: Mapping[str, Any]) -> str | None:
-    x, y, w, h = row["bbox"]
-    width, height = image["width"], image["height"]
-    if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
-        return f"box {row['bbox']} lies outside of the image of {width} × {height} pixels: it is dropped"
-    if w < 1 or h < 1:
-        return f"box {row['bbox']} is less than a pixel wide or high: it is dropped"
-    if row.get("area", w * h) <= 0:
-        return f"area {row['area']} is not positive: it is dropped"
-    if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
-        return f"box {row['bbox']} leaves the image of {width} × {height} pixels (x2 and y2 in place of a size?)"
-    return None
-
-
 def _check_images(
-    folder: Path, file: Path, form: Format, records: Records, decode: bool, owners: dict[Path, Path]
+    folder: Path, file: Path, form: Format, truth: GroundTruth, decode: bool, owners: dict[Path, Path]
 ) -> list[Finding]:
     """Images that are missing, in two splits or, where ``decode`` says so, cannot be read."""
-    if not records.images:  # what is wrong with them is found already
+    if not len(truth.image_ids):  # what is wrong with them is found already
         return []
     try:
         image_folder = form.find_images(folder, file)
     except InputError as error:
         return [_finding(error, file)]
     findings = []
-    for image_id, image in records.images.items():
-        path = image_folder / image["file_name"]
+    for place, (image_id, (height, width)) in enumerate(zip(truth.image_ids, truth.sizes.tolist(), strict=True)):
+        path = image_folder / truth.file_names[place].decode()
         record = f"image {image_id}"
         if not is_file(path):
             findings.append(Finding("error", str(file), record, f"the image {path} is missing"))
@@ -124,7 +116,7 @@ def _check_images(
         owners.setdefault(path, file)
         if decode:
             try:
-                read_image(path, (image["height"], image["width"]))
+                read_image(path, (height, width))
             except InputError as error:
                 findings.append(_finding(error, file, record))
     return findings

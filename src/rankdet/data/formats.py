@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rankdet.data.lvis import find_lvis_images, find_lvis_split, read_lvis_records
-from rankdet.data.records import ReadRecords, read_records
+from rankdet.coco import Finding, GroundTruth, read_ground_truth
+from rankdet.data.lvis import find_lvis_images, find_lvis_split
 from rankdet.data.splits import Split, find_images, find_split
 
 
@@ -19,21 +19,28 @@ class Format:
         The files of a split in a folder.
     find_images
         The folder of the images of an annotation file in a folder.
-    read
-        Reads and checks an annotation file.
     patterns
-        Of all annotation files that a folder may have.
+        Patterns of the names of all annotation files that a folder may have.
+    is_lvis
+        Whether files are in LVIS format.
     """
 
     find_split: Callable[[Path, str], Split]
     find_images: Callable[[Path, Path], Path]
-    read: ReadRecords
     patterns: tuple[str, ...]
+    is_lvis: bool = False
 
     def files(self, folder: Path) -> list[Path]:
         """The annotation files of a folder."""
         return [path for pattern in self.patterns for path in sorted(folder.glob(pattern))]
 
+    def read(self, path: Path, masks: bool) -> tuple[GroundTruth, list[Finding]]:
+        """Read and check an annotation file whose images are there, with segmentations or without.
 
-COCO = Format(find_split, find_images, read_records, ("annotations/instances_*.json", "*/_annotations.coco.json"))
-LVIS = Format(find_lvis_split, find_lvis_images, read_lvis_records, ("annotations/lvis_*.json",))
+        Returns the sound records and what is wrong with the others; raises InputError when the file cannot be read.
+        """
+        return read_ground_truth(path, files=True, masks=masks, lvis=self.is_lvis)
+
+
+COCO = Format(find_split, find_images, ("annotations/instances_*.json", "*/_annotations.coco.json"))
+LVIS = Format(find_lvis_split, find_lvis_images, ("annotations/lvis_*.json",), is_lvis=True)

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from hotcoco import mask as rle
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from rankdet.coco.segmentations import decode_polygons, decode_rle
 from rankdet.data.transforms import Placement
 from rankdet.structures import Outlines
 
@@ -40,17 +41,15 @@ def rasterize(segmentation: Any, placement: Placement) -> Tensor:
             [False, False]])
     """
     if isinstance(segmentation, list):
-        codes = [
-            # Polygons of fewer than three points enclose nothing.
-            rle.fr_poly(_placed(polygon, placement).flatten().tolist(), *placement.after)
-            for polygon in segmentation
-            if len(polygon) >= 6
-        ]
-        decoded = rle.decode(rle.merge(codes))
-        return placement.flipped(torch.from_numpy(np.ascontiguousarray(decoded)).to(torch.bool)[None])[0]
-    # A list of counts (uncompressed) and a string (compressed) are decoded alike.
-    decoded = rle.decode({"size": list(placement.before), "counts": segmentation["counts"]})
-    return placement.masks(torch.from_numpy(np.ascontiguousarray(decoded)).to(torch.bool)[None])[0]
+        # Polygons of fewer than three points enclose nothing.
+        polygons = [_placed(polygon, placement).flatten().tolist() for polygon in segmentation if len(polygon) >= 6]
+        return placement.flipped(_mask(decode_polygons(polygons, placement.after)))[0]
+    return placement.masks(_mask(decode_rle({"size": list(placement.before), "counts": segmentation["counts"]})))[0]
+
+
+def _mask(pixels: NDArray[np.uint8]) -> Tensor:
+    """(1, h, w) bool."""
+    return torch.from_numpy(pixels).to(torch.bool)[None]
 
 
 def _placed(polygon: Sequence[float], placement: Placement) -> Tensor:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hotcoco import mask as rle
 from PIL import Image
 
+from rankdet.coco.segmentations import encode_bitmap
 from rankdet.data.shapes_drawing import INSIDE, PATTERNS, Bools, Drawing, draw, pattern_and_shape
 from rankdet.structures import InputError
 
@@ -256,7 +256,6 @@ def _add(document: Document, file: Path, drawing: Drawing, layout: Layout) -> No
     Image.fromarray(drawing.pixels).save(file, compress_level=1)
     document["images"].append({"id": image_id, **layout.image_fields(file), "width": size, "height": size})
     for label, mask in zip(drawing.labels, drawing.masks, strict=True):
-        code = rle.encode(np.asfortranarray(mask))
         document["annotations"].append(
             {
                 "id": len(document["annotations"]) + 1,
@@ -265,7 +264,7 @@ def _add(document: Document, file: Path, drawing: Drawing, layout: Layout) -> No
                 "bbox": _box(mask),
                 "area": int(mask.sum()),
                 "iscrowd": 0,
-                "segmentation": {"size": [size, size], "counts": code["counts"].decode("ascii")},
+                "segmentation": encode_bitmap(mask),
             }
         )
 

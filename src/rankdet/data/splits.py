@@ -3,14 +3,14 @@
 import json
 import mmap
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from rankdet.coco import raise_errors, read_file_names
 from rankdet.data.images import is_file
-from rankdet.data.records import Finding, raise_errors, read_images
 from rankdet.structures import InputError
 
 ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}
@@ -71,7 +71,7 @@ def find_images(folder: Path, annotations: Path) -> Path:
         names = [annotations.parent.name]
     tried = [folder / name for name in names] + [folder / "images" / name for name in names]
     tried += [folder / "images", folder]
-    return folder_of_images(folder, annotations, tried, first_texts(annotations, "file_name"), read_images)
+    return folder_of_images(folder, annotations, tried, first_texts(annotations, "file_name"))
 
 
 def find_annotations(folder: Path, split: str, exact: Sequence[str], patterns: Sequence[str]) -> Path:
@@ -114,7 +114,7 @@ def folder_of_images(
     annotations: Path,
     tried: Sequence[Path],
     first: Iterable[str],
-    read: Callable[[Path], tuple[Mapping[int, Mapping[str, Any]], list[Finding]]],
+    lvis: bool = False,
 ) -> Path:
     """The first of the folders ``tried`` that has images of an annotation file.
 
@@ -125,9 +125,9 @@ def folder_of_images(
     tried
         Folders that may have them.
     first
-        Names of the first images, found without parsing the file.
-    read
-        Parses the file where this fails: images by id, with their ``file_name``, and what is wrong with others.
+        Names of the first images, found without parsing the file, which is read where none of them is there.
+    lvis
+        Whether the file is in LVIS format.
 
     Raises
     ------
@@ -138,10 +138,9 @@ def folder_of_images(
     if found is not None:
         return found
     # Is it the file that is wrong? And do later images exist, or was something else called so?
-    images, findings = read(annotations)
-    if not images:
-        raise_errors(findings)
-    listed = [str(image["file_name"]) for image in images.values()]
+    listed, findings = read_file_names(annotations, lvis)
+    if not listed:
+        raise_errors(findings, "`rankdet doctor FOLDER` lists all")
     found = _folder_of(listed[:: max(1, len(listed) // NUM_PROBES)], tried)
     if found is not None:
         return found

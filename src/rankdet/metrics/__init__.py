@@ -6,25 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from rankdet.metrics.average_precision import average_precision
-from rankdet.metrics.coco_results import (
-    DetectionsSource,
+from rankdet.coco import (
+    GroundTruth,
     GroundTruthSource,
-    IouType,
-    read_detections,
+    ResultsSource,
+    encode_masks,
+    raise_errors,
     read_ground_truth,
+    read_results,
 )
+from rankdet.metrics.average_precision import average_precision
+from rankdet.metrics.evaluator import IouType, compare
 from rankdet.metrics.lrp import OptimalLRP, match_classes, optimal_lrp
 from rankdet.metrics.ranking import spearman_correlation
-from rankdet.metrics.segmentations import encode_masks
 from rankdet.structures import InputError
 
 __all__ = ["OptimalLRP", "encode_masks", "evaluate", "optimal_lrp", "spearman_correlation"]
 
 
 def evaluate(
-    ground_truth: GroundTruthSource,
-    detections: DetectionsSource,
+    ground_truth: GroundTruthSource | GroundTruth,
+    detections: ResultsSource,
     iou_type: IouType = "bbox",
     max_detections: int | None = None,
 ) -> dict[str, Any]:
@@ -36,10 +38,12 @@ def evaluate(
     Parameters
     ----------
     ground_truth
-        Path of an annotation file, the loaded object, or a ``hotcoco.COCO``.
+        Path of an annotation file, the loaded object, or a ``hotcoco.COCO``, which are read and checked; or what a data
+        set has read already (``CocoDataset.ground_truth``).
     detections
         Path of a COCO result file or the loaded list of ``{image_id, category_id, bbox, score}``, boxes as
-        ``[x, y, width, height]`` in pixels; with ``segmentation`` instead of ``bbox`` for ``"segm"``.
+        ``[x, y, width, height]`` in pixels; with ``segmentation`` instead of ``bbox`` for ``"segm"``. Or
+        `rankdet.coco.Results`, which need no check.
     iou_type
         ``"bbox"`` or ``"segm"``: what is compared, boxes or masks.
     max_detections
@@ -84,31 +88,38 @@ def evaluate(
         raise InputError(f"iou_type must be 'bbox' or 'segm', not {iou_type!r}")
     if max_detections is not None and max_detections < 1:
         raise InputError(f"max_detections must be at least 1, not {max_detections}")
-    truth = read_ground_truth(ground_truth, iou_type)
-    limit = max_detections or (300 if truth.is_federated else 100)
-    found = read_detections(detections, truth, iou_type, limit)
-    precision = average_precision(truth, found, iou_type, limit)
-    matches = match_classes(truth, found, iou_type, limit)
-    optima = {category: optimal_lrp(*matched) for category, matched in matches.items()}
+    masks = iou_type == "segm"
+    truth = ground_truth if isinstance(ground_truth, GroundTruth) else _read(ground_truth, masks)
+    limit = max_detections or (100 if truth.federation is None else 300)
+    comparison = compare(truth, read_results(detections, truth, masks), iou_type, limit)
+    precision = average_precision(comparison)
+    matches = match_classes(comparison)
+    optima = [optimal_lrp(*matched) for matched in matches]
     per_class = {
         name: {
-            "AP": float(precision.per_class[k]),
-            "oLRP": optima[category].error,
-            "oLRP_Loc": optima[category].localization,
-            "oLRP_FP": optima[category].false_positives,
-            "oLRP_FN": optima[category].false_negatives,
-            "threshold": optima[category].threshold,
-            "ground_truths": matches[category].ground_truths,
+            "AP": float(own),
+            "oLRP": optimum.error,
+            "oLRP_Loc": optimum.localization,
+            "oLRP_FP": optimum.false_positives,
+            "oLRP_FN": optimum.false_negatives,
+            "threshold": optimum.threshold,
+            "ground_truths": matched.ground_truths,
         }
-        for k, (category, name) in enumerate(truth.names.items())
+        for name, own, optimum, matched in zip(truth.names, precision.per_class, optima, matches, strict=True)
     }
     means = {
-        "oLRP": _mean_defined([optimum.error for optimum in optima.values()]),
-        "oLRP_Loc": _mean_defined([optimum.localization for optimum in optima.values()]),
-        "oLRP_FP": _mean_defined([optimum.false_positives for optimum in optima.values()]),
-        "oLRP_FN": _mean_defined([optimum.false_negatives for optimum in optima.values()]),
+        "oLRP": _mean_defined([optimum.error for optimum in optima]),
+        "oLRP_Loc": _mean_defined([optimum.localization for optimum in optima]),
+        "oLRP_FP": _mean_defined([optimum.false_positives for optimum in optima]),
+        "oLRP_FN": _mean_defined([optimum.false_negatives for optimum in optima]),
     }
     return {**precision.summary, **means, "per_class": per_class}
+
+
+def _read(source: GroundTruthSource, masks: bool) -> GroundTruth:
+    truth, findings = read_ground_truth(source, masks=masks)
+    raise_errors(findings)
+    return truth
 
 
 def _mean_defined(values: list[float]) -> float:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from hotcoco import COCOeval
 from numpy.typing import NDArray
 
-from rankdet.metrics.coco_results import Detections, GroundTruth, IouType
-from rankdet.metrics.federation import FREQUENCIES
+from rankdet.coco.lvis import FREQUENCIES
+from rankdet.metrics.evaluator import Comparison
 
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 _IOU_50, _IOU_75 = 0, 5  # places in the thresholds .50, .55, …, .95
@@ -25,38 +24,27 @@ class AveragePrecision(NamedTuple):
         AP, AP50, AP75, APs, APm, APl; of LVIS also APr, APc, APf, means over the rare, the common and the frequent
         classes; then AR1, AR10, AR100, of LVIS only AR300; ARs, ARm, ARl.
     per_class
-        (K,) AP by ascending category id.
+        (K,) AP by label.
     """
 
     summary: dict[str, float]
     per_class: NDArray[np.float64]
 
 
-def average_precision(
-    ground_truth: GroundTruth, detections: Detections, iou_type: IouType, max_detections: int
-) -> AveragePrecision:
+def average_precision(comparison: Comparison) -> AveragePrecision:
     """Measure AP and AR.
 
-    Parameters
-    ----------
-    ground_truth, detections
-        A data set and what was found in its images.
-    iou_type
-        ``"bbox"`` or ``"segm"``.
-    max_detections
-        The best detections that count in each image: of each class, in LVIS of all classes together. AR1 and AR10
-        keep their caps of 1 and 10 (never more than ``max_detections``); AR100 and AR300 are the recall at
-        ``max_detections``.
+    AR1 and AR10 keep their caps of 1 and 10 detections (never more than ``max_detections``); AR100 and AR300 are the
+    recall at ``max_detections``.
 
     Notes
     -----
     Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, in the arithmetic of pycocotools; Gupta, Dollár,
     Girshick, "LVIS", CVPR 2019, in that of lvis-api. Their −1 ("no ground truth") is NaN here.
     """
-    caps = {"AR1": min(1, max_detections), "AR10": min(10, max_detections), "AR100": max_detections}
-    if ground_truth.is_federated:
-        caps = {"AR300": max_detections}
-    evaluation = COCOeval(ground_truth.coco, detections.coco, iou_type, lvis_style=ground_truth.is_federated)
+    cap, federation = comparison.max_detections, comparison.federation
+    caps = {"AR1": min(1, cap), "AR10": min(10, cap), "AR100": cap} if federation is None else {"AR300": cap}
+    evaluation = comparison.evaluator()
     evaluation.params.max_dets = list(caps.values())
     evaluation.evaluate()
     evaluation.accumulate()
@@ -74,9 +62,8 @@ def average_precision(
         "APm": _mean(best[..., _MEDIUM]),
         "APl": _mean(best[..., _LARGE]),
     }
-    if ground_truth.federation is not None:
-        frequencies = np.array([ground_truth.federation.frequencies[id_] for id_ in ground_truth.names])
-        summary |= {f"AP{one}": _mean(best[:, :, frequencies == one, _ALL]) for one in FREQUENCIES}
+    if federation is not None:
+        summary |= {f"AP{one}": _mean(best[:, :, federation.frequencies == one, _ALL]) for one in FREQUENCIES}
     summary |= {name: _mean(recall[..., _ALL, place]) for place, name in enumerate(caps)}
     summary |= {
         "ARs": _mean(recall[..., _SMALL, -1]),

@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from hotcoco import COCOeval
 from hotcoco import mask as rle
 from numpy.typing import NDArray
 
-from rankdet.metrics.coco_results import Detections, GroundTruth, IouType
+from rankdet.metrics.evaluator import Comparison
 
 MATCH_IOU = 0.5
 """The IoU τ from which a detection is a true positive."""
@@ -145,38 +144,27 @@ def optimal_lrp_reference(scores: NDArray[np.float64], ious: NDArray[np.float64]
     return optimum
 
 
-def match_classes(
-    ground_truth: GroundTruth, detections: Detections, iou_type: IouType, max_detections: int
-) -> dict[int, ClassMatches]:
-    """Match detections with objects at IoU 0.5 by the rules of COCO or LVIS, for every class.
+def match_classes(comparison: Comparison) -> list[ClassMatches]:
+    """Match detections with objects at IoU 0.5 by the rules of COCO or LVIS: the matches of each class, by label.
 
     A detection matched with a crowd region is neither a true nor a false positive, and a crowd region is no object,
     as in COCO's AP. In LVIS, as in its AP, a detection of a class that was not looked for in the image is neither,
     and so is one without a match where the objects of the class are not all annotated.
-
-    Parameters
-    ----------
-    max_detections
-        The best detections that count in each image: of each class, in LVIS of all classes together.
-
-    Returns
-    -------
-    dict
-        Category id → its matches, by ascending id.
     """
-    evaluation = COCOeval(ground_truth.coco, detections.coco, iou_type, lvis_style=ground_truth.is_federated)
+    evaluation = comparison.evaluator()
     evaluation.params.iou_thrs = [MATCH_IOU]
     evaluation.params.area_rng = [[0.0, 1e10]]
     evaluation.params.area_rng_lbl = ["all"]
-    evaluation.params.max_dets = [max_detections]
+    evaluation.params.max_dets = [comparison.max_detections]
     evaluation.evaluate()
 
-    scores: dict[int, list[float]] = {id_: [] for id_ in ground_truth.names}
-    found: dict[int, list[int]] = {id_: [] for id_ in ground_truth.names}
-    objects: dict[int, list[int]] = {id_: [] for id_ in ground_truth.names}
-    is_hit: dict[int, list[bool]] = {id_: [] for id_ in ground_truth.names}
-    is_ignored: dict[int, list[bool]] = {id_: [] for id_ in ground_truth.names}
-    counts = dict.fromkeys(ground_truth.names, 0)
+    category_ids = comparison.ground_truth.category_ids
+    scores: dict[int, list[float]] = {id_: [] for id_ in category_ids}
+    found: dict[int, list[int]] = {id_: [] for id_ in category_ids}
+    objects: dict[int, list[int]] = {id_: [] for id_ in category_ids}
+    is_hit: dict[int, list[bool]] = {id_: [] for id_ in category_ids}
+    is_ignored: dict[int, list[bool]] = {id_: [] for id_ in category_ids}
+    counts = dict.fromkeys(category_ids, 0)
     for image in evaluation.eval_imgs:
         if image is None:
             continue
@@ -188,24 +176,25 @@ def match_classes(
         is_hit[category] += image["dtMatched"][0]
         is_ignored[category] += image["dtIgnore"][0]
 
-    matches = {}
-    for category in ground_truth.names:
+    matches = []
+    for category in category_ids:
         counted = ~np.array(is_ignored[category], dtype=bool)
         hit = np.array(is_hit[category], dtype=bool)[counted]
         rows = np.array(found[category], dtype=np.int64)[counted][hit] - 1
         ids = np.array(objects[category], dtype=np.int64)[counted][hit]
         ious = np.full(len(hit), np.nan)
-        if iou_type == "bbox":
-            matched = ground_truth.boxes[np.searchsorted(ground_truth.annotation_ids, ids)]
-            ious[hit] = _paired_box_iou(detections.boxes[rows], matched)
-        else:
-            ious[hit] = _paired_mask_iou(ground_truth, detections, rows, ids)
-        matches[category] = ClassMatches(np.array(scores[category], dtype=np.float64)[counted], ious, counts[category])
+        ious[hit] = (_paired_box_iou if comparison.iou_type == "bbox" else _paired_mask_iou)(comparison, rows, ids)
+        matches.append(ClassMatches(np.array(scores[category], dtype=np.float64)[counted], ious, counts[category]))
     return matches
 
 
-def _paired_box_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU of row i with row i of two (P, 4) arrays of ``(x, y, width, height)``."""
+def _paired_box_iou(comparison: Comparison, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """IoU of the boxes of detection ``rows[i]`` and annotation ``ids[i]``."""
+    truth, results = comparison.ground_truth, comparison.results
+    if results.boxes is None:
+        raise ValueError("boxes are compared, but the detections have none")
+    order = np.argsort(truth.annotation_ids)
+    first, second = results.boxes[rows], truth.boxes[order[np.searchsorted(truth.annotation_ids, ids, sorter=order)]]
     low = np.maximum(first[:, :2], second[:, :2])
     high = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
     intersection = np.clip(high - low, 0, None).prod(axis=1)
@@ -213,14 +202,12 @@ def _paired_box_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> 
     return np.divide(intersection, union, out=np.zeros(len(union)), where=union > 0)
 
 
-def _paired_mask_iou(
-    ground_truth: GroundTruth, detections: Detections, rows: NDArray[np.int64], ids: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _paired_mask_iou(comparison: Comparison, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
     """IoU of the masks of detection ``rows[i]`` and annotation ``ids[i]``, on the run lengths."""
-    found = detections.coco.load_anns((rows + 1).tolist())
-    objects = ground_truth.coco.load_anns(ids.tolist())
+    found = comparison.detections.load_anns((rows + 1).tolist())
+    objects = comparison.objects.load_anns(ids.tolist())
     ious = np.empty(len(rows))
     for i, (detection, annotation) in enumerate(zip(found, objects, strict=True)):
-        first, second = detections.coco.ann_to_rle(detection), ground_truth.coco.ann_to_rle(annotation)
+        first, second = comparison.detections.ann_to_rle(detection), comparison.objects.ann_to_rle(annotation)
         ious[i] = rle.iou([first], [second], [False])[0, 0]
     return ious

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as oracle
 
-from rankdet.metrics.segmentations import encode_masks
+from rankdet.coco import encode_masks
 from rankdet.structures import MaskScores
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pycocotools")

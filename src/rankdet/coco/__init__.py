@@ -1,0 +1,24 @@
+"""Annotation and result files of COCO and LVIS: reading, checking, run lengths. What data and metrics both stand on."""
+
+from rankdet.coco.findings import Finding, raise_errors
+from rankdet.coco.ground_truth import Federation, GroundTruth, category_difference
+from rankdet.coco.packed import PackedBytes
+from rankdet.coco.reading import GroundTruthSource, read_file_names, read_ground_truth
+from rankdet.coco.results import Results, ResultsSource, read_results
+from rankdet.coco.segmentations import encode_masks
+
+__all__ = [
+    "Federation",
+    "Finding",
+    "GroundTruth",
+    "GroundTruthSource",
+    "PackedBytes",
+    "Results",
+    "ResultsSource",
+    "category_difference",
+    "encode_masks",
+    "raise_errors",
+    "read_file_names",
+    "read_ground_truth",
+    "read_results",
+]

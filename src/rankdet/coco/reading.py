@@ -1,0 +1,312 @@
+"""The one reader of annotation files: record by record, with everything that is wrong found at once.
+
+Its order is: parse, normalize (`_normalized_image`, `_normalized_annotation`), check (`_image_problem`,
+`_annotation_problem`), pack. What only some uses ask of a file is an argument here, or a step of its own behind it:
+which objects a detector learns from is said in `rankdet.data.usable`.
+
+Legend: N images, A annotations, C categories.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from hotcoco import COCO
+
+from rankdet.coco.findings import (
+    LARGEST_SIDE,
+    Finding,
+    are_numbers,
+    are_within,
+    id_problem,
+    is_encodable,
+    is_integer,
+    missing_key,
+    record_name,
+    shown,
+)
+from rankdet.coco.ground_truth import Federation, GroundTruth
+from rankdet.coco.lvis import (
+    NEGATIVE,
+    NOT_EXHAUSTIVE,
+    address_problem,
+    frequency_problem,
+    image_file,
+    is_federated,
+    list_problems,
+    with_empty_lists,
+)
+from rankdet.coco.packed import PackedBytes
+from rankdet.coco.segmentations import is_empty, plain, segmentation_problem
+from rankdet.structures import InputError
+
+GroundTruthSource = str | PathLike[str] | Mapping[str, Any] | COCO
+LONGEST_NAME = 255
+"""Bytes of a file name without its folders, in the usual file systems."""
+
+
+def read_json(path: str | PathLike[str]) -> Any:
+    """The content of a JSON file; InputError names the file and, where the text is broken, the place in it."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # broken JSON or broken UTF-8
+        raise InputError(f"{path}: is not valid JSON: {error}") from error
+
+
+def read_ground_truth(
+    source: GroundTruthSource, *, files: bool = False, masks: bool = False, lvis: bool = False
+) -> tuple[GroundTruth, list[Finding]]:
+    """Read and check an annotation file of COCO or LVIS.
+
+    A missing ``iscrowd`` counts as 0, and null counts as missing. The rules of LVIS hold where some image has
+    ``neg_category_ids``: then all images have both lists, and all categories a frequency.
+
+    Parameters
+    ----------
+    source
+        Path of the JSON file, the loaded object, or a ``hotcoco.COCO``.
+    files
+        Whether the images are read: each record names a file and its size, and there is at least one. Boxes are needed.
+    masks
+        Whether segmentations are needed: each object that is no crowd has one. A box may be missing where ``files`` is
+        False.
+    lvis
+        Whether the file is in LVIS format. The file of an image is the end of its ``coco_url``
+        (``train2017/000000391895.jpg``), and ``file_name`` counts only where there is no such address.
+
+    Returns
+    -------
+    tuple[GroundTruth, list[Finding]]
+        The sound records, and what is wrong with the others.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, is no JSON or lacks one of its three sections.
+    """
+    name, document = _document(source, files)
+    findings: list[Finding] = []
+
+    def report(record: str, message: str) -> None:
+        findings.append(Finding("error", name, record, message))
+
+    categories: dict[int, Mapping[str, Any]] = {}
+    for place, row in enumerate(document["categories"]):
+        problem = _category_problem(row, categories)
+        if problem is None:
+            categories[row["id"]] = row
+        else:
+            report(record_name("category", place, row), problem)
+    images = _sound_images(name, document["images"], findings, files=files, sizes=files or masks, lvis=lvis)
+    category_ids = sorted(categories)
+    labels = {id_: label for label, id_ in enumerate(category_ids)}
+    places = {image_id: place for place, image_id in enumerate(images)}
+    sizes = [(row.get("height") or 0, row.get("width") or 0) if files or masks else (0, 0) for row in images.values()]
+
+    annotation_ids: dict[int, None] = {}
+    columns: list[tuple[int, int, Any, float, bool, bool]] = []
+    segmentations: list[bytes] = []
+    for place, given in enumerate(document["annotations"]):
+        row = _normalized_annotation(given, needs_box=files or not masks)
+        problem = _annotation_problem(row, annotation_ids, places, labels)
+        if problem is None and masks:
+            problem = _mask_problem(row, sizes[places[row["image_id"]]])
+        if problem is not None:
+            report(record_name("annotation", place, row), problem)
+            continue
+        annotation_ids[row["id"]] = None
+        segmentation = (row.get("segmentation") or None) if masks else None
+        columns.append(
+            (
+                places[row["image_id"]],
+                labels[row["category_id"]],
+                row["bbox"],
+                row.get("area", np.nan),
+                row.get("iscrowd", 0) == 1,
+                is_empty(segmentation),
+            )
+        )
+        if masks:
+            segmentations.append(b"" if segmentation is None else _packed(plain(segmentation)))
+
+    federation = None
+    if lvis or is_federated(images.values()):
+        for record, problem in _federation_problems(document["categories"], images, labels):
+            report(record, problem)
+        federation = Federation(
+            np.array([str(categories[id_].get("frequency")) for id_ in category_ids]),
+            PackedBytes(
+                _packed({NEGATIVE: row.get(NEGATIVE), NOT_EXHAUSTIVE: row.get(NOT_EXHAUSTIVE)})
+                for row in images.values()
+            ),
+        )
+    by_field: list[tuple[Any, ...]] = list(zip(*columns, strict=True)) or [()] * 6
+    of_images, of_labels, boxes, areas, is_crowd, has_empty_mask = by_field
+    truth = GroundTruth(
+        source=name,
+        categories=[(id_, str(categories[id_].get("name", id_))) for id_ in category_ids],
+        image_ids=np.array(list(images), dtype=np.int64),
+        sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        file_names=PackedBytes(row["file_name"].encode() if files else b"" for row in images.values()),
+        annotation_ids=np.array(list(annotation_ids), dtype=np.int64),
+        images=np.array(of_images, dtype=np.int64),
+        labels=np.array(of_labels, dtype=np.int64),
+        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        areas=np.array(areas, dtype=np.float64),
+        is_crowd=np.array(is_crowd, dtype=bool),
+        segmentations=PackedBytes(segmentations) if masks else None,
+        has_empty_mask=np.array(has_empty_mask, dtype=bool),
+        federation=federation,
+    )
+    return truth, findings
+
+
+def read_file_names(path: Path, lvis: bool = False) -> tuple[list[str], list[Finding]]:
+    """The file names of the sound images of an annotation file, and what is wrong with the others.
+
+    Raises InputError as `read_ground_truth`.
+    """
+    name, document = _document(path, files=True)
+    findings: list[Finding] = []
+    images = _sound_images(name, document["images"], findings, files=True, sizes=True, lvis=lvis)
+    return [row["file_name"] for row in images.values()], findings
+
+
+def _document(source: GroundTruthSource, files: bool) -> tuple[str, Mapping[str, list[Any]]]:
+    """What messages call a source, and its content with all three sections."""
+    name, document = "ground truth", source
+    if isinstance(source, COCO):
+        document = source.dataset | {"images": with_empty_lists(source.dataset["images"])}
+    elif not isinstance(source, Mapping):
+        name, document = str(source), read_json(source)
+    if not isinstance(document, Mapping):
+        raise InputError(f"{name}: the top level of a COCO file is an object with images, annotations and categories")
+    for section in ("images", "annotations", "categories"):
+        if section not in document:
+            raise InputError(f"{name}: section {section!r} is missing")
+        if not isinstance(document[section], list):
+            raise InputError(f"{name}: section {section!r} is not a list")
+        if files and section != "annotations" and not document[section]:
+            raise InputError(f"{name}: section {section!r} is empty")
+    return name, document
+
+
+def _sound_images(
+    name: str, rows: list[Any], findings: list[Finding], *, files: bool, sizes: bool, lvis: bool
+) -> dict[int, Mapping[str, Any]]:
+    found: dict[int, Mapping[str, Any]] = {}
+    for place, given in enumerate(rows):
+        row, problem = _normalized_image(given, files and lvis)
+        problem = problem or _image_problem(row, found, files, sizes)
+        if problem is None:
+            found[row["id"]] = row
+        else:
+            findings.append(Finding("error", name, record_name("image", place, row), problem))
+    return found
+
+
+def _normalized_image(row: Any, by_address: bool) -> tuple[Any, str | None]:
+    """A record of an image in the form that is checked, and what stands against bringing it there."""
+    if not by_address or not isinstance(row, dict):
+        return row, None
+    problem = address_problem(row)
+    return (row | {"file_name": image_file(row["coco_url"])} if problem is None and "coco_url" in row else row), problem
+
+
+def _normalized_annotation(row: Any, needs_box: bool) -> Any:
+    """An annotation in the form that is checked: what is null is missing, and a box that nobody needs is empty."""
+    if not isinstance(row, dict):
+        return row
+    nulls = [key for key in ("iscrowd", "area") if row.get(key, 0) is None]
+    if nulls:
+        row = {key: value for key, value in row.items() if key not in nulls}
+    return row if needs_box or row.get("bbox") is not None else row | {"bbox": [0.0] * 4}
+
+
+def _category_problem(row: Any, found: Mapping[int, Any]) -> str | None:
+    problem = missing_key(row, ("id",)) or id_problem(row["id"], found)
+    if problem is None and not is_encodable(str(row.get("name"))):
+        return f"name {shown(row['name'])} is no valid Unicode"
+    return problem
+
+
+def _image_problem(row: Any, found: Mapping[int, Any], files: bool, sizes: bool) -> str | None:
+    problem = missing_key(row, ("id", "file_name", "width", "height") if files else ("id",))
+    problem = problem or id_problem(row["id"], found) or (_file_name_problem(row["file_name"]) if files else None)
+    if problem is not None or not sizes:
+        return problem
+    for side in ("width", "height"):
+        value = row.get(side)
+        if (files or value is not None) and not (is_integer(value) and 1 <= value <= LARGEST_SIDE):
+            return f"{side} {shown(value)} is not a positive integer up to {LARGEST_SIDE}"
+    return None
+
+
+def _file_name_problem(value: Any) -> str | None:
+    if not isinstance(value, str) or not value:
+        return f"file_name {shown(value)} is not a name"
+    if not is_encodable(value) or "\0" in value:
+        return f"file_name {shown(value)} cannot be the name of a file"
+    name = PurePosixPath(value.replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts:
+        return f"file_name {shown(value)} leaves the folder of images"
+    if any(len(part.encode()) > LONGEST_NAME for part in name.parts):
+        return f"file_name {shown(value)} is longer than {LONGEST_NAME} bytes"
+    return None
+
+
+def _annotation_problem(
+    row: Any, taken: Mapping[int, Any], images: Mapping[int, Any], categories: Mapping[int, Any]
+) -> str | None:
+    problem = missing_key(row, ("id", "image_id", "category_id", "bbox")) or id_problem(row["id"], taken)
+    if problem is not None:
+        return problem
+    if not is_integer(row["image_id"]) or row["image_id"] not in images:
+        return f"image_id {shown(row['image_id'])} is no image of the file"
+    if not is_integer(row["category_id"]) or row["category_id"] not in categories:
+        return f"category_id {shown(row['category_id'])} is no category of the file"
+    box = row["bbox"]
+    if not isinstance(box, list | tuple) or len(box) != 4 or not are_numbers(box):
+        return f"bbox {shown(box)} is not a list of four numbers [x, y, width, height]"
+    if not are_within(box, LARGEST_SIDE):
+        return f"box {shown(box)} is not finite, or goes beyond {LARGEST_SIDE} pixels"
+    if box[2] < 0 or box[3] < 0:
+        return f"box {box} has a negative size"
+    if "area" in row and not (are_numbers([row["area"]]) and are_within([row["area"]], LARGEST_SIDE**2)):
+        return f"area {shown(row['area'])} is not a finite number of pixels"
+    if row.get("iscrowd", 0) not in (0, 1):
+        return f"iscrowd {shown(row['iscrowd'])} is neither 0 nor 1"
+    return None
+
+
+def _mask_problem(row: Mapping[str, Any], size: tuple[int, int]) -> str | None:
+    """What is wrong with the segmentation of an annotation that is sound otherwise, or None."""
+    if row.get("segmentation"):
+        return segmentation_problem(row["segmentation"], size if all(size) else None)
+    return None if row.get("iscrowd", 0) else "has no segmentation, but masks are asked for"
+
+
+def _federation_problems(
+    categories: list[Any], images: Mapping[int, Mapping[str, Any]], known: Mapping[int, Any]
+) -> Iterator[tuple[str, str]]:
+    """Records and what LVIS finds wrong with them, though they are sound for COCO."""
+    for place, row in enumerate(categories):
+        problem = frequency_problem(row) if isinstance(row, dict) else None
+        if problem is not None:
+            yield record_name("category", place, row), problem
+    for image_id, row in images.items():
+        for problem in list_problems(row, known):
+            yield f"image {image_id}", problem
+
+
+def _packed(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

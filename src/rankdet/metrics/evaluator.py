@@ -1,0 +1,128 @@
+"""Ground truth and detections as the evaluator, hotcoco, takes them.
+
+Legend: A annotations of a data set, D detections in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from hotcoco import COCO, COCOeval, LVISResults
+from hotcoco import mask as rle
+
+from rankdet.coco import Federation, GroundTruth, Results
+from rankdet.coco.segmentations import to_rle
+from rankdet.structures import InputError
+
+IouType = Literal["bbox", "segm"]
+
+
+class Comparison(NamedTuple):
+    """Detections beside the objects that they are compared with.
+
+    ground_truth, results
+        The objects of a data set, and the detections in it.
+    objects, detections
+        The same in the evaluator. The detection in row i has the id i + 1; of a federated set those beyond the cap are
+        left out.
+    iou_type
+        ``"bbox"`` or ``"segm"``: what is compared, boxes or masks.
+    max_detections
+        The best detections that count in each image: of each class, in LVIS of all classes together.
+    """
+
+    ground_truth: GroundTruth
+    results: Results
+    objects: COCO
+    detections: COCO
+    iou_type: IouType
+    max_detections: int
+
+    @property
+    def federation(self) -> Federation | None:
+        """What LVIS says beyond COCO, whose rules hold then; None for COCO."""
+        return self.ground_truth.federation
+
+    def evaluator(self) -> COCOeval:
+        """A new evaluator under the rules of COCO or LVIS."""
+        return COCOeval(self.objects, self.detections, self.iou_type, lvis_style=self.federation is not None)
+
+
+def compare(ground_truth: GroundTruth, results: Results, iou_type: IouType, max_detections: int) -> Comparison:
+    """Load both into the evaluator.
+
+    A missing area of an object is that of its box, or of its mask where masks are compared. LVIS knows no crowds.
+    Where masks are compared, the area of a detection is that of its mask, or, as in pycocotools, that of its box if it
+    has one.
+
+    Raises
+    ------
+    InputError
+        When masks are compared and an annotation has none.
+    """
+    objects = _objects(ground_truth, iou_type)
+    table = _table(results) if iou_type == "bbox" else _mask_records(results)
+    if ground_truth.federation is None:
+        detections = objects.load_res(table)
+    else:
+        detections = LVISResults(objects, table, max_detections)
+    return Comparison(ground_truth, results, objects, detections, iou_type, max_detections)
+
+
+def _objects(truth: GroundTruth, iou_type: IouType) -> COCO:
+    # The evaluator sees what it measures by, and no odd license or capture date, which it would refuse.
+    images: list[dict[str, Any]] = [{"id": id_} for id_ in truth.image_ids.tolist()]
+    classes: list[dict[str, Any]] = [{"id": id_, "name": name} for id_, name in truth.categories]
+    if iou_type == "segm":
+        for image, (height, width) in zip(images, truth.sizes.tolist(), strict=True):
+            image |= {"height": height, "width": width}
+    if truth.federation is not None:
+        for place, image in enumerate(images):
+            image |= truth.federation.lists_of(place)
+        for category, frequency in zip(classes, truth.federation.frequencies.tolist(), strict=True):
+            category["frequency"] = frequency
+    areas = truth.areas.copy()
+    codes: list[Any] = []
+    unknown = np.isnan(areas)
+    areas[unknown] = truth.boxes[unknown, 2] * truth.boxes[unknown, 3]
+    if iou_type == "segm":
+        codes = [_code(truth, row) for row in range(len(truth.labels))]
+        areas[unknown] = [rle.area(codes[row]) for row in np.flatnonzero(unknown).tolist()]
+    return COCO.from_arrays(
+        images,
+        classes,
+        image_ids=truth.image_ids[truth.images],
+        category_ids=np.array(truth.category_ids, dtype=np.int64)[truth.labels],
+        boxes=truth.boxes,
+        ids=truth.annotation_ids,
+        area=areas,
+        iscrowd=truth.is_crowd & (truth.federation is None),
+        segmentation=codes if iou_type == "segm" else None,
+    )
+
+
+def _code(truth: GroundTruth, row: int) -> dict[str, Any]:
+    """The run lengths of an annotation."""
+    segmentation = truth.segmentation(row)
+    if segmentation is None:  # of a crowd, which no detector learns from, but which is measured by
+        raise InputError(
+            f"{truth}: annotation {truth.annotation_ids[row]}: has no segmentation, but masks are compared"
+        )
+    return to_rle(segmentation, truth.size(int(truth.images[row])))
+
+
+def _table(results: Results) -> Any:
+    """(D, 7) numbers, or records where the ids are too large for numbers of 53 bits."""
+    if results.boxes is None:
+        raise ValueError("boxes are compared, but the detections have none")
+    ids = np.column_stack([results.image_ids, results.category_ids])
+    if ids.max(initial=0) <= 2**53:
+        return np.column_stack([results.image_ids, results.boxes, results.scores, results.category_ids])
+    return Results(results.image_ids, results.category_ids, results.scores, results.boxes).records()
+
+
+def _mask_records(results: Results) -> list[dict[str, Any]]:
+    if results.masks is None:
+        raise ValueError("masks are compared, but the detections have none")
+    return results.records()
