@@ -11,8 +11,8 @@ from hotcoco import mask as rle
 from rich.console import Console
 from torch import nn
 
+from rankdet.coco import Results
 from rankdet.data import CocoDataset, SampleKey, find_split
-from rankdet.inference.detections import coco_results
 from rankdet.inference.drawing import detect_and_draw
 from rankdet.inference.evaluation import evaluate_model, evaluate_on_folder
 from rankdet.inference.loading import load
@@ -86,7 +86,7 @@ def test_perfect_masks_score_one_in_the_pixels_of_the_files(resize: str, least: 
 def test_record_of_a_detection_carries_its_mask():
     box = torch.tensor([[1.0, 2.0, 4.0, 8.0]])
     found = Detection(box, torch.tensor([0.5]), torch.tensor([1]), MaskScores(torch.ones(1, 28, 28), box))
-    (record,) = coco_results(Source(7, "a.jpg", (10, 12)), found, [3, 9])
+    (record,) = Results.of_image(Source(7, "a.jpg", (10, 12)), found, [3, 9]).records()
     assert record["segmentation"]["size"] == [10, 12]
     assert rle.area(record["segmentation"]) == 18
     assert json.loads(json.dumps(record)) == record

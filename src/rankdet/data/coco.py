@@ -131,7 +131,7 @@ class CocoDataset(Dataset[Sample]):
         if min_size is None:
             min_size = 0 if keep_empty else COCO_MIN_SIZE
         self._choose(is_usable(self.ground_truth, min_object), keep_empty, min_size)
-        if as_outlines:
+        if with_masks and as_outlines:
             self._check_outlines()
         if not len(self):
             raise InputError(f"{self.ground_truth}: no image is left: none has a usable annotation and the size asked")

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from rankdet.coco import Results
 from rankdet.inference.inputs import ImageLike, to_pixels
-from rankdet.metrics import encode_masks
 from rankdet.structures import Detection, InputError, MaskScores, Source
 
 _MOST_SHOWN = 10
@@ -175,25 +175,4 @@ class Detections:
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """One record of COCO results per detection, with a run-length mask where there are masks."""
         source = Source(image_id, "", self.size)
-        return coco_results(source, self.detection, [category for category, _ in self.categories])
-
-
-def coco_results(source: Source, detection: Detection, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """One COCO record per detection, in pixels of ``source``; with a run-length mask where there are masks.
-
-    Examples
-    --------
-    >>> found = Detection(torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.tensor([0.5]), torch.tensor([1]))
-    >>> coco_results(Source(7, "a.jpg", (10, 10)), found, [3, 9])
-    [{'image_id': 7, 'category_id': 9, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
-    """
-    boxes = detection.boxes.clone()
-    boxes[:, 2:] -= boxes[:, :2]
-    records: list[dict[str, Any]] = [
-        {"image_id": source.image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for box, score, label in zip(boxes.tolist(), detection.scores.tolist(), detection.labels.tolist(), strict=True)
-    ]
-    if detection.masks is not None:
-        for record, code in zip(records, encode_masks(detection.masks, source.size), strict=True):
-            record["segmentation"] = code
-    return records
+        return Results.of_image(source, self.detection, [category for category, _ in self.categories]).records()

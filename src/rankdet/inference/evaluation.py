@@ -6,12 +6,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rankdet.coco import Results, category_difference
 from rankdet.data import CocoDataset, build_test_loader
-from rankdet.data.categories import category_difference
-from rankdet.inference.detections import coco_results
 from rankdet.inference.model import Model
 from rankdet.inference.ranking_quality import ranking_quality
 from rankdet.metrics import evaluate
@@ -43,7 +43,8 @@ def evaluate_model(
     Parameters
     ----------
     model, dataset
-        What to evaluate, and on what. The data set prepares the images as the model does.
+        What to evaluate, and on what. The data set prepares the images as the model does; where the model finds masks,
+        it has read those of the objects.
     world
         The processes that share the images; None: this one alone.
     batch_size, workers
@@ -61,23 +62,21 @@ def evaluate_model(
     """
     world = world or World.alone(model.device)
     loader = build_test_loader(dataset, batch_size, workers, rank=world.rank, world_size=world.size)
-    own: list[dict[str, Any]] = []
-    has_masks = False
+    own: list[Results] = []
     with model.evaluating(), world.together():
         for batch in loader:
             for source, detection in zip(batch.sources, model.detect_batch(batch), strict=True):
-                own += coco_results(source, detection, dataset.category_ids)
-                has_masks = has_masks or detection.masks is not None
-    gathered = world.gather((own, has_masks))
+                own.append(Results.of_image(source, detection, dataset.category_ids))
+    gathered = world.gather(Results.joined(own))
     if not world.is_main:
         return None
-    found = sorted((record for part, _ in gathered for record in part), key=lambda record: record["image_id"])
+    found = Results.joined(gathered)
     metrics = evaluate(dataset.ground_truth, found, max_detections=model.max_detections)
-    if any(has_masks for _, has_masks in gathered):
+    if found.masks is not None:
         # Without boxes, for the evaluator would take the sizes of the detections from these.
-        masks = [{name: value for name, value in record.items() if name != "bbox"} for record in found]
+        masks = replace(found, boxes=None)
         metrics |= {"masks": evaluate(dataset.ground_truth, masks, "segm", max_detections=model.max_detections)}
-    return Evaluation(metrics, found)
+    return Evaluation(metrics, found.records())
 
 
 def evaluate_on_folder(
@@ -118,7 +117,8 @@ def evaluate_on_folder(
         with world.together():
             data = recipe.data.model_copy(update={"folder": folder})
             # Candidates of the ranking are those of training, masks included.
-            dataset = data.build_test_dataset(split, ranking and recipe.detector.has_masks)
+            has_masks = recipe.detector.has_masks
+            dataset = data.build_test_dataset(split, ranking and has_masks, measure_masks=has_masks)
             if dataset.categories != list(model.categories):
                 raise InputError(
                     f"{dataset.ground_truth} has other categories than {model.origin.path or 'the model'}: "

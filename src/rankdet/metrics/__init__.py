@@ -10,7 +10,6 @@ from rankdet.coco import (
     GroundTruth,
     GroundTruthSource,
     ResultsSource,
-    encode_masks,
     raise_errors,
     read_ground_truth,
     read_results,
@@ -21,7 +20,7 @@ from rankdet.metrics.lrp import OptimalLRP, match_classes, optimal_lrp
 from rankdet.metrics.ranking import spearman_correlation
 from rankdet.structures import InputError
 
-__all__ = ["OptimalLRP", "encode_masks", "evaluate", "optimal_lrp", "spearman_correlation"]
+__all__ = ["OptimalLRP", "evaluate", "optimal_lrp", "spearman_correlation"]
 
 
 def evaluate(

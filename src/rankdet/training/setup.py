@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rankdet.coco import category_difference
 from rankdet.data import CocoDataset, GroupedBatchSampler
-from rankdet.data.categories import category_difference
 from rankdet.inference.loading import build_model
 from rankdet.recipes import Recipe, validated
 from rankdet.runs.checkpoint import seed_random_numbers
@@ -95,7 +95,7 @@ class Training:
     def _test_dataset(self) -> CocoDataset | None:
         if not self.recipe.evaluation.at_end and self.recipe.evaluation.every is None:
             return None
-        dataset = self.recipe.data.build_test_dataset()
+        dataset = self.recipe.data.build_test_dataset(measure_masks=self.recipe.detector.has_masks)
         if dataset.categories != self.dataset.categories:
             raise InputError(
                 f"{dataset.ground_truth} has other categories than {self.dataset.ground_truth}: "

@@ -205,10 +205,13 @@ class Data(Config):
             read=self._format().read,
         )
 
-    def build_test_dataset(self, split: str | None = None, with_masks: bool = False) -> CocoDataset:
+    def build_test_dataset(
+        self, split: str | None = None, with_masks: bool = False, measure_masks: bool = False
+    ) -> CocoDataset:
         """The images of a split (the validation split by default), all of them, unflipped.
 
-        Masks of objects are for losses alone: an evaluation reads them from the annotation file.
+        Targets have masks for losses alone (``with_masks``); an evaluation by masks needs them in the ground truth
+        (``measure_masks``).
         """
         from rankdet.data import CocoDataset
 
@@ -219,6 +222,7 @@ class Data(Config):
             self.build_transforms(training=False),
             with_masks=with_masks,
             as_outlines=self.mask_outlines,
+            measure_masks=measure_masks,
             keep_empty=True,
             drop_degenerate=self.drop_degenerate,
             read=self._format().read,
