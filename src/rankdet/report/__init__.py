@@ -1,4 +1,4 @@
-"""Numbers and detections → tables, curves, images and one HTML page."""
+"""Reports: tables, curves, images and an HTML page from numbers and detections."""
 
 from rankdet.report.curves import History, Panel, Series, draw_curves, draw_equal_budgets, select_series
 from rankdet.report.images import class_color, draw_detections, draw_grid, write_image

@@ -1,4 +1,4 @@
-"""Curves of training and evaluation: named series in panels, and runs compared at equal iterations and equal time."""
+"""Curves of training and evaluation: named series in panels, and runs at equal iterations and equal time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: named series, and what the axes mean."""
+    """One pair of axes: named series, and the names of the axes."""
 
     title: str
     x_label: str
@@ -39,7 +39,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class History:
-    """A metric of one run at several moments: after so many iterations, after so many seconds of training."""
+    """A metric of one run over iterations and over seconds of training."""
 
     iterations: Sequence[float]
     seconds: Sequence[float]
@@ -47,7 +47,7 @@ class History:
 
 
 def select_series(records: Iterable[Mapping[str, Any]], x: str, y: str) -> Series:
-    """The points of the records of a training log that have both keys.
+    """Return the points of those records of a training log that have both keys.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def select_series(records: Iterable[Mapping[str, Any]], x: str, y: str) -> Serie
 def draw_curves(
     path: str | PathLike[str], panels: Sequence[Panel], columns: int = 3, names: Sequence[str] = ()
 ) -> None:
-    """Draw panels into an image file; the suffix of ``path`` (.png, .svg, .pdf) says which kind.
+    """Draw panels into an image file; the suffix of ``path`` (.png, .svg, .pdf) determines the format.
 
     Series of 60 points or more are drawn faint, under their moving average. A name has one color in all panels;
     ``names`` take the first colors in their order, so that several figures can agree.
@@ -109,8 +109,7 @@ def draw_curves(
 def draw_equal_budgets(path: str | PathLike[str], runs: Mapping[str, History], metric: str) -> None:
     """Draw one metric of several runs twice, over iterations and over seconds of training.
 
-    A method that needs fewer but slower iterations looks better on one of the two axes; side by side nobody is
-    fooled by either.
+    A method that needs fewer but slower iterations looks better on one of the two axes; both together are fair.
     """
     panels = [
         Panel("Equal iterations", "iterations", metric, {n: Series(r.iterations, r.values) for n, r in runs.items()}),
@@ -124,7 +123,7 @@ def _plain(value: float, _place: int | None = None) -> str:
 
 
 def _moving_average(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Mean over a centered window that is cut at both ends; what is not finite is left out."""
+    """Return means over a centered window that is cut at both ends; values that are not finite are left out."""
     finite = np.isfinite(values)
     total = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
     count = np.concatenate([[0], np.cumsum(finite)])

@@ -1,4 +1,4 @@
-"""Images with their detections and objects drawn on, alone and side by side.
+"""Drawings of images with detections and objects, alone and side by side.
 
 Legend: H, W height and width of an image in pixels, D detections, G objects.
 """
@@ -27,7 +27,7 @@ Color = tuple[float, float, float]
 
 
 class _Labeled(NamedTuple):
-    """A box in pixels of the canvas, its color and what is written at it."""
+    """A box in pixels of the canvas, its color and its text."""
 
     box: list[float]
     color: Color
@@ -39,8 +39,8 @@ _SHORTER_SIDE = 480
 _LONGER_SIDE = 4096
 _MASK_OPACITY = 0.4
 _MOST_LABELS = 60
-"""More labels than these would cover what they belong to."""
-# Bright enough for photographs, apart for color-blind eyes, in this order; more classes get hues between them.
+"""More labels would cover the objects."""
+# Bright enough for photographs and distinct for color-blind eyes, in this order; more classes get hues between them.
 _COLORS: tuple[Color, ...] = (
     (0.902, 0.624, 0.000),
     (0.337, 0.706, 0.914),
@@ -53,7 +53,7 @@ _COLORS: tuple[Color, ...] = (
 
 
 def class_color(label: int) -> Color:
-    """The color (red, green, blue in [0, 1]) of a class: the same in every image of every run.
+    """Return the color of a class (red, green, blue in [0, 1]), the same in every image of every run.
 
     Examples
     --------
@@ -73,16 +73,16 @@ def draw_detections(
     """Draw boxes with class and score, and optionally the true objects, on an image.
 
     A detection is a solid box in the color of its class under a label; the best score lies on top. An object is a
-    dashed white box; where there are no detections to tell (``detection`` None) it is drawn like one, with its name.
-    Where they have masks these are tinted and outlined. More than 60 detections have no labels, which would cover them.
-    Small images are enlarged, so that labels stay legible: to a shorter side of 480 pixels, or a longer one of 4096.
+    dashed white box; without detections (``detection`` None) it is drawn like a detection, with its name. Masks are
+    tinted and outlined. More than 60 detections have no labels, which would cover them. Small images are enlarged to a
+    shorter side of 480 pixels, or a longer one of 4096, so that labels are legible.
 
     Parameters
     ----------
     pixels
         (3, H, W) uint8 RGB.
     detection
-        Boxes in pixels of this image; every one is drawn, so leave out those below your threshold before.
+        Boxes in pixels of this image; all are drawn, so leave out those below your threshold.
     class_names
         Name of each label.
     targets
@@ -91,18 +91,18 @@ def draw_detections(
     Returns
     -------
     Tensor
-        (3, H', W') uint8; H' = H and W' = W where the shorter side has 480 pixels or more, or the longer one 4096.
+        (3, H', W') uint8; H' = H and W' = W if the shorter side has 480 pixels or more, or the longer one 4096.
 
     Raises
     ------
     ValueError
-        When ``pixels`` is no uint8 image.
+        When ``pixels`` is not a uint8 image.
     """
     _check_image(pixels)
     scale = max(1.0, min(_SHORTER_SIDE / min(pixels.shape[1:]), _LONGER_SIDE / max(pixels.shape[1:])))
     canvas = _enlarged(pixels.cpu(), scale)
     height, width = canvas.shape[1:]
-    # Everything drawn grows with the image, so that it looks the same when a page shows it at one width.
+    # Everything drawn grows with the image, so that it looks the same when a page shows images at one width.
     unit = max(1.0, min(height, width) / 720)
     canvas = _tinted(canvas, _masks_to_draw(detection, targets, (height, width), scale), round(unit))
     figure, axes = _pixel_axes(width, height)
@@ -141,9 +141,9 @@ def draw_grid(images: Sequence[Tensor], captions: Sequence[str], columns: int | 
     images
         (3, H, W) uint8 each, row by row; a smaller one is centered in its cell.
     captions
-        One for each image; the room above a row stays away where all its captions are empty.
+        One caption for each image; a row whose captions are all empty has no space for them.
     columns
-        Images in a row; all in one row by default.
+        Number of images in a row; None: all in one row.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def draw_grid(images: Sequence[Tensor], captions: Sequence[str], columns: int | 
     Raises
     ------
     ValueError
-        When there are no images or not as many captions.
+        When there are no images, or another number of captions.
     """
     if not images or len(images) != len(captions):
         raise ValueError(f"{len(images)} images and {len(captions)} captions: need as many of both, at least one")
@@ -192,7 +192,7 @@ def draw_grid(images: Sequence[Tensor], captions: Sequence[str], columns: int | 
 
 
 def write_image(path: str | PathLike[str], image: Tensor) -> None:
-    """Write a (3, H, W) uint8 image; the suffix of ``path`` (.png, .jpg) says how."""
+    """Write a (3, H, W) uint8 image; the suffix of ``path`` (.png, .jpg) determines the format."""
     _check_image(image)
     imsave(path, np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy()))
 
@@ -212,7 +212,7 @@ def _enlarged(pixels: Tensor, scale: float) -> Tensor:
 def _masks_to_draw(
     detection: Detection | None, targets: Target | None, size: tuple[int, int], scale: float
 ) -> Iterator[tuple[MaskWindow, Color]]:
-    """Masks in pixels of a canvas of ``size``, ``scale`` times the image, with the colors of their classes."""
+    """Yield masks in pixels of a canvas of ``size``, ``scale`` times the image, with the colors of their classes."""
     if detection is not None:
         if detection.masks is not None:
             order = torch.argsort(detection.scores.cpu(), stable=True)
@@ -226,14 +226,14 @@ def _masks_to_draw(
 
 
 def _tinted(canvas: Tensor, masks: Iterable[tuple[MaskWindow, Color]], line: int) -> Tensor:
-    """A copy of the canvas with masks in their colors, and their outlines, ``line`` pixels wide."""
+    """Return a copy of the canvas with masks in their colors, and their outlines, ``line`` pixels wide."""
     tinted = canvas.clone()
     for (top, left, inside), color in masks:
         if not inside.any():
             continue
         part = tinted[:, top : top + inside.shape[0], left : left + inside.shape[1]]
         tint = 255 * torch.tensor(color)[:, None, None]
-        # Beyond the window is outside of the mask, too.
+        # Beyond the window is also outside of the mask.
         outside = pad(1 - inside[None].float(), (line,) * 4, value=1.0)
         is_outline = max_pool2d(outside, 2 * line + 1, stride=1)[0] > 0
         blended = torch.where(is_outline, tint, part + _MASK_OPACITY * (tint - part))
@@ -242,7 +242,7 @@ def _tinted(canvas: Tensor, masks: Iterable[tuple[MaskWindow, Color]], line: int
 
 
 def _pixel_axes(width: int, height: int) -> tuple[Figure, Axes]:
-    """A figure of exactly this size whose axes count pixels from the top left corner."""
+    """Return a figure of exactly this size whose axes count pixels from the top left corner."""
     # A tenth of a pixel more, because the canvas size is cut, not rounded, to whole pixels.
     figure = Figure(figsize=((width + 0.1) / _DPI, (height + 0.1) / _DPI), dpi=_DPI)
     FigureCanvasAgg(figure)

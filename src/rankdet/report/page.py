@@ -1,4 +1,4 @@
-"""One HTML page with explanation, tables, curves and images, everything inside the one file."""
+"""An HTML page with text, tables, curves and images, all in one file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".sv
 
 @dataclass(frozen=True)
 class Illustration:
-    """An image of a page: a file (.png, .jpg, .svg) or (3, H, W) uint8 pixels, and what it shows."""
+    """An image of a page: a file (.png, .jpg, .svg) or (3, H, W) uint8 pixels, and its caption."""
 
     image: str | PathLike[str] | Tensor
     caption: str = ""
@@ -30,7 +30,7 @@ class Illustration:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: heading, paragraphs (blank lines part them), a table, illustrations."""
+    """A part of a page: heading, paragraphs (separated by blank lines), a table, illustrations."""
 
     title: str
     text: str = ""
@@ -39,9 +39,9 @@ class Section:
 
 
 def write_page(path: str | PathLike[str], title: str, sections: Sequence[Section], introduction: str = "") -> None:
-    """Write a page that needs no other file: images and style stand inside.
+    """Write a page that needs no other file, because it contains its images and style.
 
-    The file appears under its name only when it is complete.
+    The file is written under another name and renamed when it is complete.
 
     Raises
     ------

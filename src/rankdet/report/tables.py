@@ -1,4 +1,4 @@
-"""Numbers → tables, for a terminal, a Markdown file or a page."""
+"""Tables of numbers, for a terminal, a Markdown file or a page."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _NOTHING = "–"
 
 
 class Table(NamedTuple):
-    """Column headings, and rows of as many values."""
+    """Column headings, and rows with a value for each column."""
 
     columns: list[str]
     rows: list[list[Value]]
 
 
 def format_value(value: Value, digits: int = 3) -> str:
-    """A value as text: floats with ``digits`` decimals, a dash for None and NaN.
+    """Return a value as text: floats with ``digits`` decimals, a dash for None and NaN.
 
     Examples
     --------
@@ -34,17 +34,17 @@ def format_value(value: Value, digits: int = 3) -> str:
 
 
 def is_number(value: Value) -> bool:
-    """Whether a value is set to the right: numbers, and the dashes that stand for missing ones."""
+    """Return True for numbers and missing numbers, which a table aligns to the right."""
     return value is None or isinstance(value, Real)
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Value]], digits: int = 3) -> str:
-    """A table in Markdown, legible as plain text too: columns aligned, numbers to the right.
+    """Return a table in Markdown that is legible as plain text: columns aligned, numbers to the right.
 
     Raises
     ------
     ValueError
-        When a row has not as many values as there are columns.
+        When a row and the columns have different lengths.
 
     Examples
     --------
@@ -76,16 +76,16 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Value]], digi
 def comparison_table(
     results: Mapping[str, Mapping[str, Any]], measures: Sequence[str] | Mapping[str, str], heading: str = ""
 ) -> Table:
-    """One row per run, one column per measure; a measure that a run does not have is left open.
+    """Return a table with a row for each run and a column for each measure; missing values are None.
 
     Parameters
     ----------
     results
-        Run → measure → value.
+        For each run, the value of each measure.
     measures
-        Measures in their order, or measure → the heading to show for it.
+        Measures in their order, or a mapping from measures to headings.
     heading
-        Of the column with the runs' names.
+        Heading of the column with the runs' names.
 
     Examples
     --------
@@ -98,7 +98,7 @@ def comparison_table(
 
 
 def per_class_table(result: Mapping[str, Any]) -> Table:
-    """The classes of what ``rankdet.metrics.evaluate`` returns, one row each."""
+    """Return a table with a row for each class of a result of ``rankdet.metrics.evaluate``."""
     shown = {
         "ground_truths": "objects",
         "AP": "AP",

@@ -1,4 +1,4 @@
-"""``rankdet reproduce``: every table of the paper, its printed figures beside those of runs made here."""
+"""The command ``rankdet reproduce``: tables of the paper, with its printed figures beside those of own runs."""
 
 from rankdet.reproduce.paper import PaperRow, PaperTable, paper_tables
 from rankdet.reproduce.plan import Plan, make_plan, overview

@@ -1,4 +1,4 @@
-"""From a built-in recipe and a change to runs on disk: their fields, folders and command lines."""
+"""Experiments: runs of built-in recipes and changes of them, with their folders and command lines."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _LONGEST_SLUG = 120
 
 @dataclass(frozen=True)
 class MadeData:
-    """A set of images that is made where it is needed."""
+    """A set of images that is generated on demand."""
 
     make: Callable[..., Path]
-    """Makes it in a folder, with ``test`` images to report on."""
+    """Function that makes the set in a folder, with ``test`` images to report on."""
     options: tuple[str, ...] = ()
-    """Of ``rankdet make-shapes``, for the same set."""
+    """Options of ``rankdet make-shapes`` for the same set."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Scale:
     """Data and size of the networks that a table is made with."""
 
     name: str
-    """``shapes``, ``bccd``, ``coco``, …"""
+    """Name: ``shapes``, ``bccd``, ``coco``, …"""
     learning_rates: tuple[float, ...]
-    """What every row may choose from; empty: the recipe's own."""
+    """Learning rates that every row chooses from; empty: the recipe's own."""
     seeds: tuple[int, ...]
     """Seeds of each row."""
     split: str
-    """What is reported; nothing is chosen on it."""
+    """The split that is reported; nothing is chosen on it."""
     made: MadeData | None = None
-    """How its data are made; None: they are given by ``--data``."""
+    """The generator of its data; None: ``--data`` names them."""
 
 
 SHAPES = Scale("shapes", learning_rates=(1.5e-3, 3e-3, 6e-3), seeds=(0, 1, 2), split="test", made=MadeData(make_shapes))
@@ -54,25 +54,29 @@ SHAPES = Scale("shapes", learning_rates=(1.5e-3, 3e-3, 6e-3), seeds=(0, 1, 2), s
 LONG_TAILED_SHAPES = replace(
     SHAPES, name="long_tailed_shapes", made=MadeData(make_long_tailed_shapes, options=("--long-tailed",))
 )
-"""The same on its long-tailed form, in place of LVIS."""
+"""A small network from scratch on the long-tailed procedural set, in place of LVIS."""
 BCCD = Scale("bccd", learning_rates=(5e-4, 1e-3, 2e-3), seeds=(0, 1, 2), split="test")
 """EfficientNet-Lite0 from ImageNet weights on a small folder in COCO format."""
 NUCLEI = Scale("nuclei", learning_rates=(), seeds=(0, 1, 2), split="val")
-"""EfficientNet-Lite0 from ImageNet weights on the nuclei of DSB 2018, one class, up to 375 objects in an image. They
-have no test split, so nothing is chosen here: all rows have the learning rate of their recipes."""
+"""EfficientNet-Lite0 from ImageNet weights on the nuclei of DSB 2018, one class, up to 375 objects in an image.
+
+There is no test split, so nothing is chosen here: all rows have the learning rate of their recipes.
+"""
 COCO = Scale("coco", learning_rates=(), seeds=(0,), split="val")
-"""The paper's recipe with the paper's learning rate: nothing is chosen here, so minival can be reported. Rows on LVIS
-take its annotations from the same folder."""
+"""The paper's recipe with the paper's learning rate. Nothing is chosen here, so minival can be reported.
+
+Rows on LVIS read its annotations from the same folder.
+"""
 
 
 def unchanged(recipe: Recipe) -> Recipe:
-    """The recipe as it is."""
+    """Return the recipe as it is."""
     return recipe
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A built-in recipe and what is changed in it.
+    """A built-in recipe and a change of its fields.
 
     Parameters
     ----------
@@ -86,19 +90,19 @@ class Experiment:
     change: Callable[[Recipe], Recipe] = unchanged
 
     def overrides(self) -> list[str]:
-        """The change as ``field=value``, the way the command line takes it; empty where nothing is changed."""
+        """Return the change as ``field=value`` arguments of the command line; empty if nothing is changed."""
         base = self.base()
         changed = validated(self.change(base).model_dump(mode="json"), f"a change of recipe {base.name!r}")
         return list(overrides_between(base.model_dump(mode="json"), changed.model_dump(mode="json")))
 
 
 def overrides_between(base: Any, changed: Any, field: str = "") -> Iterator[str]:
-    """What must be given to ``load_recipe`` to get from one recipe to another, both as plain values.
+    """Yield the overrides of ``load_recipe`` that turn one recipe into another, both as plain values.
 
     Raises
     ------
     ValueError
-        When a key of ``base`` is gone: overrides add and replace, but never remove.
+        When a key of ``base`` is missing: overrides add and replace, but never remove.
 
     Examples
     --------
@@ -122,13 +126,13 @@ def overrides_between(base: Any, changed: Any, field: str = "") -> Iterator[str]
 
 
 def _flow(value: Any) -> str:
-    """A plain value as YAML on one line."""
+    """Return a plain value as YAML on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=sys.maxsize)
     return str(text).removesuffix("\n").removesuffix("\n...")
 
 
 def slug(overrides: Sequence[str]) -> str:
-    """A part of a folder's name that tells changes apart; empty where there are none.
+    """Return a part of a folder's name that distinguishes changes; empty if there are none.
 
     Examples
     --------
@@ -150,9 +154,9 @@ class Command:
     Parameters
     ----------
     arguments
-        What follows ``rankdet``.
+        Arguments after ``rankdet``.
     processes
-        How many processes share the work, under ``torchrun`` where it is more than one.
+        Number of processes that share the work; more than one run under ``torchrun``.
     """
 
     arguments: tuple[str, ...]
@@ -160,11 +164,11 @@ class Command:
 
     @property
     def argv(self) -> list[str]:
-        """The program and its arguments, for this Python."""
+        """Return the program and its arguments, for this Python."""
         return [sys.executable, *self._launcher("torch.distributed.run"), "-m", "rankdet", *self.arguments]
 
     def __str__(self) -> str:
-        """As one types it."""
+        """Return the command as typed in a shell."""
         if self.processes == 1:
             return shlex.join(["rankdet", *self.arguments])
         return shlex.join(["torchrun", *self._launcher("")[2:], "-m", "rankdet", *self.arguments])
@@ -179,20 +183,20 @@ class Command:
 class Trial:
     """One run of one recipe with one learning rate and seed.
 
-    Its folder is named by what is trained, never by a table, so that tables share runs.
+    Its folder is named by what is trained, not by a table, so that tables share runs.
 
     Parameters
     ----------
     name
-        Of the built-in recipe.
+        Name of the built-in recipe.
     overrides
-        All that differs from it but where the data are.
+        All differences from the recipe, except the data folder.
     data
         The data folder.
     run
-        Where it lies.
+        The run folder.
     processes
-        That train together.
+        Number of processes that train together.
     """
 
     name: str
@@ -203,16 +207,16 @@ class Trial:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The recipe itself."""
+        """Return the recipe with the overrides."""
         return load_recipe(self.name, [*self.overrides, f"data.folder={_flow(str(self.data.resolve()))}"])
 
     @property
     def label(self) -> str:
-        """What to call it on a terminal."""
+        """Return the name that a terminal shows."""
         return self.run.folder.name
 
     def training(self) -> Command:
-        """Trains it, or goes on with it."""
+        """Return the command that starts or resumes the training."""
         folder = str(self.run.folder)
         if self.run.recipe.exists():
             return Command(("train", "--resume", folder), self.processes)
@@ -220,31 +224,31 @@ class Trial:
         return Command(arguments, self.processes)
 
     def measuring(self, split: str, device: str) -> Command:
-        """Measures it on a split once it is trained."""
+        """Return the command that measures the trained run on a split."""
         arguments = ("evaluate", str(self.run.folder), "--data", str(self.data), "--split", split)
         options = ("--out", str(self.measured(split).parent), "--ranking", "--no-thresholds", "--device", device)
         return Command((*arguments, *options), self.processes)
 
     def measured(self, split: str) -> Path:
-        """Where the numbers of a split are, once they are measured."""
+        """Return the file of a split's numbers, which exists once they are measured."""
         return self.run.folder / split / "evaluation.json"
 
     @property
     def divergence(self) -> Path:
-        """Where it stands that the training diverged."""
+        """Return the file that marks a diverged training."""
         return self.run.folder / "diverged.txt"
 
     @property
     def is_settled(self) -> bool:
-        """Whether there is nothing left to train."""
+        """Return True if there is nothing left to train."""
         return self.run.evaluation.exists() or self.divergence.exists()
 
     def is_reported(self, split: str) -> bool:
-        """Whether there is nothing left to do."""
+        """Return True if there is nothing left to train or measure."""
         return self.divergence.exists() or self.measured(split).exists()
 
     def check_is_same(self) -> None:
-        """Raise InputError where the folder holds the run of another recipe or of other data."""
+        """Raise InputError if the folder holds the run of another recipe or of other data."""
         if not self.run.recipe.exists():
             return
         found = load_recipe(self.run.recipe)
@@ -267,24 +271,24 @@ def make_trial(
     free: Sequence[str] = (),
     processes: int = 1,
 ) -> Trial:
-    """The run of an experiment.
+    """Return the run of an experiment.
 
     Parameters
     ----------
     experiment
         What to train.
     changes
-        ``field=value`` beyond those of the experiment, such as another length.
+        Further ``field=value`` arguments, such as another length.
     lr
         Learning rate at the reference batch; None: the recipe's own.
     seed
-        Its seed.
+        Seed of the run.
     data, out
         Data folder, and the folder of all runs.
     free
-        ``field=value`` that do not matter for the result, such as threads.
+        ``field=value`` arguments without effect on the result, such as threads.
     processes
-        That train together; steps of the optimizer get as many images as the learning rate belongs to.
+        Number of processes that train together; steps of the optimizer get the images that the learning rate is for.
     """
     name = experiment.base().name
     identity = [*experiment.overrides(), *changes]

@@ -1,4 +1,4 @@
-"""Train what a table lacks, and write the table after every run."""
+"""The harness: trains what a table lacks, and writes the table after every run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Ending:
-    """How a call of the harness ended.
+    """The outcome of a call of the harness.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Ending:
     signal
         Number of the signal that stopped it, or None.
     failures
-        Run → what went wrong. Runs that diverged are results, not failures.
+        For each failed run what went wrong. Runs that diverged are results, not failures.
     """
 
     files: tuple[Path, Path]
@@ -56,17 +56,17 @@ class Harness:
     Parameters
     ----------
     table
-        Its name.
+        Name of the table.
     studies
         All rows with a recipe.
     selected
-        Names of those to train now; the table also shows what there is of the others.
+        Names of the rows to train now; the table also shows existing runs of the others.
     settings
-        What they have in common.
+        Settings that all rows share.
     console
-        Where to tell how it goes.
+        Output for messages and progress.
     launch
-        Starts a command.
+        Function that starts a command.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Harness:
         )
 
     def run(self) -> Ending:
-        """Do all that is to be done; runs that are complete are not repeated.
+        """Train and measure what is missing; runs that are complete are not repeated.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class Harness:
         return Ending(self._files, stop.signal, self._failures)
 
     def _tasks(self) -> list[Task]:
-        """One task for each run that is neither running nor failed."""
+        """Return one task for each run that is neither running nor failed."""
         tasks: dict[str, Task] = {}
         for study in self._selected:
             for task in study.tasks(self._reference):
@@ -127,7 +127,7 @@ class Harness:
         return list(tasks.values())
 
     def _start(self) -> bool:
-        """Start as much as there is room for; False where nothing runs and nothing is left to do."""
+        """Start tasks up to the number of jobs; return False if nothing runs and nothing is left to do."""
         tasks = self._tasks()
         self._show_progress()
         for task in tasks:
@@ -147,7 +147,7 @@ class Harness:
             return
         try:
             trial.check_is_same()
-            # The process that held the lock before may have done it.
+            # The process that held the lock before may have completed it.
             if task.is_done:
                 return
             command = trial.training() if task.is_training else task.command
@@ -165,7 +165,7 @@ class Harness:
         self._running[trial.label] = _Job(task, process, bar)
 
     def _wait(self, stop: StopRequest) -> None:
-        """Until a process has ended, there is reason to look again at those of others, or to stop."""
+        """Wait until a process has ended, other harnesses' runs should be checked again, or a signal came."""
         looks = 0
         while stop.signal is None:
             ended = [label for label, job in self._running.items() if job.process.poll() is not None]
@@ -202,7 +202,7 @@ class Harness:
             self._say(f"{label}: {'trained' if job.task.is_training else 'measured'} ({done} of {num_runs} runs done)")
 
     def _stop(self) -> None:
-        """Ask all that still runs to stop, and wait until it has written its checkpoint."""
+        """Ask all running processes to stop, and wait until they have written their checkpoints."""
         for job in self._running.values():
             if job.process.poll() is None:
                 job.process.terminate()
@@ -215,7 +215,7 @@ class Harness:
         write_text(self._files[0], markdown(summary))
 
     def _show_progress(self) -> tuple[int, int]:
-        """Show, and return, how many runs are done, and of how many, as far as is known."""
+        """Show and return the number of finished runs, and the number of all runs known so far."""
         runs: dict[str, bool] = {}
         for study in self._selected:
             for label, is_done in study.expected(self._reference).items():
@@ -228,7 +228,7 @@ class Harness:
 
 
 def _fraction(trial: Trial) -> float:
-    """How much of a run is over, by the last whole line of its log."""
+    """Return the finished fraction of a run, from the last whole line of its log."""
     try:
         with trial.run.log.open("rb") as file:
             file.seek(max(0, trial.run.log.stat().st_size - 8192))

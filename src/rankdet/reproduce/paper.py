@@ -1,4 +1,4 @@
-"""The figures that the paper prints, as data of the package."""
+"""Figures that the paper prints, as data of the package."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ class _Printed(BaseModel):
 
 
 class PaperRow(_Printed):
-    """One row of a table of the paper, or one cell where a table has one figure per cell."""
+    """One row of a table of the paper, or one cell of a table with one figure per cell."""
 
     name: str
-    """What ``--rows`` calls it."""
+    """Name of the row for ``--rows``."""
     settings: tuple[Setting, ...]
-    """What the row is about, one value for each of the table's settings."""
+    """One value for each of the table's settings."""
     figures: tuple[int | float | None, ...]
-    """What is printed, one value for each of the table's figures; None where nothing is."""
+    """One value for each of the table's figures; None if nothing is printed."""
     reference: bool = False
-    """Whether the row quotes a detector of others, which is not trained here."""
+    """True if the row quotes a detector of others, which is not trained here."""
 
 
 class PaperTable(_Printed):
     """One table of the paper."""
 
     title: str
-    """What it shows."""
+    """Subject of the table."""
     setup: str
-    """What it was measured with and on."""
+    """Detector and data of the measurements."""
     note: str | None = None
-    """What a reader of the figures must know."""
+    """Remarks that are necessary to read the figures."""
     settings: tuple[str, ...]
-    """Names of what tells the rows apart."""
+    """Names of the settings that distinguish the rows."""
     figures: tuple[str, ...]
     """Names of the figures; AP and oLRP are in percent."""
     rows: tuple[PaperRow, ...]
-    """In the order of the paper."""
+    """Rows in the order of the paper."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> PaperTable:
@@ -55,17 +55,17 @@ class PaperTable(_Printed):
         return self
 
     def row(self, name: str) -> PaperRow:
-        """The row of a name; KeyError where there is none."""
+        """Return the row of a name; raises KeyError if there is none."""
         return {row.name: row for row in self.rows}[name]
 
     def printed(self, row: PaperRow) -> dict[str, int | float | None]:
-        """The figures of a row by name."""
+        """Return the figures of a row by name."""
         return dict(zip(self.figures, row.figures, strict=True))
 
 
 @functools.cache
 def paper_tables() -> dict[str, PaperTable]:
-    """All tables by name: ``1`` to ``10``, ``A.11`` to ``A.20``, and ``sorting`` for figures of the text.
+    """Return all tables by name: ``1`` to ``10``, ``A.11`` to ``A.20``, and ``sorting`` for figures of the text.
 
     Examples
     --------

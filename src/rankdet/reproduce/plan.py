@@ -1,4 +1,4 @@
-"""From the words of a command line to the runs of a table; what it would do, what is missing, and doing it."""
+"""Plans: the runs of a table that a command line asks for, what is missing for them, and their execution."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from .study import FIRST_EPOCH, TUNING_SEED, Settings, Study
 from .tables import TABLES, Row
 
 NUM_TEST = 200
-"""Test images of the sets that are made for the small scale; the other splits are as large as ever."""
+"""Number of test images of the sets that are made for the small scale; other splits have their default size."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A table, what its rows have in common, and which of them to train."""
+    """A table, the settings that its rows share, and the rows to train."""
 
     table: str
     settings: Settings
     studies: tuple[Study, ...]
     """All rows with a recipe at this scale."""
     selected: tuple[str, ...]
-    """Names of those to train now."""
+    """Names of the rows to train now."""
 
     def run(self, console: Console, launch: Launch = start_process) -> Ending:
         """Train what is missing and write the table.
@@ -55,7 +55,7 @@ class Plan:
         return Harness(self.table, self.studies, self.selected, self.settings, console, launch).run()
 
     def describe(self) -> Iterator[str]:
-        """Lines for a shell: a command for everything that is left to do, the rest as comments."""
+        """Yield lines for a shell: a command for everything that is left to do, the rest as comments."""
         paper, scale = paper_tables()[self.table], self.settings.scale
         yield f"# Table {self.table}: {paper.title}; on {scale.name}"
         for message in self.missing():
@@ -77,7 +77,7 @@ class Plan:
         return [study for study in self.studies if study.name in self.selected]
 
     def _made(self) -> list[tuple[Scale, Path]]:
-        """The scales whose data are made, and the folders to make them in."""
+        """Return the scales whose data are made, and the folders for them."""
         found = {(study.settings.scale, study.settings.data) for study in self._chosen()}
         return sorted((pair for pair in found if pair[0].made is not None), key=lambda pair: pair[1])
 
@@ -113,7 +113,7 @@ class Plan:
             yield f"# then the same again, as long as takes the seconds of row {self.settings.equal_time}"
 
     def missing(self) -> list[str]:
-        """What the selected rows need and is not on disk."""
+        """Return what the selected rows need and is not on disk."""
         found: dict[str, None] = {}
         for study in self._chosen():
             recipe = study.trial(study.rates[0], TUNING_SEED).recipe
@@ -167,12 +167,12 @@ def make_plan(
     processes: int = 1,
     tables: dict[str, Callable[[], list[Row]]] = TABLES,
 ) -> Plan:
-    """The plan that a command line asks for; lists come with commas.
+    """Return the plan that a command line asks for; lists are separated by commas.
 
     Raises
     ------
     InputError
-        For a table or row that there is not, with those that there are, and for lists that are none.
+        When a table or row does not exist, which the message lists, or a list cannot be read.
     """
     name = find_table(table)
     if full:
@@ -220,17 +220,17 @@ def make_plan(
 
 
 def _at(settings: Settings, scale: Scale) -> Settings:
-    """The settings of a row on other data than those of its table, which are made beside them."""
+    """Return the settings of a row on other data than its table's, which are made beside them."""
     return settings if scale is settings.scale else replace(settings, scale=scale, data=settings.out / scale.name)
 
 
 def find_table(name: str) -> str:
-    """The name of a table as `paper_tables` has it; "table", the letter of the appendix, dots and case do not matter.
+    """Return the name of a table in `paper_tables`; "table", the appendix's letter, dots and case are optional.
 
     Raises
     ------
     InputError
-        When there is none, with all that there are.
+        When there is no such table. The message lists all tables.
 
     Examples
     --------
@@ -270,7 +270,7 @@ def _check_rows(table: str, names: Sequence[str], known: Sequence[str], trainabl
 
 
 def overview() -> Iterator[str]:
-    """All tables with their titles, and their rows: those with a recipe on shapes, on BCCD and on COCO."""
+    """Return all tables with their titles, and their rows with a recipe on shapes, on BCCD and on COCO."""
     for name, table in paper_tables().items():
         yield f"{name:<8} {table.title}"
         rows = {row.name: row for row in TABLES[name]()}

@@ -1,4 +1,4 @@
-"""Trainings as processes of their own: started, locked, asked to stop."""
+"""Processes of trainings: starting, locking and stopping them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from .experiments import Command
 
 
 class Process(Protocol):
-    """What the harness asks of a process that it has started."""
+    """Interface of a process that the harness has started."""
 
     def poll(self) -> int | None:
-        """The exit status, or None while it runs."""
+        """Return the exit status, or None while the process runs."""
         ...
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Ask the process to stop."""
         ...
 
 
 Launch = Callable[[Command, Path, Mapping[str, str], int], Process]
-"""Starts a command: its output goes to a file, with further variables in the environment; the lock is to be held by the
-process, so that a training that outlives a killed harness still keeps others away."""
+"""Function that starts a command, with its output in a file and further variables in the environment.
+
+The process holds the lock, so that a training that outlives a killed harness still excludes others.
+"""
 
 
 def start_process(command: Command, output: Path, environment: Mapping[str, str], lock: int) -> Process:
-    """Start a command as a process of its own session: Ctrl-C is for the harness, which then asks it to stop."""
+    """Start a command in a new session, so that Ctrl-C reaches only the harness, which then asks it to stop."""
     with output.open("ab") as file:
         return subprocess.Popen(
             command.argv,
@@ -45,7 +47,7 @@ def start_process(command: Command, output: Path, environment: Mapping[str, str]
 
 
 def take_lock(path: Path) -> int | None:
-    """A descriptor that holds the lock of a file, or None where another process holds it."""
+    """Return a descriptor that holds the lock of a file, or None if another process holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,14 +58,14 @@ def take_lock(path: Path) -> int | None:
 
 
 def last_words(output: Path) -> str:
-    """The last line of an output that says anything, without the name of the program."""
+    """Return the last line of an output that is not empty, without the name of the program."""
     lines = [line.strip() for line in output.read_text(encoding="utf-8", errors="replace").splitlines()]
     line = next((line for line in reversed(lines) if line), "it said nothing")
     return line.removeprefix("rankdet: error: ")
 
 
 def describe_status(status: int) -> str:
-    """An exit status in words.
+    """Return an exit status in words.
 
     Examples
     --------

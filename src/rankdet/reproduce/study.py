@@ -1,4 +1,4 @@
-"""One row of a table: choice of the learning rate, seeds, equal time. All its state is on disk."""
+"""Study of one row of a table: learning rate, seeds, equal time. All its state is on disk."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from rankdet.structures import InputError
 from .experiments import Command, Experiment, Scale, Trial, make_trial
 
 TUNING_SEED = 0
-"""The learning rate is chosen with this seed whatever seeds are reported, so that more seeds never change it."""
+"""Seed with which the learning rate is chosen, whatever seeds are reported, so that more seeds never change it."""
 
 PERCENT = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")
-"""What an evaluation measures as a fraction and a table shows in percent; of masks with ``mask_`` before the name."""
+"""Measures that an evaluation gives as fractions and a table in percent; those of masks begin with ``mask_``."""
 
 IMBALANCES = {"/negatives": "negatives_per_positive", "/background": "instance_negatives_per_positive"}
-"""Statistics of a head that a table shows per positive, and what it calls them."""
+"""Statistics of a head that a table shows per positive, and their names in the table."""
 
 FIRST_EPOCH = "AP_epoch_1"
-"""The figure of tables that tell how a training begins."""
+"""Name of the figure for AP after the first epoch."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all rows of a table have in common.
+    """Settings that all rows of a table share.
 
     Parameters
     ----------
@@ -40,11 +40,11 @@ class Settings:
     data, out
         Data folder, and the folder for runs and tables.
     seeds
-        That are reported.
+        Seeds that are reported.
     learning_rates
-        That every row may choose from; none: the recipe's own.
+        Learning rates that every row chooses from; empty: the recipe's own.
     iterations
-        In place of those of the recipes, or None.
+        Number of iterations in place of that of the recipes, or None.
     equal_time
         The row whose seconds of training every other row gets as well, or None.
     device, threads, jobs, processes
@@ -65,7 +65,7 @@ class Settings:
 
     @property
     def free_fields(self) -> list[str]:
-        """Overrides that no result depends on."""
+        """Return the overrides that no result depends on."""
         fields = [] if self.device == "auto" else [f"runtime.device={self.device}"]
         return fields if self.threads is None else [*fields, f"runtime.threads={self.threads}"]
 
@@ -78,11 +78,11 @@ class Task:
     is_training: bool
     command: Command
     split: str
-    """What the run is reported on."""
+    """The split that the run is reported on."""
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left of it to do."""
+        """Return True if nothing is left to do for the run."""
         return self.trial.is_settled if self.is_training else self.trial.is_reported(self.split)
 
 
@@ -92,16 +92,16 @@ class Study:
     Parameters
     ----------
     name
-        Of the row.
+        Name of the row.
     experiment
-        What it trains.
+        What the row trains.
     settings
-        Of the table, on the data of this row.
+        Settings of the table, on the data of this row.
     is_of_masks
-        Whether AP and oLRP of the row are those of masks.
+        True if AP and oLRP of the row are those of masks.
     with_first_epoch
-        Whether the row shows AP after the first epoch as well. It is that of a run of its own, which ends there: the
-        learning rate of the whole run falls later.
+        True if the row also shows AP after the first epoch. A separate run ends there, because the learning rate of the
+        whole run falls later.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Study:
         self.rates = settings.learning_rates or (recipe.optimizer.lr,)
 
     def trial(self, lr: float, seed: int, changes: list[str] | None = None) -> Trial:
-        """The run of a learning rate and seed, with other ``changes`` than those of the settings where given."""
+        """Return the run of a learning rate and seed; ``changes`` replace those of the settings if given."""
         settings, own = self.settings, self._changes if changes is None else changes
         key = (lr, seed, tuple(own))
         if key not in self._trials:  # made once: the state of a table is looked at again after every run
@@ -142,18 +142,18 @@ class Study:
         return self._trials[key]
 
     def tuning(self) -> dict[float, Trial]:
-        """The runs that the learning rate is chosen from; none where there is no choice."""
+        """Return the runs that the learning rate is chosen from; none if there is no choice."""
         return {lr: self.trial(lr, TUNING_SEED) for lr in self.rates} if len(self.rates) > 1 else {}
 
     def validation(self) -> dict[float, float | None]:
-        """AP in percent, of masks where there are, on the validation split; None where the training diverged.
+        """Return AP in percent on the validation split for each learning rate that is settled.
 
-        For each learning rate that is settled.
+        It is that of masks if the row is of masks, and None if the training diverged.
         """
         return {lr: _validation_ap(trial) for lr, trial in self.tuning().items() if trial.is_settled}
 
     def choice(self) -> float | None:
-        """The learning rate with the highest AP on the validation split; None where it is open or all diverged."""
+        """Return the learning rate with the highest AP on the validation split; None if it is open or all diverged."""
         if len(self.rates) == 1:
             return self.rates[0]
         found = self.validation()
@@ -161,7 +161,7 @@ class Study:
         return max(sound, key=lambda lr: sound[lr]) if len(found) == len(self.rates) and sound else None
 
     def result(self, trial: Trial) -> Result | None:
-        """The numbers of one of its runs as the row shows them; None before it is measured."""
+        """Return the numbers of one of its runs as the row shows them; None before it is measured."""
         result = result_of(trial, self.settings.scale.split)
         lr = self.choice()
         first = None if lr is None else self._first_epochs(lr).get(trial.label)
@@ -175,16 +175,16 @@ class Study:
         return replace(result, figures={name: value for name, value in masks.items() if value is not None} | others)
 
     def trials(self) -> list[Trial]:
-        """The runs of the chosen learning rate, one for each seed; none before it is chosen."""
+        """Return the runs of the chosen learning rate, one for each seed; none before it is chosen."""
         lr = self.choice()
         return [] if lr is None else [self.trial(lr, seed) for seed in self.settings.seeds]
 
     def runs(self, lr: float) -> list[Trial]:
-        """All whose numbers the row shows with a learning rate, but for equal time."""
+        """Return all runs whose numbers the row shows with a learning rate, except those of equal time."""
         return [*(self.trial(lr, seed) for seed in self.settings.seeds), *self._first_epochs(lr).values()]
 
     def _first_epochs(self, lr: float) -> dict[str, Trial]:
-        """The runs of one epoch by the label of the whole one; none where the table does not ask for them."""
+        """Return the runs of one epoch by the label of the whole run; none if the table does not show them."""
         if not self._with_first_epoch:
             return {}
         changes = ["schedule.epochs=1", "schedule.milestones=[]"]
@@ -193,7 +193,7 @@ class Study:
         return {self.trial(lr, seed).label: self.trial(lr, seed, changes) for seed in self.settings.seeds}
 
     def stretched(self, reference: Study) -> list[Trial]:
-        """The runs that take the seconds of another row; none before their length is settled."""
+        """Return the runs that take the seconds of another row; none before their length is settled."""
         path, lr = self._budget(reference), self.choice()
         if reference.name == self.name or lr is None or path is None or not path.exists():
             return []
@@ -209,7 +209,7 @@ class Study:
         return [self.trial(lr, seed, changes) for seed in self.settings.seeds]
 
     def settle_budget(self, reference: Study) -> None:
-        """Once both rows are trained, write down by how much this one is to be stretched. It is never changed again."""
+        """Write the factor of this row's length once both rows are trained. It is never changed again."""
         path = self._budget(reference)
         own, other = _seconds(self.trials()), _seconds(reference.trials())
         if reference.name == self.name or path is None or path.exists() or own is None or other is None:
@@ -226,7 +226,7 @@ class Study:
         return self.settings.out / "budgets" / f"{digest}.json"
 
     def tasks(self, reference: Study | None) -> Iterator[Task]:
-        """What can be done now, the first thing first."""
+        """Return the tasks that can be done now, in their order."""
         split = self.settings.scale.split
         waiting = [trial for trial in self.tuning().values() if not trial.is_settled]
         yield from (Task(trial, True, trial.training(), split) for trial in waiting)
@@ -244,7 +244,7 @@ class Study:
                 yield Task(trial, False, trial.measuring(split, self.settings.device), split)
 
     def expected(self, reference: Study | None) -> dict[str, bool]:
-        """All runs, as far as they are known, and whether nothing is left to do for them."""
+        """Return all runs known so far, and for each True if nothing is left to do."""
         seeds, split = self.settings.seeds, self.settings.scale.split
         labels = {trial.label: trial.is_settled for trial in self.tuning().values()}
         lr = self.choice()
@@ -261,7 +261,7 @@ class Study:
 
 
 def _seconds(trials: list[Trial]) -> float | None:
-    """Mean seconds of training over the runs that did not diverge; None while one is open."""
+    """Return mean seconds of training over the runs that did not diverge; None while one is open."""
     if not trials or not all(trial.is_settled for trial in trials):
         return None
     sound = [trial for trial in trials if not trial.divergence.exists()]
@@ -269,7 +269,7 @@ def _seconds(trials: list[Trial]) -> float | None:
 
 
 def _training_seconds(trial: Trial) -> float:
-    """Seconds of training; of the processor, where several trainings on CPUs shared the machine and kept it waiting."""
+    """Return seconds of training, or of the processor if several trainings on CPUs shared the machine."""
     timing = _last_record(trial)["timing"]
     processor = timing.get("processor_seconds")
     return float(timing["seconds"] if processor is None or jobs_of(trial) == 1 else processor)
@@ -303,13 +303,13 @@ class Result:
     Parameters
     ----------
     figures
-        Figure → value; AP and oLRP in percent.
+        For each figure its value; AP and oLRP in percent.
     iterations
         Length of the run.
     seconds
-        Of training, without evaluation; of the processor where several trainings on CPUs shared the machine.
+        Seconds of training without evaluation, or of the processor if several trainings on CPUs shared the machine.
     jobs
-        Most trainings at a time while this one ran, as far as known.
+        Largest number of trainings at a time while this one ran, as far as known.
     """
 
     figures: dict[str, float]
@@ -319,7 +319,7 @@ class Result:
 
 
 def result_of(trial: Trial, split: str) -> Result | None:
-    """The numbers of a run; None before it is measured."""
+    """Return the numbers of a run; None before it is measured."""
     path = trial.measured(split)
     if not path.exists():
         return None
@@ -336,8 +336,10 @@ def result_of(trial: Trial, split: str) -> Result | None:
 
 
 def _imbalance(trial: Trial) -> dict[str, float]:
-    """Negatives per positive of each head, of what its loss sees, over the first epoch: those of tasks (logits), and
-    with ``instance_`` before the name those of instances (candidates)."""
+    """Return negatives per positive that the loss of each head sees in the first epoch.
+
+    They count tasks (logits) or, with ``instance_`` before the name, instances (candidates).
+    """
     records = [record for record in read_log(trial.run.log) if record["kind"] == "train"]
     first = [record for record in records if record["epoch"] <= 1] or records[:1]
     counts: dict[str, float] = {}
@@ -353,11 +355,11 @@ def _imbalance(trial: Trial) -> dict[str, float]:
 
 
 def jobs_of(trial: Trial) -> int:
-    """How many trainings shared the machine while this one ran, at most; 1 where nobody wrote it down."""
+    """Return the largest number of trainings that shared the machine while this one ran; 1 if it was not recorded."""
     path = trial.run.folder / "jobs.json"
     return int(_read(path)["jobs"]) if path.exists() else 1
 
 
 def note_jobs(trial: Trial, jobs: int) -> None:
-    """Write down how many trainings share the machine from now on."""
+    """Record how many trainings share the machine from now on."""
     write_json(trial.run.folder / "jobs.json", {"jobs": max(jobs, jobs_of(trial))})

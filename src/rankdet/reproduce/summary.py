@@ -1,4 +1,4 @@
-"""What there is of a table's runs, as plain values and from these as Markdown."""
+"""Summary of a table's runs, as plain values and as Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .paper import PaperRow, PaperTable, paper_tables
 from .study import Settings, Study
 
 STANDARD = ("AP", "AP50", "AP75", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN", "spearman", "seconds_per_iteration")
-"""Figures of every table, behind those that the paper prints."""
+"""Figures of every table, after those that the paper prints."""
 HEADINGS = {"spearman": "ρ", "seconds_per_iteration": "s/iteration"}
 
 NOTES = """\
@@ -24,23 +24,23 @@ the positives of the last head. Seconds are of training alone.
 
 
 def summarize(table: str, studies: Sequence[Study], reference: Study | None, settings: Settings) -> dict[str, Any]:
-    """Everything that a table shows, from what is on disk.
+    """Return everything that a table shows, from the files on disk.
 
     Parameters
     ----------
     table
-        Its name.
+        Name of the table.
     studies
         Rows with a recipe.
     reference
         The row whose seconds the others get, or None.
     settings
-        What they have in common.
+        Settings that the rows share.
 
     Returns
     -------
     dict
-        Plain values for JSON. ``rows`` has one entry for each row of the paper; ``status`` says how far it is.
+        Plain values for JSON. ``rows`` has one entry for each row of the paper, with its progress in ``status``.
     """
     paper = paper_tables()[table]
     by_name = {study.name: study for study in studies}
@@ -151,7 +151,7 @@ def _measured(budget: str, study: Study, trials: Sequence[Trial]) -> dict[str, A
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """A summary as a text that is legible by itself."""
+    """Return a summary as Markdown text."""
     figures = summary["figures"]
     columns = ["row", *summary["settings"], "", *(HEADINGS.get(name, name) for name in figures)]
     columns += ["iterations", "seconds", "lr", "seeds"]
