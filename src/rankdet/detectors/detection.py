@@ -19,7 +19,7 @@ class DetectionSettings:
     Parameters
     ----------
     score_threshold
-        Pairs of box and class are dropped up to this score.
+        Pairs of box and class up to this score are dropped.
     nms_iou
         IoU above which the lower-scored of two boxes of a class is dropped.
     per_image
@@ -31,7 +31,7 @@ class DetectionSettings:
     per_image: Count = 100
 
     def select(self, boxes: Tensor, scores: Tensor) -> Detection:
-        """Detections among boxes (K, C, 4), one for each class, or (K, 1, 4), with scores (K, C)."""
+        """Return detections among boxes (K, C, 4), one for each class, or (K, 1, 4), with scores (K, C)."""
         return Detection(
             *select_detections(
                 boxes.expand(-1, scores.shape[1], -1),

@@ -19,7 +19,7 @@ from rankdet.ranges import Count, Fraction, Positive, checked
 from rankdet.structures import Batch, Candidates, Detection, Images
 
 CHUNK = 1 << 22
-"""Pixels of masks handled at a time, as float32: 16 MiB, a few times."""
+"""Most pixels of masks in one piece, as float32: 16 MiB, a few times."""
 
 
 @checked
@@ -30,15 +30,16 @@ class MaskDetectionSettings:
     Parameters
     ----------
     score_threshold
-        Pairs of cell and class are dropped up to this score.
+        Pairs of cell and class up to this score are dropped. Scores of a ranking loss are higher: 0.2 is faster, and
+        the published code of Rank & Sort Loss has it.
     num_candidates
-        The best of an image that compete with each other.
+        Masks of an image that compete with each other: those of the highest scores.
     sigma
-        How fast the score of a mask falls with its overlap with a better one.
+        How fast the score of a mask falls with its overlap with a better one of its class.
     least_score
         Masks below this score are dropped after that.
     per_image
-        The best of all classes that remain.
+        Most detections of an image: the best of all classes that remain.
     """
 
     score_threshold: Fraction = 0.1
@@ -51,27 +52,28 @@ class MaskDetectionSettings:
 class SOLOv2(nn.Module):
     """Backbone, pyramid, one stage of grids: a mask for every cell, no boxes. The head of the losses is ``"grid"``.
 
-    The form is a matter of values: an assigner that lets a cell learn several masks makes the standard form, one mask
-    per cell that of Rank & Sort Loss (Oksuz et al., ICCV 2021, arXiv:2107.11669), whose quality is the Dice coefficient
-    of that mask. All parts and settings are public attributes and may be replaced.
+    Standard forms and ranking forms differ in values. An assigner that lets a cell learn several masks makes the
+    standard form. One mask per cell makes the form of Rank & Sort Loss (Oksuz et al., ICCV 2021, arXiv:2107.11669),
+    whose quality is the Dice coefficient of that mask. All parts and settings are public attributes and may be
+    replaced.
 
     Parameters
     ----------
     backbone, fpn
         Images → maps → pyramid.
     grid
-        Reads all levels of the pyramid.
+        Stage that reads all levels of the pyramid.
     detection
-        What :meth:`detect` returns.
+        Choice of detections in :meth:`detect`.
 
     Notes
     -----
-    Detection makes masks a few at a time: of all cells that score, it keeps areas and mean scores; of those that
-    compete, one bit per pixel and their overlaps; of the detections, the scores of their pixels.
+    Detection makes masks a few at a time, so that memory is bounded. It keeps areas and mean scores of all cells that
+    score; one bit per pixel and the overlaps of those that compete; and the scores of the pixels of detections.
 
-    Differs from published code: masks go from the size of the features to that of the file in one step of linear
-    interpolation, not over the size of the network's input; and a mask with no pixel in the image, all of it lying in
-    the padding, is no detection.
+    Differs from published code in two ways. Masks go from the size of the features to that of the file in one step of
+    linear interpolation, not by way of the size of the network's input. A mask that lies in the padding alone is no
+    detection.
     """
 
     def __init__(
@@ -85,11 +87,11 @@ class SOLOv2(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes C, without background."""
         return self.grid.head.num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
-        """Candidates of the grids: one pool over the images of the batch, their levels and cells; with masks alone.
+        """Return candidates of the grids: one pool over the images of the batch, their levels and cells; no boxes.
 
         Raises
         ------
@@ -100,7 +102,7 @@ class SOLOv2(nn.Module):
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detection]:
-        """Detections of each image in its own pixels, without padding. Boxes are those around the masks."""
+        """Return detections of each image in its own pixels, without padding. Boxes are those around the masks."""
         outputs = self._outputs(images)
         peaks = self.grid.peaks(outputs)
         with torch.autocast(peaks.device.type, enabled=False):
@@ -116,12 +118,14 @@ class SOLOv2(nn.Module):
         return outputs
 
     def _detect(self, peaks: Tensor, kernels: Tensor, features: Tensor, size: tuple[int, int]) -> Detection:
-        """What scores (M, C), kernels (M, D) and features (D, h, w) say of one image."""
+        """Return the detections of one image from its scores (M, C), kernels (M, D) and features (D, h, w)."""
         settings = self.detection
+        # Pairs of cell and class that score.
         cells, labels = torch.nonzero(peaks > settings.score_threshold, as_tuple=True)
         scores = peaks[cells, labels]
 
-        # Several classes may score in one cell: its mask is made once.
+        # Their scores times the mean score inside of the mask; 0 for a mask that has no more pixels than the stride of
+        # its level. The best of these compete. Several classes may score in one cell: its mask is made once.
         distinct, which = cells.unique(return_inverse=True)
         area, mean = mask_statistics(features, kernels[distinct])
         scores = (scores * mean[which]).where(area[which] > self.grid.cell_strides[cells], 0)
@@ -129,24 +133,26 @@ class SOLOv2(nn.Module):
         best = best[scores[best] > 0]
         cells, labels, scores = cells[best], labels[best], scores[best]
 
+        # Matrix NMS: better masks lower the scores of those that they overlap.
         distinct, which = cells.unique(return_inverse=True)
         iou = mask_iou(binary_masks(features, kernels[distinct]))
         scores = scores * matrix_nms(iou[which[:, None], which], labels, settings.sigma)
         best = scores.argsort(descending=True, stable=True)[: settings.per_image]
         best = best[scores[best] >= settings.least_score]
 
+        # The masks of those that remain, and boxes around their pixels.
         logits = torch.empty(len(best), *features.shape[1:], device=features.device)
         for part, values in _logits(features, kernels[cells[best]]):
             logits[part] = values
         stride = self.grid.strides[0]
         masks = canvas_scores(logits, (stride * logits.shape[1], stride * logits.shape[2]))
         boxes = mask_boxes(masks.scores[:, 1:-1, 1:-1], stride, size)
-        found = Detection(boxes, scores[best], labels[best], masks)
-        return found.select((boxes[:, 2:] > boxes[:, :2]).all(dim=1))
+        detection = Detection(boxes, scores[best], labels[best], masks)
+        return detection.select((boxes[:, 2:] > boxes[:, :2]).all(dim=1))
 
 
 def mask_statistics(features: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the mask of each kernel (K, D) the number of pixels that score over 1/2, and their mean score; (K,) each.
+    """Return the number of pixels that score over ½ in the mask of each kernel (K, D), and their mean score; (K,) each.
 
     Examples
     --------
@@ -164,7 +170,7 @@ def mask_statistics(features: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def binary_masks(features: Tensor, kernels: Tensor) -> Tensor:
-    """(K, h, w) bool: the pixels of the mask of each kernel (K, D) that score over 1/2."""
+    """Return the pixels that score over ½ in the mask of each kernel (K, D), (K, h, w) bool."""
     masks = torch.empty(len(kernels), *features.shape[1:], dtype=torch.bool, device=features.device)
     for part, logits in _logits(features, kernels):
         torch.gt(logits, 0, out=masks[part])
@@ -172,9 +178,16 @@ def binary_masks(features: Tensor, kernels: Tensor) -> Tensor:
 
 
 def mask_boxes(scores: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """(D, 4) boxes around the pixels that score at least 1/2 in an image of ``size`` (height, width); zeros for none.
+    """Return boxes (D, 4) around the pixels of masks that score at least ½; zeros where there is none.
 
-    scores: (D, h, w), of cells of ``stride`` pixels.
+    Parameters
+    ----------
+    scores
+        (D, h, w), in cells of ``stride`` pixels.
+    stride
+        Pixels per side of a cell.
+    size
+        (height, width) of the image in pixels.
 
     Examples
     --------
@@ -196,7 +209,7 @@ def mask_boxes(scores: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
 
 
 def _logits(features: Tensor, kernels: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of the kernels (K, D) with the logits (k, h, w) of their masks, in memory of their own."""
+    """Yield slices of the kernels (K, D) with the logits (k, h, w) of their masks, each in memory of its own."""
     pixels = features.flatten(1)
     step = max(1, CHUNK // max(1, pixels.shape[1]))
     for start in range(0, len(kernels), step):

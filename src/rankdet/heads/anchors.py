@@ -18,9 +18,9 @@ from rankdet.ranges import Count, Positive, checked
 
 MapSizes = tuple[tuple[int, int], ...]
 """(height, width) in cells of each level's map, finest first."""
-Kept = dict[Hashable, Tensor]
-MOST_KEPT_ANCHORS, MOST_KEPT_VALID = 16, 64
-"""Images come in a limited number of sizes: so many results of a generator are kept for the next calls."""
+Cache = dict[Hashable, Tensor]
+MOST_CACHED_ANCHORS, MOST_CACHED_VALID = 16, 64
+"""Most results that a generator caches: images come in a limited number of sizes."""
 
 
 @checked
@@ -36,12 +36,12 @@ class AnchorGenerator:
     strides
         Pixels per cell of each level, finest first.
     scales
-        Side of a square anchor in strides.
+        Sides of the square anchors of a cell, in strides of their level.
     ratios
-        Height by width. Within a cell ratios are the outer loop, scales the inner one.
+        Height over width of the anchors. Within a cell ratios are the outer loop, scales the inner one.
     size_divisor
-        An image is padded to a multiple of this many pixels before it meets others in a batch; what the batch adds
-        to that is no place for anchors (:meth:`valid`).
+        Images are padded to a multiple of this many pixels before they are batched; anchors beyond that padding are not
+        valid (:meth:`valid`).
 
     Notes
     -----
@@ -58,16 +58,16 @@ class AnchorGenerator:
     scales: tuple[Positive, ...] = (8.0,)
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     size_divisor: Count = 32
-    _kept_anchors: Kept = field(default_factory=dict, init=False, repr=False, compare=False)
-    _kept_valid: Kept = field(default_factory=dict, init=False, repr=False, compare=False)
+    _cached_anchors: Cache = field(default_factory=dict, init=False, repr=False, compare=False)
+    _cached_valid: Cache = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def num_per_cell(self) -> int:
-        """A."""
+        """Number of anchors per cell A."""
         return len(self.scales) * len(self.ratios)
 
     def num_per_level(self, map_sizes: MapSizes) -> list[int]:
-        """Anchors of each level, L numbers that add up to M."""
+        """Return the number of anchors of each level, L numbers that add up to M."""
         return [height * width * self.num_per_cell for height, width in map_sizes]
 
     def pyramid(self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> PyramidAnchors:
@@ -80,13 +80,16 @@ class AnchorGenerator:
         )
 
     def anchors(self, map_sizes: MapSizes, device: torch.device) -> Tensor:
-        """(M, 4) xyxy in pixels: by level, row, column, ratio, scale. Kept for the next call: do not write into it."""
-        return kept_or_made(
-            self._kept_anchors, (map_sizes, device), MOST_KEPT_ANCHORS, lambda: self._make_anchors(map_sizes, device)
+        """Return anchors (M, 4) xyxy in pixels: by level, row, column, ratio, scale; cached, so read-only."""
+        return cached(
+            self._cached_anchors,
+            (map_sizes, device),
+            MOST_CACHED_ANCHORS,
+            lambda: self._make_anchors(map_sizes, device),
         )
 
     def valid(self, map_sizes: MapSizes, image_size: tuple[int, int], device: torch.device) -> Tensor | None:
-        """(M,) bool: False for anchors of cells that lie in the padding of the batch; None where all are valid.
+        """Return which anchors are valid, (M,) bool: False in the padding of the batch. None: all of them.
 
         A cell is valid when its index is below ceil(padded size / stride) in both directions, where the image's own
         (height, width) in pixels is padded to a multiple of ``size_divisor``.
@@ -98,10 +101,10 @@ class AnchorGenerator:
             for (height, width), (rows, columns) in zip(map_sizes, limits, strict=True)
         ):
             return None
-        return kept_or_made(
-            self._kept_valid,
+        return cached(
+            self._cached_valid,
             (map_sizes, limits, device),
-            MOST_KEPT_VALID,
+            MOST_CACHED_VALID,
             lambda: self._make_valid(map_sizes, limits, device),
         )
 
@@ -130,8 +133,8 @@ class AnchorGenerator:
         return torch.cat(levels)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles begin with nothing kept.
-        return self.__dict__ | {"_kept_anchors": {}, "_kept_valid": {}}
+        # Copies and pickles start with an empty cache.
+        return self.__dict__ | {"_cached_anchors": {}, "_cached_valid": {}}
 
 
 @checked
@@ -139,16 +142,16 @@ class AnchorGenerator:
 class CenteredAnchors:
     """Anchors of one side per level and every ratio, in the middle of cells that divide the image evenly (YOLACT).
 
-    A map of h × w cells is laid over the canvas, the H × W pixels that the network sees: a cell is H / h pixels high
-    and W / w wide, whole numbers or not, and the cell in row i and column j has its center at ((j + ½) W / w,
-    (i + ½) H / h). An anchor of ratio r = height / width is side / √r wide and side · √r high.
+    A map of h × w cells covers the canvas, the H × W pixels that the network sees. A cell is H / h pixels high and
+    W / w wide, whole numbers or not. The cell in row i and column j has its center at ((j + ½) W / w, (i + ½) H / h).
+    An anchor of ratio r = height / width is side / √r wide and side · √r high.
 
     Parameters
     ----------
     sides
-        Of the square anchors of each level, in pixels, finest first.
+        Sides of the square anchors of each level in pixels, finest first.
     ratios
-        Height by width.
+        Height over width of the anchors.
 
     Examples
     --------
@@ -159,15 +162,15 @@ class CenteredAnchors:
 
     sides: tuple[Positive, ...]
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
-    _kept_anchors: Kept = field(default_factory=dict, init=False, repr=False, compare=False)
+    _cached_anchors: Cache = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def num_per_cell(self) -> int:
-        """A."""
+        """Number of anchors per cell A."""
         return len(self.ratios)
 
     def num_per_level(self, map_sizes: MapSizes) -> list[int]:
-        """Anchors of each level, L numbers that add up to M."""
+        """Return the number of anchors of each level, L numbers that add up to M."""
         return [height * width * self.num_per_cell for height, width in map_sizes]
 
     def pyramid(
@@ -180,15 +183,15 @@ class CenteredAnchors:
         return PyramidAnchors(anchors, self.num_per_level(map_sizes), valid)
 
     def anchors(self, map_sizes: MapSizes, canvas: tuple[int, int], device: torch.device) -> Tensor:
-        """(M, 4) xyxy in pixels: by level, row, column, ratio. Kept for the next call: do not write into it.
+        """Return anchors (M, 4) xyxy in pixels: by level, row, column, ratio; cached, so read-only.
 
-        The canvas is (height, width).
+        The canvas is (height, width) in pixels.
         """
         key = (map_sizes, canvas, device)
-        return kept_or_made(self._kept_anchors, key, MOST_KEPT_ANCHORS, lambda: self._make_anchors(*key))
+        return cached(self._cached_anchors, key, MOST_CACHED_ANCHORS, lambda: self._make_anchors(*key))
 
     def valid(self, anchors: Tensor, canvas: tuple[int, int], image_size: tuple[int, int]) -> Tensor | None:
-        """(M,) bool: which anchors (M, 4) have their center in the image (height, width); None where all have."""
+        """Return which anchors (M, 4) have their center in the image (height, width), (M,) bool; None: all of them."""
         if image_size == canvas:
             return None
         x, y = ((anchors[:, :2] + anchors[:, 2:]) / 2).unbind(dim=1)
@@ -209,8 +212,8 @@ class CenteredAnchors:
         return torch.cat(levels)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles begin with nothing kept.
-        return self.__dict__ | {"_kept_anchors": {}}
+        # Copies and pickles start with an empty cache.
+        return self.__dict__ | {"_cached_anchors": {}}
 
 
 def sizes_of(maps: Sequence[Tensor]) -> MapSizes:
@@ -218,16 +221,16 @@ def sizes_of(maps: Sequence[Tensor]) -> MapSizes:
     return tuple((features.shape[-2], features.shape[-1]) for features in maps)
 
 
-def kept_or_made(kept: Kept, key: Hashable, most: int, make: Callable[[], Tensor]) -> Tensor:
-    """The tensor that is kept under ``key``, or a new one, which is kept from now on; the oldest one goes."""
-    if key in kept:
-        return kept[key]
-    # Kept tensors meet autograd later: they must be no inference tensors when the first call runs in inference mode.
+def cached(cache: Cache, key: Hashable, most: int, make: Callable[[], Tensor]) -> Tensor:
+    """Return the tensor cached under ``key``, or make it and cache it; the oldest of too many is dropped."""
+    if key in cache:
+        return cache[key]
+    # Cached tensors meet autograd later: they must not be inference tensors, even if the first call is in that mode.
     with torch.inference_mode(False):
         made = make()
-    # Fake tensors of a tracer hold no numbers and must not be met by later calls.
+    # Fake tensors of a tracer hold no numbers: later calls must not get them.
     if type(made) is Tensor:
-        if len(kept) >= most:
-            del kept[next(iter(kept))]
-        kept[key] = made
+        if len(cache) >= most:
+            del cache[next(iter(cache))]
+        cache[key] = made
     return made

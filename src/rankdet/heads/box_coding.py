@@ -1,4 +1,4 @@
-"""Boxes as what a network regresses: shifts and log-scales relative to a reference box (Girshick et al., 2014)."""
+"""Boxes as a network regresses them: shifts and log-scales relative to a reference box (Girshick et al., 2014)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ LARGEST_LOG_SCALE = abs(math.log(16 / 1000))
 @checked
 @dataclass(frozen=True)
 class BoxCoder:
-    """Δ = ((x − x_a) / w_a, (y − y_a) / h_a, ln(w / w_a), ln(h / h_a)) / stds, with centers (x, y).
+    r"""Coder of boxes as deltas from anchors, and back.
+
+    .. math:: \Delta = \left(\frac{x - x_a}{w_a}, \frac{y - y_a}{h_a}, \ln\frac{w}{w_a}, \ln\frac{h}{h_a}\right) / stds
+
+    with centers (x, y).
 
     Parameters
     ----------
     stds
-        One number for each of the four: 1 for the RPN of the standard form, (0.1, 0.1, 0.2, 0.2) elsewhere.
+        Divisors of the four deltas: 1 in the RPN of the standard form, (0.1, 0.1, 0.2, 0.2) elsewhere.
 
     Examples
     --------
@@ -40,7 +44,7 @@ class BoxCoder:
     stds: tuple[Positive, Positive, Positive, Positive] = (1.0, 1.0, 1.0, 1.0)
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """(…, 4) deltas of boxes relative to anchors, both (…, 4) xyxy with positive sides."""
+        """Return deltas (…, 4) of boxes relative to anchors, both (…, 4) xyxy with positive sides."""
         x, y, width, height = _centers_and_sizes(boxes.float())
         anchor_x, anchor_y, anchor_width, anchor_height = _centers_and_sizes(anchors.float())
         deltas = (
@@ -52,7 +56,7 @@ class BoxCoder:
         return torch.stack(deltas, dim=-1)
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """(…, 4) boxes in float32, not clipped to any image. The log-scales are clamped to ±ln(1000 / 16)."""
+        """Return boxes (…, 4) in float32, not clipped to any image. Log-scales are clamped to ±ln(1000 / 16)."""
         shift_x, shift_y, log_width, log_height = deltas.float().unbind(dim=-1)
         anchor_x, anchor_y, anchor_width, anchor_height = _centers_and_sizes(anchors.float())
         x = anchor_x + shift_x * self.stds[0] * anchor_width

@@ -20,17 +20,22 @@ class BoxHead(nn.Module):
     in_channels
         Channels of the pooled features.
     num_classes
-        C.
+        Number of classes C.
     softmax
         True: C + 1 logits with the background last, scores by softmax. False: C logits, scores by sigmoid.
     channels
-        Width of the two layers.
+        Width of the two fully connected layers.
     pooled_size
         Cells per side of the pooled features.
     class_agnostic
         Whether there is one box for all classes, as in a cascade, whose next stage reads its features inside of it.
     prior
-        What the scores of a sigmoid start at; ranking losses ask for 0.5, the bias 0.
+        Score of a sigmoid before training: 0.5 is a bias of 0, which ranking losses ask for, 0.01 that of focal loss.
+
+    Raises
+    ------
+    ValueError
+        When a softmax is given a prior.
     """
 
     def __init__(
@@ -63,10 +68,10 @@ class BoxHead(nn.Module):
         nn.init.constant_(self.classifier.bias, math.log(prior / (1 - prior)))
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """(K, channels, S, S) → (K, C) or (K, C + 1) logits and (K, C, 4) or class-agnostic (K, 1, 4) deltas."""
+        """Return logits (K, C) or (K, C + 1) and deltas (K, C, 4), or class-agnostic (K, 1, 4), of K pooled RoIs."""
         hidden = relu(self.second(relu(self.first(pooled.flatten(1)))))
         return self.classifier(hidden), self.regressor(hidden).view(-1, self.regressor.out_features // 4, 4)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """(K, C) scores in [0, 1], without background."""
+        """Return scores (K, C) in [0, 1], without background, of logits (K, C) or (K, C + 1)."""
         return torch.softmax(logits.float(), dim=1)[:, :-1] if self.softmax else torch.sigmoid(logits.float())

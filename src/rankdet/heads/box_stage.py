@@ -21,7 +21,7 @@ from rankdet.structures import Assignment, Candidates, Target
 
 
 class RoIs(NamedTuple):
-    """What a stage learns from in one image: positives first, then background.
+    """The regions of one image that a stage learns from: positives first, then background.
 
     boxes
         (K, 4) xyxy in pixels.
@@ -30,9 +30,10 @@ class RoIs(NamedTuple):
     matched
         (K,) int64: index of the object of a positive.
     num_positives
-        P, known to the host: what is done with the positives alone need not wait for the device.
+        Number of positives P, known to the host: steps for positives alone need not wait for the device.
     num_objects
-        How many of them are boxes of objects, appended to the proposals: the last of the positives.
+        Number of positives that are boxes of objects, appended to the proposals. They are the last of the positives:
+        sorting by kind keeps the order of the rows.
     """
 
     boxes: Tensor
@@ -42,7 +43,7 @@ class RoIs(NamedTuple):
     num_objects: int
 
     def of_proposals(self, values: Tensor) -> Tensor:
-        """Of (K, …) values, one for each RoI, those of proposals: all but those of appended objects."""
+        """Return those of values (K, …), one for each RoI, that belong to proposals, not to appended objects."""
         return torch.cat([values[: self.num_positives - self.num_objects], values[self.num_positives :]])
 
 
@@ -63,7 +64,7 @@ class BoxStage(nn.Module):
     assigner
         Labels RoIs by their overlap with objects.
     sampler
-        Chooses RoIs for the loss; None takes all of them.
+        Chooses RoIs for the loss; None: all of them.
     """
 
     def __init__(
@@ -83,25 +84,28 @@ class BoxStage(nn.Module):
         self.sampler = sampler
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(K, C) or (K, C + 1) logits and (K, C, 4) or class-agnostic (K, 1, 4) deltas for the boxes (k, 4) of each
-        image."""
+        """Return logits and deltas for the boxes (k, 4) of each image.
+
+        Logits are (K, C), or (K, C + 1) with softmax; deltas (K, C, 4), or (K, 1, 4) where they are class-agnostic.
+        """
         outputs: tuple[Tensor, Tensor] = self.head(self.pooling(maps, boxes))
         return outputs
 
     @torch.no_grad()
     def choose(self, proposals: Tensor, target: Target) -> RoIs:
-        """The RoIs of one image and their labels; ignored ones are dropped.
+        """Return the RoIs of one image and their labels, without ignored ones.
 
-        The objects' own boxes stand among the RoIs, each of them its own positive.
+        The objects' own boxes are among the RoIs, each a positive of its own.
         """
         num_classes = self.head.num_classes
+        # Label the proposals, append the objects, sample.
         labels, matched = self.assigner(proposals, target, num_classes)
         own = torch.arange(len(target.boxes), device=matched.device)
         boxes = torch.cat([proposals, target.boxes])
         assignment = Assignment(torch.cat([labels, target.labels]), torch.cat([matched, own]))
         if self.sampler is not None:
             assignment = self.sampler(assignment, num_classes)
-        # 0 positive, 1 background, 2 ignored; one wait for the device.
+        # Sort by kind: 0 positive, 1 background, 2 ignored. The host waits for the device once.
         kind = (assignment.labels == num_classes).long().masked_fill(assignment.labels < 0, 2)
         counts = torch.stack([(kind < 1).sum(), (kind < 2).sum(), (kind[len(proposals) :] < 1).sum()])
         num_positives, num_used, num_objects = counts.tolist()
@@ -109,10 +113,10 @@ class BoxStage(nn.Module):
         return RoIs(boxes[rows], assignment.labels[rows], assignment.matched[rows], num_positives, num_objects)
 
     def candidates(self, outputs: tuple[Tensor, Tensor], rois: Sequence[RoIs], targets: Sequence[Target]) -> Candidates:
-        """One pool of the RoIs of all images, with the outputs of the stage for their boxes.
+        """Return one pool of the RoIs of all images, from the outputs of the stage for their boxes.
 
-        Regressed boxes are those of the object's class, or of all classes, decoded from the RoI, which is detached and
-        not clipped.
+        Regressed boxes are those of the object's class, or the one of all classes. They are decoded from the RoI, which
+        is detached, and not clipped.
         """
         logits, deltas = outputs
         positive_rois = torch.cat([image_rois.boxes[: image_rois.num_positives] for image_rois in rois])
@@ -137,9 +141,16 @@ class BoxStage(nn.Module):
         )
 
     def boxes(self, deltas: Tensor, rois: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """(k, C, 4) or class-agnostic (k, 1, 4) boxes of each image from its RoIs (k, 4), clipped to the image.
+        """Return boxes (k, C, 4), or class-agnostic (k, 1, 4), of each image, clipped to the image.
 
-        deltas: of the RoIs of all images. image_sizes: (height, width) in pixels.
+        Parameters
+        ----------
+        deltas
+            (K, C, 4) or (K, 1, 4), predicted for the RoIs of all images.
+        rois
+            (k, 4) for each image.
+        image_sizes
+            (height, width) of each image in pixels.
         """
         images = zip(deltas.split([len(image_rois) for image_rois in rois]), rois, image_sizes, strict=True)
         return [
@@ -149,7 +160,7 @@ class BoxStage(nn.Module):
 
 
 def _positive_rows(rois: Sequence[RoIs]) -> Tensor:
-    """(P,) int64: where the positives stand in the pool of all images."""
+    """Return the rows (P,) of positives in the pool of all images."""
     rows, start = [], 0
     for image_rois in rois:
         rows.append(torch.arange(start, start + image_rois.num_positives, device=image_rois.boxes.device))

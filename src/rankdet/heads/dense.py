@@ -1,4 +1,4 @@
-"""The head of one-stage detectors: feature maps → logits and boxes of every anchor, and Candidates.
+"""Head of one-stage detectors: feature maps → logits and boxes of every anchor, and Candidates.
 
 Legend: B images, L levels, A anchors per cell, M anchors of an image, P positives, K boxes of an image, C classes.
 """
@@ -21,7 +21,7 @@ from rankdet.ranges import Count, CountOrZero, checked
 from rankdet.structures import Assignment, Candidates, Matched, Target
 
 PRIOR = 0.01
-"""Score of every anchor and class before training."""
+"""Score of every anchor and class before training, as for focal loss."""
 
 Score = Callable[[Tensor, Tensor | None], Tensor]
 """Class logits (…) and auxiliary logits of the same anchors, or None → scores in [0, 1], which rise with the logit."""
@@ -34,28 +34,34 @@ class DenseHead(nn.Module):
     """A tower of convolutions for classes and one for boxes, shared by all levels: RetinaNet's with normalization.
 
     Each tower is ``num_convolutions`` times a 3x3 convolution without bias, group normalization and ReLU. A 3x3
-    convolution then makes C logits for each anchor, another four deltas, which are multiplied by one learned number per
-    level. All weights start normal with standard deviation 0.01; the bias of the classifier makes every score 0.01.
+    convolution then makes C logits for each anchor, another makes four deltas, which are multiplied by one learned
+    number per level. All weights start normal with standard deviation 0.01; the bias of the classifier makes every
+    score 0.01.
 
     Parameters
     ----------
     in_channels
         Channels of every map.
     num_classes
-        C.
+        Number of classes C.
     num_per_cell
-        A.
+        Number of anchors per cell A.
     num_levels
-        L.
+        Number of levels L.
     auxiliary
         Whether a third convolution, behind the tower of the boxes, makes one more logit per anchor: centerness in ATSS,
         IoU in PAA. Ranking losses need none.
     num_convolutions
-        Of each tower.
+        3x3 convolutions of each of the two towers.
     channels
-        Of the towers; as ``in_channels`` where None.
+        Channels of the towers; None: ``in_channels``.
     groups
-        Of the normalization; ``channels`` is a multiple of it.
+        Groups of the normalization of the towers; ``channels`` is a multiple of it.
+
+    Raises
+    ------
+    ValueError
+        When ``channels`` is no multiple of ``groups``.
     """
 
     def __init__(
@@ -88,7 +94,7 @@ class DenseHead(nn.Module):
         nn.init.constant_(self.classifier.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(B, M, C) logits, (B, M, 4) deltas and (B, M) auxiliary logits or None, in the order of the anchors."""
+        """Return logits (B, M, C), deltas (B, M, 4), auxiliary logits (B, M) or None, in the order of the anchors."""
         logits, deltas, auxiliary = [], [], []
         for features, scale in zip(maps, self.scales, strict=True):
             logits.append(self.classifier(self.classification_tower(features)))
@@ -104,9 +110,16 @@ class DenseHead(nn.Module):
 
 
 class DenseOutputs(NamedTuple):
-    """What the network says of every anchor.
+    """Predictions of the network for every anchor.
 
-    logits: (B, M, C). deltas: (B, M, 4). auxiliary: (B, M) or None. anchors: those of an image.
+    logits
+        (B, M, C).
+    deltas
+        (B, M, 4).
+    auxiliary
+        (B, M) logits; None without an auxiliary head.
+    anchors
+        The anchors of an image, and which of them each image has.
     """
 
     logits: Tensor
@@ -116,14 +129,14 @@ class DenseOutputs(NamedTuple):
 
 
 class DenseStage(nn.Module):
-    """The head with its anchors and box coding: outputs, candidates of a loss, best boxes. All parts are public.
+    """The head with its anchors and box coding. All parts are public and may be replaced.
 
     Parameters
     ----------
     head
         Maps → logits and deltas.
     anchors
-        Of the same strides as the maps, with as many anchors per cell as the head.
+        Anchors of the same strides as the maps, as many per cell as the head has.
     coder
         Deltas ↔ boxes.
     """
@@ -135,13 +148,13 @@ class DenseStage(nn.Module):
         self.coder = coder
 
     def forward(self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> DenseOutputs:
-        """Outputs for every anchor of L maps (B, channels, H, W); sizes are (height, width) in pixels."""
+        """Return predictions for every anchor of L maps (B, channels, H, W); sizes are (height, width) in pixels."""
         logits, deltas, auxiliary = self.head(maps)
         return DenseOutputs(logits, deltas, auxiliary, self.anchors.pyramid(maps, image_sizes))
 
     @torch.no_grad()
     def boxes(self, outputs: DenseOutputs) -> Tensor:
-        """(B, M, 4) decoded boxes of all anchors, detached, not clipped."""
+        """Return decoded boxes (B, M, 4) of all anchors, detached, not clipped."""
         return self.coder.decode(outputs.deltas, outputs.anchors.boxes)
 
     def candidates(
@@ -194,18 +207,18 @@ class DenseStage(nn.Module):
     def best_boxes(
         self, outputs: DenseOutputs, image_sizes: Sequence[tuple[int, int]], *, per_level: int, score: Score
     ) -> list[tuple[Tensor, Tensor]]:
-        """(K, 4) boxes, clipped to the image, and (K, C) scores of each image; in the padding scores are 0.
+        """Return boxes (K, 4), clipped to the image, and scores (K, C) of each image; in the padding scores are 0.
 
         Parameters
         ----------
         outputs
-            Of B images.
+            Predictions for B images.
         image_sizes
-            B times (height, width) in pixels.
+            (height, width) in pixels of B images.
         per_level
             How many anchors of each level are taken: those whose best class scores highest.
         score
-            From logits and auxiliary logits to scores; rises with the logit.
+            Function of logits and auxiliary logits.
         """
         logits, auxiliary, anchors = outputs.logits, outputs.auxiliary, outputs.anchors
         rows, is_valid = best_anchors(score(logits.amax(dim=2), auxiliary), anchors, per_level)
@@ -217,17 +230,18 @@ class DenseStage(nn.Module):
             scores = scores * is_valid[..., None]
         boxes = boxes_at(rows, outputs.deltas, anchors, self.coder)
         return [
-            (clip_boxes_to_image(own, size), of_boxes)
-            for own, of_boxes, size in zip(boxes, scores, image_sizes, strict=True)
+            (clip_boxes_to_image(image_boxes, size), image_scores)
+            for image_boxes, image_scores, size in zip(boxes, scores, image_sizes, strict=True)
         ]
 
 
 def centerness(anchors: Tensor, objects: Tensor) -> Tensor:
-    r"""(P,) how central the centers of anchors (P, 4) lie in objects (P, 4), in [0, 1]; 0 outside of them.
+    r"""Return how central anchors (P, 4) lie in their objects (P, 4), (P,) in [0, 1]; 0 outside of them.
 
     .. math:: \sqrt{\frac{\min(l, r)}{\max(l, r)} \cdot \frac{\min(t, b)}{\max(t, b)}}
 
-    with the distances from the center to the left, right, top and bottom side (Tian et al., "FCOS", ICCV 2019, eq. 3).
+    with the distances from the center of the anchor to the left, right, top and bottom side of the object (Tian et al.,
+    "FCOS", ICCV 2019, eq. 3).
 
     Examples
     --------
@@ -241,7 +255,15 @@ def centerness(anchors: Tensor, objects: Tensor) -> Tensor:
 
 
 def tower(in_channels: int, channels: int, num_convolutions: int, groups: int) -> nn.Sequential:
-    """``num_convolutions`` times a 3x3 convolution without bias, group normalization and ReLU."""
+    """Return ``num_convolutions`` times a 3x3 convolution without bias, group normalization and ReLU.
+
+    Raises
+    ------
+    ValueError
+        When ``channels`` is no multiple of ``groups``.
+    """
+    if num_convolutions and channels % groups:
+        raise ValueError(f"channels = {channels} is no multiple of groups = {groups}")
     layers: list[nn.Module] = []
     for index in range(num_convolutions):
         layers.append(nn.Conv2d(channels if index else in_channels, channels, 3, padding=1, bias=False))
@@ -250,6 +272,9 @@ def tower(in_channels: int, channels: int, num_convolutions: int, groups: int) -
 
 
 def by_anchor(maps: Sequence[Tensor], length: int) -> Tensor:
-    """(B, M, length) of L maps (B, A · length, H, W), copied once: these are the largest tensors of the detector."""
+    """Return values (B, M, length) of L maps (B, A · length, H, W).
+
+    They are copied once: these are the largest tensors of the detector.
+    """
     cells = torch.cat([values.flatten(2).transpose(1, 2) for values in maps], dim=1)
     return cells.view(len(cells), -1, length)

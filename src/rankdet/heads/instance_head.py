@@ -1,4 +1,4 @@
-"""Maps → classes, box and mask coefficients of every anchor: the head of YOLACT.
+"""Head of YOLACT: maps → classes, boxes and mask coefficients of every anchor.
 
 Legend: B images, L levels, A anchors per cell, M anchors of an image, Q prototypes, C classes.
 """
@@ -26,16 +26,15 @@ class InstanceHead(nn.Module):
     in_channels
         Channels of every map, and of the shared convolution.
     num_classes
-        C.
+        Number of classes C.
     num_per_cell
-        A.
+        Number of anchors per cell A.
     num_prototypes
-        Q.
+        Number of prototypes Q.
     softmax
-        Whether classes compete with each other and with a background logit, the last (standard form), or each is for
-        itself (ranking losses).
+        True: C + 1 logits with the background last, scores by softmax. False: C logits, scores by sigmoid.
     num_convolutions
-        Shared ones.
+        3x3 convolutions that classes, boxes and coefficients share.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class InstanceHead(nn.Module):
         )
 
     def scores(self, logits: Tensor) -> Tensor:
-        """(…, C) scores in [0, 1], without background."""
+        """Return scores (…, C) in [0, 1], without background, of logits (…, C) or (…, C + 1)."""
         return torch.softmax(logits.float(), dim=-1)[..., :-1] if self.softmax else torch.sigmoid(logits.float())
 
 
@@ -96,7 +95,7 @@ class SemanticHead(nn.Module):
     in_channels
         Channels of the map.
     num_classes
-        C.
+        Number of classes C.
     """
 
     def __init__(self, in_channels: Count, num_classes: Count) -> None:
@@ -106,6 +105,6 @@ class SemanticHead(nn.Module):
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, channels, h, w) → (B, C, h, w) logits."""
+        """Return logits (B, C, h, w) for a map (B, channels, h, w)."""
         logits: Tensor = self.classifier(features)
         return logits

@@ -15,22 +15,22 @@ from torch.nn.functional import relu
 from rankdet.ranges import Count, CountOrZero, checked
 
 FEWEST_CLASSES = 80
-"""The last layer starts as if there were at least as many classes as in COCO."""
+"""Fewest classes that the last layer starts for, the number of COCO."""
 
 
 @checked
 class MaskHead(nn.Module):
-    """Convolutions, a transposed convolution that doubles the size, and a logit per class and pixel.
+    """Mask branch: convolutions, a transposed convolution that doubles the size, and a logit per class and pixel.
 
-    The mask branch of Mask R-CNN (He et al., ICCV 2017, arXiv:1703.06870, figure 4, right). Only the channel of each
-    RoI's own class is computed: masks of classes do not compete, and the others take part in nothing.
+    It is that of Mask R-CNN (He et al., ICCV 2017, arXiv:1703.06870, figure 4, right). Only the channel of each RoI's
+    own class is computed: masks of classes do not compete, and no loss looks at the others.
 
     Parameters
     ----------
     in_channels
         Channels of the pooled features.
     num_classes
-        C.
+        Number of classes C.
     channels
         Channels of all layers.
     num_convolutions
@@ -39,8 +39,8 @@ class MaskHead(nn.Module):
     Notes
     -----
     Weights start Kaiming-normal in their outputs, biases at 0. Differs from the published code where there are fewer
-    than 80 classes: with one class its logits would start with a standard deviation of ten and more, where neither Dice
-    nor cross-entropy has a usable gradient; here they start as with 80.
+    than 80 classes: here logits start as with 80. With one class they would start with a standard deviation of ten and
+    more there, where neither Dice nor cross-entropy has a usable gradient.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class MaskHead(nn.Module):
         nn.init.normal_(self.classifier.weight, std=math.sqrt(2 / max(num_classes, FEWEST_CLASSES)))
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
-        """(K, channels, S, S) and (K,) classes → (K, 2S, 2S) float32 logits of the mask of that class."""
+        """Return mask logits (K, 2S, 2S) float32 of pooled features (K, channels, S, S) and classes (K,) of RoIs."""
         hidden = pooled
         for convolution in self.convolutions:
             hidden = relu(convolution(hidden))

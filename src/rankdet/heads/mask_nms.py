@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 23
-"""Pixels of masks handled at a time, as float32: 32 MiB."""
+"""Most pixels of masks that are converted at a time, as float32: 32 MiB."""
 
 
 def mask_iou(masks: Tensor) -> Tensor:
-    """IoU of every pair of masks.
+    """Return the IoU of every pair of masks.
 
-    Pixels are counted by products of matrices of zeros and ones, some pixels of all masks at a time: exact, and without
-    a copy of the masks in floats.
+    Pixels are counted by products of matrices of zeros and ones, some pixels of all masks at a time. That is exact, and
+    needs no copy of all masks in floats.
 
     Parameters
     ----------
@@ -46,22 +46,22 @@ def mask_iou(masks: Tensor) -> Tensor:
 
 
 def matrix_nms(iou: Tensor, labels: Tensor, sigma: float = 2.0) -> Tensor:
-    r"""By what the score of each mask is multiplied, because of better masks of its class.
+    r"""Return the factor by which the score of each mask decays, because of better masks of its class.
 
     .. math:: decay_j = \min_{i < j} \frac{\exp(-\sigma\, IoU_{ij}^2)}{\exp(-\sigma\, m_i^2)}, \qquad
         m_i = \max_{k < i} IoU_{ki}
 
-    over masks of one class: j decays by its overlap with a better i, the less the more i itself is decayed (Wang et
-    al., "SOLOv2", NeurIPS 2020, arXiv:2003.10152, equation 5 with a Gaussian).
+    over masks of one class. Mask j decays by its overlap with a better mask i, the less the more i itself is decayed
+    (Wang et al., "SOLOv2", NeurIPS 2020, arXiv:2003.10152, equation 5 with a Gaussian).
 
     Parameters
     ----------
     iou
-        (K, K), masks in the order of falling scores.
+        (K, K) of masks in the order of falling scores.
     labels
-        (K,) int64.
+        (K,) int64 classes.
     sigma
-        σ.
+        σ: how fast scores decay with the overlap.
 
     Returns
     -------
@@ -79,6 +79,6 @@ def matrix_nms(iou: Tensor, labels: Tensor, sigma: float = 2.0) -> Tensor:
     if not len(iou):
         return iou.new_ones(0)
     overlaps = (iou * (labels[:, None] == labels)).triu(diagonal=1).square()
-    # exp falls: the smallest quotient has the largest difference. Pairs that do not count have at most that of no pair.
-    own = overlaps.amax(dim=0)
-    return torch.exp(-sigma * (overlaps - own[:, None]).amax(dim=0))
+    # exp falls: the smallest quotient has the largest difference. Pairs that do not count have an overlap of 0.
+    largest = overlaps.amax(dim=0)
+    return torch.exp(-sigma * (overlaps - largest[:, None]).amax(dim=0))

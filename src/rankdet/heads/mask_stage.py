@@ -20,7 +20,7 @@ from rankdet.structures import Matched, Outlines, Target
 
 @checked
 class MaskStage(nn.Module):
-    """Pooling and mask head with their targets. All parts are public and may be replaced.
+    """Pooling and mask head of an R-CNN with their targets. All parts are public and may be replaced.
 
     Parameters
     ----------
@@ -29,8 +29,7 @@ class MaskStage(nn.Module):
     head
         Pooled features and classes → mask logits of twice that size.
     budget
-        Most RoIs of all images of a process that get a mask in training, a bound on memory; more are drawn from
-        uniformly. None: all.
+        Most positive RoIs per process and step that get a mask, drawn uniformly: a bound on memory. None: all.
     """
 
     def __init__(self, *, pooling: RoIPooling, head: MaskHead, budget: Count | None = None) -> None:
@@ -40,16 +39,16 @@ class MaskStage(nn.Module):
         self.budget = budget
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """(K, S, S) float32 mask logits for the boxes (k, 4) of each image and the classes (K,) of all of them."""
+        """Return mask logits (K, S, S) float32 for the boxes (k, 4) of each image and the classes (K,) of all."""
         logits: Tensor = self.head(self.pooling(maps, boxes), labels)
         return logits
 
     def matched(self, maps: Sequence[Tensor], rois: Sequence[RoIs], targets: Sequence[Target]) -> Matched:
-        """(P', S, S) mask logits of positive RoIs and what they shall be.
+        """Return mask logits (P', S, S) of positive RoIs and the masks that they learn.
 
-        Row i of one belongs to row i of the other and to positive i of the box stage, or to ``rows[i]`` where the
-        budget leaves some out. Differs from the published code, which pairs the masks of drawn RoIs with the weights of
-        others as soon as there are two images.
+        Row i of both belongs to positive i of the box stage, or to positive ``rows[i]`` where the budget leaves some
+        out. Differs from the published code, which pairs the masks of drawn RoIs with the weights of others as soon as
+        there are two images.
 
         Raises
         ------
@@ -70,9 +69,9 @@ class MaskStage(nn.Module):
         return Matched(logits, all_masks, None if len(all_rows) == start else all_rows)
 
     def _draw(self, counts: Sequence[int]) -> list[Tensor]:
-        """For each image the rows of its positives that get a mask, ascending; drawn on the host.
+        """Return for each image the rows of its positives that get a mask, ascending.
 
-        There the numbers of each image are known without waiting for the device.
+        They are drawn on the host, which knows the number of each image without waiting for the device.
         """
         total = sum(counts)
         if self.budget is None or total <= self.budget:

@@ -1,4 +1,4 @@
-"""Masks of objects → what a mask head shall say of RoIs.
+"""Masks of objects → the masks that a head learns.
 
 Legend: G objects of an image of H × W pixels, E edges of an object, P RoIs, S cells per side of the target of a RoI.
 """
@@ -15,14 +15,14 @@ from torchvision.ops import clip_boxes_to_image, roi_align
 from rankdet.structures import Outlines
 
 MAX_PIXELS = 2**24
-"""Pixels of masks, or crossings of outlines, that are looked at in one piece, as float32: 64 MiB."""
+"""Most pixels of masks, or crossings of outlines, in one piece, as float32: 64 MiB."""
 
 
 def crop_masks(masks: Tensor, boxes: Tensor, objects: Tensor, size: int) -> Tensor:
-    """The part of an object's mask that lies in a box, in ``size`` × ``size`` cells.
+    """Return the part of an object's mask that lies in each box, in ``size`` × ``size`` cells.
 
-    A cell belongs to the mask where at least half of it is covered, measured by RoIAlign with its half-pixel shift
-    (the published implementation of the loss, and that of most others).
+    A cell belongs to the mask where at least half of it is covered. RoIAlign with its half-pixel shift measures that,
+    as in the published implementation of the loss, and in most others.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def crop_masks(masks: Tensor, boxes: Tensor, objects: Tensor, size: int) -> Tens
     objects
         (P,) int64: index of the mask for each box.
     size
-        S.
+        Cells per side S.
 
     Returns
     -------
@@ -52,9 +52,9 @@ def crop_masks(masks: Tensor, boxes: Tensor, objects: Tensor, size: int) -> Tens
     # Objects, which are few, become float32 some at a time, not a copy for each RoI.
     step, first = max(1, MAX_PIXELS // max(1, masks.shape[1] * masks.shape[2])), 0
     for part in masks.split(step):
-        places = objects - first
-        is_here = (places >= 0) & (places < len(part))
-        rois = torch.cat([places.clamp(0, len(part) - 1)[:, None].float(), boxes], dim=1)
+        rows = objects - first
+        is_here = (rows >= 0) & (rows < len(part))
+        rois = torch.cat([rows.clamp(0, len(part) - 1)[:, None].float(), boxes], dim=1)
         covered = roi_align(part[:, None].float(), rois, size, 1.0, 0, aligned=True)[:, 0] >= 0.5
         targets |= covered & is_here[:, None, None]
         first += len(part)
@@ -62,10 +62,10 @@ def crop_masks(masks: Tensor, boxes: Tensor, objects: Tensor, size: int) -> Tens
 
 
 def resize_masks(masks: Tensor | Outlines, canvas: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """All of the masks of an image in other sizes: for detectors whose masks cover the whole image.
+    """Return all masks of an image in other sizes, for detectors whose masks cover the whole image.
 
-    A bitmap is interpolated linearly between the centers of its pixels, without antialiasing, and covers a cell where
-    it exceeds ½ (the published code of YOLACT and of its RS form). Outlines are rasterized into the cells.
+    A bitmap is interpolated linearly between the centers of its pixels, without antialiasing. It covers a cell where it
+    exceeds ½, as in the published code of YOLACT and of its RS form. Outlines are rasterized into the cells.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def resize_masks(masks: Tensor | Outlines, canvas: tuple[int, int], sizes: Seque
     canvas
         (height, width) in pixels that the new sizes cover: the image in the top-left corner, and padding.
     sizes
-        (rows, columns) each.
+        The new sizes, (rows, columns) each.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def resize_masks(masks: Tensor | Outlines, canvas: tuple[int, int], sizes: Seque
 
 
 def crop_outlines(outlines: Outlines, boxes: Tensor, objects: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """The part of an object that lies in a box, rasterized straight into cells.
+    """Return the part of an object that lies in each box, rasterized straight into cells.
 
     A cell belongs to the mask where its center is inside of the outline: where the polygons wind around it. The edges
     cross each row of centers at points that split it; no mask of the size of the image is made.
@@ -110,13 +110,13 @@ def crop_outlines(outlines: Outlines, boxes: Tensor, objects: Tensor, size: int 
     Parameters
     ----------
     outlines
-        Of G objects.
+        Polygons of G objects.
     boxes
         (P, 4) xyxy in pixels.
     objects
         (P,) int64: index of the object for each box.
     size
-        (rows, columns) of the result, or S of both.
+        (rows, columns) of the result, or one number for both.
 
     Returns
     -------
@@ -164,10 +164,10 @@ def fill_outlines(outlines: Outlines, size: tuple[int, int]) -> Tensor:
 
 
 def shrink_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Masks at a ``stride``-th of their size.
+    """Return masks at a ``stride``-th of their size.
 
-    A cell belongs to the mask where at least two of the four pixels around its center do: linear interpolation between
-    them, rounded, as published code of SOLO resizes masks.
+    A cell belongs to the mask where at least two of the four pixels around its center do. That is linear interpolation
+    between them, rounded, as published code of SOLO resizes masks.
 
     Parameters
     ----------
@@ -206,10 +206,10 @@ def shrink_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
 
 
 def _wound(edges: Tensor, boxes: Tensor, num_rows: int, num_columns: int) -> Tensor:
-    """(P, rows, columns) bool from (P, E, 4) edges: which centers of cells the edges wind around."""
+    """Return which centers of cells edges (P, E, 4) wind around, (P, rows, columns) bool."""
     left, top, right, bottom = boxes[:, None, None].unbind(dim=-1)
     by_width, by_height = num_columns / (right - left).clamp(min=1e-6), num_rows / (bottom - top).clamp(min=1e-6)
-    # In cells of the target: (P, 1, E) each, beside the rows (S, 1).
+    # Coordinates in cells of the target: (P, 1, E) each, beside the rows (S, 1).
     x1, y1, x2, y2 = edges[:, None].unbind(dim=-1)
     x1, x2 = (x1 - left) * by_width, (x2 - left) * by_width
     y1, y2 = (y1 - top) * by_height, (y2 - top) * by_height

@@ -9,14 +9,14 @@ from torchvision.ops import batched_nms
 from rankdet.label_assignment import aligned_iou
 
 MAX_PAIRS = 2**22
-"""Pairs of boxes whose overlap is computed in one piece: a few temporaries of 16 MiB."""
+"""Most pairs of boxes whose overlap is computed in one piece: a few temporaries of 16 MiB."""
 
 
 def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, *, iou: float, limit: int) -> Tensor:
-    """The best ``limit`` boxes that no better box of their group overlaps by more than ``iou``.
+    """Return the best ``limit`` boxes that no better box of their group overlaps by more than ``iou``.
 
-    Boxes are visited by falling score, and a box is only ever suppressed by a better one: the best are examined first,
-    and more of them only until enough remain. The result is that of examining all.
+    A box is only ever suppressed by a better one. So the best are examined first, and more of them only until enough
+    remain; the result is that of examining all.
 
     Parameters
     ----------
@@ -25,7 +25,11 @@ def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, *, iou: float, li
     scores
         (K,); of equal scores the first comes first.
     groups
-        (K,) int64.
+        (K,) int64: pyramid level or class of each box.
+    iou
+        IoU above which the lower-scored of two boxes of a group is dropped.
+    limit
+        Most boxes that remain.
 
     Returns
     -------
@@ -45,7 +49,7 @@ def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, *, iou: float, li
     while True:
         kept = batched_nms(boxes[:examined], scores[:examined], groups[:examined], iou)
         if len(kept) >= limit or examined >= len(boxes):
-            # batched_nms may return equal scores in any order; rows stand by falling score, then by place.
+            # batched_nms may return equal scores in any order; here rows are sorted by falling score, then by place.
             return order[kept.sort().values[:limit]]
         examined *= 4
 
@@ -55,8 +59,8 @@ def fast_nms(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fast NMS (Bolya et al., ICCV 2019, arXiv:1904.02689, section 4): all boxes of all classes at once.
 
-    Other than in :func:`grouped_nms` also a box that is itself suppressed suppresses those that it overlaps, which
-    takes a few boxes too many, and makes each decision independent of the others.
+    Unlike in :func:`grouped_nms`, a box that is itself suppressed suppresses those that it overlaps. That drops a few
+    boxes too many, and makes each decision independent of the others.
 
     Parameters
     ----------
@@ -69,9 +73,9 @@ def fast_nms(
     iou
         A box is dropped where a box of its class that scores higher overlaps it by more than this.
     limit
-        The best of all classes that remain.
+        Most boxes that remain: the best of all classes.
     per_class
-        The best boxes of each class that are looked at.
+        Best boxes of each class that are compared.
 
     Returns
     -------
@@ -81,14 +85,14 @@ def fast_nms(
 
     Examples
     --------
-    The second box goes by the first, and the third by the second, which is no longer there:
+    The first box suppresses the second, and the second the third, although it is itself suppressed:
 
     >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 6.0], [0.0, 0.0, 4.0, 9.0]])
     >>> rows, _, _ = fast_nms(boxes, torch.tensor([[0.9], [0.8], [0.7]]), threshold=0.05, iou=0.5, limit=10)
     >>> rows
     tensor([0])
     """
-    # What is not above the threshold never suppresses what is: neither such pairs nor classes without others matter.
+    # Pairs up to the threshold never suppress those above: neither they nor classes of such pairs alone matter.
     counts = (scores > threshold).sum(dim=0)
     classes = counts.nonzero().squeeze(1)
     if not len(classes):
@@ -98,22 +102,21 @@ def fast_nms(
     ranked, rows = ranked[:most].T, rows[:most].T  # (c, k)
     is_kept = ranked > threshold
     step = max(1, MAX_PAIRS // most**2)
-    for chosen, kept in zip(rows.split(step), is_kept.split(step), strict=True):
-        candidates = boxes[chosen]
-        overlap = aligned_iou(candidates[:, :, None], candidates[:, None]).triu_(diagonal=1)
-        kept &= overlap.amax(dim=1) <= iou
-    places = is_kept.nonzero()
-    found = ranked[is_kept]
-    # Classes are the outer order of ``places``: a stable sort would put the class before the box.
-    order = (rows[is_kept] * scores.shape[1] + classes[places[:, 0]]).argsort()
-    best = order[found[order].argsort(descending=True, stable=True)[:limit]]
-    return rows[is_kept][best], found[best], classes[places[best, 0]]
+    for class_rows, class_is_kept in zip(rows.split(step), is_kept.split(step), strict=True):
+        class_boxes = boxes[class_rows]
+        overlap = aligned_iou(class_boxes[:, :, None], class_boxes[:, None]).triu_(diagonal=1)
+        class_is_kept &= overlap.amax(dim=1) <= iou
+    kept_rows, kept_scores, kept_labels = rows[is_kept], ranked[is_kept], classes[is_kept.nonzero()[:, 0]]
+    # They are in the order of their classes: sort by box, then class, before the stable sort by score.
+    order = (kept_rows * scores.shape[1] + kept_labels).argsort()
+    best = order[kept_scores[order].argsort(descending=True, stable=True)[:limit]]
+    return kept_rows[best], kept_scores[best], kept_labels[best]
 
 
 def select_detections(
     boxes: Tensor, scores: Tensor, *, threshold: float, iou: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Every (box, class) pair above the threshold is a candidate; class-wise suppression; the best ``limit`` remain.
+    """Return the best of all pairs of box and class, after suppression inside each class.
 
     Parameters
     ----------
@@ -121,6 +124,12 @@ def select_detections(
         (K, C, 4) xyxy, a box for each class.
     scores
         (K, C).
+    threshold
+        Pairs of box and class up to this score are dropped.
+    iou
+        IoU above which the lower-scored of two boxes of a class is dropped.
+    limit
+        Most pairs that remain.
 
     Returns
     -------

@@ -13,26 +13,26 @@ from rankdet.ranges import Count, CountOrZero, checked
 from rankdet.structures import MaskScores
 
 MARGIN = 1.0
-"""A mask reaches so many cells beyond its box."""
+"""Number of cells by which a mask reaches beyond its box."""
 
 
 @checked
 class PrototypeNetwork(nn.Module):
-    """Convolutions, twice the size, and Q maps that masks are made of (Bolya et al., ICCV 2019, arXiv:1904.02689).
+    """Network that makes the Q maps that masks are sums of (Bolya et al., ICCV 2019, arXiv:1904.02689).
 
-    3x3 convolutions, linear interpolation to twice the size, one more of them, and a 1x1 convolution, each with ReLU.
-    Weights start Xavier uniform, biases 0.
+    Its layers are 3x3 convolutions, linear interpolation to twice the size, one more 3x3 convolution, and a 1x1
+    convolution, each with ReLU. Weights start Xavier uniform, biases 0.
 
     Parameters
     ----------
     in_channels
-        Of the finest map of the pyramid.
+        Channels of the finest map of the pyramid.
     num_prototypes
-        Q.
+        Number of prototypes Q.
     channels
-        Of the convolutions.
+        Channels of the 3x3 convolutions.
     num_convolutions
-        Before the size is doubled.
+        3x3 convolutions before the size is doubled.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class PrototypeNetwork(nn.Module):
             nn.init.zeros_(convolution.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, channels, H, W) → (B, Q, 2H, 2W), none below 0."""
+        """Return prototypes (B, Q, 2H, 2W), none below 0, of the finest map (B, channels, H, W)."""
         for convolution in self.convolutions:
             features = relu(convolution(features))
         features = interpolate(features, scale_factor=2.0, mode="bilinear")
@@ -64,7 +64,7 @@ class PrototypeNetwork(nn.Module):
 
 
 def assemble_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor, canvas: tuple[int, int]) -> Tensor:
-    r"""Logits of masks over the whole canvas, cropped to their boxes.
+    r"""Return logits of masks over the whole canvas, cropped to their boxes.
 
     .. math:: M_k = \sum_q c_{kq} P_q \quad \text{inside of box k}, \qquad -\infty \quad \text{outside}
 
@@ -103,16 +103,16 @@ def assemble_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor, canv
 
 
 def _inside(start: Tensor, end: Tensor, cells: int) -> Tensor:
-    """(K, cells) bool: which cells a box from ``start`` to ``end`` (K,) in cells keeps."""
+    """Return which cells a box from ``start`` to ``end``, (K,) in cells, keeps: (K, cells) bool."""
     cell = torch.arange(cells, device=start.device)
     return (cell >= start[:, None] - MARGIN) & (cell < end[:, None] + MARGIN)
 
 
 def canvas_scores(logits: Tensor, canvas: tuple[int, int]) -> MaskScores:
-    """The scores of masks (K, h, w) that cover the canvas, (height, width) in pixels, as those of detections.
+    """Return the scores of masks, for detections, from logits (K, h, w) that cover the canvas.
 
-    One cell is repeated on each side, so that scores do not fall towards the border of the canvas, as those of a box do
-    towards its own, but are interpolated as resizing an image does.
+    The canvas is (height, width) in pixels. One cell is repeated on each side. So scores are interpolated as resizing
+    an image does, and do not fall towards the border of the canvas, as those of a box do towards its own.
 
     Examples
     --------

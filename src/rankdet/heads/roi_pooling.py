@@ -15,13 +15,13 @@ from rankdet.ranges import Count, CountOrZero, Positive, checked
 
 
 def poolable(maps: Sequence[Tensor]) -> list[Tensor]:
-    """Maps in the memory format that RoIAlign reads, where several poolings follow: each would convert them anew."""
+    """Return maps in the memory format that RoIAlign reads; without this, each of several poolings converts them."""
     return [features.contiguous() for features in maps]
 
 
 @checked
 class RoIPooling(nn.Module):
-    """RoIAlign (He et al., ICCV 2017, arXiv:1703.06870) in float32.
+    """RoIAlign (He et al., ICCV 2017, arXiv:1703.06870) in float32, from the level that suits each box.
 
     A box with sides w and h takes its features from level floor(log2(√(w h) / finest_scale + 1e-6)), clamped to the
     levels there are (Lin et al., CVPR 2017, eq. 1).
@@ -31,14 +31,14 @@ class RoIPooling(nn.Module):
     strides
         Pixels per cell of the levels that are used: the first ones of the pyramid.
     finest_scale
-        In pixels; boxes below twice this size are read from the finest level. 56 for a finest stride of 4 and anchors
-        from 32 pixels.
+        Boxes with a side (square root of the area, pixels) below twice this are read from the finest level. 56 suits a
+        finest stride of 4 and anchors from 32 pixels.
     output_size
-        Cells per side.
+        Cells per side of the pooled features.
     sampling_ratio
         Points per cell and direction; 0 takes as many as cells of the map lie in it.
     half_pixel_shift
-        Whether the value of a cell of the map stands at its center, half a cell from its corner. Detectors of
+        Whether the value of a cell of the map belongs to its center, half a cell from its corner. Detectors of
         torchvision and of mmdetection 1.x were trained without.
     """
 
@@ -59,7 +59,7 @@ class RoIPooling(nn.Module):
         self.half_pixel_shift = half_pixel_shift
 
     def levels(self, boxes: Tensor) -> Tensor:
-        """(K,) int64 level of each of (K, 4) boxes.
+        """Return the level (K,) int64 of each of (K, 4) boxes.
 
         Examples
         --------
@@ -68,26 +68,35 @@ class RoIPooling(nn.Module):
         tensor([0, 1, 3, 0])
         """
         sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
-        # With 1e-6 the logarithm is finite for boxes without area, too. What is not a number has a level, too: no row
-        # is lost.
+        # With 1e-6 the logarithm is finite for boxes without area. Boxes that are not finite get a level, too, so that
+        # no row is lost.
         levels = torch.log2(sides.prod(dim=1).sqrt() / self.finest_scale + 1e-6).nan_to_num(0).floor()
         return levels.clamp(0, len(self.strides) - 1).long()
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """(K, channels, output_size, output_size) float32, image by image.
+        """Return features (K, channels, output_size, output_size) float32, image by image.
 
-        maps: the pyramid, L maps (B, channels, H, W), of which the first ``len(strides)`` are read. boxes: for each
-        image (k, 4) xyxy in pixels. Raises ValueError where there are fewer maps than strides.
+        Parameters
+        ----------
+        maps
+            L maps (B, channels, H, W) of a pyramid, of which the first ``len(strides)`` are read.
+        boxes
+            (k, 4) xyxy in pixels for each image.
+
+        Raises
+        ------
+        ValueError
+            When there are fewer maps than strides.
         """
         images = torch.cat([image_boxes.new_full((len(image_boxes), 1), i) for i, image_boxes in enumerate(boxes)])
         all_boxes = torch.cat(list(boxes))
-        # RoIAlign cannot read boxes that are not finite: it gets empty ones, and the loss of the RPN tells of them.
+        # RoIAlign cannot read boxes that are not finite: it gets empty ones, and the loss of the RPN is not finite.
         rois = torch.cat([images, all_boxes], dim=1).float().nan_to_num(0, 0, 0)
         levels = self.levels(all_boxes)
         order = levels.argsort(stable=True)
-        # The only wait for the device: how many boxes each level has.
+        # The only wait for the device: for the number of boxes of each level.
         counts = torch.bincount(levels, minlength=len(self.strides)).tolist()
-        # A level without boxes is read, too: so every map belongs to the graph in every step.
+        # A level without boxes is read all the same, so that every map is part of the graph in every step.
         pooled = [
             roi_align(
                 features.float(), level_rois, self.output_size, 1 / stride, self.sampling_ratio, self.half_pixel_shift
@@ -100,5 +109,5 @@ class RoIPooling(nn.Module):
         return torch.cat(pooled).index_select(0, order.argsort())
 
     def extra_repr(self) -> str:
-        """The settings, for printing."""
+        """Return the settings, for printing."""
         return f"strides={self.strides}, finest_scale={self.finest_scale:g}, output_size={self.output_size}"

@@ -1,4 +1,4 @@
-"""The head of SOLOv2: feature maps → for every cell of a few grids its class logits and the kernel of its mask.
+"""Head of SOLOv2: feature maps → class logits and the kernel of a mask for every cell of a few grids.
 
 A mask is the product of a cell's kernel with one map of features for the whole image.
 
@@ -29,24 +29,30 @@ class GridHead(nn.Module):
     """A tower of convolutions for classes and one for kernels, shared by all levels, over maps resized to grids.
 
     Each tower is ``num_convolutions`` times a 3x3 convolution without bias, group normalization and ReLU. That of the
-    kernels also reads the coordinates of each place. A 3x3 convolution behind them makes C logits, another D weights
-    for each cell. All weights start normal with standard deviation 0.01; the bias of the classifier makes every score
-    0.01.
+    kernels also reads the coordinates of each place. A 3x3 convolution then makes C logits for each cell, another makes
+    D weights. All weights start normal with standard deviation 0.01; the bias of the classifier makes every score 0.01.
 
     Parameters
     ----------
     in_channels
         Channels of every map.
     num_classes
-        C.
+        Number of classes C.
     grids
-        S of each level.
+        Cells per side S of the grid of each level, finest first.
     kernel_channels
-        D.
-    num_convolutions, channels
-        Of each tower.
+        Number of weights D of a kernel.
+    num_convolutions
+        3x3 convolutions of each of the two towers.
+    channels
+        Channels of the towers.
     groups
-        Of the normalization; ``channels`` is a multiple of it.
+        Groups of the normalization of the towers; ``channels`` is a multiple of it.
+
+    Raises
+    ------
+    ValueError
+        When ``channels`` is no multiple of ``groups``.
     """
 
     def __init__(
@@ -72,7 +78,7 @@ class GridHead(nn.Module):
         nn.init.constant_(self.classifier.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(B, M, C) logits and (B, M, D) kernels: by level, row, column. One map for each grid."""
+        """Return logits (B, M, C) and kernels (B, M, D) by level, row, column, from one map for each grid."""
         logits, kernels = [], []
         for features, size in zip(maps, self.grids, strict=True):
             cells = _resized(_with_coordinates(features), (size, size))
@@ -83,25 +89,30 @@ class GridHead(nn.Module):
 
 @checked
 class MaskFeatures(nn.Module):
-    """One map for the masks of all objects, of the size of the finest level: the levels of a pyramid, enlarged, added.
+    """Network that makes one map for all masks, of the size of the finest level, from the levels of a pyramid.
 
-    Level i passes through max(i, 1) times a 3x3 convolution without bias, group normalization and ReLU, each of the
-    coarser ones followed by an enlargement (linear) to the size of the next finer level. The coarsest also reads the
-    coordinates of each place. A 1x1 convolution, normalization and ReLU make D channels of the sum. All weights start
-    normal with standard deviation 0.01.
+    Level i passes through max(i, 1) times a 3x3 convolution without bias, group normalization and ReLU. Behind each of
+    these, coarser levels are enlarged (linear) to the size of the next finer level. The coarsest also reads the
+    coordinates of each place. The levels are added; a 1x1 convolution, normalization and ReLU make D channels of the
+    sum. All weights start normal with standard deviation 0.01.
 
     Parameters
     ----------
     in_channels
         Channels of every map.
     num_levels
-        Maps that are read, finest first.
+        Number of maps that are read, finest first.
     channels
-        Channels in which they are added.
+        Channels in which the levels are added.
     out_channels
-        D.
+        Channels D of the mask features.
     groups
-        Of the normalization; ``channels`` and ``out_channels`` are multiples of it.
+        Groups of the normalization; ``channels`` and ``out_channels`` are multiples of it.
+
+    Raises
+    ------
+    ValueError
+        When they are not.
     """
 
     def __init__(
@@ -125,7 +136,7 @@ class MaskFeatures(nn.Module):
         _start_normal(self)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """(B, D, h, w) features from the maps, of the size of the first of them."""
+        """Return features (B, D, h, w) of the size of the first of the maps."""
         sizes = [(features.shape[-2], features.shape[-1]) for features in maps]
         total: Tensor | None = None
         for level, (convolutions, features) in enumerate(zip(self.levels, maps, strict=True)):
@@ -141,9 +152,14 @@ class MaskFeatures(nn.Module):
 
 
 class GridOutputs(NamedTuple):
-    """What the network says of every cell.
+    """Predictions of the network for every cell, and the mask features of each image.
 
-    logits: (B, M, C). kernels: (B, M, D). features: (B, D, h, w), those of the masks.
+    logits
+        (B, M, C).
+    kernels
+        (B, M, D).
+    features
+        (B, D, h, w).
     """
 
     logits: Tensor
@@ -153,7 +169,7 @@ class GridOutputs(NamedTuple):
 
 @checked
 class GridStage(nn.Module):
-    """Head, mask features and assignment: outputs, candidates of a loss, peaks of scores. All parts are public.
+    """The head with its mask features and labels. All parts are public and may be replaced.
 
     Parameters
     ----------
@@ -162,9 +178,9 @@ class GridStage(nn.Module):
     mask_features
         All maps but the last → features of the masks.
     assigner
-        Which cells stand for which objects; of the same grids as the head.
+        Decides which cells are positives of which objects; its grids are those of the head.
     strides
-        Of the maps in pixels, finest first. Masks are learned at the first.
+        Strides of the maps in pixels, finest first. Masks are learned at the first.
 
     Raises
     ------
@@ -192,7 +208,7 @@ class GridStage(nn.Module):
         self.register_buffer("cell_strides", torch.cat(per_cell), persistent=False)
 
     def forward(self, maps: Sequence[Tensor]) -> GridOutputs:
-        """Outputs for every cell from the maps of a pyramid (B, channels, H, W), finest first."""
+        """Return predictions for every cell from the maps of a pyramid (B, channels, H, W), finest first."""
         first = maps[0].shape[-2] // 2, maps[0].shape[-1] // 2
         last = maps[-2].shape[-2], maps[-2].shape[-1]
         # The finest map is read at half its size, the coarsest at that of the one before it.
@@ -203,7 +219,7 @@ class GridStage(nn.Module):
     def candidates(
         self, outputs: GridOutputs, targets: Sequence[Target], image_sizes: Sequence[tuple[int, int]]
     ) -> Candidates:
-        """One pool of all cells: by image, level, row, column; and the masks that they learn.
+        """Return one pool of all cells, by image, level, row, column, and the masks that they learn.
 
         Mask i and its target belong to positive i, or to positive ``rows[i]`` where the assigner lets a cell learn
         several: labels, weights and masks are in the order of the cells. Differs from the published code of Rank & Sort
@@ -212,11 +228,11 @@ class GridStage(nn.Module):
         Parameters
         ----------
         outputs
-            Of B images.
+            Predictions for B images.
         targets
-            B of them, with masks.
+            The objects of B images, with masks.
         image_sizes
-            B times (height, width) in pixels.
+            (height, width) in pixels of B images.
 
         Raises
         ------
@@ -225,28 +241,29 @@ class GridStage(nn.Module):
         """
         masks, shapes = self._targets(targets, image_sizes, (outputs.features.shape[-2], outputs.features.shape[-1]))
         stride = self.strides[0]
-        found = self.assigner(
+        assignment = self.assigner(
             [target.labels for target in targets],
             torch.cat([target.boxes for target in targets]),
             shapes,
             (stride * outputs.features.shape[-2], stride * outputs.features.shape[-1]),
             self.head.num_classes,
         )
-        kernels = outputs.kernels.flatten(0, 1)[found.cells]
+        kernels = outputs.kernels.flatten(0, 1)[assignment.cells]
+        logits = mask_logits(outputs.features, kernels, assignment.per_image)
         return Candidates(
             head="grid",
             logits=outputs.logits.flatten(0, 1),
-            labels=found.labels,
+            labels=assignment.labels,
             num_classes=self.head.num_classes,
-            masks=Matched(mask_logits(outputs.features, kernels, found.per_image), masks[found.objects], found.rows),
-            rows=found.positives,
+            masks=Matched(logits, masks[assignment.objects], assignment.rows),
+            rows=assignment.positives,
         )
 
     @torch.no_grad()
     def _targets(
         self, targets: Sequence[Target], image_sizes: Sequence[tuple[int, int]], map_size: tuple[int, int]
     ) -> tuple[Tensor, MaskShapes]:
-        """(G, h, w) bool masks of all objects at the size of the features, and what the assigner asks of them."""
+        """Return the masks (G, h, w) bool of all objects at the size of the features, and their shapes."""
         small, shapes = [], []
         for target, size in zip(targets, image_sizes, strict=True):
             masks = target.masks
@@ -262,22 +279,22 @@ class GridStage(nn.Module):
 
     @torch.no_grad()
     def peaks(self, outputs: GridOutputs) -> Tensor:
-        """(B, M, C) float32 scores, 0 where the cell above, left or above left has a higher one in the same class.
+        """Return scores (B, M, C) float32, 0 where the cell above, left or above left scores higher in the class.
 
-        ("Points NMS" of the published code of SOLO: of an object's cells, most say the same.)
+        This is the "points NMS" of the published code of SOLO: most cells of an object make the same mask.
         """
-        found, start = [], 0
+        levels, start = [], 0
         scores = outputs.logits.float().sigmoid()
         for size in self.head.grids:
             level = scores[:, start : start + size * size].unflatten(1, (size, size)).permute(0, 3, 1, 2)
             highest = max_pool2d(level, 2, stride=1, padding=1)[..., :-1, :-1]
-            found.append(level.where(level == highest, 0))
+            levels.append(level.where(level == highest, 0))
             start += size * size
-        return _by_cell(found)
+        return _by_cell(levels)
 
 
 def mask_logits(features: Tensor, kernels: Tensor, per_image: Sequence[int]) -> Tensor:
-    """Logits of masks: each kernel is a 1x1 convolution of the features of its image.
+    """Return logits of masks: each kernel is a 1x1 convolution of the features of its image.
 
     The logits exist once, and so does their gradient: no image's part is copied.
 
@@ -286,7 +303,7 @@ def mask_logits(features: Tensor, kernels: Tensor, per_image: Sequence[int]) -> 
     features
         (B, D, h, w).
     kernels
-        (P', D), those of the first image first.
+        (P', D), image by image.
     per_image
         B numbers that add up to P'.
 
@@ -336,7 +353,7 @@ def _slices(counts: Sequence[int]) -> list[slice]:
 
 
 def _with_coordinates(features: Tensor) -> Tensor:
-    """Maps (B, channels, H, W) with two channels more: x and y of each place, from −1 to 1."""
+    """Return maps (B, channels, H, W) with two more channels: x and y of each place, from −1 to 1."""
     height, width = features.shape[-2:]
     x = torch.linspace(-1, 1, width, dtype=features.dtype, device=features.device).expand(height, width)
     y = torch.linspace(-1, 1, height, dtype=features.dtype, device=features.device)[:, None].expand(height, width)
@@ -348,7 +365,7 @@ def _resized(features: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _by_cell(maps: Sequence[Tensor]) -> Tensor:
-    """(B, M, channels) of L maps (B, channels, S, S)."""
+    """Return values (B, M, channels) of L maps (B, channels, S, S)."""
     return torch.cat([values.flatten(2).transpose(1, 2) for values in maps], dim=1)
 
 

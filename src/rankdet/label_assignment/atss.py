@@ -17,7 +17,7 @@ from rankdet.ranges import Count, checked
 from rankdet.structures import Assignment, Target
 
 LEAST_DISTANCE = 0.01
-"""In pixels: the center of a positive anchor lies farther than this from all sides of its object, inside of it."""
+"""Least distance in pixels, exclusive, of the center of a positive anchor from all sides of its object."""
 
 
 @checked
@@ -26,22 +26,23 @@ class ATSSAssigner:
     """On each level the anchors nearest to an object are its candidates; those that overlap it well are positives.
 
     The candidates of an object are, on each level, the k anchors whose centers are nearest to its own. A candidate is a
-    positive when its IoU with the object reaches mean + standard deviation (that of a sample, n − 1) of the IoUs of all
-    candidates of the object, and its center lies inside of the object. An anchor that several objects want goes to the
-    one that it overlaps most. All other anchors are background; none is ignored but those in the padding, which are
-    nobody's candidates.
+    positive when its center lies inside of the object, and its IoU with it reaches a threshold. This threshold is the
+    mean plus the standard deviation (that of a sample, n − 1) of the IoUs of all candidates of the object. An anchor
+    that is a positive of several objects goes to the one that it overlaps most. All other anchors are background. Only
+    those in the padding are ignored, and they are no candidates.
 
     Parameters
     ----------
     candidates_per_level
-        k. A level with fewer anchors gives all that it has.
+        Anchors of each level k, nearest to an object, that may become its positives. A level with fewer anchors gives
+        all that it has.
 
     Notes
     -----
     With several anchors per cell the k nearest are those of fewer cells: their centers are the same. Of equally near
-    anchors the first ones are taken, and of equally overlapped objects the first one (the authors leave both to the
-    order in which a sort happens to return ties). The deviation of a single candidate is 0. No tensor is looked at by
-    the host.
+    anchors the first ones are taken, and of equally overlapped objects the first one. (The authors leave both to the
+    order in which a sort happens to return ties.) The deviation of a single candidate is 0. The host waits for no
+    tensor.
 
     Examples
     --------
@@ -55,7 +56,7 @@ class ATSSAssigner:
 
     @torch.no_grad()
     def __call__(self, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int) -> Assignment:
-        """Labels of the (B · M,) anchors of B images; C = ``num_classes`` is background."""
+        """Return labels of the (B · M,) anchors of B images; C = ``num_classes`` is background."""
         images = [
             self._assign(anchors, valid, target, num_classes)
             for valid, target in zip(anchors.valid, targets, strict=True)
@@ -68,21 +69,24 @@ class ATSSAssigner:
         background = torch.full_like(matched, num_classes)
         if not num_objects or not num_anchors:
             return Assignment(background, matched)
+        # The candidates of each object: the nearest anchors of each level.
         objects = target.boxes.float()[:, None]  # (G, 1, 4)
         rows = self._nearest(anchors, valid, centers(objects))  # (G, K)
         is_candidate = torch.ones_like(rows, dtype=torch.bool) if valid is None else valid[rows]
         candidates = anchors.boxes[rows]  # (G, K, 4)
+        # Those that reach the threshold of their object, with the center inside of it, are its positives.
         iou = aligned_iou(candidates, objects)
         reaches = iou.double() >= _threshold(iou.double(), is_candidate)
         to_sides = torch.cat([centers(candidates) - objects[..., :2], objects[..., 2:] - centers(candidates)], dim=-1)
         is_positive = is_candidate & reaches & (to_sides.amin(dim=-1) > LEAST_DISTANCE)
+        # An anchor has one owner: the object that it overlaps most.
         owner = _owners(rows, iou, is_positive, num_anchors)
         is_owned = owner < num_objects
         matched = owner.where(is_owned, 0)
         return Assignment(target.labels[matched].where(is_owned, background), matched)
 
     def _nearest(self, anchors: PyramidAnchors, valid: Tensor | None, object_centers: Tensor) -> Tensor:
-        """(G, K) rows of the anchors nearest to the centers (G, 1, 2), level by level."""
+        """Return the rows (G, K) of the anchors nearest to the centers (G, 1, 2), level by level."""
         nearest, start = [], 0
         for level in centers(anchors.boxes).split(anchors.num_per_level):
             x, y = (level - object_centers).unbind(dim=-1)
@@ -95,22 +99,22 @@ class ATSSAssigner:
 
 
 def first_smallest(values: Tensor, count: int) -> Tensor:
-    """Columns of the ``count`` smallest of values (G, m), smallest first; of equal values the first ones.
+    """Return the columns of the ``count`` smallest of values (G, m), smallest first; of equal values the first ones.
 
-    values: float32, none of them negative.
+    The values are float32, and none of them is negative.
 
     Examples
     --------
     >>> first_smallest(torch.tensor([[2.0, 1.0, 0.5, 1.0, 1.0]]), 3)
     tensor([[2, 1, 3]])
     """
-    # The bits of floating-point numbers from 0 on are in the order of the numbers: a column below them breaks ties.
+    # The bits of floating-point numbers from 0 on are in the order of the numbers: column numbers below break ties.
     keys = (values.view(torch.int32).long() << 32) + torch.arange(values.shape[1], device=values.device)
     return keys.topk(count, largest=False).values & 0xFFFFFFFF
 
 
 def _threshold(iou: Tensor, is_candidate: Tensor) -> Tensor:
-    """(G, 1) mean + standard deviation of the IoUs (G, K) of candidates; NaN without any."""
+    """Return mean + standard deviation, (G, 1), of the IoUs (G, K) of candidates; NaN without any."""
     count = is_candidate.sum(dim=1, keepdim=True)
     mean = iou.where(is_candidate, 0).sum(dim=1, keepdim=True) / count
     squared = (iou - mean).square().where(is_candidate, 0).sum(dim=1, keepdim=True)
@@ -118,10 +122,10 @@ def _threshold(iou: Tensor, is_candidate: Tensor) -> Tensor:
 
 
 def _owners(rows: Tensor, iou: Tensor, is_positive: Tensor, num_anchors: int) -> Tensor:
-    """(M,) the object that each anchor belongs to; G where none wants it. All arguments are (G, K)."""
+    """Return the object (M,) that each anchor belongs to; G where it is a positive of none. Arguments are (G, K)."""
     num_objects = len(rows)
-    wanted = iou.where(is_positive, -1)
-    best = iou.new_full((num_anchors,), -1).scatter_reduce(0, rows.flatten(), wanted.flatten(), "amax")
+    positive_iou = iou.where(is_positive, -1)
+    best = iou.new_full((num_anchors,), -1).scatter_reduce(0, rows.flatten(), positive_iou.flatten(), "amax")
     order = torch.arange(num_objects, device=rows.device)[:, None]
     claims = order.where(is_positive & (iou == best[rows]), num_objects)
     return rows.new_full((num_anchors,), num_objects).scatter_reduce(0, rows.flatten(), claims.flatten(), "amin")

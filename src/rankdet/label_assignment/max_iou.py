@@ -15,18 +15,18 @@ from rankdet.ranges import Fraction, checked
 from rankdet.structures import IGNORED, Assignment, Target
 
 MAX_PAIRS = 2**23
-"""More pairs of candidate and object than this are not looked at in one piece. torchvision's ``box_iou`` holds eight
-float32 numbers per pair at its peak: 256 MiB."""
+"""Most pairs of candidate and object in one piece. At its peak torchvision's ``box_iou`` holds eight float32 numbers
+for each pair: 256 MiB."""
 
 
 @checked
 @dataclass(frozen=True)
 class MaxIoUAssigner:
-    """Each candidate takes the object that it overlaps most, if enough; an object may insist on its best candidates.
+    """Each candidate takes the object that it overlaps most, if enough; an object may claim its best candidates.
 
     A candidate whose best IoU is below ``negative_iou`` is background, from ``positive_iou`` on it is positive, between
-    the two it is ignored. Then, in the low-quality step, every object whose best IoU over all candidates is at least
-    ``low_quality_iou`` claims all candidates that reach this IoU, whatever they were before; where several objects
+    the two it is ignored. The low-quality step follows. Every object whose best IoU over all candidates is at least
+    ``low_quality_iou`` claims all candidates that reach this best IoU, whatever they were before. Where several objects
     claim one candidate, the last wins. Without objects everything is background.
 
     Parameters
@@ -34,8 +34,8 @@ class MaxIoUAssigner:
     positive_iou, negative_iou
         IoU thresholds: 0.7 and 0.3 for the anchors of an RPN, 0.5 and 0.5 for proposals.
     low_quality_iou
-        IoU from which on an object claims its best candidates in the low-quality step; None: the step is not done. With
-        0 an object that no candidate overlaps claims all of them.
+        Least IoU at which an object claims its best candidates, even from objects that they overlap more; None: no such
+        step. With 0 an object that no candidate overlaps claims all of them.
     claim_ties
         Whether an object claims all candidates tied at its best IoU, or only the first of them.
 
@@ -62,13 +62,13 @@ class MaxIoUAssigner:
             raise ValueError(f"positive_iou = {self.positive_iou} is below negative_iou = {self.negative_iou}")
 
     def __call__(self, boxes: Tensor, target: Target, num_classes: int) -> Assignment:
-        """Labels of (M, 4) boxes against the objects of their image; C = ``num_classes`` is background."""
+        """Return labels of (M, 4) boxes against the objects of their image; C = ``num_classes`` is background."""
         matched = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
         background = torch.full_like(matched, num_classes)
         if not len(boxes) or not len(target.boxes):
             return Assignment(background, matched)
         chunks = boxes.float().split(max(1, MAX_PAIRS // len(target.boxes)))
-        # (m, G) of each chunk; only a single chunk is kept for the second pass, more of them are computed again.
+        # IoUs are (m, G) of each chunk. A single chunk is kept for the second pass, several are computed again.
         held = box_iou(chunks[0], target.boxes) if len(chunks) == 1 else None
         best_parts, matched_parts, target_best_parts = [], [], []
         for chunk in chunks:
@@ -82,7 +82,7 @@ class MaxIoUAssigner:
         is_negative = (best < self.negative_iou) & ~is_positive
         if self.low_quality_iou is not None:
             target_best = torch.stack(target_best_parts).amax(dim=0)
-            # No IoU is as high as 2: such an object claims nothing.
+            # No IoU reaches 2: an object with this number claims nothing.
             claimed_iou = torch.where(target_best >= self.low_quality_iou, target_best, 2)
             claims = []
             is_free = torch.ones_like(target_best, dtype=torch.bool)
@@ -98,9 +98,16 @@ class MaxIoUAssigner:
         return Assignment(torch.where(is_negative, background, labels), torch.where(is_positive, best_object, matched))
 
     def _last_claim(self, iou: Tensor, claimed_iou: Tensor, is_free: Tensor) -> tuple[Tensor, Tensor]:
-        """(m,) index of the last object that claims each candidate, or −1; (G,) which objects may still claim.
+        """Return the last object that claims each candidate, (m,) or −1, and which objects may still claim, (G,).
 
-        iou: (m, G). claimed_iou: (G,) IoU that each object claims. is_free: (G,), used where ties do not count.
+        Parameters
+        ----------
+        iou
+            (m, G) of candidates and objects.
+        claimed_iou
+            (G,) IoU that each object claims.
+        is_free
+            (G,) bool: which objects may claim, where each claims one candidate.
         """
         is_best = iou == claimed_iou
         if not self.claim_ties:

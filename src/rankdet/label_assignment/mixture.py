@@ -1,4 +1,4 @@
-r"""Mixtures of two Gaussians on a line, many of them at once, by expectation and maximization.
+r"""Mixtures of two Gaussians on a line, many at once, by expectation and maximization.
 
 Legend: G mixtures, K places for values of each.
 """
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 LEAST_SHARE = 1e-300
-"""Floor of the share of values of one component, so that a component that lost all of them divides by no zero."""
+"""Floor of a component's share of the values, so that a component without any is not divided by zero."""
 
 
 class Mixture(NamedTuple):
-    """G mixtures: weights, means and variances of both components, each (G, 2) float64."""
+    """Weights, means and variances of both components of G mixtures, each (G, 2) float64."""
 
     weights: Tensor
     means: Tensor
@@ -26,7 +26,7 @@ class Mixture(NamedTuple):
 def fit_mixtures(
     values: Tensor, is_given: Tensor, *, added_variance: float, tolerance: float = 1e-3, max_iterations: int = 100
 ) -> Mixture:
-    r"""Fit a mixture to each row of values.
+    r"""Fit a mixture to each row of values, by expectation and maximization.
 
     .. math:: r_{ik} = \frac{w_k N(c_i; \mu_k, v_k)}{\sum_l w_l N(c_i; \mu_l, v_l)}, \quad
         w_k = \frac{1}{n} \sum_i r_{ik}, \quad \mu_k = \frac{\sum_i r_{ik} c_i}{\sum_i r_{ik}}, \quad
@@ -43,14 +43,16 @@ def fit_mixtures(
     is_given
         (G, K) bool: False where a place holds no value. A row without any keeps finite starting values.
     added_variance
-        ε.
-    tolerance, max_iterations
-        When a row is done.
+        ε, added to the variances in each iteration.
+    tolerance
+        A row is done when its mean log-likelihood changes by less than this.
+    max_iterations
+        Most iterations.
 
     Notes
     -----
-    All rows go through the iterations together, each until it is done; the host looks at none of them on a GPU, where
-    waiting for an answer would cost more than the iterations it saves. The same numbers as scikit-learn's
+    All rows go through the iterations together, each until it is done. On a GPU the host does not look whether all are
+    done: waiting for the answer would cost more than the iterations it saves. The numbers are those of scikit-learn's
     ``GaussianMixture`` with these starting values (a test compares them).
 
     Examples
@@ -64,7 +66,7 @@ def fit_mixtures(
     lowest = values.where(is_given, torch.inf).amin(dim=1)
     highest = values.where(is_given, -torch.inf).amax(dim=1)
     is_done = ~is_given.any(dim=1)
-    # Without values, the ends are infinite.
+    # Without values, lowest and highest are infinite.
     means = torch.stack([lowest, highest], dim=1).masked_fill(is_done[:, None], 0)
     values = values.where(is_given, means[:, :1])
     mixture = Mixture(torch.full_like(means, 0.5), means, torch.ones_like(means))
@@ -87,7 +89,7 @@ def fit_mixtures(
 
 
 def component_log_densities(values: Tensor, mixture: Mixture) -> Tensor:
-    """(G, K, 2): ln w + ln N(value) of both components at values (G, K) in float64.
+    """Return ln w + ln N(value) of both components, (G, K, 2), at values (G, K) in float64.
 
     Examples
     --------

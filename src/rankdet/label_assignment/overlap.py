@@ -1,4 +1,4 @@
-"""Overlap of pairs of boxes. (That of all pairs is torchvision's ``box_iou``.)"""
+"""Overlap of boxes pair by pair. (torchvision's ``box_iou`` is for all pairs.)"""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 MIN_AREA = 1e-6
-"""Floor of union and enclosing area in square pixels, so that boxes without area divide by no zero."""
+"""Floor of union and enclosing area in square pixels, so that nothing is divided by zero for boxes without area."""
 
 
 def aligned_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """(…,) IoU of boxes (…, 4) with others (…, 4), pair by pair; the shapes are broadcast.
+    """Return the IoU (…,) of boxes (…, 4) with others (…, 4), pair by pair; the shapes are broadcast.
 
     Examples
     --------
@@ -22,11 +22,13 @@ def aligned_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def aligned_giou(boxes: Tensor, others: Tensor) -> Tensor:
-    """The same for generalized IoU: IoU − (outer − union) / outer, with the area of the smallest box around both.
+    """Return the generalized IoU (…,) of boxes (…, 4) with others (…, 4), pair by pair; the shapes are broadcast.
+
+    It is IoU − (outer − union) / outer, where outer is the area of the smallest box around both.
 
     Notes
     -----
-    torchvision has this as a loss, but that indexes by a mask, which makes the host wait for a GPU.
+    torchvision has this as a loss, which indexes by a mask and so makes the host wait for a GPU.
 
     Examples
     --------

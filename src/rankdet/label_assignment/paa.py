@@ -21,17 +21,17 @@ from rankdet.ranges import Count, NonNegative, Positive, checked
 from rankdet.structures import Assignment, Target
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
-"""Of the focal loss in the cost."""
+"""Parameters of the focal loss in the cost."""
 TIED_DENSITY = 1e-9
-"""Log-densities that differ by less count as equal, and the cheaper candidate as the denser one. Two candidates alone
-in their component lie on both sides of its mean, equally far: without this, rounding would choose."""
+"""Log-densities that differ by less than this are equal, and the cheaper candidate is the denser one. Two candidates
+alone in their component are equally far from its mean: without this, rounding would choose."""
 BY_OVERLAP = MaxIoUAssigner(0.1, 0.1, low_quality_iou=0.0)
 
 
 @checked
 @dataclass(frozen=True)
 class PAAAssigner:
-    """Candidates by overlap, of which a mixture of two Gaussians over their costs separates the positives.
+    """Assigner whose candidates are found by overlap, and split into positives and background by their costs.
 
     1. Anchors that overlap an object by IoU 0.1, and the best ones of each object, are its candidates.
     2. A candidate costs focal loss + ``giou_weight`` · (1 − GIoU) of what the network predicts for it now.
@@ -41,25 +41,27 @@ class PAAAssigner:
     5. Of the pooled candidates that more likely belong to the cheaper component, all up to and including the one of
        highest density, by rising cost, are positives. Every other candidate is background.
 
-    None is ignored but anchors in the padding, which are nobody's candidates.
+    Only anchors in the padding are ignored, and they are no candidates.
 
     Parameters
     ----------
     candidates_per_level
-        9 in the paper.
+        Anchors of each level, of lowest cost, that may become positives of an object.
     giou_weight
-        Of GIoU in the cost. 1.3 in the standard form, 1 in that of Rank & Sort Loss.
+        Factor of 1 − GIoU beside focal loss in the cost of an anchor: 1.3 in the standard form, 1 in that of Rank &
+        Sort Loss.
     added_variance
-        Added to every variance in each iteration. 1e-6 in the standard form, 1e-5 in that of Rank & Sort Loss.
+        Added to the variances of the mixture in each iteration: 1e-6 in the standard form, 1e-5 in that of Rank & Sort
+        Loss.
     overlap
-        The first step: max-IoU with 0.1 for both thresholds, and each object's best anchors, however bad.
+        Assigner of the first step: IoU 0.1 for both thresholds, and each object's best anchors, however bad.
 
     Notes
     -----
-    The mixtures of all objects of a batch are fitted at once, on the device of the tensors; the host waits for the
-    device once, to learn how many candidates there are. Of equally cheap candidates the first come first, of equally
-    dense ones the cheapest (the authors leave both to rounding). The cost is no loss: it has no gradient and only
-    splits positives from negatives, whatever loss the detector is trained with.
+    The mixtures of all objects of a batch are fitted at once, on the device of the tensors. The host waits for the
+    device once, for the number of candidates. Of equally cheap candidates the first come first, of equally dense ones
+    the cheapest. (The authors leave both to rounding.) The cost is no loss: it has no gradient and only splits
+    positives from negatives, whatever loss the detector is trained with.
     """
 
     candidates_per_level: Count = 9
@@ -71,25 +73,25 @@ class PAAAssigner:
     def __call__(
         self, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int, logits: Tensor, boxes: Tensor
     ) -> Assignment:
-        """Labels of the (B · M,) anchors of B images; C = ``num_classes`` is background.
+        """Return labels of the (B · M,) anchors of B images; C is background.
 
         Parameters
         ----------
         anchors
-            Of one image, with the padding of each.
+            Those of one image, with the padding of each.
         targets
             The objects of B images.
         num_classes
-            C.
+            Number of classes C.
         logits, boxes
-            (B, M, C) and (B, M, 4) what is predicted for every anchor now; boxes are decoded, in pixels.
+            Predictions (B, M, C) and (B, M, 4) for every anchor; boxes are decoded, in pixels.
         """
         first, rows, costs = self.pooled(anchors, targets, num_classes, logits, boxes)
         is_positive = cheap_ones(costs, rows >= 0, added_variance=self.added_variance)
-        # One place too many takes what is no positive.
-        chosen = torch.zeros(len(first.labels) + 1, dtype=torch.bool, device=rows.device)
-        chosen[rows.where(is_positive, len(first.labels)).flatten()] = True
-        is_background = (first.labels >= 0) & ~chosen[:-1]
+        # Candidates that are no positives are written to one row too many.
+        is_chosen = torch.zeros(len(first.labels) + 1, dtype=torch.bool, device=rows.device)
+        is_chosen[rows.where(is_positive, len(first.labels)).flatten()] = True
+        is_background = (first.labels >= 0) & ~is_chosen[:-1]
         return Assignment(
             first.labels.masked_fill(is_background, num_classes), first.matched.masked_fill(is_background, 0)
         )
@@ -98,9 +100,10 @@ class PAAAssigner:
     def pooled(
         self, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int, logits: Tensor, boxes: Tensor
     ) -> tuple[Assignment, Tensor, Tensor]:
-        """Steps 1 to 3: the assignment by overlap, and rows and costs (G, K) of the pooled candidates.
+        """Return the assignment by overlap, and rows and costs (G, K) of the pooled candidates: steps 1 to 3.
 
-        They stand cheapest first; where an object has fewer, the row is −1. The arguments are those of the call.
+        The candidates of an object are ordered cheapest first; where it has fewer, the row is −1. The arguments are
+        those of the call.
         """
         first = assign_by_overlap(self.overlap, anchors, targets, num_classes)
         rows = positive_rows(first.labels, num_classes)  # (R,)
@@ -112,33 +115,46 @@ class PAAAssigner:
         return first, *self._pool(rows, costs, groups, len(objects), anchors)
 
     def costs(self, logits: Tensor, labels: Tensor, boxes: Tensor, objects: Tensor) -> Tensor:
-        """(R,) focal loss summed over all classes + ``giou_weight`` · (1 − GIoU), in float32.
+        """Return the costs of candidates: focal loss, summed over all classes, + ``giou_weight`` · (1 − GIoU).
 
-        logits: (R, C). labels: (R,) classes of the objects. boxes, objects: (R, 4) pairs.
+        Parameters
+        ----------
+        logits
+            (R, C) predicted for the candidates.
+        labels
+            (R,) classes of their objects.
+        boxes, objects
+            (R, 4) predicted boxes and those of their objects.
+
+        Returns
+        -------
+        Tensor
+            (R,) float32.
         """
         logits = logits.float()
-        # As if all classes were wrong, then the right one.
+        # Focal loss as if all classes were wrong; then that of the right class takes its place.
         negative = logits.sigmoid().pow_(FOCAL_GAMMA).mul_(softplus(logits)).mul_(1 - FOCAL_ALPHA)
-        own = logits.gather(1, labels[:, None])
-        positive = FOCAL_ALPHA * (-own).sigmoid() ** FOCAL_GAMMA * softplus(-own)
+        right = logits.gather(1, labels[:, None])
+        positive = FOCAL_ALPHA * (-right).sigmoid() ** FOCAL_GAMMA * softplus(-right)
         focal = negative.scatter_(1, labels[:, None], positive).sum(dim=1)
         return focal + self.giou_weight * (1 - aligned_giou(boxes.float(), objects.float()))
 
     def _pool(
         self, rows: Tensor, costs: Tensor, groups: Tensor, num_objects: int, anchors: PyramidAnchors
     ) -> tuple[Tensor, Tensor]:
-        """Rows and costs (G, K) of the pooled candidates, cheapest first; where there are fewer, the row is −1.
+        """Return rows and costs (G, K) of the pooled candidates, cheapest first; where there are fewer, the row is −1.
 
-        rows, costs, groups: (R,) of all candidates; a group is a level of an object.
+        Rows, costs and groups are (R,) of all candidates; a group is a level of an object.
         """
         num_groups, size = num_objects * len(anchors.num_per_level), self.candidates_per_level
+        # Sort by group, then by cost; the place of a candidate is its rank in its group.
         order = costs.argsort(stable=True)
         order = order[groups[order].argsort(stable=True)]
         rows, costs, groups = rows[order], costs[order], groups[order]
         counts = torch.zeros(num_groups, dtype=torch.int64, device=rows.device)
         counts.scatter_add_(0, groups, torch.ones_like(groups))
         place = torch.arange(len(groups), device=rows.device) - (counts.cumsum(0) - counts)[groups]
-        # One place too many takes what is not pooled.
+        # Candidates that are not pooled are written to one place too many.
         places = (groups * size + place).where(place < size, num_groups * size)
         pooled_rows = rows.new_full((num_groups * size + 1,), -1).scatter_(0, places, rows)[:-1]
         pooled_costs = costs.new_full((num_groups * size + 1,), torch.inf).scatter_(0, places, costs)[:-1]
@@ -148,7 +164,7 @@ class PAAAssigner:
 
 
 def cheap_ones(costs: Tensor, is_given: Tensor, *, added_variance: float) -> Tensor:
-    """(G, K) bool: which of the pooled candidates become positives.
+    """Return which of the pooled candidates become positives, (G, K) bool.
 
     Parameters
     ----------
@@ -157,7 +173,7 @@ def cheap_ones(costs: Tensor, is_given: Tensor, *, added_variance: float) -> Ten
     is_given
         (G, K) bool: False where an object has fewer candidates.
     added_variance
-        See :func:`fit_mixtures`.
+        Added to the variances of the mixture in each iteration.
 
     Examples
     --------

@@ -17,7 +17,7 @@ from rankdet.ranges import Count, NonNegative, Positive, checked
 
 
 class MaskShapes(NamedTuple):
-    """What the assignment of cells asks of the masks of G objects.
+    """The properties of the masks of G objects that the assignment of cells depends on.
 
     centers
         (G, 2) float64: center of mass (x, y), in indices of pixels; 0 where a mask is empty.
@@ -33,7 +33,7 @@ class MaskShapes(NamedTuple):
 
 
 def mask_shapes(masks: Tensor, small_masks: Tensor) -> MaskShapes:
-    """Centers of mass of (G, H, W) bool masks, and what is left of them in (G, h, w) bool, the small ones.
+    """Return centers of mass of masks (G, H, W) bool, and which are empty, there and in their small size (G, h, w).
 
     Examples
     --------
@@ -49,7 +49,7 @@ def mask_shapes(masks: Tensor, small_masks: Tensor) -> MaskShapes:
 
 
 class GridAssignment(NamedTuple):
-    """Labels of the cells of B images, and which object's mask which cell learns.
+    """Labels of the cells of B images, and the masks that cells learn.
 
     labels
         (B · M,) int64: class, or C for background; by image, level, row, column.
@@ -76,26 +76,27 @@ class GridAssignment(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class GridAssigner:
-    """An object belongs to the cells around its center of mass, on the levels whose range its size is in.
+    """Assigner that makes the cells around an object's center of mass positives, on the levels that suit its size.
 
     The size of an object is √(width · height) of its box. Its center region is ``center_size`` times as wide and high
-    as the box, around the center of mass of the mask. On each level whose range holds the size, the positives of the
+    as the box, around the center of mass of the mask. On each level whose range contains the size, the positives of the
     object are the cells that the region touches, but at most one to each side of the cell of the center: 3 × 3. All
-    other cells are background; none is ignored, also not in the padding (Wang et al., "SOLOv2", NeurIPS 2020,
+    other cells are background, also those in the padding; none is ignored (Wang et al., "SOLOv2", NeurIPS 2020,
     arXiv:2003.10152, and the published code of Rank & Sort Loss, Oksuz et al., ICCV 2021).
 
     Parameters
     ----------
     grids
-        S of each level.
+        Cells per side S of the grid of each level, the finest first.
     scale_ranges
-        Smallest and largest size of objects for each level, in pixels, both included; ranges may overlap.
+        Smallest and largest objects of each level, as square root of the area of the box in pixels, both included;
+        ranges may overlap.
     center_size
-        σ, side of the center region in sides of the box.
+        Side σ of the region around the center of mass whose cells are positives, in sides of the box.
     one_mask_per_cell
-        Whose a cell is that several objects want. True, in the form of Rank & Sort Loss: the first object's, and the
-        cell learns its mask alone, so that it has one quality. False, in the standard form: its class is that of the
-        last object, but it learns the masks of all.
+        Decides about cells that several objects claim. True, in the form of Rank & Sort Loss: such a cell is a positive
+        of the first object, and learns its mask alone, so that it has one quality. False, in the standard form: its
+        class is that of the last object, but it learns the masks of all.
 
     Raises
     ------
@@ -104,9 +105,9 @@ class GridAssigner:
 
     Notes
     -----
-    The center of mass is measured in indices of pixels, half a pixel off what boxes are measured in, as in published
+    The center of mass is measured in indices of pixels, half a pixel off the coordinates of boxes, as in published
     code. With ``one_mask_per_cell`` a cell whose object is lost at the size at which masks are learned is background:
-    its quality would be 0, which makes it a negative in the paper. Nothing but P' is looked at by the host.
+    its quality would be 0, which makes it a negative in the paper. The host waits once, for the numbers P and P'.
 
     Examples
     --------
@@ -137,69 +138,70 @@ class GridAssigner:
 
     @property
     def num_cells(self) -> int:
-        """M."""
+        """Number of cells of an image M."""
         return sum(size * size for size in self.grids)
 
     @torch.no_grad()
     def __call__(
         self, labels: Sequence[Tensor], boxes: Tensor, shapes: MaskShapes, canvas: tuple[int, int], num_classes: int
     ) -> GridAssignment:
-        """Labels and masks of the cells of B images.
+        """Return labels and masks of the cells of B images.
 
         Parameters
         ----------
         labels
-            For each image the classes of its objects.
+            Classes of the objects of each image.
         boxes
             (G, 4) xyxy in pixels, of the objects of all images.
         shapes
-            Of their masks.
+            Properties of their masks.
         canvas
-            (height, width) in pixels that the grids cover: those of the batch, padding included.
+            (height, width) in pixels that the grids cover: the size of the batch, padding included.
         num_classes
-            C, which is background.
+            Number of classes C; this number is background.
         """
-        cells, is_wanted = self._wanted(labels, boxes, shapes, canvas)  # (G, 9 L)
+        # Which cells each object claims, then which object owns each cell.
+        cells, is_claimed = self._claims(labels, boxes, shapes, canvas)  # (G, 9 L)
         num_objects, num_cells = len(boxes), len(labels) * self.num_cells
         objects = torch.arange(num_objects, device=boxes.device)[:, None].expand_as(cells)
         owners = cells.new_full((num_cells,), num_objects)
         if self.one_mask_per_cell:
-            claims = objects.where(is_wanted, num_objects)
-            owners = owners.scatter_reduce(0, cells.flatten(), claims.flatten(), "amin")
-            is_wanted = is_wanted & (owners[cells] == objects) & ~shapes.is_lost[:, None]
+            first = objects.where(is_claimed, num_objects)
+            owners = owners.scatter_reduce(0, cells.flatten(), first.flatten(), "amin")
+            is_claimed = is_claimed & (owners[cells] == objects) & ~shapes.is_lost[:, None]
         else:
             last = torch.full_like(owners, -1)
-            last = last.scatter_reduce(0, cells.flatten(), objects.where(is_wanted, -1).flatten(), "amax")
+            last = last.scatter_reduce(0, cells.flatten(), objects.where(is_claimed, -1).flatten(), "amax")
             owners = last.where(last >= 0, num_objects)
-        classes = torch.cat([*labels, owners.new_full((1,), num_classes)])  # an owner that there is not is background
+        classes = torch.cat([*labels, owners.new_full((1,), num_classes)])  # cells without an owner are background
         if self.one_mask_per_cell:
             classes[:-1].masked_fill_(shapes.is_lost, num_classes)
         cell_labels = classes[owners]
 
-        counts = [own.sum() for own in is_wanted.split([len(own) for own in labels])]
+        counts = [own.sum() for own in is_claimed.split([len(own) for own in labels])]
         is_positive = cell_labels < num_classes  # no cell is ignored
         num_positives: int
         *per_image, num_positives = torch.stack([*counts, is_positive.sum()]).tolist()  # the host waits here, once
         positives = torch.nonzero_static(is_positive, size=num_positives).squeeze(1)
-        places = torch.nonzero_static(is_wanted.flatten(), size=sum(per_image)).squeeze(1)
-        chosen = cells.flatten()[places]
-        order = chosen.argsort(stable=True)
-        chosen, places = chosen[order], places[order]
+        places = torch.nonzero_static(is_claimed.flatten(), size=sum(per_image)).squeeze(1)
+        mask_cells = cells.flatten()[places]
+        order = mask_cells.argsort(stable=True)
+        mask_cells, places = mask_cells[order], places[order]
         rows = None
         if not self.one_mask_per_cell:
-            rows = (is_positive.cumsum(0) - 1)[chosen]
-        return GridAssignment(cell_labels, positives, chosen, objects.flatten()[places], rows, per_image)
+            rows = (is_positive.cumsum(0) - 1)[mask_cells]
+        return GridAssignment(cell_labels, positives, mask_cells, objects.flatten()[places], rows, per_image)
 
-    def _wanted(
+    def _claims(
         self, labels: Sequence[Tensor], boxes: Tensor, shapes: MaskShapes, canvas: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """(G, 9 L) cells of B images that each object may want, and whether it does; 0 where it does not."""
+        """Return cells (G, 9 L) that each object claims, counted through B images, and whether it does; 0 if not."""
         boxes = boxes.double()
         sides = boxes[:, 2:] - boxes[:, :2]
         scales = sides.prod(dim=1).clamp(min=0).sqrt()
         start = torch.cat([torch.full_like(own, index * self.num_cells) for index, own in enumerate(labels)])
         neighbors = torch.arange(-1, 2, device=boxes.device)
-        cells, is_wanted = [], []
+        cells, is_claimed = [], []
         for size, (smallest, largest) in zip(self.grids, self.scale_ranges, strict=True):
             is_inside = []
             places = []
@@ -210,14 +212,14 @@ class GridAssigner:
                 is_inside.append((place >= first.clamp(min=0)) & (place <= last.clamp(max=size - 1)))
                 places.append(place)
             is_level = (scales >= smallest) & (scales <= largest) & ~shapes.is_empty
-            wanted = (is_inside[1][:, :, None] & is_inside[0][:, None, :]).flatten(1) & is_level[:, None]
-            found = start[:, None] + (places[1][:, :, None] * size + places[0][:, None, :]).flatten(1)
-            cells.append(found.where(wanted, 0))
-            is_wanted.append(wanted)
+            claimed = (is_inside[1][:, :, None] & is_inside[0][:, None, :]).flatten(1) & is_level[:, None]
+            level_cells = start[:, None] + (places[1][:, :, None] * size + places[0][:, None, :]).flatten(1)
+            cells.append(level_cells.where(claimed, 0))
+            is_claimed.append(claimed)
             start = start + size * size
-        return torch.cat(cells, dim=1), torch.cat(is_wanted, dim=1)
+        return torch.cat(cells, dim=1), torch.cat(is_claimed, dim=1)
 
 
 def _cell(coordinates: Tensor, length: int, size: int) -> Tensor:
-    """The row or column of a grid in which coordinates of a canvas of ``length`` pixels lie."""
+    """Return the row or column of a grid in which coordinates on a canvas of ``length`` pixels lie."""
     return torch.floor((coordinates / length) / (1 / size)).long()
