@@ -14,26 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from rankdet.losses import (
-    L1,
     ALRPLoss,
     APLoss,
-    CenternessCrossEntropy,
+    CenternessCrossEntropyLoss,
     CenternessWeights,
     ConstantBalance,
-    DiceLabel,
+    DiceQuality,
     FocalLoss,
-    GIoU,
-    HardNegatives,
-    IoUCrossEntropy,
+    GIoULoss,
+    IoUCrossEntropyLoss,
     IoUWeights,
-    MaskCrossEntropy,
+    L1Loss,
+    MaskCrossEntropyLoss,
+    NoWeights,
     PositiveCount,
     QualityFocalLoss,
     RankSortLoss,
-    SemanticCrossEntropy,
+    SemanticCrossEntropyLoss,
     SigmoidCrossEntropyLoss,
-    SmoothL1,
+    SmoothL1Loss,
     SoftmaxCrossEntropyLoss,
+    Tasks,
     ValueBalance,
 )
 from rankdet.structures import Batch, Images, Source, Target
@@ -72,13 +73,13 @@ DETECTORS = {
     "Faster R-CNN, standard": Form(
         "tiny_faster_rcnn",
         ranking=False,
-        losses={"rpn": SigmoidCrossEntropyLoss(SmoothL1(1 / 9)), "rcnn": SoftmaxCrossEntropyLoss(L1())},
+        losses={"rpn": SigmoidCrossEntropyLoss(SmoothL1Loss(1 / 9)), "rcnn": SoftmaxCrossEntropyLoss(L1Loss())},
         falling=STANDARD,
     ),
     "Faster R-CNN, standard, GIoU": Form(
         "tiny_faster_rcnn",
         ranking=False,
-        losses={"rpn": SigmoidCrossEntropyLoss(L1()), "rcnn": SoftmaxCrossEntropyLoss(GIoU(10.0))},
+        losses={"rpn": SigmoidCrossEntropyLoss(L1Loss()), "rcnn": SoftmaxCrossEntropyLoss(GIoULoss(10.0))},
         falling=STANDARD,
     ),
     "Faster R-CNN, Rank & Sort": Form(
@@ -87,7 +88,7 @@ DETECTORS = {
     "Faster R-CNN+, standard": Form(
         "tiny_faster_rcnn_plus",
         ranking=False,
-        losses={"rpn": SigmoidCrossEntropyLoss(L1()), "rcnn": SoftmaxCrossEntropyLoss(L1())},
+        losses={"rpn": SigmoidCrossEntropyLoss(L1Loss()), "rcnn": SoftmaxCrossEntropyLoss(L1Loss())},
         falling=STANDARD,
     ),
     "Faster R-CNN+, deformable, Rank & Sort": Form(
@@ -99,7 +100,7 @@ DETECTORS = {
     "Mask R-CNN, standard": Form(
         "tiny_mask_rcnn",
         ranking=False,
-        losses={"rpn": SigmoidCrossEntropyLoss(SmoothL1(1 / 9)), "rcnn": SoftmaxCrossEntropyLoss(L1())},
+        losses={"rpn": SigmoidCrossEntropyLoss(SmoothL1Loss(1 / 9)), "rcnn": SoftmaxCrossEntropyLoss(L1Loss())},
         falling=(*STANDARD, "rcnn/mask"),
     ),
     "Mask R-CNN, Rank & Sort": Form(
@@ -112,8 +113,8 @@ DETECTORS = {
         "tiny_cascade_rcnn",
         ranking=False,
         losses={
-            "rpn": SigmoidCrossEntropyLoss(SmoothL1(1 / 9)),
-            **{head: SoftmaxCrossEntropyLoss(SmoothL1(1.0)) for head in ("rcnn1", "rcnn2", "rcnn3")},
+            "rpn": SigmoidCrossEntropyLoss(SmoothL1Loss(1 / 9)),
+            **{head: SoftmaxCrossEntropyLoss(SmoothL1Loss(1.0)) for head in ("rcnn1", "rcnn2", "rcnn3")},
         },
         falling=("rpn/classification", "rpn/localization", "rcnn1/classification", "rcnn2/classification"),
     ),
@@ -127,7 +128,16 @@ DETECTORS = {
     "ATSS, standard": Form(
         "tiny_atss",
         ranking=False,
-        losses={"dense": FocalLoss(weighting=CenternessWeights(), auxiliary=(CenternessCrossEntropy(),))},
+        losses={
+            "dense": FocalLoss(
+                tasks=Tasks(
+                    box_loss=GIoULoss(2.0),
+                    weighting=CenternessWeights(),
+                    balancing=ConstantBalance(),
+                    auxiliary=(CenternessCrossEntropyLoss(),),
+                )
+            )
+        },
         falling=DENSE_STANDARD,
     ),
     "ATSS, Rank & Sort": Form("tiny_atss", ranking=True, losses={"dense": RankSortLoss()}, falling=DENSE_RANKING),
@@ -138,7 +148,15 @@ DETECTORS = {
     "ATSS, AP Loss and centerness": Form(
         "tiny_atss",
         ranking=False,
-        losses={"dense": APLoss(weighting=CenternessWeights(), auxiliary=(CenternessCrossEntropy(),))},
+        losses={
+            "dense": APLoss(
+                tasks=Tasks(
+                    weighting=CenternessWeights(),
+                    balancing=ConstantBalance(2.0),
+                    auxiliary=(CenternessCrossEntropyLoss(),),
+                )
+            )
+        },
         falling=DENSE_STANDARD,
     ),
     "PAA, aLRP Loss": Form(
@@ -150,7 +168,16 @@ DETECTORS = {
     "PAA, standard": Form(
         "tiny_paa",
         ranking=False,
-        losses={"dense": FocalLoss(box_loss=GIoU(1.3), weighting=IoUWeights(), auxiliary=(IoUCrossEntropy(),))},
+        losses={
+            "dense": FocalLoss(
+                tasks=Tasks(
+                    box_loss=GIoULoss(1.3),
+                    weighting=IoUWeights(),
+                    balancing=ConstantBalance(),
+                    auxiliary=(IoUCrossEntropyLoss(),),
+                )
+            )
+        },
         falling=DENSE_STANDARD,
     ),
     "PAA, Rank & Sort": Form("tiny_paa", ranking=True, losses={"dense": RankSortLoss()}, falling=DENSE_RANKING),
@@ -159,10 +186,10 @@ DETECTORS = {
         ranking=False,
         losses={
             "dense": SoftmaxCrossEntropyLoss(
-                SmoothL1(1.0, 1.5),
-                MaskCrossEntropy(6.125, over_box_size=True),
-                hard_negatives=HardNegatives(100),  # so many that some lie on every level
-                auxiliary=(SemanticCrossEntropy(),),
+                SmoothL1Loss(1.0, 1.5),
+                MaskCrossEntropyLoss(6.125, over_box_size=True),
+                hard_negatives=100,
+                auxiliary=(SemanticCrossEntropyLoss(),),
             )
         },
         falling=(*DENSE_STANDARD, "dense/mask", "dense/semantic"),
@@ -177,7 +204,16 @@ DETECTORS = {
         "tiny_solov2",
         ranking=False,
         losses={
-            "grid": FocalLoss(mask_balancing=ConstantBalance(3.0), normalizer=PositiveCount(1.0), dice_epsilon=2e-3),
+            "grid": FocalLoss(
+                normalizer=PositiveCount(1.0),
+                tasks=Tasks(
+                    box_loss=GIoULoss(2.0),
+                    weighting=NoWeights(),
+                    balancing=ConstantBalance(),
+                    mask_balancing=ConstantBalance(3.0),
+                    dice_epsilon=2e-3,
+                ),
+            ),
         },
         falling=("grid/classification", "grid/mask"),
     ),
@@ -190,7 +226,7 @@ DETECTORS = {
     "SOLOv2, Rank & Sort": Form(
         "tiny_solov2",
         ranking=True,
-        losses={"grid": RankSortLoss(label=DiceLabel(), dice_epsilon=2e-3)},
+        losses={"grid": RankSortLoss(quality=DiceQuality(), tasks=Tasks(dice_epsilon=2e-3))},
         falling=("grid/ranking", "grid/mask_error"),
     ),
 }

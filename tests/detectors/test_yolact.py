@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 
 from rankdet.detectors import YOLACT, DetectionSettings
 from rankdet.heads import assemble_masks, fast_nms, resize_masks
-from rankdet.losses import DiceLabel, MeanLabel, RankSortLoss
+from rankdet.losses import DiceQuality, IoUQuality, MeanQuality, RankSortLoss
 from rankdet.structures import Batch, Candidates, Images, Outlines, Source, Target
 
 Build = Callable[[bool], YOLACT]
@@ -193,8 +193,8 @@ def test_an_object_of_one_pixel_is_a_positive_with_an_empty_mask(tiny_yolact: Bu
     assert not dense.masks.target.any()
     assert 4 <= dense.masks.predicted.isfinite().sum() <= 16
     if ranking:
-        for label in (DiceLabel(), MeanLabel(), None):
-            terms = RankSortLoss(label=label)(dense).terms
+        for quality in (DiceQuality(), MeanQuality(), IoUQuality()):
+            terms = RankSortLoss(quality=quality)(dense).terms
             assert all(term.isfinite() for term in terms.values())
             sum(terms.values()).backward(retain_graph=True)
 

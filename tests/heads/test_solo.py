@@ -9,7 +9,7 @@ import torch
 
 from rankdet.heads import GridHead, GridOutputs, GridStage, MaskFeatures, mask_logits
 from rankdet.label_assignment import GridAssigner
-from rankdet.losses import DiceLabel, RankSortLoss, dice_coefficient
+from rankdet.losses import DiceQuality, RankSortLoss, Tasks, dice_coefficient
 from rankdet.structures import Candidates, Outlines, Target
 
 EMPTY = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
@@ -159,7 +159,9 @@ def test_the_order_of_objects_does_not_matter_where_they_share_no_cell(one_mask_
         target = Target(APART.boxes[order], APART.labels[order], APART.masks[order])
         found = candidates_of(stage, [target, OVER_EACH_OTHER])
         if one_mask_per_cell:
-            values.append(list(RankSortLoss(label=DiceLabel(), dice_epsilon=2e-3)(found).terms.values()))
+            values.append(
+                list(RankSortLoss(quality=DiceQuality(), tasks=Tasks(dice_epsilon=2e-3))(found).terms.values())
+            )
         else:
             dice = dice_coefficient(found.masks.predicted, found.masks.target)
             values.append([dice, found.masks.rows.float()])
@@ -197,7 +199,7 @@ def test_an_object_that_vanishes_at_the_size_of_the_masks_is_a_negative_as_its_l
         torch.cat([speck, APART.masks]),
     )
     found = candidates_of(stage, [target])
-    terms, stats = RankSortLoss(label=DiceLabel())(found)
+    terms, stats = RankSortLoss(quality=DiceQuality())(found)
     lost = 3 * 8 + 3  # of the finest grid, whose cells have eight pixels
     assert found.labels[lost] == 3
     assert torch.equal(found.labels, candidates_of(stage, [APART]).labels)
@@ -208,7 +210,7 @@ def test_an_object_that_vanishes_at_the_size_of_the_masks_is_a_negative_as_its_l
         predicted=torch.cat([found.masks.predicted[:row], torch.randn(1, 16, 16), found.masks.predicted[row:]]),
         target=torch.cat([found.masks.target[:row], torch.zeros(1, 16, 16).bool(), found.masks.target[row:]]),
     )
-    literal = RankSortLoss(label=DiceLabel(), zero_quality_is_negative=True)(
+    literal = RankSortLoss(quality=DiceQuality(), zero_quality_is_negative=True)(
         replace(found, labels=labels, masks=masks, rows=None)
     )
     torch.testing.assert_close(terms["ranking"], literal.terms["ranking"])

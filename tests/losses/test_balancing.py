@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rankdet.losses import ConstantBalance, EpochBalance, MagnitudeBalance, ValueBalance, value_balance
+from rankdet.losses import (
+    ALRPLoss,
+    ConstantBalance,
+    EpochBalance,
+    MagnitudeBalance,
+    RankSortLoss,
+    Tasks,
+    ValueBalance,
+    set_epoch_length,
+    value_balance,
+)
 from rankdet.structures import Candidates, Matched
 
 
@@ -134,5 +144,33 @@ def test_the_weight_of_an_epoch_is_not_changed_by_later_ones() -> None:
 
 
 def test_a_period_has_an_iteration() -> None:
-    with pytest.raises(ValueError, match="period"):
+    with pytest.raises(ValueError, match="iterations must be at least 1"):
         EpochBalance(iterations=0)
+
+
+def test_a_balance_by_epochs_learns_their_length_from_the_training() -> None:
+    """One that was made with a period of its own keeps it."""
+    losses = RankSortLoss(tasks=Tasks(balancing=EpochBalance())), ALRPLoss(balancing=EpochBalance(iterations=3))
+    set_epoch_length(nn.ModuleList(losses), 2)
+    set_epoch_length(iter(losses), 1)
+    balances = losses[0].tasks.balancing, losses[0].tasks.mask_balancing, losses[1].balancing
+    for balance, period in zip(balances, (1, 1, 3), strict=True):
+        found = [balance(torch.tensor(0.6), torch.tensor(0.2), NOTHING).item() for _ in range(4)]
+        assert found == [50.0] * period + [4.0] * (4 - period)
+    with pytest.raises(ValueError, match="an epoch must have an iteration, got 0"):
+        set_epoch_length(losses, 0)
+
+
+def test_a_balance_by_epochs_that_knows_no_period_names_what_is_missing() -> None:
+    with pytest.raises(RuntimeError, match=r"set_epoch_length\(loss, iterations\)"):
+        EpochBalance()(torch.tensor(1.0), torch.tensor(1.0), NOTHING)
+
+
+def test_losses_share_no_state_of_a_balance() -> None:
+    """Neither with each other nor with the tasks that they were made of."""
+    tasks = Tasks(balancing=EpochBalance(iterations=1))
+    losses = [RankSortLoss(tasks=tasks), RankSortLoss(tasks=tasks)]
+    assert losses[0].tasks.balancing(torch.tensor(0.6), torch.tensor(0.2), NOTHING).item() == 50
+    weights = [part.balancing.weight.item() for part in (losses[0].tasks, losses[1].tasks, tasks)]
+    assert weights == [pytest.approx(4), 50, 50]
+    assert RankSortLoss().tasks is not RankSortLoss().tasks

@@ -7,13 +7,15 @@ import torch
 from torch import nn
 from torchvision.ops import generalized_box_iou
 
-from rankdet.losses import L1, GIoU, SmoothL1, find_positives
+from rankdet.losses import GIoULoss, L1Loss, SmoothL1Loss, find_positives
 from rankdet.structures import Candidates, Matched
 
 DELTAS = torch.tensor([[0.5, -2.0, 0.0, 1.0], [0.0, 0.0, 0.25, 0.0]])
 BOXES = torch.tensor([[0.0, 0, 4, 2], [1, 1, 3, 3]])
 OBJECTS = torch.tensor([[0.0, 0, 4, 4], [0, 0, 2, 2]])
-BOX_LOSSES = pytest.mark.parametrize("box_loss", [L1(), SmoothL1(1.0), GIoU()], ids=["L1", "smooth L1", "GIoU"])
+BOX_LOSSES = pytest.mark.parametrize(
+    "box_loss", [L1Loss(), SmoothL1Loss(1.0), GIoULoss()], ids=["L1", "smooth L1", "GIoU"]
+)
 
 
 def make_candidates() -> Candidates:
@@ -30,13 +32,13 @@ def make_candidates() -> Candidates:
 @pytest.mark.parametrize(
     ("box_loss", "expected"),
     [
-        (L1(), [3.5, 0.25]),
-        (L1(2.0), [7.0, 0.5]),
-        (SmoothL1(1.0), [0.125 + 1.5 + 0.5, 0.03125]),
-        (SmoothL1(0.25), [0.375 + 1.875 + 0.875, 0.125]),
-        (SmoothL1(1.0, weight=10), [21.25, 0.3125]),
-        (GIoU(), [1 / 2, 1 - 1 / 7 + 2 / 9]),
-        (GIoU(3.0), [3 / 2, 3 - 3 / 7 + 6 / 9]),
+        (L1Loss(), [3.5, 0.25]),
+        (L1Loss(2.0), [7.0, 0.5]),
+        (SmoothL1Loss(1.0), [0.125 + 1.5 + 0.5, 0.03125]),
+        (SmoothL1Loss(0.25), [0.375 + 1.875 + 0.875, 0.125]),
+        (SmoothL1Loss(1.0, weight=10), [21.25, 0.3125]),
+        (GIoULoss(), [1 / 2, 1 - 1 / 7 + 2 / 9]),
+        (GIoULoss(3.0), [3 / 2, 3 - 3 / 7 + 6 / 9]),
     ],
 )
 def test_box_losses_worked_out_by_hand(box_loss: nn.Module, expected: list[float]) -> None:
@@ -48,12 +50,12 @@ def test_box_losses_worked_out_by_hand(box_loss: nn.Module, expected: list[float
 
 def test_the_giou_loss_is_that_of_torchvision() -> None:
     candidates = make_candidates()
-    found = GIoU()(candidates, find_positives(candidates))
+    found = GIoULoss()(candidates, find_positives(candidates))
     torch.testing.assert_close(found, 1 - generalized_box_iou(BOXES, OBJECTS).diagonal())
 
 
 @BOX_LOSSES
 def test_box_losses_need_their_pairs(box_loss: nn.Module) -> None:
     bare = Candidates("head", torch.zeros(2, 1), torch.tensor([0, 0]), 1)
-    with pytest.raises(ValueError, match="'head' hands no"):
+    with pytest.raises(ValueError, match="'head' passes no"):
         box_loss(bare, find_positives(bare))

@@ -37,7 +37,6 @@ def test_positives_are_the_candidates_with_a_class() -> None:
     assert positives.overlap.iou.shape == (3,)
     assert positives.dice is not None
     assert positives.dice.shape == (3,)
-    assert positives.ranks is None
 
 
 def test_what_a_head_does_not_hand_is_none() -> None:

@@ -21,6 +21,7 @@ from rankdet.losses import (
     IoUWeights,
     RankingWeights,
     RankSortLoss,
+    Tasks,
     alrp_loss,
     alrp_loss_of_labels,
     ap_loss,
@@ -153,8 +154,10 @@ def test_compiled_functions_can_go_back_twice(name: str) -> None:
 
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "rank & sort": RankSortLoss,
-    "rank & sort, other parts": lambda: RankSortLoss(weighting=IoUWeights(), balancing=EpochBalance(iterations=2)),
-    "rank & sort, weights by rank": lambda: RankSortLoss(weighting=RankingWeights(0.5)),
+    "rank & sort, other parts": lambda: RankSortLoss(
+        tasks=Tasks(weighting=IoUWeights(), balancing=EpochBalance(iterations=2))
+    ),
+    "rank & sort, weights by rank": lambda: RankSortLoss(tasks=Tasks(weighting=RankingWeights(0.5))),
     "average precision": APLoss,
     "alrp": lambda: ALRPLoss(balancing=EpochBalance(iterations=3)),
 }

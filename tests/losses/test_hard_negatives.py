@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from rankdet.losses import L1, HardNegatives, SoftmaxCrossEntropyLoss
+from rankdet.losses import L1Loss, SoftmaxCrossEntropyLoss
+from rankdet.losses.hard_negatives import HardNegatives
 from rankdet.structures import Candidates, Matched
 
 NUM_CLASSES = 3
@@ -58,7 +59,7 @@ def test_hard_negatives_are_those_of_a_plain_loop(per_image: tuple[int, ...], po
 @pytest.mark.parametrize("positive", [0.0, 0.1])
 def test_classification_and_boxes_are_over_the_number_of_positives(positive: float) -> None:
     candidates = make_candidates((50, 50), positive, 0)
-    terms, stats = SoftmaxCrossEntropyLoss(L1(), hard_negatives=HardNegatives(3))(candidates)
+    terms, stats = SoftmaxCrossEntropyLoss(L1Loss(), hard_negatives=3)(candidates)
     losses = cross_entropy(candidates.logits, candidates.labels.clamp(min=0), reduction="none")
     chosen, divisor = chosen_by_hand(candidates, losses.tolist(), 3)
     torch.testing.assert_close(terms["classification"], losses[torch.tensor(chosen)].sum() / divisor)
@@ -74,7 +75,7 @@ def test_classification_and_boxes_are_over_the_number_of_positives(positive: flo
 def test_without_candidates_nothing_is_chosen() -> None:
     for per_image in ((), (0, 0)):
         candidates = make_candidates(per_image, 0.5, 0)
-        terms, _ = SoftmaxCrossEntropyLoss(L1(), hard_negatives=HardNegatives(3))(candidates)
+        terms, _ = SoftmaxCrossEntropyLoss(L1Loss(), hard_negatives=3)(candidates)
         assert terms["classification"] == 0
         terms["classification"].backward()
         assert candidates.logits.grad is not None
@@ -87,5 +88,5 @@ def test_a_head_must_say_which_candidates_share_an_image() -> None:
         HardNegatives(3)(bare, torch.zeros(9))
     with pytest.raises(ValueError, match=r"per_image \(4, 4\) does not add up to 9"):
         Candidates("dense", candidates.logits, candidates.labels, NUM_CLASSES, per_image=(4, 4))
-    with pytest.raises(ValueError, match="at least one negative"):
+    with pytest.raises(ValueError, match="ratio must be at least 1"):
         HardNegatives(0)

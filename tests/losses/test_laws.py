@@ -17,7 +17,7 @@ from torch import Tensor
 from rankdet.losses import (
     Pairs,
     PrimaryTerms,
-    RankSort,
+    RankSortValues,
     alrp_loss,
     alrp_loss_of_labels,
     ap_loss,
@@ -50,7 +50,9 @@ class ErrorDriven(NamedTuple):
     is_fast: bool
 
 
-def labelled(logits: Tensor, targets: Tensor, delta: float, implementation: rank_sort.Implementation) -> RankSort:
+def from_labels(
+    logits: Tensor, targets: Tensor, delta: float, implementation: rank_sort.Implementation
+) -> RankSortValues:
     """The labels form of one class: a target above 0 is class 0, 0 is background, −1 ignored."""
     labels = torch.where(targets > 0, 0, 1).where(targets >= 0, -1)
     logits, quality = logits.reshape(-1, 1), targets[targets > 0]
@@ -61,7 +63,7 @@ def rank_and_sort(part: Part, implementation: rank_sort.Implementation, form: Fo
     def build(implementation: rank_sort.Implementation, form: Form) -> Callable[[Tensor, Tensor, float], Tensor]:
         def evaluate(logits: Tensor, targets: Tensor, delta: float) -> Tensor:
             if form == "labels":
-                parts = labelled(logits, targets, delta, implementation)
+                parts = from_labels(logits, targets, delta, implementation)
             else:
                 parts = rank_sort_loss(logits, targets, delta, implementation=implementation)
             return {"ranking": parts.ranking, "sorting": parts.sorting, "both": parts.ranking + parts.sorting}[part]

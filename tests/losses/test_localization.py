@@ -10,16 +10,16 @@ from torch import Tensor
 from torchvision.ops import box_iou, generalized_box_iou
 
 from rankdet.losses import (
-    BinaryLabel,
-    DiceLabel,
-    IoULabel,
-    MeanLabel,
+    BinaryQuality,
+    DiceQuality,
+    IoUQuality,
+    MeanQuality,
     box_overlap,
     dice_coefficient,
     find_positives,
     localization,
 )
-from rankdet.losses.labels import Label
+from rankdet.losses.quality import Quality
 from rankdet.structures import Candidates, Matched
 
 
@@ -181,23 +181,26 @@ def labeled_candidates(rows: Tensor | None = None) -> Candidates:
 
 
 @pytest.mark.parametrize(
-    ("label", "expected"), [(BinaryLabel(), 1), (IoULabel(), 1 / 2), (DiceLabel(), 2 / 3), (MeanLabel(), 7 / 12)]
+    ("quality", "expected"),
+    [(BinaryQuality(), 1), (IoUQuality(), 1 / 2), (DiceQuality(), 2 / 3), (MeanQuality(), 7 / 12)],
 )
-def test_labels_worked_out_by_hand(label: Label, expected: float) -> None:
+def test_qualities_worked_out_by_hand(quality: Quality, expected: float) -> None:
     candidates = labeled_candidates()
-    found = label(candidates, find_positives(candidates))
+    found = quality(candidates, find_positives(candidates))
     assert found.tolist() == pytest.approx([expected], abs=1e-5)
     assert not found.requires_grad
 
 
-@pytest.mark.parametrize(("label", "missing"), [(IoULabel(), "boxes"), (DiceLabel(), "masks"), (MeanLabel(), "boxes")])
-def test_a_label_names_what_a_head_does_not_hand(label: Label, missing: str) -> None:
+@pytest.mark.parametrize(
+    ("quality", "missing"), [(IoUQuality(), "boxes"), (DiceQuality(), "masks"), (MeanQuality(), "boxes")]
+)
+def test_a_quality_names_what_a_head_does_not_hand(quality: Quality, missing: str) -> None:
     bare = Candidates("head", torch.zeros(1, 1), torch.tensor([0]), 1)
-    with pytest.raises(ValueError, match=f"'head' hands no {missing}"):
-        label(bare, find_positives(bare))
+    with pytest.raises(ValueError, match=f"'head' passes no {missing}"):
+        quality(bare, find_positives(bare))
 
 
 def test_the_dice_label_needs_the_masks_of_all_positives() -> None:
     candidates = labeled_candidates(rows=torch.tensor([0]))
     with pytest.raises(ValueError, match="a part of its positives"):
-        DiceLabel()(candidates, find_positives(candidates))
+        DiceQuality()(candidates, find_positives(candidates))

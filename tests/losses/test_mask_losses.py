@@ -10,23 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from rankdet.losses import (
-    L1,
     ALRPLoss,
     APLoss,
     BucketedAPLoss,
     BucketedRankSortLoss,
     ConstantBalance,
-    Dice,
-    DiceLabel,
+    DiceLoss,
+    DiceQuality,
     FocalLoss,
+    GIoULoss,
+    L1Loss,
     MagnitudeBalance,
-    MaskCrossEntropy,
+    MaskCrossEntropyLoss,
+    NoWeights,
     PositiveCount,
     QualityFocalLoss,
     RankSortLoss,
-    SemanticCrossEntropy,
+    SemanticCrossEntropyLoss,
     SigmoidCrossEntropyLoss,
     SoftmaxCrossEntropyLoss,
+    Tasks,
     ValueBalance,
     alrp_loss_of_labels,
     dice_coefficient,
@@ -64,7 +67,7 @@ LOSSES = pytest.mark.parametrize(("kind", "columns"), [(SoftmaxCrossEntropyLoss,
 def test_mask_losses_worked_out_by_hand() -> None:
     candidates = make_candidates(Matched(LOGITS.clone().requires_grad_(), TARGET))
     positives = find_positives(candidates)
-    cross_entropy, dice = MaskCrossEntropy(3.0)(candidates, positives), Dice(2.0)(candidates, positives)
+    cross_entropy, dice = MaskCrossEntropyLoss(3.0)(candidates, positives), DiceLoss(2.0)(candidates, positives)
     assert cross_entropy.tolist() == pytest.approx([3 * FIRST, 3 * math.log(2)])
     assert dice.tolist() == pytest.approx((2 - 2 * dice_coefficient(LOGITS, TARGET)).tolist())
     assert dice[1].item() == pytest.approx(2 * (1 - 2 * 0.5 / (1 + 1 + 1e-5)))
@@ -74,36 +77,36 @@ def test_mask_losses_worked_out_by_hand() -> None:
 
 @LOSSES
 def test_the_mask_term_is_the_mean_over_the_masks(kind: type[nn.Module], columns: int) -> None:
-    loss = kind(L1())
+    loss = kind(L1Loss())
     candidates = make_candidates(Matched(LOGITS.clone().requires_grad_(), TARGET), columns)
     terms, _ = loss(candidates)
     assert set(terms) == {"classification", "localization", "mask"}
     assert terms["mask"].item() == pytest.approx((FIRST + math.log(2)) / 2)
     part = replace(candidates, masks=Matched(LOGITS[1:].clone().requires_grad_(), TARGET[1:], torch.tensor([1])))
     assert loss(part).terms["mask"].item() == pytest.approx(math.log(2))
-    assert kind(L1(), Dice())(part).terms["mask"].item() == pytest.approx(0.5, abs=1e-5)
+    assert kind(L1Loss(), DiceLoss())(part).terms["mask"].item() == pytest.approx(0.5, abs=1e-5)
 
 
 @LOSSES
 def test_a_head_without_masks_has_no_mask_term(kind: type[nn.Module], columns: int) -> None:
-    assert set(kind(L1())(make_candidates(None, columns)).terms) == {"classification", "localization"}
+    assert set(kind(L1Loss())(make_candidates(None, columns)).terms) == {"classification", "localization"}
 
 
 @LOSSES
-@pytest.mark.parametrize("mask_loss", [MaskCrossEntropy(), Dice()], ids=["cross-entropy", "Dice"])
+@pytest.mark.parametrize("mask_loss", [MaskCrossEntropyLoss(), DiceLoss()], ids=["cross-entropy", "Dice"])
 def test_no_masks_are_a_connected_zero(kind: type[nn.Module], columns: int, mask_loss: nn.Module) -> None:
     logits: Tensor = torch.zeros(0, 28, 28, requires_grad=True)
     masks = Matched(logits, torch.zeros(0, 28, 28, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
-    term = kind(L1(), mask_loss)(make_candidates(masks, columns)).terms["mask"]
+    term = kind(L1Loss(), mask_loss)(make_candidates(masks, columns)).terms["mask"]
     assert term.item() == 0
     term.backward()
     assert logits.grad is not None
 
 
-@pytest.mark.parametrize("mask_loss", [MaskCrossEntropy(), Dice()], ids=["cross-entropy", "Dice"])
+@pytest.mark.parametrize("mask_loss", [MaskCrossEntropyLoss(), DiceLoss()], ids=["cross-entropy", "Dice"])
 def test_mask_losses_need_masks(mask_loss: nn.Module) -> None:
     bare = make_candidates(None)
-    with pytest.raises(ValueError, match="'rcnn' hands no masks"):
+    with pytest.raises(ValueError, match="'rcnn' passes no masks"):
         mask_loss(bare, find_positives(bare))
 
 
@@ -134,13 +137,13 @@ def test_cross_entropy_and_its_gradient_are_those_of_torch_inside_of_a_crop(
 def test_masks_over_the_size_of_their_boxes_worked_out_by_hand() -> None:
     shares = torch.tensor([0.25, 0.1])
     candidates = replace(make_candidates(Matched(LOGITS.clone().requires_grad_(), TARGET)), box_shares=shares)
-    loss = MaskCrossEntropy(6.125, over_box_size=True)
+    loss = MaskCrossEntropyLoss(6.125, over_box_size=True)
     expected = [6.125 * FIRST / 0.25, 6.125 * math.log(2) / 0.1]
     assert loss(candidates, find_positives(candidates)).tolist() == pytest.approx(expected)
     part = replace(candidates, masks=Matched(LOGITS[1:], TARGET[1:], torch.tensor([1])))
     assert loss(part, find_positives(part)).tolist() == pytest.approx(expected[1:])
     bare = replace(candidates, box_shares=None)
-    with pytest.raises(ValueError, match="hands no box_shares"):
+    with pytest.raises(ValueError, match="passes no box_shares"):
         loss(bare, find_positives(bare))
     with pytest.raises(ValueError, match=r"box_shares \(1,\) must be one per positive"):
         replace(candidates, box_shares=shares[:1])
@@ -152,29 +155,36 @@ def test_semantic_maps_are_learned_class_by_class_and_pixel_by_pixel() -> None:
     torch.manual_seed(0)
     logits, target = torch.randn(3, 2, 4, 5, requires_grad=True), torch.rand(3, 2, 4, 5) > 0.7
     candidates = replace(make_candidates(None), auxiliary={"semantic": Matched(logits, target)})
-    loss = SoftmaxCrossEntropyLoss(L1(), auxiliary=[SemanticCrossEntropy(2.0)])
+    loss = SoftmaxCrossEntropyLoss(L1Loss(), auxiliary=(SemanticCrossEntropyLoss(2.0),))
     total = torch.nn.functional.binary_cross_entropy_with_logits(logits, target.float(), reduction="sum")
     found = loss(candidates).terms["semantic"]
     torch.testing.assert_close(found, 2 * total / (3 * 4 * 5))  # over images and pixels, not over classes
     found.backward()
     assert logits.grad.all()
-    focal = FocalLoss(box_loss=L1(), auxiliary=[SemanticCrossEntropy(2.0)])
+    focal = FocalLoss(
+        tasks=Tasks(
+            box_loss=L1Loss(),
+            weighting=NoWeights(),
+            balancing=ConstantBalance(),
+            auxiliary=(SemanticCrossEntropyLoss(2.0),),
+        )
+    )
     torch.testing.assert_close(focal(replace(candidates, logits=candidates.logits[:, :2])).terms["semantic"], found)
     with pytest.raises(ValueError, match="no auxiliary maps 'semantic'"):
         loss(make_candidates(None))
 
 
 WITHOUT_BOXES = {
-    "rank & sort": RankSortLoss(label=DiceLabel()),
-    "rank & sort, by magnitude": RankSortLoss(label=DiceLabel(), balancing=MagnitudeBalance()),
+    "rank & sort": RankSortLoss(quality=DiceQuality()),
+    "rank & sort, by magnitude": RankSortLoss(quality=DiceQuality(), tasks=Tasks(balancing=MagnitudeBalance())),
     "average precision": APLoss(),
     "aLRP": ALRPLoss(balancing=ValueBalance()),
     "focal": FocalLoss(),
-    "quality focal": QualityFocalLoss(label=DiceLabel()),
-    "bucketed rank & sort": BucketedRankSortLoss(label=DiceLabel()),
+    "quality focal": QualityFocalLoss(quality=DiceQuality()),
+    "bucketed rank & sort": BucketedRankSortLoss(quality=DiceQuality()),
     "bucketed average precision": BucketedAPLoss(),
-    "sigmoid": SigmoidCrossEntropyLoss(L1(), Dice()),
-    "softmax": SoftmaxCrossEntropyLoss(L1(), Dice()),
+    "sigmoid": SigmoidCrossEntropyLoss(L1Loss(), DiceLoss()),
+    "softmax": SoftmaxCrossEntropyLoss(L1Loss(), DiceLoss()),
 }
 
 
@@ -218,11 +228,20 @@ def test_solov2_is_what_its_losses_say() -> None:
     """Focal loss over one positive more, three times the mean of 1 − D; or ranks and sorts by D, weighted by scores."""
     candidates = masks_alone("focal")
     dice = dice_coefficient(LOGITS, TARGET, 2e-3)
-    loss = FocalLoss(mask_balancing=ConstantBalance(3.0), normalizer=PositiveCount(1.0), dice_epsilon=2e-3)
+    loss = FocalLoss(
+        normalizer=PositiveCount(1.0),
+        tasks=Tasks(
+            box_loss=GIoULoss(2.0),
+            weighting=NoWeights(),
+            balancing=ConstantBalance(),
+            mask_balancing=ConstantBalance(3.0),
+            dice_epsilon=2e-3,
+        ),
+    )
     terms, _ = loss(candidates)
     torch.testing.assert_close(terms["classification"], focal_loss(candidates.logits, candidates.labels) / 3)
     torch.testing.assert_close(terms["mask"], 3 * (1 - dice).mean())
-    terms, stats = RankSortLoss(label=DiceLabel(), dice_epsilon=2e-3)(candidates)
+    terms, stats = RankSortLoss(quality=DiceQuality(), tasks=Tasks(dice_epsilon=2e-3))(candidates)
     ranking, sorting = rank_sort_loss_of_labels(candidates.logits, candidates.labels, dice)
     torch.testing.assert_close(terms["ranking"], ranking)
     torch.testing.assert_close(terms["sorting"], sorting)
@@ -235,10 +254,17 @@ def test_a_positive_with_two_masks_counts_twice_among_the_masks() -> None:
     candidates = masks_alone("focal")
     rows = torch.tensor([0, 0, 1])
     pairs = Matched(LOGITS[rows], torch.stack([TARGET[0], TARGET[1], TARGET[1]]), rows)
-    terms, _ = FocalLoss(mask_balancing=ConstantBalance(3.0))(replace(candidates, masks=pairs))
+    terms, _ = FocalLoss(
+        tasks=Tasks(
+            box_loss=GIoULoss(2.0),
+            weighting=NoWeights(),
+            balancing=ConstantBalance(),
+            mask_balancing=ConstantBalance(3.0),
+        )
+    )(replace(candidates, masks=pairs))
     torch.testing.assert_close(terms["mask"], 3 * (1 - dice_coefficient(pairs.predicted, pairs.target)).mean())
-    with pytest.raises(ValueError, match="several of one; the label Dice needs one of each"):
-        RankSortLoss(label=DiceLabel())(replace(candidates, masks=pairs))
+    with pytest.raises(ValueError, match="several of one; the quality Dice needs one of each"):
+        RankSortLoss(quality=DiceQuality())(replace(candidates, masks=pairs))
     with pytest.raises(ValueError, match="2 positives but 3 pairs of masks"):
         ALRPLoss(balancing=ValueBalance())(replace(candidates, masks=pairs))
 
@@ -250,5 +276,5 @@ def test_alrp_is_localized_by_masks_where_there_are_no_boxes() -> None:
     expected = alrp_loss_of_labels(candidates.logits, candidates.labels, errors)
     torch.testing.assert_close(terms["classification"], expected.classification)
     torch.testing.assert_close(terms["localization"], expected.localization)
-    with pytest.raises(ValueError, match="hands no boxes"):
+    with pytest.raises(ValueError, match="passes no boxes"):
         ALRPLoss(balancing=ValueBalance())(replace(candidates, masks=None))

@@ -28,9 +28,9 @@ from rankdet.losses import (
 from rankdet.losses.operators import (
     Implementation,
     RankedCandidates,
-    RankingLoss,
-    labelled,
-    targeted,
+    RankingOperator,
+    from_labels,
+    from_targets,
     uses_triton,
     without,
 )
@@ -40,7 +40,7 @@ FORMS: list[Form] = ["labels", "targets"]
 C = 4
 # Levels that start and end with ignored rows, one of them without candidates and one of a single row.
 SIZES = [20, 0, 7, 3, 1]
-OPERATORS: dict[str, RankingLoss] = {
+OPERATORS: dict[str, RankingOperator] = {
     "rank_sort": rank_sort._RANK_SORT,
     "average_precision": average_precision._INTERPOLATED,
     "average_precision_plain": average_precision._PLAIN,
@@ -132,8 +132,8 @@ def marks_of(pool: Pool, form: Form) -> Tensor:
 def candidates_of(pool: Pool, sizes: Sequence[int], form: Form) -> tuple[RankedCandidates, Tensor]:
     levels, marks = leaves(pool.logits.split(list(sizes))), marks_of(pool, form).split(list(sizes))
     if form == "labels":
-        return labelled(levels, marks, pool.quality), pool.quality
-    return targeted(levels, marks)
+        return from_labels(levels, marks, pool.quality), pool.quality
+    return from_targets(levels, marks)
 
 
 by_operator = pytest.mark.parametrize("name", OPERATORS)
@@ -396,7 +396,7 @@ def test_a_dropped_positive_is_a_negative_in_either_form_of_the_roles(sizes: lis
     """Indices say who is a positive where torch's operations compute, labels where the kernels do."""
     pool = draw(sizes)
     dropped = pool.quality < 0.5
-    candidates = without(labelled(pool.logits.split(sizes), pool.labels.split(sizes), pool.quality), dropped)
+    candidates = without(from_labels(pool.logits.split(sizes), pool.labels.split(sizes), pool.quality), dropped)
     rows = (pool.labels >= 0) & (pool.labels < C)
     expected = pool.labels.clone()
     expected[rows.nonzero().squeeze(1)[dropped]] = C

@@ -24,20 +24,22 @@ from torch.nn.parallel import DistributedDataParallel
 from rankdet.losses import (
     ALRPLoss,
     APLoss,
-    CenternessCrossEntropy,
+    CenternessCrossEntropyLoss,
     CenternessWeights,
     ConstantBalance,
     EpochBalance,
     FocalLoss,
-    IoUCrossEntropy,
+    GIoULoss,
+    IoUCrossEntropyLoss,
     IoUWeights,
     MagnitudeBalance,
-    MeanLabel,
+    MeanQuality,
     NoWeights,
     Processes,
     QualityFocalLoss,
     RankingWeights,
     RankSortLoss,
+    Tasks,
     alrp_loss,
     alrp_loss_of_labels,
     ap_loss,
@@ -151,22 +153,39 @@ FUNCTIONS: dict[str, Callable[[Pool, Sync], Sequence[Tensor]]] = {
 }
 MODULES: dict[str, Callable[[Sync], nn.Module]] = {
     "rank & sort": lambda sync: RankSortLoss(sync=sync),
-    "rank & sort by IoU": lambda sync: RankSortLoss(weighting=IoUWeights(), label=MeanLabel(), sync=sync),
-    "rank & sort by rank": lambda sync: RankSortLoss(weighting=RankingWeights(), sync=sync),
-    "rank & sort by soft rank": lambda sync: RankSortLoss(weighting=RankingWeights(0.5), sync=sync),
+    "rank & sort by IoU": lambda sync: RankSortLoss(
+        quality=MeanQuality(), tasks=Tasks(weighting=IoUWeights()), sync=sync
+    ),
+    "rank & sort by rank": lambda sync: RankSortLoss(tasks=Tasks(weighting=RankingWeights()), sync=sync),
+    "rank & sort by soft rank": lambda sync: RankSortLoss(tasks=Tasks(weighting=RankingWeights(0.5)), sync=sync),
     "rank & sort, constant": lambda sync: RankSortLoss(
-        weighting=NoWeights(), balancing=ConstantBalance(2.0), sync=sync
+        tasks=Tasks(weighting=NoWeights(), balancing=ConstantBalance(2.0)), sync=sync
     ),
-    "rank & sort, magnitude": lambda sync: RankSortLoss(balancing=MagnitudeBalance(), sync=sync),
-    "rank & sort, epochs": lambda sync: RankSortLoss(balancing=EpochBalance(iterations=2), sync=sync),
+    "rank & sort, magnitude": lambda sync: RankSortLoss(tasks=Tasks(balancing=MagnitudeBalance()), sync=sync),
+    "rank & sort, epochs": lambda sync: RankSortLoss(tasks=Tasks(balancing=EpochBalance(iterations=2)), sync=sync),
     "average precision": lambda sync: APLoss(
-        weighting=CenternessWeights(), auxiliary=[CenternessCrossEntropy(), IoUCrossEntropy()], sync=sync
+        tasks=Tasks(
+            weighting=CenternessWeights(),
+            balancing=ConstantBalance(2.0),
+            auxiliary=(CenternessCrossEntropyLoss(), IoUCrossEntropyLoss()),
+        ),
+        sync=sync,
     ),
-    "average precision by rank": lambda sync: APLoss(weighting=RankingWeights(0.5), sync=sync),
+    "average precision by rank": lambda sync: APLoss(
+        tasks=Tasks(weighting=RankingWeights(0.5), balancing=ConstantBalance(2.0)), sync=sync
+    ),
     "alrp": lambda sync: ALRPLoss(balancing=EpochBalance(iterations=2), sync=sync),
     "alrp, magnitude": lambda sync: ALRPLoss(balancing=MagnitudeBalance(), sync=sync),
-    "focal": lambda sync: FocalLoss(auxiliary=[CenternessCrossEntropy()], processes=Processes(sync)),
-    "quality focal": lambda sync: QualityFocalLoss(processes=Processes(sync)),
+    "focal": lambda sync: FocalLoss(
+        tasks=Tasks(
+            box_loss=GIoULoss(2.0),
+            weighting=NoWeights(),
+            balancing=ConstantBalance(),
+            auxiliary=(CenternessCrossEntropyLoss(),),
+        ),
+        sync=sync,
+    ),
+    "quality focal": lambda sync: QualityFocalLoss(sync=sync),
 }
 
 

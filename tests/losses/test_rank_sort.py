@@ -11,8 +11,8 @@ import yaml
 from torch import Tensor
 
 from rankdet.losses import (
-    RankSort,
     RankSortLoss,
+    RankSortValues,
     alrp_loss,
     ap_loss,
     box_overlap,
@@ -40,7 +40,7 @@ PUBLISHED = {
 NAN, INF = torch.nan, torch.inf
 
 
-def total(parts: RankSort) -> Tensor:
+def total(parts: RankSortValues) -> Tensor:
     return parts.ranking + parts.sorting
 
 
@@ -145,7 +145,7 @@ def test_each_part_back_propagates_its_own_gradient(delta: float, implementation
     targets = torch.cat([torch.rand(15, generator=generator).double(), torch.zeros(40), -torch.ones(5)])
     parts = rank_sort_loss(logits, targets, delta, implementation=implementation)
     ranking, sorting, ranks, sorts = by_pairs(logits.detach(), targets, delta)
-    torch.testing.assert_close(parts, RankSort(ranking, sorting))
+    torch.testing.assert_close(parts, RankSortValues(ranking, sorting))
     torch.testing.assert_close(gradient_of(parts.ranking, logits), ranks)
     torch.testing.assert_close(gradient_of(parts.sorting, logits), sorts)
     torch.testing.assert_close(gradient_of(total(parts), logits), ranks + sorts)
@@ -507,7 +507,7 @@ def test_options_of_the_module_reach_the_loss() -> None:
 
 def test_a_head_that_does_not_pair_its_boxes_is_refused() -> None:
     candidates = make_candidates()
-    with pytest.raises(ValueError, match="'rcnn' hands no boxes"):
+    with pytest.raises(ValueError, match="'rcnn' passes no boxes"):
         RankSortLoss()(Candidates("rcnn", candidates.logits, candidates.labels, 2))
     one = Matched(OBJECTS[:1], OBJECTS[:1])
     with pytest.raises(ValueError, match="'rcnn': 2 positives but 1 pairs of boxes"):

@@ -12,24 +12,26 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from rankdet.losses import (
-    L1,
-    CenternessCrossEntropy,
+    CenternessCrossEntropyLoss,
     CenternessWeights,
+    ConstantBalance,
     CountOrImages,
     CountPerImage,
     FocalLoss,
-    GIoU,
-    IoUCrossEntropy,
+    GIoULoss,
+    IoUCrossEntropyLoss,
     IoUWeights,
+    L1Loss,
+    NoWeights,
     PositiveCount,
     Processes,
     QualityFocalLoss,
     SigmoidCrossEntropyLoss,
-    SmoothL1,
+    SmoothL1Loss,
     SoftmaxCrossEntropyLoss,
+    Tasks,
     focal_loss,
     quality_focal_loss,
-    score_based,
 )
 from rankdet.structures import Candidates, Matched
 
@@ -56,7 +58,7 @@ def log_sigmoid(x: float) -> float:
 def test_sigmoid_cross_entropy_worked_out_by_hand() -> None:
     """An RPN: two positives, a negative, one ignored; three take part."""
     candidates = make_candidates(torch.tensor([[2.0], [-1.0], [0.5], [7.0]]), [0, 0, 1, -1], 1)
-    terms, stats = SigmoidCrossEntropyLoss(L1())(candidates)
+    terms, stats = SigmoidCrossEntropyLoss(L1Loss())(candidates)
     assert set(terms) == {"classification", "localization"}
     expected = -(log_sigmoid(2) + log_sigmoid(-1) + log_sigmoid(-0.5)) / 3
     assert terms["classification"].item() == pytest.approx(expected)
@@ -71,7 +73,7 @@ def test_sigmoid_cross_entropy_worked_out_by_hand() -> None:
 
 def test_sigmoid_cross_entropy_sums_over_classes() -> None:
     candidates = make_candidates(torch.tensor([[1.0, -1.0], [0.0, 2.0]]), [0, 2], 2, positives=1)
-    terms, stats = SigmoidCrossEntropyLoss(GIoU())(candidates)
+    terms, stats = SigmoidCrossEntropyLoss(GIoULoss())(candidates)
     expected = -(log_sigmoid(1) + log_sigmoid(1) + log_sigmoid(0) + log_sigmoid(-2)) / 2
     assert terms["classification"].item() == pytest.approx(expected)
     assert (stats["positives"], stats["negatives"]) == (1, 3)
@@ -81,7 +83,7 @@ def test_softmax_cross_entropy_worked_out_by_hand() -> None:
     """An R-CNN head of two classes: the last column is the background; three of four take part."""
     logits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 3.0, 1.0], [0.0, 0.0, 2.0], [5.0, 5.0, 5.0]])
     candidates = make_candidates(logits, [0, 1, 2, -1], 2)
-    terms, stats = SoftmaxCrossEntropyLoss(SmoothL1(1.0))(candidates)
+    terms, stats = SoftmaxCrossEntropyLoss(SmoothL1Loss(1.0))(candidates)
     e = math.e
     expected = -(math.log(e / (e + 2)) + math.log(e**3 / (1 + e**3 + e)) + math.log(e**2 / (2 + e**2))) / 3
     assert terms["classification"].item() == pytest.approx(expected)
@@ -94,12 +96,12 @@ def test_softmax_cross_entropy_worked_out_by_hand() -> None:
 
 def test_softmax_needs_a_background_column() -> None:
     with pytest.raises(ValueError, match="no background column"):
-        SoftmaxCrossEntropyLoss(L1())(make_candidates(torch.zeros(3, 2), [0, 1, 2], 2))
+        SoftmaxCrossEntropyLoss(L1Loss())(make_candidates(torch.zeros(3, 2), [0, 1, 2], 2))
 
 
 def test_sigmoid_refuses_a_background_column() -> None:
     with pytest.raises(ValueError, match="background column"):
-        SigmoidCrossEntropyLoss(L1())(make_candidates(torch.zeros(3, 3), [0, 1, 2], 2))
+        SigmoidCrossEntropyLoss(L1Loss())(make_candidates(torch.zeros(3, 3), [0, 1, 2], 2))
 
 
 def draw_problem(seed: int, count: int = 40, num_classes: int = 5) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +120,7 @@ def test_focal_loss_is_that_of_torchvision(
     alpha: float, gamma: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In value and gradient, also some rows at a time."""
-    monkeypatch.setattr(score_based, "CPU_CHUNK", chunk)
+    monkeypatch.setattr("rankdet.losses.focal.CPU_CHUNK", chunk)
     logits, labels, targets = draw_problem(0)
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     found = focal_loss(ours, labels, alpha, gamma)
@@ -135,7 +137,7 @@ def test_focal_loss_is_that_of_torchvision(
 @pytest.mark.parametrize("beta", [1.0, 2.0, 3.0])
 @pytest.mark.parametrize("chunk", [1, 17, 1 << 17])
 def test_quality_focal_loss_is_the_equation(beta: float, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score_based, "CPU_CHUNK", chunk)
+    monkeypatch.setattr("rankdet.losses.focal.CPU_CHUNK", chunk)
     logits, labels, targets = draw_problem(1)
     quality = torch.rand(int((targets == 1).sum()), dtype=torch.float64)
     targets = targets.masked_scatter(targets == 1, quality)[labels >= 0]
@@ -210,11 +212,25 @@ def test_the_rows_of_dense_detectors() -> None:
         centerness=torch.tensor([0.25, 1.0]),
         auxiliary={name: Matched(torch.zeros(2), torch.tensor([0.25, 1.0])) for name in ("centerness", "iou")},
     )
-    atss = FocalLoss(weighting=CenternessWeights(), auxiliary=[CenternessCrossEntropy()])
+    atss = FocalLoss(
+        tasks=Tasks(
+            box_loss=GIoULoss(2.0),
+            weighting=CenternessWeights(),
+            balancing=ConstantBalance(),
+            auxiliary=(CenternessCrossEntropyLoss(),),
+        )
+    )
     terms, _ = atss(candidates)
     assert terms["localization"].item() == pytest.approx(2 * (0.25 * giou_errors[0] + giou_errors[1]) / 1.25)
     assert terms["centerness"].item() == pytest.approx(math.log(2))
-    paa = FocalLoss(box_loss=GIoU(1.3), weighting=IoUWeights(), auxiliary=[IoUCrossEntropy()])
+    paa = FocalLoss(
+        tasks=Tasks(
+            box_loss=GIoULoss(1.3),
+            weighting=IoUWeights(),
+            balancing=ConstantBalance(),
+            auxiliary=(IoUCrossEntropyLoss(),),
+        )
+    )
     terms, _ = paa(candidates)
     expected = 1.3 * sum(w * error for w, error in zip(ious, giou_errors, strict=True)) / sum(ious)
     assert terms["localization"].item() == pytest.approx(expected)
@@ -263,16 +279,27 @@ def test_images_without_positives_count_as_published() -> None:
     boxes = Matched(torch.rand(2, 4), torch.rand(2, 4))
     auxiliary = {"centerness": Matched(torch.zeros(2), torch.ones(2))}
     candidates = replace(candidates, boxes=boxes, auxiliary=auxiliary)
-    terms, _ = FocalLoss(auxiliary=[CenternessCrossEntropy()], normalizer=CountPerImage())(candidates)
+    terms, _ = FocalLoss(
+        normalizer=CountPerImage(),
+        tasks=Tasks(
+            box_loss=GIoULoss(2.0),
+            weighting=NoWeights(),
+            balancing=ConstantBalance(),
+            auxiliary=(CenternessCrossEntropyLoss(),),
+        ),
+    )(candidates)
     torch.testing.assert_close(terms["classification"], whole / 4)
     torch.testing.assert_close(terms["centerness"], torch.tensor(2 * math.log(2) / 4))
 
 
 @pytest.mark.parametrize("build", [FocalLoss, QualityFocalLoss])
-def test_normalizers_can_be_those_of_all_processes(build: type[FocalLoss | QualityFocalLoss]) -> None:
+def test_normalizers_can_be_those_of_all_processes(
+    build: type[FocalLoss | QualityFocalLoss], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four positives here and none there: the values are the same, and the gradients twice as large, to be halved."""
     gradients, terms = [], []
-    for loss in (build(), build(processes=TwoProcesses())):
+    monkeypatch.setattr("rankdet.losses.focal.Processes", lambda sync: TwoProcesses() if sync else Processes())
+    for loss in (build(), build(sync=True)):
         candidates = make_candidates(torch.zeros(4, 1), [0, 0, 0, 0], 1, positives=2)
         boxes = torch.cat([BOXES, BOXES]).requires_grad_()
         pairs = Matched(boxes, torch.cat([OBJECTS, OBJECTS]))
@@ -286,10 +313,10 @@ def test_normalizers_can_be_those_of_all_processes(build: type[FocalLoss | Quali
 LOSSES = pytest.mark.parametrize(
     ("loss", "columns"),
     [
-        (SigmoidCrossEntropyLoss(L1()), 2),
-        (SoftmaxCrossEntropyLoss(GIoU()), 3),
-        (FocalLoss(box_loss=L1()), 2),
-        (QualityFocalLoss(box_loss=L1()), 2),
+        (SigmoidCrossEntropyLoss(L1Loss()), 2),
+        (SoftmaxCrossEntropyLoss(GIoULoss()), 3),
+        (FocalLoss(tasks=Tasks(box_loss=L1Loss(), weighting=NoWeights(), balancing=ConstantBalance())), 2),
+        (QualityFocalLoss(tasks=Tasks(box_loss=L1Loss(), balancing=ConstantBalance())), 2),
     ],
     ids=["sigmoid", "softmax", "focal", "quality focal"],
 )

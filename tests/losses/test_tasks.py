@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from rankdet.losses import (
-    L1,
-    CenternessCrossEntropy,
+    CenternessCrossEntropyLoss,
     ConstantBalance,
     EpochBalance,
-    GIoU,
-    IoUCrossEntropy,
+    GIoULoss,
+    IoUCrossEntropyLoss,
     IoUWeights,
+    L1Loss,
     MagnitudeBalance,
     NoWeights,
     Processes,
@@ -57,8 +57,13 @@ def make_candidates(num_positives: int = 3, masks: bool = True, mask_rows: list[
     )
 
 
-def run(tasks: Tasks, candidates: Candidates, classification: Tensor = CLASSIFICATION) -> LossOutput:
-    return tasks(candidates, tasks.find_positives(candidates), classification)
+def run(
+    tasks: Tasks,
+    candidates: Candidates,
+    classification: Tensor = CLASSIFICATION,
+    processes: Processes = Processes(),
+) -> LossOutput:
+    return tasks(candidates, tasks.find_positives(candidates), classification, processes=processes)
 
 
 def test_box_and_mask_worked_out_by_hand() -> None:
@@ -84,7 +89,10 @@ def test_box_and_mask_worked_out_by_hand() -> None:
 
 def test_parts_of_other_kinds_are_free_to_combine() -> None:
     tasks = Tasks(
-        box_loss=GIoU(2.0), weighting=IoUWeights(), balancing=ConstantBalance(1.0), mask_balancing=ConstantBalance(3.0)
+        box_loss=GIoULoss(2.0),
+        weighting=IoUWeights(),
+        balancing=ConstantBalance(1.0),
+        mask_balancing=ConstantBalance(3.0),
     )
     terms, _ = run(tasks, make_candidates())
     weights = [1 / 2, 1 / 7, 1]
@@ -92,7 +100,7 @@ def test_parts_of_other_kinds_are_free_to_combine() -> None:
     assert terms["localization"].item() == pytest.approx(expected)
     expected = 3 * sum(w * error for w, error in zip(weights, MASK_ERRORS, strict=True)) / sum(weights)
     assert terms["mask"].item() == pytest.approx(expected, rel=1e-4)
-    terms, _ = run(Tasks(box_loss=L1(), weighting=NoWeights(), balancing=ConstantBalance(2.0)), make_candidates())
+    terms, _ = run(Tasks(box_loss=L1Loss(), weighting=NoWeights(), balancing=ConstantBalance(2.0)), make_candidates())
     assert terms["localization"].item() == pytest.approx(8)
 
 
@@ -111,7 +119,7 @@ def test_a_head_of_masks_alone_has_no_box_term() -> None:
 
 def test_a_head_without_boxes_and_masks_is_refused() -> None:
     bare = Candidates("head", torch.zeros(2, 1), torch.tensor([0, 1]), 1)
-    with pytest.raises(ValueError, match="'head' hands neither boxes nor masks"):
+    with pytest.raises(ValueError, match="'head' passes neither boxes nor masks"):
         run(Tasks(), bare)
 
 
@@ -125,7 +133,7 @@ BALANCES = pytest.mark.parametrize(
 @BALANCES
 def test_without_positives_all_terms_are_connected_zeros(balancing: Balancing) -> None:
     candidates = make_candidates(0)
-    tasks = Tasks(balancing=balancing, auxiliary=[CenternessCrossEntropy(), IoUCrossEntropy()])
+    tasks = Tasks(balancing=balancing, auxiliary=(CenternessCrossEntropyLoss(), IoUCrossEntropyLoss()))
     terms, stats = run(tasks, candidates, 0 * candidates.logits.sum())
     assert {name: term.item() for name, term in terms.items()} == dict.fromkeys(
         ["localization", "mask", "centerness", "iou"], 0
@@ -182,7 +190,7 @@ def test_a_box_that_is_no_number_is_not_lost() -> None:
 
 def test_auxiliary_heads_worked_out_by_hand() -> None:
     """All their logits are 0, so each cross-entropy is ln 2, whatever the target."""
-    tasks = Tasks(auxiliary=[CenternessCrossEntropy(), IoUCrossEntropy()])
+    tasks = Tasks(auxiliary=(CenternessCrossEntropyLoss(), IoUCrossEntropyLoss()))
     candidates = make_candidates()
     terms, _ = run(tasks, candidates)
     assert terms["centerness"].item() == pytest.approx(math.log(2))
@@ -199,9 +207,9 @@ def test_auxiliary_heads_worked_out_by_hand() -> None:
 
 def test_auxiliary_heads_name_what_is_missing() -> None:
     bare = replace(make_candidates(), auxiliary=None)
-    for head in (CenternessCrossEntropy(), IoUCrossEntropy()):
+    for head in (CenternessCrossEntropyLoss(), IoUCrossEntropyLoss()):
         with pytest.raises(ValueError, match=f"auxiliary output '{head.name}'"):
-            run(Tasks(auxiliary=[head]), bare)
+            run(Tasks(auxiliary=(head,)), bare)
 
 
 def test_box_and_mask_remember_apart() -> None:
@@ -254,11 +262,10 @@ def test_the_mean_of_the_gradients_of_processes_is_that_of_one_pool() -> None:
         logits, labels = whole.logits.detach()[[*rows, 3]], whole.labels[[*rows, 3]]
         parts.append(Candidates("head", logits, labels, 2, boxes=boxes))
     reduction = OfProcesses()
-    tasks = Tasks(processes=reduction)
     for part in parts:
-        run(tasks, part)
+        run(Tasks(), part, processes=reduction)
     reduction.means = torch.stack(reduction.seen).mean(dim=0)
-    outputs = [run(tasks, part) for part in parts]
+    outputs = [run(Tasks(), part, processes=reduction) for part in parts]
     gradients = []
     for part, output in zip(parts, outputs, strict=True):
         output.terms["localization"].backward()

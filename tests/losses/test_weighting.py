@@ -10,15 +10,17 @@ from rankdet.losses import (
     CenternessWeights,
     IoUWeights,
     NoWeights,
+    Processes,
+    Ranking,
     RankingWeights,
     ScoreWeights,
+    Weighting,
     find_positives,
     ranking_weights,
     score_weights,
     soft_step,
-    weighted_mean,
 )
-from rankdet.losses.weighting import Weighting
+from rankdet.losses.weighting import usable_sum
 from rankdet.structures import Candidates, Matched
 
 
@@ -32,6 +34,10 @@ def test_weights_are_detached_and_in_float32() -> None:
     weights = score_weights(torch.zeros(2, 3, dtype=torch.bfloat16, requires_grad=True))
     assert weights.dtype == torch.float32
     assert not weights.requires_grad
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (weights * values).sum() / usable_sum(weights.sum())
 
 
 def test_the_weighted_mean_worked_out_by_hand() -> None:
@@ -125,8 +131,8 @@ def positive_candidates() -> Candidates:
 )
 def test_weights_worked_out_by_hand(weighting: Weighting, expected: list[float]) -> None:
     candidates = positive_candidates()
-    positives = find_positives(candidates)._replace(ranks=torch.tensor([4.0, 2.0]))
-    weights = weighting(candidates, positives)
+    positives = find_positives(candidates)
+    weights = weighting(candidates, positives, Ranking(torch.tensor([4.0, 2.0]), Processes()))
     assert weights.tolist() == pytest.approx(expected)
     assert not weights.requires_grad
 
@@ -149,10 +155,10 @@ def test_no_positives_have_no_weights(weighting: Weighting) -> None:
     candidates = Candidates(
         "head", torch.zeros(2, 3), torch.tensor([3, -1]), 3, boxes=Matched(empty, empty), centerness=torch.zeros(0)
     )
-    positives = find_positives(candidates)._replace(ranks=torch.zeros(0))
-    assert weighting(candidates, positives).shape == (0,)
+    positives = find_positives(candidates)
+    assert weighting(candidates, positives, Ranking(torch.zeros(0), Processes())).shape == (0,)
 
 
 def test_ranking_weights_need_a_width_that_is_not_negative() -> None:
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="delta_loc must be at least 0"):
         RankingWeights(-0.5)

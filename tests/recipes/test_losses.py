@@ -106,14 +106,14 @@ def test_the_fields_arrive_where_they_belong() -> None:
     assert (yolact.hard_negatives.ratio, yolact.mask_loss.over_box_size) == (5, True)
     assert [(head.name, head.weight) for head in yolact.auxiliary] == [("semantic", 3)]
     bucketed = parse("{type: bucketed_rank_sort, delta: 0.1, label: {type: binary}}").build()
-    assert (bucketed.delta, type(bucketed.label)) == (0.1, losses.BinaryLabel)
+    assert (bucketed.delta, type(bucketed.quality)) == (0.1, losses.BinaryQuality)
 
 
 @pytest.mark.parametrize("name", ["rank_sort", "average_precision", "alrp", "focal", "quality_focal"])
 @pytest.mark.parametrize("sync", [False, True])
 def test_a_loss_shares_with_all_processes_where_the_recipe_says_so(name: str, sync: bool) -> None:
     loss = parse(f"{{type: {name}, sync: {str(sync).lower()}}}").build(12)
-    assert (loss.sync if name == "alrp" else loss.tasks.processes.sync) is sync
+    assert (loss.sync) is sync
 
 
 def test_a_period_is_what_the_recipe_says_or_an_epoch() -> None:

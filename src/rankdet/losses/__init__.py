@@ -1,99 +1,129 @@
-"""Losses: Candidates → LossOutput, and the pure functions under them. Imports torch and nothing else."""
+"""Ranking losses and the baselines beside them; imports torch alone, so that it fits into any training.
 
-from rankdet.losses.alrp import ALRP, ALRPLoss, alrp_loss, alrp_loss_of_labels
-from rankdet.losses.auxiliary import CenternessCrossEntropy, IoUCrossEntropy, SemanticCrossEntropy
+**Functions** of logits and targets, or of logits and labels: :func:`rank_sort_loss`, :func:`ap_loss`,
+:func:`alrp_loss`, :func:`focal_loss`, :func:`quality_focal_loss`, and the ``…_of_labels`` of the first three.
+
+**Modules** that map the ``Candidates`` of a head to a ``LossOutput``: :class:`RankSortLoss`, :class:`APLoss`,
+:class:`ALRPLoss`, :class:`FocalLoss`, :class:`QualityFocalLoss`, :class:`SigmoidCrossEntropyLoss`,
+:class:`SoftmaxCrossEntropyLoss`; :class:`BucketedRankSortLoss` and :class:`BucketedAPLoss` to compare with.
+
+**Parts** of modules: :class:`Tasks` and what it is made of. The aliases ``BoxLoss``, ``MaskLoss``, ``Weighting``,
+``Balancing``, ``Quality``, ``Auxiliary`` and ``Normalizer`` are the types of parts in annotations.
+
+**Tools** for a loss of one's own: a definition (:func:`error_driven_loss`) or a rule (:class:`RankingOperator`).
+
+Examples
+--------
+>>> import torch
+>>> logits = torch.tensor([2.0, 1.0, 0.0], requires_grad=True)
+>>> ranking, sorting = rank_sort_loss(logits, torch.tensor([0.0, 0.9, 0.0]))
+>>> (ranking + sorting).backward()
+>>> logits.grad
+tensor([ 0.6667, -0.6667,  0.0000])
+"""
+
+from rankdet.losses.alrp import ALRPLoss, ALRPValues, alrp_loss, alrp_loss_of_labels
+from rankdet.losses.auxiliary import (
+    Auxiliary,
+    CenternessCrossEntropyLoss,
+    IoUCrossEntropyLoss,
+    SemanticCrossEntropyLoss,
+)
 from rankdet.losses.average_precision import APLoss, ap_loss, ap_loss_of_labels
-from rankdet.losses.balancing import ConstantBalance, EpochBalance, MagnitudeBalance, ValueBalance, value_balance
-from rankdet.losses.box_losses import L1, GIoU, SmoothL1
+from rankdet.losses.balancing import (
+    Balancing,
+    ConstantBalance,
+    EpochBalance,
+    MagnitudeBalance,
+    ValueBalance,
+    set_epoch_length,
+    value_balance,
+)
+from rankdet.losses.box_losses import BoxLoss, GIoULoss, L1Loss, SmoothL1Loss
 from rankdet.losses.bucketed import BucketedAPLoss, BucketedRankSortLoss, bucketed_ap_loss, bucketed_rank_sort_loss
 from rankdet.losses.candidates import Positives, find_positives
 from rankdet.losses.checks import Levels
-from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss, identity_update, soft_step
-from rankdet.losses.hard_negatives import Chosen, HardNegatives
-from rankdet.losses.labels import BinaryLabel, DiceLabel, IoULabel, MeanLabel
+from rankdet.losses.cross_entropy import SigmoidCrossEntropyLoss, SoftmaxCrossEntropyLoss
+from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss, soft_step, with_gradient
+from rankdet.losses.focal import FocalLoss, QualityFocalLoss, focal_loss, quality_focal_loss
 from rankdet.losses.localization import Overlap, box_overlap, dice_coefficient
-from rankdet.losses.mask_losses import Dice, MaskCrossEntropy, mask_cross_entropy
-from rankdet.losses.normalizers import CountOrImages, CountPerImage, PositiveCount
-from rankdet.losses.operators import (
-    Implementation,
-    RankedCandidates,
-    RankingLoss,
-    Ruling,
-    labelled,
-    targeted,
-)
+from rankdet.losses.mask_losses import DiceLoss, MaskCrossEntropyLoss, MaskLoss, mask_cross_entropy
+from rankdet.losses.normalizers import CountOrImages, CountPerImage, Normalizer, PositiveCount
+from rankdet.losses.operators import Implementation, RankingOperator, Ruling, from_labels, from_targets
 from rankdet.losses.processes import Processes, Sync
-from rankdet.losses.rank_sort import RankSort, RankSortLoss, rank_sort_loss, rank_sort_loss_of_labels
-from rankdet.losses.score_based import (
-    FocalLoss,
-    QualityFocalLoss,
-    SigmoidCrossEntropyLoss,
-    SoftmaxCrossEntropyLoss,
-    focal_loss,
-    quality_focal_loss,
-)
+from rankdet.losses.quality import BinaryQuality, DiceQuality, IoUQuality, MeanQuality, Quality
+from rankdet.losses.rank_sort import RankSortLoss, RankSortValues, rank_sort_loss, rank_sort_loss_of_labels
+from rankdet.losses.sorting import EPSILON, Window
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import (
     CenternessWeights,
     IoUWeights,
     NoWeights,
+    Ranking,
     RankingWeights,
     ScoreWeights,
+    Weighting,
     ranking_weights,
     score_weights,
-    weighted_mean,
 )
 
 __all__ = [
-    "ALRP",
-    "L1",
+    "EPSILON",
     "ALRPLoss",
+    "ALRPValues",
     "APLoss",
-    "BinaryLabel",
+    "Auxiliary",
+    "Balancing",
+    "BinaryQuality",
+    "BoxLoss",
     "BucketedAPLoss",
     "BucketedRankSortLoss",
-    "CenternessCrossEntropy",
+    "CenternessCrossEntropyLoss",
     "CenternessWeights",
-    "Chosen",
     "ConstantBalance",
     "CountOrImages",
     "CountPerImage",
-    "Dice",
-    "DiceLabel",
+    "DiceLoss",
+    "DiceQuality",
     "EpochBalance",
     "FocalLoss",
-    "GIoU",
-    "HardNegatives",
+    "GIoULoss",
     "Implementation",
-    "IoUCrossEntropy",
-    "IoULabel",
+    "IoUCrossEntropyLoss",
+    "IoUQuality",
     "IoUWeights",
+    "L1Loss",
     "Levels",
     "MagnitudeBalance",
-    "MaskCrossEntropy",
-    "MeanLabel",
+    "MaskCrossEntropyLoss",
+    "MaskLoss",
+    "MeanQuality",
     "NoWeights",
+    "Normalizer",
     "Overlap",
     "Pairs",
     "PositiveCount",
     "Positives",
     "PrimaryTerms",
     "Processes",
+    "Quality",
     "QualityFocalLoss",
-    "RankSort",
     "RankSortLoss",
-    "RankedCandidates",
-    "RankingLoss",
+    "RankSortValues",
+    "Ranking",
+    "RankingOperator",
     "RankingWeights",
     "Ruling",
     "ScoreWeights",
-    "SemanticCrossEntropy",
+    "SemanticCrossEntropyLoss",
     "SigmoidCrossEntropyLoss",
-    "SmoothL1",
+    "SmoothL1Loss",
     "SoftmaxCrossEntropyLoss",
     "Sync",
     "Tasks",
     "ValueBalance",
+    "Weighting",
+    "Window",
     "alrp_loss",
     "alrp_loss_of_labels",
     "ap_loss",
@@ -105,16 +135,16 @@ __all__ = [
     "error_driven_loss",
     "find_positives",
     "focal_loss",
-    "identity_update",
-    "labelled",
+    "from_labels",
+    "from_targets",
     "mask_cross_entropy",
     "quality_focal_loss",
     "rank_sort_loss",
     "rank_sort_loss_of_labels",
     "ranking_weights",
     "score_weights",
+    "set_epoch_length",
     "soft_step",
-    "targeted",
     "value_balance",
-    "weighted_mean",
+    "with_gradient",
 ]

@@ -8,32 +8,34 @@ Legend: M candidates, C classes, P positives, N negatives, s logits, E localizat
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from copy import deepcopy
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rankdet.losses.balancing import Balancing
+from rankdet.losses.balancing import Balancing, EpochBalance
 from rankdet.losses.candidates import Positives, find_positives, matched_pairs, task_counts
 from rankdet.losses.checks import Levels, check_alone, check_labels, check_targets, dense, whole
 from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss, prefix_sums, soft_step
 from rankdet.losses.operators import (
     Implementation,
     RankedCandidates,
-    RankingLoss,
+    RankingOperator,
     Ruling,
-    labelled,
-    targeted,
+    from_labels,
+    from_targets,
 )
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.sorting import Window
+from rankdet.ranges import NonNegative, Range, checked
 from rankdet.structures import Candidates, LossOutput
 
 EPSILON = 1e-5
 """A positive with no more than this above it hands out nothing (the authors' code)."""
 
 
-class ALRP(NamedTuple):
+class ALRPValues(NamedTuple):
     """The two parts of aLRP Loss, scalars: the first with the gradient of the identity update, the second
     differentiable through the localization errors."""
 
@@ -50,7 +52,7 @@ def alrp_loss(
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation | Literal["reference"] = "auto",
-) -> ALRP:
+) -> ALRPValues:
     r"""aLRP Loss of logits and of the localization errors of their positives.
 
     For every positive i, with :math:`x_{ij} = s_j - s_i` and the soft step H:
@@ -88,7 +90,7 @@ def alrp_loss(
 
     Returns
     -------
-    ALRP
+    ALRPValues
         Scalars (float64 for float64 logits, else float32). Without positives both are zeros, connected to ``logits``
         and to ``localization_errors``.
 
@@ -118,7 +120,7 @@ def alrp_loss(
     if implementation == "reference":
         check_alone(sync)
         return _reference(whole(logits), whole(targets), localization_errors, delta)
-    candidates, numbers = targeted(logits, targets)
+    candidates, numbers = from_targets(logits, targets)
     if not torch.compiler.is_compiling() and localization_errors.shape != numbers.shape:
         raise ValueError(
             f"{len(numbers)} positives among the targets but errors of shape {tuple(localization_errors.shape)}"
@@ -135,7 +137,7 @@ def alrp_loss_of_labels(
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation | Literal["reference"] = "auto",
-) -> ALRP:
+) -> ALRPValues:
     """aLRP Loss of classifiers: the same as :func:`alrp_loss`, without the dense (M, C) target.
 
     Parameters
@@ -158,7 +160,7 @@ def alrp_loss_of_labels(
     --------
     >>> logits, labels = torch.tensor([[2.0, -2.0], [0.0, 3.0]]), torch.tensor([0, 2])
     >>> alrp_loss_of_labels(logits, labels, torch.tensor([0.3]), delta=0)
-    ALRP(classification=tensor(0.5000), localization=tensor(0.1500))
+    ALRPValues(classification=tensor(0.5000), localization=tensor(0.1500))
     """
     if check:
         check_labels(logits, labels)
@@ -166,18 +168,18 @@ def alrp_loss_of_labels(
         check_alone(sync)
         stacked, targets, _ = dense(logits, labels, localization_errors)
         return _reference(stacked, targets, localization_errors, delta)
-    candidates = labelled(logits, labels, localization_errors, implementation)
+    candidates = from_labels(logits, labels, localization_errors, implementation)
     return _loss(candidates, localization_errors, delta, implementation, sync)
 
 
 def _loss(
     candidates: RankedCandidates, errors: Tensor, delta: float, implementation: Implementation, sync: Sync
-) -> ALRP:
+) -> ALRPValues:
     processes = Processes(sync)
     values, (_, shares) = _ALRP(candidates, errors, delta, implementation, processes)
     # A part of a sum over all processes, whose gradient data-parallel training divides by their number.
     part = (shares * errors).sum() * processes.size
-    return ALRP(values[0], (part + (values[1] - part.detach())).to(values.dtype))
+    return ALRPValues(values[0], (part + (values[1] - part.detach())).to(values.dtype))
 
 
 def _rule(logits: Tensor, errors: Tensor, false_positives: Tensor, delta: float) -> Ruling:
@@ -197,10 +199,10 @@ def _rule(logits: Tensor, errors: Tensor, false_positives: Tensor, delta: float)
     )
 
 
-_ALRP = RankingLoss("alrp", _rule, num_values=2, num_told=2)
+_ALRP = RankingOperator("alrp", _rule, num_values=2, num_told=2)
 
 
-def _reference(logits: Tensor, targets: Tensor, errors: Tensor, delta: float) -> ALRP:
+def _reference(logits: Tensor, targets: Tensor, errors: Tensor, delta: float) -> ALRPValues:
     """The equations as they stand, over all pairs: the yardstick of every faster form."""
     flat, marks = logits.detach().reshape(-1), targets.reshape(-1)
     dtype = torch.promote_types(flat.dtype, torch.float32)
@@ -219,7 +221,7 @@ def _reference(logits: Tensor, targets: Tensor, errors: Tensor, delta: float) ->
     best_first = len(positives) - 1 - best_first
     for place, i in enumerate(best_first):
         localization = localization + errors[best_first[: place + 1]].sum() / ranks[i] / len(positives)
-    return ALRP(classification, localization)
+    return ALRPValues(classification, localization)
 
 
 def _definition(errors: Tensor) -> Definition:
@@ -233,6 +235,7 @@ def _definition(errors: Tensor) -> Definition:
     return definition
 
 
+@checked
 class ALRPLoss(nn.Module):
     r"""aLRP Loss of one head: classification and localization of a positive in one error.
 
@@ -243,15 +246,15 @@ class ALRPLoss(nn.Module):
     delta
         δ, half the width of the soft step, in logits.
     tau
-        τ, the IoU at which a box counts as wrong as none: 0.5 in detectors, 0.7 in an RPN.
+        τ, the IoU at which a box is as good as none: 0.5 in detectors, 0.7 in an RPN.
     balancing
-        λ: :class:`EpochBalance` in the paper, whose period only the caller knows.
+        λ, what the localization counts beside the classification. The loss keeps a copy.
     sync
-        Rank the candidates of all processes in one pool; see :class:`Processes`.
+        Whether the candidates of all processes are ranked in one pool.
     check
-        Raise on logits that are not finite; see :func:`alrp_loss`.
+        Whether logits that are not finite raise an error, instead of making the loss NaN; this waits for the device.
     implementation
-        See :func:`rank_sort_loss`.
+        How the loss is computed; see :func:`rank_sort_loss`.
 
     Notes
     -----
@@ -277,20 +280,18 @@ class ALRPLoss(nn.Module):
 
     def __init__(
         self,
-        delta: float = 1.0,
+        delta: NonNegative = 1.0,
         *,
-        balancing: Balancing,
-        tau: float = 0.5,
+        tau: Annotated[float, Range(ge=0, lt=1)] = 0.5,
+        balancing: Balancing = EpochBalance(),
         sync: Sync = False,
         check: bool = False,
         implementation: Implementation | Literal["reference"] = "auto",
     ) -> None:
         super().__init__()
-        if not 0 <= tau < 1:
-            raise ValueError(f"tau must lie in [0, 1), got {tau}")
         self.delta = delta
         self.tau = tau
-        self.balancing = balancing
+        self.balancing = deepcopy(balancing)  # it has a state, which no two losses may share
         self.sync = sync
         self.check = check
         self.implementation: Implementation | Literal["reference"] = implementation
@@ -326,6 +327,6 @@ def _localization_errors(candidates: Candidates, positives: Positives) -> Tensor
     if positives.overlap is not None:
         return (1 - positives.overlap.giou) / 2
     if positives.dice is None:
-        raise ValueError(f"head {candidates.head!r} hands no boxes, which its loss needs")
+        raise ValueError(f"head {candidates.head!r} passes no boxes, which its loss needs")
     matched_pairs(candidates, "masks", candidates.masks, len(positives.rows))
     return 1 - positives.dice

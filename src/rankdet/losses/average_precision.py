@@ -8,22 +8,21 @@ Legend: M candidates, C classes, P positives, N negatives, s logits, δ half the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from copy import deepcopy
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from rankdet.losses.auxiliary import Auxiliary
-from rankdet.losses.balancing import Balancing, ConstantBalance
-from rankdet.losses.box_losses import BoxLoss
+from rankdet.losses.balancing import ConstantBalance
 from rankdet.losses.checks import Levels, check_alone, check_labels, check_targets, dense, whole
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
-from rankdet.losses.operators import Implementation, RankingLoss, Ruling, labelled, targeted
+from rankdet.losses.operators import Implementation, RankingOperator, Ruling, from_labels, from_targets
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.sorting import Window
 from rankdet.losses.tasks import Tasks
-from rankdet.losses.weighting import NoWeights, Weighting
+from rankdet.losses.weighting import NoWeights
+from rankdet.ranges import NonNegative, checked
 from rankdet.structures import Candidates, LossOutput
 
 
@@ -98,7 +97,7 @@ def ap_loss(
     if implementation == "reference":
         check_alone(sync)
         return _reference(whole(logits), whole(targets), delta, interpolate)
-    candidates, numbers = targeted(logits, targets)
+    candidates, numbers = from_targets(logits, targets)
     loss = _INTERPOLATED if interpolate else _PLAIN
     return loss(candidates, numbers, delta, implementation, Processes(sync))[0][0]
 
@@ -160,7 +159,7 @@ def _of_labels(
         check_alone(sync)
         stacked, targets, _ = dense(logits, labels, numbers)
         return _reference(stacked, targets, delta, interpolate), None
-    candidates = labelled(logits, labels, numbers, implementation)
+    candidates = from_labels(logits, labels, numbers, implementation)
     if numbers is None:
         numbers = torch.ones_like(candidates.roles.positives, dtype=torch.float32)
     loss = _INTERPOLATED if interpolate else _PLAIN
@@ -198,8 +197,8 @@ def _plain(logits: Tensor, _: Tensor, false_positives: Tensor, delta: float) -> 
     return _rule(logits, false_positives, delta, interpolate=False)
 
 
-_INTERPOLATED = RankingLoss("average_precision", _interpolated, num_values=1, num_told=1)
-_PLAIN = RankingLoss("average_precision_plain", _plain, num_values=1, num_told=1)
+_INTERPOLATED = RankingOperator("average_precision", _interpolated, num_values=1, num_told=1)
+_PLAIN = RankingOperator("average_precision_plain", _plain, num_values=1, num_told=1)
 
 
 def _reference(logits: Tensor, targets: Tensor, delta: float, interpolate: bool) -> Tensor:
@@ -215,6 +214,7 @@ def _reference(logits: Tensor, targets: Tensor, delta: float, interpolate: bool)
     return error_driven_loss(logits, targets, definition, delta, refine=refine)
 
 
+@checked
 class APLoss(nn.Module):
     r"""AP Loss of one head, and the losses of a dense detector beside it.
 
@@ -225,21 +225,15 @@ class APLoss(nn.Module):
     delta
         δ, half the width of the soft step, in logits.
     interpolate
-        See :func:`ap_loss`.
-    box_loss
-        ℓ; None: 1 − GIoU.
-    weighting
-        w; None weighs all positives the same.
-    balancing
-        λ; None is 2, as beside focal loss.
-    auxiliary
-        Auxiliary heads (the rows "with aux" of table 2), as centerness in ATSS.
+        Whether a positive gets the best precision at or below its score, as in the published code.
+    tasks
+        What the head learns beside its classification. The loss keeps a copy.
     sync
-        Rank the candidates of all processes in one pool, and normalize over them; see :class:`Processes`.
+        Whether the candidates of all processes are ranked in one pool, and tasks normalized over them.
     check
-        Raise on logits that are not finite; see :func:`ap_loss`.
+        Whether logits that are not finite raise an error, instead of making the loss NaN; this waits for the device.
     implementation
-        See :func:`rank_sort_loss`.
+        How the loss is computed; see :func:`rank_sort_loss`.
 
     Notes
     -----
@@ -261,13 +255,10 @@ class APLoss(nn.Module):
 
     def __init__(
         self,
-        delta: float = 1.0,
+        delta: NonNegative = 1.0,
         *,
         interpolate: bool = True,
-        box_loss: BoxLoss | None = None,
-        weighting: Weighting | None = None,
-        balancing: Balancing | None = None,
-        auxiliary: Sequence[Auxiliary] = (),
+        tasks: Tasks = Tasks(weighting=NoWeights(), balancing=ConstantBalance(2.0)),
         sync: Sync = False,
         check: bool = False,
         implementation: Implementation | Literal["reference"] = "auto",
@@ -275,16 +266,10 @@ class APLoss(nn.Module):
         super().__init__()
         self.delta = delta
         self.interpolate = interpolate
+        self.tasks = deepcopy(tasks)  # a balance has a state, which no two losses may share
         self.sync = sync
         self.check = check
         self.implementation: Implementation | Literal["reference"] = implementation
-        self.tasks = Tasks(
-            box_loss=box_loss,
-            weighting=weighting or NoWeights(),
-            balancing=balancing or ConstantBalance(2.0),
-            auxiliary=auxiliary,
-            processes=Processes(sync),
-        )
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head; raises ValueError when its boxes are missing or do not pair."""
@@ -299,6 +284,5 @@ class APLoss(nn.Module):
             self.check,
             self.implementation,
         )
-        positives = positives._replace(ranks=ranks, processes=self.tasks.processes)
-        tasks = self.tasks(candidates, positives, classification)
+        tasks = self.tasks(candidates, positives, classification, ranks=ranks, processes=Processes(self.sync))
         return LossOutput({"classification": classification, **tasks.terms}, tasks.stats)

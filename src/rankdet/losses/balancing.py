@@ -1,28 +1,38 @@
 """Task balancing: how much a localization loss counts beside the classification loss of its head.
 
-A balancing is called with the value of the classification, that of the task, the candidates, and the processes that
-share these values (None: this one alone). It returns the task's weight λ, a detached scalar, the same on each of them.
-Its calls wait for no device.
+A balancing is any callable that takes the value of the classification, the value of the task, the candidates, and the
+processes that share these values. It returns the task's weight λ, a detached scalar, the same on each process. It
+waits for no device.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from rankdet.losses.processes import Processes
+from rankdet.ranges import Count, NonNegative, checked
 from rankdet.structures import Candidates
 
 
+@checked
 class ConstantBalance(nn.Module):
-    """A weight that is set by hand."""
+    """A weight that is set by hand.
 
-    def __init__(self, weight: float = 1.0) -> None:
+    Parameters
+    ----------
+    weight
+        λ, the factor of the task.
+    """
+
+    def __init__(self, weight: NonNegative = 1.0) -> None:
         super().__init__()
         self.weight = weight
 
     def forward(
-        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes | None = None
+        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes = Processes()
     ) -> Tensor:
         """λ, scalar."""
         return torch.full_like(task.detach(), self.weight)
@@ -32,7 +42,7 @@ class ValueBalance(nn.Module):
     """The weight that gives the task the value of the classification, each iteration anew: :func:`value_balance`."""
 
     def forward(
-        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes | None = None
+        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes = Processes()
     ) -> Tensor:
         """λ, scalar."""
         return value_balance(classification, task)
@@ -54,7 +64,7 @@ class MagnitudeBalance(nn.Module):
     """
 
     def forward(
-        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes | None = None
+        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes = Processes()
     ) -> Tensor:
         """λ, scalar."""
         pairs = (candidates.deltas, candidates.boxes, candidates.masks)
@@ -63,9 +73,10 @@ class MagnitudeBalance(nn.Module):
             _norm(task, [pair.predicted for pair in pairs if pair is not None]),
         )
         # Each process holds its part of a gradient times their number.
-        return value_balance(*(processes or Processes()).mean(torch.stack(norms)).unbind())
+        return value_balance(*processes.mean(torch.stack(norms)).unbind())
 
 
+@checked
 class EpochBalance(nn.Module):
     r"""The weight that would have given the task the value of the total of the last period (aLRP Loss).
 
@@ -80,7 +91,13 @@ class EpochBalance(nn.Module):
     start
         λ of the first period.
     iterations
-        Length of a period in calls: an epoch in the authors' code (7330 on COCO with 16 images per iteration).
+        Length of a period in calls; None: an epoch of the training, of which :func:`set_epoch_length` informs the loss.
+        The authors' code has an epoch (7330 on COCO with 16 images per iteration).
+
+    Raises
+    ------
+    RuntimeError
+        When it is called and nothing has told it the length of its period.
 
     Notes
     -----
@@ -100,11 +117,10 @@ class EpochBalance(nn.Module):
     task_sum: Tensor
     count: Tensor
 
-    def __init__(self, start: float = 50.0, *, iterations: int) -> None:
+    def __init__(self, start: NonNegative = 50.0, iterations: Count | None = None) -> None:
         super().__init__()
-        if iterations < 1:
-            raise ValueError(f"a period must have an iteration, got {iterations}")
         self.iterations = iterations
+        self.epoch: int | None = None
         # In float64: an epoch adds up thousands of values.
         self.register_buffer("weight", torch.tensor(start, dtype=torch.float64))
         self.register_buffer("classification_sum", torch.zeros((), dtype=torch.float64))
@@ -112,21 +128,27 @@ class EpochBalance(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def forward(
-        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes | None = None
+        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes = Processes()
     ) -> Tensor:
         """λ, scalar."""
+        period = self.iterations or self.epoch
+        if period is None:
+            raise RuntimeError(
+                "EpochBalance does not know the length of its period: pass iterations, "
+                "or call rankdet.losses.set_epoch_length(loss, iterations) before the training"
+            )
         weight = self.weight.to(task.dtype, copy=True)
         if torch.is_grad_enabled():
-            self._add(classification.detach(), task.detach())
+            self._add(classification.detach(), task.detach(), period)
         return weight
 
     @torch.no_grad()
-    def _add(self, classification: Tensor, task: Tensor) -> None:
+    def _add(self, classification: Tensor, task: Tensor, period: int) -> None:
         """Take an iteration into the sums; at the end of a period, a new weight and empty sums."""
         self.count += 1
         self.classification_sum += classification
         self.task_sum += task
-        is_over = self.count >= self.iterations
+        is_over = self.count >= period
         weight = (self.task_sum + self.classification_sum) / self.task_sum
         self.weight.copy_(torch.where(is_over & weight.isfinite() & (self.task_sum > 0), weight, self.weight))
         for total in (self.count, self.classification_sum, self.task_sum):
@@ -134,6 +156,32 @@ class EpochBalance(nn.Module):
 
 
 Balancing = ConstantBalance | ValueBalance | MagnitudeBalance | EpochBalance
+
+
+def set_epoch_length(losses: nn.Module | Iterable[nn.Module], iterations: int) -> None:
+    """Inform every :class:`EpochBalance` inside of these losses how many calls an epoch of the training has.
+
+    A balance that was made with ``iterations`` of its own keeps them.
+
+    Raises
+    ------
+    ValueError
+        When an epoch has no iteration.
+
+    Examples
+    --------
+    >>> balance = EpochBalance()
+    >>> set_epoch_length(balance, iterations=2)
+    >>> candidates = Candidates("dense", torch.zeros(0, 1), torch.zeros(0), 1)
+    >>> [balance(torch.tensor(0.6), torch.tensor(0.2), candidates).item() for _ in range(3)]
+    [50.0, 50.0, 4.0]
+    """
+    if iterations < 1:
+        raise ValueError(f"an epoch must have an iteration, got {iterations}")
+    for loss in [losses] if isinstance(losses, nn.Module) else losses:
+        for module in loss.modules():
+            if isinstance(module, EpochBalance):
+                module.epoch = iterations
 
 
 def value_balance(classification: Tensor, task: Tensor) -> Tensor:

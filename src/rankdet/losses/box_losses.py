@@ -1,5 +1,7 @@
 """The box losses of the standard detectors: one value per positive, never reduced.
 
+A box loss is any callable that takes the candidates and their positives and returns (P,) values with gradient.
+
 Legend: P positives.
 """
 
@@ -9,46 +11,75 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rankdet.losses.candidates import Positives, matched_pairs
+from rankdet.ranges import NonNegative, Positive, checked
 from rankdet.structures import Candidates
 
 
-class L1(nn.Module):
-    """Sum over the four encoded values of |predicted − target|, times ``weight``; (P,)."""
+@checked
+class L1Loss(nn.Module):
+    """Absolute error of the encoded boxes, summed over their four values.
 
-    def __init__(self, weight: float = 1.0) -> None:
+    Parameters
+    ----------
+    weight
+        Factor of the loss.
+    """
+
+    def __init__(self, weight: NonNegative = 1.0) -> None:
         super().__init__()
         self.weight = weight
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
+        """(P,) values; raises ValueError where a head passes no deltas."""
         predicted, target, _ = matched_pairs(candidates, "deltas", candidates.deltas, len(positives.rows))
         return self.weight * (predicted.float() - target.float()).abs().sum(dim=1)
 
 
-class SmoothL1(nn.Module):
-    """As :class:`L1` but x² / 2β for |x| < β and |x| − β/2 beyond (Girshick, "Fast R-CNN", ICCV 2015)."""
+@checked
+class SmoothL1Loss(nn.Module):
+    """Absolute error of the encoded boxes, quadratic where it is small, summed over their four values.
 
-    def __init__(self, beta: float, weight: float = 1.0) -> None:
+    An error x counts x² / 2β below β, and x − β/2 above (Girshick, "Fast R-CNN", ICCV 2015).
+
+    Parameters
+    ----------
+    beta
+        β, the error below which the loss is quadratic, in units of the encoding.
+    weight
+        Factor of the loss.
+    """
+
+    def __init__(self, beta: Positive, weight: NonNegative = 1.0) -> None:
         super().__init__()
         self.beta = beta
         self.weight = weight
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
+        """(P,) values; raises ValueError where a head passes no deltas."""
         predicted, target, _ = matched_pairs(candidates, "deltas", candidates.deltas, len(positives.rows))
         loss = functional.smooth_l1_loss(predicted.float(), target.float(), beta=self.beta, reduction="none")
         return self.weight * loss.sum(dim=1)
 
 
-class GIoU(nn.Module):
-    """1 − GIoU of the decoded boxes, times ``weight``; (P,)."""
+@checked
+class GIoULoss(nn.Module):
+    """1 − GIoU of the decoded boxes with their objects.
 
-    def __init__(self, weight: float = 1.0) -> None:
+    Parameters
+    ----------
+    weight
+        Factor of the loss.
+    """
+
+    def __init__(self, weight: NonNegative = 1.0) -> None:
         super().__init__()
         self.weight = weight
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
+        """(P,) values; raises ValueError where a head passes no boxes."""
         if positives.overlap is None:
-            raise ValueError(f"head {candidates.head!r} hands no boxes, which its loss needs")
+            raise ValueError(f"head {candidates.head!r} passes no boxes, which its loss needs")
         return self.weight * (1 - positives.overlap.giou)
 
 
-BoxLoss = L1 | SmoothL1 | GIoU
+BoxLoss = L1Loss | SmoothL1Loss | GIoULoss

@@ -15,24 +15,26 @@ Legend: P positives with logits p, N negatives, B = P + 1 buckets of n negatives
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rankdet.losses.balancing import Balancing, ConstantBalance
-from rankdet.losses.box_losses import GIoU
-from rankdet.losses.candidates import Positives
-from rankdet.losses.error_driven import Gradient, Upstream, identity_update, soft_step
-from rankdet.losses.labels import BinaryLabel, IoULabel, Label
-from rankdet.losses.rank_sort import RankSort
+from rankdet.losses.balancing import ConstantBalance, ValueBalance
+from rankdet.losses.box_losses import GIoULoss
+from rankdet.losses.candidates import Positives, check_sigmoid
+from rankdet.losses.error_driven import Gradient, Upstream, soft_step, with_gradient
+from rankdet.losses.quality import BinaryQuality, IoUQuality, Quality
+from rankdet.losses.rank_sort import RankSortValues
 from rankdet.losses.sorting import EPSILON, sorting_errors
 from rankdet.losses.tasks import Tasks
-from rankdet.losses.weighting import Weighting
+from rankdet.losses.weighting import ScoreWeights
+from rankdet.ranges import NonNegative, checked
 from rankdet.structures import Candidates, LossOutput
 
 
-def bucketed_rank_sort_loss(logits: Tensor, targets: Tensor, delta: float = 0.5) -> RankSort:
+def bucketed_rank_sort_loss(logits: Tensor, targets: Tensor, delta: float = 0.5) -> RankSortValues:
     r"""Rank & Sort Loss with the negatives in buckets.
 
     .. math:: N_{FP}(i) \approx \sum_b n_b H(m_b - p_i)
@@ -51,7 +53,7 @@ def bucketed_rank_sort_loss(logits: Tensor, targets: Tensor, delta: float = 0.5)
 
     Returns
     -------
-    RankSort
+    RankSortValues
         ``ranking`` and ``sorting``, scalars, each with a gradient of its own; connected zeros without positives.
 
     Notes
@@ -69,7 +71,7 @@ def bucketed_rank_sort_loss(logits: Tensor, targets: Tensor, delta: float = 0.5)
     >>> logits.grad
     tensor([-0.2619,  0.2580,  0.2580, -0.2541])
     """
-    return RankSort(*_bucketed(logits, targets, lambda values, roles: _rank_sort(values, roles, delta)))
+    return RankSortValues(*_bucketed(logits, targets, lambda values, roles: _rank_sort(values, roles, delta)))
 
 
 def bucketed_ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
@@ -125,7 +127,7 @@ def _bucketed(logits: Tensor, targets: Tensor, evaluate: Evaluate) -> tuple[Tens
             logits, _Sorted(positives, ascending, targets[positives].double(), (targets == 0).nonzero().squeeze(1))
         )
 
-    return identity_update(logits, on_flat)
+    return with_gradient(logits, on_flat)
 
 
 class _Buckets:
@@ -197,6 +199,7 @@ def _average_precision(logits: Tensor, roles: _Sorted, delta: float) -> tuple[tu
     return (errors.mean().to(dtype),), gradient
 
 
+@checked
 class BucketedRankSortLoss(nn.Module):
     """Rank & Sort Loss of one head with bucketed negatives; else as :class:`rankdet.losses.RankSortLoss`.
 
@@ -204,39 +207,39 @@ class BucketedRankSortLoss(nn.Module):
     ----------
     delta
         δ, half the width of the soft step, in logits.
-    weighting, balancing
-        Parts of :class:`rankdet.losses.Tasks`; None is the best score, and the value of the classification.
-    label
-        Continuous target of a positive; None is the IoU of its box.
+    quality
+        What the positives are sorted by.
+    tasks
+        What the head learns beside its classification. The loss keeps a copy.
 
     Notes
     -----
-    Terms: ``ranking``, ``sorting`` and those of :class:`rankdet.losses.Tasks`. A positive whose label is exactly 0 is a
-    negative, as in the authors' code. Builds the (M, C) targets.
+    Terms: ``ranking``, ``sorting`` and those of :class:`rankdet.losses.Tasks`. A positive of quality exactly 0 is a
+    negative, as in the authors' code. It builds the (M, C) targets.
     """
 
     def __init__(
         self,
-        delta: float = 0.5,
+        delta: NonNegative = 0.5,
         *,
-        weighting: Weighting | None = None,
-        balancing: Balancing | None = None,
-        label: Label | None = None,
+        quality: Quality = IoUQuality(),
+        tasks: Tasks = Tasks(weighting=ScoreWeights(), balancing=ValueBalance()),
     ) -> None:
         super().__init__()
         self.delta = delta
-        self.label = label or IoULabel()
-        self.tasks = Tasks(weighting=weighting, balancing=balancing)
+        self.quality = quality
+        self.tasks = deepcopy(tasks)  # a balance has a state, which no two losses may share
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head."""
         positives = self.tasks.find_positives(candidates)
-        targets = _dense_targets(candidates, positives, self.label(candidates, positives))
+        targets = _dense_targets(candidates, positives, self.quality(candidates, positives))
         ranking, sorting = bucketed_rank_sort_loss(candidates.logits, targets, self.delta)
         tasks = self.tasks(candidates, positives, ranking + sorting)
         return LossOutput({"ranking": ranking, "sorting": sorting, **tasks.terms}, tasks.stats)
 
 
+@checked
 class BucketedAPLoss(nn.Module):
     """AP Loss of one head with bucketed negatives, beside 2 (1 − GIoU) weighted by scores, as published.
 
@@ -244,26 +247,29 @@ class BucketedAPLoss(nn.Module):
     ----------
     delta
         δ, half the width of the soft step, in logits.
-    weighting, balancing
-        Parts of :class:`rankdet.losses.Tasks`; None is the best score, and 1.
+    tasks
+        What the head learns beside its classification. The loss keeps a copy.
 
     Notes
     -----
-    Terms: ``classification`` and those of :class:`rankdet.losses.Tasks`. Builds the (M, C) targets.
+    Terms: ``classification`` and those of :class:`rankdet.losses.Tasks`. It builds the (M, C) targets.
     """
 
     def __init__(
-        self, delta: float = 1.0, *, weighting: Weighting | None = None, balancing: Balancing | None = None
+        self,
+        delta: NonNegative = 1.0,
+        *,
+        tasks: Tasks = Tasks(box_loss=GIoULoss(2.0), weighting=ScoreWeights(), balancing=ConstantBalance()),
     ) -> None:
         super().__init__()
         self.delta = delta
-        self.label = BinaryLabel()
-        self.tasks = Tasks(box_loss=GIoU(2.0), weighting=weighting, balancing=balancing or ConstantBalance())
+        self.quality = BinaryQuality()
+        self.tasks = deepcopy(tasks)  # a balance has a state, which no two losses may share
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head."""
         positives = self.tasks.find_positives(candidates)
-        targets = _dense_targets(candidates, positives, self.label(candidates, positives))
+        targets = _dense_targets(candidates, positives, self.quality(candidates, positives))
         classification = bucketed_ap_loss(candidates.logits, targets, self.delta)
         tasks = self.tasks(candidates, positives, classification)
         return LossOutput({"classification": classification, **tasks.terms}, tasks.stats)
@@ -271,8 +277,7 @@ class BucketedAPLoss(nn.Module):
 
 def _dense_targets(candidates: Candidates, positives: Positives, quality: Tensor) -> Tensor:
     """(M, C): −1 in ignored rows, the quality of a positive at its class, 0 elsewhere."""
-    if candidates.logits.shape[1] != candidates.num_classes:
-        raise ValueError(f"head {candidates.head!r} classifies by softmax: its logits have a background column")
+    check_sigmoid(candidates)
     targets = torch.zeros_like(candidates.logits, dtype=torch.float32)
     targets.masked_fill_((candidates.labels < 0)[:, None], -1)
     targets[positives.rows, candidates.labels[positives.rows]] = quality.float()

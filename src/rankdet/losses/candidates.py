@@ -5,40 +5,72 @@ Legend: M candidates, C classes, P positives, P' masks (of some positives, or of
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from rankdet.losses.localization import DICE_EPSILON, Overlap, box_overlap, dice_coefficient
-from rankdet.losses.processes import Processes
 from rankdet.structures import Candidates, Matched
 
 
-class Positives(NamedTuple):
+class Positives:
     """The positives of a head and how well each is localized now.
 
+    Parameters
+    ----------
+    candidates
+        What the head passes to its loss.
     rows
-        (P,) int64: which candidates they are, ascending.
+        (P,) int64: which candidates are positives, ascending.
+    dice_epsilon
+        Added to the denominator of the Dice coefficient.
+    is_wrong
+        Scalar bool on the device: whether ``rows`` are not the positives, which makes scores and overlaps NaN; None
+        where the host has looked.
+
+    Attributes
+    ----------
+    rows
+        As passed.
     logits
-        (P, C) their raw scores, detached: all that comes of them are weights.
-    overlap
-        IoU and GIoU of the predicted boxes with their objects, each (P,), with gradient; None where a head hands no
-        boxes.
-    dice
-        (P',) Dice coefficient of each of ``Candidates.masks``, with gradient; None where a head hands no masks.
-    ranks
-        (P,) soft rank of each positive among all candidates, detached; a ranking loss fills it in, others leave None.
-    processes
-        The processes whose candidates these ranks are among.
+        (P, C) raw scores of the positives, detached: they serve only as weights.
     """
 
-    rows: Tensor
-    logits: Tensor
-    overlap: Overlap | None
-    dice: Tensor | None
-    ranks: Tensor | None = None
-    processes: Processes = Processes()
+    def __init__(
+        self, candidates: Candidates, rows: Tensor, dice_epsilon: float = DICE_EPSILON, is_wrong: Tensor | None = None
+    ) -> None:
+        self.rows = rows
+        self.logits = candidates.logits.detach()[rows]
+        if is_wrong is not None:
+            self.logits = self.logits.masked_fill(is_wrong, torch.nan)
+        self._boxes, self._masks = candidates.boxes, candidates.masks
+        self._dice_epsilon = dice_epsilon
+        self._is_wrong = is_wrong
+        # Not functools.cached_property, whose lock torch.compile cannot trace.
+        self._overlap: Overlap | None = None
+        self._dice: Tensor | None = None
+
+    @property
+    def overlap(self) -> Overlap | None:
+        """IoU and GIoU of the predicted boxes with their objects, each (P,), with gradient; None without boxes.
+
+        It is computed when it is first asked for.
+        """
+        if self._overlap is None and self._boxes is not None:
+            overlap = box_overlap(self._boxes.predicted, self._boxes.target)
+            if self._is_wrong is not None:
+                overlap = Overlap(*(values.masked_fill(self._is_wrong, torch.nan) for values in overlap))
+            self._overlap = overlap
+        return self._overlap
+
+    @property
+    def dice(self) -> Tensor | None:
+        """(P',) Dice coefficient of each of ``Candidates.masks``, with gradient; None without masks.
+
+        It is computed when it is first asked for.
+        """
+        if self._dice is None and self._masks is not None:
+            self._dice = dice_coefficient(self._masks.predicted, self._masks.target, self._dice_epsilon)
+        return self._dice
 
 
 def find_positives(candidates: Candidates, dice_epsilon: float = DICE_EPSILON) -> Positives:
@@ -47,9 +79,9 @@ def find_positives(candidates: Candidates, dice_epsilon: float = DICE_EPSILON) -
     Parameters
     ----------
     candidates
-        What the head hands to its loss.
+        What the head passes to its loss.
     dice_epsilon
-        See :func:`rankdet.losses.dice_coefficient`.
+        Added to the denominator of the Dice coefficient; see :func:`rankdet.losses.dice_coefficient`.
 
     Raises
     ------
@@ -86,13 +118,7 @@ def find_positives(candidates: Candidates, dice_epsilon: float = DICE_EPSILON) -
             matched_pairs(candidates, field, pairs, len(rows))
     if masks is not None and masks.rows is None:
         matched_pairs(candidates, "masks", masks, len(rows))
-    logits = candidates.logits.detach()[rows]
-    overlap = None if boxes is None else box_overlap(boxes.predicted, boxes.target)
-    dice = None if masks is None else dice_coefficient(masks.predicted, masks.target, dice_epsilon)
-    if is_wrong is not None:
-        logits = logits.masked_fill(is_wrong, torch.nan)
-        overlap = None if overlap is None else Overlap(*(values.masked_fill(is_wrong, torch.nan) for values in overlap))
-    return Positives(rows, logits, overlap, dice)
+    return Positives(candidates, rows, dice_epsilon, is_wrong)
 
 
 def checked_rows(candidates: Candidates, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,16 +150,22 @@ def matched_pairs(candidates: Candidates, field: str, pairs: Matched | None, num
     Raises
     ------
     ValueError
-        When the head hands none, or not one per positive.
+        When the head passes none, or not one per positive.
     """
     if pairs is None:
-        raise ValueError(f"head {candidates.head!r} hands no {field}, which its loss needs")
+        raise ValueError(f"head {candidates.head!r} passes no {field}, which its loss needs")
     if pairs.rows is not None or len(pairs.predicted) != num_positives:
         raise ValueError(
             f"head {candidates.head!r}: {num_positives} positives but {len(pairs.predicted)} pairs of {field}"
             + (" for a part of them" if pairs.rows is not None else "")
         )
     return pairs
+
+
+def check_sigmoid(candidates: Candidates) -> None:
+    """Raise ValueError unless the head has one logit per class, as a classifier of sigmoids has."""
+    if candidates.logits.shape[1] != candidates.num_classes:
+        raise ValueError(f"head {candidates.head!r} classifies by softmax: its logits have a background column")
 
 
 def task_counts(candidates: Candidates, num_positives: int, is_used: Tensor | None = None) -> dict[str, Tensor]:
@@ -161,7 +193,7 @@ def task_counts(candidates: Candidates, num_positives: int, is_used: Tensor | No
 
 
 def _num_positives(candidates: Candidates) -> int | None:
-    """P where the head hands something of every positive, so that no device need be asked."""
+    """P, where the head passes something for every positive: the host then need not ask the device."""
     for pairs in (candidates.boxes, candidates.deltas, candidates.masks):
         if pairs is not None and pairs.rows is None:
             return len(pairs.predicted)

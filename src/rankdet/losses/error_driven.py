@@ -70,7 +70,7 @@ def prefix_sums(values: Tensor) -> Tensor:
     return functional.pad(values, (1, 0))
 
 
-def identity_update(logits: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:
+def with_gradient(logits: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:
     """Values of an error-driven loss whose gradients are given by the loss, not by differentiation.
 
     Parameters
@@ -93,15 +93,15 @@ def identity_update(logits: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:
     >>> def evaluate(logits):
     ...     return (torch.tensor(3.0),), lambda logits, upstream: torch.ones_like(logits) * upstream[0]
     >>> logits = torch.zeros(2, requires_grad=True)
-    >>> (value,) = identity_update(logits, evaluate)
+    >>> (value,) = with_gradient(logits, evaluate)
     >>> (2 * value).backward()
     >>> value.item(), logits.grad
     (3.0, tensor([2., 2.]))
     """
-    return _IdentityUpdate.apply(logits, evaluate)
+    return _WithGradient.apply(logits, evaluate)
 
 
-class _IdentityUpdate(torch.autograd.Function):
+class _WithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
@@ -264,7 +264,7 @@ def error_driven_loss(
         poison = (flat - flat).sum() if len(positives) else 0  # NaN where a logit is NaN or infinite, else 0
         return (values.sum() / count + poison,), gradient
 
-    return identity_update(logits, evaluate)[0]
+    return with_gradient(logits, evaluate)[0]
 
 
 def check_delta(delta: float) -> None:

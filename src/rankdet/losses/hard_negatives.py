@@ -1,4 +1,4 @@
-"""Which negatives a score-based baseline learns from, where they are far too many for it. Ranking losses need all.
+"""The negatives from which a score-based baseline learns, where all of them are too many. Ranking losses use all.
 
 Legend: B images, M candidates, P positives.
 """
@@ -10,24 +10,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rankdet.ranges import Count, checked
 from rankdet.structures import Candidates
 
 
 class Chosen(NamedTuple):
-    """What a loss learns from.
+    """The candidates from which a loss learns.
 
     candidates
         (M,) bool.
     divisor
-        Scalar: what a sum over the candidates is divided by.
+        Scalar that divides a sum over the candidates.
     """
 
     candidates: Tensor
     divisor: Tensor
 
 
+@checked
 class HardNegatives:
-    """Online hard example mining: in each image all positives and the negatives of largest loss, so many for each.
+    """Online hard example mining: in each image all positives, and as many times more negatives, those of largest loss.
 
     In an image without positives all negatives are chosen. Sums are divided by the number of positives, of which such
     an image counts as one (SSD: Liu et al., ECCV 2016, arXiv:1512.02325, section 2.2; the published code of YOLACT for
@@ -40,7 +42,7 @@ class HardNegatives:
 
     Notes
     -----
-    Of negatives with equal losses the first are chosen. Nothing waits for a device.
+    Among negatives with equal losses the first are chosen. It waits for no device.
 
     Examples
     --------
@@ -49,13 +51,11 @@ class HardNegatives:
     tensor([False,  True,  True,  True])
     """
 
-    def __init__(self, ratio: int = 3) -> None:
-        if ratio < 1:
-            raise ValueError(f"at least one negative for each positive, got {ratio}")
+    def __init__(self, ratio: Count = 3) -> None:
         self.ratio = ratio
 
     def __call__(self, candidates: Candidates, losses: Tensor) -> Chosen:
-        """What is chosen by the losses (M,) of candidates; ValueError unless these say which share an image."""
+        """The candidates chosen by their (M,) losses; raises ValueError where a head does not pass per_image."""
         if candidates.per_image is None:
             raise ValueError(f"head {candidates.head!r} does not say which candidates share an image (per_image)")
         chosen, counts = [], []

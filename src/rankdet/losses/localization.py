@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rankdet.losses.error_driven import Gradient, Upstream, identity_update
+from rankdet.losses.error_driven import Gradient, Upstream, with_gradient
 
 DICE_EPSILON = 1e-5
 """Added to the denominator of Dice (the authors' code)."""
@@ -98,7 +98,7 @@ def dice_coefficient(logits: Tensor, target: Tensor, epsilon: float = DICE_EPSIL
     if logits.shape != target.shape:
         raise ValueError(f"mask logits {tuple(logits.shape)} and target {tuple(target.shape)} must have one shape")
     target = target.detach()
-    (dice,) = identity_update(logits, lambda values: _dice(values, target, epsilon))
+    (dice,) = with_gradient(logits, lambda values: _dice(values, target, epsilon))
     return dice
 
 

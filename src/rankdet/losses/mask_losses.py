@@ -1,5 +1,7 @@
 """The mask losses of the standard detectors: one value per mask, never reduced.
 
+A mask loss is any callable that takes the candidates and their positives and returns (P',) values with gradient.
+
 Legend: P' masks (of some positives, or of all) of H × W pixels.
 """
 
@@ -10,41 +12,45 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from rankdet.losses.candidates import Positives
-from rankdet.losses.error_driven import Gradient, Upstream, identity_update
+from rankdet.losses.error_driven import Gradient, Upstream, with_gradient
 from rankdet.losses.localization import mask_parts
+from rankdet.ranges import NonNegative, checked
 from rankdet.structures import Candidates
 
 
-class MaskCrossEntropy(nn.Module):
-    """Binary cross-entropy, the mean over the pixels of a mask, times ``weight``; (P',).
+@checked
+class MaskCrossEntropyLoss(nn.Module):
+    """Binary cross-entropy of a mask with that of its object, the mean over its pixels.
 
-    That of Mask R-CNN (He et al., ICCV 2017, arXiv:1703.06870, section 3) and, over the size of the object, that of
-    YOLACT (Bolya et al., ICCV 2019, arXiv:1904.02689, section 3). Where a mask is cropped, at a logit of −∞, there is
-    no loss (the published code of YOLACT has a constant of 100 where an object lies outside of its own box).
+    This is the loss of Mask R-CNN (He et al., ICCV 2017, arXiv:1703.06870, section 3). Divided by the size of the
+    object it is that of YOLACT (Bolya et al., ICCV 2019, arXiv:1904.02689, section 3). Differs from the published code
+    of YOLACT where an object lies outside of its own box: a cropped pixel, at a logit of −∞, has no loss here and 100
+    there.
 
     Parameters
     ----------
     weight
-        Factor.
+        Factor of the loss.
     over_box_size
         Whether the loss is divided by the part of the image that the box of the object covers
         (``Candidates.box_shares``), so that small objects count as much as large ones.
     """
 
-    def __init__(self, weight: float = 1.0, *, over_box_size: bool = False) -> None:
+    def __init__(self, weight: NonNegative = 1.0, *, over_box_size: bool = False) -> None:
         super().__init__()
         self.weight = weight
         self.over_box_size = over_box_size
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
+        """(P',) values; raises ValueError where a head passes no masks, or not the box_shares that divide them."""
         masks = candidates.masks
         if masks is None:
-            raise ValueError(f"head {candidates.head!r} hands no masks, which its loss needs")
+            raise ValueError(f"head {candidates.head!r} passes no masks, which its loss needs")
         loss = self.weight * mask_cross_entropy(masks.predicted, masks.target)
         if not self.over_box_size:
             return loss
         if candidates.box_shares is None:
-            raise ValueError(f"head {candidates.head!r} hands no box_shares, which its loss of masks is divided by")
+            raise ValueError(f"head {candidates.head!r} passes no box_shares, which divide its loss of masks")
         shares = candidates.box_shares.detach().float()
         return loss / (shares if masks.rows is None else shares[masks.rows])
 
@@ -77,7 +83,7 @@ def mask_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     if logits.shape != target.shape:
         raise ValueError(f"mask logits {tuple(logits.shape)} and target {tuple(target.shape)} must have one shape")
     target = target.detach()
-    (loss,) = identity_update(logits, lambda values: _cross_entropy(values, target))
+    (loss,) = with_gradient(logits, lambda values: _cross_entropy(values, target))
     return loss
 
 
@@ -108,17 +114,25 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> tuple[tuple[Tensor], Gradi
     return (loss,), gradient
 
 
-class Dice(nn.Module):
-    """1 − Dice coefficient, times ``weight``; (P',)."""
+@checked
+class DiceLoss(nn.Module):
+    """1 − Dice coefficient of a mask with that of its object; see :func:`rankdet.losses.dice_coefficient`.
 
-    def __init__(self, weight: float = 1.0) -> None:
+    Parameters
+    ----------
+    weight
+        Factor of the loss.
+    """
+
+    def __init__(self, weight: NonNegative = 1.0) -> None:
         super().__init__()
         self.weight = weight
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
+        """(P',) values; raises ValueError where a head passes no masks."""
         if positives.dice is None:
-            raise ValueError(f"head {candidates.head!r} hands no masks, which its loss needs")
+            raise ValueError(f"head {candidates.head!r} passes no masks, which its loss needs")
         return self.weight * (1 - positives.dice)
 
 
-MaskLoss = MaskCrossEntropy | Dice
+MaskLoss = MaskCrossEntropyLoss | DiceLoss

@@ -1,7 +1,7 @@
-"""Numbers of positives that sums over candidates are divided by, in the forms of the published baselines.
+"""Normalizers: the numbers of positives by which published baselines divide a sum over candidates.
 
-Called with candidates and the number of their positives they return a scalar. They differ only where an image has no
-positive, and not for heads that do not say which candidates share an image (``Candidates.per_image``).
+A normalizer is any callable that takes the candidates and the number of their positives and returns a scalar. Those of
+this module differ only where an image has no positive, and need ``Candidates.per_image`` to see that.
 
 Legend: B images, P positives, P_b those of image b.
 """
@@ -11,11 +11,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rankdet.ranges import NonNegative, checked
 from rankdet.structures import Candidates
 
 
+@checked
 class PositiveCount:
-    """|P| + ``added``: SOLOv2 adds 1.
+    """The number of positives.
+
+    Parameters
+    ----------
+    added
+        Added to it: 1 in SOLOv2.
 
     Examples
     --------
@@ -24,28 +31,33 @@ class PositiveCount:
     (tensor(2.), tensor(3.), tensor(2.))
     """
 
-    def __init__(self, added: float = 0.0) -> None:
+    def __init__(self, added: NonNegative = 0.0) -> None:
         self.added = added
 
     def __call__(self, candidates: Candidates, num_positives: int) -> Tensor:
+        """The count, a scalar."""
         return _scalar(candidates, num_positives + self.added)
 
 
 class CountPerImage:
-    r""":math:`\sum_b \max(|P_b|, 1)`: an image without positives counts as one, as in ATSS."""
+    r"""The number of positives, of which an image without any counts as one, as in ATSS.
+
+    .. math:: \sum_b \max(|P_b|, 1)
+    """
 
     def __call__(self, candidates: Candidates, num_positives: int) -> Tensor:
+        """The count, a scalar; it waits for no device."""
         if candidates.per_image is None:
             return _scalar(candidates, num_positives)
         counts = [part.sum().clamp(min=1) for part in candidates.is_positive.split(candidates.per_image)]
-        # Nothing waits for a device.
         return torch.stack([_scalar(candidates, 0), *counts]).sum()
 
 
 class CountOrImages:
-    """max(|P|, B): no fewer positives than images, as in PAA."""
+    """The number of positives, or that of images where it is larger, as in PAA: max(|P|, B)."""
 
     def __call__(self, candidates: Candidates, num_positives: int) -> Tensor:
+        """The count, a scalar."""
         return _scalar(candidates, max(num_positives, len(candidates.per_image or ())))
 
 

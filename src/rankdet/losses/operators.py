@@ -70,7 +70,7 @@ class RankedCandidates(NamedTuple):
     roles: Roles
 
 
-class RankingLoss:
+class RankingOperator:
     """A loss of this family, called on candidates; made once for each rule and registered as ``rankdet::name``.
 
     Parameters
@@ -142,7 +142,7 @@ class RankingLoss:
         Parameters
         ----------
         candidates
-            What :func:`labelled` or :func:`targeted` found.
+            What :func:`from_labels` or :func:`from_targets` found.
         numbers
             (P,) numbers that come with the positives.
         delta
@@ -200,7 +200,7 @@ def uses_triton(implementation: Implementation, logits: Sequence[Tensor]) -> boo
     return True
 
 
-def labelled(
+def from_labels(
     logits: Levels, labels: Levels, numbers: Tensor | None, implementation: Implementation = "auto"
 ) -> RankedCandidates:
     """Candidates from class labels: positives are the logits (i, labels[i]) with a label below C.
@@ -215,7 +215,7 @@ def labelled(
         (P,) numbers that come with the positives, in the order in which they stand in ``labels``; None where nothing
         does, not even P: looking it up waits for a GPU.
     implementation
-        As in :meth:`RankingLoss.__call__`.
+        As in :meth:`RankingOperator.__call__`.
 
     Raises
     ------
@@ -245,7 +245,7 @@ def labelled(
     return RankedCandidates(levels, marks, Roles(rows * width + flat[rows], ignored, width))
 
 
-def targeted(logits: Levels, targets: Levels) -> tuple[RankedCandidates, Tensor]:
+def from_targets(logits: Levels, targets: Levels) -> tuple[RankedCandidates, Tensor]:
     """Candidates from dense targets, and the (P,) targets of the positives.
 
     Parameters

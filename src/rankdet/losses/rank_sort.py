@@ -8,25 +8,26 @@ Legend: M candidates, C classes, P positives, N negatives, s logits, y localizat
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rankdet.losses.balancing import Balancing
+from rankdet.losses.balancing import ValueBalance
 from rankdet.losses.checks import Levels, check_alone, check_labels, check_range, check_targets, dense, whole
 from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss
-from rankdet.losses.labels import IoULabel, Label
-from rankdet.losses.localization import DICE_EPSILON
-from rankdet.losses.operators import Implementation, RankingLoss, Ruling, labelled, targeted, without
+from rankdet.losses.operators import Implementation, RankingOperator, Ruling, from_labels, from_targets, without
 from rankdet.losses.processes import Processes, Sync
+from rankdet.losses.quality import IoUQuality, Quality
 from rankdet.losses.sorting import EPSILON, sorting_errors
 from rankdet.losses.tasks import Tasks
-from rankdet.losses.weighting import Weighting
+from rankdet.losses.weighting import ScoreWeights
+from rankdet.ranges import NonNegative, checked
 from rankdet.structures import Candidates, LossOutput
 
 
-class RankSort(NamedTuple):
+class RankSortValues(NamedTuple):
     """The two parts of Rank & Sort Loss, scalars in [0, 1), each with an identity-update gradient of its own."""
 
     ranking: Tensor
@@ -41,7 +42,7 @@ def rank_sort_loss(
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation | Literal["reference"] = "auto",
-) -> RankSort:
+) -> RankSortValues:
     r"""Rank & Sort Loss of logits against continuous targets.
 
     For every positive i, with :math:`x_{ij} = s_j - s_i` and the soft step H (the term j = i is part of every sum):
@@ -81,7 +82,7 @@ def rank_sort_loss(
 
     Returns
     -------
-    RankSort
+    RankSortValues
         ``ranking`` and ``sorting``, scalars (float64 for float64 logits, else float32). Each back-propagates its own
         gradient, so that they can be weighted apart; their sum has the published gradient. Without positives both are
         zeros connected to ``logits``.
@@ -116,9 +117,9 @@ def rank_sort_loss(
         check_alone(sync)
         logits, targets = whole(logits), whole(targets)
         return _reference(logits, targets, targets, delta)
-    candidates, quality = targeted(logits, targets)
+    candidates, quality = from_targets(logits, targets)
     values, _ = _RANK_SORT(candidates, quality, delta, implementation, Processes(sync))
-    return RankSort(*values.unbind())
+    return RankSortValues(*values.unbind())
 
 
 def rank_sort_loss_of_labels(
@@ -131,7 +132,7 @@ def rank_sort_loss_of_labels(
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation | Literal["reference"] = "auto",
-) -> RankSort:
+) -> RankSortValues:
     """Rank & Sort Loss of classifiers: the same as :func:`rank_sort_loss`, without the dense (M, C) target.
 
     Candidate i with a class label c < C makes logit (i, c) a positive and the other C − 1 logits of its row negatives;
@@ -153,7 +154,7 @@ def rank_sort_loss_of_labels(
 
     Returns
     -------
-    RankSort
+    RankSortValues
         As in :func:`rank_sort_loss`.
 
     Raises
@@ -172,7 +173,7 @@ def rank_sort_loss_of_labels(
     ranking, sorting, _ = _of_labels(
         logits, labels, quality, delta, zero_quality_is_negative, sync, check, implementation
     )
-    return RankSort(ranking, sorting)
+    return RankSortValues(ranking, sorting)
 
 
 def _of_labels(
@@ -195,7 +196,7 @@ def _of_labels(
         if zero_quality_is_negative:
             targets = targets.where((targets <= 0) | (values > 0), 0)
         return *_reference(stacked, targets, values, delta), None
-    candidates = labelled(logits, labels, quality, implementation)
+    candidates = from_labels(logits, labels, quality, implementation)
     if zero_quality_is_negative:
         candidates, quality = without(candidates, quality <= 0), quality[~(quality <= 0)]
     values, told = _RANK_SORT(candidates, quality, delta, implementation, Processes(sync))
@@ -217,7 +218,7 @@ def _rule(logits: Tensor, quality: Tensor, false_positives: Tensor, delta: float
     )
 
 
-_RANK_SORT = RankingLoss("rank_sort", _rule, num_values=2, num_told=1)
+_RANK_SORT = RankingOperator("rank_sort", _rule, num_values=2, num_told=1)
 
 
 def _ranking_definition(pairs: Pairs) -> PrimaryTerms:
@@ -240,15 +241,16 @@ def _sorting_definition(quality: Tensor) -> Definition:
     return definition
 
 
-def _reference(logits: Tensor, targets: Tensor, quality: Tensor, delta: float) -> RankSort:
+def _reference(logits: Tensor, targets: Tensor, quality: Tensor, delta: float) -> RankSortValues:
     """The equations as they stand, over all pairs: the yardstick of every faster form."""
     quality = quality.detach().reshape(-1).to(torch.promote_types(logits.dtype, torch.float32))
-    return RankSort(
+    return RankSortValues(
         error_driven_loss(logits, targets, _ranking_definition, delta),
         error_driven_loss(logits, targets, _sorting_definition(quality), delta),
     )
 
 
+@checked
 class RankSortLoss(nn.Module):
     r"""Rank & Sort Loss of one head: classification and localization with nothing to tune but δ.
 
@@ -264,22 +266,18 @@ class RankSortLoss(nn.Module):
     ----------
     delta
         δ, half the width of the soft step, in logits.
-    weighting
-        w, instance weights of the localization; None: the best score.
-    balancing
-        λ, for boxes and for masks each; None: by value.
-    label
-        What the positives are sorted by; None: the IoU of the predicted box.
+    quality
+        What the positives are sorted by.
+    tasks
+        What the head learns beside its classification. The loss keeps a copy.
     zero_quality_is_negative
-        See :func:`rank_sort_loss_of_labels`.
-    dice_epsilon
-        See :func:`dice_coefficient`.
+        Whether a positive of quality exactly 0 counts as a negative: the letter of the paper.
     sync
-        Rank the candidates of all processes in one pool, and normalize and balance over them; see :class:`Processes`.
+        Whether the candidates of all processes are ranked in one pool, and tasks normalized and balanced over them.
     check
-        Raise on logits that are not finite; see :func:`rank_sort_loss`.
+        Whether logits that are not finite raise an error, instead of making the loss NaN; this waits for the device.
     implementation
-        See :func:`rank_sort_loss`.
+        How the loss is computed; see :func:`rank_sort_loss`.
 
     Notes
     -----
@@ -306,27 +304,23 @@ class RankSortLoss(nn.Module):
 
     def __init__(
         self,
-        delta: float = 0.5,
+        delta: NonNegative = 0.5,
         *,
-        weighting: Weighting | None = None,
-        balancing: Balancing | None = None,
-        label: Label | None = None,
+        quality: Quality = IoUQuality(),
+        tasks: Tasks = Tasks(weighting=ScoreWeights(), balancing=ValueBalance()),
         zero_quality_is_negative: bool = False,
-        dice_epsilon: float = DICE_EPSILON,
         sync: Sync = False,
         check: bool = False,
         implementation: Implementation | Literal["reference"] = "auto",
     ) -> None:
         super().__init__()
         self.delta = delta
-        self.label = label or IoULabel()
+        self.quality = quality
+        self.tasks = deepcopy(tasks)  # a balance has a state, which no two losses may share
         self.zero_quality_is_negative = zero_quality_is_negative
         self.sync = sync
         self.check = check
         self.implementation: Implementation | Literal["reference"] = implementation
-        self.tasks = Tasks(
-            weighting=weighting, balancing=balancing, dice_epsilon=dice_epsilon, processes=Processes(sync)
-        )
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head; raises ValueError when its boxes are missing or do not pair."""
@@ -334,13 +328,12 @@ class RankSortLoss(nn.Module):
         ranking, sorting, ranks = _of_labels(
             candidates.logits,
             candidates.labels,
-            self.label(candidates, positives),
+            self.quality(candidates, positives),
             self.delta,
             self.zero_quality_is_negative,
             self.sync,
             self.check,
             self.implementation,
         )
-        positives = positives._replace(ranks=ranks, processes=self.tasks.processes)
-        tasks = self.tasks(candidates, positives, ranking + sorting)
+        tasks = self.tasks(candidates, positives, ranking + sorting, ranks=ranks, processes=Processes(self.sync))
         return LossOutput({"ranking": ranking, "sorting": sorting, **tasks.terms}, tasks.stats)

@@ -14,130 +14,144 @@ from torch import Tensor, nn
 
 from rankdet.losses.auxiliary import Auxiliary
 from rankdet.losses.balancing import Balancing, ValueBalance
-from rankdet.losses.box_losses import BoxLoss, GIoU
+from rankdet.losses.box_losses import BoxLoss, GIoULoss
 from rankdet.losses.candidates import Positives, find_positives, task_counts
-from rankdet.losses.localization import DICE_EPSILON
 from rankdet.losses.processes import Processes, with_value
-from rankdet.losses.weighting import ScoreWeights, Weighting, usable_sum
+from rankdet.losses.weighting import Ranking, ScoreWeights, Weighting, usable_sum
+from rankdet.ranges import Positive, checked
 from rankdet.structures import Candidates, LossOutput
 
 
-class _Task(NamedTuple):
-    """One task before it is normalized: a connected sum and what to divide it by, both scalars."""
+class _Sum(NamedTuple):
+    """A task before it is normalized: its name, a connected sum, and what divides it (both scalars)."""
 
-    term: str
-    error: str
-    balance: str
-    balancing: Balancing
+    name: str
     total: Tensor
-    weight: Tensor
+    divisor: Tensor
 
 
+@checked
 class Tasks(nn.Module):
     r"""Localization of boxes and masks beside a classification, and auxiliary heads of baselines.
 
     .. math:: \sum_t \lambda_t L_t, \qquad L_{box} = \frac{\sum_i w_i \ell_i}{\sum_i w_i}, \qquad
         L_{mask} = \frac{\sum_i w_i (1 - D_i)}{\sum_i w_i}
 
-    The weights of the masks are those of the boxes of the same positives.
+    The weights of the masks are those of the boxes of the same positives. Instead of a part of this package, any
+    callable serves that takes and returns the same.
 
     Parameters
     ----------
     box_loss
-        ℓ, per positive: 1 − GIoU by default.
+        ℓ, the loss of the box of each positive.
     weighting
-        w, instance weights: the best score by default.
+        w, what each positive counts in the localization.
     balancing
-        λ of the boxes: the value of the classification by default.
+        λ of the boxes: what the localization counts beside the classification.
     mask_balancing
-        λ of the masks; None is one of the same kind.
+        λ of the masks; None: a balance of the same kind as that of the boxes.
     auxiliary
-        Auxiliary heads; the mean of their values over all positives, or over all images, is not balanced.
+        Auxiliary heads, which the detector must have. Each adds its mean over all positives, or over all images,
+        unbalanced.
     dice_epsilon
-        See :func:`rankdet.losses.dice_coefficient`.
-    processes
-        Normalizes by, and balances with, the values of all processes instead of one's own.
+        Added to the denominator of the Dice coefficient of masks; 2e-3 in SOLOv2.
 
     Notes
     -----
-    Terms: ``localization`` where a head hands boxes (or deltas), ``mask`` where it hands masks, both balanced, and one
-    by the name of each auxiliary head. Statistics: ``positives``, ``background``, ``negatives``; the errors before λ,
-    ``localization_error`` and ``mask_error``; their λ, ``balance`` and ``mask_balance``. Without positives, and where
-    all weights vanish, the terms are zeros connected to all outputs of the positives.
+    Terms: ``localization`` where a head passes boxes (or deltas), ``mask`` where it passes masks, both balanced, and
+    one by the name of each auxiliary head. Statistics: ``positives``, ``background``, ``negatives``; the errors before
+    λ, ``localization_error`` and ``mask_error``; their λ, ``balance`` and ``mask_balance``. Without positives, and
+    where all weights vanish, the terms are zeros connected to all outputs of the positives.
     """
 
     def __init__(
         self,
         *,
-        box_loss: BoxLoss | None = None,
-        weighting: Weighting | None = None,
-        balancing: Balancing | None = None,
+        box_loss: BoxLoss = GIoULoss(),
+        weighting: Weighting = ScoreWeights(),
+        balancing: Balancing = ValueBalance(),
         mask_balancing: Balancing | None = None,
-        auxiliary: Sequence[Auxiliary] = (),
-        dice_epsilon: float = DICE_EPSILON,
-        processes: Processes | None = None,
+        auxiliary: tuple[Auxiliary, ...] = (),
+        dice_epsilon: Positive = 1e-5,
     ) -> None:
         super().__init__()
-        self.box_loss = box_loss or GIoU()
-        self.weighting = weighting or ScoreWeights()
-        self.balancing = balancing or ValueBalance()
-        # A copy, for a balance may remember the values of its task.
-        self.mask_balancing = mask_balancing or deepcopy(self.balancing)
+        self.box_loss = box_loss
+        self.weighting = weighting
+        self.balancing = balancing
+        # A copy, because a balance may remember the values of its task.
+        self.mask_balancing = deepcopy(balancing) if mask_balancing is None else mask_balancing
         self.auxiliary = tuple(auxiliary)
         self.dice_epsilon = dice_epsilon
-        self.processes = processes or Processes()
 
     def find_positives(self, candidates: Candidates) -> Positives:
         """The positives of a head, with the Dice coefficient of this loss."""
         return find_positives(candidates, self.dice_epsilon)
 
-    def forward(self, candidates: Candidates, positives: Positives, classification: Tensor) -> LossOutput:
+    def forward(
+        self,
+        candidates: Candidates,
+        positives: Positives,
+        classification: Tensor,
+        *,
+        ranks: Tensor | None = None,
+        processes: Processes = Processes(),
+    ) -> LossOutput:
         """The terms and statistics of all tasks beside the classification.
 
         Parameters
         ----------
         candidates
-            What the head hands.
+            What the head passes to its loss.
         positives
-            Of these candidates.
+            The positives of these candidates.
         classification
             Scalar: the sum of all classification terms of the head.
+        ranks
+            (P,) soft rank of each positive among all candidates, detached; None from a loss that ranks nothing.
+        processes
+            The processes whose candidates the loss sees as one pool: tasks are normalized and balanced over them.
 
         Raises
         ------
         ValueError
-            When the head hands neither boxes nor masks, or not what the parts of this loss need.
+            When the head passes neither boxes nor masks, or not what the parts of this loss need.
         """
-        weights = self.weighting(candidates, positives)
-        tasks = list(self._tasks(candidates, positives, weights))
-        if not tasks:
-            raise ValueError(f"head {candidates.head!r} hands neither boxes nor masks, which its loss needs")
-        heads = {head.name: head(candidates, positives) for head in self.auxiliary}
-        own = [classification]
-        for head in self.auxiliary:
-            values = heads[head.name]
-            own += [values.sum(), head.normalizer(candidates, len(values)).to(values.dtype)]
-        own += [value for task in tasks for value in (task.total, task.weight)]
-        # One exchange between processes, for everything.
-        whole = iter(self.processes.mean(torch.stack([value.detach() for value in own])).unbind())
-        classification = with_value(classification, next(whole))
-        terms, stats = {}, task_counts(candidates, len(weights))
-        for name, values in heads.items():
-            terms[name] = with_value(values.sum(), next(whole)) / next(whole).clamp(min=1)
-        for task in tasks:
-            total, divisor = with_value(task.total, next(whole)), usable_sum(next(whole))
-            loss = total / divisor
-            stats[task.error] = loss.detach()
-            stats[task.balance] = task.balancing(classification, loss, candidates, self.processes)
-            terms[task.term] = stats[task.balance] * loss
+        ranking = None if ranks is None else Ranking(ranks, processes)
+        weights = self.weighting(candidates, positives, ranking)
+        localized = list(self._localized(candidates, positives, weights))
+        if not localized:
+            raise ValueError(f"head {candidates.head!r} passes neither boxes nor masks, which its loss needs")
+        auxiliary = list(self._auxiliary(candidates, positives))
+        own = [_Sum("classification", classification, torch.ones_like(classification)), *auxiliary, *localized]
+        (_, classification, _), *sums = _of_all(own, processes)
+        terms, stats = {}, task_counts(candidates, len(positives.rows))
+        for name, total, divisor in sums[: len(auxiliary)]:
+            terms[name] = total / divisor.clamp(min=1)
+        balances = {"localization": ("balance", self.balancing), "mask": ("mask_balance", self.mask_balancing)}
+        for name, total, divisor in sums[len(auxiliary) :]:
+            balance, balancing = balances[name]
+            loss = total / usable_sum(divisor)
+            stats[f"{name}_error"] = loss.detach()
+            stats[balance] = balancing(classification, loss, candidates, processes)
+            terms[name] = stats[balance] * loss
         return LossOutput(terms, stats)
 
-    def _tasks(self, candidates: Candidates, positives: Positives, weights: Tensor) -> Iterator[_Task]:
+    def _localized(self, candidates: Candidates, positives: Positives, weights: Tensor) -> Iterator[_Sum]:
         if candidates.boxes is not None or candidates.deltas is not None:
-            total = (weights * self.box_loss(candidates, positives)).sum()
-            yield _Task("localization", "localization_error", "balance", self.balancing, total, weights.sum())
+            yield _Sum("localization", (weights * self.box_loss(candidates, positives)).sum(), weights.sum())
         if candidates.masks is not None and positives.dice is not None:
             rows = candidates.masks.rows
             weights = weights if rows is None else weights[rows]
-            total = (weights * (1 - positives.dice)).sum()
-            yield _Task("mask", "mask_error", "mask_balance", self.mask_balancing, total, weights.sum())
+            yield _Sum("mask", (weights * (1 - positives.dice)).sum(), weights.sum())
+
+    def _auxiliary(self, candidates: Candidates, positives: Positives) -> Iterator[_Sum]:
+        for head in self.auxiliary:
+            values = head(candidates, positives)
+            yield _Sum(head.name, values.sum(), head.normalizer(candidates, len(values)).to(values.dtype))
+
+
+def _of_all(sums: Sequence[_Sum], processes: Processes) -> Iterator[_Sum]:
+    """The means of these sums over the processes, by one exchange for all of them, with the gradients of the own."""
+    own = torch.stack([value.detach() for entry in sums for value in entry[1:]])
+    for entry, (total, divisor) in zip(sums, processes.mean(own).view(-1, 2).unbind(), strict=True):
+        yield _Sum(entry.name, with_value(entry.total, total), divisor)

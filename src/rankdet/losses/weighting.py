@@ -1,28 +1,46 @@
 """Instance weights of the positives in a localization loss.
 
-A weighting is called with candidates and positives and returns (P,) detached weights ≥ 0; their scale does not matter,
-because a weighted mean divides by their sum.
+A weighting is any callable that takes the candidates, their positives, and the ranking of the positives (None beside a
+loss that ranks nothing). It returns (P,) detached weights ≥ 0. Their scale does not matter, because a weighted mean
+divides by their sum.
 
 Legend: M candidates, C classes, P positives.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from rankdet.losses.candidates import Positives
 from rankdet.losses.error_driven import prefix_sums
+from rankdet.losses.processes import Processes
+from rankdet.ranges import NonNegative, checked
 from rankdet.structures import Candidates
 
 MIN_SUM = 1e-10
 """Below this sum of weights nothing is divided (the authors' code)."""
 
 
+class Ranking(NamedTuple):
+    """What a ranking loss has found out about the positives.
+
+    ranks
+        (P,) soft rank of each positive among all candidates, detached.
+    processes
+        The processes whose candidates these ranks are among.
+    """
+
+    ranks: Tensor
+    processes: Processes
+
+
 class NoWeights:
     """Every positive counts the same."""
 
-    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
+    def __call__(self, candidates: Candidates, positives: Positives, ranking: Ranking | None = None) -> Tensor:
         """(P,) ones."""
         return torch.ones_like(positives.rows, dtype=torch.float32)
 
@@ -32,21 +50,21 @@ class CenternessWeights:
 
     .. math:: w_i = \sqrt{\frac{\min(l, r)}{\max(l, r)} \frac{\min(t, b)}{\max(t, b)}}
 
-    with the distances from the center of the anchor to the sides of the object; a detector hands them as
+    with the distances from the center of the anchor to the sides of the object; a detector passes them as
     ``Candidates.centerness``.
     """
 
-    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
-        """(P,) in [0, 1]; raises ValueError where a head hands no centerness."""
+    def __call__(self, candidates: Candidates, positives: Positives, ranking: Ranking | None = None) -> Tensor:
+        """(P,) in [0, 1]; raises ValueError where a head passes no centerness."""
         if candidates.centerness is None:
-            raise ValueError(f"head {candidates.head!r} hands no centerness, which its weights need")
+            raise ValueError(f"head {candidates.head!r} passes no centerness, which its weights need")
         return candidates.centerness.detach().float()
 
 
 class ScoreWeights:
     """The best score of a positive over all classes; see :func:`score_weights`."""
 
-    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
+    def __call__(self, candidates: Candidates, positives: Positives, ranking: Ranking | None = None) -> Tensor:
         """(P,) in (0, 1)."""
         return score_weights(positives.logits)
 
@@ -57,13 +75,14 @@ class IoUWeights:
     Where all IoUs are 0 the weights are, too, and the loss of the boxes is 0 (the authors' code of PAA as well).
     """
 
-    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
-        """(P,) in [0, 1]; raises ValueError where a head hands no boxes."""
+    def __call__(self, candidates: Candidates, positives: Positives, ranking: Ranking | None = None) -> Tensor:
+        """(P,) in [0, 1]; raises ValueError where a head passes no boxes."""
         if positives.overlap is None:
-            raise ValueError(f"head {candidates.head!r} hands no boxes, which its weights need")
+            raise ValueError(f"head {candidates.head!r} passes no boxes, which its weights need")
         return positives.overlap.iou.detach()
 
 
+@checked
 class RankingWeights:
     r"""How much of the ranking a positive carries: it counts in the rank of every positive that it stands above.
 
@@ -79,19 +98,17 @@ class RankingWeights:
         are those of the ranking loss, with its own δ.
     """
 
-    def __init__(self, delta_loc: float = 0.0) -> None:
-        if delta_loc < 0:
-            raise ValueError(f"delta_loc must not be negative, got {delta_loc}")
+    def __init__(self, delta_loc: NonNegative = 0.0) -> None:
         self.delta_loc = delta_loc
 
-    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
+    def __call__(self, candidates: Candidates, positives: Positives, ranking: Ranking | None = None) -> Tensor:
         """(P,) weights; raises ValueError where the classification loss ranks nothing."""
-        if positives.ranks is None:
+        if ranking is None:
             raise ValueError(f"head {candidates.head!r}: weights by rank need a loss that ranks")
         num_classes = positives.logits.shape[1]
         own = candidates.labels[positives.rows, None].clamp(0, num_classes - 1)  # rows that are no positives' are NaN
         logits = positives.logits.gather(1, own).squeeze(1)
-        everyone, first = positives.processes.gather(torch.stack([logits.double(), positives.ranks.double()]))
+        everyone, first = ranking.processes.gather(torch.stack([logits.double(), ranking.ranks.double()]))
         return ranking_weights(everyone[0], everyone[1], self.delta_loc)[first : first + len(logits)]
 
 
@@ -164,18 +181,6 @@ def ranking_weights(logits: Tensor, ranks: Tensor, delta_loc: float = 0.0) -> Te
     return weights.float()
 
 
-def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Σ w v / Σ w over P positives; connected zero without any.
-
-    Examples
-    --------
-    >>> import torch
-    >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 1.0]))
-    tensor(1.5000)
-    """
-    return (weights * values).sum() / usable_sum(weights.sum())
-
-
 def usable_sum(total: Tensor) -> Tensor:
-    """A sum of weights to divide by: 1 where it is next to nothing."""
+    """A scalar sum of weights by which a weighted sum can be divided: 1 where it is next to nothing."""
     return total.where(~(total < MIN_SUM), 1.0)

@@ -24,16 +24,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rankdet.losses import (
     ALRPLoss,
     APLoss,
-    CenternessCrossEntropy,
+    CenternessCrossEntropyLoss,
     CenternessWeights,
     ConstantBalance,
     EpochBalance,
-    IoUCrossEntropy,
+    IoUCrossEntropyLoss,
     IoUWeights,
-    MeanLabel,
+    MeanQuality,
     Processes,
     RankingWeights,
     RankSortLoss,
+    Tasks,
     alrp,
     alrp_loss_of_labels,
     ap_loss_of_labels,
@@ -42,7 +43,7 @@ from rankdet.losses import (
     rank_sort,
     rank_sort_loss_of_labels,
 )
-from rankdet.losses.operators import RankedCandidates, Rule, labelled, targeted, without
+from rankdet.losses.operators import RankedCandidates, Rule, from_labels, from_targets, without
 from rankdet.structures import Candidates, Matched
 
 pytest.importorskip("triton", reason="Triton does not import here: its kernels are not tested")
@@ -117,8 +118,8 @@ def candidates_of(pool: Pool, form: Form, sizes: Sequence[int]) -> tuple[RankedC
     levels = [level.clone() for level in pool.logits.split(list(sizes))]
     if form == "labels":
         marks = [level.clone() for level in pool.labels.split(list(sizes))]
-        return labelled(levels, marks, pool.quality), pool.quality
-    return targeted(levels, [level.clone() for level in pool.targets.split(list(sizes))])
+        return from_labels(levels, marks, pool.quality), pool.quality
+    return from_targets(levels, [level.clone() for level in pool.targets.split(list(sizes))])
 
 
 class Graded(NamedTuple):
@@ -220,11 +221,11 @@ def test_a_dropped_positive_is_a_negative_for_the_kernels(interpreter: Callable[
 def test_roles_of_a_known_number_are_those_looked_up(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     pool = draw()
     levels, marks = pool.logits.split(sizes), pool.labels.split(sizes)
-    static = labelled(levels, marks, pool.quality)
-    looked_up = labelled(levels, marks, None)
+    static = from_labels(levels, marks, pool.quality)
+    looked_up = from_labels(levels, marks, None)
     assert torch.equal(static.roles.positives, looked_up.roles.positives)
     monkeypatch.undo()
-    assert torch.equal(static.roles.positives, labelled(levels, marks, pool.quality).roles.positives)
+    assert torch.equal(static.roles.positives, from_labels(levels, marks, pool.quality).roles.positives)
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
@@ -311,7 +312,7 @@ def test_no_step_of_an_operator_waits_for_a_gpu(name: str, num_positives: int, d
     labels = [torch.zeros(num, dtype=torch.int64, device="cuda") for num in (3000, 0, 10)]
     numbers = torch.rand(num_positives, device="cuda")
     for levels, marks in ((logits, labels), (logits[0], labels[0])):
-        candidates = labelled(levels, marks, numbers)
+        candidates = from_labels(levels, marks, numbers)
         found = operators._forward(*KINDS[name], candidates, numbers, delta, True, False, Processes())
         upstream = torch.rand(KINDS[name].num_values, device="cuda")
         operators._gradients(candidates, *found[2:5], upstream, delta, True, "", None)
@@ -319,25 +320,36 @@ def test_no_step_of_an_operator_waits_for_a_gpu(name: str, num_positives: int, d
 
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "rank & sort": RankSortLoss,
-    "rank & sort by IoU": lambda: RankSortLoss(weighting=IoUWeights(), label=MeanLabel()),
-    "rank & sort by rank": lambda: RankSortLoss(weighting=RankingWeights(0.5), balancing=ConstantBalance(2.0)),
+    "rank & sort by IoU": lambda: RankSortLoss(quality=MeanQuality(), tasks=Tasks(weighting=IoUWeights())),
+    "rank & sort by rank": lambda: RankSortLoss(
+        tasks=Tasks(weighting=RankingWeights(0.5), balancing=ConstantBalance(2.0))
+    ),
     "average precision": APLoss,
     "average precision with heads": lambda: APLoss(
-        weighting=CenternessWeights(), auxiliary=[CenternessCrossEntropy(), IoUCrossEntropy()]
+        tasks=Tasks(
+            weighting=CenternessWeights(),
+            balancing=ConstantBalance(2.0),
+            auxiliary=(CenternessCrossEntropyLoss(), IoUCrossEntropyLoss()),
+        )
     ),
     "alrp": lambda: ALRPLoss(balancing=EpochBalance(iterations=2)),
 }
 
 
+@pytest.fixture
+def module(name: str) -> nn.Module:
+    """One of the modules, made before the GPU is a fake: torch cannot copy fake buffers."""
+    return MODULES[name]()
+
+
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.parametrize("num_positives", [0, 30])
 def test_no_step_of_a_module_waits_for_a_gpu(
-    name: str, num_positives: int, fake_gpu: None, monkeypatch: pytest.MonkeyPatch
+    module: nn.Module, num_positives: int, fake_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for loss in (rank_sort._RANK_SORT, average_precision._INTERPOLATED, alrp._ALRP):
         # With fake tensors torch calls a description of the operator, not the operator.
         monkeypatch.setattr(loss, "operator", loss.operator._init_fn)
-    module = MODULES[name]()
     for buffer_name, buffer in list(module.named_buffers()):
         owner, _, attribute = buffer_name.rpartition(".")
         setattr(module.get_submodule(owner), attribute, torch.zeros(buffer.shape, dtype=buffer.dtype, device="cuda"))

@@ -23,11 +23,11 @@ class L1(Config):
     weight: NonNegativeFloat = 1.0
     """Factor of the term."""
 
-    def build(self) -> losses.L1:
+    def build(self) -> losses.L1Loss:
         """The box loss itself."""
         from rankdet import losses
 
-        return losses.L1(weight=self.weight)
+        return losses.L1Loss(weight=self.weight)
 
 
 class SmoothL1(Config):
@@ -39,11 +39,11 @@ class SmoothL1(Config):
     weight: NonNegativeFloat = 1.0
     """Factor of the term."""
 
-    def build(self) -> losses.SmoothL1:
+    def build(self) -> losses.SmoothL1Loss:
         """The box loss itself."""
         from rankdet import losses
 
-        return losses.SmoothL1(beta=self.beta, weight=self.weight)
+        return losses.SmoothL1Loss(beta=self.beta, weight=self.weight)
 
 
 class GIoU(Config):
@@ -53,11 +53,11 @@ class GIoU(Config):
     weight: NonNegativeFloat = 1.0
     """Factor of the term."""
 
-    def build(self) -> losses.GIoU:
+    def build(self) -> losses.GIoULoss:
         """The box loss itself."""
         from rankdet import losses
 
-        return losses.GIoU(weight=self.weight)
+        return losses.GIoULoss(weight=self.weight)
 
 
 BoxLoss = Annotated[L1 | SmoothL1 | GIoU, Field(discriminator="type")]
@@ -72,11 +72,11 @@ class MaskCrossEntropy(Config):
     over_box_size: bool = False
     """Whether the loss of a mask is divided by the part of the image that the box of its object covers (YOLACT)."""
 
-    def build(self) -> losses.MaskCrossEntropy:
+    def build(self) -> losses.MaskCrossEntropyLoss:
         """The mask loss itself."""
         from rankdet import losses
 
-        return losses.MaskCrossEntropy(weight=self.weight, over_box_size=self.over_box_size)
+        return losses.MaskCrossEntropyLoss(weight=self.weight, over_box_size=self.over_box_size)
 
 
 class Dice(Config):
@@ -86,11 +86,11 @@ class Dice(Config):
     weight: NonNegativeFloat = 1.0
     """Factor of the term."""
 
-    def build(self) -> losses.Dice:
+    def build(self) -> losses.DiceLoss:
         """The mask loss itself."""
         from rankdet import losses
 
-        return losses.Dice(weight=self.weight)
+        return losses.DiceLoss(weight=self.weight)
 
 
 MaskLoss = Annotated[MaskCrossEntropy | Dice, Field(discriminator="type")]
@@ -229,11 +229,11 @@ class BinaryLabel(Config):
 
     type: Literal["binary"] = "binary"
 
-    def build(self) -> losses.BinaryLabel:
+    def build(self) -> losses.BinaryQuality:
         """The label itself."""
         from rankdet import losses
 
-        return losses.BinaryLabel()
+        return losses.BinaryQuality()
 
 
 class IoULabel(Config):
@@ -241,11 +241,11 @@ class IoULabel(Config):
 
     type: Literal["iou"] = "iou"
 
-    def build(self) -> losses.IoULabel:
+    def build(self) -> losses.IoUQuality:
         """The label itself."""
         from rankdet import losses
 
-        return losses.IoULabel()
+        return losses.IoUQuality()
 
 
 class DiceLabel(Config):
@@ -253,11 +253,11 @@ class DiceLabel(Config):
 
     type: Literal["dice"] = "dice"
 
-    def build(self) -> losses.DiceLabel:
+    def build(self) -> losses.DiceQuality:
         """The label itself."""
         from rankdet import losses
 
-        return losses.DiceLabel()
+        return losses.DiceQuality()
 
 
 class MeanLabel(Config):
@@ -265,11 +265,11 @@ class MeanLabel(Config):
 
     type: Literal["mean"] = "mean"
 
-    def build(self) -> losses.MeanLabel:
+    def build(self) -> losses.MeanQuality:
         """The label itself."""
         from rankdet import losses
 
-        return losses.MeanLabel()
+        return losses.MeanQuality()
 
 
 Label = Annotated[BinaryLabel | IoULabel | DiceLabel | MeanLabel, Field(discriminator="type")]
@@ -282,11 +282,11 @@ class CenternessCrossEntropy(Config):
     weight: NonNegativeFloat = 1.0
     """Factor of the term."""
 
-    def build(self) -> losses.CenternessCrossEntropy:
+    def build(self) -> losses.CenternessCrossEntropyLoss:
         """The auxiliary loss itself."""
         from rankdet import losses
 
-        return losses.CenternessCrossEntropy(self.weight)
+        return losses.CenternessCrossEntropyLoss(self.weight)
 
 
 class IoUCrossEntropy(Config):
@@ -296,11 +296,11 @@ class IoUCrossEntropy(Config):
     weight: NonNegativeFloat = 0.5
     """Factor of the term."""
 
-    def build(self) -> losses.IoUCrossEntropy:
+    def build(self) -> losses.IoUCrossEntropyLoss:
         """The auxiliary loss itself."""
         from rankdet import losses
 
-        return losses.IoUCrossEntropy(self.weight)
+        return losses.IoUCrossEntropyLoss(self.weight)
 
 
 class SemanticCrossEntropy(Config):
@@ -310,11 +310,11 @@ class SemanticCrossEntropy(Config):
     weight: NonNegativeFloat = 1.0
     """Factor of the term."""
 
-    def build(self) -> losses.SemanticCrossEntropy:
+    def build(self) -> losses.SemanticCrossEntropyLoss:
         """The auxiliary loss itself."""
         from rankdet import losses
 
-        return losses.SemanticCrossEntropy(self.weight)
+        return losses.SemanticCrossEntropyLoss(self.weight)
 
 
 Auxiliary = Annotated[CenternessCrossEntropy | IoUCrossEntropy | SemanticCrossEntropy, Field(discriminator="type")]
@@ -386,11 +386,13 @@ class RankSort(Config):
 
         return losses.RankSortLoss(
             self.delta,
-            weighting=self.weighting.build(),
-            balancing=self.balancing.build(steps_per_epoch),
-            label=self.label.build(),
+            quality=self.label.build(),
+            tasks=losses.Tasks(
+                weighting=self.weighting.build(),
+                balancing=self.balancing.build(steps_per_epoch),
+                dice_epsilon=self.dice_epsilon,
+            ),
             zero_quality_is_negative=self.zero_quality_is_negative,
-            dice_epsilon=self.dice_epsilon,
             sync=self.sync,
         )
 
@@ -419,9 +421,11 @@ class AveragePrecision(Config):
         return losses.APLoss(
             self.delta,
             interpolate=self.interpolate,
-            weighting=self.weighting.build(),
-            balancing=self.balancing.build(steps_per_epoch),
-            auxiliary=[head.build() for head in self.auxiliary],
+            tasks=losses.Tasks(
+                weighting=self.weighting.build(),
+                balancing=self.balancing.build(steps_per_epoch),
+                auxiliary=tuple(head.build() for head in self.auxiliary),
+            ),
             sync=self.sync,
         )
 
@@ -487,8 +491,8 @@ class SoftmaxCrossEntropy(Config):
         return losses.SoftmaxCrossEntropyLoss(
             box_loss=self.box_loss.build(),
             mask_loss=self.mask_loss.build(),
-            hard_negatives=None if self.hard_negatives is None else losses.HardNegatives(self.hard_negatives),
-            auxiliary=[head.build() for head in self.auxiliary],
+            hard_negatives=self.hard_negatives,
+            auxiliary=tuple(head.build() for head in self.auxiliary),
         )
 
 
@@ -524,14 +528,16 @@ class Focal(Config):
         return losses.FocalLoss(
             self.alpha,
             self.gamma,
-            box_loss=self.box_loss.build(),
-            weighting=self.weighting.build(),
-            balancing=self.balancing.build(steps_per_epoch),
-            mask_balancing=None if self.mask_balancing is None else self.mask_balancing.build(steps_per_epoch),
-            auxiliary=[head.build() for head in self.auxiliary],
             normalizer=self.normalizer.build(),
-            dice_epsilon=self.dice_epsilon,
-            processes=losses.Processes(self.sync),
+            tasks=losses.Tasks(
+                box_loss=self.box_loss.build(),
+                weighting=self.weighting.build(),
+                balancing=self.balancing.build(steps_per_epoch),
+                mask_balancing=None if self.mask_balancing is None else self.mask_balancing.build(steps_per_epoch),
+                auxiliary=tuple(head.build() for head in self.auxiliary),
+                dice_epsilon=self.dice_epsilon,
+            ),
+            sync=self.sync,
         )
 
 
@@ -564,14 +570,16 @@ class QualityFocal(Config):
 
         return losses.QualityFocalLoss(
             self.beta,
-            box_loss=self.box_loss.build(),
-            weighting=self.weighting.build(),
-            balancing=self.balancing.build(steps_per_epoch),
-            mask_balancing=None if self.mask_balancing is None else self.mask_balancing.build(steps_per_epoch),
-            label=self.label.build(),
-            auxiliary=[head.build() for head in self.auxiliary],
+            quality=self.label.build(),
             normalizer=self.normalizer.build(),
-            processes=losses.Processes(self.sync),
+            tasks=losses.Tasks(
+                box_loss=self.box_loss.build(),
+                weighting=self.weighting.build(),
+                balancing=self.balancing.build(steps_per_epoch),
+                mask_balancing=None if self.mask_balancing is None else self.mask_balancing.build(steps_per_epoch),
+                auxiliary=tuple(head.build() for head in self.auxiliary),
+            ),
+            sync=self.sync,
         )
 
 
@@ -594,9 +602,8 @@ class BucketedRankSort(Config):
 
         return losses.BucketedRankSortLoss(
             self.delta,
-            weighting=self.weighting.build(),
-            balancing=self.balancing.build(steps_per_epoch),
-            label=self.label.build(),
+            quality=self.label.build(),
+            tasks=losses.Tasks(weighting=self.weighting.build(), balancing=self.balancing.build(steps_per_epoch)),
         )
 
 
@@ -616,7 +623,12 @@ class BucketedAveragePrecision(Config):
         from rankdet import losses
 
         return losses.BucketedAPLoss(
-            self.delta, weighting=self.weighting.build(), balancing=self.balancing.build(steps_per_epoch)
+            self.delta,
+            tasks=losses.Tasks(
+                box_loss=losses.GIoULoss(2.0),
+                weighting=self.weighting.build(),
+                balancing=self.balancing.build(steps_per_epoch),
+            ),
         )
 
 
