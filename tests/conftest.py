@@ -1,4 +1,4 @@
-"""What the tests of every room share."""
+"""Fixtures that the tests of all packages share."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

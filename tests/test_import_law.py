@@ -1,4 +1,4 @@
-"""The import law: which room may know which. Read from the source, lazy imports included."""
+"""The import law: which package may import which. All imports of the source are read, lazy ones included."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ALLOWED = {
     | {"data", "demo", "importing", "inference", "metrics", "recipes", "report", "reproduce", "runs", "training"},
     "__main__": {"cli"},
 }
-"""What a room may import of ours. A loss never knows a detector, nor a detector a loss."""
+"""Our modules that a package may import. A loss never imports a detector, nor a detector a loss."""
 
 OUTSIDE = {
     "structures": {"torch"},
@@ -59,13 +59,13 @@ OUTSIDE = {
     "reproduce": {"pydantic", "rich", "yaml"},
     "importing": {"torch"},
 }
-"""What a room may import of others, besides the standard library."""
+"""Other packages that a package of ours may import, besides the standard library."""
 
 KERNELS = ROOT / "losses" / "kernels"
 """The one folder that may import triton, which is there only where torch is built for GPUs."""
 
 
-def room_of(file: Path) -> str:
+def package_of(file: Path) -> str:
     return file.relative_to(ROOT).with_suffix("").parts[0]
 
 
@@ -82,33 +82,33 @@ def imported_modules(file: Path) -> Iterator[str]:
 
 
 def edges() -> Iterator[tuple[Path, str, str]]:
-    """(file, its room, module it imports)."""
+    """(file, its package, module it imports)."""
     for file in sorted(ROOT.rglob("*.py")):
         for module in imported_modules(file):
-            yield file, room_of(file), module
+            yield file, package_of(file), module
 
 
-def test_every_room_stands_in_the_table() -> None:
-    rooms = {room_of(file) for file in ROOT.rglob("*.py")}
-    assert rooms <= set(ALLOWED), "a new room needs a line in the table"
+def test_every_package_is_in_the_table() -> None:
+    packages = {package_of(file) for file in ROOT.rglob("*.py")}
+    assert packages <= set(ALLOWED), "a new package needs a line in the table"
 
 
-def test_no_room_imports_what_it_must_not_know() -> None:
+def test_no_package_imports_what_it_must_not_know() -> None:
     broken = []
-    for file, room, module in edges():
+    for file, package, module in edges():
         name, *rest = module.split(".")
-        if name != "rankdet" or rest[:1] in ([room], ["__version__"]):
+        if name != "rankdet" or rest[:1] in ([package], ["__version__"]):
             continue
-        if not rest or rest[0] not in ALLOWED[room]:
+        if not rest or rest[0] not in ALLOWED[package]:
             broken.append(f"{file.relative_to(ROOT)} imports {module}")
     assert not broken
 
 
-def test_rooms_import_only_their_own_dependencies() -> None:
+def test_packages_import_only_their_own_dependencies() -> None:
     broken = []
-    for file, room, module in edges():
+    for file, package, module in edges():
         name = module.split(".")[0]
-        allowed = OUTSIDE.get(room, {name}) | ({"triton"} if file.is_relative_to(KERNELS) else set())
+        allowed = OUTSIDE.get(package, {name}) | ({"triton"} if file.is_relative_to(KERNELS) else set())
         if name not in sys.stdlib_module_names | allowed | {"rankdet"}:
             broken.append(f"{file.relative_to(ROOT)} imports {module}")
     assert not broken
@@ -121,8 +121,8 @@ def test_the_table_has_no_circle() -> None:
 def test_losses_and_detectors_do_not_know_each_other() -> None:
     """Not through others either."""
 
-    def reachable(room: str) -> set[str]:
-        return ALLOWED[room].union(*(reachable(other) for other in ALLOWED[room]))
+    def reachable(package: str) -> set[str]:
+        return ALLOWED[package].union(*(reachable(other) for other in ALLOWED[package]))
 
     assert "detectors" not in reachable("losses")
     assert "losses" not in reachable("detectors")

@@ -1,4 +1,4 @@
-"""What travels between the rooms is checked where it is made."""
+"""Data that travel between packages are checked at construction."""
 
 from __future__ import annotations
 
