@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -223,7 +224,7 @@ def _evaluate_files(detections: Path, ground_truth: Path, iou_type: Literal["bbo
         print(f"written: {out / 'evaluation.json'}")
 
 
-def _print_evaluation(console: Console, metrics: dict[str, Any]) -> None:
+def _print_evaluation(console: Console, metrics: Mapping[str, Any]) -> None:
     from rankdet.report import Table
 
     _print_measures(console, metrics, "boxes" if "masks" in metrics else None)
@@ -235,7 +236,7 @@ def _print_evaluation(console: Console, metrics: dict[str, Any]) -> None:
         _print_table(console, Table(["head", *names], [[quality["head"], *(quality[name] for name in names)]]))
 
 
-def _print_measures(console: Console, metrics: dict[str, Any], title: str | None) -> None:
+def _print_measures(console: Console, metrics: Mapping[str, Any], title: str | None) -> None:
     from rankdet.report import Table, per_class_table
 
     if title is not None:

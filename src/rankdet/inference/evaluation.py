@@ -71,7 +71,7 @@ def evaluate_model(
     if not world.is_main:
         return None
     found = Results.joined(gathered)
-    metrics = evaluate(dataset.ground_truth, found, max_detections=model.max_detections)
+    metrics: dict[str, Any] = {**evaluate(dataset.ground_truth, found, max_detections=model.max_detections)}
     if found.masks is not None:
         # Without boxes, for the evaluator would take the sizes of the detections from these.
         masks = replace(found, boxes=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -20,7 +20,52 @@ from rankdet.metrics.lrp import OptimalLRP, match_classes, optimal_lrp
 from rankdet.metrics.ranking import spearman_correlation
 from rankdet.structures import InputError
 
-__all__ = ["OptimalLRP", "evaluate", "optimal_lrp", "spearman_correlation"]
+__all__ = ["ClassMetrics", "Metrics", "OptimalLRP", "evaluate", "optimal_lrp", "spearman_correlation"]
+
+
+class ClassMetrics(TypedDict):
+    """Numbers of one class as fractions, NaN where it has no objects: see `Metrics`."""
+
+    AP: float
+    oLRP: float
+    oLRP_Loc: float
+    oLRP_FP: float
+    oLRP_FN: float
+    threshold: float
+    """The LRP-optimal score: keep ``score >= threshold``."""
+    ground_truths: int
+    """Objects of the class, crowd regions not counted."""
+
+
+class Metrics(TypedDict):
+    """Numbers of a data set as fractions, NaN where undefined. Those of oLRP are means over the classes that have it.
+
+    AP and AR are those of COCO. LVIS has ``APr``, ``APc`` and ``APf``, over its rare, common and frequent classes, and
+    ``AR300`` in place of ``AR1``, ``AR10`` and ``AR100``.
+    """
+
+    AP: float
+    AP50: float
+    AP75: float
+    APs: float
+    APm: float
+    APl: float
+    APr: NotRequired[float]
+    APc: NotRequired[float]
+    APf: NotRequired[float]
+    AR1: NotRequired[float]
+    AR10: NotRequired[float]
+    AR100: NotRequired[float]
+    AR300: NotRequired[float]
+    ARs: float
+    ARm: float
+    ARl: float
+    oLRP: float
+    oLRP_Loc: float
+    oLRP_FP: float
+    oLRP_FN: float
+    per_class: dict[str, ClassMetrics]
+    """By name of the class, in the order of the category ids. Classes that share a name have their id in it."""
 
 
 def evaluate(
@@ -28,7 +73,7 @@ def evaluate(
     detections: ResultsSource,
     iou_type: IouType = "bbox",
     max_detections: int | None = None,
-) -> dict[str, Any]:
+) -> Metrics:
     """Measure detections against a data set of COCO or LVIS.
 
     A data set whose images have ``neg_category_ids`` is one of LVIS and measured by its rules: an image says which
@@ -51,13 +96,9 @@ def evaluate(
 
     Returns
     -------
-    dict
-        ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl`` (in LVIS ``APr, APc, APf`` after ``APl``, and
-        ``AR300`` alone before ``ARs``) and ``oLRP, oLRP_Loc, oLRP_FP, oLRP_FN`` as fractions, NaN where undefined, the
-        latter four as means over the classes for which they are defined; and ``per_class``: name → ``AP, oLRP,
-        oLRP_Loc, oLRP_FP, oLRP_FN, threshold, ground_truths`` by ascending category id. ``threshold`` is the
-        LRP-optimal one: keep ``score >= threshold``. Categories that share a name are told apart by their id:
-        ``"cat (id 3)"``.
+    Metrics
+        AP, AR and oLRP of all classes and of each, as fractions. Categories that share a name are told apart by their
+        id: ``"cat (id 3)"``.
 
     Raises
     ------
@@ -94,7 +135,7 @@ def evaluate(
     precision = average_precision(comparison)
     matches = match_classes(comparison)
     optima = [optimal_lrp(*matched) for matched in matches]
-    per_class = {
+    per_class: dict[str, ClassMetrics] = {
         name: {
             "AP": float(own),
             "oLRP": optimum.error,
@@ -112,7 +153,7 @@ def evaluate(
         "oLRP_FP": _mean_defined([optimum.false_positives for optimum in optima]),
         "oLRP_FN": _mean_defined([optimum.false_negatives for optimum in optima]),
     }
-    return {**precision.summary, **means, "per_class": per_class}
+    return cast(Metrics, {**precision.summary, **means, "per_class": per_class})
 
 
 def _read(source: GroundTruthSource, masks: bool) -> GroundTruth:
