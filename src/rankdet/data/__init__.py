@@ -2,7 +2,7 @@
 
 from rankdet.coco import Finding
 from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window
-from rankdet.data.coco import CocoDataset, Sample
+from rankdet.data.dataset import CocoDataset, Sample
 from rankdet.data.doctor import check_folder
 from rankdet.data.formats import COCO, LVIS, Format
 from rankdet.data.images import read_image

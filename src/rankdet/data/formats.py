@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rankdet.coco import Finding, GroundTruth, read_ground_truth
-from rankdet.data.lvis import find_lvis_images, find_lvis_split
-from rankdet.data.splits import Split, find_images, find_split
+from rankdet.data.splits import Split, find_images, find_lvis_images, find_lvis_split, find_split
 
 
 @dataclass(frozen=True)

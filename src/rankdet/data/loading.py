@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from rankdet.data.coco import CocoDataset, Sample
+from rankdet.data.dataset import CocoDataset, Sample
 from rankdet.data.sampling import GroupedBatchSampler, SampleKey
 from rankdet.structures import Batch, Images, InputError
 

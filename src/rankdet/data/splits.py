@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rankdet.coco import raise_errors, read_file_names
+from rankdet.coco.lvis import image_file
 from rankdet.data.images import is_file
 from rankdet.structures import InputError
 
@@ -72,6 +73,44 @@ def find_images(folder: Path, annotations: Path) -> Path:
     tried = [folder / name for name in names] + [folder / "images" / name for name in names]
     tried += [folder / "images", folder]
     return folder_of_images(folder, annotations, tried, first_texts(annotations, "file_name"))
+
+
+def find_lvis_split(folder: Path, split: str) -> Split:
+    """Find a split of LVIS in a folder.
+
+    The annotations are ``annotations/lvis_v1_{split}.json``, or the same with another version. The images are in
+    ``train2017`` and ``val2017`` of the folder or of its folder ``images``: LVIS divides those of COCO anew, so
+    validation has images of both.
+
+    Parameters
+    ----------
+    folder
+        The data set.
+    split
+        ``train``, ``val``, …
+
+    Returns
+    -------
+    Split
+        The annotation file and the folder that ``train2017`` and ``val2017`` are in.
+
+    Raises
+    ------
+    InputError
+        As `find_split`.
+    """
+    folder = Path(folder)
+    annotations = find_annotations(
+        folder, split, [f"annotations/lvis_v1_{split}.json"], [f"annotations/lvis_*_{split}.json"]
+    )
+    return Split(annotations, find_lvis_images(folder, annotations))
+
+
+def find_lvis_images(folder: Path, annotations: Path) -> Path:
+    """The folder that the images of an annotation file lie in, by the ends of their addresses."""
+    first = [image_file(url) for url in first_texts(annotations, "coco_url")]
+    names = [name for name in first if name] or first_texts(annotations, "file_name")
+    return folder_of_images(folder, annotations, [folder, folder / "images"], names, lvis=True)
 
 
 def find_annotations(folder: Path, split: str, exact: Sequence[str], patterns: Sequence[str]) -> Path:
