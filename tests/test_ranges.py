@@ -7,7 +7,7 @@ from typing import Annotated
 
 import pytest
 
-from rankdet.ranges import Count, Fraction, NonNegative, Positive, Range, checked
+from rankdet.ranges import Count, Fraction, NonNegative, OpenFraction, Positive, Range, checked
 
 
 @checked
@@ -20,6 +20,7 @@ class Part:
         stds: tuple[Positive, ...] = (1.0,),
         angle: Annotated[float, Range(ge=0, lt=180)] = 0.0,
         share: Fraction = 0.5,
+        prior: OpenFraction = 0.5,
         name: str = "",
     ) -> None:
         self.values = (weight, num, stds, angle, share, name)
@@ -41,6 +42,8 @@ def test_numbers_within_their_ranges_arrive_as_they_are() -> None:
         ({"stds": (1.0, 0.0)}, "Part: stds must be greater than 0, got 0.0"),
         ({"angle": 180}, "Part: angle must be less than 180, got 180"),
         ({"share": 1.1}, "Part: share must be at most 1, got 1.1"),
+        ({"prior": 1.0}, "Part: prior must be less than 1, got 1.0"),
+        ({"prior": 0.0}, "Part: prior must be greater than 0, got 0.0"),
     ],
 )
 def test_a_number_out_of_range_is_named(arguments: dict[str, object], message: str) -> None:

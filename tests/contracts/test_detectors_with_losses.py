@@ -303,6 +303,15 @@ def test_every_parameter_receives_a_finite_gradient(build: Build, name: str, sce
     check_gradients(trained.detector)
 
 
+@EVERY_DETECTOR
+@pytest.mark.parametrize("scene", ["odd sizes", "one without objects", "none with objects"])
+def test_every_head_names_its_positives(build: Build, name: str, scene: str) -> None:
+    for candidates in build(name).detector(make_batch(*SCENES[scene])):
+        assert candidates.rows is not None
+        assert torch.equal(candidates.rows, candidates.is_positive.nonzero().squeeze(1))
+        assert len(candidates.rows) or not any(len(target.labels) for target in SCENES[scene][0])
+
+
 @pytest.mark.parametrize("name", [name for name in DETECTORS if name.endswith("Rank & Sort")])
 def test_without_any_object_rank_and_sort_moves_nothing(build: Build, name: str) -> None:
     trained = build(name)
