@@ -73,7 +73,7 @@ def read(stage: BoxStage, maps: Sequence[Tensor], boxes: Sequence[Sequence[Box]]
 
 
 def transcribed(detector: CascadeRCNN, batch: Batch) -> list[dict[str, list]]:
-    """What each stage of the ranking form sees and says: RoI by RoI, the positives of each image first."""
+    """The inputs and outputs of each stage of the ranking form, RoI by RoI, the positives of each image first."""
     maps = detector.fpn(detector.backbone(batch.images))
     outputs = detector.rpn(maps, batch.images.sizes)
     proposals = detector.rpn.proposals(outputs, batch.images.sizes, detector.rpn.train_proposals)

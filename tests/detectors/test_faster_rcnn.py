@@ -35,7 +35,7 @@ def make_batch(targets: list[Target], sizes: list[tuple[int, int]]) -> Batch:
 
 
 def surrogate(heads: list[Candidates]) -> Tensor:
-    """A scalar that depends on all outputs of a detector; stands in for a loss."""
+    """Return a scalar that depends on all outputs of a detector, in place of a loss."""
     total = torch.zeros(())
     for head in heads:
         assert head.boxes is not None
@@ -160,7 +160,7 @@ def test_samplers_limit_both_pools(tiny_faster_rcnn: Build) -> None:
 
 @FORMS
 def test_boxes_are_aligned_with_the_positives(tiny_faster_rcnn: Build, ranking: bool) -> None:
-    """A regressor that says nothing returns anchors and RoIs: they overlap their objects as assigned."""
+    """With a regressor of zeros boxes are anchors and RoIs: they overlap their objects as assigned."""
     detector = tiny_faster_rcnn(ranking)
     other = Target(torch.tensor([[30.0, 30.0, 46.0, 46.0]]), torch.tensor([1]))
     for parameter in (*detector.rpn.head.regressor.parameters(), *detector.rcnn.head.regressor.parameters()):

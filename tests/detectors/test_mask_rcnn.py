@@ -40,7 +40,7 @@ def make_batch(targets: Sequence[Target], size: tuple[int, int] = SIZE) -> Batch
 
 
 class Telltale(nn.Module):
-    """In place of a mask head: the mask of a RoI tells what was pooled for it and which class it was given."""
+    """A mask head whose mask of a RoI shows what was pooled for it and which class it was given."""
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
         shown = pooled.mean(dim=(1, 2, 3)) + 1000 * labels

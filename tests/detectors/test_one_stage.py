@@ -41,7 +41,7 @@ def make_batch(targets: list[Target], sizes: list[tuple[int, int]]) -> Batch:
 
 
 def surrogate(dense: Candidates) -> Tensor:
-    """A scalar that depends on all outputs of a detector; stands in for a loss."""
+    """Return a scalar that depends on all outputs of a detector, in place of a loss."""
     assert dense.boxes is not None
     assert dense.deltas is not None
     total = dense.logits.float().square().sum() + dense.boxes.predicted.sum() + dense.deltas.predicted.sum()
@@ -120,7 +120,7 @@ def test_without_objects_all_is_background(build: Build, kind: str, ranking: boo
 @KINDS
 @FORMS
 def test_boxes_and_centerness_are_aligned_with_the_positives(build: Build, kind: str, ranking: bool) -> None:
-    """A regressor that says nothing returns the anchors: they overlap their objects as assigned."""
+    """With a regressor of zeros boxes are the anchors: they overlap their objects as assigned."""
     detector = build(kind, ranking)
     other = Target(torch.tensor([[30.0, 30.0, 46.0, 46.0]]), torch.tensor([1]))
     for parameter in detector.dense.head.regressor.parameters():

@@ -21,7 +21,7 @@ def looped_iou(masks: Tensor) -> Tensor:
 
 
 def looped_decay(iou: Tensor, labels: list[int], sigma: float) -> list[float]:
-    """Equation 5 as it stands, over masks of one class."""
+    """Return the factors of equation 5, written out, over masks of one class."""
     decays = []
     for j, label in enumerate(labels):
         above = [i for i in range(j) if labels[i] == label]

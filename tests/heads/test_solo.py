@@ -1,4 +1,4 @@
-"""The grids of SOLOv2: towers, mask features, masks by dynamic kernels, peaks of scores, what stands in which row."""
+"""The grids of SOLOv2: towers, mask features, masks by dynamic kernels, peaks of scores, the order of rows."""
 
 from __future__ import annotations
 

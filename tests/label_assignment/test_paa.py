@@ -41,7 +41,7 @@ def positives_plainly(costs: list[float], added: float) -> list[int]:
         if parts[0] >= parts[1]:
             first.append(index)
             densities.append(sum(parts))
-    # Densities that only rounding tells apart are equal.
+    # Densities that differ by rounding alone are equal.
     highest = [density >= max(densities) * (1 - 1e-9) for density in densities]
     return first[: highest.index(True) + 1] if first else []
 

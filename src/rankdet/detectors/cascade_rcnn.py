@@ -15,12 +15,12 @@ from rankdet.structures import Batch, Candidates, Detection, Images
 
 
 class CascadeRCNN(nn.Module):
-    """The parts of :class:`FasterRCNN` with several R-CNN stages, each of which refines the boxes of the one before.
+    """Faster R-CNN with several R-CNN stages, each of which refines the boxes of the one before.
 
     Heads of the losses: ``"rpn"``, ``"rcnn1"``, ``"rcnn2"``, and so on. Standard forms and ranking forms differ in
     values. Samplers, softmax and stds of the box coding that shrink from stage to stage make the standard form, in
     which the RoIs that were drawn move on. No sampler, sigmoid and stds (0.1, 0.1, 0.2, 0.2) in all stages make the
-    form of Rank & Sort Loss (Oksuz et al., ICCV 2021, arXiv:2107.11669, table A.15), in which all of them do.
+    form of Rank & Sort Loss, in which all of them move on (Oksuz et al., ICCV 2021, arXiv:2107.11669, table A.15).
 
     Parameters
     ----------

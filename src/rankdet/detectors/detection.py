@@ -1,4 +1,4 @@
-"""From scored boxes to the detections of an image."""
+"""The choice of detections among scored boxes."""
 
 from __future__ import annotations
 

@@ -91,8 +91,8 @@ class AnchorGenerator:
     def valid(self, map_sizes: MapSizes, image_size: tuple[int, int], device: torch.device) -> Tensor | None:
         """Return which anchors are valid, (M,) bool: False in the padding of the batch. None: all of them.
 
-        A cell is valid when its index is below ceil(padded size / stride) in both directions, where the image's own
-        (height, width) in pixels is padded to a multiple of ``size_divisor``.
+        A cell is valid when its index is below ceil(padded size / stride) in both directions. The padded size is the
+        image's own (height, width) in pixels, rounded up to multiples of ``size_divisor``.
         """
         padded = [math.ceil(side / self.size_divisor) * self.size_divisor for side in image_size]
         limits = tuple(tuple(math.ceil(side / stride) for side in padded) for stride in self.strides)

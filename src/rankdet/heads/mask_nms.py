@@ -51,8 +51,8 @@ def matrix_nms(iou: Tensor, labels: Tensor, sigma: float = 2.0) -> Tensor:
     .. math:: decay_j = \min_{i < j} \frac{\exp(-\sigma\, IoU_{ij}^2)}{\exp(-\sigma\, m_i^2)}, \qquad
         m_i = \max_{k < i} IoU_{ki}
 
-    over masks of one class. Mask j decays by its overlap with a better mask i, the less the more i itself is decayed
-    (Wang et al., "SOLOv2", NeurIPS 2020, arXiv:2003.10152, equation 5 with a Gaussian).
+    over masks of one class. Mask j decays by its overlap with a better mask i; the more i itself is decayed, the less.
+    This is equation 5 of Wang et al., "SOLOv2", NeurIPS 2020, arXiv:2003.10152, with a Gaussian.
 
     Parameters
     ----------

@@ -138,12 +138,12 @@ def crop_outlines(outlines: Outlines, boxes: Tensor, objects: Tensor, size: int 
 
 
 def fill_outlines(outlines: Outlines, size: tuple[int, int]) -> Tensor:
-    """The bitmaps of objects: pixels whose centers their outlines wind around.
+    """Return the bitmaps of objects: the pixels whose centers their outlines wind around.
 
     Parameters
     ----------
     outlines
-        Of G objects.
+        Polygons of G objects.
     size
         (H, W) of their image.
 

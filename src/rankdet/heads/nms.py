@@ -57,7 +57,7 @@ def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, *, iou: float, li
 def fast_nms(
     boxes: Tensor, scores: Tensor, *, threshold: float, iou: float, limit: int, per_class: int = 200
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Fast NMS (Bolya et al., ICCV 2019, arXiv:1904.02689, section 4): all boxes of all classes at once.
+    """Return the best boxes by Fast NMS (Bolya et al., ICCV 2019, arXiv:1904.02689, section 4), all classes at once.
 
     Unlike in :func:`grouped_nms`, a box that is itself suppressed suppresses those that it overlaps. That drops a few
     boxes too many, and makes each decision independent of the others.

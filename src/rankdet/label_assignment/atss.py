@@ -23,7 +23,7 @@ LEAST_DISTANCE = 0.01
 @checked
 @dataclass(frozen=True)
 class ATSSAssigner:
-    """On each level the anchors nearest to an object are its candidates; those that overlap it well are positives.
+    """Assigner with a threshold of IoU for each object, over the anchors of each level that are nearest to it.
 
     The candidates of an object are, on each level, the k anchors whose centers are nearest to its own. A candidate is a
     positive when its center lies inside of the object, and its IoU with it reaches a threshold. This threshold is the

@@ -22,7 +22,7 @@ for each pair: 256 MiB."""
 @checked
 @dataclass(frozen=True)
 class MaxIoUAssigner:
-    """Each candidate takes the object that it overlaps most, if enough; an object may claim its best candidates.
+    """Assigner of each candidate to the object that it overlaps most, if enough; objects may claim their best ones.
 
     A candidate whose best IoU is below ``negative_iou`` is background, from ``positive_iou`` on it is positive, between
     the two it is ignored. The low-quality step follows. Every object whose best IoU over all candidates is at least

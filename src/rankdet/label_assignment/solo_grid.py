@@ -79,10 +79,10 @@ class GridAssigner:
     """Assigner that makes the cells around an object's center of mass positives, on the levels that suit its size.
 
     The size of an object is √(width · height) of its box. Its center region is ``center_size`` times as wide and high
-    as the box, around the center of mass of the mask. On each level whose range contains the size, the positives of the
-    object are the cells that the region touches, but at most one to each side of the cell of the center: 3 × 3. All
-    other cells are background, also those in the padding; none is ignored (Wang et al., "SOLOv2", NeurIPS 2020,
-    arXiv:2003.10152, and the published code of Rank & Sort Loss, Oksuz et al., ICCV 2021).
+    as the box, around the center of mass of the mask. Its positives lie on each level whose range contains its size:
+    the cells that the region touches, at most one to each side of the cell of the center (3 × 3). All other cells are
+    background, also those in the padding; none is ignored. (Wang et al., "SOLOv2", NeurIPS 2020, arXiv:2003.10152, and
+    the published code of Rank & Sort Loss, Oksuz et al., ICCV 2021.)
 
     Parameters
     ----------

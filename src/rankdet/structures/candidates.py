@@ -135,7 +135,7 @@ class Candidates:
 
     @property
     def is_positive(self) -> Tensor:
-        """(M,) bool: which candidates are positives, by their labels."""
+        """Mask (M,) bool of the candidates that are positives, by their labels."""
         # Not cached: torch.compile cannot trace functools.cached_property, and two comparisons of M labels are cheap.
         return is_class(self.labels, self.num_classes)
 
