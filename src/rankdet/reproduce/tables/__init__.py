@@ -1,7 +1,7 @@
-"""Which recipes stand behind the rows of the tables. A table is one function that lists its rows.
+"""Recipes of the rows of the paper's tables. A table is a function that lists its rows.
 
-A row of the paper that is not listed has published figures only. To add one: a `Family`, or a change of one, under the
-name that the row has in ``paper_tables.yaml``.
+A row of the paper that is not listed has published figures only. To add one, list a `Family`, or a change of one,
+under the name that the row has in ``paper_tables.yaml``.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from .rows import Family, Row
 
 
 def table_a19() -> list[Row]:
-    """Standard and ranking form of each detector."""
+    """Return the rows of Table A.19: standard and ranking form of each detector."""
     return [
         two_stage.FASTER_RCNN.row("faster_rcnn-standard"),
         two_stage.RS_FASTER_RCNN.row("faster_rcnn-rs"),
@@ -31,7 +31,7 @@ def table_a19() -> list[Row]:
 
 
 def nothing_yet() -> list[Row]:
-    """Published figures only."""
+    """Return no rows, for a table with published figures only."""
     return []
 
 
@@ -58,6 +58,6 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "A.20": two_stage.table_a20,
     "sorting": nothing_yet,
 }
-"""Table → its rows that can be trained. The names are those of ``paper_tables.yaml``."""
+"""For each table the rows that can be trained. The names are those of ``paper_tables.yaml``."""
 
 __all__ = ["TABLES", "Family", "Row"]

@@ -45,14 +45,15 @@ from .rows import Change, Family, Row
 
 
 def one_stage(recipe: Recipe) -> ATSS | PAA:
-    """The detector of a recipe of ATSS or PAA; TypeError for another."""
+    """Return the detector of a recipe of ATSS or PAA; raises TypeError for another recipe."""
     if not isinstance(recipe.detector, ATSS | PAA):
         raise TypeError(f"recipe {recipe.name!r} is none of ATSS or PAA")
     return recipe.detector
 
 
 def as_in(full: Callable[[], Recipe]) -> Change:
-    """A change that takes from ``full`` all that the rows of Table 2 differ in: loss, anchors, auxiliary head, cost."""
+    """Return a change to the loss, anchors, auxiliary head and cost of ``full``, in which the rows of Table 2
+    differ."""
 
     def change(recipe: Recipe) -> Recipe:
         detector, source = one_stage(recipe), one_stage(full())
@@ -68,7 +69,7 @@ def as_in(full: Callable[[], Recipe]) -> Change:
 
 
 def one_stage_family(full: Callable[[], Recipe], small: Callable[[], Recipe]) -> Family:
-    """A row of Table 2 on COCO, and what distinguishes it put on the small recipe of its detector."""
+    """Return the family of a row of Table 2: its recipe on COCO, and its differences on the small recipe."""
     return Family({COCO: Experiment(full), SHAPES: Experiment(small, as_in(full))})
 
 
@@ -94,14 +95,14 @@ BALANCINGS: dict[str, Balancing] = {
 
 
 def rs_atss_with(loss: RankSort) -> Family:
-    """RS ATSS with another form of the loss; the recipe itself where it is the same."""
+    """Return RS ATSS with another form of the loss, or the recipe itself for its own form."""
     if loss == RankSort():
         return RS_ATSS
     return RS_ATSS.changed(lambda recipe: recipe.model_copy(update={"losses": {"dense": loss}}))
 
 
 def table_2() -> list[Row]:
-    """Losses on ATSS and PAA."""
+    """Return the rows of Table 2: losses on ATSS and PAA."""
     return [
         FOCAL_ATSS.row("atss-focal"),
         one_stage_family(focal_paa_r50_coco, paa_shapes).row("paa-focal"),
@@ -121,7 +122,7 @@ def table_2() -> list[Row]:
 
 
 def table_9() -> list[Row]:
-    """Components of RS ATSS: cells of Table A.11, after focal loss."""
+    """Return the rows of Table 9: components of RS ATSS, which are cells of Table A.11, after focal loss."""
     two = ConstantBalance(weight=2.0)
     return [
         FOCAL_ATSS.row("focal"),
@@ -132,7 +133,7 @@ def table_9() -> list[Row]:
 
 
 def table_a11() -> list[Row]:
-    """Instance weights and task balancing of RS ATSS."""
+    """Return the rows of Table A.11: instance weights and task balancing of RS ATSS."""
     return [
         rs_atss_with(RankSort(weighting=weighting, balancing=balancing)).row(f"{weights}-{balance}")
         for weights, weighting in WEIGHTINGS.items()
@@ -141,8 +142,10 @@ def table_a11() -> list[Row]:
 
 
 def table_a13() -> list[Row]:
-    """Smoothing of weights by rank. The default does not smooth, nor does a width of 0: the two rows share their runs,
-    though the paper's figures differ."""
+    """Return the rows of Table A.13: smoothing of weights by rank.
+
+    The default and a width of 0 do not smooth. The two rows share their runs, although the paper's figures differ.
+    """
     widths = {"0.00": 0.0, "0.50": 0.5, "1.00": 1.0, "1.50": 1.5, "2.00": 2.0, "default": 0.0}
     return [
         rs_atss_with(RankSort(weighting=RankingWeights(delta_loc=width))).row(name) for name, width in widths.items()
@@ -150,5 +153,5 @@ def table_a13() -> list[Row]:
 
 
 def table_a14() -> list[Row]:
-    """Width of the step of RS Loss."""
+    """Return the rows of Table A.14: width of the step of RS Loss."""
     return [rs_atss_with(RankSort(delta=delta)).row(f"{delta:.2f}") for delta in (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)]

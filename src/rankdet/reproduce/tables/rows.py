@@ -1,4 +1,4 @@
-"""A row of a table: one method at all scales, by its built-in recipes and a change of them."""
+"""Rows of a table: one method at all scales, by its built-in recipes and a change of them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Change = Callable[[Recipe], Recipe]
 
 @dataclass(frozen=True)
 class Row:
-    """What is trained for one row of a table.
+    """The experiments of one row of a table.
 
     Parameters
     ----------
     name
-        Of the row in ``paper_tables.yaml``.
+        Name of the row in ``paper_tables.yaml``.
     experiments
-        Scale → experiment; at a scale that is missing the row has published figures only.
+        For each scale its experiment; at a missing scale the row has published figures only.
     is_of_masks
-        Whether AP and oLRP of the row are those of masks.
+        True if AP and oLRP of the row are those of masks.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Family:
         nuclei: Callable[[], Recipe] | None = None,
         coco: Callable[[], Recipe] | None = None,
     ) -> Family:
-        """From the recipes of the scales that there are."""
+        """Create a family from the recipes of its scales."""
         recipes = {
             SHAPES: shapes,
             LONG_TAILED_SHAPES: long_tailed_shapes,
@@ -58,11 +58,11 @@ class Family:
         return cls({scale: Experiment(recipe) for scale, recipe in recipes.items() if recipe is not None})
 
     def changed(self, change: Change) -> Family:
-        """The same recipes with a change on top of theirs."""
+        """Return the same recipes with a further change."""
         return self.changed_at(lambda scale: change)
 
     def changed_at(self, change_at: Callable[[Scale], Change]) -> Family:
-        """The same recipes, each with the change of its scale."""
+        """Return the same recipes, each with the change of its scale."""
         return Family(
             {
                 scale: Experiment(experiment.base, _then(experiment.change, change_at(scale)))
@@ -71,11 +71,11 @@ class Family:
         )
 
     def without(self, scale: Scale) -> Family:
-        """The same recipes but those of one scale."""
+        """Return the same recipes without those of one scale."""
         return Family({other: experiment for other, experiment in self.experiments.items() if other is not scale})
 
     def row(self, name: str, *, is_of_masks: bool = False) -> Row:
-        """A row of this method."""
+        """Return a row of this method."""
         return Row(name, self.experiments, is_of_masks)
 
 

@@ -1,4 +1,4 @@
-"""Tables of SOLOv2."""
+"""Tables of the paper on SOLOv2."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RS_SOLOV2 = Family.of(coco=rs_solov2_r101_coco)
 
 
 def table_7() -> list[Row]:
-    """SOLOv2; its small forms stand for the light one."""
+    """Return the rows of Table 7: SOLOv2, whose small forms represent the light one."""
     return [
         SOLOV2_LIGHT.row("solov2_light"),
         RS_SOLOV2_LIGHT.row("rs_solov2_light"),

@@ -1,4 +1,4 @@
-"""Tables of Faster, Mask and Cascade R-CNN."""
+"""Tables of the paper on Faster, Mask and Cascade R-CNN."""
 
 from __future__ import annotations
 
@@ -66,24 +66,24 @@ from .rows import Change, Family, Row
 
 
 def with_giou(recipe: Recipe) -> Recipe:
-    """L1 in the RPN and ten times GIoU in the R-CNN, as in ``faster_rcnn_giou_r50_coco``."""
+    """Change to L1 in the RPN and ten times GIoU in the R-CNN, as in ``faster_rcnn_giou_r50_coco``."""
     losses = {"rpn": SigmoidCrossEntropy(box_loss=L1()), "rcnn": SoftmaxCrossEntropy(box_loss=GIoU(weight=10.0))}
     return recipe.model_copy(update={"losses": losses})
 
 
 def with_l1_and_carafe(recipe: Recipe) -> Recipe:
-    """L1 in both stages and a pyramid with CARAFE, as in ``faster_rcnn_plus_r50_coco``."""
+    """Change to L1 in both stages and a pyramid with CARAFE, as in ``faster_rcnn_plus_r50_coco``."""
     losses = {"rpn": SigmoidCrossEntropy(box_loss=L1()), "rcnn": SoftmaxCrossEntropy(box_loss=L1())}
     return with_carafe(recipe).model_copy(update={"losses": losses})
 
 
 def with_alrp(recipe: Recipe) -> Recipe:
-    """aLRP Loss in both heads, as in ``alrp_faster_rcnn_r50_coco``."""
+    """Change to aLRP Loss in both heads, as in ``alrp_faster_rcnn_r50_coco``."""
     return recipe.model_copy(update={"losses": ALRP_LOSSES})
 
 
 def with_heavy_training(recipe: Recipe) -> Recipe:
-    """On ``shapes``: the augmentation of ``heavy_rs_faster_rcnn_r50_coco``, and three times as many iterations."""
+    """Change to the augmentation of ``heavy_rs_faster_rcnn_r50_coco`` and three times the iterations, on ``shapes``."""
     iterations = 3 * (recipe.schedule.iterations or 0)
     schedule = recipe.schedule.model_copy(update={"iterations": iterations, "milestones": (0.75, 0.95)})
     data = augmented(recipe.data, 128, (127.5, 127.5, 127.5))
@@ -120,7 +120,7 @@ def with_samplers_of(standard: Callable[[], Recipe], drawn: Collection[str]) -> 
 
 
 def sampled(family: Family, standard: Family, drawn: Collection[str]) -> Family:
-    """A family with the samplers of ``standard`` in the heads ``drawn``, and with none in the others."""
+    """Return a family with the samplers of ``standard`` in the heads ``drawn``, and without in the others."""
     return family.changed_at(lambda scale: with_samplers_of(standard.experiments[scale].base, drawn))
 
 
@@ -156,7 +156,7 @@ CASCADE_RCNN = Family.of(shapes=cascade_rcnn_shapes, coco=cascade_rcnn_r50_coco)
 RS_CASCADE_RCNN = Family.of(shapes=rs_cascade_rcnn_shapes, coco=rs_cascade_rcnn_r50_coco)
 
 SAMPLERS = {"random-random": ("rpn", "rcnn"), "none-random": ("rcnn",), "none-none": ()}
-"""Rows of Tables 10, A.17 and A.18: the heads that draw their candidates."""
+"""For each row of Tables 10, A.17 and A.18 the heads that sample their candidates."""
 
 CARAFE_FASTER_RCNN = Family(
     {**FASTER_RCNN.changed(with_l1_and_carafe).experiments, COCO: Experiment(faster_rcnn_plus_r50_coco)},
@@ -177,17 +177,17 @@ RS_MASK_RCNN_PLUS_X101_DCN = Family.of(coco=rs_mask_rcnn_plus_x101_dcn_3x_coco)
 
 
 def heavy(family: Family, full: Callable[[], Recipe]) -> Family:
-    """A family in heavy training, on ``shapes`` and by its recipe on COCO."""
+    """Return a family in heavy training, on ``shapes`` and by its recipe on COCO."""
     return Family({SHAPES: family.changed(with_heavy_training).experiments[SHAPES], COCO: Experiment(full)})
 
 
 def sampler_rows(family: Family, prefix: str = "") -> list[Row]:
-    """A Faster R-CNN with each choice of samplers."""
+    """Return rows of Faster R-CNN with each choice of samplers."""
     return [sampled(family, FASTER_RCNN, drawn).row(f"{prefix}{name}") for name, drawn in SAMPLERS.items()]
 
 
 def table_1() -> list[Row]:
-    """Faster R-CNN."""
+    """Return the rows of Table 1: Faster R-CNN."""
     return [
         FASTER_RCNN.row("fpn"),
         ALRP_FASTER_RCNN.row("alrp"),
@@ -199,7 +199,7 @@ def table_1() -> list[Row]:
 
 
 def table_3() -> list[Row]:
-    """The strongest detectors, by their boxes."""
+    """Return the rows of Table 3: the strongest detectors, by their boxes."""
     return [
         RS_FASTER_RCNN_DCN.row("rs_rcnn"),
         RS_FASTER_RCNN_PLUS_DCN.row("rs_rcnn_plus"),
@@ -209,17 +209,17 @@ def table_3() -> list[Row]:
 
 
 def table_4() -> list[Row]:
-    """Mask R-CNN."""
+    """Return the rows of Table 4: Mask R-CNN."""
     return [MASK_RCNN.row("mask_rcnn"), RS_MASK_RCNN.row("rs")]
 
 
 def table_5() -> list[Row]:
-    """Mask R-CNN on LVIS."""
+    """Return the rows of Table 5: Mask R-CNN on LVIS."""
     return [LONG_TAILED_MASK_RCNN.row("rfs"), LONG_TAILED_RS_MASK_RCNN.row("rs")]
 
 
 def table_8() -> list[Row]:
-    """The strongest detectors, by their masks."""
+    """Return the rows of Table 8: the strongest detectors, by their masks."""
     return [
         RS_MASK_RCNN_R101.row("rs_mask_rcnn"),
         RS_MASK_RCNN_PLUS_R101.row("rs_mask_rcnn_plus"),
@@ -229,17 +229,17 @@ def table_8() -> list[Row]:
 
 
 def table_10() -> list[Row]:
-    """Samplers of RS Faster R-CNN, and RS Mask R-CNN on LVIS."""
+    """Return the rows of Table 10: samplers of RS Faster R-CNN, and RS Mask R-CNN on LVIS."""
     return [*table_a17(), LONG_TAILED_RS_MASK_RCNN.row("lvis-none-none", is_of_masks=True)]
 
 
 def table_a17() -> list[Row]:
-    """Samplers of RS Faster R-CNN."""
+    """Return the rows of Table A.17: samplers of RS Faster R-CNN."""
     return sampler_rows(RS_FASTER_RCNN)
 
 
 def table_a12() -> list[Row]:
-    """aLRP Loss and RS Loss in heavy and in standard training."""
+    """Return the rows of Table A.12: aLRP Loss and RS Loss in heavy and in standard training."""
     return [
         heavy(ALRP_FASTER_RCNN, heavy_alrp_faster_rcnn_r50_coco).row("alrp-heavy"),
         ALRP_FASTER_RCNN.row("alrp-standard"),
@@ -249,12 +249,12 @@ def table_a12() -> list[Row]:
 
 
 def table_a15() -> list[Row]:
-    """Cascade R-CNN."""
+    """Return the rows of Table A.15: Cascade R-CNN."""
     return [CASCADE_RCNN.row("cascade_rcnn"), RS_CASCADE_RCNN.row("rs")]
 
 
 def table_a18() -> list[Row]:
-    """Samplers of Faster R-CNN under three losses; small networks learn the long-tailed set, whose classes are rare."""
+    """Return the rows of Table A.18: samplers under three losses; small networks learn the long-tailed set."""
     return [
         *sampler_rows(GIOU_FASTER_RCNN.without(SHAPES), "ce-"),
         *sampler_rows(FOCAL_FASTER_RCNN.without(SHAPES), "focal-"),
@@ -263,7 +263,7 @@ def table_a18() -> list[Row]:
 
 
 def table_a20() -> list[Row]:
-    """All forms of RS Faster and RS Mask R-CNN, by their boxes and by their masks."""
+    """Return the rows of Table A.20: all forms of RS Faster and RS Mask R-CNN, by their boxes and their masks."""
     return [
         RS_FASTER_RCNN.row("box-faster_rcnn-r_50"),
         RS_MASK_RCNN.row("box-mask_rcnn-r_50"),

@@ -1,4 +1,4 @@
-"""Tables of YOLACT: its heuristics in Table 6, the continuous labels in Table A.16."""
+"""Tables of the paper on YOLACT: its heuristics in Table 6, the qualities in Table A.16."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ LABELS: dict[str, Label] = {
 
 
 def without(*, hard_negatives: bool = False, size_normalization: bool = False, semantic: bool = False) -> Change:
-    """A change that takes heuristics of the standard form away.
+    """Return a change that removes heuristics of the standard form.
 
-    Without hard negatives the loss is a mean over all anchors that are not ignored, that of the boxes too, as in the
+    Without hard negatives the losses of classes and boxes are means over all anchors that are not ignored, as in the
     published code.
     """
 
@@ -59,7 +59,7 @@ def without(*, hard_negatives: bool = False, size_normalization: bool = False, s
     return change
 
 
-def labelled(label: Label) -> Family:
+def sorted_by(label: Label) -> Family:
     """RS YOLACT that sorts by another label; the recipe itself where it is the same.
 
     On nuclei there is no such form: it has the masks of some positives, and labels by masks need those of all.
@@ -71,7 +71,7 @@ def labelled(label: Label) -> Family:
 
 
 def table_6() -> list[Row]:
-    """The heuristics of YOLACT, each taken away in turn, all of them, and RS YOLACT."""
+    """Return the rows of Table 6: YOLACT without each of its heuristics, without all of them, and RS YOLACT."""
     return [
         YOLACT.row("yolact-ohem_size_norm_semseg"),
         YOLACT.changed(without(hard_negatives=True)).row("yolact-size_norm_semseg"),
@@ -83,5 +83,5 @@ def table_6() -> list[Row]:
 
 
 def table_a16() -> list[Row]:
-    """What the positives of RS YOLACT are sorted by."""
-    return [labelled(label).row(name) for name, label in LABELS.items()]
+    """Return the rows of Table A.16: qualities by which RS YOLACT sorts its positives."""
+    return [sorted_by(label).row(name) for name, label in LABELS.items()]
