@@ -86,11 +86,7 @@ class DenseHead(nn.Module):
         self.regressor = nn.Conv2d(last, num_per_cell * 4, 3, padding=1)
         self.auxiliary = nn.Conv2d(last, num_per_cell, 3, padding=1) if auxiliary else None
         self.scales = nn.Parameter(torch.ones(num_levels))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        start_normal(self)
         nn.init.constant_(self.classifier.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -269,6 +265,15 @@ def tower(in_channels: int, channels: int, num_convolutions: int, groups: int) -
         layers.append(nn.Conv2d(channels if index else in_channels, channels, 3, padding=1, bias=False))
         layers += [nn.GroupNorm(groups, channels), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
+
+
+def start_normal(module: nn.Module) -> None:
+    """Fill the weights of all convolutions with normal numbers of standard deviation 0.01, and their biases with 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.normal_(part.weight, std=0.01)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
 def by_anchor(maps: Sequence[Tensor], length: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import interpolate, max_pool2d
 
-from rankdet.heads.dense import PRIOR, tower
+from rankdet.heads.dense import PRIOR, by_anchor, start_normal, tower
 from rankdet.heads.mask_targets import fill_outlines, shrink_masks
 from rankdet.label_assignment import GridAssigner, MaskShapes, mask_shapes
 from rankdet.ranges import Count, CountOrZero, checked
@@ -74,7 +74,7 @@ class GridHead(nn.Module):
         last = channels if num_convolutions else in_channels
         self.classifier = nn.Conv2d(last, num_classes, 3, padding=1)
         self.kernels = nn.Conv2d(last if num_convolutions else last + 2, kernel_channels, 3, padding=1)
-        _start_normal(self)
+        start_normal(self)
         nn.init.constant_(self.classifier.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ class GridHead(nn.Module):
             cells = _resized(_with_coordinates(features), (size, size))
             logits.append(self.classifier(self.classification_tower(cells[:, :-2])))
             kernels.append(self.kernels(self.kernel_tower(cells)))
-        return _by_cell(logits), _by_cell(kernels)
+        return by_anchor(logits, self.num_classes), by_anchor(kernels, self.kernels.out_channels)
 
 
 @checked
@@ -133,7 +133,7 @@ class MaskFeatures(nn.Module):
         self.last = nn.Sequential(
             nn.Conv2d(channels, out_channels, 1, bias=False), nn.GroupNorm(groups, out_channels), nn.ReLU(inplace=True)
         )
-        _start_normal(self)
+        start_normal(self)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return features (B, D, h, w) of the size of the first of the maps."""
@@ -290,7 +290,7 @@ class GridStage(nn.Module):
             highest = max_pool2d(level, 2, stride=1, padding=1)[..., :-1, :-1]
             levels.append(level.where(level == highest, 0))
             start += size * size
-        return _by_cell(levels)
+        return by_anchor(levels, self.head.num_classes)
 
 
 def mask_logits(features: Tensor, kernels: Tensor, per_image: Sequence[int]) -> Tensor:
@@ -362,16 +362,3 @@ def _with_coordinates(features: Tensor) -> Tensor:
 
 def _resized(features: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(features, size=size, mode="bilinear", align_corners=False)
-
-
-def _by_cell(maps: Sequence[Tensor]) -> Tensor:
-    """Return values (B, M, channels) of L maps (B, channels, S, S)."""
-    return torch.cat([values.flatten(2).transpose(1, 2) for values in maps], dim=1)
-
-
-def _start_normal(module: nn.Module) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.normal_(part.weight, std=0.01)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
