@@ -91,8 +91,10 @@ def with_heavy_training(recipe: Recipe) -> Recipe:
 
 
 def with_focal_from_low_scores(recipe: Recipe) -> Recipe:
-    """Focal loss as in ``focal_faster_rcnn_r50_coco``, in a short training: scores start at 0.01, and not all of them
-    pass the usual threshold of 0.05 in so few iterations."""
+    """Change to focal loss as in ``focal_faster_rcnn_r50_coco``, for a short training.
+
+    Scores start at 0.01, and not all of them pass the usual threshold of 0.05 in so few iterations.
+    """
     changed = with_focal(recipe)
     threshold = min(0.01, changed.detector.testing.score_threshold)
     testing = changed.detector.testing.model_copy(update={"score_threshold": threshold})
@@ -100,8 +102,10 @@ def with_focal_from_low_scores(recipe: Recipe) -> Recipe:
 
 
 def with_samplers_of(standard: Callable[[], Recipe], drawn: Collection[str]) -> Change:
-    """A change after which a head draws candidates as that of ``standard`` does where it is among the ``drawn``, and
-    takes all of them elsewhere. For any loss and number of stages; raises ValueError for a head that there is not."""
+    """Return a change of samplers: heads in ``drawn`` sample as in ``standard``, all others take all candidates.
+
+    It fits any loss and number of stages, and raises ValueError for a head that does not exist.
+    """
 
     def change(recipe: Recipe) -> Recipe:
         detector, source = two_stage_of(recipe), two_stage_of(standard())

@@ -60,9 +60,9 @@ def without(*, hard_negatives: bool = False, size_normalization: bool = False, s
 
 
 def sorted_by(label: Label) -> Family:
-    """RS YOLACT that sorts by another label; the recipe itself where it is the same.
+    """Return RS YOLACT that sorts by another quality, or the recipe itself for its own.
 
-    On nuclei there is no such form: it has the masks of some positives, and labels by masks need those of all.
+    Nuclei have no such form: their recipe keeps the masks of some positives, and qualities by masks need those of all.
     """
     family, loss = RS_YOLACT.without(NUCLEI), RankSort(label=label)
     if loss == RankSort():
