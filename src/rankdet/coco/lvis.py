@@ -9,7 +9,7 @@ from rankdet.coco.findings import is_integer
 
 FREQUENCIES = ("r", "c", "f")
 """Classes in up to 10, in 11 to 100 and in more than 100 training images: rare, common, frequent."""
-NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
+LISTS = NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
 """Lists of an image: classes that were looked for in vain, and classes whose objects are not all annotated."""
 
 
@@ -54,7 +54,7 @@ def frequency_problem(row: Mapping[str, Any]) -> str | None:
 
 def list_problems(row: Mapping[str, Any], category_ids: Container[int]) -> Iterator[str]:
     """What is wrong with the two lists of an image."""
-    for field in (NEGATIVE, NOT_EXHAUSTIVE):
+    for field in LISTS:
         values = row.get(field)
         if not isinstance(values, list):
             yield f"{field} is missing, or no list of category ids"

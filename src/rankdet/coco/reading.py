@@ -10,7 +10,8 @@ Legend: N images, A annotations, C categories.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,8 +33,7 @@ from rankdet.coco.findings import (
 )
 from rankdet.coco.ground_truth import Federation, GroundTruth
 from rankdet.coco.lvis import (
-    NEGATIVE,
-    NOT_EXHAUSTIVE,
+    LISTS,
     address_problem,
     frequency_problem,
     image_file,
@@ -94,80 +94,40 @@ def read_ground_truth(
         When the file is missing, is no JSON or lacks one of its three sections.
     """
     name, document = _document(source, files)
-    findings: list[Finding] = []
-
-    def report(record: str, message: str) -> None:
-        findings.append(Finding("error", name, record, message))
-
-    categories: dict[int, Mapping[str, Any]] = {}
-    for place, row in enumerate(document["categories"]):
-        problem = _category_problem(row, categories)
-        if problem is None:
-            categories[row["id"]] = row
-        else:
-            report(record_name("category", place, row), problem)
-    images = _sound_images(name, document["images"], findings, files=files, sizes=files or masks, lvis=lvis)
+    reader = _Reader(name, files, masks, lvis)
+    categories = reader.categories(document["categories"])
+    images = reader.images(document["images"])
     category_ids = sorted(categories)
     labels = {id_: label for label, id_ in enumerate(category_ids)}
     places = {image_id: place for place, image_id in enumerate(images)}
-    sizes = [(row.get("height") or 0, row.get("width") or 0) if files or masks else (0, 0) for row in images.values()]
-
-    annotation_ids: dict[int, None] = {}
-    columns: list[tuple[int, int, Any, float, bool, bool]] = []
-    segmentations: list[bytes] = []
-    for place, given in enumerate(document["annotations"]):
-        row = _normalized_annotation(given, needs_box=files or not masks)
-        problem = _annotation_problem(row, annotation_ids, places, labels)
-        if problem is None and masks:
-            problem = _mask_problem(row, sizes[places[row["image_id"]]])
-        if problem is not None:
-            report(record_name("annotation", place, row), problem)
-            continue
-        annotation_ids[row["id"]] = None
-        segmentation = (row.get("segmentation") or None) if masks else None
-        columns.append(
-            (
-                places[row["image_id"]],
-                labels[row["category_id"]],
-                row["bbox"],
-                row.get("area", np.nan),
-                row.get("iscrowd", 0) == 1,
-                is_empty(segmentation),
-            )
-        )
-        if masks:
-            segmentations.append(b"" if segmentation is None else _packed(plain(segmentation)))
-
+    annotations = reader.annotations(document["annotations"], images, labels)
     federation = None
     if lvis or is_federated(images.values()):
-        for record, problem in _federation_problems(document["categories"], images, labels):
-            report(record, problem)
+        reader.check_federation(document["categories"], images, labels)
         federation = Federation(
             np.array([str(categories[id_].get("frequency")) for id_ in category_ids]),
-            PackedBytes(
-                _packed({NEGATIVE: row.get(NEGATIVE), NOT_EXHAUSTIVE: row.get(NOT_EXHAUSTIVE)})
-                for row in images.values()
-            ),
+            PackedBytes(_packed({one: row.get(one) for one in LISTS}) for row in images.values()),
         )
-    by_field: list[tuple[Any, ...]] = list(zip(*columns, strict=True)) or [()] * 6
-    of_images, of_labels, boxes, areas, is_crowd, has_empty_mask = by_field
+    rows = annotations.values()
+    outlines = [(row.get("segmentation") or None) if masks else None for row in rows]
+    packed = PackedBytes(b"" if one is None else _packed(plain(one)) for one in outlines)
     truth = GroundTruth(
         source=name,
         categories=[(id_, str(categories[id_].get("name", id_))) for id_ in category_ids],
         image_ids=np.array(list(images), dtype=np.int64),
-        sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        sizes=np.array([reader.size(row) for row in images.values()], dtype=np.int64).reshape(-1, 2),
         file_names=PackedBytes(row["file_name"].encode() if files else b"" for row in images.values()),
-        annotation_ids=np.array(list(annotation_ids), dtype=np.int64),
-        images=np.array(of_images, dtype=np.int64),
-        labels=np.array(of_labels, dtype=np.int64),
-        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        areas=np.array(areas, dtype=np.float64),
-        is_crowd=np.array(is_crowd, dtype=bool),
-        segmentations=PackedBytes(segmentations) if masks else None,
-        has_empty_mask=np.array(has_empty_mask, dtype=bool),
+        annotation_ids=np.array(list(annotations), dtype=np.int64),
+        images=np.array([places[row["image_id"]] for row in rows], dtype=np.int64),
+        labels=np.array([labels[row["category_id"]] for row in rows], dtype=np.int64),
+        boxes=np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4),
+        areas=np.array([row.get("area", np.nan) for row in rows], dtype=np.float64),
+        is_crowd=np.array([row.get("iscrowd", 0) == 1 for row in rows], dtype=bool),
+        segmentations=packed if masks else None,
+        has_empty_mask=np.array([is_empty(one) for one in outlines], dtype=bool),
         federation=federation,
     )
-    return truth, findings
+    return truth, reader.findings
 
 
 def read_file_names(path: Path, lvis: bool = False) -> tuple[list[str], list[Finding]]:
@@ -176,9 +136,85 @@ def read_file_names(path: Path, lvis: bool = False) -> tuple[list[str], list[Fin
     Raises InputError as `read_ground_truth`.
     """
     name, document = _document(path, files=True)
-    findings: list[Finding] = []
-    images = _sound_images(name, document["images"], findings, files=True, sizes=True, lvis=lvis)
-    return [row["file_name"] for row in images.values()], findings
+    reader = _Reader(name, files=True, masks=False, lvis=lvis)
+    images = reader.images(document["images"])
+    return [row["file_name"] for row in images.values()], reader.findings
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """The sound records of the sections of one file, and what is wrong with the others.
+
+    Parameters
+    ----------
+    name
+        What messages call the file.
+    files, masks, lvis
+        What is needed, as in `read_ground_truth`.
+    findings
+        What has been found so far.
+    """
+
+    name: str
+    files: bool
+    masks: bool
+    lvis: bool
+    findings: list[Finding] = field(default_factory=list)
+
+    def report(self, kind: str, place: int, row: Any, problem: str) -> None:
+        self.findings.append(Finding("error", self.name, record_name(kind, place, row), problem))
+
+    def size(self, image: Mapping[str, Any]) -> tuple[int, int]:
+        """(height, width) of a sound image; 0 where it is not known or not needed."""
+        return (image.get("height") or 0, image.get("width") or 0) if self.files or self.masks else (0, 0)
+
+    def categories(self, rows: list[Any]) -> dict[int, Mapping[str, Any]]:
+        found: dict[int, Mapping[str, Any]] = {}
+        for place, row in enumerate(rows):
+            problem = _category_problem(row, found)
+            if problem is None:
+                found[row["id"]] = row
+            else:
+                self.report("category", place, row, problem)
+        return found
+
+    def images(self, rows: list[Any]) -> dict[int, Mapping[str, Any]]:
+        found: dict[int, Mapping[str, Any]] = {}
+        for place, given in enumerate(rows):
+            row, problem = _normalized_image(given, by_address=self.files and self.lvis)
+            problem = problem or _image_problem(row, found, self.files, self.files or self.masks)
+            if problem is None:
+                found[row["id"]] = row
+            else:
+                self.report("image", place, row, problem)
+        return found
+
+    def annotations(
+        self, rows: list[Any], images: Mapping[int, Mapping[str, Any]], categories: Mapping[int, Any]
+    ) -> dict[int, Mapping[str, Any]]:
+        found: dict[int, Mapping[str, Any]] = {}
+        for place, given in enumerate(rows):
+            row = _normalized_annotation(given, needs_box=self.files or not self.masks)
+            problem = _annotation_problem(row, found, images, categories)
+            if problem is None and self.masks:
+                problem = _mask_problem(row, self.size(images[row["image_id"]]))
+            if problem is None:
+                found[row["id"]] = row
+            else:
+                self.report("annotation", place, row, problem)
+        return found
+
+    def check_federation(
+        self, categories: list[Any], images: Mapping[int, Mapping[str, Any]], known: Mapping[int, Any]
+    ) -> None:
+        """Report what LVIS finds wrong with records, though they are sound for COCO."""
+        for place, row in enumerate(categories):
+            problem = frequency_problem(row) if isinstance(row, dict) else None
+            if problem is not None:
+                self.report("category", place, row, problem)
+        for place, row in enumerate(images.values()):
+            for problem in list_problems(row, known):
+                self.report("image", place, row, problem)
 
 
 def _document(source: GroundTruthSource, files: bool) -> tuple[str, Mapping[str, list[Any]]]:
@@ -198,20 +234,6 @@ def _document(source: GroundTruthSource, files: bool) -> tuple[str, Mapping[str,
         if files and section != "annotations" and not document[section]:
             raise InputError(f"{name}: section {section!r} is empty")
     return name, document
-
-
-def _sound_images(
-    name: str, rows: list[Any], findings: list[Finding], *, files: bool, sizes: bool, lvis: bool
-) -> dict[int, Mapping[str, Any]]:
-    found: dict[int, Mapping[str, Any]] = {}
-    for place, given in enumerate(rows):
-        row, problem = _normalized_image(given, files and lvis)
-        problem = problem or _image_problem(row, found, files, sizes)
-        if problem is None:
-            found[row["id"]] = row
-        else:
-            findings.append(Finding("error", name, record_name("image", place, row), problem))
-    return found
 
 
 def _normalized_image(row: Any, by_address: bool) -> tuple[Any, str | None]:
@@ -293,19 +315,6 @@ def _mask_problem(row: Mapping[str, Any], size: tuple[int, int]) -> str | None:
     if row.get("segmentation"):
         return segmentation_problem(row["segmentation"], size if all(size) else None)
     return None if row.get("iscrowd", 0) else "has no segmentation, but masks are asked for"
-
-
-def _federation_problems(
-    categories: list[Any], images: Mapping[int, Mapping[str, Any]], known: Mapping[int, Any]
-) -> Iterator[tuple[str, str]]:
-    """Records and what LVIS finds wrong with them, though they are sound for COCO."""
-    for place, row in enumerate(categories):
-        problem = frequency_problem(row) if isinstance(row, dict) else None
-        if problem is not None:
-            yield record_name("category", place, row), problem
-    for image_id, row in images.items():
-        for problem in list_problems(row, known):
-            yield f"image {image_id}", problem
 
 
 def _packed(value: Any) -> bytes:
