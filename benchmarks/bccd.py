@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from rankdet.data import build_test_loader
 from rankdet.inference.evaluation import evaluate_model
@@ -29,7 +28,7 @@ from rankdet.inference.ranking_quality import ranking_quality
 from rankdet.recipes import load_recipe
 from rankdet.report import markdown_table
 from rankdet.runs.folder import Run, read_log
-from rankdet.training.engine import train
+from rankdet.training.running import train
 
 RECIPES = {"standard": "faster_rcnn_lite0_bccd", "RS": "rs_faster_rcnn_lite0_bccd"}
 LEARNING_RATES = (5e-4, 1e-3, 2e-3)
@@ -42,9 +41,11 @@ def trained_run(form: str, lr: float, seed: int, data: Path, out: Path, threads:
     """The run of one setting, trained where it is not complete."""
     run = Run(out / f"{form}-lr{lr:g}-seed{seed}")
     if not run.evaluation.exists():
-        changes = [f"optimizer.lr={lr}", f"seed={seed}", f"runtime.threads={threads}"]
-        recipe = load_recipe(RECIPES[form], [f"data.folder={json.dumps(str(data.resolve()))}", *changes])
-        train(recipe, run, Console(), resume=run.recipe.exists())
+        if run.recipe.exists():
+            train(resume=run.folder)
+        else:
+            changes = {"optimizer.lr": lr, "seed": seed, "runtime.threads": threads}
+            train(RECIPES[form], data=data, out=run.folder, changes=changes)
     return run
 
 

@@ -16,12 +16,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from rankdet.inference.inputs import to_pixels
 from torchvision.ops import box_iou
 from torchvision.transforms.v2.functional import resize
 
 import rankdet
 from rankdet.inference.detections import Detections
-from rankdet.inference.inputs import to_pixels
 from rankdet.report import draw_detections, draw_grid, write_image
 from rankdet.structures import Target
 

@@ -12,21 +12,38 @@ if TYPE_CHECKING:
     from rankdet.inference.model import Model
     from rankdet.recipes import RECIPES, Recipe, load_recipe
     from rankdet.structures import InputError
+    from rankdet.training.callbacks import Callback
+    from rankdet.training.running import TrainedRun, train
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "RECIPES": "rankdet.recipes",
+    "Callback": "rankdet.training.callbacks",
     "Detections": "rankdet.inference.detections",
     "InputError": "rankdet.structures",
     "Model": "rankdet.inference.model",
     "Recipe": "rankdet.recipes",
+    "TrainedRun": "rankdet.training.running",
     "load": "rankdet.inference.loading",
     "load_recipe": "rankdet.recipes",
+    "train": "rankdet.training.running",
 }
 """Where each name is defined."""
 
-__all__ = ["RECIPES", "Detections", "InputError", "Model", "Recipe", "__version__", "load", "load_recipe"]
+__all__ = [
+    "RECIPES",
+    "Callback",
+    "Detections",
+    "InputError",
+    "Model",
+    "Recipe",
+    "TrainedRun",
+    "__version__",
+    "load",
+    "load_recipe",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

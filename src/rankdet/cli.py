@@ -108,46 +108,28 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
 ) -> None:
     """Train a detector. Under torchrun, with all its processes."""
-    from rankdet.runs.folder import Run
     from rankdet.structures import InputError
-    from rankdet.training.engine import train as run_training
+    from rankdet.training.running import train as run_training
 
-    if resume is not None:
-        if any(option is not None for option in (recipe, data, out, weights)):
-            raise InputError(
-                "--resume takes the run's own recipe: give neither RECIPE nor fields, --data, --out, --weights"
-            )
-        run = Run(resume)
-        if not run.recipe.exists():
-            raise InputError(f"{resume} is no run folder: it has no recipe.yaml")
-        resolved = load_recipe(run.recipe)
-    else:
-        if recipe is None:
-            raise InputError("name a RECIPE (`rankdet list` shows them), or --resume RUN")
-        fields = list(overrides or [])
-        if data is not None:
-            fields.append(f"data.folder={_quoted(data.resolve())}")
-        if weights is not None:
-            fields.append(f"weights={_quoted(weights.resolve())}")
-        resolved = load_recipe(recipe, fields)
-        run = Run(out or Path("runs") / resolved.name)
+    if resume is not None and any(option is not None for option in (recipe, overrides, data, out, weights)):
+        raise InputError(
+            "--resume takes the run's own recipe: give neither RECIPE nor fields, --data, --out, --weights"
+        )
+    if resume is None and recipe is None:
+        raise InputError("name a RECIPE (`rankdet list` shows them), or --resume RUN")
     console = _console()
-    outcome = run_training(resolved, run, console, resume=resume is not None)
+    run = run_training(
+        recipe, data=data, out=out, changes=overrides or [], weights=weights, resume=resume, console=console
+    )
     if os.environ.get("RANK", "0") == "0":
-        if outcome.signal is not None:
-            print(f"stopped by signal {outcome.signal}; go on with: rankdet train --resume {run.folder}")
+        if run.signal is not None:
+            print(f"stopped by signal {run.signal}; go on with: rankdet train --resume {run.folder}")
         else:
-            if outcome.evaluation is not None:
-                _print_evaluation(console, outcome.evaluation)
+            if run.metrics is not None:
+                _print_evaluation(console, run.metrics)
             print(f"run folder: {run.folder}")
-    if outcome.signal is not None:
-        raise typer.Exit(128 + outcome.signal)
-
-
-def _quoted(path: Path) -> str:
-    import json
-
-    return json.dumps(str(path))  # a JSON string is a YAML string, whatever is in the path
+    if run.signal is not None:
+        raise typer.Exit(128 + run.signal)
 
 
 @app.command()

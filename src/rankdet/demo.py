@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from rich.console import Console
 
 from rankdet.data import SampleKey, build_training_loader, make_shapes
-from rankdet.inference.inputs import to_pixels
+from rankdet.data.pixels import to_pixels
 from rankdet.inference.loading import load
 from rankdet.inference.model import Model
 from rankdet.inference.profiling import loss_seconds
@@ -37,7 +36,7 @@ from rankdet.report import (
 )
 from rankdet.runs.folder import Run, output_folder, read_log, write_json, write_text
 from rankdet.structures import InputError
-from rankdet.training.engine import train
+from rankdet.training.running import train
 
 STANDARD, RANK_SORT, LONGER = "standard", "RS", "standard, equal time"
 CPU = torch.device("cpu")
@@ -111,22 +110,21 @@ def run_demo(
 
 
 def _train(recipe_name: str, name: str, data: Path, out: Path, console: Console, iterations: int | None) -> Entry:
-    recipe = load_recipe(recipe_name, [f"data.folder={json.dumps(str(data.resolve()))}"])
-    length = iterations or recipe.schedule.iterations
+    length = iterations or load_recipe(recipe_name).schedule.iterations
     if length is None:
         raise ValueError(f"recipe {recipe_name} has no length in iterations")
-    changes = [f"schedule.iterations={length}", f"evaluation.every={max(1, length // 3)}"]
-    recipe = load_recipe(recipe_name, [f"data.folder={json.dumps(str(data.resolve()))}", *changes])
     run = Run(out / "runs" / name.replace(", ", "_").replace(" ", "_"))
-    outcome = train(recipe, run, console)
-    if outcome.signal is not None or outcome.evaluation is None:
+    changes = {"schedule.iterations": length, "evaluation.every": max(1, length // 3)}
+    trained = train(recipe_name, data=data, out=run.folder, changes=changes, console=console)
+    if trained.signal is not None or trained.metrics is None:
         raise InputError(f"the demo was stopped; what there is of it is in {out}")
+    recipe = load_recipe(run.recipe)
     seconds = [record["timing"]["seconds"] for record in read_log(run.log) if record["kind"] == "train"][-1]
     model = load(run.folder, CPU)
     losses = {head: config.build() for head, config in recipe.losses.items()}
     quality = ranking_quality(model, losses, _validation_batches(recipe))
     share = loss_seconds(model, losses, _training_batches(recipe)) / (seconds / length)
-    return Entry(name, run, length, seconds, outcome.evaluation, quality, share)
+    return Entry(name, run, length, seconds, trained.metrics, quality, share)
 
 
 def _training_batches(recipe: Recipe) -> Any:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rankdet.recipes import load_recipe
 from rankdet.runs.folder import Run, read_log
 from rankdet.runs.processes import World
-from rankdet.training.engine import Training, train
+from rankdet.training.running import train
+from rankdet.training.setup import Training
 
 
 @pytest.mark.parametrize("outlines", [False, True])
@@ -36,7 +37,7 @@ def test_mask_rcnn_trains_and_is_measured_on_genuine_images(shared, outlines: bo
     assert training.dataset.category_ids[-1] == 90
     run = Run(tmp_path / "run")
     with (tmp_path / "output.txt").open("w") as output:
-        train(recipe, run, Console(file=output))
+        train(recipe, out=run.folder, console=Console(file=output))
     assert all(record["loss"] > 0 for record in read_log(run.log) if record["kind"] == "train")
     metrics = json.loads(run.evaluation.read_text())
     for part in (metrics, metrics["masks"]):

@@ -21,7 +21,8 @@ from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.runs.folder import Run, read_log
 from rankdet.runs.processes import World
 from rankdet.structures import InputError
-from rankdet.training.engine import Outcome, Training, train
+from rankdet.training.running import TrainedRun, train
+from rankdet.training.setup import Training
 from rankdet.training.step import training_step
 
 Load = Callable[..., Recipe]
@@ -30,9 +31,10 @@ STANDARD = ("detector.rcnn.softmax=true", "losses.rpn={type: sigmoid_cross_entro
             "losses.rcnn={type: softmax_cross_entropy, box_loss: {type: giou}}")  # fmt: skip
 
 
-def run(recipe: Recipe, folder: Path, resume: bool = False) -> tuple[Outcome, str]:
+def run(recipe: Recipe, folder: Path, resume: bool = False) -> tuple[TrainedRun, str]:
     console = Console(file=io.StringIO(), width=200)
-    outcome = train(recipe, Run(folder), console, resume)
+    place = {"resume": folder} if resume else {"out": folder}
+    outcome = train(recipe, console=console, **place)
     return outcome, console.file.getvalue()
 
 
@@ -219,9 +221,10 @@ def test_broken_validation_image_loses_no_training_and_resuming_evaluates(
         assert load_checkpoint(Run(tmp_path / "run").checkpoint(2))["thresholds"] is None
     image.write_bytes(sound)
     outcome, _ = run(recipe, tmp_path / "run", resume=True)
-    assert "AP" in outcome.evaluation
+    assert "AP" in outcome.metrics
     assert len(load_checkpoint(Run(tmp_path / "run").checkpoint(2))["thresholds"]) == 5
-    assert run(recipe, tmp_path / "run", resume=True)[0].evaluation is None  # nothing is missing any more
+    again, _ = run(recipe, tmp_path / "run", resume=True)
+    assert again.metrics == json.loads(Run(tmp_path / "run").evaluation.read_text())  # nothing is missing any more
     assert [record["kind"] for record in records(tmp_path / "run")] == ["train", "evaluation"]
 
 
@@ -343,7 +346,8 @@ from pathlib import Path
 from rich.console import Console
 from rankdet.recipes import load_recipe
 from rankdet.runs.processes import joined_world
-from rankdet.training.engine import Loop, Training
+from rankdet.training.engine import Loop
+from rankdet.training.setup import Training
 from rankdet.training.logging import Display
 from rankdet.runs.folder import Run
 from rankdet.runs.signals import StopRequest

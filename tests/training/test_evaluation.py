@@ -17,17 +17,16 @@ from rankdet.data import CocoDataset, SampleKey, find_split
 from rankdet.inference.detections import Detections
 from rankdet.inference.drawing import detect_and_draw
 from rankdet.inference.evaluation import evaluate_model, evaluate_on_folder, store_thresholds
-from rankdet.inference.inputs import find_images
+from rankdet.inference.files import find_images
 from rankdet.inference.loading import load
 from rankdet.inference.model import Model
 from rankdet.inference.profiling import loss_seconds
 from rankdet.inference.ranking_quality import rank_qualities, ranking_quality
 from rankdet.recipes import Recipe, load_recipe
 from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
-from rankdet.runs.folder import Run
 from rankdet.runs.processes import joined_world
 from rankdet.structures import Batch, Candidates, Detection, Images, InputError, LossOutput, Matched
-from rankdet.training.engine import train
+from rankdet.training.running import train
 
 Load = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -255,7 +254,7 @@ def test_one_stage_detectors_train_evaluate_and_detect(name: str, shapes_folder:
     small = ["detector.pyramid_channels=16", "detector.backbone.channels=[8,16,16]", "data.batch_size=2"]
     short = ["schedule.iterations=2", "schedule.warmup_iterations=1", "runtime.log_interval=1", "runtime.device=cpu"]
     recipe = load_recipe(name, [f"data.folder={shapes_folder}", *small, *short])
-    train(recipe, Run(tmp_path / "run"), Console(file=io.StringIO()))
+    train(recipe, out=tmp_path / "run", console=Console(file=io.StringIO()))
     found = load(tmp_path / "run", "cpu").detect(find_images([find_split(shapes_folder, "val").images])[0])
     assert len(found.scores) <= 100
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

@@ -19,7 +19,8 @@ from rankdet.recipes import Recipe, load_recipe
 from rankdet.runs.checkpoint import load_checkpoint
 from rankdet.runs.folder import Run, read_log
 from rankdet.runs.processes import World
-from rankdet.training.engine import Training, train
+from rankdet.training.running import train
+from rankdet.training.setup import Training
 
 CPU = torch.device("cpu")
 NUMBERS = ("AP", "AP50", "APr", "APc", "APf", "AR300", "oLRP")
@@ -48,7 +49,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A training of four iterations and its evaluation."""
     run = Run(tmp_path_factory.mktemp("runs") / "run")
     with (run.folder.parent / "output.txt").open("w") as output:
-        train(load(folder), run, Console(file=output, width=300))
+        train(load(folder), out=run.folder, console=Console(file=output, width=300))
     return run
 
 
@@ -78,7 +79,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(run: Run, tmp_path: Path):
     resumed = Run(tmp_path / "resumed")
     shutil.copytree(run.folder, resumed.folder)
     resumed.checkpoint(4).unlink()
-    train(load_recipe(resumed.recipe), resumed, Console(file=io.StringIO()), resume=True)
+    train(resume=resumed.folder, console=Console(file=io.StringIO()))
     first, second = (load_checkpoint(one.checkpoint(4))["detector"] for one in (run, resumed))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -22,7 +22,7 @@ from rankdet.recipes import Recipe, load_recipe
 from rankdet.runs.folder import Run, read_log
 from rankdet.runs.processes import World
 from rankdet.structures import Detection, Images, MaskScores, Source
-from rankdet.training.engine import train
+from rankdet.training.running import train
 
 CPU = torch.device("cpu")
 WORLD = World(0, 1, CPU)
@@ -46,7 +46,7 @@ def run(request: pytest.FixtureRequest, shapes_folder: Path, tmp_path_factory: p
     """A training of three iterations and its evaluation."""
     run = Run(tmp_path_factory.mktemp("runs") / "run")
     with (run.folder.parent / "output.txt").open("w") as output:
-        train(tiny_recipe(request.param, shapes_folder), run, Console(file=output))
+        train(tiny_recipe(request.param, shapes_folder), out=run.folder, console=Console(file=output))
     return run
 
 

@@ -19,7 +19,7 @@ from rankdet.recipes import load_recipe
 from rankdet.runs.folder import Run, read_log
 from rankdet.runs.processes import World
 from rankdet.structures import Candidates, Matched
-from rankdet.training.engine import train
+from rankdet.training.running import train
 
 CPU = torch.device("cpu")
 WORLD = World(0, 1, CPU)
@@ -39,7 +39,7 @@ def run(request: pytest.FixtureRequest, shapes_folder: Path, tmp_path_factory: p
     ]  # fmt: skip
     run = Run(tmp_path_factory.mktemp("runs") / "run")
     with (run.folder.parent / "output.txt").open("w") as output:
-        train(load_recipe(request.param, overrides), run, Console(file=output))
+        train(load_recipe(request.param, overrides), out=run.folder, console=Console(file=output))
     return run
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from rankdet.recipes import Recipe, load_recipe
+from rankdet.recipes import Recipe
 from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.runs.folder import Run
 from rankdet.runs.processes import World
 from rankdet.structures import InputError
-from rankdet.training.engine import train
+from rankdet.training.running import train
 from rankdet.training.setup import Training
 
 Load = Callable[..., Recipe]
@@ -23,7 +23,7 @@ WORLD = World(0, 1, torch.device("cpu"))
 def first(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two iterations."""
     run = Run(tmp_path_factory.mktemp("first") / "run")
-    train(load_recipe(tiny_file, ["schedule.iterations=2"]), run, Console(quiet=True))
+    train(tiny_file, out=run.folder, changes={"schedule.iterations": 2}, console=Console(quiet=True))
     return run.folder
 
 
@@ -82,9 +82,9 @@ def test_run_says_where_it_starts_and_resumes_without_the_file(first: Path, tiny
     copy.write_bytes(Run(first).latest_checkpoint().read_bytes())
     console = Console(record=True, width=500)
     recipe = tiny(f"weights={copy}", "schedule.iterations=2")
-    train(recipe, Run(tmp_path / "run"), console)
+    train(recipe, out=tmp_path / "run", console=console)
     assert f"weights of {copy}" in console.export_text()
     copy.unlink()
-    train(recipe, Run(tmp_path / "run"), Console(quiet=True), resume=True)
+    train(resume=tmp_path / "run", console=Console(quiet=True))
     with pytest.raises(InputError, match=r"cannot read checkpoint .*start\.pt"):
-        train(recipe, Run(tmp_path / "again"), Console(quiet=True))
+        train(recipe, out=tmp_path / "again", console=Console(quiet=True))

@@ -4,8 +4,9 @@ Legend: N images, A annotations, G objects of an image, C categories.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -74,6 +75,9 @@ class CocoDataset(Dataset[Sample]):
         Leave out boxes of zero width or height, and count them in ``num_degenerate``, instead of stopping.
     read
         Reads and checks the annotation file, with its masks or without: `Format.read` of a format.
+    read_pixels
+        Returns the image at a place of the annotation file, (3, H, W) uint8, in place of a file in ``images``. What
+        it draws from torch's random numbers follows from the seed of the key.
 
     Attributes
     ----------
@@ -104,8 +108,8 @@ class CocoDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        annotations: Path,
-        images: Path,
+        annotations: str | Path,
+        images: str | Path,
         transforms: Transforms | None = None,
         *,
         with_masks: bool = False,
@@ -117,11 +121,13 @@ class CocoDataset(Dataset[Sample]):
         drop_degenerate: bool = False,
         min_object: float = 0.0,
         read: Callable[[Path, bool], tuple[GroundTruth, list[Finding]]] = COCO.read,
+        read_pixels: Callable[[int], Tensor] | None = None,
     ) -> None:
         self.images = Path(images)
         self.transforms = Transforms() if transforms is None else transforms
         self.with_masks, self.as_outlines, self.skip_unreadable = with_masks, as_outlines, skip_unreadable
-        if not self.images.is_dir():
+        self._read_pixels = read_pixels
+        if read_pixels is None and not self.images.is_dir():
             raise InputError(f"{self.images}: there is no such folder of images")
         self.ground_truth, findings = read(Path(annotations), with_masks or measure_masks)
         odd = unlearnable(self.ground_truth, with_masks, drop_degenerate)
@@ -161,6 +167,12 @@ class CocoDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def with_transforms(self, transforms: Transforms) -> Self:
+        """The same images and objects, prepared in another way."""
+        changed = copy(self)
+        changed.transforms = transforms
+        return changed
+
     @property
     def num_objects(self) -> int:
         """Objects in all images."""
@@ -182,7 +194,7 @@ class CocoDataset(Dataset[Sample]):
         return height, width
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        index, pixels, skipped = self._read(key.index)
+        index, pixels, skipped = self._read(key)
         objects = self._objects[self._ends[index] : self._ends[index + 1]]
         left_top, sides = np.split(self.ground_truth.boxes[objects], 2, axis=1)
         boxes = torch.from_numpy(np.concatenate([left_top, left_top + sides], axis=1)).float()
@@ -193,8 +205,13 @@ class CocoDataset(Dataset[Sample]):
         source = Source(int(self.image_ids[index]), str(self.path(index)), self.size(index))
         return Sample(placement.image(pixels), self._target(objects, boxes, placement), source, skipped)
 
-    def _read(self, index: int) -> tuple[int, Tensor, tuple[str, ...]]:
+    def _read(self, key: SampleKey) -> tuple[int, Tensor, tuple[str, ...]]:
         """The image, or the next readable one of its aspect group: its index, its pixels, the files passed over."""
+        index = key.index
+        if self._read_pixels is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(key.seed)
+                return index, self._read_pixels(int(self._images[index])), ()
         if not self.skip_unreadable:
             return index, read_image(self.path(index), self.size(index)), ()
         skipped: list[str] = []

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from rankdet.coco import Results
-from rankdet.inference.inputs import ImageLike, to_pixels
+from rankdet.data.pixels import ImageLike, to_pixels
 from rankdet.structures import Detection, InputError, MaskScores, Source
 
 _MOST_SHOWN = 10

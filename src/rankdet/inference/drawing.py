@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from hotcoco import mask as rle
 
-from rankdet.inference.inputs import check_images, find_images, to_pixels
+from rankdet.data.pixels import to_pixels
+from rankdet.inference.files import check_images, find_images
 from rankdet.inference.loading import load
 from rankdet.inference.model import NO_THRESHOLD
 from rankdet.runs.folder import output_folder, write_json

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from rankdet.data import Sample, Transforms, collate
+from rankdet.data.pixels import ImageLike, to_pixels
 from rankdet.inference.detections import Detections
-from rankdet.inference.inputs import ImageLike, to_pixels
 from rankdet.structures import Batch, Candidates, Detection, Images, InputError, Source, Target
 
 if TYPE_CHECKING:

@@ -8,8 +8,10 @@ import pickle
 import random
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +27,58 @@ FOR_DETECTION: dict[str, type | tuple[type, ...]] = {
     "detector": dict,
 }
 """What detection needs of a checkpoint."""
-FOR_TRAINING = FOR_DETECTION | {
-    "iteration": int,
-    "is_evaluated": bool,
-    "world_size": int,
-    "seconds": (int, float),
-    "processor_seconds": (int, float),
-    "optimizer": dict,
-    "random_states": list,
-    "statistics": list,
-}
+
+
+@dataclass
+class TrainState:
+    """How far a training is, as its checkpoints keep it beside recipe, categories and weights.
+
+    Parameters
+    ----------
+    iteration
+        Steps of the optimizer that are done.
+    is_evaluated
+        Whether an evaluation that was due at this iteration is done.
+    thresholds
+        C LRP-optimal score thresholds of the last evaluation; None before any.
+    seconds, processor_seconds
+        What the training took so far.
+    world_size
+        Number of processes.
+    parts
+        Import paths of the parts that the caller brought, by their names.
+    optimizer
+        Its state.
+    random_states, statistics
+        For each process, its random numbers, and its statistics since the last record of the log with the states of
+        its losses.
+    """
+
+    iteration: int = 0
+    is_evaluated: bool = True
+    thresholds: list[float] | None = None
+    seconds: float = 0.0
+    processor_seconds: float = 0.0
+    world_size: int = 1
+    parts: dict[str, str] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    random_states: list[dict[str, Any]] = field(default_factory=list)
+    statistics: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of_checkpoint(cls, state: Mapping[str, Any]) -> Self:
+        """The state in the entries of a checkpoint."""
+        return cls(**{entry.name: state[entry.name] for entry in fields(cls)})
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """The types that values of an annotation have: an int also serves as a float."""
+    if isinstance(hint, UnionType):
+        return tuple(kind for member in get_args(hint) for kind in _kinds(member))
+    return (int, float) if hint is float else (get_origin(hint) or hint,)
+
+
+FOR_TRAINING = FOR_DETECTION | {name: _kinds(hint) for name, hint in get_type_hints(TrainState).items()}
 """What resuming needs."""
 
 
@@ -96,6 +140,7 @@ def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | 
         raise InputError(f"{path} is damaged or no checkpoint of rankdet") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path} is no checkpoint of this version of rankdet")
+    state.setdefault("parts", {})  # those of 0.1.0 know no parts of callers
     if needed is not None:
         _check_entries(state, needed, path)
     return state
@@ -125,18 +170,18 @@ def fitting(path: Path) -> Iterator[None]:
         raise InputError(f"checkpoint {path} does not fit: {type(error).__name__}: {error}") from error
 
 
-def load_weights(detector: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Give a detector the weights of the checkpoint ``path``; raises InputError that names the first misfit."""
-    expected = detector.state_dict()
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Give a network the weights of the checkpoint ``path``; raises InputError that names the first misfit."""
+    expected = network.state_dict()
     for name in [*expected, *weights]:
         if name not in weights:
             raise InputError(f"checkpoint {path} does not fit: it has no weight {name}")
         if name not in expected:
-            raise InputError(f"checkpoint {path} does not fit: the detector of its recipe has no weight {name}")
+            raise InputError(f"checkpoint {path} does not fit: the network has no weight {name}")
         own, other = tuple(expected[name].shape), tuple(getattr(weights[name], "shape", ()))
         if own != other or not isinstance(weights[name], Tensor):
             raise InputError(f"checkpoint {path} does not fit: weight {name} is {other}, not {own}")
-    detector.load_state_dict(weights)
+    network.load_state_dict(weights)
 
 
 def seed_random_numbers(seed: int) -> None:

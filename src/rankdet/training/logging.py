@@ -1,4 +1,4 @@
-"""What a run tells: records in log.jsonl, optional TensorBoard, a progress bar or plain lines."""
+"""What a run reports: records in log.jsonl, optional TensorBoard, a progress bar or plain lines."""
 
 from __future__ import annotations
 
@@ -132,11 +132,11 @@ class Display:
         self._progress.stop()
 
     def advance(self) -> None:
-        """One iteration is over."""
+        """Count one iteration."""
         self._progress.advance(self._task)
 
     def advance_to(self, iteration: int) -> None:
-        """A run goes on at ``iteration``."""
+        """Count from ``iteration`` on, where a run is resumed."""
         self._progress.update(self._task, completed=iteration)
 
     def show(self, record: Mapping[str, Any]) -> None:
@@ -154,8 +154,19 @@ class Display:
             markup=False,
         )
 
+    def show_evaluation(self, record: Mapping[str, Any]) -> None:
+        """Show the main numbers of an evaluation."""
+        metrics = record["metrics"]
+        parts = {"": metrics, "masks: ": metrics["masks"]} if "masks" in metrics else {"": metrics}
+        shown = ("AP", "AP50", "APr", "APc", "APf", "oLRP")  # COCO does not measure all of them
+        numbers = [
+            prefix + "  ".join(f"{name} {part[name]:.3f}" for name in shown if name in part)
+            for prefix, part in parts.items()
+        ]
+        self.say(f"iteration {record['iteration']}: {'  '.join(numbers)}")
+
     def say(self, message: str) -> None:
-        """A message between the records."""
+        """Show a message between the records."""
         self._console.print(message, soft_wrap=True, highlight=False, markup=False)
 
 

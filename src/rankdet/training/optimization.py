@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-from rankdet.recipes import Recipe
 from rankdet.recipes.schema.optimization import SGD, AdamW
+from rankdet.structures import InputError
 
 _NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def parameter_groups(detector: nn.Module, weight_decay: float, decay_norm_and_bias: bool) -> list[dict[str, object]]:
+def parameter_groups(detector: nn.Module, weight_decay: float, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
     """At most two groups (every group costs launches): trained weights with decay, and those without.
 
     Examples
@@ -29,7 +30,7 @@ def parameter_groups(detector: nn.Module, weight_decay: float, decay_norm_and_bi
     plain: list[nn.Parameter] = []
     for is_plain, parameter in _trained_parameters(detector):
         (plain if is_plain and not decay_norm_and_bias else decayed).append(parameter)
-    groups: list[dict[str, object]] = [
+    groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
@@ -56,14 +57,37 @@ def scaled_lr(config: SGD | AdamW, images: int, scale_lr: bool) -> float:
     return config.lr * images / config.reference_batch if scale_lr else config.lr
 
 
-def build_optimizer(recipe: Recipe, detector: nn.Module, images: int) -> Optimizer:
-    """The optimizer of a recipe for ``images`` per iteration over all processes and accumulated steps."""
-    config = recipe.optimizer
-    groups = parameter_groups(detector, config.weight_decay, config.decay_norm_and_bias)
-    return config.build(groups, scaled_lr(config, images, recipe.runtime.scale_lr))
+def build_optimizer(
+    config: SGD | AdamW,
+    network: nn.Module,
+    lr: float,
+    own: Optimizer | Callable[[list[dict[str, Any]]], Optimizer] | None = None,
+) -> Optimizer:
+    """The optimizer of the parameters that a network trains.
 
+    Parameters
+    ----------
+    config
+        What to build, and how its weights decay.
+    network
+        Its parameters.
+    lr
+        The learning rate.
+    own
+        An optimizer in place of that of the recipe, or a callable that takes the parameter groups.
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give every parameter group the learning rate ``lr``."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    Raises
+    ------
+    InputError
+        When ``own`` gives no optimizer, or one of other parameters.
+    """
+    groups = parameter_groups(network, config.weight_decay, config.decay_norm_and_bias)
+    if own is None:
+        return config.build(groups, lr)
+    optimizer = own if isinstance(own, Optimizer) else own(groups)
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(f"optimizer returned {type(optimizer).__name__}, which is no optimizer")
+    known = set(map(id, network.parameters()))
+    if not all(id(parameter) in known for group in optimizer.param_groups for parameter in group["params"]):
+        raise InputError("optimizer has parameters that are not of the network")
+    return optimizer

@@ -7,15 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from rankdet.coco import category_difference
-from rankdet.data import CocoDataset, GroupedBatchSampler
+from rankdet.data import GroupedBatchSampler
 from rankdet.inference.loading import build_model
+from rankdet.inference.model import Model
 from rankdet.recipes import Recipe, validated
 from rankdet.runs.checkpoint import seed_random_numbers
 from rankdet.runs.processes import World
-from rankdet.structures import InputError
-from rankdet.training.optimization import build_optimizer, scaled_lr, set_lr
+from rankdet.structures import Batch, InputError
+from rankdet.training.optimization import build_optimizer, scaled_lr
+from rankdet.training.parts import Parts
 from rankdet.training.starting import starting_weights
+from rankdet.training.step import training_step
 
 FREE_FIELDS = frozenset(
     ["data.folder", "data.workers"]
@@ -43,41 +48,47 @@ def differences(first: Any, second: Any, field: str = "") -> Iterator[tuple[str,
 
 
 class Training:
-    """Everything that a recipe describes, built: data, detector, losses, optimizer.
+    """Everything that a training needs, built: model, data, losses, optimizer.
 
     Parameters
     ----------
     recipe
         What to build.
     world
-        The processes and this one's device.
+        The processes and the device of this one.
     is_new
         Whether training begins; a run that is resumed brings its own weights.
+    parts
+        The caller's own parts; the recipe fills the rest.
 
     Raises
     ------
     InputError
-        When data or weights are missing or broken.
+        When data or weights are missing or broken, or a part does not fit.
     """
 
-    def __init__(self, recipe: Recipe, world: World, is_new: bool = True) -> None:
-        self.recipe, self.world = recipe, world
-        self.dataset = recipe.data.build_training_dataset(recipe.detector.has_masks)
-        self.test_dataset = self._test_dataset()
+    def __init__(self, recipe: Recipe, world: World, is_new: bool = True, parts: Parts | None = None) -> None:
+        self.recipe, self.world, self.parts = recipe, world, parts or Parts()
+        own = self.parts.network
+        with_masks = recipe.detector.has_masks if own is None else bool(getattr(own, "has_masks", False))
+        evaluated = recipe.evaluation.at_end or recipe.evaluation.every is not None
+        self.dataset, self.test_dataset = self.parts.build_datasets(recipe, with_masks, evaluated)
+        self._check_categories()
         seed_random_numbers(recipe.seed)
         self.start = ""
-        detector = recipe.detector.build(len(self.dataset.categories), pretrained=recipe.weights is None)
+        categories = self.dataset.categories
+        network = own or recipe.detector.build(len(categories), pretrained=recipe.weights is None)
         if recipe.weights is not None and is_new:
-            weights, self.start = starting_weights(recipe, detector, self.dataset.categories, recipe.weights)
-            detector.load_state_dict(weights)
-        self.model = build_model(recipe, detector, self.dataset.categories, world.device)
+            weights, self.start = starting_weights(recipe, network, categories, recipe.weights)
+            network.load_state_dict(weights)
+        self.model = build_model(recipe, network, categories, world.device)
         self.num_images = recipe.data.batch_size * world.size * recipe.runtime.accumulation
         self.num_samples = self.sampler().num_samples
         self.iterations_per_epoch = math.ceil(self.num_samples / self.num_images)
-        steps = self.iterations_per_epoch * recipe.runtime.accumulation
-        self.losses = {head: config.build(steps).to(world.device) for head, config in recipe.losses.items()}
+        self.losses = self._build_losses()
         self.lr = scaled_lr(recipe.optimizer, self.num_images, recipe.runtime.scale_lr)
-        self.optimizer = build_optimizer(recipe, self.model.network, self.num_images)
+        self.optimizer = build_optimizer(recipe.optimizer, self.model.network, self.lr, self.parts.optimizer)
+        self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         schedule = recipe.schedule
         self.num_iterations = (
             schedule.iterations
@@ -92,24 +103,32 @@ class Training:
         recipe, world = self.recipe, self.world
         return recipe.data.build_sampler(self.dataset, recipe.seed, world.rank, world.size, start)
 
-    def _test_dataset(self) -> CocoDataset | None:
-        if not self.recipe.evaluation.at_end and self.recipe.evaluation.every is None:
-            return None
-        dataset = self.recipe.data.build_test_dataset(measure_masks=self.recipe.detector.has_masks)
-        if dataset.categories != self.dataset.categories:
+    def _build_losses(self) -> dict[str, nn.Module]:
+        """The loss of each head; those of the caller take the place of the recipe's."""
+        recipe, own = self.recipe, self.parts.losses
+        if self.parts.network is None and not set(own) <= set(recipe.losses):
+            unknown = sorted(set(own) - set(recipe.losses))
+            raise InputError(f"losses names the heads {unknown}, but those of the recipe are {list(recipe.losses)}")
+        steps = self.iterations_per_epoch * recipe.runtime.accumulation
+        built = {head: config.build(steps) for head, config in recipe.losses.items() if head not in own}
+        return {head: loss.to(self.world.device) for head, loss in (built | dict(own)).items()}
+
+    def _check_categories(self) -> None:
+        first, second = self.dataset, self.test_dataset
+        if second is not None and second.categories != first.categories:
             raise InputError(
-                f"{dataset.ground_truth} has other categories than {self.dataset.ground_truth}: "
-                f"{category_difference(dataset.categories, self.dataset.categories)}"
+                f"{second.ground_truth} has other categories than {first.ground_truth}: "
+                f"{category_difference(second.categories, first.categories)}"
             )
-        return dataset
 
     def check_fits(self, state: dict[str, Any], path: Path) -> None:
-        """Raise InputError unless the checkpoint ``path`` belongs to this recipe, these data and processes."""
+        """Raise InputError unless the checkpoint ``path`` belongs to this recipe, these parts, data and processes."""
         if state["world_size"] != self.world.size:
             raise InputError(
                 f"the run was started with {state['world_size']} processes; resume it with as many, "
                 f"not {self.world.size}"
             )
+        self.parts.check_same(state["parts"], path)
         before = validated(state["recipe"], f"recipe in {path}").model_dump(mode="json")
         for field, value, other in differences(self.recipe.model_dump(mode="json"), before):
             if field not in FREE_FIELDS and not field.startswith("evaluation."):
@@ -125,20 +144,32 @@ class Training:
             )
 
     def set_lr(self, iteration: int) -> float:
-        """Set and return the learning rate of an iteration."""
-        lr = self.lr * self.recipe.schedule.factor(iteration, self.num_iterations)
-        set_lr(self.optimizer, lr)
-        return lr
+        """Set the learning rates of an iteration; returns that of the first group of parameters."""
+        factor = self.recipe.schedule.factor(iteration, self.num_iterations)
+        for group, lr in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
+            group["lr"] = lr * factor
+        return float(self._base_lrs[0] * factor)
+
+    def step(self, model: Model, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The sum that is minimized, the terms and the statistics of a batch; see `training_step`."""
+        total, terms, stats = training_step(model.forward, self.losses, batch, self.recipe.head_weights)
+        unused = set(self.parts.losses) - {name.partition("/")[0] for name in terms}
+        if unused:
+            raise InputError(f"losses names the heads {sorted(unused)}, which the network does not have")
+        return total, terms, stats
 
     def describe(self) -> str:
         """The effective batch and learning rate in words."""
         recipe, reference = self.recipe, self.recipe.optimizer
+        if self.parts.optimizer is None:
+            scaled = "scaled from" if self.lr != reference.lr else "as at"
+            rate = f"{self.lr:g} ({scaled} {reference.lr:g} at {reference.reference_batch} images)"
+        else:
+            rate = f"{self._base_lrs[0]:g} (of the given optimizer)"
         parts = f"{recipe.data.batch_size} per process × {self.world.size} × accumulation {recipe.runtime.accumulation}"
-        scaled = "scaled from" if self.lr != reference.lr else "as at"
         repeated = "" if self.num_samples == len(self.dataset) else f" ({self.num_samples} with repeated ones)"
         return (
             f"{recipe.name}: {self.num_iterations} iterations of {self.num_images} images ({parts}), "
-            f"{len(self.dataset)} images{repeated}, learning rate {self.lr:g} "
-            f"({scaled} {reference.lr:g} at {reference.reference_batch} images), "
+            f"{len(self.dataset)} images{repeated}, learning rate {rate}, "
             f"{self.world.device}, {recipe.runtime.precision}"
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from rankdet.structures import Batch, Candidates
+from rankdet.structures import Batch, Candidates, InputError
 
 
 def training_step(
@@ -34,10 +34,18 @@ def training_step(
     tuple
         The sum that is minimized, a scalar with gradient; the detached weighted terms; the detached statistics. Names
         are ``head/term``.
+
+    Raises
+    ------
+    InputError
+        When a head has no loss.
     """
     terms: dict[str, Tensor] = {}
     stats: dict[str, Tensor] = {}
     for candidates in forward(batch):
+        if candidates.head not in losses:
+            head = candidates.head
+            raise InputError(f"the network has a head {head!r} without a loss; pass losses={{{head!r}: ...}}")
         output = losses[candidates.head](candidates)
         weight = head_weights.get(candidates.head, 1.0)
         terms |= {f"{candidates.head}/{name}": weight * value for name, value in output.terms.items()}

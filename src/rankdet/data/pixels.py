@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -15,21 +14,22 @@ from torch import Tensor
 from rankdet.data.images import decode, to_rgb
 from rankdet.structures import InputError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 ImageLike = str | PathLike[str] | Image.Image | NDArray[np.generic] | Tensor
 """An image that a model takes: a file, a PIL image, an array (H, W, 3) or a tensor (3, H, W)."""
 
 
-def to_pixels(image: ImageLike, name: str = "image") -> Tensor:
+def to_pixels(image: ImageLike, name: str = "image", upright: bool = True) -> Tensor:
     """The pixels of one image.
 
     Parameters
     ----------
     image
-        A file that Pillow reads, or a PIL image of any mode; both are turned upright as their EXIF orientation says.
-        Or an array (H, W, 3) or a tensor (3, H, W), RGB: uint8, or floating point from 0 to 1.
+        A file that Pillow reads, or a PIL image of any mode; an array (H, W, 3) or a tensor (3, H, W), RGB: uint8, or
+        floating point from 0 to 1.
     name
         What a message calls it.
+    upright
+        Whether files and PIL images are turned as their EXIF orientation says.
 
     Returns
     -------
@@ -50,9 +50,9 @@ def to_pixels(image: ImageLike, name: str = "image") -> Tensor:
     rankdet.structures.InputError: image: a tensor of shape (40, 60), not (3, H, W)
     """
     if isinstance(image, str | PathLike):
-        return decode(Path(image), follow_exif=True)
+        return decode(Path(image), follow_exif=upright)
     if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image), name)
+        return to_rgb(ImageOps.exif_transpose(image) if upright else image, name)
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise InputError(f"{name}: an array of shape {image.shape}, not (H, W, 3)")
@@ -78,46 +78,3 @@ def _to_bytes(values: Tensor, name: str) -> Tensor:
     if not (low >= 0 and high <= 1):  # as NaN is neither
         raise InputError(f"{name}: floating-point values go from {low:g} to {high:g}, not from 0 to 1; or use uint8")
     return (values.float() * 255).round().to(torch.uint8)
-
-
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images among ``paths``, folders replaced by the images in them.
-
-    Raises
-    ------
-    InputError
-        When a path is missing or a folder holds no image.
-    """
-    found = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(
-                entry for entry in _entries(path) if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
-            )
-            if not inside:
-                raise InputError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise InputError(f"{path}: no such file or folder")
-    return found
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"cannot read folder {folder}: {error.strerror}") from error
-
-
-def check_images(paths: Sequence[Path]) -> None:
-    """Read every image once; raises InputError that names all broken ones."""
-    mistakes = []
-    for path in paths:
-        try:
-            to_pixels(path)
-        except InputError as error:
-            mistakes.append(str(error))
-    if mistakes:
-        raise InputError("; ".join(mistakes))

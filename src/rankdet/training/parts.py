@@ -1,0 +1,122 @@
+"""What a caller brings to a training; the recipe fills the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from rankdet.data import CocoDataset
+from rankdet.data.own import MapDataset, from_map_dataset
+from rankdet.recipes import Recipe
+from rankdet.structures import InputError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The caller's own parts of a training.
+
+    Parameters
+    ----------
+    network
+        In place of the detector of the recipe: a `rankdet.inference.model.Network`. It learns from masks where it has
+        an attribute ``has_masks`` that is true.
+    losses
+        Losses by head; they replace those of the recipe, head by head.
+    datasets
+        Images to learn from and images to evaluate on, or None in place of these.
+    classes
+        Names of the classes of the data sets, where these have no attribute ``classes``.
+    optimizer
+        An optimizer of the parameters of the network, or a callable that takes its parameter groups. Its learning
+        rates are those that the schedule of the recipe multiplies.
+    """
+
+    network: nn.Module | None = None
+    losses: Mapping[str, nn.Module] = field(default_factory=dict)
+    datasets: tuple[MapDataset | CocoDataset, MapDataset | CocoDataset | None] | None = None
+    classes: Sequence[str] | None = None
+    optimizer: Optimizer | Callable[[list[dict[str, Any]]], Optimizer] | None = None
+
+    def __post_init__(self) -> None:
+        if self.network is not None and not (
+            isinstance(self.network, nn.Module) and callable(getattr(self.network, "detect", None))
+        ):
+            raise InputError("network must be an nn.Module with forward(batch) and detect(images)")
+        losses = self.losses.values() if isinstance(self.losses, Mapping) else [None]
+        if not all(isinstance(loss, nn.Module) for loss in losses):
+            raise InputError('losses must be modules by the names of their heads, for example {"rcnn": MyLoss()}')
+        if self.datasets is not None and (not isinstance(self.datasets, tuple | list) or len(self.datasets) != 2):
+            raise InputError("datasets must be a pair: the images to learn from, and those to evaluate on or None")
+        if self.optimizer is not None and not isinstance(self.optimizer, Optimizer) and not callable(self.optimizer):
+            raise InputError("optimizer must be an optimizer, or a callable that makes one of parameter groups")
+
+    def names(self) -> dict[str, str]:
+        """The part → its import path, of each part that the caller brought."""
+        named = {"network": self.network, "datasets": self.datasets and self.datasets[0], "optimizer": self.optimizer}
+        named |= {f"losses[{head!r}]": loss for head, loss in self.losses.items()}
+        return {name: import_path(part) for name, part in named.items() if part is not None}
+
+    def check_same(self, before: Mapping[str, str], path: Path) -> None:
+        """Raise InputError unless these are the parts that a run of the checkpoint ``path`` was started with."""
+        own = self.names()
+        for name in [*before, *own]:
+            if before.get(name) != own.get(name):
+                expected = f"with {name} = {before[name]}, pass it again" if name in before else f"without {name}"
+                given = own.get(name, "none")
+                raise InputError(f"checkpoint {path} does not fit: its run was started {expected} (given: {given})")
+
+    def build_datasets(
+        self, recipe: Recipe, has_masks: bool, is_evaluated: bool
+    ) -> tuple[CocoDataset, CocoDataset | None]:
+        """The data sets, prepared as the recipe says; the second is None where nothing is evaluated."""
+        data = recipe.data
+        if self.datasets is None:
+            first = data.build_training_dataset(has_masks)
+            return first, data.build_test_dataset(measure_masks=has_masks) if is_evaluated else None
+        own, own_test = self.datasets
+        training, test = data.build_transforms(training=True), data.build_transforms(training=False)
+        if isinstance(own, CocoDataset):
+            if has_masks and not own.with_masks:
+                raise InputError("the network learns from masks: make the data set with with_masks=True")
+            first = own.with_transforms(training)
+        else:
+            first = from_map_dataset(
+                own,
+                "train_set",
+                self.classes,
+                training,
+                with_masks=has_masks,
+                keep_empty=data.keep_empty,
+                drop_degenerate=data.drop_degenerate,
+                min_object=data.min_object,
+            )
+        if own_test is None or not is_evaluated:
+            return first, None
+        if isinstance(own_test, CocoDataset):
+            return first, own_test.with_transforms(test)
+        second = from_map_dataset(
+            own_test,
+            "val_set",
+            self.classes,
+            test,
+            measure_masks=has_masks,
+            drop_degenerate=data.drop_degenerate,
+        )
+        return first, second
+
+
+def import_path(part: object) -> str:
+    """The module and name of a class or function, or of the class of any other object.
+
+    Examples
+    --------
+    >>> import_path(nn.Linear(1, 1)), import_path(copy.copy)
+    ('torch.nn.modules.linear:Linear', 'copy:copy')
+    """
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}:{named.__qualname__}"

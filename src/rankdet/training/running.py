@@ -1,0 +1,216 @@
+"""Training from Python: a recipe, the caller's own parts, or both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+from torch.optim import Optimizer
+
+from rankdet.data import CocoDataset
+from rankdet.data.own import MapDataset
+from rankdet.inference.model import Model, Origin
+from rankdet.recipes import Recipe, dump, load_recipe, validated
+from rankdet.recipes.loading import _overriding, merged
+from rankdet.runs.checkpoint import FOR_TRAINING, load_checkpoint, random_state, restore_random_state
+from rankdet.runs.folder import Run, write_text
+from rankdet.runs.processes import World, joined_world
+from rankdet.runs.signals import StopRequest
+from rankdet.structures import InputError
+from rankdet.training.callbacks import Callback
+from rankdet.training.engine import Loop
+from rankdet.training.logging import Display
+from rankdet.training.parts import Parts
+from rankdet.training.setup import Training
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that has ended.
+
+    Parameters
+    ----------
+    folder
+        The run folder: recipe.yaml, log.jsonl, checkpoints/, evaluation.json, detections.json.
+    model
+        The trained model, in evaluation mode.
+    metrics
+        The numbers of its last evaluation, as of `rankdet.metrics.evaluate`; None before any.
+    signal
+        Number of the signal that stopped the training early, or None.
+    """
+
+    folder: Path
+    model: Model
+    metrics: dict[str, Any] | None
+    signal: int | None
+
+
+def train(
+    recipe: Recipe | str | PathLike[str] | None = None,
+    *,
+    data: str | PathLike[str] | None = None,
+    out: str | PathLike[str] | None = None,
+    changes: Mapping[str, Any] | Sequence[str] = (),
+    weights: str | PathLike[str] | None = None,
+    resume: str | PathLike[str] | None = None,
+    network: nn.Module | None = None,
+    losses: Mapping[str, nn.Module] | None = None,
+    datasets: tuple[MapDataset | CocoDataset, MapDataset | CocoDataset | None] | None = None,
+    classes: Sequence[str] | None = None,
+    optimizer: Optimizer | Callable[[list[dict[str, Any]]], Optimizer] | None = None,
+    callbacks: Sequence[Callback] = (),
+    console: Console | None = None,
+) -> TrainedRun:
+    """Train a detector; under ``torchrun``, with all its processes.
+
+    SIGINT (Ctrl-C, the interruption of a notebook) and SIGTERM end the training after the iteration: it writes a
+    checkpoint and returns. A second one ends it at once. Python allows this in the main thread alone.
+
+    Parameters
+    ----------
+    recipe
+        A name of ``rankdet list``, a YAML file, or a recipe. With ``resume``, None takes the recipe of the run.
+    data
+        The data folder.
+    out
+        The run folder; ``runs/NAME`` by default. It must not hold a run yet.
+    changes
+        Fields of the recipe and their values: ``{"schedule.iterations": 500}``, or ``["schedule.iterations=500"]``.
+    weights
+        A checkpoint, or a run folder, whose weights training starts from.
+    resume
+        A run folder to go on with, from its newest checkpoint. On a CPU the result is bit for bit that of an
+        uninterrupted run. Give the parts again that it was started with.
+    network
+        A network of your own in place of the detector of the recipe (``docs/adding-a-detector.md``).
+    losses
+        Losses of your own by the names of their heads, in place of those of the recipe.
+    datasets
+        Images to learn from, and images to evaluate on or None, in place of a data folder: data sets of this package,
+        or with ``len`` and items ``(image, {"boxes": (G, 4), "labels": (G,)})``; see
+        `rankdet.data.own.MapDataset`.
+    classes
+        Names of the classes of ``datasets`` by label, where they have no attribute ``classes``.
+    optimizer
+        An optimizer of your own, or a callable that makes one of parameter groups. Its learning rates are those that
+        the schedule of the recipe multiplies.
+    callbacks
+        Objects to report to, with the methods of `rankdet.training.callbacks.Callback`.
+    console
+        Where the main process writes; None: the standard output.
+
+    Returns
+    -------
+    TrainedRun
+        Its folder, model, metrics, and the signal that stopped it.
+
+    Raises
+    ------
+    InputError
+        For bad input of all kinds, and for a loss that is not finite. No process is left waiting.
+    """
+    parts = Parts(network, losses or {}, datasets, classes, optimizer)
+    resolved, run = _resolved(recipe, data, out, changes, weights, resume)
+    with _caller_undisturbed(), joined_world(resolved.runtime.device) as world, StopRequest() as stop:
+        if resolved.runtime.threads is not None:
+            torch.set_num_threads(resolved.runtime.threads)
+        training, state = _prepared(resolved, run, world, parts, is_new=resume is None)
+        # One bar is enough; the others may still have something to report.
+        console = console or Console()
+        own_console = console if world.is_main else Console(file=console.file, force_terminal=False)
+        with Display(own_console, resolved.name, training.num_iterations) as display:
+            loop = Loop(training, run, display, stop, callbacks)
+            signal, metrics = loop.run(state)
+        training.model.network.eval()
+        checkpoint = run.checkpoints()[-1] if run.checkpoints() else None
+        model = replace(training.model, thresholds=loop.thresholds, origin=Origin(resolved, checkpoint))
+        # A resumed run may have been evaluated before.
+        metrics = metrics or (None if resume is None else _stored_metrics(run))
+        trained = TrainedRun(run.folder, model, metrics, signal)
+        with world.together():
+            for callback in callbacks if world.is_main else ():
+                callback.on_end(trained)
+        return trained
+
+
+def _resolved(
+    recipe: Recipe | str | PathLike[str] | None,
+    data: str | PathLike[str] | None,
+    out: str | PathLike[str] | None,
+    changes: Mapping[str, Any] | Sequence[str],
+    weights: str | PathLike[str] | None,
+    resume: str | PathLike[str] | None,
+) -> tuple[Recipe, Run]:
+    """The recipe with all that changes in it, and the run folder."""
+    if isinstance(changes, Mapping):
+        changes = [f"{name}={_quoted(value)}" for name, value in changes.items()]
+    fields = list(changes)
+    if resume is not None:
+        if out is not None or weights is not None:
+            raise InputError("a resumed run keeps its folder and its weights: give neither out nor weights")
+        run = Run(Path(resume))
+        if recipe is None and not run.recipe.exists():
+            raise InputError(f"{resume} is no run folder: it has no recipe.yaml")
+        recipe = recipe or run.recipe
+    elif recipe is None:
+        raise InputError("name a recipe, or resume a run")
+    if data is not None:
+        fields.append(f"data.folder={_quoted(Path(data).resolve())}")
+    if weights is not None:
+        fields.append(f"weights={_quoted(Path(weights).resolve())}")
+    if isinstance(recipe, Recipe):
+        resolved = validated(merged(recipe.model_dump(mode="json"), _overriding(fields)), f"recipe {recipe.name!r}")
+    else:
+        resolved = load_recipe(Path(recipe) if isinstance(recipe, PathLike) else recipe, fields)
+    return resolved, run if resume is not None else Run(Path(out or Path("runs") / resolved.name))
+
+
+def _quoted(value: Any) -> str:
+    return json.dumps(value, default=str)  # JSON is YAML, whatever is in a path
+
+
+def _prepared(
+    recipe: Recipe, run: Run, world: World, parts: Parts, is_new: bool
+) -> tuple[Training, dict[str, Any] | None]:
+    """The training, the checkpoint that it goes on from, and a folder to write into."""
+    # Every process has looked into the folder and at the data before anything is written.
+    with world.together():
+        if is_new:
+            run.check_is_new()
+        # A run that was stopped before its first checkpoint begins again.
+        state = None if is_new or not run.checkpoints() else load_checkpoint(run.latest_checkpoint(), FOR_TRAINING)
+        training = Training(recipe, world, is_new=state is None, parts=parts)
+        if state is not None:
+            training.check_fits(state, run.latest_checkpoint())
+    with world.together():
+        if world.is_main:
+            run.delete_parts()
+            if state is None:
+                run.create()
+                write_text(run.recipe, dump(recipe))
+    return training, state
+
+
+def _stored_metrics(run: Run) -> dict[str, Any] | None:
+    """The numbers of the last evaluation in a run folder."""
+    return json.loads(run.evaluation.read_text(encoding="utf-8")) if run.evaluation.exists() else None
+
+
+@contextmanager
+def _caller_undisturbed() -> Iterator[None]:
+    """Random numbers and threads of the caller are as before at the end."""
+    state, threads = random_state(torch.device("cpu")), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        restore_random_state(state, torch.device("cpu"))
+        torch.set_num_threads(threads)
