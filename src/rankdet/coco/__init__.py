@@ -5,7 +5,7 @@ from rankdet.coco.ground_truth import Federation, GroundTruth, category_differen
 from rankdet.coco.packed import PackedBytes
 from rankdet.coco.reading import GroundTruthSource, read_file_names, read_ground_truth
 from rankdet.coco.results import Results, ResultsSource, read_results
-from rankdet.coco.segmentations import encode_masks
+from rankdet.coco.segmentations import encode_bitmap, encode_masks
 
 __all__ = [
     "Federation",
@@ -16,6 +16,7 @@ __all__ = [
     "Results",
     "ResultsSource",
     "category_difference",
+    "encode_bitmap",
     "encode_masks",
     "raise_errors",
     "read_file_names",

@@ -6,16 +6,14 @@ Legend: N images, G objects of an image, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from hotcoco import mask as rle
 from torch import Tensor
 
-from rankdet.coco import Finding, GroundTruth, read_ground_truth
-from rankdet.data.coco import CocoDataset
+from rankdet.coco import Finding, GroundTruth, encode_bitmap, read_ground_truth
+from rankdet.data.dataset import CocoDataset
 from rankdet.data.pixels import to_pixels
 from rankdet.data.transforms import Transforms
 from rankdet.structures import InputError
@@ -99,7 +97,8 @@ def from_map_dataset(
     )
 
 
-class _Pixels(NamedTuple):
+@dataclass(frozen=True)
+class _Pixels:
     """The images of a caller's data set; a class, so that worker processes of any kind can take it."""
 
     dataset: MapDataset
@@ -110,10 +109,9 @@ class _Pixels(NamedTuple):
         where = f"{self.name}[{index}]"
         pixels = to_pixels(self.dataset[index][0], where, upright=False)
         height, width = self.sizes[index]
+        found = f"{pixels.shape[1]} × {pixels.shape[2]} pixels"
         if tuple(pixels.shape[1:]) != (height, width):
-            raise InputError(
-                f"{where}: the image has {pixels.shape[1]} × {pixels.shape[2]} pixels, and had {height} × {width} before"
-            )
+            raise InputError(f"{where}: the image has {found}, and had {height} × {width} before")
         return pixels
 
 
@@ -141,8 +139,7 @@ def _scan(dataset: MapDataset, name: str, classes: Sequence[str], masks: bool) -
             }
             if objects.masks is not None:
                 mask = objects.masks[row]
-                code = rle.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
-                record |= {"segmentation": code, "area": int(mask.sum())}
+                record |= {"segmentation": encode_bitmap(mask.numpy()), "area": int(mask.sum())}
             annotations.append(record)
     categories = [{"id": label + 1, "name": class_name} for label, class_name in enumerate(classes)]
     return {"images": images, "categories": categories, "annotations": annotations}

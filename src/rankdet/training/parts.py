@@ -115,8 +115,8 @@ def import_path(part: object) -> str:
 
     Examples
     --------
-    >>> import_path(nn.Linear(1, 1)), import_path(copy.copy)
-    ('torch.nn.modules.linear:Linear', 'copy:copy')
+    >>> import_path(nn.Linear(1, 1)), import_path(import_path)
+    ('torch.nn.modules.linear:Linear', 'rankdet.training.parts:import_path')
     """
     named = part if hasattr(part, "__qualname__") else type(part)
     return f"{named.__module__}:{named.__qualname__}"
