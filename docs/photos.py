@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from rankdet.inference.inputs import to_pixels
+from rankdet.data.pixels import to_pixels
 from torchvision.ops import box_iou
 from torchvision.transforms.v2.functional import resize
 

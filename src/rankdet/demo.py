@@ -1,4 +1,4 @@
-"""``rankdet demo``: the standard and the RS Faster R-CNN on ``shapes``, at equal iterations and at equal time."""
+"""The command ``rankdet demo``: standard and RS Faster R-CNN on ``shapes``, at equal iterations and equal time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rankdet.data import SampleKey, build_training_loader, make_shapes
+from rankdet.data import Sample, SampleKey, build_training_loader, make_shapes
 from rankdet.data.pixels import to_pixels
 from rankdet.inference.loading import load
 from rankdet.inference.model import Model
@@ -42,26 +42,27 @@ STANDARD, RANK_SORT, LONGER = "standard", "RS", "standard, equal time"
 CPU = torch.device("cpu")
 
 INTRODUCTION = """\
-Two Faster R-CNNs with the same small network, learning rate and images: the standard form (samplers, cross-entropy,
-smooth L1) and the form of Rank & Sort Loss (no samplers, one loss that ranks and sorts, GIoU balanced by its value).
+Two Faster R-CNNs have the same small network, learning rate and images. The standard form has samplers, cross-entropy
+and smooth L1. The form of Rank & Sort Loss has no samplers, one loss that ranks and sorts, and GIoU balanced by its
+value.
 
-Read it with care. The two differ in sampling and box loss as well as in the classification loss, so this is no
-ablation; one seed, a small procedural data set and few iterations make no claim about real images. An iteration of
-the two takes different time. The rows "standard" and "RS" spent equal iterations; "RS" and "standard, equal time" spent
-equal seconds of training, with a schedule stretched to that length.
+This is no ablation, because the two also differ in sampling and box loss. One seed, a small procedural data set and few
+iterations prove nothing about real images. Iterations of the two take different times. The rows "standard" and "RS"
+had equal iterations; "RS" and "standard, equal time" had equal seconds of training, with a schedule stretched to that
+length.
 """
 
 NOTES = """\
-ρ is Spearman's rank correlation between IoU and score of the R-CNN's positives on validation images (objects are
-among the RoIs, as in training). "positives : negatives" counts the logits or candidates that the R-CNN's loss sees.
-Seconds are of training alone, without evaluation. The share of the loss is its time, forward and backward, measured on
-the outputs of the trained detector cut from the network, over the seconds of an iteration.
+ρ is Spearman's rank correlation between IoU and score of the R-CNN's positives on validation images. Objects are among
+the RoIs, as in training. "positives : negatives" counts the logits or candidates that the R-CNN's loss sees. Seconds
+include only training, not evaluation. The share of the loss is its time, forward and backward, over the seconds of an
+iteration. It is measured on the outputs of the trained detector, cut from the network.
 """
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One trained run and everything measured on it."""
+    """A trained run and its measurements."""
 
     name: str
     run: Run
@@ -82,11 +83,11 @@ def run_demo(
     out
         Folder for everything.
     console
-        Where to tell how it goes.
+        Output for messages and progress.
     iterations
-        In place of those of the recipes.
+        Number of iterations in place of that of the recipes.
     num_train, num_val
-        Images to make.
+        Number of images to make.
 
     Returns
     -------
@@ -165,8 +166,8 @@ def _report(out: Path, entries: Sequence[Entry]) -> list[Path]:
         Section("Losses", illustrations=[Illustration(paths["curves"], "Terms of the R-CNN head during training.")]),
         Section(
             "Images",
-            "Each class is drawn from its LRP-optimal score threshold on; scores of a ranking loss order detections, "
-            "they are no probabilities.",
+            "Each form shows as many detections as the image has objects, those of the highest scores. A score "
+            "threshold would favor one form, because the scores of the two losses have different meanings.",
             illustrations=[Illustration(paths["images"], "Objects, detections of the standard form, of the RS form.")],
         ),
         *(Section(f"Classes: {entry.name}", table=per_class_table(entry.metrics)) for entry in entries),
@@ -237,16 +238,17 @@ def _draw_images(path: Path, entries: Sequence[Entry], rows: int = 5) -> None:
     dataset = load_recipe(entries[0].run.recipe).data.build_test_dataset()
     samples = (dataset[SampleKey(index, 0)] for index in range(len(dataset)))
     chosen = list(itertools.islice((sample for sample in samples if len(sample.target.boxes) > 1), rows))
-    files = [Path(sample.source.path) for sample in chosen]
     columns = [[draw_detections(sample.image, None, models[0].names, sample.target) for sample in chosen]]
-    columns += [_drawn(model, files) for model in models]
+    columns += [_drawn(model, chosen) for model in models]
     captions = ["objects", *(entry.name for entry in entries)]
     cells = [image for row in zip(*columns, strict=True) for image in row]
     write_image(path, draw_grid(cells, captions + [""] * (len(cells) - len(captions)), columns=len(columns)))
 
 
-def _drawn(model: Model, files: Sequence[Path]) -> list[torch.Tensor]:
+def _drawn(model: Model, samples: Sequence[Sample]) -> list[torch.Tensor]:
+    """Return each image with as many detections as it has objects, so that thresholds favor no form."""
+    files = [Path(sample.source.path) for sample in samples]
     return [
-        draw_detections(to_pixels(file), found.above().detection, model.names)
-        for file, found in zip(files, model.detect(files), strict=True)
+        draw_detections(to_pixels(file), found[: len(sample.target.boxes)].detection, model.names)
+        for file, found, sample in zip(files, model.detect(files), samples, strict=True)
     ]
