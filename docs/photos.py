@@ -16,11 +16,11 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from rankdet.data.pixels import to_pixels
 from torchvision.ops import box_iou
 from torchvision.transforms.v2.functional import resize
 
 import rankdet
+from rankdet.data.pixels import to_pixels
 from rankdet.inference.detections import Detections
 from rankdet.report import draw_detections, draw_grid, write_image
 from rankdet.structures import Target
