@@ -1,9 +1,8 @@
-"""The Python of the README runs, in its order, in a folder that has the run and the photograph that it names."""
+"""The Python of the README runs, in its order, in a folder with the run, data, photograph and recipe that it names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from rankdet import cli
+import rankdet
 from rankdet.data import make_shapes
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-SMALL = [
-    "data.batch_size=2", "data.workers=0", "detector.pyramid_channels=16", "detector.backbone.channels=[8,16,16]",
-    "detector.rcnn.channels=16", "schedule.iterations=2", "runtime.threads=1",
-]  # fmt: skip
+MINE = """\
+base: rs_faster_rcnn_shapes
+detector: {pyramid_channels: 16, backbone: {channels: [8, 16, 16]}, rcnn: {channels: 16}}
+data: {batch_size: 2, workers: 0}
+schedule: {iterations: 2}
+runtime: {threads: 1}
+"""
 
 
 def blocks() -> list[str]:
@@ -26,28 +28,31 @@ def blocks() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the blocks leave behind, after all of them ran."""
     folder = tmp_path_factory.mktemp("readme")
     data = make_shapes(folder / "my_data", train=4, val=2, size=64)
-    train = ["train", "rs_faster_rcnn_shapes", "--data", str(data), "--out", str(folder / "runs" / "mine"), *SMALL]
-    cli.app(train, standalone_mode=False)
+    (folder / "mine.yaml").write_text(MINE)
+    rankdet.train(folder / "mine.yaml", data=data, out=folder / "runs" / "mine")
     with Image.open(next((data / "images" / "val").iterdir())) as photo:
         photo.convert("RGB").save(folder / "photo.jpg")
     left: dict[str, Any] = {"__name__": "readme"}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        torch.manual_seed(0)
         for block in blocks():
             exec(compile(block, README, "exec"), left)
-        left["folder"] = folder
-        yield left
+    return left | {"folder": folder}
 
 
 def test_the_model_detects_and_draws(names: dict[str, Any]) -> None:
     assert names["found"].boxes.shape == (len(names["found"]), 4)
     with Image.open(names["folder"] / "found.png") as drawn:
         assert min(drawn.size) >= 64
+
+
+def test_a_training_from_python_leaves_a_model_its_metrics_and_its_folder(names: dict[str, Any]) -> None:
+    assert 0 <= names["run"].metrics["AP"] <= 1
+    assert (names["folder"] / names["run"].folder / "evaluation.json").exists()
 
 
 def test_the_function_has_a_gradient(names: dict[str, Any]) -> None:
