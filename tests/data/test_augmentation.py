@@ -261,7 +261,7 @@ def test_small_objects_are_left_out_and_images_with_nothing_else_too(folder):
     assert folder.dataset(min_object=2.9, keep_empty=False).image_ids.tolist() == [10, 11]
 
 
-def test_what_a_recipe_says_is_done_in_training_alone():
+def test_augmentation_of_a_recipe_is_done_in_training_alone():
     overrides = [
         "data.distortion={hue: 9}",
         "data.expansion={ratios: [1, 3], fill: [1, 2, 3]}",

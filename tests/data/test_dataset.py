@@ -1,4 +1,4 @@
-"""CocoDataset: what is read, what is dropped, what is refused."""
+"""CocoDataset: what is read, what is left out, what is refused."""
 
 import json
 import math
@@ -72,7 +72,7 @@ def test_training_drops_images_with_a_side_below_32(folder):
         ([-12, 5, 10, 10], {}),
     ],
 )
-def test_annotation_that_no_detector_shall_learn_from_is_not_handed_out(folder, box, fields):
+def test_annotations_that_no_detector_learns_from_are_left_out(folder, box, fields):
     folder.add(10, 7, box, **fields)
     assert len(folder.dataset(keep_empty=False)[SampleKey(0, 0)].target.labels) == 2
 

@@ -1,4 +1,4 @@
-"""LVIS folders: where images lie, what a record must have, what the doctor says."""
+"""LVIS folders: where images lie, what a record must have, what a check of the folder finds."""
 
 import json
 from pathlib import Path

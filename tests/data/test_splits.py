@@ -112,7 +112,7 @@ def test_missing_images_do_not_hide_the_folder_of_the_others(tmp_path, missing):
         (b'{"images": [{"id": 1}], "annotations": [], "categories": [{}]}', "image 1: key 'file_name' is missing"),
     ],
 )
-def test_what_is_wrong_with_a_file_without_images_is_told(tmp_path, content, message):
+def test_message_names_what_is_wrong_with_a_file_without_images(tmp_path, content, message):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train.json").write_bytes(content)
     with pytest.raises(InputError, match=rf"instances_train\.json: {message}"):

@@ -77,7 +77,7 @@ def test_annotation_with_id_zero_counts_where_pycocotools_loses_it(shared):
 
 
 def official(truth: dict[str, Any], found: list[dict[str, Any]], iou_type: str) -> dict[str, Any]:
-    """What pycocotools says."""
+    """The numbers of pycocotools."""
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
         ground_truth.dataset = json.loads(json.dumps(truth))

@@ -265,7 +265,7 @@ def test_cap_is_that_of_the_official_loader():
     assert str(evaluate(truth, alone)) == str(result)
 
 
-def test_lvis_knows_no_crowds():
+def test_lvis_has_no_crowds():
     truth = truth_with(image(1), objects=[(1, 2)])
     truth["annotations"][0]["iscrowd"] = 1
     result = evaluate(truth, [hit(2, 0.5)])

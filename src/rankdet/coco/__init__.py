@@ -1,4 +1,4 @@
-"""Annotation and result files of COCO and LVIS: reading, checking, run lengths. What data and metrics both stand on."""
+"""Annotation and result files of COCO and LVIS, for data and metrics alike: reading, checking, run lengths."""
 
 from rankdet.coco.findings import Finding, raise_errors
 from rankdet.coco.ground_truth import Federation, GroundTruth, category_difference

@@ -38,7 +38,7 @@ def raise_errors(findings: Iterable[Finding], hint: str = "") -> None:
     Parameters
     ----------
     findings
-        Errors and warnings; the latter do not matter.
+        Errors and warnings, of which warnings are ignored.
     hint
         Where to see all errors, in words.
     """

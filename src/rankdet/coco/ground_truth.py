@@ -1,4 +1,4 @@
-"""What an annotation file says, in a few arrays.
+"""The content of an annotation file, in a few arrays.
 
 Legend: N images, A annotations, C categories.
 """
@@ -19,7 +19,7 @@ from rankdet.coco.packed import PackedBytes
 
 @dataclass(frozen=True, eq=False)
 class Federation:
-    """What LVIS says beyond COCO: where classes were looked for, and how frequent they are in training.
+    """What LVIS has beyond COCO: where classes were looked for, and how frequent they are in training.
 
     A detection counts where its class has an object in the image, or was looked for in vain (``neg_category_ids``).
     Where the objects of a class are not all annotated (``not_exhaustive_category_ids``), a detection of it that hits
@@ -46,13 +46,13 @@ class Federation:
 class GroundTruth:
     """The sound records of an annotation file, made by `rankdet.coco.read_ground_truth`.
 
-    Training takes its objects from it and an evaluation measures against it, so a file is read and checked once. Arrays
-    are shared with worker processes, where millions of objects would be copied.
+    A training takes its objects from it and an evaluation compares with it, so a file is read and checked once. Worker
+    processes share arrays, but would copy millions of objects.
 
     Parameters
     ----------
     source
-        What messages call it: the path of the file.
+        Path of the file, for messages.
     categories
         C pairs (id, name), sorted by id; the place of a category is its label.
     image_ids
@@ -78,7 +78,7 @@ class GroundTruth:
     has_empty_mask
         (A,) bool: the segmentation is an RLE without a pixel.
     federation
-        What LVIS says beyond COCO; None where nothing of the kind is said.
+        What LVIS has beyond COCO; None for COCO.
     """
 
     source: str
@@ -114,6 +114,10 @@ class GroundTruth:
         """(height, width) of an image in pixels, by its place in the file; None where it is not known."""
         height, width = self.sizes[image].tolist()
         return (height, width) if height and width else None
+
+    def name_of(self, annotation: int) -> str:
+        """What messages call an annotation, by its place in the file."""
+        return f"annotation {self.annotation_ids[annotation]}"
 
     def segmentation(self, annotation: int) -> Any:
         """The segmentation of an annotation, by its place in the file: polygons, or an object with run lengths."""

@@ -48,8 +48,8 @@ def frequency_problem(row: Mapping[str, Any]) -> str | None:
     """What is wrong with the frequency of a category, or None."""
     if row.get("frequency") in FREQUENCIES:
         return None
-    said = f"{row['frequency']!r} is none of" if "frequency" in row else "is missing; it is one of"
-    return f"frequency {said} {', '.join(FREQUENCIES)}"
+    mistake = f"{row['frequency']!r} is none of" if "frequency" in row else "is missing; it is one of"
+    return f"frequency {mistake} {', '.join(FREQUENCIES)}"
 
 
 def list_problems(row: Mapping[str, Any], category_ids: Container[int]) -> Iterator[str]:

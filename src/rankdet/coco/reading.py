@@ -1,8 +1,8 @@
 """The one reader of annotation files: record by record, with everything that is wrong found at once.
 
-Its order is: parse, normalize (`_normalized_image`, `_normalized_annotation`), check (`_image_problem`,
-`_annotation_problem`), pack. What only some uses ask of a file is an argument here, or a step of its own behind it:
-which objects a detector learns from is said in `rankdet.data.usable`.
+Its steps are: parse, normalize (`_normalized_image`, `_normalized_annotation`), check (`_image_problem`,
+`_annotation_problem`), pack. What only some uses need of a file is an argument. Which sound objects a detector learns
+from is decided later, in `rankdet.data.usable`.
 
 Legend: N images, A annotations, C categories.
 """
@@ -75,7 +75,8 @@ def read_ground_truth(
     source
         Path of the JSON file, the loaded object, or a ``hotcoco.COCO``.
     files
-        Whether the images are read: each record names a file and its size, and there is at least one. Boxes are needed.
+        Whether the images are read: each record names a file and its size, and there is at least one. Boxes are
+        needed.
     masks
         Whether segmentations are needed: each object that is no crowd has one. A box may be missing where ``files`` is
         False.
@@ -237,7 +238,7 @@ def _document(source: GroundTruthSource, files: bool) -> tuple[str, Mapping[str,
 
 
 def _normalized_image(row: Any, by_address: bool) -> tuple[Any, str | None]:
-    """A record of an image in the form that is checked, and what stands against bringing it there."""
+    """A record of an image in the form that is checked, and what is wrong where it has no such form."""
     if not by_address or not isinstance(row, dict):
         return row, None
     problem = address_problem(row)

@@ -1,4 +1,4 @@
-"""Files → Batch: folders in COCO or LVIS format, the set ``shapes``, transforms, sampling, loading, a doctor."""
+"""From folders in COCO or LVIS format to batches: transforms, sampling, loading, a check of folders, sets of shapes."""
 
 from rankdet.coco import Finding
 from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window

@@ -37,7 +37,7 @@ class Window(NamedTuple):
         return self.bottom - self.top, self.right - self.left
 
     def cut(self, values: Tensor, fill: Tensor) -> Tensor:
-        """(n, height, width) what the window shows of (n, h, w) values: ``fill``, (n, 1, 1) or (), beyond them."""
+        """What the window shows of (n, h, w) values, as (n, height, width); ``fill``, (n, 1, 1) or (), beyond them."""
         shown = fill.expand(len(values), *self.size).clone()
         left, top = max(self.left, 0), max(self.top, 0)
         right, bottom = min(self.right, values.shape[2]), min(self.bottom, values.shape[1])
@@ -201,7 +201,7 @@ class PhotometricDistortion:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """The image (3, h, w), uint8 RGB, in other colors."""
-        # All is drawn in any case, so that one part of a seed does not depend on another.
+        # Everything is drawn in any case, so that one change of color does not depend on another.
         is_done = (torch.rand(5) < 0.5).tolist()
         is_contrast_first = bool(torch.rand(()) < 0.5)
         brightness, contrast, saturation, hue = torch.rand(4, dtype=torch.float64).tolist()

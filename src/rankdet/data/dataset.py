@@ -20,7 +20,7 @@ from rankdet.data.images import decode, fit, read_image
 from rankdet.data.masks import outline, rasterize
 from rankdet.data.sampling import SampleKey, repeat_factors
 from rankdet.data.transforms import Placement, Transforms
-from rankdet.data.usable import annotation, is_usable, unlearnable
+from rankdet.data.usable import is_usable, unlearnable
 from rankdet.structures import InputError, Outlines, Source, Target
 
 COCO_MIN_SIZE = 32
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
     target: Target
     source: Source
     skipped: tuple[str, ...] = ()
-    """Files that could not be decoded and that this image stands in for."""
+    """Files that could not be decoded, in whose place this image was taken."""
 
 
 class CocoDataset(Dataset[Sample]):
@@ -66,11 +66,11 @@ class CocoDataset(Dataset[Sample]):
         Images with a side below this many pixels are left out. None: 32 where ``keep_empty`` is False (the rule of
         COCO training), 0 elsewhere.
     skip_unreadable
-        In place of an image that cannot be decoded take the next one of the same aspect group; ``Sample.skipped``
-        names the file. For training only.
+        Take the next image of the same aspect group in place of one that cannot be decoded; ``Sample.skipped`` names
+        the file. For training only.
     min_object
-        Objects whose box is not wider and higher than this, in pixels of the file, are left out; so are images that
-        lose all of theirs by it, where ``keep_empty`` is False.
+        Objects whose box is not wider and higher than this, in pixels of the file, are left out. Where ``keep_empty``
+        is False, so are images without any other object.
     drop_degenerate
         Leave out boxes of zero width or height, and count them in ``num_degenerate``, instead of stopping.
     read
@@ -82,7 +82,7 @@ class CocoDataset(Dataset[Sample]):
     Attributes
     ----------
     ground_truth
-        All that the annotation file says, for evaluation. As a text, the path of the file.
+        The records of the annotation file, for evaluation. Its text form is the path of the file.
     categories
         C pairs (id, name), sorted by id.
     category_ids
@@ -97,8 +97,8 @@ class CocoDataset(Dataset[Sample]):
     Raises
     ------
     InputError
-        When a file is missing or broken or a record is wrong; the message names both, and says how many more there
-        are. Also when an image is missing, broken or of another size than the annotations say.
+        When a file is missing or broken or a record is wrong; the message names both, and counts the other wrong
+        records. Also when an image is missing, broken or of another size than in the annotations.
 
     Notes
     -----
@@ -160,7 +160,7 @@ class CocoDataset(Dataset[Sample]):
         for row in self._objects.tolist():
             if not isinstance(self.ground_truth.segmentation(row), list):
                 raise InputError(
-                    f"{self.ground_truth}: {annotation(self.ground_truth, row)}: has an RLE, but outlines are asked "
+                    f"{self.ground_truth}: {self.ground_truth.name_of(row)}: has an RLE, but outlines are asked "
                     "for, which need polygons"
                 )
 
@@ -189,7 +189,7 @@ class CocoDataset(Dataset[Sample]):
         return self.images / self.ground_truth.file_names[int(self._images[index])].decode()
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of an image in pixels, as the annotation file says."""
+        """(height, width) of an image in pixels, from the annotation file."""
         height, width = self.ground_truth.sizes[self._images[index]].tolist()
         return height, width
 
@@ -206,7 +206,7 @@ class CocoDataset(Dataset[Sample]):
         return Sample(placement.image(pixels), self._target(objects, boxes, placement), source, skipped)
 
     def _read(self, key: SampleKey) -> tuple[int, Tensor, tuple[str, ...]]:
-        """The image, or the next readable one of its aspect group: its index, its pixels, the files passed over."""
+        """The image, or the next readable one of its aspect group: its index, its pixels, the skipped files."""
         index = key.index
         if self._read_pixels is not None:
             with torch.random.fork_rng(devices=[]):
@@ -224,7 +224,7 @@ class CocoDataset(Dataset[Sample]):
                 pixels = decode(path)
             except InputError:
                 skipped.append(str(path))
-            else:  # an image of a wrong size is a mistake of the annotations: it is never passed over
+            else:  # an image of a wrong size is a mistake of the annotations: it is never skipped
                 return candidate, fit(pixels, path, self.size(candidate)), tuple(skipped)
         raise InputError(f"{self.images}: none of {len(skipped)} images can be decoded, the first is {skipped[0]}")
 

@@ -1,4 +1,4 @@
-"""Everything that is wrong or odd with a data set, found before a training finds it."""
+"""Everything that is wrong or odd with a data set, found before a training."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 from rankdet.coco import Finding, GroundTruth
 from rankdet.data.formats import COCO, LVIS, Format
 from rankdet.data.images import is_file, read_image
-from rankdet.data.usable import annotation, box, left_out, unlearnable
+from rankdet.data.usable import left_out, shown_box, unlearnable
 from rankdet.structures import InputError
 
 FORMATS = (COCO, LVIS)
@@ -25,13 +25,12 @@ def check_folder(folder: Path, *, with_masks: bool = False, images: bool = False
     with_masks
         Check the segmentations too.
     images
-        Decode every image and compare its size with the annotations. Takes its time.
+        Decode every image and compare its size with the annotations, which takes long.
 
     Returns
     -------
     list[Finding]
-        Errors stop a training; warnings are things that it drops or that are probably not meant. Empty where all is
-        well.
+        Errors, which stop a training, and warnings: what a training leaves out, or what is probably a mistake.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -80,13 +79,14 @@ def _odd_records(truth: GroundTruth) -> list[Finding]:
     is_flat = (truth.boxes[:, 2:] == 0).any(axis=1)
     for row in np.flatnonzero(~truth.is_crowd & ~is_flat).tolist():
         key = (truth.images[row], truth.labels[row], *truth.boxes[row].tolist())
-        problem = next((f"{box(truth, row)} {reason}" for reason, rows in reasons.items() if rows[row]), None)
+        problem = next((f"{shown_box(truth, row)} {reason}" for reason, rows in reasons.items() if rows[row]), None)
         if key in seen:
             problem = "is there twice: same class and box"
         seen.add(key)
         if problem is not None:
-            findings.append(Finding("warning", truth.source, annotation(truth, row), problem))
-    unused = [name for label, (_, name) in enumerate(truth.categories) if label not in set(truth.labels.tolist())]
+            findings.append(Finding("warning", truth.source, truth.name_of(row), problem))
+    used = set(truth.labels.tolist())
+    unused = [name for label, (_, name) in enumerate(truth.categories) if label not in used]
     if unused:
         listed = ", ".join([*unused[:MOST_NAMES], *(["…"] if len(unused) > MOST_NAMES else [])])
         message = f"{len(unused)} of {len(truth.categories)} have no annotation: {listed}"
@@ -97,7 +97,7 @@ def _odd_records(truth: GroundTruth) -> list[Finding]:
 def _check_images(
     folder: Path, file: Path, form: Format, truth: GroundTruth, decode: bool, owners: dict[Path, Path]
 ) -> list[Finding]:
-    """Images that are missing, in two splits or, where ``decode`` says so, cannot be read."""
+    """Images that are missing or in two splits; with ``decode`` also those that cannot be read."""
     if not len(truth.image_ids):  # what is wrong with them is found already
         return []
     try:

@@ -1,6 +1,6 @@
 """Image files → uint8 RGB tensors.
 
-Pillow decodes: torchvision's own decoders give the same pixels, but warn since torchvision 0.29 that they will go.
+Pillow decodes. The decoders of torchvision give the same pixels, but warn since version 0.29 of their removal.
 """
 
 import struct
@@ -45,7 +45,7 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
 def decode(path: Path, follow_exif: bool = False) -> Tensor:
     """Decode an image to (3, height, width) uint8 RGB; raises InputError that names the file."""
     try:
-        # Pillow warns of odd metadata, again and again; whether the pixels are sound, decoding tells.
+        # Pillow warns of odd metadata each time, but decoding shows whether the pixels are sound.
         with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
             return to_rgb(ImageOps.exif_transpose(file) if follow_exif else file, str(path))
     except InputError:

@@ -1,4 +1,4 @@
-"""Samples → batches, and the loaders that make them in worker processes.
+"""From samples to batches, and the loaders that make batches in worker processes.
 
 Legend: B images of a batch.
 """
@@ -127,7 +127,7 @@ def _loader(
 
 
 class _Loader(DataLoader[Batch]):
-    """A loader whose errors of the input say the same from a worker process as from this one."""
+    """A loader whose input errors read the same from a worker process as from this one."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # an iterator is all that a loader promises
         try:

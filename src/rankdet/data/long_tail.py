@@ -10,7 +10,7 @@ from rankdet.data.shapes import SPLITS, Document, Layout, falling, make_set, mak
 from rankdet.data.shapes_drawing import INSIDE, PATTERNS
 
 RARE, COMMON = 10, 100
-"""Training images up to which LVIS calls a class rare, and common."""
+"""LVIS calls a class rare in up to so many training images, and common in up to so many."""
 TAIL = 0.8
 """Objects of a class in training divided by those of the class before it."""
 
@@ -42,9 +42,9 @@ def make_long_tailed_shapes(
     """Make a long-tailed set as a folder in LVIS format.
 
     The images are those of `make_shapes` with 21 classes: seven shapes, plain, striped or spotted. In training each
-    class has 0.8 times as many objects as the one before it, from some 350 down to a few in 600 images; in validation
-    and test all classes are equally frequent, so that AP of a rare class is made of more than an object or two. Every
-    object is annotated; of the classes that an image lacks about half were looked for (``neg_category_ids``), and
+    class has 0.8 times as many objects as the one before it, from some 350 down to a few in 600 images. In validation
+    and test all classes are equally frequent, so that AP of a rare class rests on more than an object or two. Every
+    object is annotated. About half of the classes that an image lacks were looked for (``neg_category_ids``), and
     detections of the others do not count there.
 
     Images are in ``train2017``, ``val2017`` and ``test2017``, annotations in ``annotations/lvis_v1_{split}.json``.
@@ -52,10 +52,10 @@ def make_long_tailed_shapes(
     Parameters
     ----------
     folder
-        Where the set shall be.
+        Where to put the set.
     train, val, test
-        Images of the splits; without any there is no test split. An image does not depend on how many there are;
-        whether a class is rare, common or frequent depends on ``train``.
+        Numbers of images; with 0 there is no test split. An image does not depend on how many there are, but whether a
+        class is rare, common or frequent depends on ``train``.
     size
         Side of the square images, in pixels.
     seed
@@ -71,7 +71,7 @@ def make_long_tailed_shapes(
     Raises
     ------
     InputError
-        As `make_shapes`.
+        When a parameter is out of its range, something else is at ``folder``, or it cannot be written.
     """
     stamp = make_stamp(train, val, test, size, seed, CLASSES, TAIL) | {"long_tailed": True}
     equal = [1.0] * len(CLASSES)
@@ -86,7 +86,7 @@ def make_long_tailed_shapes(
 
 
 def _complete(documents: dict[str, Document], seed: int) -> None:
-    """Add what LVIS says beyond COCO: how frequent classes are in training, and where they were looked for."""
+    """Add what LVIS has beyond COCO: how frequent classes are in training, and where they were looked for."""
     images: dict[int, set[int]] = {category["id"]: set() for category in documents["train"]["categories"]}
     objects = dict.fromkeys(images, 0)
     for row in documents["train"]["annotations"]:

@@ -1,4 +1,4 @@
-"""COCO segmentations → masks, or outlines for those who rasterize later.
+"""From segmentations of COCO to masks of placed images, or to outlines that are rasterized later.
 
 Legend: G objects of an image, E edges of an object. Sizes are (height, width) in pixels.
 """

@@ -14,19 +14,19 @@ ORDER, AUGMENTATION = 0, 1  # independent streams of random numbers
 
 
 class SampleKey(NamedTuple):
-    """What a sampler yields and a data set takes: an image and the seed of all randomness in its sample."""
+    """The place of an image in a data set, and the seed of all randomness in its sample."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a key
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no key needs
     seed: int
 
 
 class GroupedBatchSampler(Sampler[list[SampleKey]]):
     """Endless stream of batches whose images are all landscape or all portrait.
 
-    Every epoch is a permutation of the images, or of as many copies of each as ``repeats`` says. An image joins its
-    group; when a group holds a batch of all processes together, the batch leaves, and every process takes its own slice
-    of it. What is left over at the end of an epoch stays in its group for the next one, so over the whole stream no
-    sample is repeated or dropped. Order and seeds depend on ``(seed, epoch, place in the list of samples)`` alone.
+    Every epoch is a permutation of the images, each as often as ``repeats`` has it. Images are collected in two groups.
+    When a group holds a batch of all processes together, it leaves, and every process takes its own slice of it. At the
+    end of an epoch what is left stays in its group for the next one, so over the whole stream no sample is repeated or
+    dropped. Order and seeds depend on ``(seed, epoch, place in the list of samples)`` alone.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
     start
         Batches to skip: the position of a resumed run. Only integers are replayed, no image is read.
     repeats
-        (N,) int, how often each image is in an epoch, every time with a seed of its own; None: once.
+        (N,) int, how often each image is in an epoch, with a new seed each time; None: once.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
 def repeat_factors(
     images: NDArray[np.int64], labels: NDArray[np.int64], num_images: int, threshold: float
 ) -> NDArray[np.float64]:
-    r"""How often images are to be seen so that rare classes are seen more often: repeat factor sampling.
+    r"""How often each image is repeated so that rare classes are seen more often: repeat factor sampling.
 
     .. math:: r(c) = \max\left(1, \sqrt{t / f(c)}\right), \qquad r(I) = \max_{c \in I} r(c)
 
@@ -132,8 +132,8 @@ def repeat_factors(
     num_images
         N.
     threshold
-        t, the fraction of the images from which on a class is frequent enough; 0.001 in LVIS. f(c) is the fraction
-        of the images that have an object of class c.
+        t, the fraction of images that makes a class frequent enough; 0.001 in LVIS. f(c) is the fraction of the images
+        that have an object of class c.
 
     Returns
     -------

@@ -20,7 +20,7 @@ from rankdet.structures import InputError
 Document = dict[str, Any]
 
 FORMAT = 1
-"""Raised whenever the same parameters give another set."""
+"""Increased whenever the same parameters give another set."""
 STAMP = "shapes.json"
 CLASSES = ("ellipse", "rectangle", "triangle", "ring", "cross")
 SPLITS = ("train", "val", "test")
@@ -28,16 +28,16 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a set keeps images and annotations, and what its records say.
+    """Where a set keeps images and annotations, and which fields its records have.
 
     Parameters
     ----------
     images, annotations
         Names inside of the folder, with ``{split}`` in them.
     image_fields
-        What the record of an image has beside its size, from the name of its file.
+        Returns the fields of the record of an image, other than its size, from the name of its file.
     complete
-        Adds to the documents of all splits what is known only when all is drawn.
+        Adds to the documents of all splits what depends on all images.
     """
 
     images: str = "images/{split}"
@@ -60,17 +60,18 @@ def make_shapes(
 ) -> Path:
     """Make the data set as an ordinary COCO folder.
 
-    Shapes of several kinds, 12 to 60 % of the side of the image, small ones more often, one over the other on a
-    textured, noisy ground; some images are empty. Boxes and masks are of the visible part, exact to the pixel, masks
-    as compressed RLE. Category ids are sparse on purpose: 1, 3, 7, 13, 21. The set is written beside ``folder`` and
-    renamed at the end, so it is there as a whole or not at all; an identical set that is there already is kept.
+    Images show shapes of several kinds on a textured, noisy ground, some over others; some images are empty. The sides
+    of shapes are 12 to 60 % of that of the image, small ones more often. Boxes and masks cover the visible part, exact
+    to the pixel; masks are compressed RLE. Category ids are sparse on purpose: 1, 3, 7, 13, 21. The set is written
+    beside ``folder`` and renamed at the end, so it is there as a whole or not at all. An identical set that is there
+    already is kept.
 
     Parameters
     ----------
     folder
-        Where the set shall be.
+        Where to put the set.
     train, val, test
-        Images of the splits; without any there is no test split. An image does not depend on how many there are.
+        Numbers of images; with 0 there is no test split. An image does not depend on how many there are.
     size
         Side of the square images, in pixels.
     seed
@@ -102,7 +103,7 @@ def make_shapes(
 def make_stamp(
     train: int, val: int, test: int, size: int, seed: int, classes: Sequence[str], tail: float
 ) -> dict[str, Any]:
-    """What a set is made of, as it is written beside it; the parameters are those of `make_shapes`."""
+    """The parameters of a set, as they are written beside it: those of `make_shapes`."""
     stamp: dict[str, Any] = {
         "format": FORMAT,
         "train": train,
@@ -113,7 +114,7 @@ def make_stamp(
         "tail": tail,
     }
     if test:
-        stamp["test"] = test  # sets of before, which had no such split, stay the same
+        stamp["test"] = test  # sets without a test split have the stamp that they always had
     return stamp
 
 
@@ -133,21 +134,21 @@ def make_set(
     Parameters
     ----------
     folder
-        Where it shall be.
+        Where to put the set.
     stamp
-        What it is made from, written beside it: ``train``, ``val`` and perhaps ``test`` (images), ``size``, ``seed``,
-        ``classes``, and whatever else tells it from others.
+        Its parameters, which are written beside it: ``train``, ``val`` and perhaps ``test`` (numbers of images),
+        ``size``, ``seed``, ``classes``, and whatever else distinguishes it.
     frequencies
         Split → relative frequencies of the classes in it.
     layout
-        Where things lie.
+        Where images and annotations lie.
     progress
         Show a progress bar on standard error.
 
     Raises
     ------
     InputError
-        As `make_shapes`.
+        When a parameter is out of its range, something else is at ``folder``, or it cannot be written.
     """
     _check(stamp)
     try:

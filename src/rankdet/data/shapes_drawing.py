@@ -17,18 +17,18 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 SMALLEST, LARGEST = 0.15, 0.60
-"""Sides of objects as parts of the side of the image."""
+"""Smallest and largest side of objects, as fractions of the side of the image."""
 LEAST_VISIBLE = 0.6
-"""An object of which later ones would leave less than this part is not covered."""
+"""Least fraction of an object that later ones may leave visible."""
 EMPTY = 0.03
-"""Part of the images that are without objects."""
+"""Fraction of images without objects."""
 MOST_OBJECTS = 5
 TRIES = 10
-"""Places tried for an object before it is given up."""
+"""Places that are tried for an object before it is left out."""
 HABIT = 0.9
-"""How often an object has the color of its class, as oranges have and cars have not."""
+"""Probability that an object has the color of its class."""
 CONTRAST = 150
-"""Sum of the differences of the three channels that an object keeps from what lies below it, where possible."""
+"""Least sum of the differences of the three channels between an object and what lies below it, where possible."""
 
 GROUNDS = ((38, 50, 56), (69, 90, 100), (93, 84, 72), (62, 80, 66), (120, 124, 130), (150, 140, 122), (84, 70, 96))
 PAINTS = (
@@ -52,7 +52,7 @@ def _rectangle(u: Floats, v: Floats) -> Bools:
 
 
 def _triangle(u: Floats, v: Floats) -> Bools:
-    # 1.732 stands for the square root of three: an equilateral triangle in the unit circle.
+    # 1.732 is about the square root of three: an equilateral triangle in the unit circle.
     return (v >= -0.5) & (1.732 * u + v <= 1.0) & (-1.732 * u + v <= 1.0)
 
 
@@ -83,7 +83,7 @@ INSIDE: dict[str, Callable[[Floats, Floats], Bools]] = {
     "star": _star,
     "crescent": _crescent,
 }
-"""Each shape: whether points of its own frame, in which it fills the unit circle, lie inside."""
+"""Name of a shape → whether points of its own frame, in which it fills the unit circle, lie inside."""
 
 
 def _plain(u: Floats, v: Floats) -> Bools:
@@ -101,7 +101,7 @@ def _spotted(u: Floats, v: Floats) -> Bools:
 
 
 PATTERNS: dict[str, Callable[[Floats, Floats], Bools]] = {"": _plain, "striped": _striped, "spotted": _spotted}
-"""Each pattern: whether points of the frame of a shape are dark."""
+"""Name of a pattern → whether points of the frame of a shape are dark."""
 DARK = -80.0
 """What is added to the color of dark points."""
 
@@ -119,7 +119,7 @@ def pattern_and_shape(name: str) -> tuple[str, str]:
 
 
 class Drawing(NamedTuple):
-    """An image and what is to be seen in it."""
+    """An image and the objects that are visible in it."""
 
     pixels: NDArray[np.uint8]
     """(S, S, 3) RGB."""
@@ -141,7 +141,7 @@ def draw(seed: Sequence[int], size: int, classes: Sequence[str], frequencies: Se
     classes
         Names of shapes, the keys of ``INSIDE``, with a key of ``PATTERNS`` before some: ``striped_star``.
     frequencies
-        Their relative frequencies.
+        Relative frequencies of the classes.
 
     Returns
     -------
@@ -200,7 +200,7 @@ def _ground(random: np.random.Generator, size: int) -> Floats:
 
 
 def _place(random: np.random.Generator, size: int, name: str) -> tuple[Bools, Floats]:
-    """(S, S) mask of one shape at a random place, and (S, S) what its shading and pattern add to its color."""
+    """The (S, S) mask of one shape at a random place, and the (S, S) change of its color by shading and pattern."""
     part = random.random()
     # The power 1.5 makes small objects more frequent than large ones.
     radius = 0.5 * size * (SMALLEST + (LARGEST - SMALLEST) * part * math.sqrt(part))
@@ -217,9 +217,9 @@ def _place(random: np.random.Generator, size: int, name: str) -> tuple[Bools, Fl
 
 
 def _paint(random: np.random.Generator, label: int, below: Floats, paints: list[tuple[int, int, int]]) -> Floats:
-    """(3,) the color of the class or another one that stands out from what lies below.
+    """The (3,) color of the class, or another one that contrasts with what lies below.
 
-    It is taken out of ``paints``, so none occurs twice in an image.
+    It is removed from ``paints``, so that no color occurs twice in an image.
     """
     # Integers: the rounding of a sum of floats would depend on its order.
     ground = below.astype(np.int64).sum(axis=0) // len(below)

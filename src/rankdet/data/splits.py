@@ -16,7 +16,7 @@ from rankdet.structures import InputError
 
 ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}
 NUM_PROBES = 16
-"""Images that are looked for, so that a few may be missing."""
+"""Number of images that are looked for; some of them may be missing."""
 
 
 class Split(NamedTuple):
@@ -196,7 +196,7 @@ def first_texts(annotations: Path, key: str) -> list[str]:
         found = [match[1] for match in islice(pattern.finditer(content), NUM_PROBES)]
     texts = []
     for text in found:
-        with suppress(ValueError):  # what is broken is told by who parses the file
+        with suppress(ValueError):  # whoever parses the file reports what is broken
             texts.append(str(json.loads(text)))
     return texts
 

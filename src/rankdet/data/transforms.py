@@ -1,4 +1,4 @@
-"""Geometry of the training images: one plan is drawn per sample, and image, boxes and masks all follow it.
+"""Geometry of training images: one placement is drawn for each sample, and image, boxes and masks follow it.
 
 Legend: G objects of an image. Sizes are (height, width) in pixels.
 """
@@ -99,9 +99,9 @@ class Placement:
     before, after
         (height, width) in pixels.
     horizontal_flip, vertical_flip
-        Whether it is mirrored.
+        Whether the image is mirrored.
     window
-        The part that is shown; None: the whole image.
+        The part of the image that is shown; None: all of it.
     fill
         Color of the window where it goes beyond the image, rounded to whole numbers.
     """
@@ -135,16 +135,16 @@ class Placement:
     def boxes(self, boxes: Tensor) -> Tensor:
         """The placed boxes, clipped to the image: (G, 4) float32 xyxy in and out."""
         if self.window is not None:
-            # What lies beyond the image shall not come to lie on the canvas around it.
+            # Clipped first: what lies beyond the image must not appear on the canvas around it.
             boxes = self._clipped(boxes) - boxes.new_tensor([self.window.left, self.window.top] * 2)
         if self.shown.size != self.after:
             boxes = boxes * boxes.new_tensor(self._scale() * 2)
-        # Wrapped, so that the flips and the clipping know what they are given.
+        # Wrapped, so that flips and clipping treat them as boxes.
         wrapped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=self.after)
         return F.clamp_bounding_boxes(self._flip(wrapped)).as_subclass(Tensor)
 
     def masks(self, masks: Tensor) -> Tensor:
-        """The placed masks (G, h, w) bool of masks of the image; size ``before``."""
+        """The placed masks, (G, h, w) bool, of masks of size ``before``."""
         if self.window is not None:
             masks = self.window.cut(masks, torch.tensor(False))
         if tuple(masks.shape[-2:]) != self.after:
@@ -153,7 +153,7 @@ class Placement:
         return self.flipped(masks)
 
     def flipped(self, masks: Tensor) -> Tensor:
-        """Masks (G, h, w) of size ``after`` that only have to be flipped: rasterized from :meth:`unflipped` points."""
+        """Flipped masks (G, h, w) of size ``after``, of masks that were rasterized from :meth:`unflipped` points."""
         return self._flip(masks).contiguous()
 
     def unflipped(self, points: Tensor) -> Tensor:
@@ -226,9 +226,9 @@ class Transforms:
         Parameters
         ----------
         size
-            Of the image.
+            (height, width) of the image in pixels.
         boxes
-            (G, 4) its objects, xyxy in pixels, which a crop looks at; None: there are none.
+            (G, 4) boxes of its objects, xyxy in pixels, which a crop depends on; None where there are none.
         """
         # Three numbers are drawn in any case, and first: the flips of a seed depend on nothing else.
         choice, horizontal, vertical = torch.rand(3, dtype=torch.float64).tolist()

@@ -1,4 +1,4 @@
-"""Which annotations a detector learns from: sound records that are left out all the same, each with its reason.
+"""The annotations that a detector learns from: which sound records are left out, and why.
 
 Legend: A annotations.
 """
@@ -51,20 +51,13 @@ def unlearnable(truth: GroundTruth, masks: bool = False, drop_degenerate: bool =
     is_flat = (truth.boxes[:, 2:] == 0).any(axis=1)
     for row in np.flatnonzero(is_flat).tolist():
         severity: Literal["error", "warning"] = "warning" if drop_degenerate else "error"
-        findings.append(Finding(severity, truth.source, annotation(truth, row), f"{box(truth, row)} has no area"))
+        findings.append(Finding(severity, truth.source, truth.name_of(row), f"{shown_box(truth, row)} has no area"))
     if masks:
         for row in np.flatnonzero(truth.has_empty_mask & ~truth.is_crowd & ~is_flat).tolist():
-            findings.append(
-                Finding("error", truth.source, annotation(truth, row), "the RLE of the segmentation is empty")
-            )
+            findings.append(Finding("error", truth.source, truth.name_of(row), "the RLE of the segmentation is empty"))
     return findings
 
 
-def annotation(truth: GroundTruth, row: int) -> str:
-    """The name of an annotation in messages."""
-    return f"annotation {truth.annotation_ids[row]}"
-
-
-def box(truth: GroundTruth, row: int) -> str:
+def shown_box(truth: GroundTruth, row: int) -> str:
     """The box of an annotation in messages, as its file has it."""
     return f"box [{', '.join(f'{value:.9g}' for value in truth.boxes[row].tolist())}]"

@@ -1,4 +1,4 @@
-"""Detections and ground truth → numbers: AP of COCO and LVIS, oLRP with its optimal thresholds, ranking quality."""
+"""Numbers of detections: AP of COCO and LVIS, oLRP with its optimal thresholds, rank correlation."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def evaluate(
 ) -> Metrics:
     """Measure detections against a data set of COCO or LVIS.
 
-    A data set whose images have ``neg_category_ids`` is one of LVIS and measured by its rules: an image says which
-    classes were looked for, and only their detections count in it.
+    A data set whose images have ``neg_category_ids`` is one of LVIS and measured by its rules: an image lists the
+    classes that were looked for, and only their detections count in it.
 
     Parameters
     ----------

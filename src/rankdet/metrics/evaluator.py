@@ -41,7 +41,7 @@ class Comparison(NamedTuple):
 
     @property
     def federation(self) -> Federation | None:
-        """What LVIS says beyond COCO, whose rules hold then; None for COCO."""
+        """What LVIS has beyond COCO, and its rules then hold; None for COCO."""
         return self.ground_truth.federation
 
     def evaluator(self) -> COCOeval:
@@ -52,7 +52,7 @@ class Comparison(NamedTuple):
 def compare(ground_truth: GroundTruth, results: Results, iou_type: IouType, max_detections: int) -> Comparison:
     """Load both into the evaluator.
 
-    A missing area of an object is that of its box, or of its mask where masks are compared. LVIS knows no crowds.
+    A missing area of an object is that of its box, or of its mask where masks are compared. LVIS has no crowds.
     Where masks are compared, the area of a detection is that of its mask, or, as in pycocotools, that of its box if it
     has one.
 
@@ -106,9 +106,7 @@ def _code(truth: GroundTruth, row: int) -> dict[str, Any]:
     """The run lengths of an annotation."""
     segmentation = truth.segmentation(row)
     if segmentation is None:  # of a crowd, which no detector learns from, but which is measured by
-        raise InputError(
-            f"{truth}: annotation {truth.annotation_ids[row]}: has no segmentation, but masks are compared"
-        )
+        raise InputError(f"{truth}: {truth.name_of(row)}: has no segmentation, but masks are compared")
     return to_rle(segmentation, truth.size(int(truth.images[row])))
 
 

@@ -61,10 +61,10 @@ def optimal_lrp(scores: NDArray[np.float64], ious: NDArray[np.float64], ground_t
     .. math:: \mathrm{LRP}(s) = \frac{\sum_{\mathrm{TP}} (1 - \mathrm{IoU}) / (1 - \tau) + \mathrm{FP} + \mathrm{FN}}
               {\mathrm{TP} + \mathrm{FP} + \mathrm{FN}}, \qquad \mathrm{oLRP} = \min_s \mathrm{LRP}(s)
 
-    Cut-offs lie between distinct scores only: a threshold keeps or drops all detections of one score together, so a
-    cut inside a tie is one that nobody can apply, and its value would depend on the order of the images. Cuts
-    without a true positive have the error 1, which no other cut exceeds, and are left out of the search. Of several
-    optimal cuts the one with the highest threshold is taken.
+    Cut-offs lie between distinct scores only. A threshold keeps or drops all detections of one score together, so
+    nobody can apply a cut inside a tie, and its value would depend on the order of the images. Cuts without a true
+    positive have the error 1, which no other cut exceeds, and are left out of the search. Of several optimal cuts the
+    one with the highest threshold is taken.
 
     Parameters
     ----------

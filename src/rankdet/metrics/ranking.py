@@ -1,6 +1,6 @@
 """How well scores order detections: rank correlation.
 
-Legend: P pairs, of the score and the localization quality (IoU) of a positive, say.
+Legend: P pairs of numbers, such as the score and the localization quality (IoU) of a positive.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def spearman_correlation(first: Values, second: Values) -> float:
     Raises
     ------
     ValueError
-        When the two are no vectors of one length.
+        When the two are not vectors of one length.
 
     Examples
     --------
