@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rankdet.inference.detections import Detections
+    from rankdet.inference.evaluation import evaluate
     from rankdet.inference.loading import load
     from rankdet.inference.model import Model
     from rankdet.recipes import RECIPES, Recipe, load_recipe
@@ -25,6 +26,7 @@ _MODULES = {
     "Model": "rankdet.inference.model",
     "Recipe": "rankdet.recipes",
     "TrainedRun": "rankdet.training.running",
+    "evaluate": "rankdet.inference.evaluation",
     "load": "rankdet.inference.loading",
     "load_recipe": "rankdet.recipes",
     "train": "rankdet.training.running",
@@ -40,6 +42,7 @@ __all__ = [
     "Recipe",
     "TrainedRun",
     "__version__",
+    "evaluate",
     "load",
     "load_recipe",
     "train",

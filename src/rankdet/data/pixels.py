@@ -47,7 +47,7 @@ def to_pixels(image: ImageLike, name: str = "image", upright: bool = True) -> Te
     torch.Size([3, 40, 60])
     >>> to_pixels(torch.zeros(40, 60))
     Traceback (most recent call last):
-    rankdet.structures.InputError: image: a tensor of shape (40, 60), not (3, H, W)
+    rankdet.structures.errors.InputError: image: a tensor of shape (40, 60), not (3, H, W)
     """
     if isinstance(image, str | PathLike):
         return decode(Path(image), follow_exif=upright)

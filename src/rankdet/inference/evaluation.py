@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rankdet.coco import Results, category_difference
+from rankdet.coco import GroundTruthSource, Results, ResultsSource, category_difference
 from rankdet.data import CocoDataset, build_test_loader
+from rankdet.data.own import MapDataset, from_map_dataset
 from rankdet.inference.model import Model
 from rankdet.inference.ranking_quality import ranking_quality
-from rankdet.metrics import evaluate
+from rankdet.metrics import evaluate as measure
+from rankdet.metrics.evaluator import IouType
 from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.runs.folder import output_folder, write_json
 from rankdet.runs.processes import World
@@ -33,6 +36,79 @@ class Evaluation(NamedTuple):
 
     metrics: dict[str, Any]
     detections: list[dict[str, Any]]
+
+
+def evaluate(
+    found: Model | ResultsSource,
+    data: str | PathLike[str] | CocoDataset | MapDataset | GroundTruthSource,
+    *,
+    split: str = "val",
+    iou_type: IouType = "bbox",
+    out: str | PathLike[str] | None = None,
+    ranking: bool = False,
+) -> dict[str, Any]:
+    """Measure AP and oLRP of a model on images, or of detections that someone has made already.
+
+    Parameters
+    ----------
+    found
+        A model, or detections: a file of COCO results, or its records.
+    data
+        For a model a data folder, or a data set; for detections an annotation file, or its content.
+    split
+        The split of a data folder.
+    iou_type
+        What is compared of detections: boxes ``"bbox"`` or masks ``"segm"``. Of a model all that it finds is measured.
+    out
+        A folder to write evaluation.json into, for a model also detections.json; None: nothing is written.
+    ranking
+        Whether to measure of a model, too, how well the scores of its last head's positives are ordered; needs a data
+        folder.
+
+    Returns
+    -------
+    dict
+        See `rankdet.metrics.evaluate`. The numbers of the masks of a model are its entry ``masks``, those of the
+        ranking its entry ``ranking``.
+
+    Raises
+    ------
+    InputError
+        When something is missing or broken, or the categories of model and data differ.
+    """
+    folder = None if out is None else Path(out)
+    if isinstance(found, Model):
+        if isinstance(data, str | PathLike):
+            metrics = evaluate_on_folder(found, Path(data), split, out=folder, ranking=ranking)
+        else:
+            metrics = _evaluate_on(found, data, folder)  # type: ignore[arg-type]
+        return metrics or {}  # this process is the main one
+    if isinstance(found, str | PathLike) and (Path(found).is_dir() or Path(found).suffix == ".pt"):
+        raise InputError(f"{found} is no file of detections; for a model, evaluate(rankdet.load({str(found)!r}), data)")
+    with nullcontext() if folder is None else output_folder(folder):
+        metrics = dict(measure(data, found, iou_type))  # type: ignore[arg-type]
+        if folder is not None:
+            write_json(folder / "evaluation.json", metrics)
+    return metrics
+
+
+def _evaluate_on(model: Model, data: CocoDataset | MapDataset, out: Path | None) -> dict[str, Any]:
+    """Measure a model on a data set, prepared as the model does; workers are for data folders."""
+    if isinstance(data, CocoDataset):
+        dataset = data.with_transforms(model.transforms)
+    else:
+        has_masks = "masks" in data[0][1]
+        dataset = from_map_dataset(data, "data", model.names, model.transforms, measure_masks=has_masks)
+    if [name for _, name in dataset.categories] != model.names:
+        raise InputError(f"the classes of the data are {dataset.ground_truth.names}, those of the model {model.names}")
+    with nullcontext() if out is None else output_folder(out):
+        evaluation = evaluate_model(model, dataset, workers=0)
+        if evaluation is None:  # World.alone is the main process
+            raise RuntimeError("an evaluation by one process has no result")
+        if out is not None:
+            write_json(out / "detections.json", evaluation.detections)
+            write_json(out / "evaluation.json", evaluation.metrics)
+    return evaluation.metrics
 
 
 def evaluate_model(
@@ -71,11 +147,11 @@ def evaluate_model(
     if not world.is_main:
         return None
     found = Results.joined(gathered)
-    metrics: dict[str, Any] = {**evaluate(dataset.ground_truth, found, max_detections=model.max_detections)}
+    metrics: dict[str, Any] = {**measure(dataset.ground_truth, found, max_detections=model.max_detections)}
     if found.masks is not None:
         # Without boxes, for the evaluator would take the sizes of the detections from these.
         masks = replace(found, boxes=None)
-        metrics |= {"masks": evaluate(dataset.ground_truth, masks, "segm", max_detections=model.max_detections)}
+        metrics |= {"masks": measure(dataset.ground_truth, masks, "segm", max_detections=model.max_detections)}
     return Evaluation(metrics, found.records())
 
 
@@ -111,7 +187,7 @@ def evaluate_on_folder(
         into. No process is left waiting.
     """
     if model.origin is None:
-        raise InputError("the model has no recipe that names the format of its data; evaluate it with evaluate_model")
+        raise InputError("the model has no recipe that names the format of the folder; give a data set in its place")
     recipe, world = model.origin.recipe, world or World.alone(model.device)
     with ExitStack() as stack:
         with world.together():

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from rankdet.runs.folder import make_folder, write_json, write_text
+from rankdet.runs.processes import DIVERGED
 from rankdet.runs.signals import StopRequest
-from rankdet.structures import DivergenceError
 
 from .experiments import Trial
 from .processes import Launch, Process, describe_status, last_words, start_process, take_lock
@@ -187,7 +187,7 @@ class Harness:
         self._progress.remove_task(job.bar)
         trial, status = job.task.trial, job.process.poll()
         output = trial.run.folder / "output.txt"
-        if status == DivergenceError.exit_status and job.task.is_training:
+        if status == DIVERGED and job.task.is_training:
             write_text(trial.divergence, f"{last_words(output)}\n")
             self._say(f"{label}: diverged: {last_words(output)}")
         elif status != 0:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from rankdet.structures import InputError
 
 T = TypeVar("T")
+DIVERGED = 3
+"""Exit status of a training whose loss or weights are no longer finite."""
 ELSEWHERE = "another process stopped; see its message"
 
 

@@ -68,6 +68,7 @@ def train(
     classes: Sequence[str] | None = None,
     optimizer: Optimizer | Callable[[list[dict[str, Any]]], Optimizer] | None = None,
     callbacks: Sequence[Callback] = (),
+    trust: bool = False,
     console: Console | None = None,
 ) -> TrainedRun:
     """Train a detector; under ``torchrun``, with all its processes.
@@ -105,6 +106,8 @@ def train(
         the schedule of the recipe multiplies.
     callbacks
         Objects to report to, with the methods of `rankdet.training.callbacks.Callback`.
+    trust
+        Whether the checkpoint of ``weights`` may import what its recipe names by import path, which runs its code.
     console
         Where the main process writes; None: the standard output.
 
@@ -123,7 +126,7 @@ def train(
     with _caller_undisturbed(), joined_world(resolved.runtime.device) as world, StopRequest() as stop:
         if resolved.runtime.threads is not None:
             torch.set_num_threads(resolved.runtime.threads)
-        training, state = _prepared(resolved, run, world, parts, is_new=resume is None)
+        training, state = _prepared(resolved, run, world, parts, is_new=resume is None, trust=trust)
         # One bar is enough; the others may still have something to report.
         console = console or Console()
         own_console = console if world.is_main else Console(file=console.file, force_terminal=False)
@@ -179,7 +182,7 @@ def _quoted(value: Any) -> str:
 
 
 def _prepared(
-    recipe: Recipe, run: Run, world: World, parts: Parts, is_new: bool
+    recipe: Recipe, run: Run, world: World, parts: Parts, is_new: bool, trust: bool
 ) -> tuple[Training, dict[str, Any] | None]:
     """The training, the checkpoint that it goes on from, and a folder to write into."""
     # Every process has looked into the folder and at the data before anything is written.
@@ -188,7 +191,7 @@ def _prepared(
             run.check_is_new()
         # A run that was stopped before its first checkpoint begins again.
         state = None if is_new or not run.checkpoints() else load_checkpoint(run.latest_checkpoint(), FOR_TRAINING)
-        training = Training(recipe, world, is_new=state is None, parts=parts)
+        training = Training(recipe, world, is_new=state is None, parts=parts, trust=trust)
         if state is not None:
             training.check_fits(state, run.latest_checkpoint())
     with world.together():

@@ -60,6 +60,8 @@ class Training:
         Whether training begins; a run that is resumed brings its own weights.
     parts
         The caller's own parts; the recipe fills the rest.
+    trust
+        Whether the checkpoint that training starts from may import what its recipe names by import path.
 
     Raises
     ------
@@ -67,7 +69,9 @@ class Training:
         When data or weights are missing or broken, or a part does not fit.
     """
 
-    def __init__(self, recipe: Recipe, world: World, is_new: bool = True, parts: Parts | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, world: World, is_new: bool = True, parts: Parts | None = None, trust: bool = False
+    ) -> None:
         self.recipe, self.world, self.parts = recipe, world, parts or Parts()
         own = self.parts.network
         with_masks = recipe.detector.has_masks if own is None else bool(getattr(own, "has_masks", False))
@@ -79,7 +83,7 @@ class Training:
         categories = self.dataset.categories
         network = own or recipe.detector.build(len(categories), pretrained=recipe.weights is None)
         if recipe.weights is not None and is_new:
-            weights, self.start = starting_weights(recipe, network, categories, recipe.weights)
+            weights, self.start = starting_weights(recipe, network, categories, recipe.weights, trust)
             network.load_state_dict(weights)
         self.model = build_model(recipe, network, categories, world.device)
         self.num_images = recipe.data.batch_size * world.size * recipe.runtime.accumulation

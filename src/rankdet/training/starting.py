@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rankdet.heads import BoxCoder
-from rankdet.recipes import Recipe, validated
+from rankdet.inference.loading import recipe_of
+from rankdet.recipes import Recipe
 from rankdet.runs.checkpoint import FOR_DETECTION, load_checkpoint
 from rankdet.runs.folder import find_checkpoint
 from rankdet.structures import InputError
@@ -20,24 +21,26 @@ MOST_NAMED = 12
 
 
 def starting_weights(
-    recipe: Recipe, detector: nn.Module, categories: Sequence[tuple[int, str]], path: Path
+    recipe: Recipe, network: nn.Module, categories: Sequence[tuple[int, str]], path: Path, trust: bool = False
 ) -> tuple[dict[str, Tensor], str]:
-    """The weights that a detector starts from, and in words where they come from.
+    """The weights that a network starts from, and in words where they come from.
 
-    What a checkpoint and the detector have in common is taken over. What the detector has beside it, or in another
-    shape, keeps its random start, and so do layers with an entry for each class where the categories are others. Where
-    the two recipes code boxes with other stds, the last layer of boxes is scaled, so that it gives the same boxes.
+    Tensors that the checkpoint and the network have in common are taken over. Others keep their random start, and so
+    do layers with an entry for each class where the categories differ. Where the two recipes code boxes with other
+    stds, the last layer of boxes is scaled, so that it gives the same boxes.
 
     Parameters
     ----------
     recipe
-        Of the detector.
-    detector
-        What the recipe builds for these categories.
+        What is trained.
+    network
+        The detector that the recipe builds for these categories, or a network of the caller's.
     categories
-        Of the data set, by label.
+        Pairs (id, name) of the data set, by label.
     path
         A checkpoint, or a run folder.
+    trust
+        Whether the checkpoint may import what its recipe names by import path.
 
     Raises
     ------
@@ -46,14 +49,14 @@ def starting_weights(
     """
     path = find_checkpoint(path)
     state = load_checkpoint(path, FOR_DETECTION)
-    other = validated(state["recipe"], f"recipe in {path}")
-    own = detector.state_dict()
+    own = network.state_dict()
     by_class = set()
-    with torch.device("meta"):  # no memory, no random numbers
-        before = other.detector.build(len(state["categories"]), pretrained=False)
-        wider = recipe.detector.build(len(categories) + 1, pretrained=False).state_dict()
     if [tuple(category) for category in state["categories"]] != list(categories):
-        by_class = {name for name, value in own.items() if wider[name].shape != value.shape}
+        # A layer has an entry for each class where its shape changes with their number. The device "meta" takes neither
+        # memory nor random numbers.
+        with torch.device("meta"):
+            wider = recipe.detector.build(len(categories) + 1, pretrained=False).state_dict()
+        by_class = {name for name, value in own.items() if name in wider and wider[name].shape != value.shape}
     found = {
         name: value
         for name, value in state["detector"].items()
@@ -66,7 +69,12 @@ def starting_weights(
             f"weights {path} do not fit: {len(strange)} tensors of the backbone of recipe {recipe.name} are not in it "
             f"or have another shape, the first is {strange[0]}"
         )
-    started = own | found | _rescaled(found, before, detector)
+    scaled: dict[str, Tensor] = {}
+    if "network" not in state["parts"]:
+        with torch.device("meta"):  # to see how it codes boxes
+            before = recipe_of(state, path, trust).detector.build(len(state["categories"]), pretrained=False)
+        scaled = _rescaled(found, before, network)
+    started = own | found | scaled
     unused = [name for name in state["detector"] if name not in own]
     text = f"weights of {path}: {len(found)} tensors{_listed('start anew', fresh)}{_listed('not used', unused)}"
     return started, text
@@ -82,7 +90,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def _rescaled(found: Mapping[str, Tensor], before: nn.Module, after: nn.Module) -> dict[str, Tensor]:
-    """Regressors of the parts that code boxes with other stds, four rows for each box."""
+    """The regressors of the parts that code boxes with other stds, four rows for each box, in those of ``after``."""
     parts = dict(before.named_modules())
     scaled = {}
     for part, module in after.named_modules():

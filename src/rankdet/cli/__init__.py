@@ -1,0 +1,86 @@
+"""The command line. torch is imported inside of the commands that need it, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import Annotated, NoReturn
+
+import typer
+
+from rankdet import __version__
+from rankdet.cli import data, experiments, models
+
+app = typer.Typer(
+    help="Object detectors trained with ranking-based losses.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(models.train)
+app.command()(models.evaluate)
+app.command()(models.detect)
+app.command(name="import")(models.import_foreign)
+app.command()(data.doctor)
+app.command()(experiments.reproduce)
+app.command(name="list")(experiments.list_recipes)
+app.command()(experiments.show)
+app.command()(data.make_shapes)
+app.command()(experiments.demo)
+
+
+def main() -> None:
+    """Run a command; bad input becomes one line on standard error and exit status 2, or 3 where training diverged."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal need not know every character of a file name
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except SystemExit as status:
+        if isinstance(status.__context__, BrokenPipeError):
+            _end_of_pipe()
+        raise
+    except BrokenPipeError:
+        _end_of_pipe()
+    except (OSError, ValueError) as error:
+        from rankdet.runs.processes import DIVERGED
+        from rankdet.structures import DivergenceError, InputError
+
+        if not isinstance(error, OSError | InputError):
+            raise
+        print(f"rankdet: error: {_process()}{' '.join(str(error).split())}", file=sys.stderr)
+        if isinstance(error, OSError):
+            _discard_output()
+        sys.exit(DIVERGED if isinstance(error, DivergenceError) else 2)
+
+
+def _end_of_pipe() -> NoReturn:
+    """The reader of the output has gone, as ``head`` does: nothing to complain about."""
+    _discard_output()
+    sys.exit(141)
+
+
+def _discard_output() -> None:
+    """What is still buffered cannot be written: Python must not try once more at its end."""
+    with suppress(io.UnsupportedOperation):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _process() -> str:
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" else f"process {rank}: "
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit

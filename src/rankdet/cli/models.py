@@ -1,0 +1,154 @@
+"""Commands that train, measure and use models."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from rankdet.cli.options import Changes, DataFolder, Device, Trust
+from rankdet.cli.printing import print_evaluation
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A name of `rankdet list`, or a YAML file.")] = None,
+    changes: Changes = None,
+    data: DataFolder = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint, or a run folder, whose weights training starts from.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
+    trust: Trust = False,
+) -> None:
+    """Train a detector. Under torchrun, with all its processes."""
+    from rankdet.structures import InputError
+    from rankdet.training.running import train as run_training
+
+    if resume is not None and any(option is not None for option in (recipe, changes, data, out, weights)):
+        raise InputError(
+            "--resume takes the run's own recipe: give neither RECIPE nor fields, --data, --out, --weights"
+        )
+    if resume is None and recipe is None:
+        raise InputError("name a RECIPE (`rankdet list` shows them), or --resume RUN")
+    run = run_training(recipe, data=data, out=out, changes=changes or [], weights=weights, resume=resume, trust=trust)
+    if is_main_process():
+        if run.signal is not None:
+            print(f"stopped by signal {run.signal}; go on with: rankdet train --resume {run.folder}")
+        else:
+            if run.metrics is not None:
+                print_evaluation(Console(), run.metrics)
+            print(f"run folder: {run.folder}")
+    if run.signal is not None:
+        raise typer.Exit(128 + run.signal)
+
+
+def evaluate(
+    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint, or a run folder.")] = None,
+    data: DataFolder = None,
+    split: Annotated[str, typer.Option(help="Split of the data folder.")] = "val",
+    detections: Annotated[Path | None, typer.Option(help="COCO results, instead of a checkpoint.")] = None,
+    ground_truth: Annotated[Path | None, typer.Option(help="COCO annotations for --detections.")] = None,
+    iou_type: Annotated[Literal["bbox", "segm"], typer.Option(help="Boxes, or masks of --detections.")] = "bbox",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for evaluation.json and detections.json; the run folder by default.")
+    ] = None,
+    ranking: Annotated[
+        bool, typer.Option("--ranking", help="Measure too how well scores order the positives by their IoU.")
+    ] = False,
+    thresholds: Annotated[
+        bool, typer.Option("--thresholds/--no-thresholds", help="Store LRP-optimal thresholds in the checkpoint.")
+    ] = True,
+    device: Device = "auto",
+    trust: Trust = False,
+) -> None:
+    """Measure AP and oLRP of a checkpoint on a data folder, of boxes and masks, or of a detections file."""
+    from rankdet.inference.evaluation import evaluate as measure
+    from rankdet.structures import InputError
+
+    if detections is not None or ground_truth is not None:
+        if checkpoint is not None or data is not None or detections is None or ground_truth is None:
+            raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
+        if is_main_process():  # there is nothing to share among processes
+            print_evaluation(Console(), measure(detections, ground_truth, iou_type=iou_type, out=out))
+            if out is not None:
+                print(f"written: {out / 'evaluation.json'}")
+        return
+    if checkpoint is None or data is None:
+        raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
+    if iou_type != "bbox":
+        raise InputError("--iou-type segm is for --detections: of a checkpoint all that it finds is measured")
+    from rankdet.inference.evaluation import evaluate_on_folder, optimal_thresholds, store_thresholds
+    from rankdet.inference.loading import load
+    from rankdet.runs.folder import find_checkpoint
+    from rankdet.runs.processes import joined_world
+
+    with joined_world(device) as world:
+        with world.together():
+            path = find_checkpoint(checkpoint)
+            model = load(path, world.device, trust=trust)
+        folder = out or _folder_of(path)
+        metrics = evaluate_on_folder(model, data, split, world, folder, ranking)
+    if metrics is None:
+        return
+    print_evaluation(Console(), metrics)
+    print(f"written: {folder / 'evaluation.json'}, {folder / 'detections.json'}")
+    if not thresholds:
+        return
+    try:
+        store_thresholds(model, optimal_thresholds(metrics))
+        print(f"thresholds stored in {path}")
+    except InputError as error:
+        print(f"rankdet: warning: thresholds not stored: {error}", file=sys.stderr)
+
+
+def _folder_of(checkpoint: Path) -> Path:
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def detect(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for annotated images and detections.json.")] = Path("detections"),
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Draw from this score on; by default from each class's LRP-optimal threshold."),
+    ] = None,
+    device: Device = "auto",
+    trust: Trust = False,
+) -> None:
+    """Detect objects: annotated images and COCO JSON, with masks where the detector finds them."""
+    from rankdet.inference.drawing import detect_and_draw
+    from rankdet.runs.processes import joined_world
+
+    with joined_world(device) as world:
+        written = detect_and_draw(checkpoint, images, out, threshold, world.device, report=print, trust=trust)
+    print(f"written: {written}")
+
+
+def import_foreign(
+    checkpoint: Annotated[Path, typer.Argument(help="A file of mmdetection or torchvision.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="A name of `rankdet list`, or a YAML file; by default one is found that fits.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder in COCO format: the checkpoint gets its categories, matched by name.")
+    ] = None,
+) -> None:
+    """Turn a checkpoint of mmdetection or torchvision into one to evaluate, detect with and train on."""
+    from rankdet.importing import import_checkpoint
+
+    imported = import_checkpoint(checkpoint, out, recipe, data)
+    print("\n".join(imported.describe()))
+    print(f"written: {out}")
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for all those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
