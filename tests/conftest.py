@@ -51,12 +51,12 @@ TINY = {
 
 @pytest.fixture
 def shared() -> Callable[..., Path]:
-    """The path of a file of the shared material beside the checkout; the test is skipped where it is absent."""
+    """Finds a file of larger test material beside the checkout; the test is skipped without it."""
 
     def find(*parts: str) -> Path:
         path = SHARED.joinpath(*parts)
         if not path.exists():
-            pytest.skip(f"needs ../shared/{'/'.join(parts)}, which is not beside this checkout")
+            pytest.skip(f"needs {'/'.join(parts)}, which is not part of this repository")
         return path
 
     return find

@@ -84,7 +84,7 @@ def _ellipses(boxes: Tensor, rows: int, columns: int) -> Tensor:
 def read_batch(resize: KeepRatio | FixedSize = SMALL) -> Batch:
     """Two genuine images of COCO, one of them in portrait format."""
     if GENUINE is None:
-        pytest.skip("needs ../shared/data/coco_free, which is not beside this checkout")
+        pytest.skip("needs photographs of COCO (data/coco_free), which are not part of this repository")
     annotations = GENUINE / "annotations" / "instances_val2017.json"
     dataset = CocoDataset(annotations, GENUINE / "images" / "val2017", Transforms(resize), with_masks=True)
     shapes = ((2, dataset.aspect_ratios < 1), (3, dataset.aspect_ratios > 1))

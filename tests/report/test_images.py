@@ -53,7 +53,7 @@ def test_long_image_is_enlarged_within_bounds_and_never_shrunk(sides):
     assert max(drawn.shape) == max(4096, *sides)
 
 
-def test_box_is_drawn_in_the_colour_of_its_class_where_it_is():
+def test_box_is_drawn_in_the_color_of_its_class_where_it_is():
     drawn = draw_detections(gray(120, 160), found([[40, 50, 80, 100]], [0.9], [1]), NAMES)  # enlarged four times
     rows, columns = torch.nonzero(is_near(drawn, color_of(1)), as_tuple=True)
     assert 158 <= columns.min() <= 162
@@ -95,7 +95,7 @@ def test_true_objects_are_dashed_white_under_the_detections_and_named_without_th
     assert is_near(alone, color_of(2))[110:290, 99:102].any(dim=1).all()
 
 
-def test_mask_is_tinted_and_outlined_in_the_colour_of_its_class_and_nothing_else_is():
+def test_mask_is_tinted_and_outlined_in_the_color_of_its_class_and_nothing_else_is():
     boxes = torch.tensor([[100.0, 100, 300, 300]])
     scores = torch.zeros(1, 28, 28)
     scores[:, 7:21, 7:21] = 1.0  # rows and columns 150 to 250
@@ -141,7 +141,7 @@ def test_a_crowd_has_no_labels():
     assert is_near(drawn(60), color_of(0)).sum() > 2 * is_near(drawn(63), color_of(0)).sum()
 
 
-def test_a_class_has_one_colour_and_the_first_thirty_differ():
+def test_a_class_has_one_color_and_the_first_thirty_differ():
     colors = np.array([class_color(label) for label in range(30)])
     assert ((colors >= 0) & (colors <= 1)).all()
     distances = np.abs(colors[:, None] - colors[None]).sum(axis=2) + 9 * np.eye(30)
