@@ -106,13 +106,14 @@ class InstanceStage:
         with torch.no_grad():
             labels, matched = assign_by_overlap(self.assigner, outputs.anchors, targets, num_classes)
         is_positive = is_class(labels, num_classes)
-        # The one time that the host waits: with the numbers of all images, nothing else has to be asked for.
+        # The host waits once: with the number of positives of each image it need not ask for anything else.
         counts: list[int] = is_positive.view(len(targets), num_anchors).sum(dim=1).tolist()
         rows = torch.nonzero_static(is_positive, size=sum(counts)).squeeze(1)
         objects = torch.cat([target.boxes for target in targets])[matched[rows]]
         boxes, deltas = matched_boxes(
             outputs.deltas.flatten(0, 1)[rows], outputs.anchors.of_rows(rows), objects, self.coder
         )
+        # Masks of all positives, or of those that are drawn, cropped to the boxes of their objects.
         target_masks, maps = _targets(outputs, semantic, targets)
         drawn = [own.to(rows.device, non_blocking=True) for own in self._draw(counts)]
         masks = [
