@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
+import io
 import re
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+import torch
 
 from rankdet import losses
 from rankdet.recipes.schema.losses import Loss, MaskLoss
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CARDS = (DOCS / "losses.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"^```python\n(.*?)^```$", CARDS, re.DOTALL | re.MULTILINE)
 PARTS = {part.__name__ for union in (losses.BoxLoss, losses.MaskLoss, losses.Auxiliary) for part in get_args(union)}
 
 
 def signatures() -> dict[str, ast.FunctionDef]:
     """The signatures in the plain blocks of the cards."""
     found = {}
-    for block in re.findall(r"^```\n(.*?)^```$", CARDS, re.DOTALL | re.MULTILINE):
+    plain = re.sub(r"^```python\n.*?^```$", "", CARDS, flags=re.DOTALL | re.MULTILINE)
+    for block in re.findall(r"^```\n(.*?)^```$", plain, re.DOTALL | re.MULTILINE):
         for text in re.split(r"\n(?=\w)", block.strip()):
             (node,) = ast.parse(f"def {text}: ...").body
             assert isinstance(node, ast.FunctionDef)
@@ -68,6 +73,41 @@ def test_every_loss_has_a_card() -> None:
     }
     assert public <= {*signatures(), *PARTS}
     assert all(f"{name}(" in CARDS for name in PARTS)
+
+
+@pytest.fixture(scope="module")
+def left() -> tuple[dict[str, Any], list[str]]:
+    """The names that the page's blocks of Python leave behind, and the lines that they print."""
+    names: dict[str, Any] = {}
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for block in PYTHON:
+            exec(compile(block, DOCS / "losses.md", "exec"), names)
+    return names, printed.getvalue().splitlines()
+
+
+def test_the_blocks_of_the_page_print_what_it_says(left: tuple[dict[str, Any], list[str]]) -> None:
+    assert left[1] == re.findall(r"^print\(.*\)  # (.*)$", "".join(PYTHON), re.MULTILINE) == ["True", "True"]
+
+
+@pytest.mark.parametrize("delta", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_exact_algorithm_of_the_page_is_that_of_the_package(
+    delta: float, seed: int, left: tuple[dict[str, Any], list[str]]
+) -> None:
+    """In forty lines; on a grid of logits, so that many are equal and many lie on the edges of cells."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = (20 * torch.randn(2000, generator=generator, dtype=torch.float64)).round() / 10
+    targets = torch.randint(-1, 2, logits.shape, generator=generator) * torch.rand(logits.shape, generator=generator)
+    targets = targets.double().where(torch.rand(logits.shape, generator=generator) < 0.1, 0)
+    targets = targets.where(targets >= 0, -1)
+    ranking, sorting, gradient = left[0]["exact_rank_sort"](logits, targets, delta)
+    logits.requires_grad_()
+    loss = losses.rank_sort_loss(logits, targets, delta)
+    (loss.ranking + loss.sorting).backward()
+    torch.testing.assert_close((ranking, sorting), tuple(loss), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradient, logits.grad, rtol=1e-9, atol=1e-12)
+    assert len([line for line in PYTHON[0].splitlines() if line]) <= 45
 
 
 def test_every_type_of_a_recipe_stands_on_a_card() -> None:

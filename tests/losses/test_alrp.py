@@ -60,7 +60,7 @@ def test_without_positives_both_parts_are_connected_zeros() -> None:
 
 
 def test_as_many_errors_as_positives_are_asked_for() -> None:
-    with pytest.raises(ValueError, match="4 positives among the targets but errors of shape"):
+    with pytest.raises(ValueError, match="4 positives among the targets but qualities of shape"):
         alrp_loss(LOGITS, TARGETS, ERRORS[:2])
     with pytest.raises(ValueError, match="1 positives among the labels"):
         alrp_loss_of_labels(torch.zeros(2, 1), torch.tensor([0, 1]), ERRORS)

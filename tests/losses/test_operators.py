@@ -25,15 +25,10 @@ from rankdet.losses import (
     rank_sort_loss,
     rank_sort_loss_of_labels,
 )
-from rankdet.losses.operators import (
-    Implementation,
-    RankedCandidates,
-    RankingOperator,
-    from_labels,
-    from_targets,
-    uses_triton,
-    without,
-)
+from rankdet.losses.operators import Implementation, RankingOperator, uses_triton
+from rankdet.losses.rank_sort import _without_zeros
+from rankdet.losses.roles import RankedCandidates, from_labels, from_targets
+from rankdet.structures import is_class
 
 Form = Literal["labels", "targets"]
 FORMS: list[Form] = ["labels", "targets"]
@@ -79,7 +74,7 @@ def evaluate(
     marks: Tensor | Sequence[Tensor],
     quality: Tensor,
     delta: float = 0.5,
-    implementation: Implementation | Literal["reference"] = "auto",
+    implementation: Implementation = "auto",
 ) -> Tensor:
     """(K,) values of a loss."""
     options = {"delta": delta, "implementation": implementation}
@@ -132,7 +127,7 @@ def marks_of(pool: Pool, form: Form) -> Tensor:
 def candidates_of(pool: Pool, sizes: Sequence[int], form: Form) -> tuple[RankedCandidates, Tensor]:
     levels, marks = leaves(pool.logits.split(list(sizes))), marks_of(pool, form).split(list(sizes))
     if form == "labels":
-        return from_labels(levels, marks, pool.quality), pool.quality
+        return from_labels(levels, marks, len(pool.quality)), pool.quality
     return from_targets(levels, marks)
 
 
@@ -165,15 +160,17 @@ def test_the_operator_is_as_torch_asks(
     arguments = detached, marks, *roles, own, ascending, weights, upstream, 0.5
     opcheck(torch.ops.rankdet.ranking_gradient.default, (*arguments, False, ""))
     if keeps:
-        opcheck(torch.ops.rankdet.ranking_gradient_.default, (found, *arguments, ""))
+        opcheck(torch.ops.rankdet.ranking_gradient_.default, (found, *arguments, False, ""))
 
 
 @pytest.mark.parametrize("labels", [[0, 4, -1, 2, -1], [4, 4], [-1], [1], []], ids=str)
 def test_the_operator_that_finds_rows_is_as_torch_asks(labels: list[int]) -> None:
     labels = torch.tensor(labels, dtype=torch.int64)
-    opcheck(torch.ops.rankdet.special_rows.default, (labels, 4))
-    positives, ignored = torch.ops.rankdet.special_rows(labels, 4)
-    assert positives.tolist() == [i for i, label in enumerate(labels) if 0 <= label < 4]
+    for mask in (is_class(labels, 4), labels < 0):
+        opcheck(torch.ops.rankdet.indices_of.default, (mask,))
+        assert torch.ops.rankdet.indices_of(mask).tolist() == mask.nonzero().squeeze(1).tolist()
+    _, _, (positives, ignored, _) = from_labels(torch.zeros(len(labels), 4), labels)
+    assert (positives // 4).tolist() == [i for i, label in enumerate(labels) if 0 <= label < 4]
     assert ignored.tolist() == [i for i, label in enumerate(labels) if label < 0]
 
 
@@ -393,15 +390,23 @@ def test_kernels_are_refused_where_they_would_lose_digits() -> None:
 
 @pytest.mark.parametrize("sizes", [[31], SIZES], ids=["one level", "levels"])
 def test_a_dropped_positive_is_a_negative_in_either_form_of_the_roles(sizes: list[int]) -> None:
-    """Indices say who is a positive where torch's operations compute, labels where the kernels do."""
+    """Indices name the positives where torch's operations compute, labels where the kernels do."""
     pool = draw(sizes)
     dropped = pool.quality < 0.5
-    candidates = without(from_labels(pool.logits.split(sizes), pool.labels.split(sizes), pool.quality), dropped)
-    rows = (pool.labels >= 0) & (pool.labels < C)
+    quality = pool.quality.masked_fill(dropped, 0)
+    labels, kept, kept_rows = _without_zeros(pool.logits.split(sizes), pool.labels.split(sizes), quality)
+    rows = is_class(pool.labels, C).nonzero().squeeze(1)
     expected = pool.labels.clone()
-    expected[rows.nonzero().squeeze(1)[dropped]] = C
-    assert torch.equal(torch.cat(candidates.marks), expected)
-    assert torch.equal(candidates.roles.positives // C, ((expected >= 0) & (expected < C)).nonzero().squeeze(1))
+    expected[rows[dropped]] = C
+    assert [len(level) for level in labels] == sizes
+    assert torch.equal(torch.cat(labels), expected)
+    assert torch.equal(kept, quality[~dropped])
+    assert torch.equal(kept_rows, rows[~dropped])
+    candidates = from_labels(pool.logits.split(sizes), labels)
+    assert torch.equal(candidates.roles.positives // C, kept_rows)
+    given = _without_zeros(pool.logits, pool.labels, quality, rows)
+    assert torch.equal(given[0][0], expected)
+    assert torch.equal(given[2], kept_rows)
 
 
 NUM_ABOVE = 200_000

@@ -381,7 +381,7 @@ def test_shapes_must_fit() -> None:
         rank_sort_loss_of_labels(torch.zeros(3), torch.zeros(3, dtype=torch.int64), torch.zeros(3))
     with pytest.raises(ValueError, match=r"must be \(M, C\) and \(M,\)"):
         rank_sort_loss_of_labels(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), torch.zeros(2))
-    with pytest.raises(ValueError, match="2 positives among the labels but numbers of shape"):
+    with pytest.raises(ValueError, match="2 positives among the labels but 3 qualities"):
         rank_sort_loss_of_labels(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.zeros(3))
     with pytest.raises(ValueError, match="delta must not be negative"):
         rank_sort_loss(torch.zeros(3), torch.zeros(3), -0.1)

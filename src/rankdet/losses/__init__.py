@@ -44,16 +44,19 @@ from rankdet.losses.bucketed import BucketedAPLoss, BucketedRankSortLoss, bucket
 from rankdet.losses.candidates import Positives, find_positives
 from rankdet.losses.checks import Levels
 from rankdet.losses.cross_entropy import SigmoidCrossEntropyLoss, SoftmaxCrossEntropyLoss
-from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss, soft_step, with_gradient
+from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
 from rankdet.losses.focal import FocalLoss, QualityFocalLoss, focal_loss, quality_focal_loss
+from rankdet.losses.gradients import with_gradient
 from rankdet.losses.localization import Overlap, box_overlap, dice_coefficient
 from rankdet.losses.mask_losses import DiceLoss, MaskCrossEntropyLoss, MaskLoss, mask_cross_entropy
 from rankdet.losses.normalizers import CountOrImages, CountPerImage, Normalizer, PositiveCount
-from rankdet.losses.operators import Implementation, RankingOperator, Ruling, from_labels, from_targets
+from rankdet.losses.operators import Implementation, RankingOperator, Values
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.quality import BinaryQuality, DiceQuality, IoUQuality, MeanQuality, Quality
 from rankdet.losses.rank_sort import RankSortLoss, RankSortValues, rank_sort_loss, rank_sort_loss_of_labels
+from rankdet.losses.ranking import Ruling
 from rankdet.losses.sorting import EPSILON, Window
+from rankdet.losses.steps import soft_step
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import (
     CenternessWeights,
@@ -122,6 +125,7 @@ __all__ = [
     "Sync",
     "Tasks",
     "ValueBalance",
+    "Values",
     "Weighting",
     "Window",
     "alrp_loss",
@@ -135,8 +139,6 @@ __all__ = [
     "error_driven_loss",
     "find_positives",
     "focal_loss",
-    "from_labels",
-    "from_targets",
     "mask_cross_entropy",
     "quality_focal_loss",
     "rank_sort_loss",

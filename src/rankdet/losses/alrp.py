@@ -8,31 +8,27 @@ Legend: M candidates, C classes, P positives, N negatives, s logits, E localizat
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rankdet.losses.balancing import Balancing, EpochBalance
-from rankdet.losses.candidates import Positives, find_positives, matched_pairs, task_counts
-from rankdet.losses.checks import Levels, check_alone, check_labels, check_targets, dense, whole
-from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss, prefix_sums, soft_step
-from rankdet.losses.operators import (
-    Implementation,
-    RankedCandidates,
-    RankingOperator,
-    Ruling,
-    from_labels,
-    from_targets,
-)
-from rankdet.losses.processes import Processes, Sync
+from rankdet.losses.candidates import Positives, check_sigmoid, find_positives, matched_pairs, task_counts
+from rankdet.losses.checks import Levels
+from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
+from rankdet.losses.operators import Implementation, RankingOperator, Values
+from rankdet.losses.processes import Processes, Sync, with_value
+from rankdet.losses.ranking import Ruling
 from rankdet.losses.sorting import Window
+from rankdet.losses.steps import prefix_sums, soft_step
 from rankdet.ranges import NonNegative, Range, checked
 from rankdet.structures import Candidates, LossOutput
 
 EPSILON = 1e-5
-"""A positive with no more than this above it hands out nothing (the authors' code)."""
+"""A positive with no more than this above it passes no gradient (the authors' code)."""
 
 
 class ALRPValues(NamedTuple):
@@ -51,7 +47,7 @@ def alrp_loss(
     *,
     sync: Sync = False,
     check: bool = False,
-    implementation: Implementation | Literal["reference"] = "auto",
+    implementation: Implementation = "auto",
 ) -> ALRPValues:
     r"""aLRP Loss of logits and of the localization errors of their positives.
 
@@ -115,17 +111,10 @@ def alrp_loss(
     >>> logits.grad, errors.grad
     (tensor([ 0.5000, -0.5000,  0.0000]), tensor([0.5000]))
     """
-    if check:
-        check_targets(logits, targets)
-    if implementation == "reference":
-        check_alone(sync)
-        return _reference(whole(logits), whole(targets), localization_errors, delta)
-    candidates, numbers = from_targets(logits, targets)
-    if not torch.compiler.is_compiling() and localization_errors.shape != numbers.shape:
-        raise ValueError(
-            f"{len(numbers)} positives among the targets but errors of shape {tuple(localization_errors.shape)}"
-        )
-    return _loss(candidates, localization_errors, delta, implementation, sync)
+    found = _ALRP.of_targets(
+        logits, targets, delta, localization_errors, sync=sync, check=check, implementation=implementation
+    )
+    return _parts(found, localization_errors, sync)
 
 
 def alrp_loss_of_labels(
@@ -136,7 +125,7 @@ def alrp_loss_of_labels(
     *,
     sync: Sync = False,
     check: bool = False,
-    implementation: Implementation | Literal["reference"] = "auto",
+    implementation: Implementation = "auto",
 ) -> ALRPValues:
     """aLRP Loss of classifiers: the same as :func:`alrp_loss`, without the dense (M, C) target.
 
@@ -162,61 +151,62 @@ def alrp_loss_of_labels(
     >>> alrp_loss_of_labels(logits, labels, torch.tensor([0.3]), delta=0)
     ALRPValues(classification=tensor(0.5000), localization=tensor(0.1500))
     """
-    if check:
-        check_labels(logits, labels)
-    if implementation == "reference":
-        check_alone(sync)
-        stacked, targets, _ = dense(logits, labels, localization_errors)
-        return _reference(stacked, targets, localization_errors, delta)
-    candidates = from_labels(logits, labels, localization_errors, implementation)
-    return _loss(candidates, localization_errors, delta, implementation, sync)
+    found = _ALRP.of_labels(
+        logits, labels, delta, localization_errors, sync=sync, check=check, implementation=implementation
+    )
+    return _parts(found, localization_errors, sync)
 
 
-def _loss(
-    candidates: RankedCandidates, errors: Tensor, delta: float, implementation: Implementation, sync: Sync
-) -> ALRPValues:
-    processes = Processes(sync)
-    values, (_, shares) = _ALRP(candidates, errors, delta, implementation, processes)
+def _parts(found: Values, errors: Tensor, sync: Sync) -> ALRPValues:
+    """The values of the operator, the second with the gradient of the localization errors."""
+    classification, localization = found.values
+    if found.per_positive is None:
+        return ALRPValues(classification, localization)
+    _, shares = found.per_positive
     # A part of a sum over all processes, whose gradient data-parallel training divides by their number.
-    part = (shares * errors).sum() * processes.size
-    return ALRPValues(values[0], (part + (values[1] - part.detach())).to(values.dtype))
+    part = (shares * errors).sum() * Processes(sync).size
+    return ALRPValues(classification, with_value(part, localization).to(classification.dtype))
 
 
 def _rule(logits: Tensor, errors: Tensor, false_positives: Tensor, delta: float) -> Ruling:
     count, own = len(logits), 0.5 if delta > 0 else 1.0
     ones_above, errors_above = Window(logits, delta).steps_above(torch.stack([torch.ones_like(logits), errors]))
     rank = ones_above + (1 - own) + false_positives
-    # The identity update hands on the localization errors above i, but for its own.
+    # The identity update passes on the localization errors above i, but for its own.
     is_active = ~(false_positives <= EPSILON)
-    handed = (false_positives + errors_above - own * errors) / rank * is_active
+    passed = (false_positives + errors_above - own * errors) / rank * is_active
     # E(k) counts for every i that stands at k or below it, so its share runs up from the lowest.
     shares = prefix_sums(1 / rank)[1:] / count
     return Ruling(
         values=torch.stack([(false_positives / rank).mean(), (shares * errors).sum()]),
-        own=torch.stack([-handed / count, torch.zeros_like(rank)]),
-        weights=torch.stack([torch.where(is_active, handed / false_positives, 0.0) / count, torch.zeros_like(rank)]),
-        told=torch.stack([rank, shares]),
+        positive_gradients=torch.stack([-passed / count, torch.zeros_like(rank)]),
+        weights=torch.stack([torch.where(is_active, passed / false_positives, 0.0) / count, torch.zeros_like(rank)]),
+        per_positive=torch.stack([rank, shares]),
     )
 
 
-_ALRP = RankingOperator("alrp", _rule, num_values=2, num_told=2)
+def _localization_recall_precision(pairs: Pairs) -> PrimaryTerms:
+    """The error of a positive, with that which it would have without negatives above it as its target."""
+    above = pairs.above.scatter(1, pairs.own[:, None], 1.0)  # the own term is 1
+    false = above * pairs.is_negative
+    rank = (above * (pairs.is_positive + pairs.is_negative)).sum(1)
+    error = (false.sum(1) + (above * pairs.is_positive) @ pairs.qualities) / rank
+    return PrimaryTerms(error, pairs.qualities[pairs.own] / rank, false, value=false.sum(1) / rank)
 
 
 def _reference(logits: Tensor, targets: Tensor, errors: Tensor, delta: float) -> ALRPValues:
-    """The equations as they stand, over all pairs: the yardstick of every faster form."""
+    """The equations as they are written, over all pairs: the yardstick of every faster form."""
+    classification = error_driven_loss(
+        logits, targets, _localization_recall_precision, delta, qualities=errors, epsilon=EPSILON
+    )
     flat, marks = logits.detach().reshape(-1), targets.reshape(-1)
-    dtype = torch.promote_types(flat.dtype, torch.float32)
     positives = (~(marks < 0) & (marks != 0)).nonzero().squeeze(1)
-    if errors.shape != positives.shape:
-        raise ValueError(f"{len(positives)} positives among the targets but errors of shape {tuple(errors.shape)}")
-    dense_errors = torch.zeros_like(flat, dtype=dtype).index_put((positives,), errors.detach().to(dtype))
-    classification = error_driven_loss(logits, targets, _definition(dense_errors), delta, epsilon=EPSILON)
     ranks = []
     negatives = flat[marks == 0]
     for i in positives:
         above = soft_step(flat[positives] - flat[i], delta) * (positives != i)
         ranks.append(1 + above.sum() + soft_step(negatives - flat[i], delta).sum())
-    localization = (errors.sum() * 0).to(dtype)
+    localization = (errors.sum() * 0).to(classification.dtype)
     best_first = flat[positives].flip(0).argsort(descending=True, stable=True)
     best_first = len(positives) - 1 - best_first
     for place, i in enumerate(best_first):
@@ -224,15 +214,7 @@ def _reference(logits: Tensor, targets: Tensor, errors: Tensor, delta: float) ->
     return ALRPValues(classification, localization)
 
 
-def _definition(errors: Tensor) -> Definition:
-    def definition(pairs: Pairs) -> PrimaryTerms:
-        above = pairs.above.scatter(1, pairs.own[:, None], 1.0)  # the own term is 1
-        false = above * pairs.is_negative
-        rank = (above * (pairs.is_positive + pairs.is_negative)).sum(1)
-        error = (false.sum(1) + (above * pairs.is_positive) @ errors) / rank
-        return PrimaryTerms(error, errors[pairs.own] / rank, false, value=false.sum(1) / rank)
-
-    return definition
+_ALRP = RankingOperator("alrp", _rule, _reference, num_values=2, num_per_positive=2, quality_range=(0.0, math.inf))
 
 
 @checked
@@ -286,7 +268,7 @@ class ALRPLoss(nn.Module):
         balancing: Balancing = EpochBalance(),
         sync: Sync = False,
         check: bool = False,
-        implementation: Implementation | Literal["reference"] = "auto",
+        implementation: Implementation = "auto",
     ) -> None:
         super().__init__()
         self.delta = delta
@@ -294,23 +276,27 @@ class ALRPLoss(nn.Module):
         self.balancing = deepcopy(balancing)  # it has a state, which no two losses may share
         self.sync = sync
         self.check = check
-        self.implementation: Implementation | Literal["reference"] = implementation
+        self.implementation: Implementation = implementation
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head; raises ValueError when its boxes are missing or do not pair.
 
         A head of masks alone is localized by these: its boxes are not missed.
         """
+        check_sigmoid(candidates)
         positives = find_positives(candidates)
-        classification, localization = alrp_loss_of_labels(
+        errors = _localization_errors(candidates, positives) / (1 - self.tau)
+        found = _ALRP.of_labels(
             candidates.logits,
             candidates.labels,
-            _localization_errors(candidates, positives) / (1 - self.tau),
             self.delta,
+            errors,
+            rows=positives.rows,
             sync=self.sync,
             check=self.check,
             implementation=self.implementation,
         )
+        classification, localization = _parts(found, errors, self.sync)
         balance = self.balancing(classification, localization, candidates, Processes(self.sync))
         return LossOutput(
             terms={"classification": classification, "localization": balance * localization},

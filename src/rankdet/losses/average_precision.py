@@ -9,16 +9,18 @@ Legend: M candidates, C classes, P positives, N negatives, s logits, δ half the
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Literal
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from rankdet.losses.balancing import ConstantBalance
-from rankdet.losses.checks import Levels, check_alone, check_labels, check_targets, dense, whole
+from rankdet.losses.candidates import check_sigmoid
+from rankdet.losses.checks import Levels
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
-from rankdet.losses.operators import Implementation, RankingOperator, Ruling, from_labels, from_targets
+from rankdet.losses.operators import Implementation, RankingOperator
 from rankdet.losses.processes import Processes, Sync
+from rankdet.losses.ranking import Ruling
 from rankdet.losses.sorting import Window
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import NoWeights
@@ -34,7 +36,7 @@ def ap_loss(
     interpolate: bool = True,
     sync: Sync = False,
     check: bool = False,
-    implementation: Implementation | Literal["reference"] = "auto",
+    implementation: Implementation = "auto",
 ) -> Tensor:
     r"""AP Loss of logits.
 
@@ -92,14 +94,8 @@ def ap_loss(
     >>> loss.item(), logits.grad
     (0.5, tensor([ 0.5000, -0.5000,  0.0000]))
     """
-    if check:
-        check_targets(logits, targets)
-    if implementation == "reference":
-        check_alone(sync)
-        return _reference(whole(logits), whole(targets), delta, interpolate)
-    candidates, numbers = from_targets(logits, targets)
     loss = _INTERPOLATED if interpolate else _PLAIN
-    return loss(candidates, numbers, delta, implementation, Processes(sync))[0][0]
+    return loss.of_targets(logits, targets, delta, sync=sync, check=check, implementation=implementation).values[0]
 
 
 def ap_loss_of_labels(
@@ -111,7 +107,7 @@ def ap_loss_of_labels(
     interpolate: bool = True,
     sync: Sync = False,
     check: bool = False,
-    implementation: Implementation | Literal["reference"] = "auto",
+    implementation: Implementation = "auto",
 ) -> Tensor:
     """AP Loss of classifiers: the same as :func:`ap_loss`, without the dense (M, C) target.
 
@@ -137,34 +133,11 @@ def ap_loss_of_labels(
     >>> ap_loss_of_labels(torch.tensor([[2.0, -2.0], [0.0, 3.0]]), torch.tensor([0, 2]), delta=0)
     tensor(0.5000)
     """
-    return _of_labels(logits, labels, num_positives, delta, interpolate, sync, check, implementation)[0]
-
-
-def _of_labels(
-    logits: Levels,
-    labels: Levels,
-    num_positives: int | None,
-    delta: float,
-    interpolate: bool,
-    sync: Sync,
-    check: bool,
-    implementation: Implementation | Literal["reference"],
-) -> tuple[Tensor, Tensor | None]:
-    """The loss, and the (P,) rank of each positive (None where the reference computes)."""
-    if check:
-        check_labels(logits, labels)
-    first = logits if isinstance(logits, Tensor) else logits[0]
-    numbers = None if num_positives is None else first.new_ones(num_positives, dtype=torch.float32)
-    if implementation == "reference":
-        check_alone(sync)
-        stacked, targets, _ = dense(logits, labels, numbers)
-        return _reference(stacked, targets, delta, interpolate), None
-    candidates = from_labels(logits, labels, numbers, implementation)
-    if numbers is None:
-        numbers = torch.ones_like(candidates.roles.positives, dtype=torch.float32)
     loss = _INTERPOLATED if interpolate else _PLAIN
-    values, told = loss(candidates, numbers, delta, implementation, Processes(sync))
-    return values[0], told[0]
+    found = loss.of_labels(
+        logits, labels, delta, num_positives=num_positives, sync=sync, check=check, implementation=implementation
+    )
+    return found.values[0]
 
 
 def _rule(logits: Tensor, false_positives: Tensor, delta: float, interpolate: bool) -> Ruling:
@@ -176,9 +149,9 @@ def _rule(logits: Tensor, false_positives: Tensor, delta: float, interpolate: bo
     count = len(rank)
     return Ruling(
         values=errors.mean()[None],
-        own=-errors[None] / count,
+        positive_gradients=-errors[None] / count,
         weights=torch.where(is_active, errors / false_positives, 0.0)[None] / count,
-        told=rank[None],
+        per_positive=rank[None],
     )
 
 
@@ -197,21 +170,22 @@ def _plain(logits: Tensor, _: Tensor, false_positives: Tensor, delta: float) -> 
     return _rule(logits, false_positives, delta, interpolate=False)
 
 
-_INTERPOLATED = RankingOperator("average_precision", _interpolated, num_values=1, num_told=1)
-_PLAIN = RankingOperator("average_precision_plain", _plain, num_values=1, num_told=1)
+def _imprecision(pairs: Pairs) -> PrimaryTerms:
+    """1 − precision, with 0 as its target: no negative is above."""
+    above = pairs.above.scatter(1, pairs.own[:, None], 1.0)  # the own term is 1
+    false = above * pairs.is_negative
+    precision = (above * pairs.is_positive).sum(1) / (above * (pairs.is_positive + pairs.is_negative)).sum(1)
+    return PrimaryTerms(1 - precision, torch.zeros_like(precision), false)
 
 
-def _reference(logits: Tensor, targets: Tensor, delta: float, interpolate: bool) -> Tensor:
-    """The equations as they stand, over all pairs: the yardstick of every faster form."""
-
-    def definition(pairs: Pairs) -> PrimaryTerms:
-        above = pairs.above.scatter(1, pairs.own[:, None], 1.0)  # the own term is 1
-        false = above * pairs.is_negative
-        precision = (above * pairs.is_positive).sum(1) / (above * (pairs.is_positive + pairs.is_negative)).sum(1)
-        return PrimaryTerms(1 - precision, torch.zeros_like(precision), false)
-
+def _reference(logits: Tensor, targets: Tensor, _: Tensor, delta: float, interpolate: bool) -> list[Tensor]:
+    """The equations as they are written, over all pairs: the yardstick of every faster form."""
     refine = (lambda errors: 1 - (1 - errors).cummax(0).values) if interpolate else None
-    return error_driven_loss(logits, targets, definition, delta, refine=refine)
+    return [error_driven_loss(logits, targets, _imprecision, delta, refine=refine)]
+
+
+_INTERPOLATED = RankingOperator("average_precision", _interpolated, partial(_reference, interpolate=True))
+_PLAIN = RankingOperator("average_precision_plain", _plain, partial(_reference, interpolate=False))
 
 
 @checked
@@ -261,7 +235,7 @@ class APLoss(nn.Module):
         tasks: Tasks = Tasks(weighting=NoWeights(), balancing=ConstantBalance(2.0)),
         sync: Sync = False,
         check: bool = False,
-        implementation: Implementation | Literal["reference"] = "auto",
+        implementation: Implementation = "auto",
     ) -> None:
         super().__init__()
         self.delta = delta
@@ -269,20 +243,22 @@ class APLoss(nn.Module):
         self.tasks = deepcopy(tasks)  # a balance has a state, which no two losses may share
         self.sync = sync
         self.check = check
-        self.implementation: Implementation | Literal["reference"] = implementation
+        self.implementation: Implementation = implementation
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head; raises ValueError when its boxes are missing or do not pair."""
+        check_sigmoid(candidates)
         positives = self.tasks.find_positives(candidates)
-        classification, ranks = _of_labels(
+        loss = _INTERPOLATED if self.interpolate else _PLAIN
+        (classification,), per_positive = loss.of_labels(
             candidates.logits,
             candidates.labels,
-            len(positives.rows),
             self.delta,
-            self.interpolate,
-            self.sync,
-            self.check,
-            self.implementation,
+            rows=positives.rows,
+            sync=self.sync,
+            check=self.check,
+            implementation=self.implementation,
         )
+        ranks = None if per_positive is None else per_positive[0]
         tasks = self.tasks(candidates, positives, classification, ranks=ranks, processes=Processes(self.sync))
         return LossOutput({"classification": classification, **tasks.terms}, tasks.stats)

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from rankdet.losses.balancing import ConstantBalance, ValueBalance
 from rankdet.losses.box_losses import GIoULoss
 from rankdet.losses.candidates import Positives, check_sigmoid
-from rankdet.losses.error_driven import Gradient, Upstream, soft_step, with_gradient
+from rankdet.losses.gradients import Gradient, Upstream, with_gradient
 from rankdet.losses.quality import BinaryQuality, IoUQuality, Quality
 from rankdet.losses.rank_sort import RankSortValues
 from rankdet.losses.sorting import EPSILON, sorting_errors
+from rankdet.losses.steps import soft_step
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import ScoreWeights
 from rankdet.ranges import NonNegative, checked

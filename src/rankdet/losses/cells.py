@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rankdet.losses.error_driven import prefix_sums
+from rankdet.losses.steps import prefix_sums
 
 LANES = 8
 """Cells in which the values below all edges take turns: sums into one and the same place wait for each other."""

@@ -1,4 +1,4 @@
-"""Looks at inputs before a loss starts, and their plain forms for references. Looking waits for the device."""
+"""Checks of inputs, which wait for the device, and the dense forms of inputs for references."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Levels = Tensor | Sequence[Tensor]
 def check_range(name: str, values: Tensor, low: float, high: float) -> None:
     """Raise ValueError unless all values lie in [low, high]."""
     if not bool(((values >= low) & (values <= high)).all()):
-        raise ValueError(f"{name} must lie in [{low}, {high}], got values from {values.min()} to {values.max()}")
+        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got values from {values.min()} to {values.max()}")
 
 
 def check_alone(sync: Sync) -> None:
@@ -52,25 +52,22 @@ def whole(levels: Levels) -> Tensor:
     return levels if isinstance(levels, Tensor) else torch.cat([level.reshape(-1) for level in levels])
 
 
-def dense(logits: Levels, labels: Levels, numbers: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels as dense targets, for references: (M, C) logits, targets −1, 0 or 1, and the positives' numbers (or 1).
+def dense(logits: Levels, labels: Levels, qualities: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels as dense targets, for references: (M, C) logits, targets −1, 0 or 1, and the (P,) qualities (or ones).
 
     Raises
     ------
     ValueError
-        When there is not one number per positive.
+        When there is not one quality per positive.
     """
-    levels = [logits] if isinstance(logits, Tensor) else list(logits)
-    marks = labels if isinstance(labels, Tensor) else torch.cat(list(labels))
-    stacked = torch.cat(levels)
+    stacked = torch.cat([logits] if isinstance(logits, Tensor) else list(logits))
+    marks = torch.cat([labels] if isinstance(labels, Tensor) else list(labels))
     rows = is_class(marks, stacked.shape[1]).nonzero().squeeze(1)
-    if numbers is None:
-        numbers = stacked.new_ones(len(rows))
-    if numbers.shape != rows.shape:
-        raise ValueError(f"{len(rows)} positives among the labels but numbers of shape {tuple(numbers.shape)}")
-    targets = torch.zeros_like(stacked, dtype=numbers.dtype)
+    if qualities is None:
+        qualities = stacked.new_ones(len(rows))
+    if qualities.shape != rows.shape:
+        raise ValueError(f"{len(rows)} positives among the labels but qualities of shape {tuple(qualities.shape)}")
+    targets = torch.zeros_like(stacked, dtype=qualities.dtype)
     targets[marks < 0] = -1
-    values = torch.zeros_like(targets)
     targets[rows, marks[rows]] = 1
-    values[rows, marks[rows]] = numbers.detach()
-    return stacked, targets, values
+    return stacked, targets, qualities

@@ -1,10 +1,10 @@
-"""Error-driven losses: the soft step, the bridge of their gradients into differentiation, and a way to write one.
+"""Error-driven losses from dense definitions.
 
 A ranking error counts how many candidates stand above a positive; its derivative is zero wherever it exists. The
 *identity update* (Oksuz et al., "Rank & Sort Loss for Object Detection and Instance Segmentation", ICCV 2021,
-arXiv:2107.11669, section 3) puts the error itself in the derivative's place: with the primary term
+arXiv:2107.11669, section 3) puts the error itself in the derivative's place. With the primary term
 :math:`L_{ij} = (\\ell(i) - \\ell^*(i))\\, p(j|i)`, the gradient that :math:`x_{ij} = s_j - s_i` receives is
-:math:`L_{ij}`, so that j is pushed down and i is pulled up by as much as j is at fault for the error of i.
+:math:`L_{ij}`: j is pushed down and i is pulled up by as much as j is at fault for the error of i.
 
 Legend: M candidates (all logits), P positives, I positives of a chunk.
 """
@@ -12,115 +12,20 @@ Legend: M candidates (all logits), P positives, I positives of a chunk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-Upstream = tuple[Tensor | None, ...]
-Gradient = Callable[[Tensor, Upstream], Tensor]
-"""Maps the logits and one upstream gradient per value to the gradient of the logits."""
-Evaluate = Callable[[Tensor], tuple[tuple[Tensor, ...], Gradient]]
-"""Maps logits to the values of a loss and to the function that gives its gradient."""
+from rankdet.losses.gradients import Gradient, Upstream, with_gradient
+from rankdet.losses.steps import check_delta, soft_step
 
 PAIRS = 1 << 22
 """Pairs of a positive and a candidate that a dense definition sees at a time."""
 
 
-def soft_step(difference: Tensor, delta: float) -> Tensor:
-    """The step function, linear inside [−δ, δ] (the paper's H).
-
-    .. math:: H_\\delta(x) = \\min(1, \\max(0,\\ x / 2\\delta + 1/2)), \\qquad H_0(x) = [x \\ge 0]
-
-    Parameters
-    ----------
-    difference
-        Differences of logits, any shape.
-    delta
-        Half the width of the linear part, in logits; 0 gives the hard step.
-
-    Examples
-    --------
-    >>> soft_step(torch.tensor([-1.0, -0.25, 0.0, 0.5, 2.0]), 0.5)
-    tensor([0.0000, 0.2500, 0.5000, 1.0000, 1.0000])
-    >>> soft_step(torch.tensor([-0.1, 0.0]), 0.0)
-    tensor([0., 1.])
-    """
-    if delta == 0:
-        return (difference >= 0).to(difference.dtype)
-    return (difference / (2 * delta)).add_(0.5).clamp_(0, 1)
-
-
-def prefix_sums(values: Tensor) -> Tensor:
-    """Sums of the values before each position along the last dimension, (…, n + 1); repeatable bit for bit.
-
-    Examples
-    --------
-    >>> prefix_sums(torch.tensor([1, 2, 3]))
-    tensor([0, 1, 3, 6])
-    """
-    if values.device.type == "cpu" or not (values.is_floating_point() or values.is_complex()):
-        return functional.pad(values.cumsum(-1), (1, 0))
-    # The order in which a GPU's cumsum adds floats differs from call to call: double the reach instead, log n times.
-    reach = 1
-    while reach < values.shape[-1]:
-        values = values + functional.pad(values[..., :-reach], (reach, 0))
-        reach *= 2
-    return functional.pad(values, (1, 0))
-
-
-def with_gradient(logits: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:
-    """Values of an error-driven loss whose gradients are given by the loss, not by differentiation.
-
-    Parameters
-    ----------
-    logits
-        Any shape, any floating dtype; ``evaluate`` sees them detached and with autocast off.
-    evaluate
-        Returns the values and a function ``gradient(logits, upstream)``. Every value is back-propagated by itself:
-        ``upstream`` holds one scalar per value, None for a value that nothing depends on.
-
-    Returns
-    -------
-    tuple of Tensor
-        The values, each connected to ``logits`` (also when all of them are constant zeros).
-
-    Examples
-    --------
-    A loss whose value is 3 and whose gradient is 1 everywhere:
-
-    >>> def evaluate(logits):
-    ...     return (torch.tensor(3.0),), lambda logits, upstream: torch.ones_like(logits) * upstream[0]
-    >>> logits = torch.zeros(2, requires_grad=True)
-    >>> (value,) = with_gradient(logits, evaluate)
-    >>> (2 * value).backward()
-    >>> value.item(), logits.grad
-    (3.0, tensor([2., 2.]))
-    """
-    return _WithGradient.apply(logits, evaluate)
-
-
-class _WithGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        with torch.autocast(logits.device.type, enabled=False):
-            values, ctx.gradient = evaluate(logits.detach())
-        ctx.save_for_backward(logits)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, None]:
-        if not ctx.needs_input_grad[0] or all(value is None for value in upstream):
-            return None, None
-        (logits,) = ctx.saved_tensors
-        with torch.autocast(logits.device.type, enabled=False):
-            return ctx.gradient(logits, upstream), None
-
-
 class Pairs(NamedTuple):
-    """What a definition sees: I positives of a chunk, each beside all M candidates.
+    """The input of a definition: I positives of a chunk, each beside all M candidates.
 
     above
         (I, M): H(x_ij), how much candidate j stands above positive i; H(0) where j is i itself, 0 where j is ignored.
@@ -128,6 +33,8 @@ class Pairs(NamedTuple):
         (I,) int64: the column in which each positive stands itself.
     targets
         (M,): −1 ignored, 0 negative, above 0 positive.
+    qualities
+        (M,) quality of each positive, or whatever else was passed for it; 0 elsewhere.
     is_positive, is_negative
         (M,) in the dtype of ``above``: 1 or 0.
     """
@@ -135,17 +42,18 @@ class Pairs(NamedTuple):
     above: Tensor
     own: Tensor
     targets: Tensor
+    qualities: Tensor
     is_positive: Tensor
     is_negative: Tensor
 
 
 class PrimaryTerms(NamedTuple):
-    """What a definition says of I positives: :math:`L_{ij} = (\\ell(i) - \\ell^*(i))\\, p(j|i)`.
+    """What a definition returns for I positives: :math:`L_{ij} = (\\ell(i) - \\ell^*(i))\\, p(j|i)`.
 
     error, target_error
         (I,): the current error ℓ(i) and the error ℓ*(i) that i would have if all were ranked as they should be.
     fault
-        (I, M): to whom the error of i is handed, in any positive unit: p(j|i) is a row over its sum.
+        (I, M): how much each candidate is at fault for the error of i, in any unit: p(j|i) is a row over its sum.
     value
         (I,): what i contributes to the reported loss, where that is not ℓ(i) − ℓ*(i).
     """
@@ -157,6 +65,7 @@ class PrimaryTerms(NamedTuple):
 
 
 Definition = Callable[[Pairs], PrimaryTerms]
+"""Maps the pairs of a chunk of positives to their primary terms."""
 
 
 def error_driven_loss(
@@ -165,6 +74,7 @@ def error_driven_loss(
     definition: Definition,
     delta: float,
     *,
+    qualities: Tensor | None = None,
     epsilon: float = 1e-10,
     refine: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
@@ -176,9 +86,9 @@ def error_driven_loss(
         L_{ij} = (\ell(i) - \ell^*(i))\, p(j|i), \qquad
         \frac{\partial L}{\partial s_j} = \frac{1}{|P|} \Big( \sum_{i \in P} L_{ij} - \sum_{k} L_{jk} \Big)
 
-    (section 3 of the paper). This is how a new error-driven loss is written and tried: every pair is looked at, a chunk
-    of positives at a time, so time is O(P M) and memory O(M). The references of this package's own losses are written
-    in it; their fast forms are in :mod:`rankdet.losses.operators`.
+    (section 3 of the paper). A new error-driven loss is written and tried like this. Every pair is looked at, a chunk
+    of positives at a time: time is O(P M), memory O(M). The references of this package's own losses are definitions;
+    their fast forms are rules (:class:`rankdet.losses.RankingOperator`).
 
     Parameters
     ----------
@@ -190,8 +100,11 @@ def error_driven_loss(
         Maps the pairs of a chunk of positives to their primary terms. It is called again in the backward pass.
     delta
         δ, half the width of the soft step, in logits; 0 gives the hard step.
+    qualities
+        (P,) numbers of the positives, in the order in which they stand in ``targets``; None: their targets. They
+        receive no gradient.
     epsilon
-        A positive whose faults sum to no more than this hands out nothing and pays nothing.
+        A positive whose faults sum to no more than this passes no gradient and pays nothing.
     refine
         Maps the (P,) values ℓ − ℓ* of all positives, in ascending order of their logits, to others that replace them in
         loss and gradient (the interpolation of average precision is of this kind).
@@ -204,7 +117,7 @@ def error_driven_loss(
     Raises
     ------
     ValueError
-        When shapes differ or δ is negative.
+        When shapes differ, or δ is negative.
 
     Examples
     --------
@@ -232,13 +145,15 @@ def error_driven_loss(
         is_negative, is_used = (marks == 0).to(dtype), ~(marks < 0)
         flat = flat.masked_fill(~is_used, 0)  # a NaN that is ignored
         positives = (is_used & (marks != 0)).nonzero().squeeze(1)
+        of_all = torch.zeros_like(flat)
+        of_all[positives] = marks[positives] if qualities is None else qualities.detach().to(dtype)
         positives = positives[flat[positives].argsort(stable=True)]
         is_positive = torch.zeros_like(flat).index_fill_(0, positives, 1)
         size = max(1, PAIRS // max(len(flat), 1))
 
         def terms(own: Tensor) -> PrimaryTerms:
             above = soft_step(flat - flat[own, None], delta) * is_used
-            return definition(Pairs(above, own, marks, is_positive, is_negative))
+            return definition(Pairs(above, own, marks, of_all, is_positive, is_negative))
 
         errors, values = flat.new_zeros(len(positives)), flat.new_zeros(len(positives))
         for part, own in _parts(positives, size):
@@ -265,12 +180,6 @@ def error_driven_loss(
         return (values.sum() / count + poison,), gradient
 
     return with_gradient(logits, evaluate)[0]
-
-
-def check_delta(delta: float) -> None:
-    """Raise ValueError where half a width is negative."""
-    if delta < 0:
-        raise ValueError(f"delta must not be negative, got {delta}")
 
 
 def _parts(positives: Tensor, size: int) -> list[tuple[slice, Tensor]]:

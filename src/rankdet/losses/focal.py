@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 from rankdet.losses.balancing import ConstantBalance
 from rankdet.losses.box_losses import GIoULoss
 from rankdet.losses.candidates import check_sigmoid
-from rankdet.losses.error_driven import Gradient, Upstream, with_gradient
+from rankdet.losses.gradients import Gradient, Upstream, with_gradient
 from rankdet.losses.normalizers import Normalizer, PositiveCount
 from rankdet.losses.processes import Processes, Sync, with_value
 from rankdet.losses.quality import IoUQuality, Quality

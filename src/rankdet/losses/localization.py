@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rankdet.losses.error_driven import Gradient, Upstream, with_gradient
+from rankdet.losses.gradients import Gradient, Upstream, with_gradient
 
 DICE_EPSILON = 1e-5
 """Added to the denominator of Dice (the authors' code)."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from rankdet.losses.candidates import Positives
-from rankdet.losses.error_driven import Gradient, Upstream, with_gradient
+from rankdet.losses.gradients import Gradient, Upstream, with_gradient
 from rankdet.losses.localization import mask_parts
 from rankdet.ranges import NonNegative, checked
 from rankdet.structures import Candidates

@@ -9,22 +9,25 @@ Legend: M candidates, C classes, P positives, N negatives, s logits, y localizat
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rankdet.losses.balancing import ValueBalance
-from rankdet.losses.checks import Levels, check_alone, check_labels, check_range, check_targets, dense, whole
-from rankdet.losses.error_driven import Definition, Pairs, PrimaryTerms, error_driven_loss
-from rankdet.losses.operators import Implementation, RankingOperator, Ruling, from_labels, from_targets, without
+from rankdet.losses.candidates import check_sigmoid
+from rankdet.losses.checks import Levels
+from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
+from rankdet.losses.operators import Implementation, RankingOperator
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.quality import IoUQuality, Quality
+from rankdet.losses.ranking import Ruling
+from rankdet.losses.roles import indices_of
 from rankdet.losses.sorting import EPSILON, sorting_errors
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import ScoreWeights
 from rankdet.ranges import NonNegative, checked
-from rankdet.structures import Candidates, LossOutput
+from rankdet.structures import Candidates, LossOutput, is_class
 
 
 class RankSortValues(NamedTuple):
@@ -41,7 +44,7 @@ def rank_sort_loss(
     *,
     sync: Sync = False,
     check: bool = False,
-    implementation: Implementation | Literal["reference"] = "auto",
+    implementation: Implementation = "auto",
 ) -> RankSortValues:
     r"""Rank & Sort Loss of logits against continuous targets.
 
@@ -111,15 +114,8 @@ def rank_sort_loss(
     >>> logits.grad
     tensor([ 0.0000,  0.0375,  0.0857,  0.0857, -0.1375,  0.0357, -0.1071,  0.0000])
     """
-    if check:
-        check_targets(logits, targets)
-    if implementation == "reference":
-        check_alone(sync)
-        logits, targets = whole(logits), whole(targets)
-        return _reference(logits, targets, targets, delta)
-    candidates, quality = from_targets(logits, targets)
-    values, _ = _RANK_SORT(candidates, quality, delta, implementation, Processes(sync))
-    return RankSortValues(*values.unbind())
+    found = _RANK_SORT.of_targets(logits, targets, delta, sync=sync, check=check, implementation=implementation)
+    return RankSortValues(*found.values)
 
 
 def rank_sort_loss_of_labels(
@@ -131,7 +127,7 @@ def rank_sort_loss_of_labels(
     zero_quality_is_negative: bool = False,
     sync: Sync = False,
     check: bool = False,
-    implementation: Implementation | Literal["reference"] = "auto",
+    implementation: Implementation = "auto",
 ) -> RankSortValues:
     """Rank & Sort Loss of classifiers: the same as :func:`rank_sort_loss`, without the dense (M, C) target.
 
@@ -170,37 +166,26 @@ def rank_sort_loss_of_labels(
     >>> rank_sort_loss_of_labels(logits, torch.tensor([1, 2]), torch.tensor([0.8]), delta=0).ranking
     tensor(0.5000)
     """
-    ranking, sorting, _ = _of_labels(
-        logits, labels, quality, delta, zero_quality_is_negative, sync, check, implementation
-    )
-    return RankSortValues(ranking, sorting)
-
-
-def _of_labels(
-    logits: Levels,
-    labels: Levels,
-    quality: Tensor,
-    delta: float,
-    zero_quality_is_negative: bool,
-    sync: Sync,
-    check: bool,
-    implementation: Implementation | Literal["reference"],
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Ranking, sorting, and the (P,) rank of each positive (None where the reference computes, or some are dropped)."""
-    if check:
-        check_labels(logits, labels)
-        check_range("quality", quality, 0, 1)
-    if implementation == "reference":
-        check_alone(sync)
-        stacked, targets, values = dense(logits, labels, quality)
-        if zero_quality_is_negative:
-            targets = targets.where((targets <= 0) | (values > 0), 0)
-        return *_reference(stacked, targets, values, delta), None
-    candidates = from_labels(logits, labels, quality, implementation)
     if zero_quality_is_negative:
-        candidates, quality = without(candidates, quality <= 0), quality[~(quality <= 0)]
-    values, told = _RANK_SORT(candidates, quality, delta, implementation, Processes(sync))
-    return values[0], values[1], None if zero_quality_is_negative else told[0]
+        labels, quality, _ = _without_zeros(logits, labels, quality)
+    found = _RANK_SORT.of_labels(logits, labels, delta, quality, sync=sync, check=check, implementation=implementation)
+    return RankSortValues(*found.values)
+
+
+def _without_zeros(
+    logits: Levels, labels: Levels, quality: Tensor, rows: Tensor | None = None
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Labels of the levels in which positives of quality 0 are background, and qualities and rows of the others."""
+    levels = [labels] if isinstance(labels, Tensor) else list(labels)
+    num_classes = (logits if isinstance(logits, Tensor) else logits[0]).shape[-1]
+    flat = torch.cat(levels)
+    if rows is None:
+        rows = indices_of(is_class(flat, num_classes))
+    if rows.shape != quality.shape:
+        raise ValueError(f"{len(rows)} positives among the labels but qualities of shape {tuple(quality.shape)}")
+    is_zero = quality == 0
+    flat = flat.index_fill(0, rows[is_zero], num_classes)
+    return list(flat.split([len(level) for level in levels])), quality[~is_zero], rows[~is_zero]
 
 
 def _rule(logits: Tensor, quality: Tensor, false_positives: Tensor, delta: float) -> Ruling:
@@ -211,43 +196,39 @@ def _rule(logits: Tensor, quality: Tensor, false_positives: Tensor, delta: float
     none = torch.zeros_like(rank)
     return Ruling(
         values=torch.stack([ranking_errors.mean(), sorting.error.mean()]),
-        own=torch.stack([-ranking_errors * is_active, sorting.gradient]) / len(rank),
+        positive_gradients=torch.stack([-ranking_errors * is_active, sorting.gradient]) / len(rank),
         # A negative gets ranking_error · H / N_FP, and ranking_error / N_FP = 1 / rank.
         weights=torch.stack([is_active / rank, none]) / len(rank),
-        told=rank[None],
+        per_positive=rank[None],
     )
 
 
-_RANK_SORT = RankingOperator("rank_sort", _rule, num_values=2, num_told=1)
-
-
-def _ranking_definition(pairs: Pairs) -> PrimaryTerms:
-    """(R), with 0 as its target: no negative stands above."""
+def _ranking(pairs: Pairs) -> PrimaryTerms:
+    """(R), with 0 as its target: no negative is above."""
     false = pairs.above * pairs.is_negative
     error = false.sum(1) / (pairs.above * (pairs.is_positive + pairs.is_negative)).sum(1)
     return PrimaryTerms(error, torch.zeros_like(error), false)
 
 
-def _sorting_definition(quality: Tensor) -> Definition:
-    """(S), with (S*) as its target: only those of equal or higher quality stand above."""
-
-    def definition(pairs: Pairs) -> PrimaryTerms:
-        above = pairs.above * pairs.is_positive
-        better = above * (quality >= quality[pairs.own, None])
-        error = above @ (1 - quality) / above.sum(1)
-        target_error = better @ (1 - quality) / better.sum(1)
-        return PrimaryTerms(error, target_error, above - better)
-
-    return definition
+def _sorting(pairs: Pairs) -> PrimaryTerms:
+    """(S), with (S*) as its target: only those of equal or higher quality are above."""
+    quality = pairs.qualities
+    above = pairs.above * pairs.is_positive
+    better = above * (quality >= quality[pairs.own, None])
+    error = above @ (1 - quality) / above.sum(1)
+    target_error = better @ (1 - quality) / better.sum(1)
+    return PrimaryTerms(error, target_error, above - better)
 
 
-def _reference(logits: Tensor, targets: Tensor, quality: Tensor, delta: float) -> RankSortValues:
-    """The equations as they stand, over all pairs: the yardstick of every faster form."""
-    quality = quality.detach().reshape(-1).to(torch.promote_types(logits.dtype, torch.float32))
+def _reference(logits: Tensor, targets: Tensor, qualities: Tensor, delta: float) -> RankSortValues:
+    """The equations as they are written, over all pairs: the yardstick of every faster form."""
     return RankSortValues(
-        error_driven_loss(logits, targets, _ranking_definition, delta),
-        error_driven_loss(logits, targets, _sorting_definition(quality), delta),
+        error_driven_loss(logits, targets, _ranking, delta, qualities=qualities),
+        error_driven_loss(logits, targets, _sorting, delta, qualities=qualities),
     )
+
+
+_RANK_SORT = RankingOperator("rank_sort", _rule, _reference, num_values=2)
 
 
 @checked
@@ -311,7 +292,7 @@ class RankSortLoss(nn.Module):
         zero_quality_is_negative: bool = False,
         sync: Sync = False,
         check: bool = False,
-        implementation: Implementation | Literal["reference"] = "auto",
+        implementation: Implementation = "auto",
     ) -> None:
         super().__init__()
         self.delta = delta
@@ -320,20 +301,27 @@ class RankSortLoss(nn.Module):
         self.zero_quality_is_negative = zero_quality_is_negative
         self.sync = sync
         self.check = check
-        self.implementation: Implementation | Literal["reference"] = implementation
+        self.implementation: Implementation = implementation
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head; raises ValueError when its boxes are missing or do not pair."""
+        check_sigmoid(candidates)
         positives = self.tasks.find_positives(candidates)
-        ranking, sorting, ranks = _of_labels(
+        labels: Levels = candidates.labels
+        quality, rows = self.quality(candidates, positives), positives.rows
+        if self.zero_quality_is_negative:
+            labels, quality, rows = _without_zeros(candidates.logits, labels, quality, rows)
+        (ranking, sorting), per_positive = _RANK_SORT.of_labels(
             candidates.logits,
-            candidates.labels,
-            self.quality(candidates, positives),
+            labels,
             self.delta,
-            self.zero_quality_is_negative,
-            self.sync,
-            self.check,
-            self.implementation,
+            quality,
+            rows=rows,
+            sync=self.sync,
+            check=self.check,
+            implementation=self.implementation,
         )
+        # A positive that counts as a negative has no rank.
+        ranks = None if per_positive is None or self.zero_quality_is_negative else per_positive[0]
         tasks = self.tasks(candidates, positives, ranking + sorting, ranks=ranks, processes=Processes(self.sync))
         return LossOutput({"ranking": ranking, "sorting": sorting, **tasks.terms}, tasks.stats)

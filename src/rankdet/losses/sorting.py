@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rankdet.losses.error_driven import prefix_sums, soft_step
+from rankdet.losses.steps import prefix_sums, soft_step
 
 DENSE_UP_TO = 192
 """Up to this many positives the P × P form is the faster one."""

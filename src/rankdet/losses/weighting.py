@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from rankdet.losses.candidates import Positives
-from rankdet.losses.error_driven import prefix_sums
 from rankdet.losses.processes import Processes
+from rankdet.losses.steps import prefix_sums
 from rankdet.ranges import NonNegative, checked
 from rankdet.structures import Candidates
 

@@ -39,11 +39,12 @@ from rankdet.losses import (
     alrp_loss_of_labels,
     ap_loss_of_labels,
     average_precision,
-    operators,
     rank_sort,
     rank_sort_loss_of_labels,
 )
-from rankdet.losses.operators import RankedCandidates, Rule, from_labels, from_targets, without
+from rankdet.losses.rank_sort import _without_zeros
+from rankdet.losses.ranking import Kind, gradients, rank
+from rankdet.losses.roles import RankedCandidates, from_labels, from_targets
 from rankdet.structures import Candidates, Matched
 
 pytest.importorskip("triton", reason="Triton does not import here: its kernels are not tested")
@@ -53,14 +54,6 @@ C = 5
 SIZES = [310, 0, 90, 1, 60]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 pytestmark = pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-
-
-class Kind(NamedTuple):
-    """A rule with K values, which tells J numbers of each positive."""
-
-    rule: Rule
-    num_values: int
-    num_told: int
 
 
 KINDS = {
@@ -85,12 +78,6 @@ def interpreter() -> Iterator[Callable[..., Any]]:
         yield lambda function, *args: pool.submit(function, *args).result()
 
 
-@pytest.fixture
-def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Roles are found as where the kernels compute."""
-    monkeypatch.setattr(operators, "uses_triton", lambda implementation, logits: True)
-
-
 class Pool(NamedTuple):
     """(M, C) logits, (M,) labels, (M, C) targets that say the same, and (P,) qualities of the positives."""
 
@@ -113,20 +100,22 @@ def draw(dtype: torch.dtype = torch.float32, num: int = sum(SIZES), seed: int = 
     return Pool((8 * logits).round().to(dtype) / 8, labels, targets, targets[targets > 0])
 
 
-def candidates_of(pool: Pool, form: Form, sizes: Sequence[int]) -> tuple[RankedCandidates, Tensor]:
+def candidates_of(
+    pool: Pool, form: Form, sizes: Sequence[int], reads_labels: bool = False
+) -> tuple[RankedCandidates, Tensor]:
     # Clones, for one storage can be sent to another process in one way only.
     levels = [level.clone() for level in pool.logits.split(list(sizes))]
     if form == "labels":
         marks = [level.clone() for level in pool.labels.split(list(sizes))]
-        return from_labels(levels, marks, pool.quality), pool.quality
+        return from_labels(levels, marks, len(pool.quality), reads_labels=reads_labels), pool.quality
     return from_targets(levels, [level.clone() for level in pool.targets.split(list(sizes))])
 
 
 class Graded(NamedTuple):
-    """(K,) values, (J, P) told numbers, and the gradient of each level."""
+    """(K,) values, (J, P) numbers of the positives, and the gradient of each level."""
 
     values: Tensor
-    told: Tensor
+    per_positive: Tensor
     gradients: list[Tensor]
 
 
@@ -138,17 +127,15 @@ def graded(
     triton: bool,
     run: Callable[..., Any] = lambda function, *args: function(*args),
 ) -> Graded:
-    values, told, own, ascending, weights, _ = run(
-        operators._forward, *KINDS[name], candidates, numbers, delta, triton, False, Processes()
-    )
-    upstream = torch.arange(1.0, len(values) + 1)
-    gradients = run(operators._gradients, candidates, own, ascending, weights, upstream, delta, triton, "", None)
-    return Graded(values, told, gradients)
+    found = run(rank, KINDS[name], candidates, numbers, delta, triton, False, Processes())
+    upstream = torch.arange(1.0, len(found.values) + 1)
+    levels = run(gradients, candidates, *found[2:5], upstream, delta, triton, Processes(), None)
+    return Graded(found.values, found.per_positive, levels)
 
 
 def assert_close(found: Graded, expected: Graded, tolerance: float) -> None:
     torch.testing.assert_close(found.values, expected.values, rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(found.told, expected.told, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(found.per_positive, expected.per_positive, rtol=1e-6, atol=1e-7)
     for mine, theirs in zip(found.gradients, expected.gradients, strict=True):
         assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance / 10)
@@ -209,26 +196,26 @@ def test_a_logit_that_is_not_finite_spoils_the_value(
 
 def test_a_dropped_positive_is_a_negative_for_the_kernels(interpreter: Callable[..., Any]) -> None:
     pool = draw()
-    dropped = pool.quality < 0.4
-    candidates, numbers = candidates_of(pool, "labels", SIZES)
-    candidates, numbers = without(candidates, dropped), numbers[~dropped]
+    quality = pool.quality.masked_fill(pool.quality < 0.4, 0)
+    labels, quality, _ = _without_zeros(pool.logits, pool.labels, quality)
+    candidates, numbers = candidates_of(pool._replace(labels=labels[0], quality=quality), "labels", SIZES)
     expected = graded("rank & sort", candidates, numbers, 0.5, triton=False)
     assert_close(graded("rank & sort", candidates, numbers, 0.5, True, interpreter), expected, 1e-5)
 
 
-@pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("sizes", [[sum(SIZES)], SIZES], ids=["one level", "levels"])
-def test_roles_of_a_known_number_are_those_looked_up(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roles_of_a_known_number_are_those_looked_up(sizes: list[int]) -> None:
     pool = draw()
-    levels, marks = pool.logits.split(sizes), pool.labels.split(sizes)
-    static = from_labels(levels, marks, pool.quality)
-    looked_up = from_labels(levels, marks, None)
-    assert torch.equal(static.roles.positives, looked_up.roles.positives)
-    monkeypatch.undo()
-    assert torch.equal(static.roles.positives, from_labels(levels, marks, pool.quality).roles.positives)
+    levels, marks, num = pool.logits.split(sizes), pool.labels.split(sizes), len(pool.quality)
+    looked_up = from_labels(levels, marks).roles.positives
+    rows = looked_up // C
+    for reads_labels in (False, True):
+        assert torch.equal(from_labels(levels, marks, num, reads_labels=reads_labels).roles.positives, looked_up)
+        known = from_labels(levels, marks, num, rows=rows, reads_labels=reads_labels)
+        assert torch.equal(known.roles.positives, looked_up)
+    assert (from_labels(levels, marks, num - 1, rows=rows[1:], reads_labels=True).roles.positives == -1).all()
 
 
-@pytest.mark.usefixtures("as_on_a_gpu")
 @by_kind
 @pytest.mark.parametrize("sizes", [[sum(SIZES)], SIZES], ids=["one level", "levels"])
 @pytest.mark.parametrize("change", [-1, 1])
@@ -238,7 +225,7 @@ def test_a_wrong_number_of_positives_spoils_the_value(
     """Nothing may wait to look at it."""
     pool = draw()
     numbers = pool.quality.repeat(2)[: len(pool.quality) + change]
-    candidates, numbers = candidates_of(pool._replace(quality=numbers), "labels", sizes)
+    candidates, numbers = candidates_of(pool._replace(quality=numbers), "labels", sizes, reads_labels=True)
     assert graded(name, candidates, numbers, 0.5, True, interpreter).values.isnan().all()
 
 
@@ -312,10 +299,11 @@ def test_no_step_of_an_operator_waits_for_a_gpu(name: str, num_positives: int, d
     labels = [torch.zeros(num, dtype=torch.int64, device="cuda") for num in (3000, 0, 10)]
     numbers = torch.rand(num_positives, device="cuda")
     for levels, marks in ((logits, labels), (logits[0], labels[0])):
-        candidates = from_labels(levels, marks, numbers)
-        found = operators._forward(*KINDS[name], candidates, numbers, delta, True, False, Processes())
-        upstream = torch.rand(KINDS[name].num_values, device="cuda")
-        operators._gradients(candidates, *found[2:5], upstream, delta, True, "", None)
+        for rows in (None, torch.arange(num_positives, device="cuda")):
+            candidates = from_labels(levels, marks, num_positives, rows=rows, reads_labels=True)
+            found = rank(KINDS[name], candidates, numbers, delta, True, False, Processes())
+            upstream = torch.rand(KINDS[name].num_values, device="cuda")
+            gradients(candidates, *found[2:5], upstream, delta, True, Processes(), None)
 
 
 MODULES: dict[str, Callable[[], nn.Module]] = {

@@ -20,6 +20,7 @@ addresses and the number of logits are multiples of 16 (if not, logits are read 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -28,6 +29,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from rankdet.losses.cells import Cells, PiecewiseLinear
+from rankdet.losses.negatives import Counted
+from rankdet.losses.roles import RankedCandidates
 
 LARGEST_OFFSET = (1 << 23) - 1
 """Offsets are capped here: 2²⁰ of them stay below 2⁴³, and float32 can round every smaller number by itself."""
@@ -347,3 +352,61 @@ def _require_contiguous(*tensors: Tensor | None) -> None:
 def _device_of(logits: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device, which need not be that of the logits."""
     return torch.cuda.device(logits.device) if logits.is_cuda else nullcontext()
+
+
+class TritonNegatives:
+    """The passes over the negatives by these kernels, without waiting for the device.
+
+    Parameters
+    ----------
+    candidates
+        Levels on CUDA, of less than double precision.
+    cells
+        The cells of the positives.
+    kept
+        Not used: the cells are looked for again.
+    """
+
+    def __init__(self, candidates: RankedCandidates, cells: Cells, kept: Tensor | None = None) -> None:
+        self.candidates = candidates
+        self.cells = cells
+        # Units per logit in which offsets inside of a cell are added up: 2²³ to the next power of two above 2δ.
+        self.scale = 0.0 if cells.per_width == 0 else 2.0 ** (23 - math.ceil(-math.log2(cells.per_width)))
+
+    def count(self, own: Tensor) -> Counted:
+        """See :meth:`rankdet.losses.negatives.Negatives.count`."""
+        edges = self.cells.edges
+        counts, offsets = (torch.zeros(len(self.cells), dtype=torch.int64, device=edges.device) for _ in range(2))
+        broken = torch.zeros(1, dtype=torch.int32, device=edges.device)
+        for logits, labels, targets in self._levels():
+            count_negatives(logits, labels, targets, edges, self.scale, counts, offsets, broken)
+        sums = counts * self.cells.left + (offsets / self.scale if self.scale > 0 else 0.0)
+        return Counted(counts.double(), sums, torch.where(broken[0] > 0, torch.nan, 0.0))
+
+    def gradient(self, function: PiecewiseLinear, of_positives: Tensor) -> list[Tensor]:
+        """See :meth:`rankdet.losses.negatives.Negatives.gradient`."""
+        # Anchored at the left edge of each cell, so that no large numbers cancel in single precision.
+        value = function.offset + function.slope * self.cells.left
+        none = torch.zeros_like(function.total)
+        value = value.clamp(torch.minimum(none, function.total), torch.maximum(none, function.total)).float()
+        gradients, positives, start = [], self.candidates.roles.positives, 0
+        for logits, labels, targets in self._levels():
+            gradient = torch.empty_like(logits)
+            write_gradient(logits, labels, targets, self.cells.edges, value, function.slope.float(), gradient)
+            flat = gradient.view(-1)
+            if len(flat):
+                # The kernel leaves zeros at the positives. Adding to them needs no index of a length that varies.
+                here = (positives >= start) & (positives < start + len(flat))
+                index = (positives - start).clamp(0, len(flat) - 1)
+                flat.scatter_add_(0, index, of_positives.where(here, 0.0).to(flat.dtype))
+            gradients.append(gradient)
+            start += len(flat)
+        return [part.view(level.shape) for part, level in zip(gradients, self.candidates.logits, strict=True)]
+
+    def _levels(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """Contiguous logits of each level with their labels or their targets."""
+        for level, marks in zip(self.candidates.logits, self.candidates.marks, strict=True):
+            if marks.shape == level.shape:
+                yield level.contiguous(), None, marks.contiguous()
+            else:
+                yield level.contiguous(), marks.contiguous(), None
