@@ -134,7 +134,7 @@ def read_ground_truth(
 def read_file_names(path: Path, lvis: bool = False) -> tuple[list[str], list[Finding]]:
     """The file names of the sound images of an annotation file, and what is wrong with the others.
 
-    Raises InputError as `read_ground_truth`.
+    Raises InputError when the file is missing, is no JSON or lacks one of its three sections.
     """
     name, document = _document(path, files=True)
     reader = _Reader(name, files=True, masks=False, lvis=lvis)

@@ -41,9 +41,9 @@ class Sample(NamedTuple):
 class CocoDataset(Dataset[Sample]):
     """Images and objects of an annotation file of COCO, or of another format with the same records.
 
-    Category ids of any kind become labels 0 … C−1 in the order of the ids. Crowd regions are never among the objects,
-    and neither are annotations with a box of less than a pixel in width or height, without area, or outside of the
-    image (`rankdet.data.usable`, the rules of COCO training).
+    Category ids of any kind become labels 0 … C−1 in the order of the ids. By the rules of COCO training
+    (`rankdet.data.usable`) some annotations are left out of the objects: crowd regions, boxes of less than a pixel in
+    width or height, boxes outside of the image, and those without area.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ def find_split(folder: Path, split: str) -> Split:
 
 
 def find_images(folder: Path, annotations: Path) -> Path:
-    """The folder of images of an annotation file in a data set; raises InputError as `find_split`."""
+    """The folder of images of an annotation file in a data set; raises InputError where no folder has them."""
     if annotations.stem.startswith("instances_"):
         name = annotations.stem.removeprefix("instances_")
         bare = name.rstrip("0123456789")
@@ -97,7 +97,7 @@ def find_lvis_split(folder: Path, split: str) -> Split:
     Raises
     ------
     InputError
-        As `find_split`.
+        When no file fits or more than one does, or no folder has the images.
     """
     folder = Path(folder)
     annotations = find_annotations(

@@ -30,7 +30,7 @@ def left_out(truth: GroundTruth) -> dict[str, NDArray[np.bool_]]:
 
 
 def is_usable(truth: GroundTruth, min_object: float = 0.0) -> NDArray[np.bool_]:
-    """(A,) bool: the annotations with none of these reasons, and a box wider and higher than ``min_object`` pixels."""
+    """(A,) bool: the annotations that are not `left_out`, with a box wider and higher than ``min_object`` pixels."""
     is_out = np.stack(list(left_out(truth).values())).any(axis=0)
     return ~is_out & (truth.boxes[:, 2:].min(axis=1) > min_object)
 

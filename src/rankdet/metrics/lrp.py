@@ -61,8 +61,8 @@ def optimal_lrp(scores: NDArray[np.float64], ious: NDArray[np.float64], ground_t
     .. math:: \mathrm{LRP}(s) = \frac{\sum_{\mathrm{TP}} (1 - \mathrm{IoU}) / (1 - \tau) + \mathrm{FP} + \mathrm{FN}}
               {\mathrm{TP} + \mathrm{FP} + \mathrm{FN}}, \qquad \mathrm{oLRP} = \min_s \mathrm{LRP}(s)
 
-    Cut-offs lie between distinct scores only. A threshold keeps or drops all detections of one score together, so
-    nobody can apply a cut inside a tie, and its value would depend on the order of the images. Cuts without a true
+    Cut-offs lie between distinct scores only. A threshold keeps or drops all detections of one score together.
+    So nobody can apply a cut inside a tie, and its value would depend on the order of the images. Cuts without a true
     positive have the error 1, which no other cut exceeds, and are left out of the search. Of several optimal cuts the
     one with the highest threshold is taken.
 
@@ -147,9 +147,9 @@ def optimal_lrp_reference(scores: NDArray[np.float64], ious: NDArray[np.float64]
 def match_classes(comparison: Comparison) -> list[ClassMatches]:
     """Match detections with objects at IoU 0.5 by the rules of COCO or LVIS: the matches of each class, by label.
 
-    A detection matched with a crowd region is neither a true nor a false positive, and a crowd region is no object,
-    as in COCO's AP. In LVIS, as in its AP, a detection of a class that was not looked for in the image is neither,
-    and so is one without a match where the objects of the class are not all annotated.
+    As in COCO's AP, a detection matched with a crowd region is neither a true nor a false positive, and a crowd region
+    is no object. As in LVIS's AP, two others are neither: detections of a class that was not looked for in the image,
+    and those without a match where the objects of the class are not all annotated.
     """
     evaluation = comparison.evaluator()
     evaluation.params.iou_thrs = [MATCH_IOU]
