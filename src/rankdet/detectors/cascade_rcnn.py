@@ -74,6 +74,7 @@ class CascadeRCNN(nn.Module):
             before = [image_rois.boxes for image_rois in rois]
             logits, deltas = stage(maps, before)
             heads.append(replace(stage.candidates((logits, deltas), rois, batch.targets), head=f"rcnn{number}"))
+            # Regressed boxes are the proposals of the next stage.
             after = stage.boxes(deltas.detach(), before, batch.images.sizes)
             boxes = [image_rois.of_proposals(moved[:, 0]) for image_rois, moved in zip(rois, after, strict=True)]
         return heads

@@ -91,7 +91,9 @@ class FasterRCNN(nn.Module):
     def _learn(self, batch: Batch) -> tuple[list[Candidates], list[Tensor], list[RoIs]]:
         """Return candidates of both heads, the maps that the R-CNN reads, and the RoIs of each image."""
         maps = self.fpn(self.backbone(batch.images))
+        # First stage: anchors become candidates and proposals.
         first, proposals = self.rpn.learn(maps, batch)
+        # Second stage: proposals become RoIs with labels, and these candidates.
         maps = poolable(maps)
         rois = [self.rcnn.choose(*pair) for pair in zip(proposals, batch.targets, strict=True)]
         outputs = self.rcnn(maps, [image_rois.boxes for image_rois in rois])
