@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from rankdet.importing import convert
+from rankdet.losses import set_epoch_length
 from rankdet.recipes import Recipe, load_recipe
 from rankdet.structures import Batch, Images, Source, Target
 from rankdet.training.step import training_step
@@ -97,7 +98,8 @@ def ours(recipe: Recipe, batch: Batch, foreign: Mapping[str, Tensor]) -> Side:
     """The detector of a recipe with the weights of another program."""
     detector: Any = recipe.detector.build(CLASSES, pretrained=False)
     detector.load_state_dict(convert(foreign, recipe, CLASSES))
-    losses = nn.ModuleDict({head: loss.build(steps_per_epoch=7330) for head, loss in recipe.losses.items()})
+    losses = nn.ModuleDict({head: loss.build() for head, loss in recipe.losses.items()})
+    set_epoch_length(losses, 7330)
     images, targets = batch.images, batch.targets
     if not recipe.detector.has_masks:
         targets = tuple(replace(target, masks=None) for target in targets)

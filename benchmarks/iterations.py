@@ -24,6 +24,7 @@ import torch
 
 from rankdet.inference.loading import build_model
 from rankdet.inference.profiling import loss_seconds
+from rankdet.losses import set_epoch_length
 from rankdet.recipes import Recipe
 from rankdet.recipes.library.cascade_rcnn import cascade_rcnn_r50_coco, rs_cascade_rcnn_r50_coco
 from rankdet.recipes.library.coco import faster_rcnn_r50_coco, rs_faster_rcnn_r50_coco
@@ -40,7 +41,6 @@ from rankdet.recipes.library.one_stage import (
 from rankdet.recipes.library.solov2 import rs_solov2_light_r34_coco, solov2_light_r34_coco
 from rankdet.recipes.library.yolact import rs_yolact_r50_coco, yolact_r50_coco
 from rankdet.recipes.schema.data import FixedSize
-from rankdet.recipes.schema.detectors import ATSS, PAA
 from rankdet.structures import Batch, Images, Source, Target
 from rankdet.training.step import training_step
 
@@ -67,9 +67,7 @@ def make_batch(images: int, size: tuple[int, int]) -> Batch:
 
 def with_three_anchors(recipe: Recipe) -> Recipe:
     """The recipe with the anchors of the ranking losses."""
-    assert isinstance(recipe.detector, ATSS | PAA)
-    dense = recipe.detector.dense.model_copy(update={"anchor_scales": THREE_ANCHORS})
-    return recipe.model_copy(update={"detector": recipe.detector.model_copy(update={"dense": dense})})
+    return recipe.changed({"detector.dense.anchor_scales": THREE_ANCHORS})
 
 
 class Form:
@@ -81,7 +79,8 @@ class Form:
         self.device = device
         categories = [(label + 1, str(label)) for label in range(CLASSES)]
         self.model = build_model(recipe, recipe.detector.build(CLASSES, pretrained=False), categories, device)
-        self.losses = {head: loss.build(steps_per_epoch=7330).to(device) for head, loss in recipe.losses.items()}
+        self.losses = {head: loss.build().to(device) for head, loss in recipe.losses.items()}
+        set_epoch_length(self.losses.values(), 7330)
 
     def step(self, batch: Batch) -> float:
         """Seconds of one iteration, without the optimizer."""

@@ -15,8 +15,28 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 Part = TypeVar("Part", bound=type)
 
 
+class Limit:
+    """Metadata of an annotation that values are checked by: by `checked` constructors, and by pydantic in recipes."""
+
+    def mistake(self, value: Any) -> str | None:
+        """What is wrong with ``value`` in words, or None."""
+        raise NotImplementedError
+
+    def accepted(self, value: Any) -> Any:
+        """The value; raises ValueError where something is wrong with it."""
+        mistake = self.mistake(value)
+        if mistake is not None:
+            raise ValueError(mistake)
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> dict[str, Any]:
+        """Check after pydantic has found the type to be right; schemas are plain data, so that nothing is imported."""
+        function = {"type": "no-info", "function": self.accepted}
+        return {"type": "function-after", "function": function, "schema": handler(source)}
+
+
 @dataclass(frozen=True)
-class Range:
+class Range(Limit):
     """Limits of a number, as the metadata of an annotation; None where there is none.
 
     Parameters
@@ -25,6 +45,8 @@ class Range:
         The number is at least, or more than, this.
     le, lt
         The number is at most, or less than, this.
+    multiple_of
+        The number is a multiple of this.
 
     Examples
     --------
@@ -38,6 +60,7 @@ class Range:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
+    multiple_of: int | None = None
 
     def mistake(self, value: float) -> str | None:
         """What is wrong with ``value`` in words, or None. NaN and infinities are outside of every range."""
@@ -51,26 +74,39 @@ class Range:
             return f"must be at most {self.le:g}"
         if self.lt is not None and value >= self.lt:
             return f"must be less than {self.lt:g}"
+        if self.multiple_of is not None and value % self.multiple_of:
+            return f"must be a multiple of {self.multiple_of}"
         return None
 
 
 @dataclass(frozen=True)
-class Ascending:
-    """Metadata of two limits: the first must not be the higher one.
+class Ascending(Limit):
+    """Metadata of a tuple: no entry is above the next one.
+
+    Parameters
+    ----------
+    strictly
+        Each entry is below the next one.
 
     Examples
     --------
     >>> Ascending().mistake((2.0, 1.0))
     'must be two limits, the lower one first'
+    >>> Ascending(strictly=True).mistake((1, 1, 2))
+    'must ascend, each value only once'
     """
+
+    strictly: bool = False
 
     def mistake(self, values: Sequence[float]) -> str | None:
         """What is wrong with ``values`` in words, or None."""
-        return "must be two limits, the lower one first" if values[0] > values[1] else None
+        if self.strictly:
+            return None if list(values) == sorted(set(values)) else "must ascend, each value only once"
+        return None if list(values) == sorted(values) else "must be two limits, the lower one first"
 
 
 @dataclass(frozen=True)
-class NotEmpty:
+class NotEmpty(Limit):
     """Metadata of a tuple: it has at least one entry.
 
     Examples
@@ -93,6 +129,8 @@ Count = Annotated[int, Range(ge=1)]
 CountOrZero = Annotated[int, Range(ge=0)]
 Byte = Annotated[float, Range(ge=0, le=255)]
 """The value of a color channel."""
+Stds = tuple[Positive, Positive, Positive, Positive]
+"""Divisors of encoded boxes."""
 
 
 def checked(part: Part) -> Part:

@@ -560,7 +560,8 @@ def test_samplers_are_switched_for_each_stage_of_any_detector():
     assert detector.rcnn.sampler == RECIPES["mask_rcnn_shapes"]().detector.rcnn.sampler
     cascade = sampled(RS_CASCADE_RCNN, CASCADE_RCNN, ("rpn", "rcnn2")).experiments[COCO]
     detector = load_recipe(cascade.base().name, cascade.overrides()).detector
-    nums = [part.sampler and part.sampler.num for part in (detector.rpn, *detector.stages.values())]
+    samplers = [getattr(detector, head).sampler for head in detector.heads]
+    nums = [sampler and sampler.num for sampler in samplers]
     assert nums == [256, None, 512, None]
     with pytest.raises(ValueError, match=r"no heads \['rcnn'\]; it has \['rcnn1', 'rcnn2', 'rcnn3', 'rpn'\]"):
         sampled(RS_CASCADE_RCNN, CASCADE_RCNN, ("rcnn",)).experiments[COCO].overrides()

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from rankdet.backbones.carafe import CARAFE, CarafeFPN
 from rankdet.backbones.deformable import DeformableConv2d, make_deformable
-from rankdet.backbones.fpn import FPN
+from rankdet.backbones.fpn import FPN, pyramid_strides
 from rankdet.backbones.normalization import PixelNormalization
 from rankdet.backbones.timm_backbone import TimmBackbone
 from rankdet.backbones.tiny import TinyBackbone
-from rankdet.backbones.weights import load_weights
+from rankdet.backbones.weights import FileWeights, HubWeights, WheelWeights, load_weights
 from rankdet.structures import Images
 
 __all__ = [
@@ -25,12 +25,16 @@ __all__ = [
     "Backbone",
     "CarafeFPN",
     "DeformableConv2d",
+    "FileWeights",
+    "HubWeights",
     "PixelNormalization",
     "Pyramid",
     "TimmBackbone",
     "TinyBackbone",
+    "WheelWeights",
     "load_weights",
     "make_deformable",
+    "pyramid_strides",
 ]
 
 

@@ -8,6 +8,17 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 
 
+def pyramid_strides(strides: Sequence[int], extra_levels: int) -> tuple[int, ...]:
+    """Return the strides of all levels of a pyramid: those of the backbone, and twice as many pixels for each more.
+
+    Examples
+    --------
+    >>> pyramid_strides((8, 16), 2)
+    (8, 16, 32, 64)
+    """
+    return (*strides, *(strides[-1] * 2 ** (level + 1) for level in range(extra_levels)))
+
+
 class FPN(nn.Module):
     """Pyramid of 1x1 laterals, a top-down path and 3x3 outputs, without normalization and activation.
 

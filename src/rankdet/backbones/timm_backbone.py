@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import timm
 import torch
@@ -14,7 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rankdet.backbones.folding import fold_batch_norm
 from rankdet.backbones.normalization import PixelNormalization
+from rankdet.ranges import Ascending, CountOrZero, Finite, NotEmpty
 from rankdet.structures import Images, InputError
+
+if TYPE_CHECKING:
+    from rankdet.backbones.weights import FileWeights, HubWeights, WheelWeights
 
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
@@ -87,6 +91,64 @@ class TimmBackbone(nn.Module):
         for module in self._frozen:
             module.requires_grad_(False)
         self.train()
+
+    @classmethod
+    def build(
+        cls,
+        pretrained: bool = True,
+        *,
+        name: str,
+        weights: HubWeights | FileWeights | WheelWeights | None,
+        out_indices: Annotated[tuple[CountOrZero, ...], NotEmpty(), Ascending(strictly=True)] = (1, 2, 3, 4),
+        frozen_stages: CountOrZero = 1,
+        frozen_batch_norm: bool = True,
+        mean: tuple[Finite, Finite, Finite] | None = None,
+        std: tuple[Finite, Finite, Finite] | None = None,
+        deformable: bool = False,
+        options: Mapping[str, bool | int | float | str] = NO_OPTIONS,
+    ) -> Self:
+        """Return a backbone with its weights.
+
+        Parameters
+        ----------
+        pretrained
+            Whether ``weights`` are loaded; not where a checkpoint brings them all.
+        name
+            timm's name of the architecture.
+        weights
+            Where pretrained weights come from; None: from scratch.
+        out_indices
+            Which of timm's feature maps are used, in ascending order: 1–4 are strides 4–32 where the first map has
+            stride 2.
+        frozen_stages
+            0 trains everything; n freezes all up to and including the stage of stride 2^(n + 1).
+        frozen_batch_norm
+            Whether batch normalization keeps its statistics; its scale and shift are trained.
+        mean
+            Mean of the pixels (0–255); None: what timm states for this name.
+        std
+            Standard deviation of the pixels (0–255); None: what timm states for this name.
+        deformable
+            Whether the 3x3 convolutions of ``layer2`` to ``layer4`` of a ResNet or ResNeXt are deformable (DCNv2).
+        options
+            Further arguments of ``timm.create_model``: ``strict_img_size: false`` lets a Swin take images of any size.
+        """
+        from rankdet.backbones.deformable import make_deformable
+
+        backbone = cls(
+            name,
+            out_indices,
+            mean=mean,
+            std=std,
+            frozen_stages=frozen_stages,
+            frozen_batch_norm=frozen_batch_norm,
+            options=options,
+        )
+        if pretrained and weights is not None:
+            weights.load(backbone)
+        if deformable:
+            make_deformable(backbone)
+        return backbone
 
     def forward(self, images: Images) -> list[Tensor]:
         """Return a map (B, channels, H / stride, W / stride) for each index, finest first.

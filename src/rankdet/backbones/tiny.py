@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from rankdet.backbones.normalization import PixelNormalization
+from rankdet.ranges import Finite, NotEmpty, Range, checked
 from rankdet.structures import Images
 
 GROUPS = 8
 
 
+@checked
 class TinyBackbone(nn.Module):
     """A stem of stride 2 and one residual block of stride 2 per stage, with group normalization.
 
@@ -28,10 +30,10 @@ class TinyBackbone(nn.Module):
 
     def __init__(
         self,
-        channels: Sequence[int] = (32, 64, 128),
+        channels: Annotated[tuple[Annotated[int, Range(gt=0, multiple_of=GROUPS)], ...], NotEmpty()] = (32, 64, 128),
         *,
-        mean: Sequence[float] = (127.5, 127.5, 127.5),
-        std: Sequence[float] = (127.5, 127.5, 127.5),
+        mean: tuple[Finite, Finite, Finite] = (127.5, 127.5, 127.5),
+        std: tuple[Finite, Finite, Finite] = (127.5, 127.5, 127.5),
     ) -> None:
         super().__init__()
         self.channels = tuple(channels)

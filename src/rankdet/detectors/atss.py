@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Self
 
 from torch import Tensor
 
+from rankdet.backbones import Backbone
 from rankdet.detectors.dense import DenseDetector
-from rankdet.heads import DenseOutputs, centerness
+from rankdet.detectors.detection import DetectionSettings
+from rankdet.heads import DenseOutputs, DenseStage, centerness
 from rankdet.label_assignment import ATSSAssigner
+from rankdet.ranges import Count, CountOrZero
 from rankdet.structures import Assignment, Matched, Target
 
 
@@ -19,6 +23,37 @@ class ATSS(DenseDetector[ATSSAssigner]):
     """
 
     auxiliary = "centerness"
+
+    @classmethod
+    def build(
+        cls,
+        num_classes: int,
+        *,
+        backbone: Backbone,
+        pyramid_channels: Count = 256,
+        extra_levels: CountOrZero = 2,
+        dense: Callable[..., DenseStage],
+        candidates_per_level: Count = 9,
+        testing: DetectionSettings = DetectionSettings(nms_iou=0.6),
+        test_per_level: Count = 1000,
+    ) -> Self:
+        """Return the detector of a backbone for C classes; other parameters are those of :meth:`DenseDetector.around`.
+
+        Parameters
+        ----------
+        candidates_per_level
+            Anchors of each level, nearest to an object, that may become its positives.
+        """
+        return cls.around(
+            ATSSAssigner(candidates_per_level),
+            num_classes,
+            backbone=backbone,
+            pyramid_channels=pyramid_channels,
+            extra_levels=extra_levels,
+            dense=dense,
+            testing=testing,
+            test_per_level=test_per_level,
+        )
 
     def assign(self, outputs: DenseOutputs, targets: Sequence[Target]) -> Assignment:
         """Return labels by the anchors alone; what the network predicts plays no part."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import nn
 
 from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
+from rankdet.detectors.faster_rcnn import pyramid_and_rpn
 from rankdet.heads import BoxStage, RegionProposalNetwork, poolable
+from rankdet.ranges import Count, CountOrZero
 from rankdet.structures import Batch, Candidates, Detection, Images
 
 
@@ -54,6 +57,50 @@ class CascadeRCNN(nn.Module):
         self.rpn = rpn
         self.stages = nn.ModuleList(stages)
         self.detection = detection or DetectionSettings()
+
+    @classmethod
+    def build(
+        cls,
+        num_classes: int,
+        *,
+        backbone: Backbone,
+        pyramid_channels: Count = 256,
+        extra_levels: CountOrZero = 1,
+        carafe: bool = False,
+        rpn: Callable[..., RegionProposalNetwork] = RegionProposalNetwork.build,
+        rcnn1: Callable[..., BoxStage],
+        rcnn2: Callable[..., BoxStage],
+        rcnn3: Callable[..., BoxStage],
+        testing: DetectionSettings = DetectionSettings(),
+    ) -> Self:
+        """Return the detector of a backbone, with three stages; see also :meth:`FasterRCNN.build`.
+
+        Parameters
+        ----------
+        num_classes
+            C.
+        backbone
+            Network from images to feature maps.
+        pyramid_channels
+            Channels of the feature pyramid.
+        extra_levels
+            Coarser levels behind the backbone's (P6), which only the RPN reads.
+        carafe
+            Whether maps of the pyramid are enlarged by CARAFE.
+        rpn
+            First stage.
+        rcnn1
+            Second stage, ``functools.partial(BoxStage.build, ...)``.
+        rcnn2
+            Third stage.
+        rcnn3
+            Fourth stage, whose boxes are detected.
+        testing
+            From scores to detections.
+        """
+        fpn, first = pyramid_and_rpn(backbone, pyramid_channels, extra_levels, carafe, rpn)
+        stages = [stage(pyramid_channels, backbone.strides, num_classes, True) for stage in (rcnn1, rcnn2, rcnn3)]
+        return cls(backbone=backbone, fpn=fpn, rpn=first, stages=stages, detection=testing)
 
     @property
     def num_classes(self) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rankdet.backbones import FPN, Backbone
+from rankdet.backbones import FPN, Backbone, pyramid_strides
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.heads import DenseOutputs, DenseStage
 from rankdet.ranges import Count, checked
@@ -62,6 +62,49 @@ class DenseDetector(nn.Module, Generic[AnyAssigner]):
         self.assigner = assigner
         self.detection = detection or DetectionSettings(nms_iou=0.6)
         self.test_per_level = test_per_level
+
+    @classmethod
+    def around(
+        cls,
+        assigner: AnyAssigner,
+        num_classes: int,
+        *,
+        backbone: Backbone,
+        pyramid_channels: int,
+        extra_levels: int,
+        dense: Callable[..., DenseStage],
+        testing: DetectionSettings,
+        test_per_level: int,
+    ) -> Self:
+        """Return the detector of a backbone and an assigner.
+
+        Parameters
+        ----------
+        assigner, num_classes
+            The assigner and C.
+        backbone
+            Network from images to feature maps, all of which are used: strides 8, 16 and 32 of a large network.
+        pyramid_channels
+            Channels of the feature pyramid and of the towers behind it.
+        extra_levels
+            Coarser levels behind the backbone's, each by a convolution of stride 2 (P6 and P7).
+        dense
+            Head, ``functools.partial(DenseStage.build, ...)``.
+        testing
+            From scores to detections.
+        test_per_level
+            Anchors of each level that are decoded in detection: those of the highest scores.
+        """
+        fpn = FPN(backbone.channels, pyramid_channels, extra_levels=extra_levels, extra_convolutions=True)
+        stage = dense(pyramid_channels, pyramid_strides(backbone.strides, extra_levels), num_classes)
+        return cls(
+            backbone=backbone,
+            fpn=fpn,
+            dense=stage,
+            assigner=assigner,
+            detection=testing,
+            test_per_level=test_per_level,
+        )
 
     @property
     def num_classes(self) -> int:

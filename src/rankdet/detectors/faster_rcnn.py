@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
-from rankdet.backbones import Backbone, Pyramid
+from rankdet.backbones import FPN, Backbone, CarafeFPN, Pyramid, pyramid_strides
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.heads import BoxStage, RegionProposalNetwork, RoIs, poolable
+from rankdet.ranges import Count, CountOrZero
 from rankdet.structures import Batch, Candidates, Detection, Images
+
+
+def pyramid_and_rpn(
+    backbone: Backbone, channels: int, extra_levels: int, carafe: bool, rpn: Callable[..., RegionProposalNetwork]
+) -> tuple[Pyramid, RegionProposalNetwork]:
+    """Return the pyramid of a backbone and the first stage of a two-stage detector; see :meth:`FasterRCNN.build`."""
+    pyramid: Callable[..., Pyramid] = CarafeFPN if carafe else FPN
+    fpn = pyramid(backbone.channels, channels, extra_levels=extra_levels)
+    return fpn, rpn(channels, pyramid_strides(backbone.strides, extra_levels))
 
 
 class FasterRCNN(nn.Module):
@@ -73,6 +86,53 @@ class FasterRCNN(nn.Module):
         self.rpn = rpn
         self.rcnn = rcnn
         self.detection = detection or DetectionSettings()
+
+    @classmethod
+    def build(
+        cls,
+        num_classes: int,
+        *,
+        backbone: Backbone,
+        pyramid_channels: Count = 256,
+        extra_levels: CountOrZero = 1,
+        carafe: bool = False,
+        rpn: Callable[..., RegionProposalNetwork] = RegionProposalNetwork.build,
+        rcnn: Callable[..., BoxStage],
+        testing: DetectionSettings = DetectionSettings(),
+    ) -> Self:
+        """Return the detector of a backbone.
+
+        Parameters
+        ----------
+        num_classes
+            C.
+        backbone
+            Network from images to feature maps.
+        pyramid_channels
+            Channels of the feature pyramid.
+        extra_levels
+            Coarser levels behind the backbone's (P6), which only the RPN reads.
+        carafe
+            Whether maps of the pyramid are enlarged by CARAFE, the "+" of RS-R-CNN+, in place of nearest neighbors.
+            Coarser levels then are convolutions of the backbone's last map, and enlarged too.
+        rpn
+            First stage, ``functools.partial(RegionProposalNetwork.build, ...)``.
+        rcnn
+            Second stage, ``functools.partial(BoxStage.build, ...)``.
+        testing
+            From scores to detections.
+
+        Examples
+        --------
+        >>> from functools import partial
+        >>> from rankdet.backbones import TinyBackbone
+        >>> rcnn = partial(BoxStage.build, softmax=False)
+        >>> FasterRCNN.build(3, backbone=TinyBackbone((8, 16)), pyramid_channels=16, rcnn=rcnn).num_classes
+        3
+        """
+        fpn, first = pyramid_and_rpn(backbone, pyramid_channels, extra_levels, carafe, rpn)
+        second = rcnn(pyramid_channels, backbone.strides, num_classes)
+        return cls(backbone=backbone, fpn=fpn, rpn=first, rcnn=second, detection=testing)
 
     @property
     def num_classes(self) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Self
 
 import torch
 
 from rankdet.backbones import Backbone, Pyramid
 from rankdet.detectors.detection import DetectionSettings
-from rankdet.detectors.faster_rcnn import FasterRCNN
+from rankdet.detectors.faster_rcnn import FasterRCNN, pyramid_and_rpn
 from rankdet.heads import BoxStage, MaskStage, RegionProposalNetwork
+from rankdet.ranges import Count, CountOrZero
 from rankdet.structures import Batch, Candidates, Detection, Images, MaskScores
 
 
@@ -48,6 +51,33 @@ class MaskRCNN(FasterRCNN):
             detection=detection,
         )
         self.mask = mask
+
+    @classmethod
+    def build(
+        cls,
+        num_classes: int,
+        *,
+        backbone: Backbone,
+        pyramid_channels: Count = 256,
+        extra_levels: CountOrZero = 1,
+        carafe: bool = False,
+        rpn: Callable[..., RegionProposalNetwork] = RegionProposalNetwork.build,
+        rcnn: Callable[..., BoxStage],
+        mask: Callable[..., MaskStage] = MaskStage.build,
+        testing: DetectionSettings = DetectionSettings(),
+    ) -> Self:
+        """Return the detector of a backbone; the other parameters are those of :meth:`FasterRCNN.build`.
+
+        Parameters
+        ----------
+        mask
+            Masks of the second stage, ``functools.partial(MaskStage.build, ...)``. They are pooled as its boxes are,
+            from the same levels.
+        """
+        fpn, first = pyramid_and_rpn(backbone, pyramid_channels, extra_levels, carafe, rpn)
+        second = rcnn(pyramid_channels, backbone.strides, num_classes)
+        masks = mask(pyramid_channels, num_classes, second.pooling)
+        return cls(backbone=backbone, fpn=fpn, rpn=first, rcnn=second, mask=masks, detection=testing)
 
     def forward(self, batch: Batch) -> list[Candidates]:
         """Return candidates of the RPN (C = 1) and of the R-CNN, these with masks; each one pool over the batch.

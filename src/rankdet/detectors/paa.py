@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou, clip_boxes_to_image
 
+from rankdet.backbones import Backbone
 from rankdet.detectors.dense import DenseDetector
-from rankdet.heads import DenseOutputs
+from rankdet.detectors.detection import DetectionSettings
+from rankdet.heads import DenseOutputs, DenseStage
 from rankdet.label_assignment import PAAAssigner, aligned_iou
+from rankdet.ranges import Count, CountOrZero, NonNegative, Positive
 from rankdet.structures import Assignment, Detection, Matched, Target
 
 VOTER_IOU = 0.01
@@ -27,6 +31,45 @@ class PAA(DenseDetector[PAAAssigner]):
     """
 
     auxiliary = "iou"
+
+    @classmethod
+    def build(
+        cls,
+        num_classes: int,
+        *,
+        backbone: Backbone,
+        pyramid_channels: Count = 256,
+        extra_levels: CountOrZero = 2,
+        dense: Callable[..., DenseStage],
+        candidates_per_level: Count = 9,
+        cost_giou_weight: NonNegative,
+        added_variance: Positive,
+        testing: DetectionSettings = DetectionSettings(nms_iou=0.6),
+        test_per_level: Count = 1000,
+    ) -> Self:
+        """Return the detector of a backbone for C classes; other parameters are those of :meth:`DenseDetector.around`.
+
+        Parameters
+        ----------
+        candidates_per_level
+            Anchors of each level, of lowest cost, that may become positives of an object.
+        cost_giou_weight
+            Factor of 1 − GIoU beside focal loss in the cost of an anchor: 1.3 in the standard form, 1 in that of Rank &
+            Sort Loss.
+        added_variance
+            Added to the variances of the mixture in each iteration: 1e-6 in the standard form, 1e-5 in that of Rank &
+            Sort Loss.
+        """
+        return cls.around(
+            PAAAssigner(candidates_per_level, cost_giou_weight, added_variance),
+            num_classes,
+            backbone=backbone,
+            pyramid_channels=pyramid_channels,
+            extra_levels=extra_levels,
+            dense=dense,
+            testing=testing,
+            test_per_level=test_per_level,
+        )
 
     def assign(self, outputs: DenseOutputs, targets: Sequence[Target]) -> Assignment:
         """Return labels by what the network now predicts for every anchor."""

@@ -6,16 +6,17 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from rankdet.backbones import FPN, Backbone
-from rankdet.heads import GridOutputs, GridStage, canvas_scores, mask_iou, matrix_nms
-from rankdet.ranges import Count, Fraction, Positive, checked
+from rankdet.backbones import FPN, Backbone, pyramid_strides
+from rankdet.heads import GridOutputs, GridStage, MaskFeatureSettings, canvas_scores, mask_iou, matrix_nms
+from rankdet.ranges import Count, CountOrZero, Fraction, Positive, checked
 from rankdet.structures import Batch, Candidates, Detection, Images
 
 CHUNK = 1 << 22
@@ -84,6 +85,42 @@ class SOLOv2(nn.Module):
         self.fpn = fpn
         self.grid = grid
         self.detection = detection or MaskDetectionSettings()
+
+    @classmethod
+    def build(
+        cls,
+        num_classes: int,
+        *,
+        backbone: Backbone,
+        pyramid_channels: Count = 256,
+        extra_levels: CountOrZero = 1,
+        grids: Callable[..., GridStage],
+        mask_features: MaskFeatureSettings = MaskFeatureSettings(),
+        testing: MaskDetectionSettings = MaskDetectionSettings(),
+    ) -> Self:
+        """Return the detector of a backbone.
+
+        Parameters
+        ----------
+        num_classes
+            C.
+        backbone
+            Network from images to feature maps, all of which are used: strides 4, 8, 16 and 32 of a large network.
+        pyramid_channels
+            Channels of the feature pyramid.
+        extra_levels
+            Coarser levels behind the backbone's (P6).
+        grids
+            Head, ``functools.partial(GridStage.build, ...)``.
+        mask_features
+            What masks are made of.
+        testing
+            From scores and masks to detections.
+        """
+        fpn = FPN(backbone.channels, pyramid_channels, extra_levels=extra_levels)
+        strides = pyramid_strides(backbone.strides, extra_levels)
+        grid = grids(pyramid_channels, strides, num_classes, mask_features)
+        return cls(backbone=backbone, fpn=fpn, grid=grid, detection=testing)
 
     @property
     def num_classes(self) -> int:

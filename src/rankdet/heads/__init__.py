@@ -16,7 +16,7 @@ from rankdet.heads.nms import fast_nms, grouped_nms, select_detections
 from rankdet.heads.prototypes import PrototypeNetwork, assemble_masks, canvas_scores
 from rankdet.heads.roi_pooling import RoIPooling, poolable
 from rankdet.heads.rpn import ProposalSettings, RegionProposalNetwork, RPNHead, RPNOutputs
-from rankdet.heads.solo import GridHead, GridOutputs, GridStage, MaskFeatures, mask_logits
+from rankdet.heads.solo import GridHead, GridOutputs, GridStage, MaskFeatures, MaskFeatureSettings, mask_logits
 
 __all__ = [
     "AnchorGenerator",
@@ -33,6 +33,7 @@ __all__ = [
     "InstanceHead",
     "InstanceOutputs",
     "InstanceStage",
+    "MaskFeatureSettings",
     "MaskFeatures",
     "MaskHead",
     "MaskStage",

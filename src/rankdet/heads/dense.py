@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from rankdet.heads.anchors import AnchorGenerator
 from rankdet.heads.box_coding import BoxCoder
 from rankdet.heads.decoding import best_anchors, boxes_at, matched_boxes
 from rankdet.label_assignment import PyramidAnchors, positive_rows
-from rankdet.ranges import Count, CountOrZero, checked
+from rankdet.ranges import Count, CountOrZero, NotEmpty, Positive, Stds, checked
 from rankdet.structures import Assignment, Candidates, Matched, Target
 
 PRIOR = 0.01
@@ -142,6 +142,51 @@ class DenseStage(nn.Module):
         self.head = head
         self.anchors = anchors
         self.coder = coder
+
+    @classmethod
+    def build(
+        cls,
+        in_channels: int,
+        strides: Sequence[int],
+        num_classes: int,
+        *,
+        anchor_scales: Annotated[tuple[Positive, ...], NotEmpty()],
+        auxiliary: bool,
+        convolutions: CountOrZero = 4,
+        groups: Count = 32,
+        delta_stds: Stds = (0.1, 0.1, 0.2, 0.2),
+    ) -> Self:
+        """Return a stage for a pyramid.
+
+        Parameters
+        ----------
+        in_channels, strides, num_classes
+            Channels of every level of the pyramid, its strides, and C.
+        anchor_scales
+            Sides of the square anchors of a cell in strides of their level: one of 8 in standard forms, 4, 4 · 2^(1/3)
+            and 4 · 2^(2/3) in those of ranking losses.
+        auxiliary
+            Whether there is an auxiliary head: centerness in ATSS, IoU in PAA.
+        convolutions
+            3x3 convolutions of each of the two towers.
+        groups
+            Groups of the normalization of the towers; the channels of the pyramid are a multiple of it.
+        delta_stds
+            Divisors of the encoded boxes.
+        """
+        return cls(
+            head=DenseHead(
+                in_channels,
+                num_classes,
+                num_per_cell=len(anchor_scales),
+                num_levels=len(strides),
+                auxiliary=auxiliary,
+                num_convolutions=convolutions,
+                groups=groups,
+            ),
+            anchors=AnchorGenerator(tuple(strides), anchor_scales, (1.0,)),
+            coder=BoxCoder(delta_stds),
+        )
 
     def forward(self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> DenseOutputs:
         """Return predictions for every anchor of L maps (B, channels, H, W); sizes are (height, width) in pixels."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,26 @@ from rankdet.heads.anchors import AnchorGenerator
 from rankdet.heads.box_coding import BoxCoder
 from rankdet.heads.decoding import best_anchors, boxes_at, matched_boxes
 from rankdet.heads.nms import grouped_nms
-from rankdet.label_assignment import Assigner, PyramidAnchors, Sampler, assign_by_overlap, positive_rows
-from rankdet.ranges import Count, CountOrZero, Fraction, NonNegative, OpenFraction, checked
+from rankdet.label_assignment import (
+    Assigner,
+    MaxIoUAssigner,
+    PyramidAnchors,
+    RandomSampler,
+    Sampler,
+    assign_by_overlap,
+    positive_rows,
+)
+from rankdet.ranges import (
+    Count,
+    CountOrZero,
+    Fraction,
+    NonNegative,
+    NotEmpty,
+    OpenFraction,
+    Positive,
+    Stds,
+    checked,
+)
 from rankdet.structures import Batch, Candidates, Target
 
 
@@ -149,6 +167,62 @@ class RegionProposalNetwork(nn.Module):
         self.allowed_border = allowed_border
         self.train_proposals = train_proposals or ProposalSettings(per_level=2000)
         self.test_proposals = test_proposals or ProposalSettings()
+
+    @classmethod
+    def build(
+        cls,
+        in_channels: int,
+        strides: Sequence[int],
+        *,
+        anchor_scale: Positive = 8.0,
+        anchor_ratios: Annotated[tuple[Positive, ...], NotEmpty()] = (0.5, 1.0, 2.0),
+        delta_stds: Stds = (1.0, 1.0, 1.0, 1.0),
+        positive_iou: Fraction = 0.7,
+        negative_iou: Fraction = 0.3,
+        sampler: RandomSampler | None = None,
+        allowed_border: NonNegative | None = None,
+        prior: OpenFraction = 0.5,
+        train_proposals: ProposalSettings = ProposalSettings(per_level=2000),
+        test_proposals: ProposalSettings = ProposalSettings(),
+    ) -> Self:
+        """Return the network for a pyramid.
+
+        Parameters
+        ----------
+        in_channels, strides
+            Channels of every level of the pyramid, and its strides.
+        anchor_scale
+            Side of the anchors in strides of their level.
+        anchor_ratios
+            Height over width of the anchors.
+        delta_stds
+            Divisors of the encoded boxes.
+        positive_iou
+            Anchors of at least this IoU are positives.
+        negative_iou
+            Anchors below this IoU are negatives; between the two they are ignored. An object without an anchor of
+            ``positive_iou`` takes its best ones from this IoU on.
+        sampler
+            Choice of anchors for the loss; None: all of them.
+        allowed_border
+            Anchors that reach beyond their image by more pixels than this are ignored by the loss; None: none is.
+        prior
+            What scores start at: 0.5 is a bias of 0, 0.01 that of focal loss.
+        train_proposals
+            Proposals in training.
+        test_proposals
+            Proposals in detection.
+        """
+        return cls(
+            head=RPNHead(in_channels, len(anchor_ratios), prior=prior),
+            anchors=AnchorGenerator(tuple(strides), (anchor_scale,), anchor_ratios),
+            coder=BoxCoder(delta_stds),
+            assigner=MaxIoUAssigner(positive_iou, negative_iou, low_quality_iou=negative_iou),
+            sampler=sampler,
+            allowed_border=allowed_border,
+            train_proposals=train_proposals,
+            test_proposals=test_proposals,
+        )
 
     def forward(self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> RPNOutputs:
         """Return predictions for every anchor of L maps (B, channels, H, W); sizes are (height, width) in pixels."""

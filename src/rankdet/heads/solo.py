@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from torch.nn.functional import interpolate, max_pool2d
 from rankdet.heads.dense import PRIOR, by_anchor, start_normal, tower
 from rankdet.heads.mask_targets import fill_outlines, shrink_masks
 from rankdet.label_assignment import GridAssigner, MaskShapes, mask_shapes
-from rankdet.ranges import Count, CountOrZero, checked
+from rankdet.ranges import Ascending, Count, CountOrZero, NonNegative, Positive, checked
 from rankdet.structures import Candidates, Matched, Outlines, Target
 
 
@@ -151,6 +152,26 @@ class MaskFeatures(nn.Module):
         return features_of_masks
 
 
+@checked
+@dataclass(frozen=True)
+class MaskFeatureSettings:
+    """The map of features that masks are made of: all levels but the coarsest, added.
+
+    Parameters
+    ----------
+    channels
+        Channels in which the levels are added.
+    out_channels
+        Channels of the features, and weights of a mask's kernel.
+    groups
+        Groups of the normalization; both numbers of channels are multiples of it.
+    """
+
+    channels: Count = 128
+    out_channels: Count = 256
+    groups: Count = 32
+
+
 class GridOutputs(NamedTuple):
     """Predictions of the network for every cell, and the mask features of each image.
 
@@ -206,6 +227,67 @@ class GridStage(nn.Module):
         read = (2 * self.strides[0], *self.strides[1:-1], self.strides[-2])
         per_cell = [torch.full((size * size,), stride) for size, stride in zip(head.grids, read, strict=True)]
         self.register_buffer("cell_strides", torch.cat(per_cell), persistent=False)
+
+    @classmethod
+    def build(
+        cls,
+        in_channels: int,
+        strides: Sequence[int],
+        num_classes: int,
+        mask_features: MaskFeatureSettings,
+        *,
+        sizes: tuple[Count, ...] = (40, 36, 24, 16, 12),
+        scale_ranges: tuple[Annotated[tuple[NonNegative, Positive], Ascending()], ...],
+        one_mask_per_cell: bool,
+        center_size: Positive = 0.2,
+        convolutions: CountOrZero = 4,
+        channels: Count = 512,
+        groups: Count = 32,
+    ) -> Self:
+        """Return a stage for a pyramid.
+
+        Parameters
+        ----------
+        in_channels, strides, num_classes
+            Channels of every level of the pyramid, its strides, and C.
+        mask_features
+            Features of the masks.
+        sizes
+            Cells per side of the grid of each level, the finest first.
+        scale_ranges
+            Smallest and largest objects of each level, as square root of the area of the box in pixels.
+        one_mask_per_cell
+            Whose a cell is that several objects want. True, in the form of Rank & Sort Loss: the first object's, with
+            its mask alone. False, in the standard form: the last object's, but the cell learns the masks of all.
+        center_size
+            Side of the region around the center of mass whose cells are positives, in sides of the box.
+        convolutions
+            3x3 convolutions of each of the two towers.
+        channels
+            Channels of the towers.
+        groups
+            Groups of the normalization of the towers; their channels are a multiple of it.
+        """
+        return cls(
+            head=GridHead(
+                in_channels,
+                num_classes,
+                grids=sizes,
+                kernel_channels=mask_features.out_channels,
+                num_convolutions=convolutions,
+                channels=channels,
+                groups=groups,
+            ),
+            mask_features=MaskFeatures(
+                in_channels,
+                len(strides) - 1,
+                channels=mask_features.channels,
+                out_channels=mask_features.out_channels,
+                groups=mask_features.groups,
+            ),
+            assigner=GridAssigner(sizes, scale_ranges, center_size, one_mask_per_cell),
+            strides=tuple(strides),
+        )
 
     def forward(self, maps: Sequence[Tensor]) -> GridOutputs:
         """Return predictions for every cell from the maps of a pyramid (B, channels, H, W), finest first."""

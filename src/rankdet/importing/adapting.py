@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rankdet.recipes import Recipe, validated
-from rankdet.recipes.loading import merged
+from rankdet.recipes import Recipe
+from rankdet.recipes.changes import merged, nested
 from rankdet.recipes.schema.detectors import Timm
 from rankdet.structures import InputError
 
@@ -56,9 +56,7 @@ class Adaptation:
 
     def change(self, path: Sequence[str], value: Any) -> None:
         """Set a field of the recipe."""
-        for name in reversed(path):
-            value = {name: value}
-        self.fields = merged(self.fields, value)
+        self.fields = merged(self.fields, nested({".".join(path): value}))
 
 
 def backbone_name(tensors: Mapping[str, Tensor], prefix: str) -> str | None:
@@ -87,7 +85,7 @@ def take_backbone(adaptation: Adaptation, recipe: Recipe, name: str | None) -> N
 
 def adapted(recipe: Recipe, adaptation: Adaptation) -> Recipe:
     """Return the recipe with the changes."""
-    return validated(merged(recipe.model_dump(mode="json"), adaptation.fields), f"recipe {recipe.name}")
+    return recipe.changed(adaptation.fields)
 
 
 def adapt_to_config(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, Any]) -> None:

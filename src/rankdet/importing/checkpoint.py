@@ -12,10 +12,10 @@ from torch import Tensor
 from rankdet.data import COCO as COCO_FORMAT
 from rankdet.data import LVIS
 from rankdet.recipes import RECIPES, Recipe, load_recipe
+from rankdet.recipes.changes import differences
 from rankdet.recipes.schema.data import Data
 from rankdet.runs.checkpoint import save_checkpoint
 from rankdet.structures import InputError
-from rankdet.training.setup import differences
 
 from . import from_mmdetection, from_mmdetection_1
 from .adapting import Adaptation, adapted, backbone_name, take_backbone
@@ -109,7 +109,7 @@ def understood(
     origin, candidates = _candidates(foreign, recipe, config, num_categories)
     candidate, num_classes, weights = _first_that_fits(foreign, origin, candidates, num_categories)
     categories, order, how = named_categories(num_classes, names, folder)
-    weights = reordered(weights, order, candidate.recipe.detector.heads)
+    weights = reordered(weights, order, {name: head.softmax for name, head in candidate.recipe.detector.heads.items()})
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise InputError(f"weight {name} is not finite")

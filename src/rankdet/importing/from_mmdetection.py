@@ -18,11 +18,8 @@ from torch import Tensor, nn
 from rankdet.backbones import FPN, CarafeFPN, DeformableConv2d
 from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN, SOLOv2
 from rankdet.recipes import Recipe
-from rankdet.recipes.schema.detectors import YOLACT as YOLACTConfig
-from rankdet.recipes.schema.detectors import CascadeRCNN as CascadeConfig
-from rankdet.recipes.schema.detectors import Detector, Timm
-from rankdet.recipes.schema.detectors.one_stage import OneStage
-from rankdet.recipes.schema.detectors.two_stage import TwoStage
+from rankdet.recipes.schema.detectors import Timm
+from rankdet.recipes.schema.part import Part
 
 from .adapting import Adaptation, adapt_to_config
 from .categories import COCO
@@ -42,7 +39,7 @@ def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor],
     if isinstance(backbone, Timm):
         is_deformable = any(".conv2.conv_offset." in name for name in tensors)
         adaptation.change(["detector", "backbone", "deformable"], is_deformable)
-    if isinstance(detector, TwoStage):
+    if "rpn" in detector.heads:
         has_carafe = any(is_under(name, ["neck.upsample_modules"]) for name in tensors)
         adaptation.change(["detector", "carafe"], has_carafe)
 
@@ -214,14 +211,13 @@ def as_linear(tensor: Tensor) -> Tensor:
     return tensor.flatten(1) if tensor.ndim > 1 else tensor
 
 
-def rcnn_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+def rcnn_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: int | None) -> int:
     """Return C, from four deltas for each class."""
     return len(tensors["roi_head.bbox_head.fc_reg.bias"]) // 4
 
 
-def cascade_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+def cascade_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: int | None) -> int:
     """Return C, from logits that may include the background."""
-    assert isinstance(detector, CascadeConfig)
     rows = len(tensors["roi_head.bbox_head.0.fc_cls.bias"])
     return cascade_count(rows, detector.rcnn1.softmax, num_categories)
 
@@ -240,22 +236,18 @@ def cascade_count(rows: int, softmax: bool, num_categories: int | None) -> int:
     return likely[0] if likely else rows - softmax
 
 
-def dense_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+def dense_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: int | None) -> int:
     """Return C, from a logit for each class and anchor of a cell."""
-    assert isinstance(detector, OneStage)
     return len(tensors["bbox_head.atss_cls.bias"]) // len(detector.dense.anchor_scales)
 
 
-def yolact_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+def yolact_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: int | None) -> int:
     """Return C, from a logit for each class and anchor of a cell, and perhaps the background."""
-    assert isinstance(detector, YOLACTConfig)
     rows = len(tensors["bbox_head.conv_cls.bias"]) // len(detector.anchor_ratios)
     return cascade_count(rows, detector.softmax, num_categories)
 
 
-def grid_classes(
-    tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None, names: GridNames
-) -> int:
+def grid_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: int | None, names: GridNames) -> int:
     """Return C, from a logit for each class."""
     return len(tensors[f"{names.classifier}.bias"])
 

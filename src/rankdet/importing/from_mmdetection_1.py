@@ -14,8 +14,7 @@ from torch import Tensor
 
 from rankdet.detectors import CascadeRCNN, FasterRCNN, MaskRCNN
 from rankdet.recipes import Recipe
-from rankdet.recipes.schema.detectors import Detector
-from rankdet.recipes.schema.detectors.two_stage import TwoStage
+from rankdet.recipes.schema.part import Part
 
 from . import from_mmdetection
 from .adapting import Adaptation
@@ -44,10 +43,11 @@ GRIDS = GridNames(
 def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Record changes of the RoIs, which have no shift of half a pixel and two points per cell and direction."""
     from_mmdetection.adapt(adaptation, recipe, tensors, config)
-    if not isinstance(recipe.detector, TwoStage):
+    heads = recipe.detector.heads
+    if "rpn" not in heads:
         return
     adaptation.notes.append(NOTE)
-    for stage in recipe.detector.stages:
+    for stage in heads.keys() - {"rpn"}:
         adaptation.change(["detector", stage, "half_pixel_shift"], False)
         adaptation.change(["detector", stage, "sampling_ratio"], 2)
 
@@ -98,12 +98,12 @@ def _both(first: Callable[[Tensor], Tensor], second: Callable[..., Tensor]) -> C
     return lambda tensor: second(first(tensor))
 
 
-def rcnn_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+def rcnn_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: int | None) -> int:
     """Return C, from a logit for each class and the background."""
     return len(tensors["bbox_head.fc_cls.bias"]) - 1
 
 
-def cascade_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+def cascade_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: int | None) -> int:
     """Return C, from a logit for each class and the background."""
     return len(tensors["bbox_head.0.fc_cls.bias"]) - 1
 

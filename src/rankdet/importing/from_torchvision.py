@@ -16,7 +16,7 @@ from torch import Tensor
 from rankdet.backbones import FPN, CarafeFPN
 from rankdet.detectors import FasterRCNN, MaskRCNN
 from rankdet.recipes import Recipe
-from rankdet.recipes.schema.detectors import Detector
+from rankdet.recipes.schema.part import Part
 
 from .adapting import Adaptation
 from .categories import COCO
@@ -132,7 +132,7 @@ def mask_classes_alone(tensor: Tensor, num_classes: int) -> Tensor:
     return classes.flatten(1) if classes.ndim > 1 else classes
 
 
-def num_classes(tensors: Mapping[str, Tensor], detector: Detector, num_categories: int | None) -> int:
+def num_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: int | None) -> int:
     """Return C: 80 for 91 rows, unless there are known to be 90 categories."""
     rows = len(tensors[f"{CLASSIFIER}.bias"])
     return len(COCO) if rows == COCO_ROWS and num_categories != rows - 1 else rows - 1

@@ -16,6 +16,7 @@ from rankdet.data import CocoDataset, build_test_loader
 from rankdet.data.own import MapDataset, from_map_dataset
 from rankdet.inference.model import Model
 from rankdet.inference.ranking_quality import ranking_quality
+from rankdet.losses import set_epoch_length
 from rankdet.metrics import evaluate as measure
 from rankdet.metrics.evaluator import IouType
 from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -210,7 +211,8 @@ def evaluate_on_folder(
             head = list(recipe.detector.heads)[-1]
             # The loss ranks over a batch, so batches have the size of training.
             batches = build_test_loader(dataset, recipe.data.batch_size, recipe.data.workers)
-            losses = {name: config.build(len(batches)).to(model.device) for name, config in recipe.losses.items()}
+            losses = {name: config.build().to(model.device) for name, config in recipe.losses.items()}
+            set_epoch_length(losses.values(), max(1, len(batches)))
             metrics = metrics | {"ranking": {"head": head, **ranking_quality(model, losses, batches, head)}}
         if out is not None:
             write_json(out / "detections.json", evaluation.detections)

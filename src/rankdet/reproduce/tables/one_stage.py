@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from rankdet.recipes import Recipe
+from rankdet.recipes.library.experiment import require
 from rankdet.recipes.library.one_stage import (
     alrp_atss_r50_coco,
     alrp_paa_r50_coco,
@@ -27,28 +29,20 @@ from rankdet.recipes.library.one_stage import (
 )
 from rankdet.recipes.schema.detectors import ATSS, PAA
 from rankdet.recipes.schema.losses import (
-    Balancing,
     CenternessWeights,
     ConstantBalance,
     IoUWeights,
     MagnitudeBalance,
     NoWeights,
     RankingWeights,
-    RankSort,
+    RankSortLoss,
     ScoreWeights,
     ValueBalance,
-    Weighting,
 )
+from rankdet.recipes.schema.part import Part
 
 from ..experiments import COCO, SHAPES, Experiment
 from .rows import Change, Family, Row
-
-
-def one_stage(recipe: Recipe) -> ATSS | PAA:
-    """Return the detector of a recipe of ATSS or PAA; raises TypeError for another recipe."""
-    if not isinstance(recipe.detector, ATSS | PAA):
-        raise TypeError(f"recipe {recipe.name!r} is none of ATSS or PAA")
-    return recipe.detector
 
 
 def as_in(full: Callable[[], Recipe]) -> Change:
@@ -56,14 +50,12 @@ def as_in(full: Callable[[], Recipe]) -> Change:
     differ."""
 
     def change(recipe: Recipe) -> Recipe:
-        detector, source = one_stage(recipe), one_stage(full())
-        fields = {"anchor_scales": source.dense.anchor_scales, "auxiliary": source.dense.auxiliary}
-        changed: dict[str, object] = {"dense": detector.dense.model_copy(update=fields)}
-        if isinstance(source, PAA):
-            changed |= {"cost_giou_weight": source.cost_giou_weight, "added_variance": source.added_variance}
-        return recipe.model_copy(
-            update={"detector": detector.model_copy(update=changed), "losses": full().losses},
-        )
+        require(recipe, ATSS, PAA)
+        source = full()
+        fields = {"dense": {name: getattr(source.detector.dense, name) for name in ("anchor_scales", "auxiliary")}}
+        if isinstance(source.detector, PAA):
+            fields |= {name: getattr(source.detector, name) for name in ("cost_giou_weight", "added_variance")}
+        return recipe.changed({"detector": fields}, losses=source.losses)
 
     return change
 
@@ -78,14 +70,14 @@ PAA_STANDARD = Family.of(shapes=paa_shapes, coco=paa_r50_coco)
 RS_ATSS = Family.of(shapes=rs_atss_shapes, coco=rs_atss_r50_coco)
 RS_PAA = Family.of(shapes=rs_paa_shapes, coco=rs_paa_r50_coco)
 FOCAL_ATSS = one_stage_family(focal_atss_r50_coco, atss_shapes)
-WEIGHTINGS: dict[str, Weighting] = {
+WEIGHTINGS: dict[str, Part] = {
     "none": NoWeights(),
     "centerness": CenternessWeights(),
     "score": ScoreWeights(),
     "iou": IoUWeights(),
     "ranking": RankingWeights(),
 }
-BALANCINGS: dict[str, Balancing] = {
+BALANCINGS: dict[str, Part] = {
     "constant_1": ConstantBalance(weight=1.0),
     "constant_2": ConstantBalance(weight=2.0),
     "constant_3": ConstantBalance(weight=3.0),
@@ -94,11 +86,12 @@ BALANCINGS: dict[str, Balancing] = {
 }
 
 
-def rs_atss_with(loss: RankSort) -> Family:
+def rs_atss_with(**fields: Any) -> Family:
     """Return RS ATSS with another form of the loss, or the recipe itself for its own form."""
-    if loss == RankSort():
+    loss = RankSortLoss(**fields)
+    if loss == RankSortLoss():
         return RS_ATSS
-    return RS_ATSS.changed(lambda recipe: recipe.model_copy(update={"losses": {"dense": loss}}))
+    return RS_ATSS.changed(lambda recipe: recipe.changed(losses={"dense": loss}))
 
 
 def table_2() -> list[Row]:
@@ -126,8 +119,8 @@ def table_9() -> list[Row]:
     two = ConstantBalance(weight=2.0)
     return [
         FOCAL_ATSS.row("focal"),
-        rs_atss_with(RankSort(weighting=NoWeights(), balancing=two)).row("rs"),
-        rs_atss_with(RankSort(balancing=two)).row("rs-weights"),
+        rs_atss_with(tasks={"weighting": NoWeights(), "balancing": two}).row("rs"),
+        rs_atss_with(tasks={"balancing": two}).row("rs-weights"),
         RS_ATSS.row("rs-weights-balance"),
     ]
 
@@ -135,7 +128,7 @@ def table_9() -> list[Row]:
 def table_a11() -> list[Row]:
     """Return the rows of Table A.11: instance weights and task balancing of RS ATSS."""
     return [
-        rs_atss_with(RankSort(weighting=weighting, balancing=balancing)).row(f"{weights}-{balance}")
+        rs_atss_with(tasks={"weighting": weighting, "balancing": balancing}).row(f"{weights}-{balance}")
         for weights, weighting in WEIGHTINGS.items()
         for balance, balancing in BALANCINGS.items()
     ]
@@ -148,10 +141,10 @@ def table_a13() -> list[Row]:
     """
     widths = {"0.00": 0.0, "0.50": 0.5, "1.00": 1.0, "1.50": 1.5, "2.00": 2.0, "default": 0.0}
     return [
-        rs_atss_with(RankSort(weighting=RankingWeights(delta_loc=width))).row(name) for name, width in widths.items()
+        rs_atss_with(tasks={"weighting": RankingWeights(delta_loc=width)}).row(name) for name, width in widths.items()
     ]
 
 
 def table_a14() -> list[Row]:
     """Return the rows of Table A.14: width of the step of RS Loss."""
-    return [rs_atss_with(RankSort(delta=delta)).row(f"{delta:.2f}") for delta in (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)]
+    return [rs_atss_with(delta=delta).row(f"{delta:.2f}") for delta in (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)]

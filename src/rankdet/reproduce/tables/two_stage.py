@@ -52,42 +52,38 @@ from rankdet.recipes.library.plus import (
     rs_mask_rcnn_r101_3x_coco,
     with_carafe,
 )
-from rankdet.recipes.library.ranking import two_stage_of
+from rankdet.recipes.library.ranking import stages_of
 from rankdet.recipes.library.shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
-from rankdet.recipes.schema.losses import (
-    L1,
-    GIoU,
-    SigmoidCrossEntropy,
-    SoftmaxCrossEntropy,
-)
+from rankdet.recipes.schema.losses import GIoULoss, L1Loss
 
 from ..experiments import COCO, SHAPES, Experiment
 from .rows import Change, Family, Row
 
 
+def with_l1(recipe: Recipe) -> Recipe:
+    """Change to L1 in both stages, as in ``faster_rcnn_l1_r50_coco``."""
+    return recipe.changed({"losses.rpn.box_loss": L1Loss(), "losses.rcnn.box_loss": L1Loss()})
+
+
 def with_giou(recipe: Recipe) -> Recipe:
     """Change to L1 in the RPN and ten times GIoU in the R-CNN, as in ``faster_rcnn_giou_r50_coco``."""
-    losses = {"rpn": SigmoidCrossEntropy(box_loss=L1()), "rcnn": SoftmaxCrossEntropy(box_loss=GIoU(weight=10.0))}
-    return recipe.model_copy(update={"losses": losses})
+    return with_l1(recipe).changed({"losses.rcnn.box_loss": GIoULoss(weight=10.0)})
 
 
 def with_l1_and_carafe(recipe: Recipe) -> Recipe:
     """Change to L1 in both stages and a pyramid with CARAFE, as in ``faster_rcnn_plus_r50_coco``."""
-    losses = {"rpn": SigmoidCrossEntropy(box_loss=L1()), "rcnn": SoftmaxCrossEntropy(box_loss=L1())}
-    return with_carafe(recipe).model_copy(update={"losses": losses})
+    return with_carafe(with_l1(recipe))
 
 
 def with_alrp(recipe: Recipe) -> Recipe:
     """Change to aLRP Loss in both heads, as in ``alrp_faster_rcnn_r50_coco``."""
-    return recipe.model_copy(update={"losses": ALRP_LOSSES})
+    return recipe.changed(losses=ALRP_LOSSES)
 
 
 def with_heavy_training(recipe: Recipe) -> Recipe:
     """Change to the augmentation of ``heavy_rs_faster_rcnn_r50_coco`` and three times the iterations, on ``shapes``."""
-    iterations = 3 * (recipe.schedule.iterations or 0)
-    schedule = recipe.schedule.model_copy(update={"iterations": iterations, "milestones": (0.75, 0.95)})
-    data = augmented(recipe.data, 128, (127.5, 127.5, 127.5))
-    return recipe.model_copy(update={"data": data, "schedule": schedule})
+    schedule = {"iterations": 3 * recipe.schedule.iterations, "milestones": (0.75, 0.95)}
+    return recipe.changed({"data": augmented(128, (127.5, 127.5, 127.5)), "schedule": schedule})
 
 
 def with_focal_from_low_scores(recipe: Recipe) -> Recipe:
@@ -95,10 +91,8 @@ def with_focal_from_low_scores(recipe: Recipe) -> Recipe:
 
     Scores start at 0.01, and not all of them pass the usual threshold of 0.05 in so few iterations.
     """
-    changed = with_focal(recipe)
-    threshold = min(0.01, changed.detector.testing.score_threshold)
-    testing = changed.detector.testing.model_copy(update={"score_threshold": threshold})
-    return changed.model_copy(update={"detector": changed.detector.model_copy(update={"testing": testing})})
+    threshold = min(0.01, recipe.detector.testing.score_threshold)
+    return with_focal(recipe).changed({"detector.testing.score_threshold": threshold})
 
 
 def with_samplers_of(standard: Callable[[], Recipe], drawn: Collection[str]) -> Change:
@@ -108,17 +102,12 @@ def with_samplers_of(standard: Callable[[], Recipe], drawn: Collection[str]) -> 
     """
 
     def change(recipe: Recipe) -> Recipe:
-        detector, source = two_stage_of(recipe), two_stage_of(standard())
-        unknown = set(drawn) - set(detector.heads)
+        heads, source = ["rpn", *stages_of(recipe)], standard().detector
+        unknown = set(drawn) - set(heads)
         if unknown:
-            raise ValueError(f"recipe {recipe.name} has no heads {sorted(unknown)}; it has {sorted(detector.heads)}")
-        parts = {
-            head: getattr(detector, head).model_copy(
-                update={"sampler": getattr(source, head).sampler if head in drawn else None}
-            )
-            for head in detector.heads
-        }
-        return recipe.model_copy(update={"detector": detector.model_copy(update=parts)})
+            raise ValueError(f"recipe {recipe.name} has no heads {sorted(unknown)}; it has {sorted(heads)}")
+        samplers = {head: getattr(source, head).sampler if head in drawn else None for head in heads}
+        return recipe.changed({f"detector.{head}.sampler": sampler for head, sampler in samplers.items()})
 
     return change
 

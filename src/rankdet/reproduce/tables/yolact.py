@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from rankdet.recipes import Recipe
+from typing import Any
+
 from rankdet.recipes.library.yolact import (
     rs_yolact_lite0_nuclei,
     rs_yolact_r50_coco,
     rs_yolact_shapes,
     yolact_lite0_nuclei,
-    yolact_of,
     yolact_r50_coco,
     yolact_shapes,
 )
-from rankdet.recipes.schema.losses import (
-    BinaryLabel,
-    DiceLabel,
-    IoULabel,
-    Label,
-    MaskCrossEntropy,
-    MeanLabel,
-    RankSort,
-    SoftmaxCrossEntropy,
-)
+from rankdet.recipes.schema.losses import BinaryQuality, DiceQuality, IoUQuality, MeanQuality, RankSortLoss
+from rankdet.recipes.schema.part import Part
 
 from ..experiments import NUCLEI
 from .rows import Change, Family, Row
 
 YOLACT = Family.of(shapes=yolact_shapes, nuclei=yolact_lite0_nuclei, coco=yolact_r50_coco)
 RS_YOLACT = Family.of(shapes=rs_yolact_shapes, nuclei=rs_yolact_lite0_nuclei, coco=rs_yolact_r50_coco)
-LABELS: dict[str, Label] = {
-    "binary": BinaryLabel(),
-    "iou": IoULabel(),
-    "dice": DiceLabel(),
-    "mean_iou_dice": MeanLabel(),
+QUALITIES: dict[str, Part] = {
+    "binary": BinaryQuality(),
+    "iou": IoUQuality(),
+    "dice": DiceQuality(),
+    "mean_iou_dice": MeanQuality(),
 }
 
 
@@ -42,32 +34,25 @@ def without(*, hard_negatives: bool = False, size_normalization: bool = False, s
     Without hard negatives the losses of classes and boxes are means over all anchors that are not ignored, as in the
     published code.
     """
-
-    def change(recipe: Recipe) -> Recipe:
-        detector, loss = yolact_of(recipe), recipe.losses["dense"]
-        if not isinstance(loss, SoftmaxCrossEntropy) or not isinstance(loss.mask_loss, MaskCrossEntropy):
-            raise TypeError(f"recipe {recipe.name!r} does not have the losses of the standard YOLACT")
-        if hard_negatives:
-            loss = loss.model_copy(update={"hard_negatives": None})
-        if size_normalization:
-            loss = loss.model_copy(update={"mask_loss": MaskCrossEntropy(weight=loss.mask_loss.weight)})
-        if semantic:
-            loss = loss.model_copy(update={"auxiliary": ()})
-            detector = detector.model_copy(update={"semantic": False})
-        return recipe.model_copy(update={"detector": detector, "losses": {"dense": loss}})
-
-    return change
+    changes: dict[str, Any] = {}
+    if hard_negatives:
+        changes["losses.dense.hard_negatives"] = None
+    if size_normalization:
+        changes["losses.dense.mask_loss.over_box_size"] = False
+    if semantic:
+        changes |= {"losses.dense.auxiliary": (), "detector.semantic": False}
+    return lambda recipe: recipe.changed(changes)
 
 
-def sorted_by(label: Label) -> Family:
+def sorted_by(quality: Part) -> Family:
     """Return RS YOLACT that sorts by another quality, or the recipe itself for its own.
 
     Nuclei have no such form: their recipe keeps the masks of some positives, and qualities by masks need those of all.
     """
-    family, loss = RS_YOLACT.without(NUCLEI), RankSort(label=label)
-    if loss == RankSort():
+    family, loss = RS_YOLACT.without(NUCLEI), RankSortLoss(quality=quality)
+    if loss == RankSortLoss():
         return family
-    return family.changed(lambda recipe: recipe.model_copy(update={"losses": {"dense": loss}}))
+    return family.changed(lambda recipe: recipe.changed(losses={"dense": loss}))
 
 
 def table_6() -> list[Row]:
@@ -83,5 +68,5 @@ def table_6() -> list[Row]:
 
 
 def table_a16() -> list[Row]:
-    """Return the rows of Table A.16: qualities by which RS YOLACT sorts its positives."""
-    return [sorted_by(label).row(name) for name, label in LABELS.items()]
+    """Return the rows of Table A.16: RS YOLACT, sorted by each quality."""
+    return [sorted_by(quality).row(name) for name, quality in QUALITIES.items()]

@@ -1,0 +1,58 @@
+"""Fields of recipes of version 0.1.0 in the form of today: those of YAML files, run folders and checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TASKS = ("box_loss", "weighting", "balancing", "mask_balancing", "auxiliary", "dice_epsilon")
+"""Fields of losses that are those of ``tasks`` now."""
+WITHOUT_TASKS = {
+    "alrp": ("balancing",),
+    "sigmoid_cross_entropy": ("box_loss",),
+    "softmax_cross_entropy": ("box_loss", "auxiliary"),
+}
+"""Losses that have no ``tasks``, and which of these fields are their own."""
+NORMALIZERS = {"per_picture": "per_image", "or_pictures": "or_images"}
+
+
+def migrated(fields: Any, base: Any = None) -> Any:
+    """Return plain fields of a recipe in the form of today; what has this form stays as it is.
+
+    Parameters
+    ----------
+    fields
+        All fields of a recipe, or those that differ from ``base``.
+    base
+        The recipe that these fields change, in the form of today.
+
+    Examples
+    --------
+    >>> migrated({"losses": {"rpn": {"type": "rank_sort", "label": {"type": "iou"}, "balancing": {"type": "value"}}}})
+    {'losses': {'rpn': {'type': 'rank_sort', 'quality': {'type': 'iou'}, 'tasks': {'balancing': {'type': 'value'}}}}}
+    """
+    if not isinstance(fields, dict):
+        return fields
+    detector, losses = fields.get("detector"), fields.get("losses")
+    if isinstance(detector, dict) and "test_per_level" in (detector.get("dense") or {}):
+        dense = dict(detector["dense"])
+        fields = fields | {"detector": detector | {"test_per_level": dense.pop("test_per_level"), "dense": dense}}
+    if not isinstance(losses, dict):
+        return fields
+    before = base["losses"] if base else {}
+    return fields | {"losses": {head: _loss(loss, before.get(head, {})) for head, loss in losses.items()}}
+
+
+def _loss(fields: Any, base: dict[str, Any]) -> Any:
+    if not isinstance(fields, dict):
+        return fields
+    kind = fields.get("type", base.get("type"))
+    if not isinstance(kind, str) or ":" in kind:  # version 0.1.0 had no losses of someone else
+        return fields
+    moved = [name for name in TASKS if name in fields and name not in WITHOUT_TASKS.get(kind, ())]
+    loss = {"quality" if name == "label" else name: value for name, value in fields.items() if name not in moved}
+    if moved:
+        loss["tasks"] = {name: fields[name] for name in moved} | loss.get("tasks", {})
+    normalizer = loss.get("normalizer")
+    if isinstance(normalizer, dict) and normalizer.get("type") in NORMALIZERS:
+        loss["normalizer"] = normalizer | {"type": NORMALIZERS[normalizer["type"]]}
+    return loss
