@@ -82,8 +82,8 @@ def ap_loss(
 
     Notes
     -----
-    Equals the authors' code at its δ = 1 (there, too, precision is interpolated while the positives are visited in
-    ascending order, ties in the order in which they stand), which fails without positives and whose negatives get no
+    This equals the authors' code at its δ = 1. There, precision is also interpolated while the positives are visited in
+    ascending order, with ties in their given order. That code fails without positives, and its negatives get no
     gradient in float16.
 
     Examples

@@ -34,7 +34,7 @@ class ConstantBalance(nn.Module):
     def forward(
         self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes = Processes()
     ) -> Tensor:
-        """λ, scalar."""
+        """Return the scalar λ by which the loss of the task is multiplied."""
         return torch.full_like(task.detach(), self.weight)
 
 
@@ -44,7 +44,7 @@ class ValueBalance(nn.Module):
     def forward(
         self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes = Processes()
     ) -> Tensor:
-        """λ, scalar."""
+        """Return the scalar λ by which the loss of the task is multiplied."""
         return value_balance(classification, task)
 
 
@@ -66,7 +66,7 @@ class MagnitudeBalance(nn.Module):
     def forward(
         self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes = Processes()
     ) -> Tensor:
-        """λ, scalar."""
+        """Return the scalar λ by which the loss of the task is multiplied."""
         pairs = (candidates.deltas, candidates.boxes, candidates.masks)
         norms = (
             _norm(classification, [candidates.logits]),
@@ -130,7 +130,7 @@ class EpochBalance(nn.Module):
     def forward(
         self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes = Processes()
     ) -> Tensor:
-        """λ, scalar."""
+        """Return the scalar λ by which the loss of the task is multiplied."""
         period = self.iterations or self.epoch
         if period is None:
             raise RuntimeError(

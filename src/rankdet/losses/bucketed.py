@@ -3,11 +3,10 @@
 F. Yavuz, B. C. Cam, A. H. Dogan, K. Oksuz, E. Akbas, S. Kalkan, "Bucketed Ranking-based Losses for Efficient Training
 of Object Detectors", ECCV 2024, arXiv:2407.14204.
 
-The negatives between two positives that follow each other in the order of logits are a bucket, and all of them are
-taken to stand where their mean stands. The soft step H is linear inside of [−δ, δ], so this is exact for δ = 0 (without
-ties, and up to the rounding of the mean) and wherever a bucket lies in one linear piece of H for every positive, and
-wrong where a bucket crosses p_i − δ or p_i + δ.
-:mod:`rankdet.losses.cells` cuts there instead, and is exact for every δ.
+The negatives between two positives that follow each other in the order of logits are a bucket, and the logit of each is
+replaced by their mean. The soft step H is linear inside of [−δ, δ]. This is therefore exact for δ = 0, without ties and
+up to the rounding of the mean, and for buckets that lie in one linear piece of H for every positive. It is wrong for
+buckets that cross p_i − δ or p_i + δ. :mod:`rankdet.losses.cells` cuts there instead, and is exact for every δ.
 
 Legend: P positives with logits p, N negatives, B = P + 1 buckets of n negatives with mean m, δ half the step's width.
 """

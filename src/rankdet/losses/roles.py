@@ -56,7 +56,7 @@ class RankedCandidates(NamedTuple):
 
     @property
     def num_logits(self) -> int:
-        """N."""
+        """Return N, the number of logits of all levels."""
         return sum(level.numel() for level in self.logits)
 
 

@@ -37,9 +37,9 @@ def sorting_errors(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
         \\ell_S(i) - \\ell_S^*(i) = \\frac{\\sum_{j} H(x_{ij})(1 - y_j)}{\\sum_{j} H(x_{ij})}
             - \\frac{\\sum_{j} H(x_{ij})[y_j \\ge y_i](1 - y_j)}{\\sum_{j} H(x_{ij})[y_j \\ge y_i]}
 
-    ((S) and (S*) of :func:`rankdet.losses.rank_sort_loss`). With T and U the sums of H and of H (1 − y) over the
-    positives that are *worse* than i, and R and A the same sums over all positives, this is
-    (U R − A T) / (R (R − T)): exactly 0 where nothing worse stands above i, with no difference of two large numbers.
+    ((S) and (S*) of :func:`rankdet.losses.rank_sort_loss`). Let T and U be the sums of H and of H (1 − y)
+    over the positives that are *worse* than i, and R and A the same sums over all positives. Then this is
+    (U R − A T) / (R (R − T)), which is exactly 0 if nothing worse is above i, and no difference of two large numbers.
 
     Parameters
     ----------

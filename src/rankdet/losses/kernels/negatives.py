@@ -1,8 +1,8 @@
 """The two passes over the negatives on a GPU: one counts them per cell, one writes their gradient. Triton only.
 
-Each pass reads the logits once and finds out by itself who is a negative, from labels or targets, so that nothing is
-indexed or compacted and nothing waits for the device. The first keeps integers: offsets inside a cell are rounded to
-multiples of 1 / ``scale``, and integers add up to the same sum in any order, so every run gives the same bits, and so
+Each pass reads the logits once and decides by itself who is a negative, from labels or targets, so that nothing is
+indexed or compacted and nothing waits for the device. The first pass keeps integers: offsets inside a cell are rounded
+to multiples of 1 / ``scale``. Integers add up to the same sum in any order, so that every run gives the same bits, as
 does any other code that follows the same definition.
 
 Legend: M candidates, C classes, E = 2P edges of the cells of P positives, R rows of replicated cells.
@@ -374,7 +374,7 @@ class TritonNegatives:
         self.scale = 0.0 if cells.per_width == 0 else 2.0 ** (23 - math.ceil(-math.log2(cells.per_width)))
 
     def count(self, own: Tensor) -> Counted:
-        """See :meth:`rankdet.losses.negatives.Negatives.count`."""
+        """Make the first pass; see :meth:`rankdet.losses.negatives.Negatives.count`."""
         edges = self.cells.edges
         counts, offsets = (torch.zeros(len(self.cells), dtype=torch.int64, device=edges.device) for _ in range(2))
         broken = torch.zeros(1, dtype=torch.int32, device=edges.device)
@@ -384,7 +384,7 @@ class TritonNegatives:
         return Counted(counts.double(), sums, torch.where(broken[0] > 0, torch.nan, 0.0))
 
     def gradient(self, function: PiecewiseLinear, of_positives: Tensor) -> list[Tensor]:
-        """See :meth:`rankdet.losses.negatives.Negatives.gradient`."""
+        """Make the second pass; see :meth:`rankdet.losses.negatives.Negatives.gradient`."""
         # Anchored at the left edge of each cell, so that no large numbers cancel in single precision.
         value = function.offset + function.slope * self.cells.left
         none = torch.zeros_like(function.total)
