@@ -112,7 +112,7 @@ class Unresolved(Part):
     type: str
 
     def build(self, *values: Any, **named: Any) -> Any:
-        """Raise InputError."""
+        """Raise InputError, because the part is not imported."""
         raise input_error(
             f"{self.type} is no part of rankdet, and what a checkpoint names is not imported by itself; if you trust "
             "where it comes from, say --trust on the command line or trust=True in Python"
