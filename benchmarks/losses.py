@@ -20,8 +20,8 @@ own norm, and the largest of these. Bucketed RS is an approximation of RS; bucke
 between the two largest sizes ("last").
 
 All losses that have a form for labels are given labels and the number of positives, so that none waits for a GPU; the
-others get dense targets, made beforehand. A dash stands where an algorithm would take minutes or more memory than there
-is, and is left out.
+others get dense targets, made beforehand. A dash marks an algorithm that is left out, because it would take minutes or
+more memory than there is.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Inputs(NamedTuple):
         return self.rows * self.logits.shape[1] + self.labels[self.rows]
 
     def targets(self) -> Tensor:
-        """(M, C): the quality where a positive stands, else 0."""
+        """(M, C): the quality at each positive, else 0."""
         targets = torch.zeros_like(self.logits)
         targets.view(-1)[self.own] = self.quality
         return targets
@@ -242,7 +242,7 @@ def make_calls(inputs: Inputs, names: tuple[str, ...]) -> dict[str, Callable[[],
 
 
 def seconds(call: Callable[[], object], device: str) -> float:
-    """Of one call; on a GPU from when the device begins until it has ended."""
+    """The seconds of one call; on a GPU from the begin of the work on the device to its end."""
     if device == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
@@ -316,7 +316,7 @@ def number(value: float | None) -> str:
 
 
 class Options(NamedTuple):
-    """Of the command line."""
+    """The options of the command line."""
 
     device: str
     quick: bool
@@ -378,7 +378,7 @@ def report_memory(report: Report, options: Options) -> None:
     report.table("**Peak memory** in multiples of the logits.", "logits", "positives", "pruned", *names)
     for size in options.scaled([RPN] if options.quick else MEMORY_SIZES):
         for pruned in ("kept", "half"):
-            # A loop needs at the last positive what it needs at the first, so a minute of it would tell no more.
+            # A loop needs at the last positive what it needs at the first, so a minute of it would show no more.
             cells = []
             for name in names:
                 progress(f"memory of {name}, {size}, {pruned}")
@@ -388,7 +388,7 @@ def report_memory(report: Report, options: Options) -> None:
 
 
 def peak_memory(name: str, size: Size, below: float, options: Options) -> float:
-    """In multiples of the logits' size; on a CPU in a process of its own."""
+    """What a pass adds at its peak, in multiples of the size of the logits; on a CPU in a process of its own."""
     if options.device == "cuda":
         inputs = make(size, below, options.device)
         call = make_calls(inputs, (name,) if name != "sort" else ())[name]
@@ -408,7 +408,7 @@ def peak_memory(name: str, size: Size, below: float, options: Options) -> float:
 def print_memory(name: str, size: Size, below: float) -> None:
     """The other end of :func:`peak_memory`."""
     names = (name,) if name != "sort" else ()
-    make_calls(make(Size(4000, 20, size.classes), below), names)[name]()  # loads the code, which shall not count
+    make_calls(make(Size(4000, 20, size.classes), below), names)[name]()  # loads the code, which is not to be counted
     inputs = make(size, below)
     call = make_calls(inputs, names)[name]
     Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's record of the peak

@@ -37,7 +37,7 @@ from rankdet.losses import (
 
 OUT = Path(__file__).parent / "images" / "losses"
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
-"""Okabe and Ito's colors, as in rankdet.report.curves: told apart by all, and with other marks besides."""
+"""Okabe and Ito's colors, as in rankdet.report.curves: everyone can distinguish them, and marks differ, too."""
 INK = "#222222"
 GRADIENT = "gradient ∂L / ∂s  (per logit)"
 LOGIT = "logit s"
@@ -97,8 +97,8 @@ def draw_rank_sort(figure: Figure) -> None:
         describe(axes, LOGIT, GRADIENT)
     left.legend(loc="upper left")
     for height, text in (
-        (0.97, "above 0, pushed down:\nit stands above a better one"),
-        (0.12, "below 0, pulled up:\na worse one stands above it"),
+        (0.97, "above 0, pushed down:\nit is above a better one"),
+        (0.12, "below 0, pulled up:\na worse one is above it"),
     ):
         right.text(0.02, height, text, transform=right.transAxes, va="top", fontsize=8.5, color=INK)
     bar = figure.colorbar(points, ax=right, pad=0.02)

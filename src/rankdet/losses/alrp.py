@@ -60,11 +60,11 @@ def alrp_loss(
         L_{cls} &= \frac{1}{|P|} \sum_i \frac{N_{FP}(i)}{rank(i)}, \qquad
         L_{loc} = \frac{1}{|P|} \sum_i \frac{\sum_{k \in P, s_k \ge s_i} E(k)}{rank(i)}
 
-    The gradient of the first is that of the identity update of both together, with the error that i would have without
-    negatives above it, E(i) / rank(i), as the target: negative j gets
+    The gradient of the first is the identity update of both together. Its target is E(i) / rank(i), the error that i
+    would have without negatives above it: negative j gets
     :math:`\frac{H(x_{ij})}{N_{FP}(i)} \cdot \frac{N_{FP}(i) + \sum_{k \ne i} H(x_{ik}) E(k)}{rank(i)}` from i, which
-    pays for it. The second is differentiated through E; ranks are constants in it, and its order is a hard one, where
-    positives of one logit stand in the order of ``targets``, the last on top.
+    pays for it. The second is differentiated through E, with ranks as constants. Its order is a hard one; of positives
+    with equal logits, the last in ``targets`` is the highest.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def alrp_loss(
     targets
         Same shapes: −1 ignored, 0 negative, above 0 positive.
     localization_errors
-        (P,) E ≥ 0 of the positives, in the order in which they stand in ``targets``: (1 − GIoU) / (2 (1 − τ)) with
+        (P,) E ≥ 0 of the positives, in their order in ``targets``: (1 − GIoU) / (2 (1 − τ)) with
         τ = 0.5 in detectors.
     delta
         δ, half the width of the soft step, in logits; 0 gives the hard step.
@@ -136,7 +136,7 @@ def alrp_loss_of_labels(
     labels
         (M,) int64: class 0 … C − 1, C background, −1 ignored; one such tensor per level.
     localization_errors
-        (P,) E of the positives, in the order in which they stand in ``labels``.
+        (P,) E of the positives, in their order in ``labels``.
     delta, sync, check, implementation
         As in :func:`alrp_loss`.
 
@@ -175,7 +175,7 @@ def _rule(logits: Tensor, errors: Tensor, false_positives: Tensor, delta: float)
     # The identity update passes on the localization errors above i, but for its own.
     is_active = ~(false_positives <= EPSILON)
     passed = (false_positives + errors_above - own * errors) / rank * is_active
-    # E(k) counts for every i that stands at k or below it, so its share runs up from the lowest.
+    # E(k) counts for k and every i below it, so its share is a sum from the lowest up.
     shares = prefix_sums(1 / rank)[1:] / count
     return Ruling(
         values=torch.stack([(false_positives / rank).mean(), (shares * errors).sum()]),

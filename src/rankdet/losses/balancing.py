@@ -19,7 +19,7 @@ from rankdet.structures import Candidates
 
 @checked
 class ConstantBalance(nn.Module):
-    """A weight that is set by hand.
+    """A constant weight.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class ConstantBalance(nn.Module):
 
 
 class ValueBalance(nn.Module):
-    """The weight that gives the task the value of the classification, each iteration anew: :func:`value_balance`."""
+    """The weight at which the task has the value of the classification, in each iteration: :func:`value_balance`."""
 
     def forward(
         self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes = Processes()
@@ -49,7 +49,7 @@ class ValueBalance(nn.Module):
 
 
 class MagnitudeBalance(nn.Module):
-    r"""The weight that gives the task's gradient the size of that of the classification, each iteration anew.
+    r"""The weight at which the gradient of the task is as large as that of the classification, in each iteration.
 
     .. math:: \lambda_t = \frac{\lVert \partial L_{RS} / \partial s \rVert_1}{\lVert \partial L_t / \partial b \rVert_1}
 
@@ -78,7 +78,7 @@ class MagnitudeBalance(nn.Module):
 
 @checked
 class EpochBalance(nn.Module):
-    r"""The weight that would have given the task the value of the total of the last period (aLRP Loss).
+    r"""The weight at which the task would have had the value of the total of the last period (aLRP Loss).
 
     .. math:: \lambda \leftarrow \frac{\overline{L_t} + \overline{L_{cls}}}{\overline{L_t}}
 
@@ -97,7 +97,7 @@ class EpochBalance(nn.Module):
     Raises
     ------
     RuntimeError
-        When it is called and nothing has told it the length of its period.
+        When it is called and its period is unknown.
 
     Notes
     -----
@@ -144,7 +144,7 @@ class EpochBalance(nn.Module):
 
     @torch.no_grad()
     def _add(self, classification: Tensor, task: Tensor, period: int) -> None:
-        """Take an iteration into the sums; at the end of a period, a new weight and empty sums."""
+        """Add an iteration to the sums; at the end of a period, set the weight and empty the sums."""
         self.count += 1
         self.classification_sum += classification
         self.task_sum += task
@@ -159,7 +159,7 @@ Balancing = ConstantBalance | ValueBalance | MagnitudeBalance | EpochBalance
 
 
 def set_epoch_length(losses: nn.Module | Iterable[nn.Module], iterations: int) -> None:
-    """Inform every :class:`EpochBalance` inside of these losses how many calls an epoch of the training has.
+    """Set the period of every :class:`EpochBalance` inside of these losses to an epoch of so many calls.
 
     A balance that was made with ``iterations`` of its own keeps them.
 
@@ -185,12 +185,12 @@ def set_epoch_length(losses: nn.Module | Iterable[nn.Module], iterations: int) -
 
 
 def value_balance(classification: Tensor, task: Tensor) -> Tensor:
-    r"""Weight that gives a task's loss the value of the classification loss, each iteration anew, detached.
+    r"""Weight at which a task has the value of the classification, detached.
 
     .. math:: \lambda_t = L_{RS} / L_t \qquad (section 5.1 of the paper)
 
-    The task's gradient becomes :math:`L_{RS} \nabla \log L_t`: its direction is kept, its size is that of the ranking
-    error. Nothing is tuned, averaged over iterations or reduced over processes.
+    The task's gradient becomes :math:`L_{RS} \nabla \log L_t`: its direction is kept, and its size is that of the
+    ranking error. Nothing is tuned or averaged over iterations.
 
     Parameters
     ----------

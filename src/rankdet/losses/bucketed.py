@@ -3,10 +3,10 @@
 F. Yavuz, B. C. Cam, A. H. Dogan, K. Oksuz, E. Akbas, S. Kalkan, "Bucketed Ranking-based Losses for Efficient Training
 of Object Detectors", ECCV 2024, arXiv:2407.14204.
 
-The negatives between two positives that follow each other in the order of logits are a bucket, and the logit of each is
-replaced by their mean. The soft step H is linear inside of [−δ, δ]. This is therefore exact for δ = 0, without ties and
-up to the rounding of the mean, and for buckets that lie in one linear piece of H for every positive. It is wrong for
-buckets that cross p_i − δ or p_i + δ. :mod:`rankdet.losses.cells` cuts there instead, and is exact for every δ.
+The negatives between two neighboring positives are a bucket, and the mean of their logits takes the place of each of
+them. The soft step H is linear inside of [−δ, δ]. The buckets are therefore exact for δ = 0, without ties and up to the
+rounding of the mean, and wherever a bucket lies in one linear piece of H for every positive. They are wrong where a
+bucket crosses p_i − δ or p_i + δ. :mod:`rankdet.losses.cells` cuts at these edges instead, and is exact for every δ.
 
 Legend: P positives with logits p, N negatives, B = P + 1 buckets of n negatives with mean m, δ half the step's width.
 """
@@ -58,8 +58,9 @@ def bucketed_rank_sort_loss(logits: Tensor, targets: Tensor, delta: float = 0.5)
 
     Notes
     -----
-    An error bound: with all logits of a bucket within r of their mean, H of the mean differs from the mean of H by at
-    most r / 2δ (exactly 0 off the kinks p_i ± δ). O(N log P + P²) time; the P × B matrix of H is in memory.
+    Where all logits of a bucket are within r of their mean, H of the mean differs from the mean of H by at most r / 2δ.
+    It does not differ where the bucket crosses no kink p_i ± δ. Time is O(N log P + P²), and the P × B matrix of H is
+    in memory.
 
     Examples
     --------
@@ -102,8 +103,13 @@ def bucketed_ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Ten
 
 
 class _Sorted(NamedTuple):
-    """Positives in ascending order of their logits: (P,) indices into the flat logits, logits, quality; the negatives
-    as (N,) indices. Logits are in float64."""
+    """Positives in ascending order of their logits, and the negatives.
+
+    positives, negatives
+        (P,) and (N,) indices into the flat logits.
+    logits, quality
+        (P,) float64, of the positives.
+    """
 
     positives: Tensor
     logits: Tensor
@@ -135,7 +141,7 @@ class _Buckets:
 
     def __init__(self, logits: Tensor, roles: _Sorted, delta: float) -> None:
         values = logits.reshape(-1)[roles.negatives].double()
-        # Those below stand above nothing, and would move the mean of the lowest bucket.
+        # Those below are above no positive, and would move the mean of the lowest bucket.
         is_seen = ~(values < roles.logits[0] - delta)
         self.negatives, values = roles.negatives[is_seen], values[is_seen]
         self.bucket = torch.searchsorted(roles.logits, values)
@@ -201,7 +207,7 @@ def _average_precision(logits: Tensor, roles: _Sorted, delta: float) -> tuple[tu
 
 @checked
 class BucketedRankSortLoss(nn.Module):
-    """Rank & Sort Loss of one head with bucketed negatives; else as :class:`rankdet.losses.RankSortLoss`.
+    """Rank & Sort Loss of one head with bucketed negatives, to compare with :class:`rankdet.losses.RankSortLoss`.
 
     Parameters
     ----------
@@ -241,7 +247,9 @@ class BucketedRankSortLoss(nn.Module):
 
 @checked
 class BucketedAPLoss(nn.Module):
-    """AP Loss of one head with bucketed negatives, beside 2 (1 − GIoU) weighted by scores, as published.
+    """AP Loss of one head with bucketed negatives, to compare with :class:`rankdet.losses.APLoss`.
+
+    The defaults are those published: 2 (1 − GIoU), weighted by scores.
 
     Parameters
     ----------

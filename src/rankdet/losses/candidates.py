@@ -1,4 +1,4 @@
-"""What every loss asks of Candidates before it starts.
+"""The positives among the candidates of a head, and their counts.
 
 Legend: M candidates, C classes, P positives, P' masks (of some positives, or of all).
 """
@@ -169,7 +169,7 @@ def check_sigmoid(candidates: Candidates) -> None:
 
 
 def task_counts(candidates: Candidates, num_positives: int, is_used: Tensor | None = None) -> dict[str, Tensor]:
-    """What a loss sees, in candidates and in logits; statistics of every loss.
+    """The sizes of the problem of a loss, in candidates and in logits: statistics of every loss.
 
     ``positives`` and ``background`` are candidates, and their ratio is the imbalance of instances. ``negatives`` are
     logits, as a classifier of C sigmoids has them: a positive comes with C − 1 of them, background with C. Their ratio

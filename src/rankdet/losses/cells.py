@@ -1,7 +1,7 @@
 """Sums of soft steps over millions of negatives in one pass: exact, in O((P + N) log P) time and O(P) memory.
 
 The soft step H is piecewise linear. For P positives with logits p_i, the 2P edges p_i − δ and p_i + δ cut the axis into
-2P + 1 cells, and inside a cell every H(s − p_i) is one linear function of s. Hence
+2P + 1 cells. Inside a cell every H(s − p_i) is one linear function of s. Hence
 
 * :math:`N_{FP}(i) = \\sum_j H(s_j - p_i)` follows from the number of negatives and the sum of their logits per cell,
 * :math:`F(s) = \\sum_i w_i H(s - p_i)`, the gradient of a negative, is a slope and an offset per cell.
@@ -23,11 +23,17 @@ from torch.nn import functional
 from rankdet.losses.steps import prefix_sums
 
 LANES = 8
-"""Cells in which the values below all edges take turns: sums into one and the same place wait for each other."""
+"""Places for the values below all edges, used in turn: successive additions to one place would wait for each other."""
 
 
 class PiecewiseLinear(NamedTuple):
-    """F(s) = offset[k] + slope[k] · s in cell k, between 0 and ``total``; each (E + 1,) float64, ``total`` a scalar."""
+    """A function F(s) = offset[k] + slope[k] · s in cell k, with values between 0 and ``total``.
+
+    offset, slope
+        (E + 1,) float64.
+    total
+        Scalar float64.
+    """
 
     offset: Tensor
     slope: Tensor
@@ -66,11 +72,11 @@ class Cells:
         return torch.cat([self.edges[:1], self.edges]).double()
 
     def steps_over(self, counts: Tensor, sums: Tensor) -> Tensor:
-        """(P,) float64: Σ_j H(s_j − p_i) of values of which cell k holds ``counts[k]`` with the sum ``sums[k]``.
+        """(P,) float64 sums Σ_j H(s_j − p_i) of values, of which cell k has ``counts[k]`` with the sum ``sums[k]``.
 
         Sums run from the top down, so that a positive with nothing above it gets exactly 0.
         """
-        # What lies above all edges is inside of no window, and one large logit would swallow the others' sums.
+        # Values above all edges are inside of no window, and one large logit would swallow the sums of the others.
         sums = functional.pad(sums[:-1], (0, 1))
         from_top = prefix_sums(torch.stack([counts, sums]).flip(1)).flip(1)
         at_last, at_first = from_top[:, self.last], from_top[:, self.first]
@@ -79,7 +85,10 @@ class Cells:
         return at_last[0] + torch.where(inside > 0, linear, 0.0)
 
     def weighted_steps(self, weights: Tensor) -> PiecewiseLinear:
-        """F(s) = Σ_i w_i H(s − p_i) for (P,) float64 weights w, none of which has another sign than their sum."""
+        """The function F(s) = Σ_i w_i H(s − p_i) for (P,) float64 weights w, no two of which differ in sign.
+
+        The line of positive i begins at the edge p_i − δ and ends at p_i + δ, above which w_i is all that remains.
+        """
         slopes = weights * self.per_width
         offsets = weights * (0.5 * (self.per_width > 0)) - slopes * self.positives
         rises = torch.stack([torch.cat([offsets, weights - offsets]), torch.cat([slopes, -slopes])])
@@ -91,7 +100,7 @@ class Cells:
 
 
 class Search:
-    """Finds cells on a CPU.
+    """A search for the cells of many values.
 
     A binary search over random values mispredicts a branch at each level; a uniform table, followed by as many
     branch-free halvings as the fullest bin needs, is several times as fast. The result is that of the binary search,
@@ -141,7 +150,7 @@ class Search:
 
 
 class Spare:
-    """Memory for the temporaries of a search of up to ``size`` values like ``edges``, used again and again."""
+    """Memory for the temporaries of a search of up to ``size`` values like ``edges``, used for many of them."""
 
     def __init__(self, edges: Tensor, size: int) -> None:
         self.numbers = torch.empty(size, dtype=torch.int32, device=edges.device)

@@ -1,6 +1,6 @@
 """Error-driven losses from dense definitions.
 
-A ranking error counts how many candidates stand above a positive; its derivative is zero wherever it exists. The
+A ranking error counts how many candidates are above a positive; its derivative is zero wherever it exists. The
 *identity update* (Oksuz et al., "Rank & Sort Loss for Object Detection and Instance Segmentation", ICCV 2021,
 arXiv:2107.11669, section 3) puts the error itself in the derivative's place. With the primary term
 :math:`L_{ij} = (\\ell(i) - \\ell^*(i))\\, p(j|i)`, the gradient that :math:`x_{ij} = s_j - s_i` receives is
@@ -28,9 +28,9 @@ class Pairs(NamedTuple):
     """The input of a definition: I positives of a chunk, each beside all M candidates.
 
     above
-        (I, M): H(x_ij), how much candidate j stands above positive i; H(0) where j is i itself, 0 where j is ignored.
+        (I, M): H(x_ij), how far candidate j is above positive i; H(0) where j is i itself, 0 where j is ignored.
     own
-        (I,) int64: the column in which each positive stands itself.
+        (I,) int64: the column of each positive itself.
     targets
         (M,): −1 ignored, 0 negative, above 0 positive.
     qualities
@@ -101,13 +101,12 @@ def error_driven_loss(
     delta
         δ, half the width of the soft step, in logits; 0 gives the hard step.
     qualities
-        (P,) numbers of the positives, in the order in which they stand in ``targets``; None: their targets. They
-        receive no gradient.
+        (P,) numbers of the positives, in their order in ``targets``; None: their targets. They receive no gradient.
     epsilon
         A positive whose faults sum to no more than this passes no gradient and pays nothing.
     refine
-        Maps the (P,) values ℓ − ℓ* of all positives, in ascending order of their logits, to others that replace them in
-        loss and gradient (the interpolation of average precision is of this kind).
+        Maps the (P,) values ℓ − ℓ* of all positives, in ascending order of their logits, to their replacements in loss
+        and gradient. The interpolation of average precision is an example.
 
     Returns
     -------

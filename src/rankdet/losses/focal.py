@@ -48,9 +48,9 @@ def focal_loss(
     alpha
         Weight of positives; that of negatives is 1 − α.
     gamma
-        Exponent, how much well-classified logits are played down.
+        Exponent: how much well-classified logits are played down.
     rows
-        (P,) which candidates are positives, where that is known; else they are looked for, which waits for a GPU.
+        (P,) which candidates are positives; None looks for them, which waits for a GPU.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def quality_focal_loss(
     logits, labels, rows
         As in :func:`focal_loss`.
     quality
-        (P,) in [0, 1] of the positives, in the order in which they stand in ``labels``; receives no gradient.
+        (P,) in [0, 1] of the positives, in their order in ``labels``; receives no gradient.
     beta
         Exponent.
 
@@ -122,16 +122,16 @@ def _focal_sum(
     factor: float,
     of_positives: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Σ factor · σ^exponent · softplus over negative logits, plus the sum of what ``of_positives`` says of the others.
+    """The sum Σ factor · σ^exponent · softplus over negative logits, and of ``of_positives`` over those of positives.
 
-    Both focal losses see a negative alike, and nearly all logits are negatives: their derivative is written out, and
-    none of its intermediates is kept. That of the few positives is left to automatic differentiation.
+    Both focal losses treat negatives alike, and nearly all logits are negatives: their derivative is written out, and
+    no intermediate result is kept. The derivative of the few positives is left to automatic differentiation.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must be (M, C) and (M,)")
     if rows is None:
         rows = is_class(labels, logits.shape[1]).nonzero().squeeze(1)
-    # Where a head hands a wrong number of positives, rows may be others, and nothing may reach out of the logits.
+    # Where a head passes a wrong number of positives, rows may be others; no index may leave the logits.
     index = (rows, labels[rows].clamp(0, logits.shape[1] - 1))
 
     def evaluate(logits: Tensor) -> tuple[tuple[Tensor], Gradient]:
@@ -162,7 +162,7 @@ def _focal_sum(
 
 
 def _negatives(logits: Tensor, labels: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of the rows with a copy of each, in which all but negatives are −∞, where a focal loss is 0."""
+    """Slices of the rows, with a copy of each in which all but negatives are −∞, where a focal loss is 0."""
     num_classes = logits.shape[1]
     classes = torch.arange(num_classes, device=logits.device)
     size = max(1, (GPU_CHUNK if logits.is_cuda else CPU_CHUNK) // max(1, num_classes))

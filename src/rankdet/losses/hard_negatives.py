@@ -57,7 +57,9 @@ class HardNegatives:
     def __call__(self, candidates: Candidates, losses: Tensor) -> Chosen:
         """The candidates chosen by their (M,) losses; raises ValueError where a head does not pass per_image."""
         if candidates.per_image is None:
-            raise ValueError(f"head {candidates.head!r} does not say which candidates share an image (per_image)")
+            raise ValueError(
+                f"head {candidates.head!r} passes no per_image: which candidates share an image is unknown"
+            )
         chosen, counts = [], []
         background = candidates.labels == candidates.num_classes
         parts = (part.split(candidates.per_image) for part in (candidates.is_positive, background, losses.detach()))

@@ -70,8 +70,7 @@ def dice_coefficient(logits: Tensor, target: Tensor, epsilon: float = DICE_EPSIL
     .. math:: D = \frac{2 \sum p g}{\sum p^2 + \sum g^2 + \epsilon}, \qquad p = \sigma(s)
 
     over the pixels of a mask (Milletari et al., "V-Net", 3DV 2016, with squares in the denominator). Masks are handled
-    some at a time, forward and backward, so that nothing of their size is kept beside the logits, the target and the
-    gradient.
+    some at a time, forward and backward. Nothing of their size is kept beside the logits, the target and the gradient.
 
     Parameters
     ----------
@@ -129,6 +128,6 @@ def _dice(logits: Tensor, target: Tensor, epsilon: float) -> tuple[tuple[Tensor]
 
 
 def mask_parts(masks: Tensor) -> Iterator[slice]:
-    """Slices of (P', H, W) masks, of as many as are handled at a time."""
+    """Slices of (P', H, W) masks, each of as many as are handled at a time."""
     size = max(1, MASK_CHUNK // max(1, masks[:1].numel()))
     return (slice(start, start + size) for start in range(0, len(masks), size))

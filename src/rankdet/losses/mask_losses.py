@@ -58,8 +58,8 @@ class MaskCrossEntropyLoss(nn.Module):
 def mask_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean over the pixels of each mask of the binary cross-entropy, in float32 or better.
 
-    Masks are handled some at a time, forward and backward, so that nothing of their size is kept beside the logits, the
-    target and the gradient.
+    Masks are handled some at a time, forward and backward. Nothing of their size is kept beside the logits, the target
+    and the gradient.
 
     Parameters
     ----------

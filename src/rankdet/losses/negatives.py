@@ -180,7 +180,7 @@ class TorchNegatives:
 
 
 class _Chunk(NamedTuple):
-    """Some logits: where they stand among all, and they themselves."""
+    """Some logits: their place among all, and their values."""
 
     place: slice
     values: Tensor

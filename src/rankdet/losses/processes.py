@@ -7,22 +7,22 @@ from torch import Tensor, distributed
 from torch.distributed import distributed_c10d
 
 Sync = bool | distributed.ProcessGroup
-"""Whose candidates are ranked in one pool: this process' alone, those of all processes of the run, or of a group."""
+"""The processes whose candidates are one pool: this one alone (False), all of the run (True), or those of a group."""
 
 
 class Processes:
     """The processes of a group, or this process alone.
 
-    A loss over all processes is the loss of one process that holds all their candidates, however they are split, at
-    the traffic of the positives: these are gathered, what is summed over negatives is reduced. Each process gets the
-    value of the whole and the gradient of its own part, times the number of processes: data-parallel training averages
-    the gradients of the processes, which gives the gradient of the whole.
+    A loss over all processes is that of one process with all their candidates, however these are split. Only positives
+    are gathered; sums over negatives are reduced. Each process gets the value of the whole and the gradient of its own
+    part, times the number of processes. Data-parallel training averages the gradients of the processes, and the average
+    is the gradient of the whole.
 
     Parameters
     ----------
     sync
-        True: all processes of the run, at the time of each call; this one alone where no other is. Or a group. Or the
-        name of a group, empty for this process alone.
+        True for all processes of the run, looked up at each call. False for this process alone. Or a group, or the name
+        of one, empty for this process alone.
     """
 
     def __init__(self, sync: Sync | str = False) -> None:

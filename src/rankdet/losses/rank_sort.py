@@ -60,9 +60,9 @@ def rank_sort_loss(
             {\sum_{j \in P} H(x_{ij})[y_j \ge y_i]} \qquad (S^*) \\
         L_{RS} &= \frac{1}{|P|}\sum_i \ell_R(i) + \frac{1}{|P|}\sum_i (\ell_S(i) - \ell_S^*(i)) \qquad (RS)
 
-    (section 4 of the paper; the tags are ours). The gradients are those of the identity update: j gets
-    :math:`\ell_R(i) H(x_{ij}) / N_{FP}(i)` from each positive i that it stands above, a positive ranked above a better
-    one likewise of its sorting error, and i pays for all of it.
+    (section 4 of the paper; the tags are ours). The gradients are those of the identity update. Negative j gets
+    :math:`\ell_R(i) H(x_{ij}) / N_{FP}(i)` from each positive i below it. A positive likewise gets a share of the
+    sorting error of each better one below it. i pays for all of it.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ def rank_sort_loss(
         Raise on NaN or infinite logits and on targets outside their range (this waits for the device). Without it they
         make the loss NaN; they are never dropped.
     implementation
-        ``"torch"``: exact in O((P + N) log P) time and O(P) memory beside the gradient; ``"triton"``: the same by
-        kernels, on CUDA only; ``"reference"``: the equations as they stand, over all pairs, in float32 or the dtype of
-        the logits, of this process alone; ``"auto"``: Triton on CUDA where it can be imported, else torch.
+        ``"torch"``: exact in O((P + N) log P) time and O(P) memory beside the gradient. ``"triton"``: the same by
+        kernels, on CUDA only. ``"reference"``: the equations as they are written, over all pairs, in float32 or the
+        dtype of the logits, of this process alone. ``"auto"``: Triton on CUDA where it can be imported, else torch.
 
     Returns
     -------
@@ -97,9 +97,9 @@ def rank_sort_loss(
 
     Notes
     -----
-    Differs from the authors' code, which returns the same pair but back-propagates the sum of both gradients from its
-    first entry and nothing from its second, and fails without positives. A target of exactly 0 is a negative there and
-    here; :func:`rank_sort_loss_of_labels` can tell a positive of quality 0 from a negative.
+    Differs from the authors' code, which fails without positives. It returns the same pair but back-propagates the sum
+    of both gradients from the first entry, and nothing from the second. A target of exactly 0 is a negative there and
+    here; :func:`rank_sort_loss_of_labels` distinguishes a positive of quality 0 from a negative.
 
     Examples
     --------
@@ -141,12 +141,12 @@ def rank_sort_loss_of_labels(
     labels
         (M,) int64: class 0 … C − 1, C background, −1 ignored; one such tensor per level.
     quality
-        (P,) localization quality in [0, 1] of the positives, in the order in which they stand in ``labels``.
+        (P,) localization quality in [0, 1] of the positives, in their order in ``labels``.
     delta, sync, check, implementation
         As in :func:`rank_sort_loss`.
     zero_quality_is_negative
-        The letter of the paper and of the authors' code, where a positive is what has a target above 0: a positive of
-        quality exactly 0 becomes a negative. By default it stays a positive, the one to be sorted last.
+        Whether a positive of quality exactly 0 becomes a negative: the letter of the paper and the authors' code, where
+        positives have targets above 0. By default it stays a positive, the one to be sorted last.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def rank_sort_loss_of_labels(
 
     Examples
     --------
-    Two candidates of two classes, the first of class 1, the second background: its class 0 stands above the positive.
+    Two candidates of two classes, the first of class 1, the second background, whose class 0 is above the positive:
 
     >>> logits = torch.tensor([[-3.0, 0.0], [3.0, -3.0]])
     >>> rank_sort_loss_of_labels(logits, torch.tensor([1, 2]), torch.tensor([0.8]), delta=0).ranking
@@ -239,9 +239,9 @@ class RankSortLoss(nn.Module):
         L_{box} = \frac{\sum_i w_i (1 - GIoU_i)}{\sum_i w_i},\quad w_i = \max_c \sigma(s_{ic}),\quad
         \lambda = (L_R + L_S) / L_{box}
 
-    A positive's continuous target is its label, the IoU of its predicted box with its object, computed at each call,
-    detached. Masks, where a head hands them, are a further task, with the weights of the boxes and a λ of their own.
-    All candidates of all images that the process holds are ranked in one pool, over levels and classes.
+    The continuous target of a positive is its quality: the IoU of its predicted box with its object, computed at each
+    call, detached. Masks, where a head passes them, are a further task, with the weights of the boxes and a λ of their
+    own. All candidates of all images of the process are ranked in one pool, over levels and classes.
 
     Parameters
     ----------
@@ -262,10 +262,10 @@ class RankSortLoss(nn.Module):
 
     Notes
     -----
-    Terms: ``ranking``, ``sorting`` and those of :class:`Tasks` (``localization``, ``mask``; balanced: their value is
-    that of the other two together, so watch the statistic ``localization_error``, which is not). Without positives all
-    terms are zeros connected to all outputs; the authors' code returns ones in some heads, zeros in others, and fails
-    in the rest.
+    Terms: ``ranking``, ``sorting`` and those of :class:`Tasks`, ``localization`` and ``mask``. These are balanced: each
+    has the value of the first two together, so watch the statistic ``localization_error``, which is not balanced.
+    Without positives all terms are zeros connected to all outputs. The authors' code returns ones in some heads, zeros
+    in others, and fails in the rest.
 
     Examples
     --------

@@ -139,7 +139,7 @@ def _ranking_gradient(*arguments: Any) -> list[Tensor]:
 
 
 def _ranking_gradient_(kept: Tensor, *arguments: Any) -> None:
-    """The same into the memory of the (N,) int32 cells, which holds the float32 gradients afterwards."""
+    """Write the gradients as float32 into the memory of the (N,) int32 cells ``kept``."""
     _gradients(_Backward(*arguments), kept)
 
 

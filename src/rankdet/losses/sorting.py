@@ -18,7 +18,7 @@ DENSE_UP_TO = 192
 LEVELS_AT_ONCE = 1 << 10
 """Positives times levels of the other form that are summed at a time."""
 EPSILON = 1e-10
-"""Errors below this hand out no gradient (the authors' code; an exact 0 would divide by 0)."""
+"""Errors below this pass no gradient (the authors' code; an exact 0 would divide by 0)."""
 
 
 class Sorting(NamedTuple):
@@ -37,9 +37,9 @@ def sorting_errors(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
         \\ell_S(i) - \\ell_S^*(i) = \\frac{\\sum_{j} H(x_{ij})(1 - y_j)}{\\sum_{j} H(x_{ij})}
             - \\frac{\\sum_{j} H(x_{ij})[y_j \\ge y_i](1 - y_j)}{\\sum_{j} H(x_{ij})[y_j \\ge y_i]}
 
-    ((S) and (S*) of :func:`rankdet.losses.rank_sort_loss`). Let T and U be the sums of H and of H (1 − y)
-    over the positives that are *worse* than i, and R and A the same sums over all positives. Then this is
-    (U R − A T) / (R (R − T)), which is exactly 0 if nothing worse is above i, and no difference of two large numbers.
+    ((S) and (S*) of :func:`rankdet.losses.rank_sort_loss`). Let T and U be the sums of H and of H (1 − y) over the
+    positives that are *worse* than i, and R and A the same sums over all positives. The error is
+    (U R − A T) / (R (R − T)): exactly 0 where nothing worse is above i, with no difference of two large numbers.
 
     Parameters
     ----------
@@ -125,11 +125,11 @@ class Window:
 class _Dominance:
     """Sums of soft steps over the positives of lower or of higher quality than one's own: a wavelet matrix.
 
-    The positives stand in ascending order of their logits, so that H(p_j − p_i) is linear for the j in one range of
+    The positives are in ascending order of their logits, so that H(p_j − p_i) is linear for the j in one range of
     positions, i's window, and 1 above it. Each level parts the positions by one bit of their quality's rank, highest
-    bit first: zeros move to the front and ones behind them, each in the order in which they stood. A query walks down
-    the bits of its own rank, its window narrowing to those who agree so far; where its bit and another's part, the
-    other is worse (a zero beside a one) or better, and a prefix sum over the next order counts it.
+    bit first: zeros move to the front and ones behind them, and both keep their order. A query follows the bits of its
+    own rank, and its window narrows to those that agree so far. Where its bit and another's differ, the other is worse
+    (a zero beside a one) or better, and a prefix sum over the next order counts it.
     """
 
     def __init__(self, logits: Tensor, quality: Tensor, delta: float) -> None:
@@ -192,7 +192,7 @@ class _Dominance:
             ordered = rows.index_select(0, self.orders[part].view(-1)).view(-1, num, width)
             before = functional.pad(_cumulative(ordered), (0, 0, 1, 0))
             starts = torch.arange(len(ordered), dtype=torch.int32, device=rows.device) * (num + 1)
-            # To queries of the other kind a level says nothing: the sum before the first place is 0.
+            # A level counts nothing for queries of the other kind: the sum before the first place is 0.
             places = bounds[part] * (self.is_set[part] != of_better)[:, None] + starts[:, None, None]
             picked = before.view(-1, width).index_select(0, places.view(-1))
             total += picked.view(-1, 3, num, width).sum(0)

@@ -72,7 +72,7 @@ class ScoreWeights:
 class IoUWeights:
     """The IoU of a positive's predicted box with its object, as in PAA.
 
-    Where all IoUs are 0 the weights are, too, and the loss of the boxes is 0 (the authors' code of PAA as well).
+    Where all IoUs are 0, the weights and the loss of the boxes are 0, as in the authors' code of PAA.
     """
 
     def __call__(self, candidates: Candidates, positives: Positives, ranking: Ranking | None = None) -> Tensor:
@@ -84,7 +84,7 @@ class IoUWeights:
 
 @checked
 class RankingWeights:
-    r"""How much of the ranking a positive carries: it counts in the rank of every positive that it stands above.
+    r"""The part of a positive in the ranking: it counts in the rank of every positive below it.
 
     .. math:: w_i = \frac{1}{|P|} \sum_{k \in P} \frac{H(x_{ki})}{rank(k)}, \qquad x_{ki} = s_i - s_k
 
@@ -118,7 +118,7 @@ Weighting = NoWeights | CenternessWeights | ScoreWeights | IoUWeights | RankingW
 def score_weights(logits: Tensor) -> Tensor:
     r"""Weight of a positive by its best score, :math:`w_i = \max_c \sigma(s_{ic})`, detached.
 
-    The maximum goes over all classes, not the class of the object (the authors' code; the paper says "scores").
+    The maximum is over all classes, not the class of the object (the authors' code; the paper writes "scores").
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def ranking_weights(logits: Tensor, ranks: Tensor, delta_loc: float = 0.0) -> Te
 
     Examples
     --------
-    The higher positive stands above both, and both of its shares count:
+    The higher positive counts in the rank of both:
 
     >>> import torch
     >>> ranking_weights(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 4.0]))

@@ -1,21 +1,22 @@
 """The two passes over the negatives on a GPU: one counts them per cell, one writes their gradient. Triton only.
 
-Each pass reads the logits once and decides by itself who is a negative, from labels or targets, so that nothing is
-indexed or compacted and nothing waits for the device. The first pass keeps integers: offsets inside a cell are rounded
-to multiples of 1 / ``scale``. Integers add up to the same sum in any order, so that every run gives the same bits, as
-does any other code that follows the same definition.
+Each pass reads the logits once. It finds the negatives by itself, from labels or targets, so that nothing is indexed or
+compacted and nothing waits for the device. The first pass adds integers: offsets inside a cell are rounded to multiples
+of 1 / ``scale``. Integers add up to the same sum in any order, so every run has the same bits, as does any other code
+of the same definition.
 
 Legend: M candidates, C classes, E = 2P edges of the cells of P positives, R rows of replicated cells.
 
 Notes
 -----
-None of the numbers below (block, warps, rows) has been measured on a GPU yet. They are set so that any of them can
-change without changing a single bit of the results.
+The numbers below (block, warps, rows) follow from the sizes of a GPU, not from measurements. Each can change without
+changing a single bit of the results.
 
-Both can be captured in a CUDA graph, after one call outside of it with the same shapes, dtypes and roles: the first
-call of each kind compiles, which no capture allows. The capture fixes addresses, shapes (so P) and ``scale``. Compiled
-once each, in about a second: dtype of the logits, form of the roles, number of classes, ``E.bit_length()``, and whether
-addresses and the number of logits are multiples of 16 (if not, logits are read one by one instead of four).
+Both passes can be captured in a CUDA graph, after one call outside of it with the same shapes, dtypes and roles: the
+first call of each kind compiles, which no capture allows. The capture fixes addresses, shapes (so P) and ``scale``.
+Each combination of these is compiled once, in about a second: dtype of the logits, labels or targets, number of
+classes, ``E.bit_length()``, and whether addresses and number of logits are multiples of 16. If they are not, logits are
+read one by one instead of four at a time.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ LARGEST_OFFSET = (1 << 23) - 1
 """Offsets are capped here: 2²⁰ of them stay below 2⁴³, and float32 can round every smaller number by itself."""
 
 BLOCK = 1024
-"""Logits of one program: two 16-byte loads of float32 for each thread of four warps. Unmeasured."""
+"""Logits of one program: two 16-byte loads of float32 for each thread of four warps."""
 PROGRAMS_OF_ROW = (1 << 20) // BLOCK
 """Programs that may share a row of cells: a packed cell can count to 2²⁰."""
 MOST_ROWS = 1024
-"""About as many programs as a large GPU runs at once: more rows would not make them meet more seldom. Unmeasured."""
+"""About as many programs as a large GPU runs at once: more rows would not make them meet less often."""
 USEFUL_SCRATCH = 1 << 19
-"""Packed cells (8 bytes) spent on keeping programs apart: 4 MiB, which the L2 cache holds. Unmeasured."""
+"""Packed cells (8 bytes) spent on keeping programs apart: 4 MiB, which the L2 cache holds."""
 LARGEST_SCRATCH = 1 << 21
 """Packed cells held at a time, 16 MiB, and as much again while they are unpacked; more logits take more launches."""
 
@@ -68,7 +69,7 @@ def _roles(
     is_inside: tl.tensor,
     NUM_CLASSES: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Who of the logits ``start + lane`` is a negative, and who is not ignored; beyond the end both are false."""
+    """Whether each logit ``start + lane`` is a negative, and whether it is not ignored; both false beyond the end."""
     if labels is not None:
         # One 64-bit division per program; those of the lanes are 32-bit, and by a constant.
         row = start // NUM_CLASSES
