@@ -30,35 +30,37 @@ def without(record: dict[str, Any], field: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({**HIT, "image_id": 2}, "detection 1: unknown image_id 2"),
-        ({**HIT, "image_id": 1.5}, "detection 1: unknown image_id 1.5"),
-        ({**HIT, "image_id": "a"}, "detection 1: image_id must be a number, not 'a'"),
-        ({**HIT, "category_id": 0}, "detection 1: unknown category_id 0"),
-        ({**HIT, "bbox": [1, 2, 3]}, r"detection 1: bbox must be 4 numbers, not \[1, 2, 3\]"),
-        ({**HIT, "bbox": 5}, "detection 1: bbox must be 4 numbers, not 5"),
-        ({**HIT, "bbox": [1, 2, 3, "x"]}, "detection 1: bbox must be 4 numbers"),
-        ({**HIT, "bbox": [1, 2, float("nan"), 4]}, "detection 1: bbox is not finite, or goes beyond"),
-        ({**HIT, "bbox": [1, 2, -3, 4]}, "detection 1: bbox has a negative size"),
-        ({**HIT, "score": float("nan")}, "detection 1: score is not finite"),
-        ({**HIT, "score": None}, "detection 1: score"),
-        ({**HIT, "score": True}, "detection 1: score must be a number, not True"),
-        ({**HIT, "score": "0.5"}, "detection 1: score must be a number, not '0.5'"),
-        ({**HIT, "score": 10**400}, "detection 1: score must be a number, not 10{99}…"),
-        ({**HIT, "image_id": "1"}, "detection 1: image_id must be a number, not '1'"),
-        ({**HIT, "image_id": 10**400}, "detection 1: image_id must be a number, not 10*…"),
-        ({**HIT, "bbox": [1, 2, 3, 10**400]}, r"detection 1: bbox must be 4 numbers, not \[1, 2, 3, 10*…"),
-        ({**HIT, "bbox": [1, 2, 3, 1e300]}, "detection 1: bbox is not finite, or goes beyond 1000000000 pixels"),
-        ({**HIT, "bbox": [1, 2, 3, True]}, "detection 1: bbox must be 4 numbers"),
-        (without(HIT, "score"), "detection 1: key 'score' is missing"),
-        (without(HIT, "bbox"), "detection 1: key 'bbox' is missing"),
-        (without(HIT, "image_id"), "detection 1: key 'image_id' is missing"),
-        ([1, 2], "detection 1: key 'image_id' is missing"),
+        ({**HIT, "image_id": 2}, "unknown image_id 2"),
+        ({**HIT, "image_id": 1.5}, "unknown image_id 1.5"),
+        ({**HIT, "image_id": "a"}, "unknown image_id 'a'"),
+        ({**HIT, "image_id": "1"}, "unknown image_id '1'"),
+        ({**HIT, "image_id": [1]}, r"unknown image_id \[1\]"),
+        ({**HIT, "image_id": True}, "unknown image_id True"),
+        ({**HIT, "image_id": 10**400}, "unknown image_id 10*…"),
+        ({**HIT, "category_id": 0}, "unknown category_id 0"),
+        ({**HIT, "bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\] is not a list of four numbers"),
+        ({**HIT, "bbox": 5}, "bbox 5 is not a list of four numbers"),
+        ({**HIT, "bbox": [1, 2, 3, "x"]}, "bbox .* is not a list of four numbers"),
+        ({**HIT, "bbox": [1, 2, 3, True]}, "bbox .* is not a list of four numbers"),
+        ({**HIT, "bbox": [1, 2, float("nan"), 4]}, "box .* is not finite, or goes beyond"),
+        ({**HIT, "bbox": [1, 2, 3, 10**400]}, r"box \[1, 2, 3, 10*… is not finite, or goes beyond"),
+        ({**HIT, "bbox": [1, 2, 3, 1e300]}, "box .* is not finite, or goes beyond 1000000000 pixels"),
+        ({**HIT, "bbox": [1, 2, -3, 4]}, r"box \[1, 2, -3, 4\] has a negative size"),
+        ({**HIT, "score": float("nan")}, "score nan is not a finite number"),
+        ({**HIT, "score": None}, "score None is not a finite number"),
+        ({**HIT, "score": True}, "score True is not a finite number"),
+        ({**HIT, "score": "0.5"}, "score '0.5' is not a finite number"),
+        ({**HIT, "score": 10**400}, "score 10{99}… is not a finite number"),
+        (without(HIT, "score"), "key 'score' is missing"),
+        (without(HIT, "bbox"), "key 'bbox' is missing"),
+        (without(HIT, "image_id"), "key 'image_id' is missing"),
+        ([1, 2], r"\[1, 2\] is not an object"),
     ],
 )
 def test_bad_detection_is_named(tmp_path: Path, record, message):
     path = tmp_path / "found.json"
     path.write_text(json.dumps([HIT, record]))
-    with pytest.raises(InputError, match=rf"found\.json: {message}"):
+    with pytest.raises(InputError, match=rf"found\.json: detection number 2: {message}"):
         evaluate(TRUTH, path)
 
 
@@ -87,7 +89,7 @@ def test_bad_detection_is_named(tmp_path: Path, record, message):
     ],
 )
 def test_bad_mask_is_named(mask, message):
-    with pytest.raises(InputError, match=f"detections: detection 0: {message}"):
+    with pytest.raises(InputError, match=f"detections: detection number 1: {message}"):
         evaluate(TRUTH, [{**HIT, "segmentation": mask}], "segm")
     if mask:
         truth = {**TRUTH, "annotations": [{**TRUTH["annotations"][0], "segmentation": mask}]}
@@ -114,7 +116,7 @@ def test_ids_above_2_to_the_53_are_told_apart():
 
 
 def test_detections_without_masks_cannot_be_compared_by_masks():
-    with pytest.raises(InputError, match="detections: detection 0: key 'segmentation' is missing"):
+    with pytest.raises(InputError, match="detections: detection number 1: key 'segmentation' is missing"):
         evaluate(TRUTH, [HIT], "segm")
     assert evaluate(TRUTH, [{**HIT, "segmentation": MASK}], "segm")["AP50"] == 0
 
@@ -164,6 +166,16 @@ def test_bad_annotation_is_named(tmp_path: Path, change, message):
     path.write_text(json.dumps({**TRUTH, "annotations": [{**TRUTH["annotations"][0], **change}]}))
     with pytest.raises(InputError, match=rf"truth\.json: {message}"):
         evaluate(path, [])
+
+
+def test_all_bad_detections_are_counted():
+    with pytest.raises(InputError, match=r"detection number 2: unknown image_id 5 \(and 1 more record with problems\)"):
+        evaluate(TRUTH, [HIT, {**HIT, "image_id": 5}, {**HIT, "score": None}])
+
+
+def test_numbers_of_numpy_are_numbers():
+    found = {**HIT, "bbox": np.array(HIT["bbox"], dtype=np.float32), "score": np.float32(0.5), "image_id": np.int64(1)}
+    assert evaluate(TRUTH, [found])["AP50"] == pytest.approx(1)
 
 
 def test_all_bad_records_are_counted():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+import math
+from collections.abc import Container, Iterable
 from numbers import Real
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from rankdet.structures import InputError
 
@@ -81,16 +84,33 @@ def id_problem(value: Any, taken: Container[int]) -> str | None:
     return f"id {value} occurs twice" if value in taken else None
 
 
+def box_problem(box: Any, limit: float) -> str | None:
+    """What is wrong with a box ``[x, y, width, height]`` whose coordinates lie within ±``limit`` pixels, or None."""
+    if not isinstance(box, list | tuple | np.ndarray) or len(box) != 4 or not are_numbers(box):
+        return f"bbox {shown(box)} is not a list of four numbers [x, y, width, height]"
+    if not are_within(box, limit):
+        return f"box {shown(box)} is not finite, or goes beyond {limit:.0f} pixels"
+    return f"box {box} has a negative size" if box[2] < 0 or box[3] < 0 else None
+
+
 def is_integer(value: Any) -> bool:
     """Whether a value is an integer; True and False are not, though Python counts them among its integers."""
     return type(value) is int
 
 
-def are_numbers(values: Sequence[Any]) -> bool:
+def are_numbers(values: Iterable[Any]) -> bool:
     """Whether all values are numbers, of NumPy or of Python; True and False are none."""
     # Types are compared before anything is asked for its ancestors, so that a million boxes are quick.
     kinds = set(map(type, values))
     return kinds <= {int, float} or all(kind is not bool and issubclass(kind, Real) for kind in kinds)
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number fits into a float64; NaN, infinities and very long integers do not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def are_within(values: Iterable[float], limit: float) -> bool:

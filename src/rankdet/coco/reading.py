@@ -24,6 +24,7 @@ from rankdet.coco.findings import (
     Finding,
     are_numbers,
     are_within,
+    box_problem,
     id_problem,
     is_encodable,
     is_integer,
@@ -297,13 +298,9 @@ def _annotation_problem(
         return f"image_id {shown(row['image_id'])} is no image of the file"
     if not is_integer(row["category_id"]) or row["category_id"] not in categories:
         return f"category_id {shown(row['category_id'])} is no category of the file"
-    box = row["bbox"]
-    if not isinstance(box, list | tuple) or len(box) != 4 or not are_numbers(box):
-        return f"bbox {shown(box)} is not a list of four numbers [x, y, width, height]"
-    if not are_within(box, LARGEST_SIDE):
-        return f"box {shown(box)} is not finite, or goes beyond {LARGEST_SIDE} pixels"
-    if box[2] < 0 or box[3] < 0:
-        return f"box {box} has a negative size"
+    problem = box_problem(row["bbox"], LARGEST_SIDE)
+    if problem is not None:
+        return problem
     if "area" in row and not (are_numbers([row["area"]]) and are_within([row["area"]], LARGEST_SIDE**2)):
         return f"area {shown(row['area'])} is not a finite number of pixels"
     if row.get("iscrowd", 0) not in (0, 1):

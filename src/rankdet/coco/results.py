@@ -5,16 +5,24 @@ Legend: D detections of a data set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from os import PathLike
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdet.coco.findings import are_numbers, shown
+from rankdet.coco.findings import (
+    Finding,
+    are_numbers,
+    box_problem,
+    is_finite,
+    missing_key,
+    raise_errors,
+    record_name,
+    shown,
+)
 from rankdet.coco.ground_truth import GroundTruth
 from rankdet.coco.reading import read_json
 from rankdet.coco.segmentations import encode_masks, segmentation_problem, to_rle
@@ -119,7 +127,7 @@ def read_results(source: ResultsSource, ground_truth: GroundTruth, masks: bool) 
     ------
     InputError
         When the file is missing or no list in JSON, or a record is broken or names an image or category that the ground
-        truth does not have. The message names the first such record.
+        truth does not have. The message names the first such record and counts the others.
     """
     if isinstance(source, Results):
         return source
@@ -130,78 +138,35 @@ def read_results(source: ResultsSource, ground_truth: GroundTruth, masks: bool) 
     if isinstance(records, Mapping) or not isinstance(records, Sequence):
         raise InputError(f"{name}: detections are a list of objects, not {type(records).__name__}")
 
-    columns: dict[str, list[Any]] = {}
-    for field in ("image_id", "category_id", "score", "segmentation" if masks else "bbox"):
-        try:
-            columns[field] = [record[field] for record in records]
-        except (KeyError, TypeError, IndexError):
-            row = next(i for i, record in enumerate(records) if not (isinstance(record, Mapping) and field in record))
-            raise InputError(f"{name}: detection {row}: key {field!r} is missing") from None
-
-    known = {"image_id": set(ground_truth.image_ids.tolist()), "category_id": set(ground_truth.category_ids)}
-    ids: dict[str, NDArray[np.int64]] = {}
-    for field, those in known.items():
-        values = _numbers(name, field, columns[field], width=None)
-        # As they are, because float64 confuses ids above 2**53.
-        _require(name, np.array([value in those for value in columns[field]], dtype=bool), f"unknown {field}", values)
-        ids[field] = np.array(columns[field], dtype=np.int64)
-    scores = _numbers(name, "score", columns["score"], width=None)
-    _require(name, np.isfinite(scores), "score is not finite", scores)
-    if not masks:
-        return Results(ids["image_id"], ids["category_id"], scores, _boxes(name, columns["bbox"]))
-
-    boxes = None
-    if all("bbox" in record for record in records):
-        boxes = _boxes(name, [record["bbox"] for record in records])
     places = {image_id: place for place, image_id in enumerate(ground_truth.image_ids.tolist())}
-    codes = []
-    for row, (image_id, segmentation) in enumerate(zip(columns["image_id"], columns["segmentation"], strict=True)):
-        size = ground_truth.size(places[image_id])
-        problem = segmentation_problem(segmentation, size)
+    sizes = [ground_truth.size(place) for place in range(len(places))]
+    category_ids = frozenset(ground_truth.category_ids)
+    findings = []
+    for row, record in enumerate(records):
+        problem = _problem(record, places, category_ids, masks)
+        if problem is None and masks:
+            problem = segmentation_problem(record["segmentation"], sizes[places[record["image_id"]]])
         if problem is not None:
-            raise InputError(f"{name}: detection {row}: {problem}")
-        codes.append(to_rle(segmentation, size))
-    return Results(ids["image_id"], ids["category_id"], scores, boxes, codes)
+            findings.append(Finding("error", name, record_name("detection", row, record), problem))
+    raise_errors(findings)
+    has_boxes = all("bbox" in record for record in records)
+    return Results(
+        np.array([record["image_id"] for record in records], dtype=np.int64),
+        np.array([record["category_id"] for record in records], dtype=np.int64),
+        np.array([record["score"] for record in records], dtype=np.float64),
+        np.array([record["bbox"] for record in records], dtype=np.float64).reshape(-1, 4) if has_boxes else None,
+        [to_rle(record["segmentation"], sizes[places[record["image_id"]]]) for record in records] if masks else None,
+    )
 
 
-def _numbers(name: str, field: str, values: list[Any], width: int | None) -> NDArray[np.float64]:
-    """A column as float64 (D,) or (D, width); InputError names the first record that does not fit."""
-    shape = (len(values),) if width is None else (len(values), width)
-    try:
-        # By their types first: NumPy takes "1" and true for numbers.
-        if are_numbers(values if width is None else list(chain.from_iterable(values))):
-            column = np.array(values, dtype=np.float64)
-            if len(values) == 0:
-                column = column.reshape(shape)
-            if column.shape == shape:
-                return column
-    except (TypeError, ValueError, OverflowError):
-        pass  # the loop below finds the record
-    expected = "a number" if width is None else f"{width} numbers"
-    for row, value in enumerate(values):
-        try:
-            parts = [value] if width is None else list(value)
-            fits = len(parts) == (width or 1) and are_numbers(parts)
-            np.array(parts if fits else [], dtype=np.float64)
-        except (TypeError, OverflowError):
-            fits = False
-        if not fits:
-            raise InputError(f"{name}: detection {row}: {field} must be {expected}, not {shown(value)}")
-    raise InputError(f"{name}: {field} must be {expected} in every detection")
-
-
-def _boxes(name: str, values: list[Any]) -> NDArray[np.float64]:
-    """The boxes of detections as (D, 4) finite numbers."""
-    boxes = _numbers(name, "bbox", values, width=4)
-    within = np.asarray((np.abs(boxes) <= LARGEST_COORDINATE).all(axis=1))  # false for NaN
-    _require(name, within, f"bbox is not finite, or goes beyond {LARGEST_COORDINATE:.0f} pixels")
-    _require(name, np.asarray((boxes[:, 2:] >= 0).all(axis=1)), "bbox has a negative size")
-    return boxes
-
-
-def _require(name: str, fits: NDArray[np.bool_], message: str, values: NDArray[Any] | None = None) -> None:
-    """Raise InputError for the first detection that does not fit."""
-    if not fits.all():
-        row = int(np.argmin(fits))
-        value = "" if values is None else f" {values[row]:.15g}"
-        raise InputError(f"{name}: detection {row}: {message}{value}")
+def _problem(record: Any, image_ids: Container[Any], category_ids: Container[Any], masks: bool) -> str | None:
+    """What is wrong with a detection, its mask aside, or None."""
+    problem = missing_key(record, ("image_id", "category_id", "score", "segmentation" if masks else "bbox"))
+    if problem is not None:
+        return problem
+    for field, known in (("image_id", image_ids), ("category_id", category_ids)):
+        if not are_numbers((record[field],)) or record[field] not in known:
+            return f"unknown {field} {shown(record[field])}"
+    if not are_numbers((record["score"],)) or not is_finite(record["score"]):
+        return f"score {shown(record['score'])} is not a finite number"
+    return box_problem(record["bbox"], LARGEST_COORDINATE) if "bbox" in record else None
