@@ -113,18 +113,18 @@ def rank(
     """
     # A logit that is not finite makes the loss NaN, and is kept from the search.
     own, poison = positive_logits(candidates)
-    everyone, first = processes.gather(torch.stack([own, qualities.double()]))
-    num_own, num_all = len(own), everyone.shape[1]
+    gathered, first = processes.gather(torch.stack([own, qualities.double()]))
+    num_own, num_all = len(own), gathered.shape[1]
     kept = torch.empty(candidates.num_logits if keep else 0, dtype=torch.int32, device=own.device)
     if num_all == 0:
         none = own.new_zeros(kind.num_values, 0)
         values = own.new_zeros(kind.num_values, dtype=candidates.dtype)
         return Ranked(values, own.new_zeros(kind.num_per_positive, 0), none, own, none.clone(), kept)
-    ascending, order = everyone[0].sort(stable=True)
+    ascending, order = gathered[0].sort(stable=True)
     cells = Cells(ascending, delta, candidates.dtype)
     counts, sums, not_finite = negatives_by(triton)(candidates, cells, kept if keep else None).count(own)
     false_positives = processes.sum(cells.steps_over(counts, sums).clamp(min=0) + (poison + not_finite))
-    ruling = kind.rule(ascending, everyone[1, order], false_positives, delta)
+    ruling = kind.rule(ascending, gathered[1, order], false_positives, delta)
     values = ruling.values + 0 * false_positives.sum()  # NaN in every value where a logit was
     # From ascending order to that of the candidates, of which this process holds some.
     place = torch.empty_like(order).scatter_(0, order, torch.arange(num_all, device=order.device))

@@ -61,8 +61,9 @@ def register(name: str, kind: Kind) -> Any:
 
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
         given = _Forward(*arguments)
-        candidates = RankedCandidates(given.logits, given.marks, Roles(given.positives, given.ignored, given.width))
-        found = rank(kind, candidates, given.qualities, given.delta, given.triton, given.keep, Processes(given.group))
+        found = rank(
+            kind, _candidates(given), given.qualities, given.delta, given.triton, given.keep, Processes(given.group)
+        )
         return tuple(found)
 
     operator = torch.library.custom_op(f"rankdet::{name}", forward, mutates_args=(), schema=_FORWARD)
@@ -70,7 +71,7 @@ def register(name: str, kind: Kind) -> Any:
     @operator.register_fake
     def _(*arguments: Any) -> tuple[Tensor, ...]:
         given = _Forward(*arguments)
-        candidates = RankedCandidates(given.logits, given.marks, Roles(given.positives, given.ignored, given.width))
+        candidates = _candidates(given)
         first, num_own = given.logits[0], given.qualities.shape[0]
         # The positives of all processes are as many as the context finds out when it runs.
         num_all = num_own if given.group == "" else torch.library.get_ctx().new_dynamic_size()
@@ -85,6 +86,10 @@ def register(name: str, kind: Kind) -> Any:
 
     operator.register_autograd(_backward, setup_context=_setup_context)
     return operator
+
+
+def _candidates(given: _Forward | _Backward) -> RankedCandidates:
+    return RankedCandidates(given.logits, given.marks, Roles(given.positives, given.ignored, given.width))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -120,9 +125,8 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Any
 
 
 def _gradients(given: _Backward, kept: Tensor | None) -> list[Tensor]:
-    candidates = RankedCandidates(given.logits, given.marks, Roles(given.positives, given.ignored, given.width))
     return gradients(
-        candidates,
+        _candidates(given),
         given.positive_gradients,
         given.ascending,
         given.weights,

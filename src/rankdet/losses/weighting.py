@@ -108,8 +108,8 @@ class RankingWeights:
         num_classes = positives.logits.shape[1]
         own = candidates.labels[positives.rows, None].clamp(0, num_classes - 1)  # rows that are no positives' are NaN
         logits = positives.logits.gather(1, own).squeeze(1)
-        everyone, first = ranking.processes.gather(torch.stack([logits.double(), ranking.ranks.double()]))
-        return ranking_weights(everyone[0], everyone[1], self.delta_loc)[first : first + len(logits)]
+        gathered, first = ranking.processes.gather(torch.stack([logits.double(), ranking.ranks.double()]))
+        return ranking_weights(gathered[0], gathered[1], self.delta_loc)[first : first + len(logits)]
 
 
 Weighting = NoWeights | CenternessWeights | ScoreWeights | IoUWeights | RankingWeights

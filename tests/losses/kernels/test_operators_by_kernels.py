@@ -254,7 +254,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def fake_candidates(num: int = 400, num_positives: int = 30) -> Candidates:
+def fake_candidates(num: int = 400, num_positives: int = 30, knows_rows: bool = False) -> Candidates:
     def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, device="cuda", requires_grad=True)
 
@@ -269,6 +269,7 @@ def fake_candidates(num: int = 400, num_positives: int = 30) -> Candidates:
         masks=Matched(masks, masks.detach()),
         auxiliary={"centerness": Matched(heads, heads.detach()), "iou": Matched(heads, heads.detach())},
         centerness=rand(num_positives).detach(),
+        rows=torch.arange(num_positives, device="cuda") if knows_rows else None,
     )
 
 
@@ -332,8 +333,9 @@ def module(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.parametrize("num_positives", [0, 30])
+@pytest.mark.parametrize("knows_rows", [False, True], ids=["", "rows"])
 def test_no_step_of_a_module_waits_for_a_gpu(
-    module: nn.Module, num_positives: int, fake_gpu: None, monkeypatch: pytest.MonkeyPatch
+    module: nn.Module, num_positives: int, knows_rows: bool, fake_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for loss in (rank_sort._RANK_SORT, average_precision._INTERPOLATED, alrp._ALRP):
         # With fake tensors torch calls a description of the operator, not the operator.
@@ -341,7 +343,7 @@ def test_no_step_of_a_module_waits_for_a_gpu(
     for buffer_name, buffer in list(module.named_buffers()):
         owner, _, attribute = buffer_name.rpartition(".")
         setattr(module.get_submodule(owner), attribute, torch.zeros(buffer.shape, dtype=buffer.dtype, device="cuda"))
-    terms, stats = module(fake_candidates(num_positives=num_positives))
+    terms, stats = module(fake_candidates(num_positives=num_positives, knows_rows=knows_rows))
     assert all(value.is_cuda and value.ndim == 0 for value in (terms | stats).values())
 
 
