@@ -76,6 +76,27 @@ def test_a_retinanet_of_torchvision_learns_with_the_loss(names: dict[str, Any], 
     assert bool(gradient.any()) == (sum(num_objects) > 0)
 
 
+def test_steps_of_a_retinanet_of_torchvision_lower_the_loss(names: dict[str, Any]) -> None:
+    """The classification, that is: the value of the boxes follows it. One of the images has no objects."""
+    model = names["model"]
+    model.transform.min_size, model.transform.max_size = (64,), 64
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(3, 64, 64, generator=generator), torch.rand(3, 64, 64, generator=generator)]
+    boxes = torch.tensor([[4.0, 4.0, 40.0, 44.0], [20.0, 10.0, 60.0, 60.0]])
+    targets = [
+        {"boxes": boxes, "labels": torch.tensor([1, 3])},
+        {"boxes": boxes[:0], "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-4), []
+    for _ in range(6):
+        terms = model(images, targets)
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+        losses.append(terms["classification"].item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
 def test_the_loss_in_a_foreign_detector_takes_less_than_twenty_lines() -> None:
     (block,) = (block for block in blocks() if "retinanet" in block)
     assert len([line for line in block.splitlines() if line and "import" not in line]) < 20
