@@ -64,7 +64,7 @@ def load(
 
 def recipe_of(state: dict[str, Any], path: Path, trust: bool = False) -> Recipe:
     """The recipe in the checkpoint ``path``; raises InputError where it is none."""
-    return validated(state["recipe"], f"recipe in {path}")
+    return validated(state["recipe"], f"recipe in {path}", trust)
 
 
 def build_model(

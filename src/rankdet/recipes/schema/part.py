@@ -139,9 +139,9 @@ class Choice:
 
     def model(self, fields: Any, trust: bool = False) -> type[Part] | None:
         """The model of plain fields; None for an unknown type."""
-        if type_of(self.members[0]) is None:  # nothing to choose from
-            return self.members[0]
         named = fields.get("type") if isinstance(fields, dict) else None
+        if named is None and len(self.members) == 1:  # nothing to choose from
+            return self.members[0]
         if isinstance(named, str) and ":" in named:
             return foreign_part(named, self.base, self.late) if trust else Unresolved
         return next((member for member in self.members if type_of(member) == named), None)
@@ -236,8 +236,11 @@ def _checked(check: Callable[[Any], None], value: Any) -> Any:
 
 
 def part_of(target: str) -> Any:
-    """What takes the place of the class ``"module:Name"`` in an annotation: its model, by default without a type."""
-    return _known[target] if target in _known else part(target)
+    """What takes the place of the class ``"module:Name"`` in an annotation: its model.
+
+    A part of rankdet that was not given a type has none, and the type of a part of someone else is its import path.
+    """
+    return _known[target] if target in _known else part(target, None if target.startswith("rankdet.") else target)
 
 
 def choose(target: str, *members: type[Part]) -> Any:
@@ -259,7 +262,7 @@ def foreign_part(target: str, base: type[Part], late: tuple[str, ...]) -> type[P
     sys.path.append(os.getcwd())
     try:
         importlib.import_module(module)
-        return part(target, type=target, base=base, late=late)
+        return _known[target] if target in _known else part(target, type=target, base=base, late=late)
     except ModuleNotFoundError as error:
         raise ValueError(f"{target}: {error} (the path of Python and the current directory were searched)") from error
     except (LookupError, PydanticSchemaGenerationError) as error:

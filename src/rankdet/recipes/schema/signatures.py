@@ -100,6 +100,8 @@ class _Source(Mapping[str, Any]):
                     self.imports |= {alias.asname or alias.name: (origin, alias.name) for alias in node.names}
 
     def __getitem__(self, name: str) -> Any:
+        if name == _CALL:  # no name of the module
+            raise KeyError(name)
         node = self.definitions.get(name)
         if isinstance(node, ast.ClassDef):
             return self.as_part(f"{self.module}:{name}")
@@ -114,8 +116,6 @@ class _Source(Mapping[str, Any]):
         if self.module in sys.modules and not self.module.startswith("rankdet."):
             imported = vars(sys.modules[self.module])
             return imported[name] if name in imported else getattr(builtins, name)
-        if name == _CALL:
-            raise KeyError(name)
         return getattr(builtins, name, Outside)
 
     def __iter__(self) -> Iterator[str]:
