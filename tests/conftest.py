@@ -1,39 +1,28 @@
 """Fixtures that the tests of all packages share."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
 import yaml
 
-from rankdet.backbones import FPN, CarafeFPN, TimmBackbone, TinyBackbone, make_deformable
+from rankdet.backbones import CarafeFPN, TimmBackbone, TinyBackbone, make_deformable
 from rankdet.data import make_shapes
 from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN, SOLOv2
 from rankdet.heads import (
     AnchorGenerator,
-    BoxCoder,
-    BoxHead,
     BoxStage,
-    CenteredAnchors,
-    DenseHead,
     DenseStage,
-    GridHead,
     GridStage,
-    InstanceHead,
-    InstanceStage,
-    MaskFeatures,
-    MaskHead,
+    MaskFeatureSettings,
     MaskStage,
     ProposalSettings,
-    PrototypeNetwork,
     RegionProposalNetwork,
-    RoIPooling,
-    RPNHead,
-    SemanticHead,
 )
-from rankdet.label_assignment import ATSSAssigner, GridAssigner, MaxIoUAssigner, PAAAssigner, RandomSampler
+from rankdet.label_assignment import RandomSampler
 from rankdet.recipes import Recipe, load_recipe
 
 OneStage = TypeVar("OneStage", ATSS, PAA)
@@ -96,29 +85,32 @@ def tiny_faster_rcnn() -> Callable[[bool], FasterRCNN]:
 
 def build_tiny_faster_rcnn(ranking: bool) -> FasterRCNN:
     torch.manual_seed(0)
-    stds = (0.1, 0.1, 0.2, 0.2)
-    backbone = TinyBackbone((8, 16, 32))
-    anchors = AnchorGenerator(backbone.strides, scales=(4.0,))
     return FasterRCNN(
-        backbone=backbone,
-        fpn=FPN(backbone.channels, 16, extra_levels=0),
-        rpn=RegionProposalNetwork(
-            head=RPNHead(16, anchors.num_per_cell),
-            anchors=anchors,
-            coder=BoxCoder(stds) if ranking else BoxCoder(),
-            assigner=MaxIoUAssigner(0.7, 0.3, low_quality_iou=0.3),
-            sampler=None if ranking else RandomSampler(64, 0.5),
-            train_proposals=ProposalSettings(per_level=200, per_image=50),
-            test_proposals=ProposalSettings(per_level=100, per_image=50),
-        ),
-        rcnn=BoxStage(
-            pooling=RoIPooling(backbone.strides, finest_scale=16),
-            head=BoxHead(16, 3, softmax=not ranking, channels=32),
-            coder=BoxCoder(stds),
-            assigner=MaxIoUAssigner(0.5, 0.5),
+        3,
+        backbone=TinyBackbone((8, 16, 32)),
+        pyramid_channels=16,
+        extra_levels=0,
+        rpn=tiny_rpn(ranking),
+        rcnn=partial(
+            BoxStage,
+            softmax=not ranking,
+            channels=32,
             sampler=None if ranking else RandomSampler(32, 0.25),
+            finest_scale=16.0,
         ),
     )
+
+
+def tiny_rpn(ranking: bool, **fields: Any) -> Callable[..., RegionProposalNetwork]:
+    """The first stage of tiny detectors, with some fields that differ."""
+    common: dict[str, Any] = {
+        "anchor_scale": 4.0,
+        "delta_stds": (0.1, 0.1, 0.2, 0.2) if ranking else (1.0, 1.0, 1.0, 1.0),
+        "sampler": None if ranking else RandomSampler(64, 0.5),
+        "train_proposals": ProposalSettings(per_level=200, per_image=50),
+        "test_proposals": ProposalSettings(per_level=100, per_image=50),
+    }
+    return partial(RegionProposalNetwork, **common | fields)
 
 
 @pytest.fixture
@@ -158,18 +150,22 @@ def tiny_mask_rcnn() -> Callable[[bool], MaskRCNN]:
 
 
 def build_tiny_mask_rcnn(ranking: bool) -> MaskRCNN:
-    boxes = build_tiny_faster_rcnn(ranking)
-    boxes.rcnn.assigner = MaxIoUAssigner(0.5, 0.5, low_quality_iou=0.5)
+    torch.manual_seed(0)
     return MaskRCNN(
-        backbone=boxes.backbone,
-        fpn=boxes.fpn,
-        rpn=boxes.rpn,
-        rcnn=boxes.rcnn,
-        mask=MaskStage(
-            pooling=RoIPooling(boxes.backbone.strides, finest_scale=16, output_size=7),
-            head=MaskHead(16, 3, channels=16, num_convolutions=1),
-            budget=20 if ranking else None,
+        3,
+        backbone=TinyBackbone((8, 16, 32)),
+        pyramid_channels=16,
+        extra_levels=0,
+        rpn=tiny_rpn(ranking),
+        rcnn=partial(
+            BoxStage,
+            softmax=not ranking,
+            channels=32,
+            low_quality_iou=0.5,
+            sampler=None if ranking else RandomSampler(32, 0.25),
+            finest_scale=16.0,
         ),
+        mask=partial(MaskStage, channels=16, convolutions=1, pooled_size=7, budget=20 if ranking else None),
     )
 
 
@@ -180,59 +176,54 @@ def tiny_cascade_rcnn() -> Callable[[bool], CascadeRCNN]:
 
 
 def build_tiny_cascade_rcnn(ranking: bool) -> CascadeRCNN:
-    first = build_tiny_faster_rcnn(ranking)
-    # Of larger anchors none of the coarsest level would lie inside of a tiny image.
-    first.rpn.anchors = AnchorGenerator(first.backbone.strides, scales=(3.0,))
-    first.rpn.allowed_border = 0
+    torch.manual_seed(0)
     stds = {0.5: (0.1, 0.1, 0.2, 0.2), 0.6: (0.05, 0.05, 0.1, 0.1), 0.7: (0.033, 0.033, 0.067, 0.067)}
+    stages = [
+        partial(
+            BoxStage,
+            softmax=not ranking,
+            channels=32,
+            delta_stds=stds[0.5] if ranking else stds[iou],
+            positive_iou=iou,
+            sampler=None if ranking else RandomSampler(32, 0.25),
+            finest_scale=16.0,
+        )
+        for iou in stds
+    ]
     return CascadeRCNN(
-        backbone=first.backbone,
-        fpn=first.fpn,
-        rpn=first.rpn,
-        stages=[
-            BoxStage(
-                pooling=RoIPooling(first.backbone.strides, finest_scale=16),
-                head=BoxHead(16, 3, softmax=not ranking, channels=32, class_agnostic=True),
-                coder=BoxCoder(stds[0.5] if ranking else stds[iou]),
-                assigner=MaxIoUAssigner(iou, iou),
-                sampler=None if ranking else RandomSampler(32, 0.25),
-            )
-            for iou in stds
-        ],
+        3,
+        backbone=TinyBackbone((8, 16, 32)),
+        pyramid_channels=16,
+        extra_levels=0,
+        # Of larger anchors none of the coarsest level would lie inside of a tiny image.
+        rpn=tiny_rpn(ranking, anchor_scale=3.0, allowed_border=0.0),
+        rcnn1=stages[0],
+        rcnn2=stages[1],
+        rcnn3=stages[2],
     )
 
 
 @pytest.fixture
 def tiny_atss() -> Callable[[bool], ATSS]:
     """As ``tiny_faster_rcnn``: three anchors per cell and no auxiliary head, or one anchor and centerness."""
-    return lambda ranking: build_tiny_one_stage(ATSS, ATSSAssigner(), ranking)
+    return lambda ranking: build_tiny_one_stage(ATSS, ranking)
 
 
 @pytest.fixture
 def tiny_paa() -> Callable[[bool], PAA]:
     """As ``tiny_faster_rcnn``: three anchors per cell and no auxiliary head, or one anchor and IoU."""
-    return lambda ranking: build_tiny_one_stage(PAA, PAAAssigner(), ranking)
+    return lambda ranking: build_tiny_one_stage(partial(PAA, cost_giou_weight=1.0, added_variance=1e-5), ranking)
 
 
-def build_tiny_one_stage(kind: type[OneStage], assigner: ATSSAssigner | PAAAssigner, ranking: bool) -> OneStage:
+def build_tiny_one_stage(kind: Callable[..., OneStage], ranking: bool) -> OneStage:
     torch.manual_seed(0)
-    backbone = TinyBackbone((8, 16, 32))
     scales = (3.0, 3.0 * 2 ** (1 / 3), 3.0 * 2 ** (2 / 3)) if ranking else (4.0,)
-    anchors = AnchorGenerator((*backbone.strides, 32), scales, ratios=(1.0,))
-    head = DenseHead(
-        16,
-        3,
-        num_per_cell=anchors.num_per_cell,
-        num_levels=4,
-        auxiliary=not ranking,
-        num_convolutions=2,
-        groups=4,
-    )
     return kind(
-        backbone=backbone,
-        fpn=FPN(backbone.channels, 16, extra_levels=1, extra_convolutions=True),
-        dense=DenseStage(head=head, anchors=anchors, coder=BoxCoder((0.1, 0.1, 0.2, 0.2))),
-        assigner=assigner,
+        3,
+        backbone=TinyBackbone((8, 16, 32)),
+        pyramid_channels=16,
+        extra_levels=1,
+        dense=partial(DenseStage, anchor_scales=scales, auxiliary=not ranking, convolutions=2, groups=4),
         test_per_level=100,
     )
 
@@ -245,17 +236,17 @@ def tiny_yolact() -> Callable[[bool], YOLACT]:
 
 def build_tiny_yolact(ranking: bool) -> YOLACT:
     torch.manual_seed(0)
-    backbone = TinyBackbone((8, 16, 32))
-    anchors = CenteredAnchors(sides=(12.0, 24.0, 48.0, 96.0))
     return YOLACT(
-        backbone=backbone,
-        fpn=FPN(backbone.channels, 16, extra_levels=1, extra_convolutions=True, extra_from_input=True, bilinear=True),
-        head=InstanceHead(16, 3, num_per_cell=anchors.num_per_cell, num_prototypes=8, softmax=not ranking),
-        prototypes=PrototypeNetwork(16, num_prototypes=8, channels=16, num_convolutions=1),
-        instances=InstanceStage(
-            anchors=anchors, coder=BoxCoder((0.1, 0.1, 0.2, 0.2)), masks_per_image=None if ranking else 3
-        ),
-        semantic=None if ranking else SemanticHead(16, 3),
+        3,
+        backbone=TinyBackbone((8, 16, 32)),
+        pyramid_channels=16,
+        extra_levels=1,
+        softmax=not ranking,
+        semantic=not ranking,
+        prototypes=8,
+        mask_channels=16,
+        mask_convolutions=1,
+        masks_per_image=None if ranking else 3,
         test_per_level=100,
     )
 
@@ -268,16 +259,19 @@ def tiny_solov2() -> Callable[[bool], SOLOv2]:
 
 def build_tiny_solov2(ranking: bool) -> SOLOv2:
     torch.manual_seed(0)
-    backbone = TinyBackbone((8, 16, 32))
-    grids = (8, 6, 4, 3)
-    ranges = ((1.0, 24.0), (12.0, 32.0), (24.0, 48.0), (32.0, 96.0))
     return SOLOv2(
-        backbone=backbone,
-        fpn=FPN(backbone.channels, 16, extra_levels=1),
-        grid=GridStage(
-            head=GridHead(16, 3, grids=grids, kernel_channels=8, num_convolutions=2, channels=16, groups=4),
-            mask_features=MaskFeatures(16, 3, channels=8, out_channels=8, groups=4),
-            assigner=GridAssigner(grids, ranges, one_mask_per_cell=ranking),
-            strides=(*backbone.strides, 32),
+        3,
+        backbone=TinyBackbone((8, 16, 32)),
+        pyramid_channels=16,
+        extra_levels=1,
+        grids=partial(
+            GridStage,
+            sizes=(8, 6, 4, 3),
+            scale_ranges=((1.0, 24.0), (12.0, 32.0), (24.0, 48.0), (32.0, 96.0)),
+            one_mask_per_cell=ranking,
+            convolutions=2,
+            channels=16,
+            groups=4,
         ),
+        mask_features=MaskFeatureSettings(channels=8, out_channels=8, groups=4),
     )

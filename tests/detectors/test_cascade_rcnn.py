@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rankdet.detectors import CascadeRCNN, DetectionSettings
-from rankdet.heads import BoxHead, BoxStage, ProposalSettings
+from rankdet.heads import BoxStage, ProposalSettings
 from rankdet.label_assignment import RandomSampler
 from rankdet.structures import Batch, Candidates, Images, Source, Target
 
@@ -249,16 +249,6 @@ def test_one_box_serves_all_classes(tiny_cascade_rcnn: Build, ranking: bool) -> 
         assert stage.head.regressor.out_features == 4
         assert head.logits.shape[1] == NUM_CLASSES + (not ranking)
         assert len(head.boxes.predicted) == ((head.labels >= 0) & (head.labels < NUM_CLASSES)).sum()
-
-
-def test_a_cascade_needs_stages_whose_boxes_do_not_depend_on_a_class(tiny_cascade_rcnn: Build) -> None:
-    detector = tiny_cascade_rcnn(True)
-    parts = {"backbone": detector.backbone, "fpn": detector.fpn, "rpn": detector.rpn}
-    with pytest.raises(ValueError, match="needs stages"):
-        CascadeRCNN(**parts, stages=[])
-    detector.stages[1].head = BoxHead(16, NUM_CLASSES, softmax=False)
-    with pytest.raises(ValueError, match="class-agnostic"):
-        CascadeRCNN(**parts, stages=list(detector.stages))
 
 
 @FORMS

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rankdet.heads import GridHead, GridOutputs, GridStage, MaskFeatures, mask_logits
-from rankdet.label_assignment import GridAssigner
+from rankdet.heads import GridHead, GridOutputs, GridStage, MaskFeatures, MaskFeatureSettings, mask_logits
 from rankdet.losses import DiceQuality, RankSortLoss, Tasks, dice_coefficient
 from rankdet.structures import Candidates, Outlines, Target
 
@@ -27,14 +26,19 @@ APART = ellipses([[2.0, 2, 20, 20], [40, 4, 60, 22], [4, 40, 26, 60], [36, 36, 5
 OVER_EACH_OTHER = ellipses([[10.0, 10, 40, 40], [12, 12, 42, 42]], [0, 1])
 
 
-def make_stage(one_mask_per_cell: bool = True) -> GridStage:
+def make_stage(one_mask_per_cell: bool = True, strides: tuple[int, ...] = (4, 8, 16)) -> GridStage:
     torch.manual_seed(1)
-    grids = (8, 6, 4)
     return GridStage(
-        head=GridHead(8, 3, grids=grids, kernel_channels=4, num_convolutions=1, channels=8, groups=2),
-        mask_features=MaskFeatures(8, 2, channels=4, out_channels=4, groups=2),
-        assigner=GridAssigner(grids, ((1.0, 24.0), (12.0, 40.0), (24.0, 64.0)), one_mask_per_cell=one_mask_per_cell),
-        strides=(4, 8, 16),
+        8,
+        strides,
+        3,
+        MaskFeatureSettings(channels=4, out_channels=4, groups=2),
+        sizes=(8, 6, 4),
+        scale_ranges=((1.0, 24.0), (12.0, 40.0), (24.0, 64.0)),
+        one_mask_per_cell=one_mask_per_cell,
+        convolutions=1,
+        channels=8,
+        groups=2,
     )
 
 
@@ -96,7 +100,7 @@ def test_scores_start_at_a_hundredth() -> None:
 
 
 def test_mask_features_have_the_size_of_the_finest_map_whatever_the_others_have() -> None:
-    features = MaskFeatures(8, 3, channels=4, out_channels=6, groups=2)
+    features = MaskFeatures(8, 3, MaskFeatureSettings(channels=4, out_channels=6, groups=2))
     assert [len(level) for level in features.levels] == [1, 1, 2]
     maps = [torch.randn(2, 8, *size) for size in ((13, 21), (7, 11), (4, 6))]
     assert features(maps).shape == (2, 6, 13, 21)
@@ -238,9 +242,8 @@ def test_outlines_serve_as_well_as_bitmaps() -> None:
 
 
 def test_grids_that_do_not_fit_the_levels_are_refused() -> None:
-    stage = make_stage()
     with pytest.raises(ValueError, match=r"grids \(8, 6, 4\) .* \(4, 8\)"):
-        GridStage(head=stage.head, mask_features=stage.mask_features, assigner=stage.assigner, strides=(4, 8))
+        make_stage(strides=(4, 8))
 
 
 def test_objects_without_masks_are_a_mistake() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Self
 
 from torch import Tensor
 
@@ -12,22 +11,27 @@ from rankdet.detectors.dense import DenseDetector
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.heads import DenseOutputs, DenseStage, centerness
 from rankdet.label_assignment import ATSSAssigner
-from rankdet.ranges import Count, CountOrZero
+from rankdet.ranges import Count, CountOrZero, checked
 from rankdet.structures import Assignment, Matched, Target
 
 
+@checked
 class ATSS(DenseDetector[ATSSAssigner]):
     """Dense detector with labels by a threshold of IoU for each object; its auxiliary head learns centerness.
 
-    The parameters are those of :class:`DenseDetector`.
+    The other parameters are those of :class:`DenseDetector`.
+
+    Parameters
+    ----------
+    candidates_per_level
+        Anchors of each level, nearest to an object, that may become its positives.
     """
 
     auxiliary = "centerness"
 
-    @classmethod
-    def build(
-        cls,
-        num_classes: int,
+    def __init__(
+        self,
+        num_classes: Count,
         *,
         backbone: Backbone,
         pyramid_channels: Count = 256,
@@ -36,15 +40,8 @@ class ATSS(DenseDetector[ATSSAssigner]):
         candidates_per_level: Count = 9,
         testing: DetectionSettings = DetectionSettings(nms_iou=0.6),
         test_per_level: Count = 1000,
-    ) -> Self:
-        """Return the detector of a backbone for C classes; other parameters are those of :meth:`DenseDetector.around`.
-
-        Parameters
-        ----------
-        candidates_per_level
-            Anchors of each level, nearest to an object, that may become its positives.
-        """
-        return cls.around(
+    ) -> None:
+        super().__init__(
             ATSSAssigner(candidates_per_level),
             num_classes,
             backbone=backbone,

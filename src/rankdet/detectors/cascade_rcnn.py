@@ -2,105 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Self
 
 import torch
 from torch import nn
 
-from rankdet.backbones import Backbone, Pyramid
+from rankdet.backbones import Backbone, pyramid_strides
 from rankdet.detectors.detection import DetectionSettings
-from rankdet.detectors.faster_rcnn import pyramid_and_rpn
+from rankdet.detectors.faster_rcnn import two_stage_pyramid
 from rankdet.heads import BoxStage, RegionProposalNetwork, poolable
-from rankdet.ranges import Count, CountOrZero
+from rankdet.ranges import Count, CountOrZero, checked
 from rankdet.structures import Batch, Candidates, Detection, Images
 
 
+@checked
 class CascadeRCNN(nn.Module):
-    """Faster R-CNN with several R-CNN stages, each of which refines the boxes of the one before.
+    """Faster R-CNN with three R-CNN stages, each of which refines the boxes of the one before.
 
-    Heads of the losses: ``"rpn"``, ``"rcnn1"``, ``"rcnn2"``, and so on. Standard forms and ranking forms differ in
-    values. Samplers, softmax and stds of the box coding that shrink from stage to stage make the standard form, in
-    which the RoIs that were drawn move on. No sampler, sigmoid and stds (0.1, 0.1, 0.2, 0.2) in all stages make the
-    form of Rank & Sort Loss, in which all of them move on (Oksuz et al., ICCV 2021, arXiv:2107.11669, table A.15).
+    Heads of the losses: ``"rpn"``, ``"rcnn1"``, ``"rcnn2"`` and ``"rcnn3"``. All stages are class-agnostic: which box
+    moves on does not depend on a class. Standard forms and ranking forms differ in values. Samplers, softmax and stds
+    of the box coding that shrink from stage to stage make the standard form, in which the RoIs that were drawn move on.
+    No sampler, sigmoid and stds (0.1, 0.1, 0.2, 0.2) in all stages make the form of Rank & Sort Loss, in which all of
+    them move on (Oksuz et al., ICCV 2021, arXiv:2107.11669, table A.15).
+
+    In the published configurations the RPN ignores anchors that cross the border of the image.
 
     Parameters
     ----------
-    backbone, fpn, rpn, detection
-        The parts of :class:`FasterRCNN`. In the published configurations the RPN ignores anchors that cross the border
-        of the image.
-    stages
-        The stages in order. Their assigners ask for more overlap from stage to stage, 0.5, 0.6 and 0.7. Their heads are
-        class-agnostic: which box moves on does not depend on a class.
-
-    Raises
-    ------
-    ValueError
-        When there is no stage, or the head of one is not class-agnostic.
+    num_classes, backbone, pyramid_channels, extra_levels, carafe, rpn
+        The parts of :class:`FasterRCNN`.
+    rcnn1
+        Second stage, ``functools.partial(BoxStage, ...)``.
+    rcnn2
+        Third stage, which asks for more overlap.
+    rcnn3
+        Fourth stage, whose boxes are detected.
+    testing
+        From scores to detections.
     """
 
     def __init__(
         self,
-        *,
-        backbone: Backbone,
-        fpn: Pyramid,
-        rpn: RegionProposalNetwork,
-        stages: Sequence[BoxStage],
-        detection: DetectionSettings | None = None,
-    ) -> None:
-        super().__init__()
-        if not stages or not all(stage.head.class_agnostic for stage in stages):
-            raise ValueError("a cascade needs stages, all of them with class-agnostic heads")
-        self.backbone = backbone
-        self.fpn = fpn
-        self.rpn = rpn
-        self.stages = nn.ModuleList(stages)
-        self.detection = detection or DetectionSettings()
-
-    @classmethod
-    def build(
-        cls,
-        num_classes: int,
+        num_classes: Count,
         *,
         backbone: Backbone,
         pyramid_channels: Count = 256,
         extra_levels: CountOrZero = 1,
         carafe: bool = False,
-        rpn: Callable[..., RegionProposalNetwork] = RegionProposalNetwork.build,
+        rpn: Callable[..., RegionProposalNetwork] = RegionProposalNetwork,
         rcnn1: Callable[..., BoxStage],
         rcnn2: Callable[..., BoxStage],
         rcnn3: Callable[..., BoxStage],
         testing: DetectionSettings = DetectionSettings(),
-    ) -> Self:
-        """Return the detector of a backbone, with three stages; see also :meth:`FasterRCNN.build`.
-
-        Parameters
-        ----------
-        num_classes
-            C.
-        backbone
-            Network from images to feature maps.
-        pyramid_channels
-            Channels of the feature pyramid.
-        extra_levels
-            Coarser levels behind the backbone's (P6), which only the RPN reads.
-        carafe
-            Whether maps of the pyramid are enlarged by CARAFE.
-        rpn
-            First stage.
-        rcnn1
-            Second stage, ``functools.partial(BoxStage.build, ...)``.
-        rcnn2
-            Third stage.
-        rcnn3
-            Fourth stage, whose boxes are detected.
-        testing
-            From scores to detections.
-        """
-        fpn, first = pyramid_and_rpn(backbone, pyramid_channels, extra_levels, carafe, rpn)
-        stages = [stage(pyramid_channels, backbone.strides, num_classes, True) for stage in (rcnn1, rcnn2, rcnn3)]
-        return cls(backbone=backbone, fpn=fpn, rpn=first, stages=stages, detection=testing)
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fpn = two_stage_pyramid(backbone, pyramid_channels, extra_levels, carafe)
+        self.rpn = rpn(pyramid_channels, pyramid_strides(backbone.strides, extra_levels))
+        self.stages = nn.ModuleList(
+            stage(pyramid_channels, backbone.strides, num_classes, True) for stage in (rcnn1, rcnn2, rcnn3)
+        )
+        self.detection = testing
 
     @property
     def num_classes(self) -> int:

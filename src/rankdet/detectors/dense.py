@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from rankdet.backbones import FPN, Backbone, pyramid_strides
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.heads import DenseOutputs, DenseStage
-from rankdet.ranges import Count, checked
 from rankdet.structures import Assignment, Batch, Candidates, Detection, Images, Matched, Target
 
 AnyAssigner = TypeVar("AnyAssigner")
 
 
-@checked
 class DenseDetector(nn.Module, Generic[AnyAssigner]):
     """Backbone, pyramid, one dense stage, an assigner of labels. The head of the losses is ``"dense"``.
 
@@ -30,16 +28,22 @@ class DenseDetector(nn.Module, Generic[AnyAssigner]):
 
     Parameters
     ----------
-    backbone, fpn
-        Images → maps → pyramid.
-    dense
-        Stage that reads all levels of the pyramid.
     assigner
         Decides which anchors are positives.
-    detection
-        Choice of detections; None: suppression at IoU 0.6, and the other defaults.
+    num_classes
+        Number of classes C.
+    backbone
+        Network from images to feature maps, all of which are used: strides 8, 16 and 32 of a large network.
+    pyramid_channels
+        Channels of the feature pyramid and of the towers behind it.
+    extra_levels
+        Coarser levels behind the backbone's, each by a convolution of stride 2 (P6 and P7).
+    dense
+        Head, from channels, strides and classes: ``functools.partial(DenseStage, ...)``.
+    testing
+        From scores to detections.
     test_per_level
-        Anchors of each level that :meth:`detect` decodes: those of the highest scores.
+        Anchors of each level that are decoded in detection: those of the highest scores.
     """
 
     auxiliary: str
@@ -47,25 +51,6 @@ class DenseDetector(nn.Module, Generic[AnyAssigner]):
 
     def __init__(
         self,
-        *,
-        backbone: Backbone,
-        fpn: FPN,
-        dense: DenseStage,
-        assigner: AnyAssigner,
-        detection: DetectionSettings | None = None,
-        test_per_level: Count = 1000,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.fpn = fpn
-        self.dense = dense
-        self.assigner = assigner
-        self.detection = detection or DetectionSettings(nms_iou=0.6)
-        self.test_per_level = test_per_level
-
-    @classmethod
-    def around(
-        cls,
         assigner: AnyAssigner,
         num_classes: int,
         *,
@@ -75,36 +60,14 @@ class DenseDetector(nn.Module, Generic[AnyAssigner]):
         dense: Callable[..., DenseStage],
         testing: DetectionSettings,
         test_per_level: int,
-    ) -> Self:
-        """Return the detector of a backbone and an assigner.
-
-        Parameters
-        ----------
-        assigner, num_classes
-            The assigner and C.
-        backbone
-            Network from images to feature maps, all of which are used: strides 8, 16 and 32 of a large network.
-        pyramid_channels
-            Channels of the feature pyramid and of the towers behind it.
-        extra_levels
-            Coarser levels behind the backbone's, each by a convolution of stride 2 (P6 and P7).
-        dense
-            Head, ``functools.partial(DenseStage.build, ...)``.
-        testing
-            From scores to detections.
-        test_per_level
-            Anchors of each level that are decoded in detection: those of the highest scores.
-        """
-        fpn = FPN(backbone.channels, pyramid_channels, extra_levels=extra_levels, extra_convolutions=True)
-        stage = dense(pyramid_channels, pyramid_strides(backbone.strides, extra_levels), num_classes)
-        return cls(
-            backbone=backbone,
-            fpn=fpn,
-            dense=stage,
-            assigner=assigner,
-            detection=testing,
-            test_per_level=test_per_level,
-        )
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fpn = FPN(backbone.channels, pyramid_channels, extra_levels=extra_levels, extra_convolutions=True)
+        self.dense = dense(pyramid_channels, pyramid_strides(backbone.strides, extra_levels), num_classes)
+        self.assigner = assigner
+        self.detection = testing
+        self.test_per_level = test_per_level
 
     @property
     def num_classes(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +10,11 @@ from torch import Tensor, nn
 from rankdet.backbones import FPN, Backbone, CarafeFPN, Pyramid, pyramid_strides
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.heads import BoxStage, RegionProposalNetwork, RoIs, poolable
-from rankdet.ranges import Count, CountOrZero
+from rankdet.ranges import Count, CountOrZero, checked
 from rankdet.structures import Batch, Candidates, Detection, Images
 
 
-def pyramid_and_rpn(
-    backbone: Backbone, channels: int, extra_levels: int, carafe: bool, rpn: Callable[..., RegionProposalNetwork]
-) -> tuple[Pyramid, RegionProposalNetwork]:
-    """Return the pyramid of a backbone and the first stage of a two-stage detector; see :meth:`FasterRCNN.build`."""
-    pyramid: Callable[..., Pyramid] = CarafeFPN if carafe else FPN
-    fpn = pyramid(backbone.channels, channels, extra_levels=extra_levels)
-    return fpn, rpn(channels, pyramid_strides(backbone.strides, extra_levels))
-
-
+@checked
 class FasterRCNN(nn.Module):
     """Backbone, pyramid, region proposals, one R-CNN stage. Heads of the losses: ``"rpn"`` and ``"rcnn"``.
 
@@ -35,33 +26,31 @@ class FasterRCNN(nn.Module):
 
     Parameters
     ----------
-    backbone, fpn
-        Images → maps → pyramid.
+    num_classes
+        Number of classes C, without background.
+    backbone
+        Network from images to feature maps.
+    pyramid_channels
+        Channels of the feature pyramid.
+    extra_levels
+        Coarser levels behind the backbone's (P6), which only the RPN reads.
+    carafe
+        Whether maps of the pyramid are enlarged by CARAFE, the "+" of RS-R-CNN+, in place of nearest neighbors. Coarser
+        levels then are convolutions of the backbone's last map, and enlarged too.
     rpn
-        Network that reads all levels of the pyramid and makes proposals.
+        First stage, from channels and strides of the pyramid: ``functools.partial(RegionProposalNetwork, ...)``.
     rcnn
-        Stage that reads the first levels of the pyramid inside of the proposals.
-    detection
-        Choice of detections in :meth:`detect`.
+        Second stage, from channels, strides and classes: ``functools.partial(BoxStage, ...)``.
+    testing
+        From scores to detections.
 
     Examples
     --------
-    >>> from rankdet.backbones import FPN, TinyBackbone
-    >>> from rankdet.heads import AnchorGenerator, BoxCoder, BoxHead, RoIPooling, RPNHead
-    >>> from rankdet.label_assignment import MaxIoUAssigner
+    >>> from functools import partial
+    >>> from rankdet.backbones import TinyBackbone
     >>> from rankdet.structures import Source, Target
-    >>> backbone, coder = TinyBackbone((8, 16)), BoxCoder((0.1, 0.1, 0.2, 0.2))
-    >>> anchors = AnchorGenerator(backbone.strides)
-    >>> rpn = RegionProposalNetwork(
-    ...     head=RPNHead(16, anchors.num_per_cell), anchors=anchors, coder=coder, assigner=MaxIoUAssigner(0.7, 0.3)
-    ... )
-    >>> rcnn = BoxStage(
-    ...     pooling=RoIPooling(backbone.strides),
-    ...     head=BoxHead(16, num_classes=3, softmax=False),
-    ...     coder=coder,
-    ...     assigner=MaxIoUAssigner(0.5, 0.5),
-    ... )
-    >>> detector = FasterRCNN(backbone=backbone, fpn=FPN((8, 16), 16, extra_levels=0), rpn=rpn, rcnn=rcnn)
+    >>> backbone = TinyBackbone((8, 16))
+    >>> detector = FasterRCNN(3, backbone=backbone, pyramid_channels=16, rcnn=partial(BoxStage, softmax=False))
     >>> images = Images(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), ((64, 64),))
     >>> target = Target(torch.tensor([[8.0, 8.0, 40.0, 40.0]]), torch.tensor([2]))
     >>> heads = detector(Batch(images, (target,), (Source(0, "0.png", (64, 64)),)))
@@ -73,66 +62,22 @@ class FasterRCNN(nn.Module):
 
     def __init__(
         self,
-        *,
-        backbone: Backbone,
-        fpn: Pyramid,
-        rpn: RegionProposalNetwork,
-        rcnn: BoxStage,
-        detection: DetectionSettings | None = None,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.fpn = fpn
-        self.rpn = rpn
-        self.rcnn = rcnn
-        self.detection = detection or DetectionSettings()
-
-    @classmethod
-    def build(
-        cls,
-        num_classes: int,
+        num_classes: Count,
         *,
         backbone: Backbone,
         pyramid_channels: Count = 256,
         extra_levels: CountOrZero = 1,
         carafe: bool = False,
-        rpn: Callable[..., RegionProposalNetwork] = RegionProposalNetwork.build,
+        rpn: Callable[..., RegionProposalNetwork] = RegionProposalNetwork,
         rcnn: Callable[..., BoxStage],
         testing: DetectionSettings = DetectionSettings(),
-    ) -> Self:
-        """Return the detector of a backbone.
-
-        Parameters
-        ----------
-        num_classes
-            C.
-        backbone
-            Network from images to feature maps.
-        pyramid_channels
-            Channels of the feature pyramid.
-        extra_levels
-            Coarser levels behind the backbone's (P6), which only the RPN reads.
-        carafe
-            Whether maps of the pyramid are enlarged by CARAFE, the "+" of RS-R-CNN+, in place of nearest neighbors.
-            Coarser levels then are convolutions of the backbone's last map, and enlarged too.
-        rpn
-            First stage, ``functools.partial(RegionProposalNetwork.build, ...)``.
-        rcnn
-            Second stage, ``functools.partial(BoxStage.build, ...)``.
-        testing
-            From scores to detections.
-
-        Examples
-        --------
-        >>> from functools import partial
-        >>> from rankdet.backbones import TinyBackbone
-        >>> rcnn = partial(BoxStage.build, softmax=False)
-        >>> FasterRCNN.build(3, backbone=TinyBackbone((8, 16)), pyramid_channels=16, rcnn=rcnn).num_classes
-        3
-        """
-        fpn, first = pyramid_and_rpn(backbone, pyramid_channels, extra_levels, carafe, rpn)
-        second = rcnn(pyramid_channels, backbone.strides, num_classes)
-        return cls(backbone=backbone, fpn=fpn, rpn=first, rcnn=second, detection=testing)
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fpn = two_stage_pyramid(backbone, pyramid_channels, extra_levels, carafe)
+        self.rpn = rpn(pyramid_channels, pyramid_strides(backbone.strides, extra_levels))
+        self.rcnn = rcnn(pyramid_channels, backbone.strides, num_classes)
+        self.detection = testing
 
     @property
     def num_classes(self) -> int:
@@ -168,3 +113,9 @@ class FasterRCNN(nn.Module):
         scores = self.rcnn.head.scores(logits).split([len(boxes) for boxes in proposals])
         boxes = self.rcnn.boxes(deltas, proposals, images.sizes)
         return [self.detection.select(*pair) for pair in zip(boxes, scores, strict=True)], maps
+
+
+def two_stage_pyramid(backbone: Backbone, channels: int, extra_levels: int, carafe: bool) -> Pyramid:
+    """Return the pyramid of a backbone, with or without CARAFE; see :class:`FasterRCNN`."""
+    pyramid: Callable[..., Pyramid] = CarafeFPN if carafe else FPN
+    return pyramid(backbone.channels, channels, extra_levels=extra_levels)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Self
 
 import torch
 
-from rankdet.backbones import Backbone, Pyramid
+from rankdet.backbones import Backbone
 from rankdet.detectors.detection import DetectionSettings
-from rankdet.detectors.faster_rcnn import FasterRCNN, pyramid_and_rpn
+from rankdet.detectors.faster_rcnn import FasterRCNN
 from rankdet.heads import BoxStage, MaskStage, RegionProposalNetwork
-from rankdet.ranges import Count, CountOrZero
+from rankdet.ranges import Count, CountOrZero, checked
 from rankdet.structures import Batch, Candidates, Detection, Images, MaskScores
 
 
+@checked
 class MaskRCNN(FasterRCNN):
     """Faster R-CNN and a mask for each positive RoI. Heads of the losses: ``"rpn"``, ``"rcnn"``.
 
@@ -23,61 +23,40 @@ class MaskRCNN(FasterRCNN):
     al., ICCV 2021, arXiv:2107.11669, section 5.2). Standard forms and ranking forms differ in values, as those of
     :class:`FasterRCNN`, whose weights fit by their names.
 
+    The parameters beside ``mask`` are those of :class:`FasterRCNN`. The published R-CNN assigns with the low-quality
+    step, other than in Faster R-CNN.
+
     Parameters
     ----------
-    backbone, fpn, rpn, rcnn, detection
-        The parts of :class:`FasterRCNN`. The published R-CNN assigns with the low-quality step, other than in Faster
-        R-CNN.
     mask
-        Stage that reads the same levels of the pyramid as the R-CNN: inside of positive RoIs in training, inside of the
-        detected boxes in detection.
+        Masks of positive RoIs in training, of the detected boxes in detection: ``functools.partial(MaskStage, ...)``.
+        They are pooled as boxes of the second stage are, from the same levels.
     """
 
     def __init__(
         self,
-        *,
-        backbone: Backbone,
-        fpn: Pyramid,
-        rpn: RegionProposalNetwork,
-        rcnn: BoxStage,
-        mask: MaskStage,
-        detection: DetectionSettings | None = None,
-    ) -> None:
-        super().__init__(
-            backbone=backbone,
-            fpn=fpn,
-            rpn=rpn,
-            rcnn=rcnn,
-            detection=detection,
-        )
-        self.mask = mask
-
-    @classmethod
-    def build(
-        cls,
-        num_classes: int,
+        num_classes: Count,
         *,
         backbone: Backbone,
         pyramid_channels: Count = 256,
         extra_levels: CountOrZero = 1,
         carafe: bool = False,
-        rpn: Callable[..., RegionProposalNetwork] = RegionProposalNetwork.build,
+        rpn: Callable[..., RegionProposalNetwork] = RegionProposalNetwork,
         rcnn: Callable[..., BoxStage],
-        mask: Callable[..., MaskStage] = MaskStage.build,
+        mask: Callable[..., MaskStage] = MaskStage,
         testing: DetectionSettings = DetectionSettings(),
-    ) -> Self:
-        """Return the detector of a backbone; the other parameters are those of :meth:`FasterRCNN.build`.
-
-        Parameters
-        ----------
-        mask
-            Masks of the second stage, ``functools.partial(MaskStage.build, ...)``. They are pooled as its boxes are,
-            from the same levels.
-        """
-        fpn, first = pyramid_and_rpn(backbone, pyramid_channels, extra_levels, carafe, rpn)
-        second = rcnn(pyramid_channels, backbone.strides, num_classes)
-        masks = mask(pyramid_channels, num_classes, second.pooling)
-        return cls(backbone=backbone, fpn=fpn, rpn=first, rcnn=second, mask=masks, detection=testing)
+    ) -> None:
+        super().__init__(
+            num_classes,
+            backbone=backbone,
+            pyramid_channels=pyramid_channels,
+            extra_levels=extra_levels,
+            carafe=carafe,
+            rpn=rpn,
+            rcnn=rcnn,
+            testing=testing,
+        )
+        self.mask = mask(pyramid_channels, num_classes, self.rcnn.pooling)
 
     def forward(self, batch: Batch) -> list[Candidates]:
         """Return candidates of the RPN (C = 1) and of the R-CNN, these with masks; each one pool over the batch.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from rankdet.detectors.dense import DenseDetector
 from rankdet.detectors.detection import DetectionSettings
 from rankdet.heads import DenseOutputs, DenseStage
 from rankdet.label_assignment import PAAAssigner, aligned_iou
-from rankdet.ranges import Count, CountOrZero, NonNegative, Positive
+from rankdet.ranges import Count, CountOrZero, NonNegative, Positive, checked
 from rankdet.structures import Assignment, Detection, Matched, Target
 
 VOTER_IOU = 0.01
@@ -24,18 +23,29 @@ VOTE_WIDTH = 0.025
 """How fast a vote falls with 1 − IoU (squared)."""
 
 
+@checked
 class PAA(DenseDetector[PAAAssigner]):
     """Dense detector with labels by its own predictions; its auxiliary head learns IoU, and boxes are voted for.
 
-    The parameters are those of :class:`DenseDetector`.
+    The other parameters are those of :class:`DenseDetector`.
+
+    Parameters
+    ----------
+    candidates_per_level
+        Anchors of each level, of lowest cost, that may become positives of an object.
+    cost_giou_weight
+        Factor of 1 − GIoU beside focal loss in the cost of an anchor: 1.3 in the standard form, 1 in that of Rank &
+        Sort Loss.
+    added_variance
+        Added to the variances of the mixture in each iteration: 1e-6 in the standard form, 1e-5 in that of Rank &
+        Sort Loss.
     """
 
     auxiliary = "iou"
 
-    @classmethod
-    def build(
-        cls,
-        num_classes: int,
+    def __init__(
+        self,
+        num_classes: Count,
         *,
         backbone: Backbone,
         pyramid_channels: Count = 256,
@@ -46,21 +56,8 @@ class PAA(DenseDetector[PAAAssigner]):
         added_variance: Positive,
         testing: DetectionSettings = DetectionSettings(nms_iou=0.6),
         test_per_level: Count = 1000,
-    ) -> Self:
-        """Return the detector of a backbone for C classes; other parameters are those of :meth:`DenseDetector.around`.
-
-        Parameters
-        ----------
-        candidates_per_level
-            Anchors of each level, of lowest cost, that may become positives of an object.
-        cost_giou_weight
-            Factor of 1 − GIoU beside focal loss in the cost of an anchor: 1.3 in the standard form, 1 in that of Rank &
-            Sort Loss.
-        added_variance
-            Added to the variances of the mixture in each iteration: 1e-6 in the standard form, 1e-5 in that of Rank &
-            Sort Loss.
-        """
-        return cls.around(
+    ) -> None:
+        super().__init__(
             PAAAssigner(candidates_per_level, cost_giou_weight, added_variance),
             num_classes,
             backbone=backbone,

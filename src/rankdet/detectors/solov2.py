@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +49,7 @@ class MaskDetectionSettings:
     per_image: Count = 100
 
 
+@checked
 class SOLOv2(nn.Module):
     """Backbone, pyramid, one stage of grids: a mask for every cell, no boxes. The head of the losses is ``"grid"``.
 
@@ -60,12 +60,20 @@ class SOLOv2(nn.Module):
 
     Parameters
     ----------
-    backbone, fpn
-        Images → maps → pyramid.
-    grid
-        Stage that reads all levels of the pyramid.
-    detection
-        Choice of detections in :meth:`detect`.
+    num_classes
+        Number of classes C.
+    backbone
+        Network from images to feature maps, all of which are used: strides 4, 8, 16 and 32 of a large network.
+    pyramid_channels
+        Channels of the feature pyramid.
+    extra_levels
+        Coarser levels behind the backbone's (P6).
+    grids
+        Head, from channels, strides, classes and ``mask_features``: ``functools.partial(GridStage, ...)``.
+    mask_features
+        What masks are made of.
+    testing
+        From scores and masks to detections.
 
     Notes
     -----
@@ -78,18 +86,8 @@ class SOLOv2(nn.Module):
     """
 
     def __init__(
-        self, *, backbone: Backbone, fpn: FPN, grid: GridStage, detection: MaskDetectionSettings | None = None
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.fpn = fpn
-        self.grid = grid
-        self.detection = detection or MaskDetectionSettings()
-
-    @classmethod
-    def build(
-        cls,
-        num_classes: int,
+        self,
+        num_classes: Count,
         *,
         backbone: Backbone,
         pyramid_channels: Count = 256,
@@ -97,30 +95,13 @@ class SOLOv2(nn.Module):
         grids: Callable[..., GridStage],
         mask_features: MaskFeatureSettings = MaskFeatureSettings(),
         testing: MaskDetectionSettings = MaskDetectionSettings(),
-    ) -> Self:
-        """Return the detector of a backbone.
-
-        Parameters
-        ----------
-        num_classes
-            C.
-        backbone
-            Network from images to feature maps, all of which are used: strides 4, 8, 16 and 32 of a large network.
-        pyramid_channels
-            Channels of the feature pyramid.
-        extra_levels
-            Coarser levels behind the backbone's (P6).
-        grids
-            Head, ``functools.partial(GridStage.build, ...)``.
-        mask_features
-            What masks are made of.
-        testing
-            From scores and masks to detections.
-        """
-        fpn = FPN(backbone.channels, pyramid_channels, extra_levels=extra_levels)
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fpn = FPN(backbone.channels, pyramid_channels, extra_levels=extra_levels)
         strides = pyramid_strides(backbone.strides, extra_levels)
-        grid = grids(pyramid_channels, strides, num_classes, mask_features)
-        return cls(backbone=backbone, fpn=fpn, grid=grid, detection=testing)
+        self.grid = grids(pyramid_channels, strides, num_classes, mask_features)
+        self.detection = testing
 
     @property
     def num_classes(self) -> int:

@@ -5,7 +5,7 @@ Legend: B images, M anchors of an image, P positives, P' of them that get a mask
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -40,20 +40,43 @@ class YOLACT(nn.Module):
 
     Parameters
     ----------
-    backbone, fpn
-        Images → maps → pyramid.
-    head
-        Head that reads all levels of the pyramid.
-    prototypes
-        Network that reads the finest level, and makes as many prototypes as the head coefficients.
-    instances
-        Anchors, box coding and labels.
+    num_classes
+        Number of classes C.
+    backbone
+        Network from images to feature maps, all of which are used: strides 8, 16 and 32 of a large network.
+    pyramid_channels
+        Channels of the feature pyramid and of the head.
+    extra_levels
+        Coarser levels behind the backbone's, each by a convolution of stride 2, the first one on its coarsest map.
+    softmax
+        Whether classes compete with each other and a background logit (softmax). Otherwise each is for itself (sigmoid)
+        and there is no background logit.
     semantic
-        Head from the finest level to a map of each class, an auxiliary output for training alone; None: no such output.
-    detection
-        Choice of detections in :meth:`detect`, by Fast NMS.
+        Whether there is an auxiliary head for the pixels of each class, in training alone.
+    head_convolutions
+        3x3 convolutions that classes, boxes and coefficients share.
+    prototypes
+        Maps that masks are sums of.
+    mask_channels
+        Channels of the convolutions that make the prototypes.
+    mask_convolutions
+        3x3 convolutions of these before the size is doubled.
+    masks_per_image
+        Most positives of an image that get a mask in training, drawn uniformly; None: all.
+    anchor_scale
+        Side of the square anchors in strides of their level: 24 to 384 pixels for strides 8 to 128.
+    anchor_ratios
+        Height over width of the anchors.
+    delta_stds
+        Divisors of the encoded boxes.
+    positive_iou
+        Anchors of at least this IoU are positives, as is the best anchor of each object.
+    negative_iou
+        Anchors below this IoU are negatives; between the two they are ignored.
+    testing
+        From scores to detections, by Fast NMS.
     test_per_level
-        Anchors of each level that :meth:`detect` decodes: those of the highest scores.
+        Anchors of each level that are decoded in detection: those of the highest scores.
     test_per_class
         Best boxes of each class that Fast NMS compares with each other.
 
@@ -65,32 +88,7 @@ class YOLACT(nn.Module):
 
     def __init__(
         self,
-        *,
-        backbone: Backbone,
-        fpn: FPN,
-        head: InstanceHead,
-        prototypes: PrototypeNetwork,
-        instances: InstanceStage,
-        semantic: SemanticHead | None = None,
-        detection: DetectionSettings | None = None,
-        test_per_level: Count = 1000,
-        test_per_class: Count = 200,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.fpn = fpn
-        self.head = head
-        self.prototypes = prototypes
-        self.instances = instances
-        self.semantic = semantic
-        self.detection = detection or DetectionSettings()
-        self.test_per_level = test_per_level
-        self.test_per_class = test_per_class
-
-    @classmethod
-    def build(
-        cls,
-        num_classes: int,
+        num_classes: Count,
         *,
         backbone: Backbone,
         pyramid_channels: Count = 256,
@@ -110,87 +108,42 @@ class YOLACT(nn.Module):
         testing: DetectionSettings = DetectionSettings(),
         test_per_level: Count = 1000,
         test_per_class: Count = 200,
-    ) -> Self:
-        """Return the detector of a backbone.
-
-        Parameters
-        ----------
-        num_classes
-            C.
-        backbone
-            Network from images to feature maps, all of which are used: strides 8, 16 and 32 of a large network.
-        pyramid_channels
-            Channels of the feature pyramid and of the head.
-        extra_levels
-            Coarser levels behind the backbone's, each by a convolution of stride 2, the first one on its coarsest map.
-        softmax
-            Whether classes compete with each other and a background logit (softmax). Otherwise each is for itself
-            (sigmoid) and there is no background logit.
-        semantic
-            Whether there is an auxiliary head for the pixels of each class, in training alone.
-        head_convolutions
-            3x3 convolutions that classes, boxes and coefficients share.
-        prototypes
-            Maps that masks are sums of.
-        mask_channels
-            Channels of the convolutions that make the prototypes.
-        mask_convolutions
-            3x3 convolutions of these before the size is doubled.
-        masks_per_image
-            Most positives of an image that get a mask in training, drawn uniformly; None: all.
-        anchor_scale
-            Side of the square anchors in strides of their level: 24 to 384 pixels for strides 8 to 128.
-        anchor_ratios
-            Height over width of the anchors.
-        delta_stds
-            Divisors of the encoded boxes.
-        positive_iou
-            Anchors of at least this IoU are positives, as is the best anchor of each object.
-        negative_iou
-            Anchors below this IoU are negatives; between the two they are ignored.
-        testing
-            From scores to detections, by Fast NMS.
-        test_per_level
-            Anchors of each level that are decoded in detection: those of the highest scores.
-        test_per_class
-            Best boxes of each class that Fast NMS compares with each other.
-        """
-        sides = tuple(anchor_scale * stride for stride in pyramid_strides(backbone.strides, extra_levels))
-        return cls(
-            backbone=backbone,
-            fpn=FPN(
-                backbone.channels,
-                pyramid_channels,
-                extra_levels=extra_levels,
-                extra_convolutions=True,
-                extra_from_input=True,
-                bilinear=True,
-            ),
-            head=InstanceHead(
-                pyramid_channels,
-                num_classes,
-                num_per_cell=len(anchor_ratios),
-                num_prototypes=prototypes,
-                softmax=softmax,
-                num_convolutions=head_convolutions,
-            ),
-            prototypes=PrototypeNetwork(
-                pyramid_channels,
-                num_prototypes=prototypes,
-                channels=mask_channels,
-                num_convolutions=mask_convolutions,
-            ),
-            instances=InstanceStage(
-                anchors=CenteredAnchors(sides, anchor_ratios),
-                coder=BoxCoder(delta_stds),
-                assigner=MaxIoUAssigner(positive_iou, negative_iou, low_quality_iou=0.0, claim_ties=False),
-                masks_per_image=masks_per_image,
-            ),
-            semantic=SemanticHead(pyramid_channels, num_classes) if semantic else None,
-            detection=testing,
-            test_per_level=test_per_level,
-            test_per_class=test_per_class,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fpn = FPN(
+            backbone.channels,
+            pyramid_channels,
+            extra_levels=extra_levels,
+            extra_convolutions=True,
+            extra_from_input=True,
+            bilinear=True,
         )
+        self.head = InstanceHead(
+            pyramid_channels,
+            num_classes,
+            num_per_cell=len(anchor_ratios),
+            num_prototypes=prototypes,
+            softmax=softmax,
+            num_convolutions=head_convolutions,
+        )
+        self.prototypes = PrototypeNetwork(
+            pyramid_channels,
+            num_prototypes=prototypes,
+            channels=mask_channels,
+            num_convolutions=mask_convolutions,
+        )
+        sides = tuple(anchor_scale * stride for stride in pyramid_strides(backbone.strides, extra_levels))
+        self.instances = InstanceStage(
+            anchors=CenteredAnchors(sides, anchor_ratios),
+            coder=BoxCoder(delta_stds),
+            assigner=MaxIoUAssigner(positive_iou, negative_iou, low_quality_iou=0.0, claim_ties=False),
+            masks_per_image=masks_per_image,
+        )
+        self.semantic = SemanticHead(pyramid_channels, num_classes) if semantic else None
+        self.detection = testing
+        self.test_per_level = test_per_level
+        self.test_per_class = test_per_class
 
     @property
     def num_classes(self) -> int:

@@ -6,7 +6,7 @@ Legend: B images, K RoIs of all images, P positives, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from rankdet.heads.box_head import BoxHead
 from rankdet.heads.decoding import matched_boxes
 from rankdet.heads.roi_pooling import RoIPooling
 from rankdet.label_assignment import Assigner, MaxIoUAssigner, RandomSampler, Sampler
-from rankdet.ranges import Count, CountOrZero, Fraction, OpenFraction, Positive, Stds
+from rankdet.ranges import Count, CountOrZero, Fraction, OpenFraction, Positive, Stds, checked
 from rankdet.structures import Assignment, Candidates, Target
 
 
@@ -48,6 +48,7 @@ class RoIs(NamedTuple):
         return torch.cat([values[: self.num_positives - self.num_objects], values[self.num_positives :]])
 
 
+@checked
 class BoxStage(nn.Module):
     """Pooling and box head with their labels. All parts are public and may be replaced.
 
@@ -56,40 +57,42 @@ class BoxStage(nn.Module):
 
     Parameters
     ----------
-    pooling
-        Maps and boxes → features of a fixed size.
-    head
-        Pooled features → logits and deltas.
-    coder
-        Deltas ↔ boxes.
-    assigner
-        Labels RoIs by their overlap with objects.
+    in_channels, strides
+        Channels of every level of the pyramid, and the strides of those that are read.
+    num_classes, class_agnostic
+        C, and whether there is one box for all classes.
+    softmax
+        Whether classes compete with each other and a background logit (softmax). Otherwise each is for itself (sigmoid)
+        and there is no background logit.
+    channels
+        Width of the two fully connected layers.
+    delta_stds
+        Divisors of the encoded boxes.
+    positive_iou
+        RoIs of at least this IoU are positives, the others negatives.
+    low_quality_iou
+        From this IoU on an object also claims its best RoIs if they overlap another object more; None: it does not.
     sampler
-        Chooses RoIs for the loss; None: all of them.
+        Choice of RoIs for the loss; None: all of them.
+    finest_scale
+        RoIs with a side (square root of the area, pixels) below twice this are read from the finest level.
+    sampling_ratio
+        Points per cell and direction of RoIAlign; 0 takes as many as suit the size of the RoI.
+    half_pixel_shift
+        Whether RoIAlign takes the value of a cell to be at its center. False is for weights of torchvision and of
+        mmdetection 1.x, which learned without.
+    prior
+        What scores of a sigmoid start at: 0.5 is a bias of 0, 0.01 that of focal loss.
     """
+
+    assigner: Assigner
+    sampler: Sampler | None
 
     def __init__(
         self,
-        *,
-        pooling: RoIPooling,
-        head: BoxHead,
-        coder: BoxCoder,
-        assigner: Assigner,
-        sampler: Sampler | None = None,
-    ) -> None:
-        super().__init__()
-        self.pooling = pooling
-        self.head = head
-        self.coder = coder
-        self.assigner = assigner
-        self.sampler = sampler
-
-    @classmethod
-    def build(
-        cls,
-        in_channels: int,
-        strides: Sequence[int],
-        num_classes: int,
+        in_channels: Count,
+        strides: tuple[Count, ...],
+        num_classes: Count,
         class_agnostic: bool = False,
         *,
         softmax: bool,
@@ -102,57 +105,17 @@ class BoxStage(nn.Module):
         sampling_ratio: CountOrZero = 0,
         half_pixel_shift: bool = True,
         prior: OpenFraction = 0.5,
-    ) -> Self:
-        """Return a stage for a pyramid.
-
-        Parameters
-        ----------
-        in_channels, strides
-            Channels of every level of the pyramid, and the strides of those that are read.
-        num_classes, class_agnostic
-            C, and whether there is one box for all classes.
-        softmax
-            Whether classes compete with each other and a background logit (softmax). Otherwise each is for itself
-            (sigmoid) and there is no background logit.
-        channels
-            Width of the two fully connected layers.
-        delta_stds
-            Divisors of the encoded boxes.
-        positive_iou
-            RoIs of at least this IoU are positives, the others negatives.
-        low_quality_iou
-            From this IoU on an object also claims its best RoIs if they overlap another object more; None: it does not.
-        sampler
-            Choice of RoIs for the loss; None: all of them.
-        finest_scale
-            RoIs with a side (square root of the area, pixels) below twice this are read from the finest level.
-        sampling_ratio
-            Points per cell and direction of RoIAlign; 0 takes as many as suit the size of the RoI.
-        half_pixel_shift
-            Whether RoIAlign takes the value of a cell to be at its center. False is for weights of torchvision and of
-            mmdetection 1.x, which learned without.
-        prior
-            What scores of a sigmoid start at: 0.5 is a bias of 0, 0.01 that of focal loss.
-        """
-        return cls(
-            pooling=RoIPooling(
-                tuple(strides),
-                finest_scale=finest_scale,
-                sampling_ratio=sampling_ratio,
-                half_pixel_shift=half_pixel_shift,
-            ),
-            head=BoxHead(
-                in_channels,
-                num_classes,
-                softmax=softmax,
-                channels=channels,
-                class_agnostic=class_agnostic,
-                prior=prior,
-            ),
-            coder=BoxCoder(delta_stds),
-            assigner=MaxIoUAssigner(positive_iou, positive_iou, low_quality_iou=low_quality_iou),
-            sampler=sampler,
+    ) -> None:
+        super().__init__()
+        self.pooling = RoIPooling(
+            strides, finest_scale=finest_scale, sampling_ratio=sampling_ratio, half_pixel_shift=half_pixel_shift
         )
+        self.head = BoxHead(
+            in_channels, num_classes, softmax=softmax, channels=channels, class_agnostic=class_agnostic, prior=prior
+        )
+        self.coder = BoxCoder(delta_stds)
+        self.assigner = MaxIoUAssigner(positive_iou, positive_iou, low_quality_iou=low_quality_iou)
+        self.sampler = sampler
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return logits and deltas for the boxes (k, 4) of each image.

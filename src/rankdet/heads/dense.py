@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,28 +40,19 @@ class DenseHead(nn.Module):
 
     Parameters
     ----------
-    in_channels
-        Channels of every map.
-    num_classes
-        Number of classes C.
-    num_per_cell
-        Number of anchors per cell A.
-    num_levels
-        Number of levels L.
+    in_channels, num_classes
+        Channels of every map and of the towers, and number of classes C.
+    num_per_cell, num_levels
+        Number of anchors per cell A, and number of levels L.
     auxiliary
-        Whether a third convolution, behind the tower of the boxes, makes one more logit per anchor: centerness in ATSS,
-        IoU in PAA. Ranking losses need none.
-    num_convolutions
-        3x3 convolutions of each of the two towers.
-    channels
-        Channels of the towers; None: ``in_channels``.
-    groups
-        Groups of the normalization of the towers; ``channels`` is a multiple of it.
+        Whether a third convolution, behind the tower of the boxes, makes one more logit per anchor.
+    num_convolutions, groups
+        3x3 convolutions of each of the two towers, and groups of their normalization.
 
     Raises
     ------
     ValueError
-        When ``channels`` is no multiple of ``groups``.
+        When ``in_channels`` is no multiple of ``groups``.
     """
 
     def __init__(
@@ -73,18 +64,15 @@ class DenseHead(nn.Module):
         num_levels: Count,
         auxiliary: bool,
         num_convolutions: CountOrZero = 4,
-        channels: Count | None = None,
         groups: Count = 32,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        channels = channels or in_channels
-        self.classification_tower = tower(in_channels, channels, num_convolutions, groups)
-        self.regression_tower = tower(in_channels, channels, num_convolutions, groups)
-        last = channels if num_convolutions else in_channels
-        self.classifier = nn.Conv2d(last, num_per_cell * num_classes, 3, padding=1)
-        self.regressor = nn.Conv2d(last, num_per_cell * 4, 3, padding=1)
-        self.auxiliary = nn.Conv2d(last, num_per_cell, 3, padding=1) if auxiliary else None
+        self.classification_tower = tower(in_channels, in_channels, num_convolutions, groups)
+        self.regression_tower = tower(in_channels, in_channels, num_convolutions, groups)
+        self.classifier = nn.Conv2d(in_channels, num_per_cell * num_classes, 3, padding=1)
+        self.regressor = nn.Conv2d(in_channels, num_per_cell * 4, 3, padding=1)
+        self.auxiliary = nn.Conv2d(in_channels, num_per_cell, 3, padding=1) if auxiliary else None
         self.scales = nn.Parameter(torch.ones(num_levels))
         start_normal(self)
         nn.init.constant_(self.classifier.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
@@ -106,17 +94,7 @@ class DenseHead(nn.Module):
 
 
 class DenseOutputs(NamedTuple):
-    """Predictions of the network for every anchor.
-
-    logits
-        (B, M, C).
-    deltas
-        (B, M, 4).
-    auxiliary
-        (B, M) logits; None without an auxiliary head.
-    anchors
-        The anchors of an image, and which of them each image has.
-    """
+    """Logits (B, M, C), deltas (B, M, 4) and auxiliary logits (B, M) or None of the network for every anchor."""
 
     logits: Tensor
     deltas: Tensor
@@ -124,69 +102,51 @@ class DenseOutputs(NamedTuple):
     anchors: PyramidAnchors
 
 
+@checked
 class DenseStage(nn.Module):
     """The head with its anchors and box coding. All parts are public and may be replaced.
 
     Parameters
     ----------
-    head
-        Maps → logits and deltas.
-    anchors
-        Anchors of the same strides as the maps, as many per cell as the head has.
-    coder
-        Deltas ↔ boxes.
+    in_channels, strides, num_classes
+        Channels of every level of the pyramid and of the towers, strides of the pyramid, and C.
+    anchor_scales
+        Sides of the square anchors of a cell in strides of their level: one of 8 in standard forms, 4, 4 · 2^(1/3) and
+        4 · 2^(2/3) in those of ranking losses.
+    auxiliary
+        Whether there is an auxiliary head: centerness in ATSS, IoU in PAA. Ranking losses need none.
+    convolutions
+        3x3 convolutions of each of the two towers.
+    groups
+        Groups of the normalization of the towers; the channels of the pyramid are a multiple of it.
+    delta_stds
+        Divisors of the encoded boxes.
     """
 
-    def __init__(self, *, head: DenseHead, anchors: AnchorGenerator, coder: BoxCoder) -> None:
-        super().__init__()
-        self.head = head
-        self.anchors = anchors
-        self.coder = coder
-
-    @classmethod
-    def build(
-        cls,
-        in_channels: int,
-        strides: Sequence[int],
-        num_classes: int,
+    def __init__(
+        self,
+        in_channels: Count,
+        strides: tuple[Count, ...],
+        num_classes: Count,
         *,
         anchor_scales: Annotated[tuple[Positive, ...], NotEmpty()],
         auxiliary: bool,
         convolutions: CountOrZero = 4,
         groups: Count = 32,
         delta_stds: Stds = (0.1, 0.1, 0.2, 0.2),
-    ) -> Self:
-        """Return a stage for a pyramid.
-
-        Parameters
-        ----------
-        in_channels, strides, num_classes
-            Channels of every level of the pyramid, its strides, and C.
-        anchor_scales
-            Sides of the square anchors of a cell in strides of their level: one of 8 in standard forms, 4, 4 · 2^(1/3)
-            and 4 · 2^(2/3) in those of ranking losses.
-        auxiliary
-            Whether there is an auxiliary head: centerness in ATSS, IoU in PAA.
-        convolutions
-            3x3 convolutions of each of the two towers.
-        groups
-            Groups of the normalization of the towers; the channels of the pyramid are a multiple of it.
-        delta_stds
-            Divisors of the encoded boxes.
-        """
-        return cls(
-            head=DenseHead(
-                in_channels,
-                num_classes,
-                num_per_cell=len(anchor_scales),
-                num_levels=len(strides),
-                auxiliary=auxiliary,
-                num_convolutions=convolutions,
-                groups=groups,
-            ),
-            anchors=AnchorGenerator(tuple(strides), anchor_scales, (1.0,)),
-            coder=BoxCoder(delta_stds),
+    ) -> None:
+        super().__init__()
+        self.head = DenseHead(
+            in_channels,
+            num_classes,
+            num_per_cell=len(anchor_scales),
+            num_levels=len(strides),
+            auxiliary=auxiliary,
+            num_convolutions=convolutions,
+            groups=groups,
         )
+        self.anchors = AnchorGenerator(strides, anchor_scales, (1.0,))
+        self.coder = BoxCoder(delta_stds)
 
     def forward(self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> DenseOutputs:
         """Return predictions for every anchor of L maps (B, channels, H, W); sizes are (height, width) in pixels."""

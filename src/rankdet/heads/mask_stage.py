@@ -6,7 +6,6 @@ Legend: B images, K boxes of all images, P positives, P' of them that get a mask
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -25,60 +24,41 @@ class MaskStage(nn.Module):
 
     Parameters
     ----------
-    pooling
-        Maps and boxes → features of a fixed size.
-    head
-        Pooled features and classes → mask logits of twice that size.
+    in_channels, num_classes
+        Channels of every level of the pyramid, and C.
+    boxes
+        Pooling of the boxes; masks are pooled alike, from the same levels.
+    channels
+        Channels of all layers.
+    convolutions
+        3x3 convolutions before the size is doubled.
+    pooled_size
+        Cells per side of the pooled features; masks have twice as many pixels per side.
     budget
         Most positive RoIs per process and step that get a mask, drawn uniformly: a bound on memory. None: all.
     """
 
-    def __init__(self, *, pooling: RoIPooling, head: MaskHead, budget: Count | None = None) -> None:
-        super().__init__()
-        self.pooling = pooling
-        self.head = head
-        self.budget = budget
-
-    @classmethod
-    def build(
-        cls,
-        in_channels: int,
-        num_classes: int,
+    def __init__(
+        self,
+        in_channels: Count,
+        num_classes: Count,
         boxes: RoIPooling,
         *,
         channels: Count = 256,
         convolutions: CountOrZero = 4,
         pooled_size: Count = 14,
         budget: Count | None = None,
-    ) -> Self:
-        """Return a stage for a pyramid, which pools as the stage of the boxes does, from the same levels.
-
-        Parameters
-        ----------
-        in_channels, num_classes
-            Channels of every level of the pyramid, and C.
-        boxes
-            Pooling of the boxes.
-        channels
-            Channels of all layers.
-        convolutions
-            3x3 convolutions before the size is doubled.
-        pooled_size
-            Cells per side of the pooled features; masks have twice as many pixels per side.
-        budget
-            Most positive RoIs per process and step that get a mask, drawn uniformly; None: all.
-        """
-        return cls(
-            pooling=RoIPooling(
-                boxes.strides,
-                finest_scale=boxes.finest_scale,
-                output_size=pooled_size,
-                sampling_ratio=boxes.sampling_ratio,
-                half_pixel_shift=boxes.half_pixel_shift,
-            ),
-            head=MaskHead(in_channels, num_classes, channels=channels, num_convolutions=convolutions),
-            budget=budget,
+    ) -> None:
+        super().__init__()
+        self.pooling = RoIPooling(
+            boxes.strides,
+            finest_scale=boxes.finest_scale,
+            output_size=pooled_size,
+            sampling_ratio=boxes.sampling_ratio,
+            half_pixel_shift=boxes.half_pixel_shift,
         )
+        self.head = MaskHead(in_channels, num_classes, channels=channels, num_convolutions=convolutions)
+        self.budget = budget
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Return mask logits (K, S, S) float32 for the boxes (k, 4) of each image and the classes (K,) of all."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,25 +68,17 @@ class RPNHead(nn.Module):
 
     Parameters
     ----------
-    in_channels
-        Channels of every map.
-    num_per_cell
-        A.
-    channels
-        Channels of the 3x3 convolution; None: ``in_channels``.
+    in_channels, num_per_cell
+        Channels of every map and of the convolution, and number of anchors per cell A.
     prior
-        Score of every anchor before training: 0.5 is a bias of 0, which ranking losses ask for, 0.01 that of focal
-        loss.
+        Score of every anchor before training; see :class:`RegionProposalNetwork`.
     """
 
-    def __init__(
-        self, in_channels: Count, num_per_cell: Count = 3, *, channels: Count | None = None, prior: OpenFraction = 0.5
-    ) -> None:
+    def __init__(self, in_channels: Count, num_per_cell: Count = 3, *, prior: OpenFraction = 0.5) -> None:
         super().__init__()
-        channels = channels or in_channels
-        self.convolution = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.classifier = nn.Conv2d(channels, num_per_cell, 1)
-        self.regressor = nn.Conv2d(channels, num_per_cell * 4, 1)
+        self.convolution = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+        self.classifier = nn.Conv2d(in_channels, num_per_cell, 1)
+        self.regressor = nn.Conv2d(in_channels, num_per_cell * 4, 1)
         for name, parameter in self.named_parameters():
             if name.endswith("weight"):
                 nn.init.normal_(parameter, std=0.01)
@@ -105,15 +97,7 @@ class RPNHead(nn.Module):
 
 
 class RPNOutputs(NamedTuple):
-    """Predictions of the network for every anchor.
-
-    logits
-        (B, M) objectness.
-    deltas
-        (B, M, 4).
-    anchors
-        The anchors of an image, and which of them each image has.
-    """
+    """Logits (B, M) of objectness and deltas (B, M, 4) of the network for every anchor."""
 
     logits: Tensor
     deltas: Tensor
@@ -129,50 +113,39 @@ class RegionProposalNetwork(nn.Module):
 
     Parameters
     ----------
-    head
-        Maps → logits and deltas.
-    anchors
-        Anchors of the same strides as the maps, as many per cell as the head has outputs.
-    coder
-        Deltas ↔ boxes.
-    assigner
-        Decides which anchors are positives: class 0 of C = 1.
+    in_channels, strides
+        Channels of every level of the pyramid, and its strides.
+    anchor_scale
+        Side of the anchors in strides of their level.
+    anchor_ratios
+        Height over width of the anchors.
+    delta_stds
+        Divisors of the encoded boxes.
+    positive_iou
+        Anchors of at least this IoU are positives.
+    negative_iou
+        Anchors below this IoU are negatives; between the two they are ignored. An object without an anchor of
+        ``positive_iou`` takes its best ones from this IoU on.
     sampler
-        Chooses anchors for the loss; None takes all of them.
+        Choice of anchors for the loss; None: all of them.
     allowed_border
-        Pixels by which an anchor may reach beyond its image. Those that reach further are ignored by the loss, and
-        make proposals all the same. None: any number.
-    train_proposals, test_proposals
-        Choice of proposals in training and in detection. None: 2000 of each level in training, else the defaults.
+        Anchors that reach beyond their image by more pixels than this are ignored by the loss, and make proposals all
+        the same; None: none is.
+    prior
+        What scores start at: 0.5 is a bias of 0, which ranking losses ask for, 0.01 that of focal loss.
+    train_proposals
+        Proposals in training.
+    test_proposals
+        Proposals in detection.
     """
+
+    assigner: Assigner
+    sampler: Sampler | None
 
     def __init__(
         self,
-        *,
-        head: RPNHead,
-        anchors: AnchorGenerator,
-        coder: BoxCoder,
-        assigner: Assigner,
-        sampler: Sampler | None = None,
-        allowed_border: NonNegative | None = None,
-        train_proposals: ProposalSettings | None = None,
-        test_proposals: ProposalSettings | None = None,
-    ) -> None:
-        super().__init__()
-        self.head = head
-        self.anchors = anchors
-        self.coder = coder
-        self.assigner = assigner
-        self.sampler = sampler
-        self.allowed_border = allowed_border
-        self.train_proposals = train_proposals or ProposalSettings(per_level=2000)
-        self.test_proposals = test_proposals or ProposalSettings()
-
-    @classmethod
-    def build(
-        cls,
-        in_channels: int,
-        strides: Sequence[int],
+        in_channels: Count,
+        strides: tuple[Count, ...],
         *,
         anchor_scale: Positive = 8.0,
         anchor_ratios: Annotated[tuple[Positive, ...], NotEmpty()] = (0.5, 1.0, 2.0),
@@ -184,45 +157,16 @@ class RegionProposalNetwork(nn.Module):
         prior: OpenFraction = 0.5,
         train_proposals: ProposalSettings = ProposalSettings(per_level=2000),
         test_proposals: ProposalSettings = ProposalSettings(),
-    ) -> Self:
-        """Return the network for a pyramid.
-
-        Parameters
-        ----------
-        in_channels, strides
-            Channels of every level of the pyramid, and its strides.
-        anchor_scale
-            Side of the anchors in strides of their level.
-        anchor_ratios
-            Height over width of the anchors.
-        delta_stds
-            Divisors of the encoded boxes.
-        positive_iou
-            Anchors of at least this IoU are positives.
-        negative_iou
-            Anchors below this IoU are negatives; between the two they are ignored. An object without an anchor of
-            ``positive_iou`` takes its best ones from this IoU on.
-        sampler
-            Choice of anchors for the loss; None: all of them.
-        allowed_border
-            Anchors that reach beyond their image by more pixels than this are ignored by the loss; None: none is.
-        prior
-            What scores start at: 0.5 is a bias of 0, 0.01 that of focal loss.
-        train_proposals
-            Proposals in training.
-        test_proposals
-            Proposals in detection.
-        """
-        return cls(
-            head=RPNHead(in_channels, len(anchor_ratios), prior=prior),
-            anchors=AnchorGenerator(tuple(strides), (anchor_scale,), anchor_ratios),
-            coder=BoxCoder(delta_stds),
-            assigner=MaxIoUAssigner(positive_iou, negative_iou, low_quality_iou=negative_iou),
-            sampler=sampler,
-            allowed_border=allowed_border,
-            train_proposals=train_proposals,
-            test_proposals=test_proposals,
-        )
+    ) -> None:
+        super().__init__()
+        self.head = RPNHead(in_channels, len(anchor_ratios), prior=prior)
+        self.anchors = AnchorGenerator(strides, (anchor_scale,), anchor_ratios)
+        self.coder = BoxCoder(delta_stds)
+        self.assigner = MaxIoUAssigner(positive_iou, negative_iou, low_quality_iou=negative_iou)
+        self.sampler = sampler
+        self.allowed_border = allowed_border
+        self.train_proposals = train_proposals
+        self.test_proposals = test_proposals
 
     def forward(self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> RPNOutputs:
         """Return predictions for every anchor of L maps (B, channels, H, W); sizes are (height, width) in pixels."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,20 +35,14 @@ class GridHead(nn.Module):
 
     Parameters
     ----------
-    in_channels
-        Channels of every map.
-    num_classes
-        Number of classes C.
+    in_channels, num_classes
+        Channels of every map, and number of classes C.
     grids
         Cells per side S of the grid of each level, finest first.
     kernel_channels
         Number of weights D of a kernel.
-    num_convolutions
-        3x3 convolutions of each of the two towers.
-    channels
-        Channels of the towers.
-    groups
-        Groups of the normalization of the towers; ``channels`` is a multiple of it.
+    num_convolutions, channels, groups
+        3x3 convolutions of each of the two towers, their channels, and groups of their normalization.
 
     Raises
     ------
@@ -89,70 +83,6 @@ class GridHead(nn.Module):
 
 
 @checked
-class MaskFeatures(nn.Module):
-    """Network that makes one map for all masks, of the size of the finest level, from the levels of a pyramid.
-
-    Level i passes through max(i, 1) times a 3x3 convolution without bias, group normalization and ReLU. Behind each of
-    these, coarser levels are enlarged (linear) to the size of the next finer level. The coarsest also reads the
-    coordinates of each place. The levels are added; a 1x1 convolution, normalization and ReLU make D channels of the
-    sum. All weights start normal with standard deviation 0.01.
-
-    Parameters
-    ----------
-    in_channels
-        Channels of every map.
-    num_levels
-        Number of maps that are read, finest first.
-    channels
-        Channels in which the levels are added.
-    out_channels
-        Channels D of the mask features.
-    groups
-        Groups of the normalization; ``channels`` and ``out_channels`` are multiples of it.
-
-    Raises
-    ------
-    ValueError
-        When they are not.
-    """
-
-    def __init__(
-        self,
-        in_channels: Count,
-        num_levels: Count,
-        *,
-        channels: Count = 128,
-        out_channels: Count = 256,
-        groups: Count = 32,
-    ) -> None:
-        super().__init__()
-        self.levels = nn.ModuleList()
-        for level in range(num_levels):
-            first = in_channels + 2 * (level == num_levels - 1)
-            inputs = [first, *[channels] * (max(level, 1) - 1)]
-            self.levels.append(nn.ModuleList(tower(count, channels, 1, groups) for count in inputs))
-        self.last = nn.Sequential(
-            nn.Conv2d(channels, out_channels, 1, bias=False), nn.GroupNorm(groups, out_channels), nn.ReLU(inplace=True)
-        )
-        start_normal(self)
-
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Return features (B, D, h, w) of the size of the first of the maps."""
-        sizes = [(features.shape[-2], features.shape[-1]) for features in maps]
-        total: Tensor | None = None
-        for level, (convolutions, features) in enumerate(zip(self.levels, maps, strict=True)):
-            assert isinstance(convolutions, nn.ModuleList)
-            hidden = _with_coordinates(features) if level == len(maps) - 1 else features
-            for step, convolution in enumerate(convolutions):
-                hidden = convolution(hidden)
-                if level:
-                    hidden = _resized(hidden, sizes[level - 1 - step])
-            total = hidden if total is None else total + hidden
-        features_of_masks: Tensor = self.last(total)
-        return features_of_masks
-
-
-@checked
 @dataclass(frozen=True)
 class MaskFeatureSettings:
     """The map of features that masks are made of: all levels but the coarsest, added.
@@ -172,16 +102,57 @@ class MaskFeatureSettings:
     groups: Count = 32
 
 
-class GridOutputs(NamedTuple):
-    """Predictions of the network for every cell, and the mask features of each image.
+@checked
+class MaskFeatures(nn.Module):
+    """Network that makes one map for all masks, of the size of the finest level, from the levels of a pyramid.
 
-    logits
-        (B, M, C).
-    kernels
-        (B, M, D).
-    features
-        (B, D, h, w).
+    Level i passes through max(i, 1) times a 3x3 convolution without bias, group normalization and ReLU. Behind each of
+    these, coarser levels are enlarged (linear) to the size of the next finer level. The coarsest also reads the
+    coordinates of each place. The levels are added; a 1x1 convolution, normalization and ReLU make D channels of the
+    sum. All weights start normal with standard deviation 0.01.
+
+    Parameters
+    ----------
+    in_channels, num_levels
+        Channels of every map, and number of maps that are read, finest first.
+    settings
+        Channels and groups.
     """
+
+    def __init__(
+        self, in_channels: Count, num_levels: Count, settings: MaskFeatureSettings = MaskFeatureSettings()
+    ) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList()
+        for level in range(num_levels):
+            first = in_channels + 2 * (level == num_levels - 1)
+            inputs = [first, *[settings.channels] * (max(level, 1) - 1)]
+            self.levels.append(nn.ModuleList(tower(count, settings.channels, 1, settings.groups) for count in inputs))
+        self.last = nn.Sequential(
+            nn.Conv2d(settings.channels, settings.out_channels, 1, bias=False),
+            nn.GroupNorm(settings.groups, settings.out_channels),
+            nn.ReLU(inplace=True),
+        )
+        start_normal(self)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return features (B, D, h, w) of the size of the first of the maps."""
+        sizes = [(features.shape[-2], features.shape[-1]) for features in maps]
+        total: Tensor | None = None
+        for level, (convolutions, features) in enumerate(zip(self.levels, maps, strict=True)):
+            assert isinstance(convolutions, nn.ModuleList)
+            hidden = _with_coordinates(features) if level == len(maps) - 1 else features
+            for step, convolution in enumerate(convolutions):
+                hidden = convolution(hidden)
+                if level:
+                    hidden = _resized(hidden, sizes[level - 1 - step])
+            total = hidden if total is None else total + hidden
+        features_of_masks: Tensor = self.last(total)
+        return features_of_masks
+
+
+class GridOutputs(NamedTuple):
+    """Logits (B, M, C) and kernels (B, M, D) of the network for every cell, and mask features (B, D, h, w)."""
 
     logits: Tensor
     kernels: Tensor
@@ -194,46 +165,39 @@ class GridStage(nn.Module):
 
     Parameters
     ----------
-    head
-        Maps → logits and kernels.
+    in_channels, strides, num_classes
+        Channels of every level of the pyramid, its strides, finest first, and C. Masks are learned at the first stride.
     mask_features
-        All maps but the last → features of the masks.
-    assigner
-        Decides which cells are positives of which objects; its grids are those of the head.
-    strides
-        Strides of the maps in pixels, finest first. Masks are learned at the first.
+        Features of the masks.
+    sizes
+        Cells per side of the grid of each level, the finest first.
+    scale_ranges
+        Smallest and largest objects of each level, as square root of the area of the box in pixels.
+    one_mask_per_cell
+        Whose a cell is that several objects want. True, in the form of Rank & Sort Loss: the first object's, with its
+        mask alone. False, in the standard form: the last object's, but the cell learns the masks of all.
+    center_size
+        Side of the region around the center of mass whose cells are positives, in sides of the box.
+    convolutions
+        3x3 convolutions of each of the two towers.
+    channels
+        Channels of the towers.
+    groups
+        Groups of the normalization of the towers; their channels are a multiple of it.
 
     Raises
     ------
     ValueError
-        When grids, maps or assigner do not fit together.
+        When there are not as many grids as strides, at least three.
     """
 
     cell_strides: Tensor
 
     def __init__(
-        self, *, head: GridHead, mask_features: MaskFeatures, assigner: GridAssigner, strides: tuple[Count, ...]
-    ) -> None:
-        super().__init__()
-        if head.grids != assigner.grids or len(head.grids) != len(strides) or len(strides) < 3:
-            raise ValueError(
-                f"grids {head.grids} of the head and {assigner.grids} of the assigner must be those of at least three "
-                f"levels, with strides {tuple(strides)}"
-            )
-        self.head = head
-        self.mask_features = mask_features
-        self.assigner = assigner
-        self.strides = tuple(strides)
-        read = (2 * self.strides[0], *self.strides[1:-1], self.strides[-2])
-        per_cell = [torch.full((size * size,), stride) for size, stride in zip(head.grids, read, strict=True)]
-        self.register_buffer("cell_strides", torch.cat(per_cell), persistent=False)
-
-    @classmethod
-    def build(
-        cls,
-        in_channels: int,
-        strides: Sequence[int],
-        num_classes: int,
+        self,
+        in_channels: Count,
+        strides: tuple[Count, ...],
+        num_classes: Count,
         mask_features: MaskFeatureSettings,
         *,
         sizes: tuple[Count, ...] = (40, 36, 24, 16, 12),
@@ -243,51 +207,25 @@ class GridStage(nn.Module):
         convolutions: CountOrZero = 4,
         channels: Count = 512,
         groups: Count = 32,
-    ) -> Self:
-        """Return a stage for a pyramid.
-
-        Parameters
-        ----------
-        in_channels, strides, num_classes
-            Channels of every level of the pyramid, its strides, and C.
-        mask_features
-            Features of the masks.
-        sizes
-            Cells per side of the grid of each level, the finest first.
-        scale_ranges
-            Smallest and largest objects of each level, as square root of the area of the box in pixels.
-        one_mask_per_cell
-            Whose a cell is that several objects want. True, in the form of Rank & Sort Loss: the first object's, with
-            its mask alone. False, in the standard form: the last object's, but the cell learns the masks of all.
-        center_size
-            Side of the region around the center of mass whose cells are positives, in sides of the box.
-        convolutions
-            3x3 convolutions of each of the two towers.
-        channels
-            Channels of the towers.
-        groups
-            Groups of the normalization of the towers; their channels are a multiple of it.
-        """
-        return cls(
-            head=GridHead(
-                in_channels,
-                num_classes,
-                grids=sizes,
-                kernel_channels=mask_features.out_channels,
-                num_convolutions=convolutions,
-                channels=channels,
-                groups=groups,
-            ),
-            mask_features=MaskFeatures(
-                in_channels,
-                len(strides) - 1,
-                channels=mask_features.channels,
-                out_channels=mask_features.out_channels,
-                groups=mask_features.groups,
-            ),
-            assigner=GridAssigner(sizes, scale_ranges, center_size, one_mask_per_cell),
-            strides=tuple(strides),
+    ) -> None:
+        super().__init__()
+        if len(sizes) != len(strides) or len(strides) < 3:
+            raise ValueError(f"grids {sizes} must be those of at least three levels, with strides {strides}")
+        self.head = GridHead(
+            in_channels,
+            num_classes,
+            grids=sizes,
+            kernel_channels=mask_features.out_channels,
+            num_convolutions=convolutions,
+            channels=channels,
+            groups=groups,
         )
+        self.mask_features = MaskFeatures(in_channels, len(strides) - 1, mask_features)
+        self.assigner = GridAssigner(sizes, scale_ranges, center_size, one_mask_per_cell)
+        self.strides = strides
+        read = (2 * strides[0], *strides[1:-1], strides[-2])
+        per_cell = [torch.full((size * size,), stride) for size, stride in zip(sizes, read, strict=True)]
+        self.register_buffer("cell_strides", torch.cat(per_cell), persistent=False)
 
     def forward(self, maps: Sequence[Tensor]) -> GridOutputs:
         """Return predictions for every cell from the maps of a pyramid (B, channels, H, W), finest first."""

@@ -8,6 +8,9 @@ from typing import Annotated, Any
 from .fit import DetectorPart, Head
 from .part import Choice, Part, choose, part
 
+PLACE = ("in_channels", "strides", "num_classes")
+"""What a stage takes from the detector around it."""
+
 HubWeights = part("rankdet.backbones.weights:HubWeights", "hub")
 FileWeights = part("rankdet.backbones.weights:FileWeights", "file")
 WheelWeights = part("rankdet.backbones.weights:WheelWeights", "wheel")
@@ -62,27 +65,32 @@ def _check_levels(detector: Any) -> None:
         )
 
 
-part("rankdet.heads.rpn:RegionProposalNetwork", check=_check_thresholds)
-part("rankdet.heads.box_stage:BoxStage", check=_check_prior)
-part("rankdet.heads.solo:GridStage", check=_check_grids)
+part("rankdet.heads.rpn:RegionProposalNetwork", late=("in_channels", "strides"), check=_check_thresholds)
+part("rankdet.heads.box_stage:BoxStage", late=(*PLACE, "class_agnostic"), check=_check_prior)
+part("rankdet.heads.mask_stage:MaskStage", late=("in_channels", "num_classes", "boxes"))
+part("rankdet.heads.dense:DenseStage", late=PLACE)
+part("rankdet.heads.solo:GridStage", late=(*PLACE, "mask_features"), check=_check_grids)
 part("rankdet.heads.solo:MaskFeatureSettings", check=_check_groups)
 
 FasterRCNN = part(
     "rankdet.detectors.faster_rcnn:FasterRCNN",
     "faster_rcnn",
     base=DetectorPart,
+    late=("num_classes",),
     heads=lambda detector: {"rpn": Head(), "rcnn": Head(softmax=detector.rcnn.softmax)},
 )
 MaskRCNN = part(
     "rankdet.detectors.mask_rcnn:MaskRCNN",
     "mask_rcnn",
     base=DetectorPart,
+    late=("num_classes",),
     heads=lambda detector: {"rpn": Head(), "rcnn": Head(softmax=detector.rcnn.softmax, masks=True)},
 )
 CascadeRCNN = part(
     "rankdet.detectors.cascade_rcnn:CascadeRCNN",
     "cascade_rcnn",
     base=DetectorPart,
+    late=("num_classes",),
     check=_check_stages,
     heads=lambda detector: (
         {"rpn": Head()} | {name: Head(softmax=getattr(detector, name).softmax) for name in ("rcnn1", "rcnn2", "rcnn3")}
@@ -92,6 +100,7 @@ ATSS = part(
     "rankdet.detectors.atss:ATSS",
     "atss",
     base=DetectorPart,
+    late=("num_classes",),
     check=_check_towers,
     heads=lambda detector: {
         "dense": Head(centerness=True, per_image=True, auxiliary=("centerness",) * detector.dense.auxiliary)
@@ -101,6 +110,7 @@ PAA = part(
     "rankdet.detectors.paa:PAA",
     "paa",
     base=DetectorPart,
+    late=("num_classes",),
     check=_check_towers,
     heads=lambda detector: {
         "dense": Head(centerness=True, per_image=True, auxiliary=("iou",) * detector.dense.auxiliary)
@@ -110,6 +120,7 @@ YOLACT = part(
     "rankdet.detectors.yolact:YOLACT",
     "yolact",
     base=DetectorPart,
+    late=("num_classes",),
     check=_check_thresholds,
     heads=lambda detector: {
         "dense": Head(
@@ -125,6 +136,7 @@ SOLOv2 = part(
     "rankdet.detectors.solov2:SOLOv2",
     "solov2",
     base=DetectorPart,
+    late=("num_classes",),
     check=_check_levels,
     heads=lambda detector: {"grid": Head(boxes=False, masks=True)},
 )
