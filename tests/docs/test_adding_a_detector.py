@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import rankdet
 from rankdet.data import make_shapes
 from rankdet.runs.folder import Run
+from rankdet.structures import InputError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding-a-detector.md"
 
@@ -44,3 +46,13 @@ def test_the_detector_of_the_page_trains_loads_and_resumes_from_python(folder: P
     printed = run_in(folder, sys.executable, "script.py").splitlines()
     assert [line for line in printed if line in ("True", "False")] == promised == ["True", "True"]
     assert Run(folder / "runs" / "mine").checkpoint(20).exists()
+
+
+def test_the_recipe_of_the_page_trains_from_the_command_line_and_is_loaded_by_those_who_trust_it(folder: Path) -> None:
+    (folder / "mine.yaml").write_text(blocks("yaml")[0])
+    for line in blocks("bash")[0].splitlines():
+        run_in(folder, sys.executable, "-m", *line.split())
+    assert list((folder / "found").glob("*.png"))
+    with pytest.raises(InputError, match="my_detector:MyDetector is no part of rankdet"):
+        rankdet.load(folder / "runs" / "command")
+    assert "my_detector" not in sys.modules
