@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from rankdet.ranges import Count, CountOrZero, Fraction, NonNegative, Positive
 
@@ -16,6 +16,7 @@ from .part import Choice, Part
 class Optimizer(Part):
     """What every optimizer has. It is built from groups of parameters that bring their ``weight_decay``, and a rate."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
     late: ClassVar[tuple[str, ...]] = ("params", "lr")
     type: str
     lr: Positive
@@ -60,6 +61,7 @@ AnyOptimizer = Annotated[Part, Choice((SGD, AdamW), Optimizer, ("params", "lr"))
 class Schedule(Part):
     """The length of a run, and a linear warm-up."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
     type: str
     epochs: Positive | None = None
     """Length of the run in passes over the training images, or null."""

@@ -36,6 +36,7 @@ DEFERRED = object()
 class Part(Config):
     """The fields of one part, validated. `build` makes the part of them."""
 
+    model_config = ConfigDict(use_attribute_docstrings=False)  # derived fields bring their text, and looking is slow
     target: ClassVar[str] = ""
     """``"module:Name"`` of what is built."""
     own: ClassVar[tuple[str, ...]] = ()
