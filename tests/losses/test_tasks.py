@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -275,3 +276,17 @@ def test_the_mean_of_the_gradients_of_processes_is_that_of_one_pool() -> None:
     for output in outputs:
         torch.testing.assert_close(output.terms["localization"], torch.tensor(0.6))
         torch.testing.assert_close(output.stats, outputs[0].stats | {k: output.stats[k] for k in COUNTS})
+
+
+def test_any_callable_of_the_same_arguments_serves_as_a_part() -> None:
+    tasks = Tasks(
+        box_loss=lambda candidates, positives: 1 - positives.overlap.iou,
+        weighting=lambda candidates, positives, ranking: positives.rows + 1.0,
+        balancing=lambda classification, task, candidates, processes: task.new_tensor(2.0),
+    )
+    terms, stats = run(deepcopy(tasks), make_candidates())
+    errors = [1 / 2, 6 / 7, 0]
+    expected = sum((row + 1) * error for row, error in enumerate(errors)) / 6
+    assert stats["localization_error"].item() == pytest.approx(expected)
+    assert terms["localization"].item() == pytest.approx(2 * expected)
+    assert stats["mask_balance"] == 2
