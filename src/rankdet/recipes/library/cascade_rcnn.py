@@ -4,9 +4,9 @@ from rankdet.recipes.schema.detectors import CascadeRCNN, FasterRCNN
 from rankdet.recipes.schema.recipe import Recipe
 
 from .coco import faster_rcnn_r50_coco
-from .experiment import experiment, require
+from .experiment import Experiment, require
 from .ranking import ranking_form
-from .shapes import faster_rcnn_shapes, fewer_proposals
+from .shapes import FEWER_PROPOSALS, faster_rcnn_shapes
 
 STAGES = {
     "rcnn1": {"positive_iou": 0.5, "delta_stds": (0.1, 0.1, 0.2, 0.2)},
@@ -33,30 +33,15 @@ def cascade_form(boxes: Recipe) -> Recipe:
     )
 
 
-@experiment
-def cascade_rcnn_r50_coco() -> Recipe:
-    """Standard Cascade R-CNN with smooth L1 (40.3 AP)."""
-    return cascade_form(faster_rcnn_r50_coco()).changed({"detector.rpn.train_proposals.per_image": 2000})
-
-
-@experiment
-def rs_cascade_rcnn_r50_coco() -> Recipe:
-    """RS Cascade R-CNN (41.3 AP): no samplers, no background logit, stages alike, one hand-set weight.
-
-    The paper speaks of 2000 proposals in training, the configuration published with the trained weights has 1000:
-    ``detector.rpn.train_proposals.per_image``.
-    """
-    recipe = ranking_form(cascade_rcnn_r50_coco())
-    return recipe.changed({"detector.rpn.train_proposals.per_image": 1000, "optimizer.lr": 0.012})
-
-
-@experiment
-def cascade_rcnn_shapes() -> Recipe:
-    """Standard Cascade R-CNN on ``shapes``."""
-    return cascade_form(faster_rcnn_shapes())
-
-
-@experiment
-def rs_cascade_rcnn_shapes() -> Recipe:
-    """RS Cascade R-CNN on ``shapes``: the same network, budget and learning rate."""
-    return fewer_proposals(ranking_form(cascade_rcnn_shapes()))
+TRAIN_PROPOSALS = "detector.rpn.train_proposals.per_image"
+cascade_rcnn_r50_coco = Experiment(faster_rcnn_r50_coco, cascade_form, {TRAIN_PROPOSALS: 2000}).described(
+    "Standard Cascade R-CNN with smooth L1 (40.3 AP)."
+)
+# The paper speaks of 2000 proposals in training, the configuration published with the trained weights has 1000.
+rs_cascade_rcnn_r50_coco = Experiment(
+    cascade_rcnn_r50_coco, ranking_form, {TRAIN_PROPOSALS: 1000, "optimizer.lr": 0.012}
+).described("RS Cascade R-CNN (41.3 AP): no samplers, no background logit, stages alike, one hand-set weight.")
+cascade_rcnn_shapes = Experiment(faster_rcnn_shapes, cascade_form).described("Standard Cascade R-CNN on ``shapes``.")
+rs_cascade_rcnn_shapes = Experiment(cascade_rcnn_shapes, ranking_form, FEWER_PROPOSALS).described(
+    "RS Cascade R-CNN on ``shapes``: the same network, budget and learning rate."
+)

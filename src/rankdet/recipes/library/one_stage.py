@@ -4,6 +4,8 @@ What the rows of one detector differ in: the loss, the anchors of a cell, whethe
 learning rate; in PAA also the cost by which it assigns labels.
 """
 
+from collections.abc import Mapping
+
 from rankdet.recipes.schema.data import KeepRatio
 from rankdet.recipes.schema.detectors import ATSS, PAA, Tiny
 from rankdet.recipes.schema.losses import (
@@ -25,7 +27,7 @@ from rankdet.recipes.schema.part import Part
 from rankdet.recipes.schema.recipe import Recipe
 
 from .coco import ON_COCO, resnet
-from .experiment import experiment
+from .experiment import Experiment
 from .shapes import ON_SHAPES
 
 ONE_ANCHOR = (8.0,)
@@ -48,142 +50,73 @@ STANDARD_PAA = FocalLoss(
     normalizer=CountOrImages(),
 )
 RESNET_50 = resnet("resnet50.tv_in1k", out_indices=(2, 3, 4))  # C3–C5
+AP_CENTERNESS = APLoss(tasks={"weighting": CenternessWeights(), "auxiliary": (CenternessCrossEntropyLoss(),)})
+AP_IOU = APLoss(
+    tasks={
+        "weighting": IoUWeights(),
+        "balancing": ConstantBalance(weight=1.3),
+        "auxiliary": (IoUCrossEntropyLoss(),),
+    }
+)
+PAA_COST = {"cost_giou_weight": 1.3, "added_variance": 1e-6}
+RS_PAA_COST = {"cost_giou_weight": 1.0, "added_variance": 1e-5}
+"""The cost in the authors' code of RS Loss; their paper says nothing of a change from the standard one."""
 
 
-@experiment
-def atss_r50_coco() -> Recipe:
-    """Standard ATSS: focal loss and centerness (39.3 AP)."""
-    return _on_coco(_atss(ONE_ANCHOR, auxiliary=True), STANDARD_ATSS, lr=0.01)
-
-
-@experiment
-def focal_atss_r50_coco() -> Recipe:
-    """ATSS with focal loss, without centerness (38.7 AP)."""
-    return _on_coco(_atss(ONE_ANCHOR), FocalLoss(normalizer=CountPerImage()), lr=0.01)
-
-
-@experiment
-def ap_atss_r50_coco() -> Recipe:
-    """ATSS with AP Loss, without centerness (38.1 AP); the paper gives no learning rate."""
-    return _on_coco(_atss(THREE_ANCHORS), APLoss(), lr=0.008)
-
-
-@experiment
-def ap_centerness_atss_r50_coco() -> Recipe:
-    """ATSS with AP Loss and centerness (37.2 AP); the paper gives no learning rate."""
-    loss = APLoss(tasks={"weighting": CenternessWeights(), "auxiliary": (CenternessCrossEntropyLoss(),)})
-    return _on_coco(_atss(THREE_ANCHORS, auxiliary=True), loss, lr=0.008)
-
-
-@experiment
-def qfl_atss_r50_coco() -> Recipe:
-    """ATSS with quality focal loss, without centerness (39.7 AP)."""
-    return _on_coco(_atss(ONE_ANCHOR), QualityFocalLoss(normalizer=CountPerImage()), lr=0.01)
-
-
-@experiment
-def alrp_atss_r50_coco() -> Recipe:
-    """ATSS with aLRP Loss, without centerness (37.7 AP)."""
-    return _on_coco(_atss(THREE_ANCHORS), ALRPLoss(), lr=0.005)
-
-
-@experiment
-def rs_atss_r50_coco() -> Recipe:
-    """RS ATSS (39.9 AP): no centerness, nothing to tune but the learning rate."""
-    return _on_coco(_atss(THREE_ANCHORS), RankSortLoss(), lr=0.008)
-
-
-@experiment
-def paa_r50_coco() -> Recipe:
-    """Standard PAA: focal loss and an IoU head (40.4 AP)."""
-    return _on_coco(_paa(ONE_ANCHOR, auxiliary=True), STANDARD_PAA, lr=0.01)
-
-
-@experiment
-def focal_paa_r50_coco() -> Recipe:
-    """PAA with focal loss, without an IoU head (39.9 AP)."""
-    return _on_coco(_paa(ONE_ANCHOR), FocalLoss(normalizer=CountOrImages()), lr=0.01)
-
-
-@experiment
-def ap_paa_r50_coco() -> Recipe:
-    """PAA with AP Loss, without an IoU head (35.3 AP); the paper gives no learning rate."""
-    return _on_coco(_paa(THREE_ANCHORS), APLoss(), lr=0.008)
-
-
-@experiment
-def ap_iou_paa_r50_coco() -> Recipe:
-    """PAA with AP Loss and an IoU head (37.3 AP); the paper gives no learning rate."""
-    auxiliary = (IoUCrossEntropyLoss(),)
-    tasks = {"weighting": IoUWeights(), "balancing": ConstantBalance(weight=1.3), "auxiliary": auxiliary}
-    return _on_coco(_paa(THREE_ANCHORS, auxiliary=True), APLoss(tasks=tasks), lr=0.008)
-
-
-@experiment
-def qfl_paa_r50_coco() -> Recipe:
-    """PAA with quality focal loss, without an IoU head (40.2 AP, the better of two weightings of the boxes)."""
-    return _on_coco(_paa(ONE_ANCHOR), QualityFocalLoss(normalizer=CountOrImages()), lr=0.01)
-
-
-@experiment
-def alrp_paa_r50_coco() -> Recipe:
-    """PAA with aLRP Loss, without an IoU head (37.7 AP)."""
-    return _on_coco(_paa(THREE_ANCHORS), ALRPLoss(), lr=0.005)
-
-
-@experiment
-def rs_paa_r50_coco() -> Recipe:
-    """RS PAA (41.0 AP): no IoU head, nothing to tune but the learning rate."""
-    return _on_coco(_rs_paa(), RankSortLoss(), lr=0.008)
-
-
-@experiment
-def atss_shapes() -> Recipe:
-    """Standard ATSS on ``shapes``."""
-    return _on_shapes(_atss(ONE_ANCHOR, auxiliary=True), STANDARD_ATSS)
-
-
-@experiment
-def rs_atss_shapes() -> Recipe:
-    """RS ATSS on ``shapes``: the same network, budget and learning rate."""
-    return _on_shapes(_atss(THREE_ANCHORS), RankSortLoss())
-
-
-@experiment
-def paa_shapes() -> Recipe:
-    """Standard PAA on ``shapes``."""
-    return _on_shapes(_paa(ONE_ANCHOR, auxiliary=True), STANDARD_PAA)
-
-
-@experiment
-def rs_paa_shapes() -> Recipe:
-    """RS PAA on ``shapes``: the same network, budget and learning rate."""
-    return _on_shapes(_rs_paa(), RankSortLoss())
-
-
-def _atss(anchor_scales: tuple[float, ...], *, auxiliary: bool = False) -> Part:
-    return ATSS(backbone=RESNET_50, dense={"anchor_scales": anchor_scales, "auxiliary": auxiliary})
-
-
-def _paa(anchor_scales: tuple[float, ...], *, auxiliary: bool = False) -> Part:
-    """PAA with the cost of its standard form, whatever the loss."""
-    dense = {"anchor_scales": anchor_scales, "auxiliary": auxiliary}
-    return PAA(backbone=RESNET_50, dense=dense, cost_giou_weight=1.3, added_variance=1e-6)
-
-
-def _rs_paa() -> Part:
-    """PAA with the cost of the authors' code of RS Loss; their paper says nothing of a change."""
-    return PAA(**dict(_paa(THREE_ANCHORS)) | {"cost_giou_weight": 1.0, "added_variance": 1e-5})
-
-
-def _on_coco(detector: Part, loss: Part, *, lr: float) -> Recipe:
+def _on_coco(detector: type[Part], loss: Part, lr: float, cost: Mapping[str, float]) -> Experiment:
     """12 epochs on COCO with 16 images per iteration, as Faster R-CNN."""
-    return Recipe(detector=detector, losses={"dense": loss}, **ON_COCO).changed({"optimizer.lr": lr})
+    ranks = isinstance(loss, APLoss | ALRPLoss | RankSortLoss)
+    has_auxiliary = not isinstance(loss, ALRPLoss) and bool(loss.tasks.auxiliary)
+    dense = {"anchor_scales": THREE_ANCHORS if ranks else ONE_ANCHOR, "auxiliary": has_auxiliary}
+    made = detector(backbone=RESNET_50, dense=dense, **cost)
+    return Experiment(lambda: Recipe(detector=made, losses={"dense": loss}, **ON_COCO), {"optimizer.lr": lr})
 
 
-def _on_shapes(detector: Part, loss: Part) -> Recipe:
-    """A minute on one core: the backbone, data and optimizer of Faster R-CNN there, smaller images, a thin head."""
-    small = {
+def _atss(loss: Part, lr: float) -> Experiment:
+    return _on_coco(ATSS, loss, lr, {})
+
+
+def _paa(loss: Part, lr: float, cost: Mapping[str, float] = PAA_COST) -> Experiment:
+    return _on_coco(PAA, loss, lr, cost)
+
+
+atss_r50_coco = _atss(STANDARD_ATSS, 0.01).described("Standard ATSS: focal loss and centerness (39.3 AP).")
+focal_atss_r50_coco = _atss(FocalLoss(normalizer=CountPerImage()), 0.01).described(
+    "ATSS with focal loss, without centerness (38.7 AP)."
+)
+ap_atss_r50_coco = _atss(APLoss(), 0.008).described(
+    "ATSS with AP Loss, without centerness (38.1 AP); the paper gives no learning rate."
+)
+ap_centerness_atss_r50_coco = _atss(AP_CENTERNESS, 0.008).described(
+    "ATSS with AP Loss and centerness (37.2 AP); the paper gives no learning rate."
+)
+qfl_atss_r50_coco = _atss(QualityFocalLoss(normalizer=CountPerImage()), 0.01).described(
+    "ATSS with quality focal loss, without centerness (39.7 AP)."
+)
+alrp_atss_r50_coco = _atss(ALRPLoss(), 0.005).described("ATSS with aLRP Loss, without centerness (37.7 AP).")
+rs_atss_r50_coco = _atss(RankSortLoss(), 0.008).described(
+    "RS ATSS (39.9 AP): no centerness, nothing to tune but the learning rate."
+)
+paa_r50_coco = _paa(STANDARD_PAA, 0.01).described("Standard PAA: focal loss and an IoU head (40.4 AP).")
+focal_paa_r50_coco = _paa(FocalLoss(normalizer=CountOrImages()), 0.01).described(
+    "PAA with focal loss, without an IoU head (39.9 AP)."
+)
+ap_paa_r50_coco = _paa(APLoss(), 0.008).described(
+    "PAA with AP Loss, without an IoU head (35.3 AP); the paper gives no learning rate."
+)
+ap_iou_paa_r50_coco = _paa(AP_IOU, 0.008).described(
+    "PAA with AP Loss and an IoU head (37.3 AP); the paper gives no learning rate."
+)
+qfl_paa_r50_coco = _paa(QualityFocalLoss(normalizer=CountOrImages()), 0.01).described(
+    "PAA with quality focal loss, without an IoU head (40.2 AP, the better of two weightings of the boxes)."
+)
+alrp_paa_r50_coco = _paa(ALRPLoss(), 0.005).described("PAA with aLRP Loss, without an IoU head (37.7 AP).")
+rs_paa_r50_coco = _paa(RankSortLoss(), 0.008, RS_PAA_COST).described(
+    "RS PAA (41.0 AP): no IoU head, nothing to tune but the learning rate."
+)
+
+SMALL = {
+    "detector": {
         "backbone": Tiny(),
         "pyramid_channels": 32,
         "extra_levels": 1,
@@ -192,6 +125,15 @@ def _on_shapes(detector: Part, loss: Part) -> Recipe:
         # In so few iterations scores leave their start, 0.01, but not all of them pass the usual threshold of 0.05. A
         # ranking loss is blind to where they all are.
         "testing": {"score_threshold": 0.01},
-    }
-    recipe = Recipe(detector=detector, losses={"dense": loss}, **ON_SHAPES)
-    return recipe.changed({"detector": small, "data.resize": KeepRatio(long=96, shorts=(96,))})
+    },
+    "data.resize": KeepRatio(long=96, shorts=(96,)),
+}
+"""A minute on one core: a tiny backbone, a thin head and smaller images than those of Faster R-CNN on ``shapes``."""
+atss_shapes = Experiment(atss_r50_coco, ON_SHAPES, SMALL).described("Standard ATSS on ``shapes``.")
+rs_atss_shapes = Experiment(rs_atss_r50_coco, ON_SHAPES, SMALL).described(
+    "RS ATSS on ``shapes``: the same network, budget and learning rate."
+)
+paa_shapes = Experiment(paa_r50_coco, ON_SHAPES, SMALL).described("Standard PAA on ``shapes``.")
+rs_paa_shapes = Experiment(rs_paa_r50_coco, ON_SHAPES, SMALL).described(
+    "RS PAA on ``shapes``: the same network, budget and learning rate."
+)

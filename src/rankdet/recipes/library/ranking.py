@@ -1,10 +1,16 @@
 """From a standard recipe to the one of Rank & Sort Loss: what the method changes, and nothing else."""
 
 from rankdet.recipes.schema.detectors import CascadeRCNN, FasterRCNN, MaskRCNN
-from rankdet.recipes.schema.losses import RankSortLoss
+from rankdet.recipes.schema.losses import RankSortLoss, SigmoidCrossEntropyLoss, SmoothL1Loss, SoftmaxCrossEntropyLoss
 from rankdet.recipes.schema.recipe import Recipe
 
 from .experiment import require
+
+STANDARD_LOSSES = {
+    "rpn": SigmoidCrossEntropyLoss(box_loss=SmoothL1Loss(beta=1 / 9)),
+    "rcnn": SoftmaxCrossEntropyLoss(box_loss=SmoothL1Loss(beta=1.0)),
+}
+"""The losses of standard Faster R-CNN."""
 
 
 def stages_of(recipe: Recipe) -> list[str]:

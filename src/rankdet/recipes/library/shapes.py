@@ -4,12 +4,11 @@ from typing import Any
 
 from rankdet.recipes.schema.data import Data
 from rankdet.recipes.schema.detectors import FasterRCNN, Tiny
-from rankdet.recipes.schema.losses import SigmoidCrossEntropyLoss, SmoothL1Loss, SoftmaxCrossEntropyLoss
 from rankdet.recipes.schema.optimization import AdamW, StepSchedule
 from rankdet.recipes.schema.recipe import Evaluation, Recipe, Runtime
 
-from .experiment import experiment
-from .ranking import ranking_form
+from .experiment import Experiment
+from .ranking import STANDARD_LOSSES, ranking_form
 
 PROPOSALS = {"per_level": 400, "per_image": 100}
 ON_SHAPES: dict[str, Any] = {
@@ -22,7 +21,7 @@ ON_SHAPES: dict[str, Any] = {
 """What all recipes on ``shapes`` have in common."""
 
 
-@experiment
+@Experiment
 def faster_rcnn_shapes() -> Recipe:
     """Standard Faster R-CNN on ``shapes``."""
     return Recipe(
@@ -46,20 +45,13 @@ def faster_rcnn_shapes() -> Recipe:
                 "sampling_ratio": 1,  # RoIs are small, and RoIAlign is a third of an iteration on a CPU
             },
         ),
-        losses={
-            "rpn": SigmoidCrossEntropyLoss(box_loss=SmoothL1Loss(beta=1 / 9)),
-            "rcnn": SoftmaxCrossEntropyLoss(box_loss=SmoothL1Loss(beta=1.0)),
-        },
+        losses=STANDARD_LOSSES,
         **ON_SHAPES,
     )
 
 
-@experiment
-def rs_faster_rcnn_shapes() -> Recipe:
-    """RS Faster R-CNN on ``shapes``: the same network, budget and learning rate."""
-    return fewer_proposals(ranking_form(faster_rcnn_shapes()))
-
-
-def fewer_proposals(recipe: Recipe) -> Recipe:
-    """Without a sampler the R-CNN sees all proposals: half as many make its iteration as long as the standard one's."""
-    return recipe.changed({"detector.rpn.train_proposals.per_image": 50})
+FEWER_PROPOSALS = {"detector.rpn.train_proposals.per_image": 50}
+"""Without a sampler the R-CNN sees all proposals: half as many make its iteration as long as the standard one's."""
+rs_faster_rcnn_shapes = Experiment(faster_rcnn_shapes, ranking_form, FEWER_PROPOSALS).described(
+    "RS Faster R-CNN on ``shapes``: the same network, budget and learning rate."
+)

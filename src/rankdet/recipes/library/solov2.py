@@ -8,7 +8,7 @@ from rankdet.recipes.schema.part import Part
 from rankdet.recipes.schema.recipe import Recipe
 
 from .coco import ON_COCO, resnet
-from .experiment import experiment, require
+from .experiment import Experiment, require
 from .mask_rcnn import mask_rcnn_lite0_nuclei
 from .shapes import ON_SHAPES
 
@@ -38,31 +38,40 @@ FULL = SOLOv2(
 SMALL = {"one_mask_per_cell": False, "convolutions": 2, "channels": 64, "groups": 8}
 
 
-@experiment
-def solov2_light_r34_coco() -> Recipe:
-    """Standard SOLOv2-light: ResNet-34, focal loss and three times Dice (32.0 mask AP)."""
-    return _on_coco(LIGHT, batch_size=8, lr=0.02, resize=LIGHT_SIZES)
+def rank_sort_form(standard: Recipe) -> Recipe:
+    """Return ``standard``, a recipe of SOLOv2, with Rank & Sort Loss and one mask per cell; all else stays."""
+    require(standard, SOLOv2)
+    return standard.changed({"detector.grids.one_mask_per_cell": True}, losses={"grid": RANKING})
 
 
-@experiment
-def rs_solov2_light_r34_coco() -> Recipe:
-    """RS SOLOv2-light (32.6 mask AP): nothing to tune but the learning rate."""
-    return rank_sort_form(solov2_light_r34_coco()).changed({"optimizer.lr": 0.012})
+def _on_coco(detector: Part, *, batch_size: int, lr: float, resize: Part) -> Experiment:
+    """36 epochs on COCO on four processes."""
+    optimization = {
+        "optimizer": SGD(lr=lr, reference_batch=4 * batch_size),
+        "schedule": StepSchedule(epochs=36, milestones=(27 / 36, 33 / 36), warmup_iterations=500, warmup_factor=0.01),
+        "runtime.clip_gradient_norm": 35.0,
+    }
+    return Experiment(
+        lambda: Recipe(detector=detector, losses={"grid": STANDARD}, **ON_COCO),
+        {"data": {"batch_size": batch_size, "resize": resize}} | optimization,
+    )
 
 
-@experiment
-def solov2_r101_coco() -> Recipe:
-    """Standard SOLOv2: ResNet-101, focal loss and three times Dice (39.1 mask AP)."""
-    return _on_coco(FULL, batch_size=4, lr=0.01, resize=FULL_SIZES)
+solov2_light_r34_coco = _on_coco(LIGHT, batch_size=8, lr=0.02, resize=LIGHT_SIZES).described(
+    "Standard SOLOv2-light: ResNet-34, focal loss and three times Dice (32.0 mask AP)."
+)
+rs_solov2_light_r34_coco = Experiment(solov2_light_r34_coco, rank_sort_form, {"optimizer.lr": 0.012}).described(
+    "RS SOLOv2-light (32.6 mask AP): nothing to tune but the learning rate."
+)
+solov2_r101_coco = _on_coco(FULL, batch_size=4, lr=0.01, resize=FULL_SIZES).described(
+    "Standard SOLOv2: ResNet-101, focal loss and three times Dice (39.1 mask AP)."
+)
+rs_solov2_r101_coco = Experiment(solov2_r101_coco, rank_sort_form, {"optimizer.lr": 0.006}).described(
+    "RS SOLOv2 (39.7 mask AP): nothing to tune but the learning rate."
+)
 
 
-@experiment
-def rs_solov2_r101_coco() -> Recipe:
-    """RS SOLOv2 (39.7 mask AP): nothing to tune but the learning rate."""
-    return rank_sort_form(solov2_r101_coco()).changed({"optimizer.lr": 0.006})
-
-
-@experiment
+@Experiment
 def solov2_shapes() -> Recipe:
     """Standard SOLOv2 on ``shapes``."""
     detector = SOLOv2(
@@ -82,13 +91,12 @@ def solov2_shapes() -> Recipe:
     return recipe.changed({"schedule.iterations": 900})
 
 
-@experiment
-def rs_solov2_shapes() -> Recipe:
-    """RS SOLOv2 on ``shapes``: the same network, budget and learning rate."""
-    return rank_sort_form(solov2_shapes())
+rs_solov2_shapes = Experiment(solov2_shapes, rank_sort_form).described(
+    "RS SOLOv2 on ``shapes``: the same network, budget and learning rate."
+)
 
 
-@experiment
+@Experiment
 def solov2_lite0_nuclei() -> Recipe:
     """Standard SOLOv2 with EfficientNet-Lite0 on nuclei: one class, up to 375 objects in an image."""
     detector = SOLOv2(
@@ -109,22 +117,6 @@ def solov2_lite0_nuclei() -> Recipe:
     return mask_rcnn_lite0_nuclei().changed(changes, detector=detector, losses={"grid": STANDARD})
 
 
-@experiment
-def rs_solov2_lite0_nuclei() -> Recipe:
-    """RS SOLOv2 with EfficientNet-Lite0 on nuclei: the same network, budget and learning rate."""
-    return rank_sort_form(solov2_lite0_nuclei())
-
-
-def rank_sort_form(standard: Recipe) -> Recipe:
-    """Return ``standard``, a recipe of SOLOv2, with Rank & Sort Loss and one mask per cell; all else stays."""
-    require(standard, SOLOv2)
-    return standard.changed({"detector.grids.one_mask_per_cell": True}, losses={"grid": RANKING})
-
-
-def _on_coco(detector: Part, *, batch_size: int, lr: float, resize: Part) -> Recipe:
-    """36 epochs on COCO on four processes."""
-    return Recipe(detector=detector, losses={"grid": STANDARD}, **ON_COCO).changed(
-        {"data": {"batch_size": batch_size, "resize": resize}, "runtime.clip_gradient_norm": 35.0},
-        optimizer=SGD(lr=lr, reference_batch=4 * batch_size),
-        schedule=StepSchedule(epochs=36, milestones=(27 / 36, 33 / 36), warmup_iterations=500, warmup_factor=0.01),
-    )
+rs_solov2_lite0_nuclei = Experiment(solov2_lite0_nuclei, rank_sort_form).described(
+    "RS SOLOv2 with EfficientNet-Lite0 on nuclei: the same network, budget and learning rate."
+)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from rankdet.recipes import Recipe
 from rankdet.recipes.library.bccd import faster_rcnn_lite0_bccd, rs_faster_rcnn_lite0_bccd
@@ -13,7 +14,9 @@ from rankdet.recipes.library.cascade_rcnn import (
     rs_cascade_rcnn_shapes,
 )
 from rankdet.recipes.library.coco import (
-    ALRP_LOSSES,
+    WITH_ALRP,
+    WITH_GIOU,
+    WITH_L1,
     alrp_faster_rcnn_r50_coco,
     augmented,
     faster_rcnn_giou_r50_coco,
@@ -54,30 +57,19 @@ from rankdet.recipes.library.plus import (
 )
 from rankdet.recipes.library.ranking import stages_of
 from rankdet.recipes.library.shapes import faster_rcnn_shapes, rs_faster_rcnn_shapes
-from rankdet.recipes.schema.losses import GIoULoss, L1Loss
 
 from ..experiments import COCO, SHAPES, Experiment
 from .rows import Change, Family, Row
 
 
-def with_l1(recipe: Recipe) -> Recipe:
-    """Change to L1 in both stages, as in ``faster_rcnn_l1_r50_coco``."""
-    return recipe.changed({"losses.rpn.box_loss": L1Loss(), "losses.rcnn.box_loss": L1Loss()})
-
-
-def with_giou(recipe: Recipe) -> Recipe:
-    """Change to L1 in the RPN and ten times GIoU in the R-CNN, as in ``faster_rcnn_giou_r50_coco``."""
-    return with_l1(recipe).changed({"losses.rcnn.box_loss": GIoULoss(weight=10.0)})
+def changed_by(changes: Mapping[str, Any]) -> Change:
+    """Return a change to these fields."""
+    return lambda recipe: recipe.changed(changes)
 
 
 def with_l1_and_carafe(recipe: Recipe) -> Recipe:
     """Change to L1 in both stages and a pyramid with CARAFE, as in ``faster_rcnn_plus_r50_coco``."""
-    return with_carafe(with_l1(recipe))
-
-
-def with_alrp(recipe: Recipe) -> Recipe:
-    """Change to aLRP Loss in both heads, as in ``alrp_faster_rcnn_r50_coco``."""
-    return recipe.changed(losses=ALRP_LOSSES)
+    return with_carafe(recipe.changed(WITH_L1))
 
 
 def with_heavy_training(recipe: Recipe) -> Recipe:
@@ -132,7 +124,7 @@ RS_FASTER_RCNN = Family.of(
 LONG_TAILED_MASK_RCNN = Family.of(long_tailed_shapes=mask_rcnn_long_tail_shapes, coco=mask_rcnn_r50_lvis)
 LONG_TAILED_RS_MASK_RCNN = Family.of(long_tailed_shapes=rs_mask_rcnn_long_tail_shapes, coco=rs_mask_rcnn_r50_lvis)
 GIOU_FASTER_RCNN = Family(
-    {**FASTER_RCNN.changed(with_giou).experiments, COCO: Experiment(faster_rcnn_giou_r50_coco)},
+    {**FASTER_RCNN.changed(changed_by(WITH_GIOU)).experiments, COCO: Experiment(faster_rcnn_giou_r50_coco)},
 )
 FOCAL_FASTER_RCNN = Family(
     {
@@ -141,7 +133,7 @@ FOCAL_FASTER_RCNN = Family(
     },
 )
 ALRP_FASTER_RCNN = Family(
-    {**RS_FASTER_RCNN.changed(with_alrp).experiments, COCO: Experiment(alrp_faster_rcnn_r50_coco)},
+    {**RS_FASTER_RCNN.changed(changed_by(WITH_ALRP)).experiments, COCO: Experiment(alrp_faster_rcnn_r50_coco)},
 )
 MASK_RCNN = Family.of(shapes=mask_rcnn_shapes, nuclei=mask_rcnn_lite0_nuclei, coco=mask_rcnn_r50_coco)
 RS_MASK_RCNN = Family.of(shapes=rs_mask_rcnn_shapes, nuclei=rs_mask_rcnn_lite0_nuclei, coco=rs_mask_rcnn_r50_coco)
