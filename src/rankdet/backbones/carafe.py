@@ -29,16 +29,10 @@ These are few enough to stay in a cache of a CPU and to be negligible beside the
 class CARAFE(nn.Module):
     """Module that doubles the size: a new cell is a weighted mean of the 5 x 5 cells around the one it lies in.
 
-    A 1x1 convolution compresses the map, and a 3x3 convolution makes 25 logits for each of the 2 x 2 new cells of an
-    old one. Their softmax gives the weights, which all channels share. Biases start at 0, the 1x1 convolution Xavier
-    uniform and the 3x3 normal with standard deviation 0.001, so that the weights start nearly equal.
-
-    Parameters
-    ----------
-    channels
-        C.
-    compressed_channels
-        Channels from which the weights are predicted.
+    A 1x1 convolution compresses the map to ``compressed_channels``, and a 3x3 convolution makes 25 logits for each of
+    the 2 x 2 new cells of an old one. Their softmax gives the weights, which all channels share. Biases start at 0, the
+    1x1 convolution Xavier uniform and the 3x3 normal with standard deviation 0.001, so that the weights start nearly
+    equal.
     """
 
     def __init__(self, channels: int, compressed_channels: int = 64) -> None:
@@ -65,33 +59,18 @@ class CARAFE(nn.Module):
 
 
 def reassemble(features: Tensor, weights: Tensor) -> Tensor:
-    r"""Return the weighted sums of the cells around each new cell.
+    r"""Return the weighted sums (B, C, 2H, 2W) of the cells around each new cell, in the memory format of the features.
 
     .. math::
 
         Y_{c,y,x} = \sum_{n=-2}^{2} \sum_{m=-2}^{2} w_{y,x,n,m}
             X_{c,\ \lfloor y/2 \rfloor + n,\ \lfloor x/2 \rfloor + m}
 
-    (section 3 of the paper), where X is zero outside of the map. A tensor of 25 · C numbers per cell is never made. Y,
-    the gradient of X and the derivatives for w are sums of weighted rows of a table, for a few rows of the map at a
-    time. Only the inputs are kept for the gradient. Second derivatives do not exist.
-
-    Parameters
-    ----------
-    features
-        X, (B, C, H, W), of any memory format.
-    weights
-        w, (B, 2H, 2W, 25): the window of each new cell row by row; of the dtype of ``features``.
-
-    Returns
-    -------
-    Tensor
-        Y, (B, C, 2H, 2W), in the memory format of ``features``.
-
-    Raises
-    ------
-    ValueError
-        When shapes do not fit, or the dtypes differ.
+    (section 3 of the paper), where X = ``features`` (B, C, H, W) is zero outside of the map. The weights w (B, 2H, 2W,
+    25) have the window of each new cell row by row; other shapes, or another dtype than that of X, raise ValueError. A
+    tensor of 25 · C numbers per cell is never made. Y, the gradient of X and the derivatives for w are sums of weighted
+    rows of a table, for a few rows of the map at a time. Only the inputs are kept for the gradient. Second derivatives
+    do not exist.
 
     Examples
     --------
@@ -206,19 +185,10 @@ def _enlarged(table: Tensor, weights: Tensor) -> Tensor:
 
 
 def _returned(upstream: Tensor, weights: Tensor) -> Tensor:
-    """Return the gradient of old cells: that of each new cell of the 5 x 5 old cells around it, with the same weights.
+    """Return the gradient (B, h, w, C) of old cells: the weighted sum of those of the new cells that read them.
 
-    Parameters
-    ----------
-    upstream
-        (B, 2h + 8, 2w + 8, C) gradients of the new cells of a bordered map.
-    weights
-        (B, 2h + 8, 2w + 8, 25) weights of the same new cells.
-
-    Returns
-    -------
-    Tensor
-        (B, h, w, C).
+    These are the new cells of the 5 x 5 old cells around it. Gradients (B, 2h + 8, 2w + 8, C) and weights (B, 2h + 8,
+    2w + 8, 25) are those of the new cells of a bordered map.
     """
     batch, height, width = upstream.shape[0], *(side // SCALE for side in upstream.shape[1:3])
     shape = batch, height, SCALE, width, SCALE

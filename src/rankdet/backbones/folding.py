@@ -26,10 +26,7 @@ NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 class FoldedBatchNorm2d(nn.BatchNorm2d):
     """Parameters and statistics of a frozen normalization that the convolution before it includes.
 
-    Parameters
-    ----------
-    norm
-        The normalization that this one replaces. The activation of timm's ``BatchNormAct2d`` stays here.
+    It takes the place of that normalization. The activation of timm's ``BatchNormAct2d`` stays here.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -49,16 +46,9 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
     def follow(
         self, convolve: Callable[[Tensor, Tensor | None], Tensor], weight: Tensor, bias: Tensor | None, places: int
     ) -> Tensor:
-        """Return the normalized map of a convolution; the smaller of its weights and its map is changed.
+        """Return the normalized map (B, C, h, w) of a convolution; the smaller of its weights and its map is changed.
 
-        Parameters
-        ----------
-        convolve
-            Function from weights (C, …) and bias (C,) to a map (B, C, h, w).
-        weight, bias
-            Parameters of the convolution.
-        places
-            B · h · w, approximately.
+        ``convolve`` makes the map from weights (C, …) and bias (C,); it has about ``places`` = B · h · w places.
         """
         if places < weight[0].numel():
             made = convolve(weight, bias)
@@ -77,12 +67,8 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
 class FoldedConv2d(nn.Module):
     """A convolution that includes the frozen normalization after it: in its weights, or in its map if that is smaller.
 
-    Parameters
-    ----------
-    convolution
-        The convolution that this one replaces; weight and bias are taken over.
-    norm
-        The normalization, which stays at its place in the network and in its state dict.
+    Weight and bias of the plain convolution are taken over. The normalization stays at its place in the network and in
+    its state dict.
     """
 
     def __init__(self, convolution: nn.Conv2d, norm: FoldedBatchNorm2d) -> None:
@@ -106,15 +92,10 @@ class FoldedConv2d(nn.Module):
 
 
 def fold_batch_norm(network: nn.Module, maps: Sequence[Tensor]) -> None:
-    """Fold each normalization into a convolution whose output only it reads.
+    """Fold each normalization of a network, in place, into a convolution whose output only it reads.
 
-    Parameters
-    ----------
-    network
-        The network, which is changed in place. Other normalizations, convolutions other than PyTorch's own with zero
-        padding, and modules with hooks stay as they are.
-    maps
-        Maps of any image, computed in evaluation mode and with gradients of all parameters.
+    Other normalizations, convolutions other than PyTorch's own with zero padding, and modules with hooks stay as they
+    are. The maps are those of any image, computed in evaluation mode and with gradients of all parameters.
     """
     names = {module: name for name, module in network.named_modules()}
     for convolution, norm in list(_pairs(network, maps)):

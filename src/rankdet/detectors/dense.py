@@ -87,16 +87,9 @@ class DenseDetector(nn.Module, Generic[AnyAssigner]):
         raise NotImplementedError
 
     def refined(self, found: Detection, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detection:
-        """Return the detections of an image after their selection; here they stay as they are.
+        """Return the detections of an image (height, width) after their selection; here they stay as they are.
 
-        Parameters
-        ----------
-        found
-            The detections.
-        boxes, scores
-            (K, 4) and (K, C), all that detections were selected from.
-        size
-            (height, width) of the image in pixels.
+        All that detections were selected from are boxes (K, 4) and scores (K, C).
         """
         return found
 

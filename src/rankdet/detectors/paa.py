@@ -90,21 +90,12 @@ class PAA(DenseDetector[PAAAssigner]):
 
 
 def voted(detection: Detection, boxes: Tensor, scores: Tensor, threshold: float) -> Detection:
-    r"""Replace the boxes of detections by weighted means; scores and labels stay.
+    r"""Replace the boxes of D detections by weighted means; scores and labels stay.
 
     .. math:: b = \frac{\sum_i w_i b_i}{\sum_i w_i}, \quad w_i = s_i \exp(-(1 - IoU_i)^2 / 0.025)
 
-    over all boxes with a score s_i above the threshold in the class of the detection and IoU_i > 0.01 with it ("score
-    voting" in the paper).
-
-    Parameters
-    ----------
-    detection
-        D of them, made of these boxes.
-    boxes, scores
-        (K, 4) and (K, C) before suppression.
-    threshold
-        Scores up to it have no vote.
+    over all boxes (K, 4), before suppression, with a score s_i above the threshold in the class of the detection and
+    IoU_i > 0.01 with it ("score voting" in the paper).
 
     Examples
     --------

@@ -198,14 +198,7 @@ def binary_masks(features: Tensor, kernels: Tensor) -> Tensor:
 def mask_boxes(scores: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """Return boxes (D, 4) around the pixels of masks that score at least ½; zeros where there is none.
 
-    Parameters
-    ----------
-    scores
-        (D, h, w), in cells of ``stride`` pixels.
-    stride
-        Pixels per side of a cell.
-    size
-        (height, width) of the image in pixels.
+    Scores (D, h, w) are of cells of ``stride`` pixels; ``size`` is that of the image, (height, width) in pixels.
 
     Examples
     --------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +19,31 @@ from rankdet.ranges import Count, Positive, checked
 
 MapSizes = tuple[tuple[int, int], ...]
 """(height, width) in cells of each level's map, finest first."""
-Cache = dict[Hashable, Tensor]
-MOST_CACHED_ANCHORS, MOST_CACHED_VALID = 16, 64
-"""Most results that a generator caches: images come in a limited number of sizes."""
+
+
+class TensorCache:
+    """The latest results of a function by their keys, at most ``most``; copies and pickles of it are empty."""
+
+    def __init__(self, most: int = 16) -> None:
+        self.most = most
+        self.held: dict[Hashable, Tensor] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Return the tensor held under ``key``, or make it and hold it; the oldest of too many is dropped."""
+        if key in self.held:
+            return self.held[key]
+        # Held tensors meet autograd later: they must not be inference tensors, even if the first call is in that mode.
+        with torch.inference_mode(False):
+            made = make()
+        # Fake tensors of a tracer hold no numbers: later calls must not get them.
+        if type(made) is Tensor:
+            if len(self.held) >= self.most:
+                del self.held[next(iter(self.held))]
+            self.held[key] = made
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TensorCache, (self.most,)
 
 
 @checked
@@ -58,8 +81,8 @@ class AnchorGenerator:
     scales: tuple[Positive, ...] = (8.0,)
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     size_divisor: Count = 32
-    _cached_anchors: Cache = field(default_factory=dict, init=False, repr=False, compare=False)
-    _cached_valid: Cache = field(default_factory=dict, init=False, repr=False, compare=False)
+    _anchors: TensorCache = field(default_factory=TensorCache, init=False, repr=False, compare=False)
+    _valid: TensorCache = field(default_factory=partial(TensorCache, 64), init=False, repr=False, compare=False)
 
     @property
     def num_per_cell(self) -> int:
@@ -81,12 +104,7 @@ class AnchorGenerator:
 
     def anchors(self, map_sizes: MapSizes, device: torch.device) -> Tensor:
         """Return anchors (M, 4) xyxy in pixels: by level, row, column, ratio, scale; cached, so read-only."""
-        return cached(
-            self._cached_anchors,
-            (map_sizes, device),
-            MOST_CACHED_ANCHORS,
-            lambda: self._make_anchors(map_sizes, device),
-        )
+        return self._anchors.get((map_sizes, device), lambda: self._make_anchors(map_sizes, device))
 
     def valid(self, map_sizes: MapSizes, image_size: tuple[int, int], device: torch.device) -> Tensor | None:
         """Return which anchors are valid, (M,) bool: False in the padding of the batch. None: all of them.
@@ -101,12 +119,7 @@ class AnchorGenerator:
             for (height, width), (rows, columns) in zip(map_sizes, limits, strict=True)
         ):
             return None
-        return cached(
-            self._cached_valid,
-            (map_sizes, limits, device),
-            MOST_CACHED_VALID,
-            lambda: self._make_valid(map_sizes, limits, device),
-        )
+        return self._valid.get((map_sizes, limits, device), lambda: self._make_valid(map_sizes, limits, device))
 
     def _make_anchors(self, map_sizes: MapSizes, device: torch.device) -> Tensor:
         levels = []
@@ -116,12 +129,8 @@ class AnchorGenerator:
                 for ratio in self.ratios
                 for scale in self.scales
             ]
-            halves = [[-w / 2, -h / 2, w / 2, h / 2] for w, h in shapes]
-            half = torch.tensor(halves, dtype=torch.float32, device=device)
             rows, columns = (torch.arange(length, device=device) * stride for length in (height, width))
-            y, x = torch.meshgrid(rows, columns, indexing="ij")
-            centers = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
-            levels.append((centers + half).reshape(-1, 4))
+            levels.append(boxes_around(rows, columns, shapes))
         return torch.cat(levels)
 
     def _make_valid(self, map_sizes: MapSizes, limits: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
@@ -131,10 +140,6 @@ class AnchorGenerator:
             is_inside[:rows, :columns] = True
             levels.append(is_inside.flatten())
         return torch.cat(levels)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles start with an empty cache.
-        return self.__dict__ | {"_cached_anchors": {}, "_cached_valid": {}}
 
 
 @checked
@@ -162,7 +167,7 @@ class CenteredAnchors:
 
     sides: tuple[Positive, ...]
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
-    _cached_anchors: Cache = field(default_factory=dict, init=False, repr=False, compare=False)
+    _anchors: TensorCache = field(default_factory=TensorCache, init=False, repr=False, compare=False)
 
     @property
     def num_per_cell(self) -> int:
@@ -188,7 +193,7 @@ class CenteredAnchors:
         The canvas is (height, width) in pixels.
         """
         key = (map_sizes, canvas, device)
-        return cached(self._cached_anchors, key, MOST_CACHED_ANCHORS, lambda: self._make_anchors(*key))
+        return self._anchors.get(key, lambda: self._make_anchors(*key))
 
     def valid(self, anchors: Tensor, canvas: tuple[int, int], image_size: tuple[int, int]) -> Tensor | None:
         """Return which anchors (M, 4) have their center in the image (height, width), (M,) bool; None: all of them."""
@@ -201,19 +206,12 @@ class CenteredAnchors:
         levels = []
         for side, (height, width) in zip(self.sides, map_sizes, strict=True):
             shapes = [(side / math.sqrt(ratio), side * math.sqrt(ratio)) for ratio in self.ratios]
-            half = torch.tensor([[-w / 2, -h / 2, w / 2, h / 2] for w, h in shapes], dtype=torch.float32, device=device)
             rows, columns = (
                 (torch.arange(cells, device=device) + 0.5) * (pixels / cells)
                 for cells, pixels in zip((height, width), canvas, strict=True)
             )
-            y, x = torch.meshgrid(rows, columns, indexing="ij")
-            centers = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
-            levels.append((centers + half).reshape(-1, 4))
+            levels.append(boxes_around(rows, columns, shapes))
         return torch.cat(levels)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles start with an empty cache.
-        return self.__dict__ | {"_cached_anchors": {}}
 
 
 def sizes_of(maps: Sequence[Tensor]) -> MapSizes:
@@ -221,16 +219,9 @@ def sizes_of(maps: Sequence[Tensor]) -> MapSizes:
     return tuple((features.shape[-2], features.shape[-1]) for features in maps)
 
 
-def cached(cache: Cache, key: Hashable, most: int, make: Callable[[], Tensor]) -> Tensor:
-    """Return the tensor cached under ``key``, or make it and cache it; the oldest of too many is dropped."""
-    if key in cache:
-        return cache[key]
-    # Cached tensors meet autograd later: they must not be inference tensors, even if the first call is in that mode.
-    with torch.inference_mode(False):
-        made = make()
-    # Fake tensors of a tracer hold no numbers: later calls must not get them.
-    if type(made) is Tensor:
-        if len(cache) >= most:
-            del cache[next(iter(cache))]
-        cache[key] = made
-    return made
+def boxes_around(rows: Tensor, columns: Tensor, shapes: Sequence[tuple[float, float]]) -> Tensor:
+    """Return the boxes (H · W · A, 4) of A shapes, (width, height) each, around every pair of a row and a column."""
+    half = torch.tensor([[-w / 2, -h / 2, w / 2, h / 2] for w, h in shapes], dtype=torch.float32, device=rows.device)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    centers = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+    return (centers + half).reshape(-1, 4)

@@ -15,27 +15,9 @@ from rankdet.ranges import Count, OpenFraction, checked
 class BoxHead(nn.Module):
     """Two fully connected layers, a classifier, and a regressor with four values for each class or for all of them.
 
-    Parameters
-    ----------
-    in_channels
-        Channels of the pooled features.
-    num_classes
-        Number of classes C.
-    softmax
-        True: C + 1 logits with the background last, scores by softmax. False: C logits, scores by sigmoid.
-    channels
-        Width of the two fully connected layers.
-    pooled_size
-        Cells per side of the pooled features.
-    class_agnostic
-        Whether there is one box for all classes, as in a cascade, whose next stage reads its features inside of it.
-    prior
-        Score of a sigmoid before training: 0.5 is a bias of 0, which ranking losses ask for, 0.01 that of focal loss.
-
-    Raises
-    ------
-    ValueError
-        When a softmax is given a prior.
+    With softmax there are C + 1 logits, the background last; else C, for sigmoids, whose scores start at ``prior``.
+    Features have ``pooled_size`` cells per side. See :class:`BoxStage` for the other parameters. A softmax with a prior
+    raises ValueError.
     """
 
     def __init__(

@@ -24,17 +24,10 @@ from rankdet.structures import Assignment, Candidates, Target
 class RoIs(NamedTuple):
     """The regions of one image that a stage learns from: positives first, then background.
 
-    boxes
-        (K, 4) xyxy in pixels.
-    labels
-        (K,) int64: classes of the positives, then C.
-    matched
-        (K,) int64: index of the object of a positive.
-    num_positives
-        Number of positives P, known to the host: steps for positives alone need not wait for the device.
-    num_objects
-        Number of positives that are boxes of objects, appended to the proposals. They are the last of the positives:
-        sorting by kind keeps the order of the rows.
+    Boxes are (K, 4) xyxy in pixels. Labels (K,) are classes of the positives, then C; ``matched`` (K,) is the object of
+    a positive. The host knows ``num_positives``, so that steps for positives alone need not wait for the device. The
+    last ``num_objects`` of the positives are boxes of objects, appended to the proposals: sorting by kind keeps the
+    order of the rows.
     """
 
     boxes: Tensor
@@ -175,16 +168,9 @@ class BoxStage(nn.Module):
         )
 
     def boxes(self, deltas: Tensor, rois: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Return boxes (k, C, 4), or class-agnostic (k, 1, 4), of each image, clipped to the image.
+        """Return boxes (k, C, 4), or class-agnostic (k, 1, 4), of each image, clipped to its (height, width) in pixels.
 
-        Parameters
-        ----------
-        deltas
-            (K, C, 4) or (K, 1, 4), predicted for the RoIs of all images.
-        rois
-            (k, 4) for each image.
-        image_sizes
-            (height, width) of each image in pixels.
+        Deltas (K, C, 4) or (K, 1, 4) are predicted for the RoIs of all images, (k, 4) each.
         """
         images = zip(deltas.split([len(image_rois) for image_rois in rois]), rois, image_sizes, strict=True)
         return [

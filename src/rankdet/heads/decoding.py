@@ -14,23 +14,9 @@ from rankdet.structures import Matched
 
 
 def matched_boxes(deltas: Tensor, anchors: Tensor, objects: Tensor, coder: BoxCoder) -> tuple[Matched, Matched]:
-    """Pair the boxes of positives with those of their objects, decoded and encoded.
+    """Return the boxes of positives with those of their objects, decoded, and the same pairs as deltas; all in float32.
 
-    Parameters
-    ----------
-    deltas
-        (P, 4) predicted for the positives.
-    anchors
-        (P, 4) anchors or RoIs that the deltas are relative to.
-    objects
-        (P, 4) boxes of the matched objects.
-    coder
-        Deltas ↔ boxes.
-
-    Returns
-    -------
-    tuple
-        Decoded boxes with their objects, and deltas with the encoded objects; all in float32.
+    The deltas (P, 4) that are predicted for the positives are relative to anchors or RoIs (P, 4).
 
     Examples
     --------
@@ -44,21 +30,10 @@ def matched_boxes(deltas: Tensor, anchors: Tensor, objects: Tensor, coder: BoxCo
 
 
 def best_anchors(scores: Tensor, anchors: PyramidAnchors, per_level: int) -> tuple[Tensor, Tensor | None]:
-    """Choose the anchors of each level that score highest, those in the padding last.
+    """Return the rows (B, K) int64 of the anchors of each level that score highest, at most ``per_level`` of each.
 
-    Parameters
-    ----------
-    scores
-        (B, M) scores or logits.
-    anchors
-        The anchors of an image.
-    per_level
-        How many of each level are taken, at most.
-
-    Returns
-    -------
-    tuple
-        (B, K) int64 rows, and (B, K) bool, which of these do not lie in the padding; None where there is none.
+    Scores or logits are (B, M). Anchors in the padding come last. The second value, (B, K) bool, is False for these;
+    None where an image has no padding.
     """
     is_valid = None
     if any(valid is not None for valid in anchors.valid):

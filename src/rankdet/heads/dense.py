@@ -34,25 +34,10 @@ class DenseHead(nn.Module):
     """A tower of convolutions for classes and one for boxes, shared by all levels: RetinaNet's with normalization.
 
     Each tower is ``num_convolutions`` times a 3x3 convolution without bias, group normalization and ReLU. A 3x3
-    convolution then makes C logits for each anchor, another makes four deltas, which are multiplied by one learned
-    number per level. All weights start normal with standard deviation 0.01; the bias of the classifier makes every
-    score 0.01.
-
-    Parameters
-    ----------
-    in_channels, num_classes
-        Channels of every map and of the towers, and number of classes C.
-    num_per_cell, num_levels
-        Number of anchors per cell A, and number of levels L.
-    auxiliary
-        Whether a third convolution, behind the tower of the boxes, makes one more logit per anchor.
-    num_convolutions, groups
-        3x3 convolutions of each of the two towers, and groups of their normalization.
-
-    Raises
-    ------
-    ValueError
-        When ``in_channels`` is no multiple of ``groups``.
+    convolution then makes C logits for each of A = ``num_per_cell`` anchors, another makes four deltas, which are
+    multiplied by one learned number per level. An auxiliary one, behind the tower of the boxes, makes one more logit
+    per anchor. All weights start normal with standard deviation 0.01; the bias of the classifier makes every score
+    0.01. Channels that are no multiple of ``groups`` raise ValueError.
     """
 
     def __init__(
@@ -169,18 +154,8 @@ class DenseStage(nn.Module):
     ) -> Candidates:
         """Return one pool of all anchors: by image, level, cell.
 
-        Parameters
-        ----------
-        outputs
-            Predictions for B images.
-        assignment
-            Labels (B · M,) and matched objects, counted through all images.
-        targets
-            The objects of B images.
-        auxiliary
-            Name of the auxiliary output, where the head has one.
-        quality
-            What the auxiliary output of a positive learns; it has no gradient.
+        The assignment has labels (B · M,) and matched objects, counted through all images. ``auxiliary`` names the
+        auxiliary output, where the head has one; ``quality`` is what it learns of a positive, without gradient.
         """
         rows = positive_rows(assignment.labels, self.head.num_classes)
         anchors = outputs.anchors.of_rows(rows)
@@ -210,16 +185,8 @@ class DenseStage(nn.Module):
     ) -> list[tuple[Tensor, Tensor]]:
         """Return boxes (K, 4), clipped to the image, and scores (K, C) of each image; in the padding scores are 0.
 
-        Parameters
-        ----------
-        outputs
-            Predictions for B images.
-        image_sizes
-            (height, width) in pixels of B images.
-        per_level
-            How many anchors of each level are taken: those whose best class scores highest.
-        score
-            Function of logits and auxiliary logits.
+        They are those of at most ``per_level`` anchors of each level, whose best class scores highest. Sizes of images
+        are (height, width) in pixels.
         """
         logits, auxiliary, anchors = outputs.logits, outputs.auxiliary, outputs.anchors
         rows, is_valid = best_anchors(score(logits.amax(dim=2), auxiliary), anchors, per_level)

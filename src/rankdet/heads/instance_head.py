@@ -19,22 +19,9 @@ from rankdet.ranges import Count, CountOrZero, checked
 class InstanceHead(nn.Module):
     """One 3x3 convolution with ReLU, shared by three more of them and by all levels (Bolya et al., ICCV 2019).
 
-    Weights start Xavier uniform, biases 0: every score starts around ½, and there is no prior.
-
-    Parameters
-    ----------
-    in_channels
-        Channels of every map, and of the shared convolution.
-    num_classes
-        Number of classes C.
-    num_per_cell
-        Number of anchors per cell A.
-    num_prototypes
-        Number of prototypes Q.
-    softmax
-        True: C + 1 logits with the background last, scores by softmax. False: C logits, scores by sigmoid.
-    num_convolutions
-        3x3 convolutions that classes, boxes and coefficients share.
+    ``num_convolutions`` are shared; then one each makes the logits, the deltas and the Q = ``num_prototypes``
+    coefficients of ``num_per_cell`` anchors. With softmax there are C + 1 logits, the background last; else C, for
+    sigmoids. Weights start Xavier uniform, biases 0: every score starts around ½, and there is no prior.
     """
 
     def __init__(
@@ -89,13 +76,6 @@ class SemanticHead(nn.Module):
     """A 1x1 convolution from the finest map to the pixels of each class: an auxiliary output, for training alone.
 
     Weights start Xavier uniform, biases 0.
-
-    Parameters
-    ----------
-    in_channels
-        Channels of the map.
-    num_classes
-        Number of classes C.
     """
 
     def __init__(self, in_channels: Count, num_classes: Count) -> None:

@@ -27,20 +27,10 @@ BY_OVERLAP = MaxIoUAssigner(0.5, 0.4, low_quality_iou=0.0, claim_ties=False)
 
 
 class InstanceOutputs(NamedTuple):
-    """Predictions of the network for every anchor, and the prototypes of each image.
+    """Predictions of the network for every anchor of B images, and the prototypes of each image.
 
-    logits
-        (B, M, C), or (B, M, C + 1) with the background last.
-    deltas
-        (B, M, 4).
-    coefficients
-        (B, M, Q) in (−1, 1).
-    prototypes
-        (B, Q, h, w), which cover the canvas.
-    anchors
-        The anchors of an image, and which of them each image has.
-    canvas
-        (height, width) in pixels of the largest image.
+    Logits are (B, M, C), or (B, M, C + 1) with the background last; deltas (B, M, 4); coefficients (B, M, Q) in (−1,
+    1). Prototypes (B, Q, h, w) cover the canvas: (height, width) in pixels of the largest image.
     """
 
     logits: Tensor
@@ -84,23 +74,9 @@ class InstanceStage:
     ) -> Candidates:
         """Return one pool of all anchors: by image, level, cell; with masks of positives.
 
-        Parameters
-        ----------
-        outputs
-            Predictions for B images.
-        semantic
-            (B, C, rows, columns) logits of the pixels of each class, which cover the canvas; None without such a head.
-        targets
-            The objects of B images, with masks.
-        image_sizes
-            (height, width) in pixels of B images.
-        num_classes
-            C.
-
-        Raises
-        ------
-        ValueError
-            When an image has objects but no masks.
+        ``semantic`` are logits (B, C, rows, columns) of the pixels of each class, which cover the canvas; None without
+        such a head. Sizes of images are (height, width) in pixels. Raises ValueError when an image has objects but no
+        masks.
         """
         num_anchors = len(outputs.anchors.boxes)
         with torch.no_grad():
@@ -142,16 +118,8 @@ class InstanceStage:
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Return boxes (K, 4), clipped to the image, scores (K, C) and coefficients (K, Q) of each image.
 
-        Parameters
-        ----------
-        outputs
-            Predictions for B images.
-        scores
-            (B, M, C) in [0, 1]; those in the padding become 0.
-        image_sizes
-            (height, width) in pixels of B images.
-        per_level
-            How many anchors of each level are taken: those whose best class scores highest.
+        They are those of at most ``per_level`` anchors of each level, whose best class scores highest. Scores are (B,
+        M, C) in [0, 1]; those in the padding become 0.
         """
         rows, is_valid = best_anchors(scores.amax(dim=2), outputs.anchors, per_level)
         scores = scores.gather(1, rows[..., None].expand(-1, -1, scores.shape[2]))

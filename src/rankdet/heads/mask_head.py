@@ -25,17 +25,6 @@ class MaskHead(nn.Module):
     It is that of Mask R-CNN (He et al., ICCV 2017, arXiv:1703.06870, figure 4, right). Only the channel of each RoI's
     own class is computed: masks of classes do not compete, and no loss looks at the others.
 
-    Parameters
-    ----------
-    in_channels
-        Channels of the pooled features.
-    num_classes
-        Number of classes C.
-    channels
-        Channels of all layers.
-    num_convolutions
-        3x3 convolutions before the transposed one.
-
     Notes
     -----
     Weights start Kaiming-normal in their outputs, biases at 0. Differs from the published code where there are fewer

@@ -13,20 +13,10 @@ CHUNK = 1 << 23
 
 
 def mask_iou(masks: Tensor) -> Tensor:
-    """Return the IoU of every pair of masks.
+    """Return the IoU (K, K) float32 of every pair of masks (K, …) bool; 0 for two empty masks.
 
     Pixels are counted by products of matrices of zeros and ones, some pixels of all masks at a time. That is exact, and
     needs no copy of all masks in floats.
-
-    Parameters
-    ----------
-    masks
-        (K, …) bool.
-
-    Returns
-    -------
-    Tensor
-        (K, K) float32; 0 for two empty masks.
 
     Examples
     --------
@@ -46,27 +36,14 @@ def mask_iou(masks: Tensor) -> Tensor:
 
 
 def matrix_nms(iou: Tensor, labels: Tensor, sigma: float = 2.0) -> Tensor:
-    r"""Return the factor by which the score of each mask decays, because of better masks of its class.
+    r"""Return the factor (K,) in (0, 1] by which the score of each mask decays, because of better masks of its class.
 
     .. math:: decay_j = \min_{i < j} \frac{\exp(-\sigma\, IoU_{ij}^2)}{\exp(-\sigma\, m_i^2)}, \qquad
         m_i = \max_{k < i} IoU_{ki}
 
     over masks of one class. Mask j decays by its overlap with a better mask i; the more i itself is decayed, the less.
-    This is equation 5 of Wang et al., "SOLOv2", NeurIPS 2020, arXiv:2003.10152, with a Gaussian.
-
-    Parameters
-    ----------
-    iou
-        (K, K) of masks in the order of falling scores.
-    labels
-        (K,) int64 classes.
-    sigma
-        σ: how fast scores decay with the overlap.
-
-    Returns
-    -------
-    Tensor
-        (K,) in (0, 1].
+    This is equation 5 of Wang et al., "SOLOv2", NeurIPS 2020, arXiv:2003.10152, with a Gaussian. The IoU (K, K) and the
+    classes ``labels`` (K,) are those of masks in the order of falling scores.
 
     Examples
     --------

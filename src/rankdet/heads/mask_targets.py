@@ -19,26 +19,11 @@ MAX_PIXELS = 2**24
 
 
 def crop_masks(masks: Tensor, boxes: Tensor, objects: Tensor, size: int) -> Tensor:
-    """Return the part of an object's mask that lies in each box, in ``size`` × ``size`` cells.
+    """Return the part of an object's mask that lies in each box, in ``size`` × ``size`` cells: (P, S, S) bool.
 
     A cell belongs to the mask where at least half of it is covered. RoIAlign with its half-pixel shift measures that,
-    as in the published implementation of the loss, and in most others.
-
-    Parameters
-    ----------
-    masks
-        (G, H, W) bool.
-    boxes
-        (P, 4) xyxy in pixels; clipped to the image.
-    objects
-        (P,) int64: index of the mask for each box.
-    size
-        Cells per side S.
-
-    Returns
-    -------
-    Tensor
-        (P, S, S) bool.
+    as in the published implementation of the loss, and in most others. Masks are (G, H, W) bool, boxes (P, 4) xyxy in
+    pixels, which are clipped to the image, and ``objects`` (P,) int64 the mask of each box.
 
     Examples
     --------
@@ -62,24 +47,12 @@ def crop_masks(masks: Tensor, boxes: Tensor, objects: Tensor, size: int) -> Tens
 
 
 def resize_masks(masks: Tensor | Outlines, canvas: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Return all masks of an image in other sizes, for detectors whose masks cover the whole image.
+    """Return all masks (G, rows, columns) bool of an image in other sizes, for detectors whose masks cover it all.
 
-    A bitmap is interpolated linearly between the centers of its pixels, without antialiasing. It covers a cell where it
-    exceeds ½, as in the published code of YOLACT and of its RS form. Outlines are rasterized into the cells.
-
-    Parameters
-    ----------
-    masks
-        (G, h, w) bool, or outlines.
-    canvas
-        (height, width) in pixels that the new sizes cover: the image in the top-left corner, and padding.
-    sizes
-        The new sizes, (rows, columns) each.
-
-    Returns
-    -------
-    list of Tensor
-        (G, rows, columns) bool for each of the sizes.
+    A bitmap (G, h, w) is interpolated linearly between the centers of its pixels, without antialiasing. It covers a
+    cell where it exceeds ½, as in the published code of YOLACT and of its RS form. Outlines are rasterized into the
+    cells. The new sizes, (rows, columns) each, cover the canvas of (height, width) in pixels: the image in the top-left
+    corner, and padding.
 
     Examples
     --------
@@ -102,26 +75,11 @@ def resize_masks(masks: Tensor | Outlines, canvas: tuple[int, int], sizes: Seque
 
 
 def crop_outlines(outlines: Outlines, boxes: Tensor, objects: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Return the part of an object that lies in each box, rasterized straight into cells.
+    """Return the part of an object that lies in each box, rasterized straight into cells: (P, rows, columns) bool.
 
     A cell belongs to the mask where its center is inside of the outline: where the polygons wind around it. The edges
-    cross each row of centers at points that split it; no mask of the size of the image is made.
-
-    Parameters
-    ----------
-    outlines
-        Polygons of G objects.
-    boxes
-        (P, 4) xyxy in pixels.
-    objects
-        (P,) int64: index of the object for each box.
-    size
-        (rows, columns) of the result, or one number for both.
-
-    Returns
-    -------
-    Tensor
-        (P, rows, columns) bool.
+    cross each row of centers at points that split it; no mask of the size of the image is made. Boxes are (P, 4) xyxy
+    in pixels, ``objects`` (P,) int64 the object of each box, ``size`` is (rows, columns) or one number for both.
 
     Examples
     --------
@@ -138,19 +96,7 @@ def crop_outlines(outlines: Outlines, boxes: Tensor, objects: Tensor, size: int 
 
 
 def fill_outlines(outlines: Outlines, size: tuple[int, int]) -> Tensor:
-    """Return the bitmaps of objects: the pixels whose centers their outlines wind around.
-
-    Parameters
-    ----------
-    outlines
-        Polygons of G objects.
-    size
-        (H, W) of their image.
-
-    Returns
-    -------
-    Tensor
-        (G, H, W) bool.
+    """Return the bitmaps (G, H, W) bool of outlines in an image of ``size`` (H, W): the pixels with centers inside.
 
     Examples
     --------
@@ -164,29 +110,11 @@ def fill_outlines(outlines: Outlines, size: tuple[int, int]) -> Tensor:
 
 
 def shrink_masks(masks: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Return masks at a ``stride``-th of their size.
+    """Return masks (G, H, W) bool at a ``stride``-th of their size, in ``size`` (h, w) cells: (G, h, w) bool.
 
     A cell belongs to the mask where at least two of the four pixels around its center do. That is linear interpolation
-    between them, rounded, as published code of SOLO resizes masks.
-
-    Parameters
-    ----------
-    masks
-        (G, H, W) bool.
-    stride
-        Pixels per side of a cell, an even number.
-    size
-        (h, w) in cells of the result, which may reach beyond the image.
-
-    Returns
-    -------
-    Tensor
-        (G, h, w) bool.
-
-    Raises
-    ------
-    ValueError
-        When the stride is odd.
+    between them, rounded, as published code of SOLO resizes masks. The cells may reach beyond the image. An odd stride
+    raises ValueError.
 
     Examples
     --------

@@ -13,28 +13,11 @@ MAX_PAIRS = 2**22
 
 
 def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, *, iou: float, limit: int) -> Tensor:
-    """Return the best ``limit`` boxes that no better box of their group overlaps by more than ``iou``.
+    """Return the rows of the best ``limit`` boxes that no better box of their group overlaps by more than ``iou``.
 
-    A box is only ever suppressed by a better one. So the best are examined first, and more of them only until enough
-    remain; the result is that of examining all.
-
-    Parameters
-    ----------
-    boxes
-        (K, 4) xyxy.
-    scores
-        (K,); of equal scores the first comes first.
-    groups
-        (K,) int64: pyramid level or class of each box.
-    iou
-        IoU above which the lower-scored of two boxes of a group is dropped.
-    limit
-        Most boxes that remain.
-
-    Returns
-    -------
-    Tensor
-        Rows of ``boxes``, at most ``limit``, best score first.
+    Boxes are (K, 4) xyxy, scores (K,), groups (K,) int64: the pyramid level or class of each box. Rows come best score
+    first; of equal scores the first one. A box is only ever suppressed by a better one. So the best are examined first,
+    and more of them only until enough remain; the result is that of examining all.
 
     Examples
     --------
@@ -60,14 +43,13 @@ def fast_nms(
     """Return the best boxes by Fast NMS (Bolya et al., ICCV 2019, arXiv:1904.02689, section 4), all classes at once.
 
     Unlike in :func:`grouped_nms`, a box that is itself suppressed suppresses those that it overlaps. That drops a few
-    boxes too many, and makes each decision independent of the others.
+    boxes too many, and makes each decision independent of the others. The result is (D,) rows of ``boxes``, (D,) scores
+    and (D,) labels, best score first; of equal scores the first box and the first class come first.
 
     Parameters
     ----------
-    boxes
-        (K, 4) xyxy.
-    scores
-        (K, C).
+    boxes, scores
+        (K, 4) xyxy and (K, C).
     threshold
         Pairs of box and class up to this score are dropped.
     iou
@@ -76,12 +58,6 @@ def fast_nms(
         Most boxes that remain: the best of all classes.
     per_class
         Best boxes of each class that are compared.
-
-    Returns
-    -------
-    tuple
-        (D,) rows of ``boxes``, (D,) scores and (D,) labels, best score first; of equal scores the first box and the
-        first class come first.
 
     Examples
     --------
@@ -116,25 +92,10 @@ def fast_nms(
 def select_detections(
     boxes: Tensor, scores: Tensor, *, threshold: float, iou: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the best of all pairs of box and class, after suppression inside each class.
+    """Return the best pairs of box and class: boxes (D, 4), scores (D,) and labels (D,), best score first.
 
-    Parameters
-    ----------
-    boxes
-        (K, C, 4) xyxy, a box for each class.
-    scores
-        (K, C).
-    threshold
-        Pairs of box and class up to this score are dropped.
-    iou
-        IoU above which the lower-scored of two boxes of a class is dropped.
-    limit
-        Most pairs that remain.
-
-    Returns
-    -------
-    tuple
-        (D, 4) boxes, (D,) scores and (D,) labels, best score first.
+    Boxes (K, C, 4) are one for each class, scores (K, C). Pairs up to ``threshold`` are dropped, then the lower-scored
+    of two boxes of a class that overlap by an IoU of more than ``iou``. At most ``limit`` pairs remain.
     """
     rows, labels = torch.nonzero(scores > threshold, as_tuple=True)
     boxes, scores = boxes[rows, labels], scores[rows, labels]

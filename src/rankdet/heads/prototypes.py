@@ -20,19 +20,8 @@ MARGIN = 1.0
 class PrototypeNetwork(nn.Module):
     """Network that makes the Q maps that masks are sums of (Bolya et al., ICCV 2019, arXiv:1904.02689).
 
-    Its layers are 3x3 convolutions, linear interpolation to twice the size, one more 3x3 convolution, and a 1x1
-    convolution, each with ReLU. Weights start Xavier uniform, biases 0.
-
-    Parameters
-    ----------
-    in_channels
-        Channels of the finest map of the pyramid.
-    num_prototypes
-        Number of prototypes Q.
-    channels
-        Channels of the 3x3 convolutions.
-    num_convolutions
-        3x3 convolutions before the size is doubled.
+    Its layers are ``num_convolutions`` 3x3 convolutions of ``channels`` channels, linear interpolation to twice the
+    size, one more 3x3 convolution, and a 1x1 convolution, each with ReLU. Weights start Xavier uniform, biases 0.
     """
 
     def __init__(
@@ -64,28 +53,13 @@ class PrototypeNetwork(nn.Module):
 
 
 def assemble_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor, canvas: tuple[int, int]) -> Tensor:
-    r"""Return logits of masks over the whole canvas, cropped to their boxes.
+    r"""Return logits (K, h, w) of masks over the whole canvas, cropped to their boxes.
 
     .. math:: M_k = \sum_q c_{kq} P_q \quad \text{inside of box k}, \qquad -\infty \quad \text{outside}
 
-    A cell in column c is inside of a box from :math:`x_1` to :math:`x_2`, in cells, where
-    :math:`x_1 - 1 \le c < x_2 + 1`; rows alike.
-
-    Parameters
-    ----------
-    prototypes
-        (Q, h, w) of one image.
-    coefficients
-        (K, Q).
-    boxes
-        (K, 4) xyxy in pixels.
-    canvas
-        (height, width) in pixels that the prototypes cover.
-
-    Returns
-    -------
-    Tensor
-        (K, h, w); gradients flow to prototypes and coefficients, also where there are none of the latter.
+    A cell in column c is inside of a box from :math:`x_1` to :math:`x_2`, in cells, where :math:`x_1 - 1 \le c < x_2 +
+    1`; rows alike. Prototypes (Q, h, w) cover the canvas, (height, width) in pixels; coefficients are (K, Q), boxes (K,
+    4) xyxy in pixels. Gradients flow to prototypes and coefficients, also where there are none of the latter.
 
     Examples
     --------

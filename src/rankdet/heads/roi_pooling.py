@@ -76,17 +76,8 @@ class RoIPooling(nn.Module):
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """Return features (K, channels, output_size, output_size) float32, image by image.
 
-        Parameters
-        ----------
-        maps
-            L maps (B, channels, H, W) of a pyramid, of which the first ``len(strides)`` are read.
-        boxes
-            (k, 4) xyxy in pixels for each image.
-
-        Raises
-        ------
-        ValueError
-            When there are fewer maps than strides.
+        The maps (B, channels, H, W) are those of a pyramid, of which the first ``len(strides)`` are read; boxes are (k,
+        4) xyxy in pixels for each image. Fewer maps than strides raise ValueError.
         """
         images = torch.cat([image_boxes.new_full((len(image_boxes), 1), i) for i, image_boxes in enumerate(boxes)])
         all_boxes = torch.cat(list(boxes))

@@ -64,15 +64,7 @@ class ProposalSettings:
 
 @checked
 class RPNHead(nn.Module):
-    """One 3x3 convolution, then an objectness logit and four deltas per anchor; shared by all levels.
-
-    Parameters
-    ----------
-    in_channels, num_per_cell
-        Channels of every map and of the convolution, and number of anchors per cell A.
-    prior
-        Score of every anchor before training; see :class:`RegionProposalNetwork`.
-    """
+    """One 3x3 convolution, then an objectness logit and four deltas per anchor; shared by all levels."""
 
     def __init__(self, in_channels: Count, num_per_cell: Count = 3, *, prior: OpenFraction = 0.5) -> None:
         super().__init__()

@@ -31,23 +31,9 @@ class GridHead(nn.Module):
 
     Each tower is ``num_convolutions`` times a 3x3 convolution without bias, group normalization and ReLU. That of the
     kernels also reads the coordinates of each place. A 3x3 convolution then makes C logits for each cell, another makes
-    D weights. All weights start normal with standard deviation 0.01; the bias of the classifier makes every score 0.01.
-
-    Parameters
-    ----------
-    in_channels, num_classes
-        Channels of every map, and number of classes C.
-    grids
-        Cells per side S of the grid of each level, finest first.
-    kernel_channels
-        Number of weights D of a kernel.
-    num_convolutions, channels, groups
-        3x3 convolutions of each of the two towers, their channels, and groups of their normalization.
-
-    Raises
-    ------
-    ValueError
-        When ``channels`` is no multiple of ``groups``.
+    D = ``kernel_channels`` weights. All weights start normal with standard deviation 0.01; the bias of the classifier
+    makes every score 0.01. ``grids`` has the cells per side S of the grid of each level, finest first. Channels that
+    are no multiple of ``groups`` raise ValueError.
     """
 
     def __init__(
@@ -106,17 +92,10 @@ class MaskFeatureSettings:
 class MaskFeatures(nn.Module):
     """Network that makes one map for all masks, of the size of the finest level, from the levels of a pyramid.
 
-    Level i passes through max(i, 1) times a 3x3 convolution without bias, group normalization and ReLU. Behind each of
-    these, coarser levels are enlarged (linear) to the size of the next finer level. The coarsest also reads the
-    coordinates of each place. The levels are added; a 1x1 convolution, normalization and ReLU make D channels of the
-    sum. All weights start normal with standard deviation 0.01.
-
-    Parameters
-    ----------
-    in_channels, num_levels
-        Channels of every map, and number of maps that are read, finest first.
-    settings
-        Channels and groups.
+    Level i of the ``num_levels`` passes through max(i, 1) times a 3x3 convolution without bias, group normalization and
+    ReLU. Behind each of these, coarser levels are enlarged (linear) to the size of the next finer level. The coarsest
+    also reads the coordinates of each place. The levels are added; a 1x1 convolution, normalization and ReLU make D
+    channels of the sum. All weights start normal with standard deviation 0.01.
     """
 
     def __init__(
@@ -243,21 +222,8 @@ class GridStage(nn.Module):
 
         Mask i and its target belong to positive i, or to positive ``rows[i]`` where the assigner lets a cell learn
         several: labels, weights and masks are in the order of the cells. Differs from the published code of Rank & Sort
-        Loss, which has labels and weights in this order but masks in that of the objects.
-
-        Parameters
-        ----------
-        outputs
-            Predictions for B images.
-        targets
-            The objects of B images, with masks.
-        image_sizes
-            (height, width) in pixels of B images.
-
-        Raises
-        ------
-        ValueError
-            When an image has objects but no masks.
+        Loss, which has labels and weights in this order but masks in that of the objects. Raises ValueError when an
+        image has objects but no masks.
         """
         masks, shapes = self._targets(targets, image_sizes, (outputs.features.shape[-2], outputs.features.shape[-1]))
         stride = self.strides[0]
@@ -314,23 +280,11 @@ class GridStage(nn.Module):
 
 
 def mask_logits(features: Tensor, kernels: Tensor, per_image: Sequence[int]) -> Tensor:
-    """Return logits of masks: each kernel is a 1x1 convolution of the features of its image.
+    """Return logits (P', h, w) of masks: each kernel is a 1x1 convolution of the features of its image.
 
-    The logits exist once, and so does their gradient: no image's part is copied.
-
-    Parameters
-    ----------
-    features
-        (B, D, h, w).
-    kernels
-        (P', D), image by image.
-    per_image
-        B numbers that add up to P'.
-
-    Returns
-    -------
-    Tensor
-        (P', h, w) in the dtype of the features; gradients flow to features and kernels, also without any mask.
+    Features are (B, D, h, w), kernels (P', D) image by image, and ``per_image`` B numbers that add up to P'. The logits
+    exist once, in the dtype of the features, and so does their gradient: no image's part is copied. Gradients flow to
+    features and kernels, also without any mask.
 
     Examples
     --------

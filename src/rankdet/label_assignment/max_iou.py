@@ -100,14 +100,8 @@ class MaxIoUAssigner:
     def _last_claim(self, iou: Tensor, claimed_iou: Tensor, is_free: Tensor) -> tuple[Tensor, Tensor]:
         """Return the last object that claims each candidate, (m,) or −1, and which objects may still claim, (G,).
 
-        Parameters
-        ----------
-        iou
-            (m, G) of candidates and objects.
-        claimed_iou
-            (G,) IoU that each object claims.
-        is_free
-            (G,) bool: which objects may claim, where each claims one candidate.
+        The IoU is (m, G). Each object claims candidates of its ``claimed_iou`` (G,); where it claims one only,
+        ``is_free`` (G,) is False once it has.
         """
         is_best = iou == claimed_iou
         if not self.claim_ties:

@@ -26,28 +26,16 @@ class Mixture(NamedTuple):
 def fit_mixtures(
     values: Tensor, is_given: Tensor, *, added_variance: float, tolerance: float = 1e-3, max_iterations: int = 100
 ) -> Mixture:
-    r"""Fit a mixture to each row of values, by expectation and maximization.
+    r"""Fit a mixture to each row of values (G, K), by expectation and maximization.
 
     .. math:: r_{ik} = \frac{w_k N(c_i; \mu_k, v_k)}{\sum_l w_l N(c_i; \mu_l, v_l)}, \quad
         w_k = \frac{1}{n} \sum_i r_{ik}, \quad \mu_k = \frac{\sum_i r_{ik} c_i}{\sum_i r_{ik}}, \quad
         v_k = \frac{\sum_i r_{ik} (c_i - \mu_k)^2}{\sum_i r_{ik}} + \epsilon
 
-    Component 0 starts at the smallest value of its row and component 1 at the largest, both with weight 1/2 and
-    variance 1. A row is done when its mean log-likelihood changes by less than ``tolerance`` from one iteration to the
-    next; the new parameters of that iteration are taken.
-
-    Parameters
-    ----------
-    values
-        (G, K) in any order.
-    is_given
-        (G, K) bool: False where a place holds no value. A row without any keeps finite starting values.
-    added_variance
-        ε, added to the variances in each iteration.
-    tolerance
-        A row is done when its mean log-likelihood changes by less than this.
-    max_iterations
-        Most iterations.
+    with ε = ``added_variance``. Component 0 starts at the smallest value of its row and component 1 at the largest,
+    both with weight 1/2 and variance 1. A row is done when its mean log-likelihood changes by less than ``tolerance``
+    from one iteration to the next; the new parameters of that iteration are taken. Where ``is_given`` (G, K) is False,
+    a place holds no value; a row without any keeps finite starting values.
 
     Notes
     -----

@@ -73,18 +73,9 @@ class PAAAssigner:
     def __call__(
         self, anchors: PyramidAnchors, targets: Sequence[Target], num_classes: int, logits: Tensor, boxes: Tensor
     ) -> Assignment:
-        """Return labels of the (B · M,) anchors of B images; C is background.
+        """Return labels of the (B · M,) anchors of B images; C = ``num_classes`` is background.
 
-        Parameters
-        ----------
-        anchors
-            Those of one image, with the padding of each.
-        targets
-            The objects of B images.
-        num_classes
-            Number of classes C.
-        logits, boxes
-            Predictions (B, M, C) and (B, M, 4) for every anchor; boxes are decoded, in pixels.
+        Logits (B, M, C) and boxes (B, M, 4), decoded, in pixels, are predicted for every anchor.
         """
         first, rows, costs = self.pooled(anchors, targets, num_classes, logits, boxes)
         is_positive = cheap_ones(costs, rows >= 0, added_variance=self.added_variance)
@@ -115,21 +106,9 @@ class PAAAssigner:
         return first, *self._pool(rows, costs, groups, len(objects), anchors)
 
     def costs(self, logits: Tensor, labels: Tensor, boxes: Tensor, objects: Tensor) -> Tensor:
-        """Return the costs of candidates: focal loss, summed over all classes, + ``giou_weight`` · (1 − GIoU).
+        """Return the costs (R,) of candidates: focal loss, summed over all classes, + ``giou_weight`` · (1 − GIoU).
 
-        Parameters
-        ----------
-        logits
-            (R, C) predicted for the candidates.
-        labels
-            (R,) classes of their objects.
-        boxes, objects
-            (R, 4) predicted boxes and those of their objects.
-
-        Returns
-        -------
-        Tensor
-            (R,) float32.
+        Logits are (R, C), labels (R,) the classes of their objects; predicted boxes and those of objects are (R, 4).
         """
         logits = logits.float()
         # Focal loss as if all classes were wrong; then that of the right class takes its place.
@@ -166,14 +145,8 @@ class PAAAssigner:
 def cheap_ones(costs: Tensor, is_given: Tensor, *, added_variance: float) -> Tensor:
     """Return which of the pooled candidates become positives, (G, K) bool.
 
-    Parameters
-    ----------
-    costs
-        (G, K) costs of each object's candidates, rising.
-    is_given
-        (G, K) bool: False where an object has fewer candidates.
-    added_variance
-        Added to the variances of the mixture in each iteration.
+    Costs (G, K) of each object's candidates rise; ``is_given`` (G, K) bool is False where an object has fewer
+    candidates.
 
     Examples
     --------

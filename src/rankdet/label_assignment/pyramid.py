@@ -18,12 +18,8 @@ from rankdet.structures import IGNORED, Assignment, Target, is_class
 class PyramidAnchors(NamedTuple):
     """Anchors of every level of a pyramid, and where the images of a batch have them.
 
-    boxes
-        (M, 4) xyxy in pixels, level by level.
-    num_per_level
-        L numbers that add up to M.
-    valid
-        For each image (M,) bool, False in the padding of the batch; None where all of its anchors are valid.
+    Boxes are (M, 4) xyxy in pixels, level by level. ``valid`` has (M,) bool for each image, False in the padding of the
+    batch; None where all of its anchors are valid.
     """
 
     boxes: Tensor
@@ -51,20 +47,10 @@ def pool(
     num_classes: int,
     sampler: Sampler | None = None,
 ) -> Assignment:
-    """Join the labels of B images into one assignment of (B · M,) anchors.
+    """Join the labels of the M anchors of B images into one assignment of (B · M,) anchors.
 
-    Parameters
-    ----------
-    assignments
-        Labels and objects of the M anchors of each image.
-    anchors
-        Those in the padding become ignored.
-    targets
-        The objects of each image; ``matched`` of the result counts through all of them.
-    num_classes
-        C.
-    sampler
-        Chooses among the anchors of an image, after those in the padding are ignored; None keeps all of them.
+    Anchors in the padding become ignored; then the sampler chooses among the others of an image, where there is one.
+    ``matched`` of the result counts through the objects of all images.
     """
     labels, matched, first_object = [], [], 0
     for assignment, valid, target in zip(assignments, anchors.valid, targets, strict=True):
@@ -88,18 +74,8 @@ def assign_by_overlap(
 ) -> Assignment:
     """Label the (B · M,) anchors of B images by an assigner of boxes; anchors in the padding win no object.
 
-    Parameters
-    ----------
-    assigner
-        Labels the anchors of an image.
-    anchors
-        Those of one image, with the padding of each.
-    targets
-        The objects of B images; ``matched`` of the result counts through all of them.
-    num_classes
-        C, which is background.
-    sampler
-        Chooses among the labeled anchors of an image; None keeps all of them.
+    The sampler chooses among the labeled anchors of an image; None keeps all of them. ``matched`` of the result counts
+    through the objects of all images.
 
     Examples
     --------

@@ -19,12 +19,8 @@ from rankdet.ranges import Count, NonNegative, Positive, checked
 class MaskShapes(NamedTuple):
     """The properties of the masks of G objects that the assignment of cells depends on.
 
-    centers
-        (G, 2) float64: center of mass (x, y), in indices of pixels; 0 where a mask is empty.
-    is_empty
-        (G,) bool: no pixel at all.
-    is_lost
-        (G,) bool: no pixel at the size at which masks are learned.
+    Centers of mass (G, 2) float64 are (x, y) in indices of pixels, 0 where a mask is empty. A mask that is empty, (G,)
+    bool, has no pixel at all; one that is lost, (G,) bool, has none at the size at which masks are learned.
     """
 
     centers: Tensor
@@ -51,18 +47,10 @@ def mask_shapes(masks: Tensor, small_masks: Tensor) -> MaskShapes:
 class GridAssignment(NamedTuple):
     """Labels of the cells of B images, and the masks that cells learn.
 
-    labels
-        (B · M,) int64: class, or C for background; by image, level, row, column.
-    positives
-        (P,) int64, ascending: the cells that are positives.
-    cells
-        (P',) int64, ascending: the cell of each mask.
-    objects
-        (P',) int64: the object of each mask, counted through all images.
-    rows
-        (P',) int64: the positive of each mask, counted among all positives; None where every positive has exactly one.
-    per_image
-        B numbers that add up to P'.
+    Labels (B · M,) int64 go by image, level, row, column; positives (P,) int64 are the cells that have a class,
+    ascending. Each mask has its cell and its object, (P',) int64, in the order of the cells; objects count through all
+    images. ``rows`` (P',) has the positive of each mask, counted among all positives; None where every positive has
+    exactly one. ``per_image`` has B numbers that add up to P'.
     """
 
     labels: Tensor
@@ -147,18 +135,9 @@ class GridAssigner:
     ) -> GridAssignment:
         """Return labels and masks of the cells of B images.
 
-        Parameters
-        ----------
-        labels
-            Classes of the objects of each image.
-        boxes
-            (G, 4) xyxy in pixels, of the objects of all images.
-        shapes
-            Properties of their masks.
-        canvas
-            (height, width) in pixels that the grids cover: the size of the batch, padding included.
-        num_classes
-            Number of classes C; this number is background.
+        Labels are those of the objects of each image; boxes (G, 4) xyxy in pixels and shapes those of the objects of
+        all. The grids cover the canvas, (height, width) in pixels: the size of the batch, padding included. C =
+        ``num_classes`` is background.
         """
         # Which cells each object claims, then which object owns each cell.
         cells, is_claimed = self._claims(labels, boxes, shapes, canvas)  # (G, 9 L)

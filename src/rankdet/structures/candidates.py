@@ -24,10 +24,8 @@ def is_class(labels: Tensor, num_classes: int) -> Tensor:
 class Assignment(NamedTuple):
     """Labels of the M candidates of one image, and their objects.
 
-    labels
-        (M,) int64: class, or C for background, or −1 for ignored.
-    matched
-        (M,) int64: index of the object that a positive is matched with; 0 where the candidate is no positive.
+    Labels (M,) int64 are a class, C for background, or −1 for ignored. ``matched`` (M,) int64 is the index of the
+    object of a positive; 0 where the candidate is no positive.
     """
 
     labels: Tensor

@@ -46,13 +46,7 @@ class Outlines:
 
 
 class MaskWindow(NamedTuple):
-    """A mask without the rows and columns of its image in which it cannot have pixels.
-
-    top, left
-        Row and column of the image where the window starts.
-    pixels
-        (h, w) bool; the rest of the image is outside of the mask.
-    """
+    """A mask (h, w) bool without the rows and columns of its image in which it has no pixels, and where it starts."""
 
     top: int
     left: int
@@ -143,24 +137,11 @@ def _spans(is_hit: Tensor) -> list[tuple[int, int]]:
 def _places(
     start: float, end: float, size: int, cells: int, span: tuple[int, int], device: torch.device
 ) -> tuple[int, Tensor]:
-    """Return where pixels lie among the cells of a grid, along one axis of an image.
+    """Return where pixels lie among the cells of a grid, along one axis of an image of ``size`` pixels.
 
-    Parameters
-    ----------
-    start, end
-        The grid covers this interval, in pixels.
-    size
-        Pixels of the image.
-    cells
-        Cells of the grid.
-    span
-        First and last cell that matter: only pixels that interpolate from one of these are returned.
-
-    Returns
-    -------
-    tuple
-        The first of these pixels, and the coordinates of it and all that follow, in cells: 0 is the center of the first
-        cell.
+    The grid covers the interval from ``start`` to ``end`` in pixels. Only pixels that interpolate from the cells of
+    ``span``, first to last, are returned: the first of them, and the coordinates of all in cells, 0 at the center of
+    the first cell.
     """
     cell = max(end - start, 1e-6) / cells
     reach = start + (span[0] - 0.5) * cell, start + (span[1] + 1.5) * cell
