@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 import torch
@@ -101,16 +101,16 @@ def build_tiny_faster_rcnn(ranking: bool) -> FasterRCNN:
     )
 
 
-def tiny_rpn(ranking: bool, **fields: Any) -> Callable[..., RegionProposalNetwork]:
-    """The first stage of tiny detectors, with some fields that differ."""
-    common: dict[str, Any] = {
-        "anchor_scale": 4.0,
-        "delta_stds": (0.1, 0.1, 0.2, 0.2) if ranking else (1.0, 1.0, 1.0, 1.0),
-        "sampler": None if ranking else RandomSampler(64, 0.5),
-        "train_proposals": ProposalSettings(per_level=200, per_image=50),
-        "test_proposals": ProposalSettings(per_level=100, per_image=50),
-    }
-    return partial(RegionProposalNetwork, **common | fields)
+def tiny_rpn(ranking: bool) -> Callable[..., RegionProposalNetwork]:
+    """The first stage of tiny detectors."""
+    return partial(
+        RegionProposalNetwork,
+        anchor_scale=4.0,
+        delta_stds=(0.1, 0.1, 0.2, 0.2) if ranking else (1.0, 1.0, 1.0, 1.0),
+        sampler=None if ranking else RandomSampler(64, 0.5),
+        train_proposals=ProposalSettings(per_level=200, per_image=50),
+        test_proposals=ProposalSettings(per_level=100, per_image=50),
+    )
 
 
 @pytest.fixture
@@ -176,11 +176,17 @@ def tiny_cascade_rcnn() -> Callable[[bool], CascadeRCNN]:
 
 
 def build_tiny_cascade_rcnn(ranking: bool) -> CascadeRCNN:
-    torch.manual_seed(0)
+    first = build_tiny_faster_rcnn(ranking)
+    # Of larger anchors none of the coarsest level would lie inside of a tiny image.
+    first.rpn.anchors = AnchorGenerator(first.backbone.strides, scales=(3.0,))
+    first.rpn.allowed_border = 0
     stds = {0.5: (0.1, 0.1, 0.2, 0.2), 0.6: (0.05, 0.05, 0.1, 0.1), 0.7: (0.033, 0.033, 0.067, 0.067)}
     stages = [
-        partial(
-            BoxStage,
+        BoxStage(
+            16,
+            first.backbone.strides,
+            3,
+            True,
             softmax=not ranking,
             channels=32,
             delta_stds=stds[0.5] if ranking else stds[iou],
@@ -190,17 +196,18 @@ def build_tiny_cascade_rcnn(ranking: bool) -> CascadeRCNN:
         )
         for iou in stds
     ]
-    return CascadeRCNN(
+    detector = CascadeRCNN(
         3,
-        backbone=TinyBackbone((8, 16, 32)),
+        backbone=first.backbone,
         pyramid_channels=16,
         extra_levels=0,
-        # Of larger anchors none of the coarsest level would lie inside of a tiny image.
-        rpn=tiny_rpn(ranking, anchor_scale=3.0, allowed_border=0.0),
-        rcnn1=stages[0],
-        rcnn2=stages[1],
-        rcnn3=stages[2],
+        rpn=lambda *_: first.rpn,
+        rcnn1=lambda *_: stages[0],
+        rcnn2=lambda *_: stages[1],
+        rcnn3=lambda *_: stages[2],
     )
+    detector.fpn = first.fpn
+    return detector
 
 
 @pytest.fixture
