@@ -25,7 +25,7 @@ from rankdet.recipes.schema.detectors import HubWeights
 from rankdet.recipes.schema.losses import PositiveCount, RankSortLoss
 from rankdet.recipes.schema.optimization import SGD, AdamW, CosineSchedule, StepSchedule
 from rankdet.recipes.schema.part import Part
-from rankdet.reproduce.tables import TABLES
+from rankdet.reproduce.tables import table_rows
 from rankdet.structures import Images, InputError
 
 
@@ -651,7 +651,7 @@ def test_small_recipes_of_yolact_give_both_forms_the_same_budget():
 
 
 def test_each_heuristic_of_yolact_can_be_taken_away_alone():
-    rows = {row.name.removeprefix("yolact-"): row.experiments for row in TABLES["6"]()}
+    rows = {row.name.removeprefix("yolact-"): row.experiments for row in table_rows("6")}
     expected = {
         "ohem_size_norm_semseg": (3, True, True),
         "size_norm_semseg": (None, True, True),
@@ -666,7 +666,7 @@ def test_each_heuristic_of_yolact_can_be_taken_away_alone():
             assert (loss.hard_negatives, loss.mask_loss.over_box_size) == (negatives, over_box_size)
             assert loss.mask_loss.weight == 6.125
             assert (recipe.detector.semantic, bool(loss.auxiliary)) == (semantic, semantic)
-    labels = {row.name: row.experiments for row in TABLES["A.16"]()}
+    labels = {row.name: row.experiments for row in table_rows("A.16")}
     for name, kind in {"binary": "binary", "iou": "iou", "dice": "dice", "mean_iou_dice": "mean"}.items():
         for experiment in labels[name].values():
             recipe = load_recipe(experiment.base().name, experiment.overrides())

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,8 +34,7 @@ from rankdet.reproduce.experiments import (
 from rankdet.reproduce.harness import Ending, Harness
 from rankdet.reproduce.processes import take_lock
 from rankdet.reproduce.study import Study
-from rankdet.reproduce.tables import TABLES, Family, Row
-from rankdet.reproduce.tables.two_stage import CASCADE_RCNN, MASK_RCNN, RS_CASCADE_RCNN, RS_MASK_RCNN, sampled
+from rankdet.reproduce.tables import Family, Row, method, sampled, table_rows
 from rankdet.runs.folder import Run, read_log
 from rankdet.structures import InputError
 
@@ -63,20 +62,20 @@ def wider_step(recipe: Recipe) -> Recipe:
     )
 
 
-STANDARD = Family.of(shapes=RECIPES["faster_rcnn_shapes"]).changed(small)
-RANKING = Family.of(shapes=RECIPES["rs_faster_rcnn_shapes"]).changed(small)
-MASKS = Family.of(shapes=RECIPES["rs_mask_rcnn_shapes"]).changed(small)
-LONG_TAILED = Family.of(long_tailed_shapes=RECIPES["rs_mask_rcnn_long_tail_shapes"]).changed(small)
-ROWS: dict[str, Callable[[], list[Row]]] = {
-    "1": lambda: [STANDARD.row("fpn"), RANKING.row("rs")],
-    "A.14": lambda: [RANKING.row("0.50"), RANKING.changed(wider_step).row("1.00")],
-    "3": list,
-    "4": lambda: [MASKS.row("rs")],
-    "5": lambda: [LONG_TAILED.row("rs")],
-    "10": lambda: [RANKING.row("none-none"), LONG_TAILED.row("lvis-none-none", is_of_masks=True)],
-    "A.12": lambda: [RANKING.row("rs-standard")],
-    "A.17": lambda: [RANKING.row("none-none"), sampled(RANKING, STANDARD, ("rpn", "rcnn")).row("random-random")],
-    "A.20": lambda: [MASKS.row("box-mask_rcnn-r_50"), MASKS.row("mask-mask_rcnn-r_50", is_of_masks=True)],
+STANDARD = Family.of({"shapes": "faster_rcnn_shapes"}).changed(small)
+RANKING = Family.of({"shapes": "rs_faster_rcnn_shapes"}).changed(small)
+MASKS = Family.of({"shapes": "rs_mask_rcnn_shapes"}).changed(small)
+LONG_TAILED = Family.of({"long_tailed_shapes": "rs_mask_rcnn_long_tail_shapes"}).changed(small)
+ROWS: dict[str, list[Row]] = {
+    "1": [STANDARD.row("fpn"), RANKING.row("rs")],
+    "A.14": [RANKING.row("0.50"), RANKING.changed(wider_step).row("1.00")],
+    "3": [],
+    "4": [MASKS.row("rs")],
+    "5": [LONG_TAILED.row("rs")],
+    "10": [RANKING.row("none-none"), LONG_TAILED.row("lvis-none-none", is_of_masks=True)],
+    "A.12": [RANKING.row("rs-standard")],
+    "A.17": [RANKING.row("none-none"), sampled(RANKING, STANDARD, ("rpn", "rcnn")).row("random-random")],
+    "A.20": [MASKS.row("box-mask_rcnn-r_50"), MASKS.row("mask-mask_rcnn-r_50", is_of_masks=True)],
 }
 """Tables of small recipes. The default cell of A.14 is a row of Table 1."""
 
@@ -131,11 +130,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan_of(table: str, out: Path, data: Path, **options: object) -> Plan:
     """A plan for the small tables on the small set."""
     chosen = {"seeds": "0", "learning_rates": "0.003", "iterations": 2, "device": "cpu", "threads": 1} | options
-    plan = make_plan(table, out=out, tables=ROWS, **chosen)
+    plan = make_plan(table, out=out, rows_of=ROWS.__getitem__, **chosen)
     settings = replace(plan.settings, data=data)
     studies = tuple(
         Study(row.name, row.experiments[SHAPES], settings, row.is_of_masks, plan.table == "A.12")
-        for row in ROWS[plan.table]()
+        for row in ROWS[plan.table]
     )
     return Plan(plan.table, settings, studies, plan.selected)
 
@@ -322,11 +321,11 @@ def test_shared_machine_is_marked(data: Path, tmp_path: Path):
 
 def test_dry_run_prints_commands_that_parse(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for scale in (False, True):
-        for name in TABLES:
+        for name in paper_tables():
             plan = make_plan(name, full=scale, out=tmp_path / "out", seeds="0,3", equal_time=None)
             lines = list(plan.describe())
             assert not (tmp_path / "out").exists()
-            if scale and TABLES[name]():
+            if scale and table_rows(name):
                 assert any(line.startswith("# missing: COCO_FOLDER: there is no such folder") for line in lines)
             for line in lines:
                 words = shlex.split(line, comments=True)
@@ -347,9 +346,8 @@ def test_dry_run_knows_what_is_done(data: Path, tmp_path: Path):
 
 
 def test_every_row_is_one_of_the_paper_and_its_overrides_give_its_recipe():
-    assert list(TABLES) == list(paper_tables())
-    for name, rows in TABLES.items():
-        for found in rows():
+    for name in paper_tables():
+        for found in table_rows(name):
             assert not paper_tables()[name].row(found.name).reference
             for scale, experiment in found.experiments.items():
                 base = experiment.base()
@@ -476,7 +474,7 @@ def test_figures_of_frequencies_are_carried_and_a_row_may_have_data_of_its_own(d
     """Table 5 is of the long-tailed set alone; in Table 10 one row is, and shares its run."""
     (tmp_path / "shapes").symlink_to(data)
     make_long_tailed_shapes(tmp_path / "long_tailed_shapes", train=8, val=4, test=4, size=64)
-    common = {"out": tmp_path, "tables": ROWS, "seeds": "0", "learning_rates": "0.003", "iterations": 2}
+    common = {"out": tmp_path, "rows_of": ROWS.__getitem__, "seeds": "0", "learning_rates": "0.003", "iterations": 2}
     five, ten = (make_plan(name, device="cpu", threads=1, **common) for name in ("5", "10"))
     assert five.settings.scale is LONG_TAILED_SHAPES
     assert ten.settings.scale is SHAPES
@@ -554,17 +552,17 @@ def test_imbalance_of_instances_and_of_tasks_is_that_of_the_log(data: Path, tmp_
 
 
 def test_samplers_are_switched_for_each_stage_of_any_detector():
-    masks = sampled(RS_MASK_RCNN, MASK_RCNN, ("rcnn",)).experiments[SHAPES]
+    masks = sampled(method("rs_mask_rcnn"), method("mask_rcnn"), ("rcnn",)).experiments[SHAPES]
     detector = load_recipe(masks.base().name, masks.overrides()).detector
     assert detector.rpn.sampler is None
     assert detector.rcnn.sampler == RECIPES["mask_rcnn_shapes"]().detector.rcnn.sampler
-    cascade = sampled(RS_CASCADE_RCNN, CASCADE_RCNN, ("rpn", "rcnn2")).experiments[COCO]
+    cascade = sampled(method("rs_cascade_rcnn"), method("cascade_rcnn"), ("rpn", "rcnn2")).experiments[COCO]
     detector = load_recipe(cascade.base().name, cascade.overrides()).detector
     samplers = [getattr(detector, head).sampler for head in detector.heads]
     nums = [sampler and sampler.num for sampler in samplers]
     assert nums == [256, None, 512, None]
     with pytest.raises(ValueError, match=r"no heads \['rcnn'\]; it has \['rcnn1', 'rcnn2', 'rcnn3', 'rpn'\]"):
-        sampled(RS_CASCADE_RCNN, CASCADE_RCNN, ("rcnn",)).experiments[COCO].overrides()
+        sampled(method("rs_cascade_rcnn"), method("cascade_rcnn"), ("rcnn",)).experiments[COCO].overrides()
 
 
 def test_first_epoch_is_a_run_of_its_own_that_starts_like_the_whole_one(data: Path, tmp_path: Path):

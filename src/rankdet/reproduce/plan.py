@@ -21,7 +21,7 @@ from .harness import Ending, Harness
 from .paper import paper_tables
 from .processes import Launch, start_process
 from .study import FIRST_EPOCH, TUNING_SEED, Settings, Study
-from .tables import TABLES, Row
+from .tables import Row, table_rows
 
 NUM_TEST = 200
 """Number of test images of the sets that are made for the small scale; other splits have their default size."""
@@ -165,7 +165,7 @@ def make_plan(
     threads: int | None = None,
     jobs: int = 1,
     processes: int = 1,
-    tables: dict[str, Callable[[], list[Row]]] = TABLES,
+    rows_of: Callable[[str], list[Row]] = table_rows,
 ) -> Plan:
     """Return the plan that a command line asks for; lists are separated by commas.
 
@@ -179,7 +179,7 @@ def make_plan(
         scales: tuple[Scale, ...] = (COCO,)
     else:
         scales = (SHAPES, LONG_TAILED_SHAPES) if data is None else (BCCD, NUCLEI)
-    rows_of_table = tables[name]()
+    rows_of_table = rows_of(name)
     scale = next((one for one in scales if any(one in row.experiments for row in rows_of_table)), scales[0])
     if data is not None:
         scales = (scale,)  # a folder has the data of one
@@ -273,7 +273,7 @@ def overview() -> Iterator[str]:
     """Return all tables with their titles, and their rows with a recipe on shapes, on BCCD and on COCO."""
     for name, table in paper_tables().items():
         yield f"{name:<8} {table.title}"
-        rows = {row.name: row for row in TABLES[name]()}
+        rows = {row.name: row for row in table_rows(name)}
         for row in table.rows:
             scales = [scale.name for scale in rows[row.name].experiments] if row.name in rows else []
             about = "quoted" if row.reference else ", ".join(scales) or "published figures only"
