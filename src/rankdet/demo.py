@@ -78,21 +78,7 @@ def run_demo(
 ) -> list[Path]:
     """Make the data, train, compare, and write tables, curves, images and a page.
 
-    Parameters
-    ----------
-    out
-        Folder for everything.
-    console
-        Output for messages and progress.
-    iterations
-        Number of iterations in place of that of the recipes.
-    num_train, num_val
-        Number of images to make.
-
-    Returns
-    -------
-    list[Path]
-        The files worth looking at.
+    Returns the files worth looking at. ``iterations`` replaces the number of the recipes.
 
     Raises
     ------

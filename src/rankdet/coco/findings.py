@@ -38,12 +38,7 @@ class Finding(NamedTuple):
 def raise_errors(findings: Iterable[Finding], hint: str = "") -> None:
     """Raise InputError that names the first error among the findings and counts the others.
 
-    Parameters
-    ----------
-    findings
-        Errors and warnings, of which warnings are ignored.
-    hint
-        Where to see all errors, in words.
+    ``hint`` names, in words, where to see all errors.
     """
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:

@@ -12,11 +12,6 @@ import numpy as np
 class PackedBytes:
     """An immutable list of byte strings in one buffer.
 
-    Parameters
-    ----------
-    rows
-        The byte strings.
-
     Examples
     --------
     >>> PackedBytes([b"ab", b"", b"c"])[2]

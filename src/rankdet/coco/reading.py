@@ -147,14 +147,7 @@ def read_file_names(path: Path, lvis: bool = False) -> tuple[list[str], list[Fin
 class _Reader:
     """The sound records of the sections of one file, and what is wrong with the others.
 
-    Parameters
-    ----------
-    name
-        What messages call the file.
-    files, masks, lvis
-        What is needed, as in `read_ground_truth`.
-    findings
-        What has been found so far.
+    ``files``, ``masks`` and ``lvis`` are what is needed, as in `read_ground_truth`.
     """
 
     name: str

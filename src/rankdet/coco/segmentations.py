@@ -21,12 +21,8 @@ NUMBERS = frozenset((int, float))
 def segmentation_problem(segmentation: Any, size: tuple[int, int] | None) -> str | None:
     """What is wrong with the form of a segmentation, or None.
 
-    Parameters
-    ----------
-    segmentation
-        Polygons ``[[x1, y1, x2, y2, …], …]``, or an object with ``size`` and ``counts``, compressed or not.
-    size
-        (h, w) of the image; None where it is not known, which only run lengths can do without.
+    A segmentation has polygons ``[[x1, y1, x2, y2, …], …]``, or is an object with ``size`` and ``counts``, compressed
+    or not. Only run lengths can do without ``size``, (h, w) of the image.
 
     Examples
     --------
@@ -146,17 +142,7 @@ def encode_bitmap(mask: NDArray[np.bool_]) -> dict[str, Any]:
 def encode_masks(masks: MaskScores, size: tuple[int, int]) -> list[dict[str, Any]]:
     """Masks of detections as run-length objects for JSON, straight from their windows.
 
-    Parameters
-    ----------
-    masks
-        D masks on the CPU.
-    size
-        (h, w) of the image that their regions belong to.
-
-    Returns
-    -------
-    list[dict]
-        D objects with ``size`` and compressed ``counts``, a text. No mask of the size of the image is made.
+    No mask of ``size`` (h, w), the size of the image, is made. Counts are compressed, as a text.
 
     Examples
     --------

@@ -10,23 +10,12 @@ from rankdet.data.splits import Split, find_images, find_lvis_images, find_lvis_
 
 @dataclass(frozen=True)
 class Format:
-    """A format of annotation files.
-
-    Parameters
-    ----------
-    find_split
-        The files of a split in a folder.
-    find_images
-        The folder of the images of an annotation file in a folder.
-    patterns
-        Patterns of the names of all annotation files that a folder may have.
-    is_lvis
-        Whether files are in LVIS format.
-    """
+    """A format of annotation files."""
 
     find_split: Callable[[Path, str], Split]
     find_images: Callable[[Path, Path], Path]
     patterns: tuple[str, ...]
+    """Patterns of the names of all annotation files that a folder may have."""
     is_lvis: bool = False
 
     def files(self, folder: Path) -> list[Path]:

@@ -7,15 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 def mix(*values: ArrayLike) -> NDArray[np.uint64]:
     """Hash integers to well spread 64-bit integers; arrays are broadcast.
 
-    Parameters
-    ----------
-    *values
-        Non-negative integers or arrays of them; their order matters.
-
-    Returns
-    -------
-    NDArray[np.uint64]
-        The hash, of the broadcast shape.
+    Values are not negative, and their order matters.
 
     Notes
     -----

@@ -18,17 +18,7 @@ from rankdet.structures import Batch, Images, InputError
 def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
     """Put samples into one batch; images lie in the top-left corner, zeros are below and right of them.
 
-    Parameters
-    ----------
-    samples
-        B samples.
-    divisor
-        Height and width of the batch are multiples of this, in pixels.
-
-    Returns
-    -------
-    Batch
-        B images (uint8), targets and sources, and the files that the samples skipped.
+    Height and width of the batch are multiples of ``divisor``, in pixels.
     """
     sizes = tuple((sample.image.shape[1], sample.image.shape[2]) for sample in samples)
     height, width = (math.ceil(max(sides) / divisor) * divisor for sides in zip(*sizes, strict=True))
@@ -48,14 +38,8 @@ def build_training_loader(
 ) -> DataLoader[Batch]:
     """The endless loader of training batches; batches are the same for any number of workers.
 
-    Parameters
-    ----------
-    dataset, sampler
-        Images, and which of them make a batch.
-    workers
-        Processes that read images; 0 reads them in this process.
-    pin_memory
-        Put batches into page-locked memory; without effect where there is no accelerator.
+    Where there is an accelerator, ``pin_memory`` puts batches into page-locked memory. Zero workers read images in this
+    process.
     """
     return _loader(dataset, sampler, workers, pin_memory)
 

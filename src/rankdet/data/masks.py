@@ -22,18 +22,6 @@ def rasterize(segmentation: Any, placement: Placement) -> Tensor:
 
     Polygons are placed first and rasterized afterwards, which is cheaper and sharper than resizing a mask.
 
-    Parameters
-    ----------
-    segmentation
-        Polygons, or an RLE with compressed or uncompressed counts; already checked.
-    placement
-        What happens to the image that the segmentation belongs to.
-
-    Returns
-    -------
-    Tensor
-        (height, width) bool, in the placed image.
-
     Examples
     --------
     >>> rasterize([[0, 0, 4, 0, 4, 2, 0, 2]], Placement((4, 4), (2, 2)))
@@ -59,12 +47,7 @@ def _placed(polygon: Sequence[float], placement: Placement) -> Tensor:
 def outline(objects: Sequence[Sequence[Sequence[float]]], placement: Placement) -> Outlines:
     """The placed outlines of objects.
 
-    Parameters
-    ----------
-    objects
-        G lists of polygons x1, y1, x2, y2, …; those of fewer than three points enclose nothing and are left out.
-    placement
-        What happens to their image.
+    ``objects`` has G lists of polygons x1, y1, x2, y2, …; those of fewer than three points enclose nothing.
 
     Examples
     --------

@@ -28,22 +28,14 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a set keeps images and annotations, and which fields its records have.
-
-    Parameters
-    ----------
-    images, annotations
-        Names inside of the folder, with ``{split}`` in them.
-    image_fields
-        Returns the fields of the record of an image, other than its size, from the name of its file.
-    complete
-        Adds to the documents of all splits what depends on all images.
-    """
+    """Where a set keeps images and annotations, and which fields its records have."""
 
     images: str = "images/{split}"
     annotations: str = "annotations/instances_{split}.json"
     image_fields: Callable[[Path], dict[str, Any]] = lambda file: {"file_name": file.name}
+    """Fields of the record of an image, other than its size."""
     complete: Callable[[dict[str, Document]], None] = lambda documents: None
+    """Adds to the documents of all splits what depends on all images."""
 
 
 def make_shapes(
@@ -131,19 +123,8 @@ def make_set(
 ) -> Path:
     """Make a set as a whole or not at all; an identical one that is there already is kept.
 
-    Parameters
-    ----------
-    folder
-        Where to put the set.
-    stamp
-        Its parameters, which are written beside it: ``train``, ``val`` and perhaps ``test`` (numbers of images),
-        ``size``, ``seed``, ``classes``, and whatever else distinguishes it.
-    frequencies
-        Split → relative frequencies of the classes in it.
-    layout
-        Where images and annotations lie.
-    progress
-        Show a progress bar on standard error.
+    ``stamp`` has the parameters of the set, which are written beside it. ``frequencies`` has, for each split, the
+    relative frequencies of the classes.
 
     Raises
     ------

@@ -132,21 +132,8 @@ class Drawing(NamedTuple):
 def draw(seed: Sequence[int], size: int, classes: Sequence[str], frequencies: Sequence[float]) -> Drawing:
     """Draw one image.
 
-    Parameters
-    ----------
-    seed
-        Integers that name the image.
-    size
-        S.
-    classes
-        Names of shapes, the keys of ``INSIDE``, with a key of ``PATTERNS`` before some: ``striped_star``.
-    frequencies
-        Relative frequencies of the classes.
-
-    Returns
-    -------
-    Drawing
-        Later objects lie over earlier ones; masks are of the visible part, exact to the pixel.
+    The integers of ``seed`` name the image. Names of classes are keys of ``INSIDE``, with a key of ``PATTERNS`` before
+    some: ``striped_star``. Later objects lie over earlier ones; masks are of the visible part, exact to the pixel.
     """
     random = np.random.Generator(np.random.PCG64(list(seed)))
     pixels = _ground(random, size)

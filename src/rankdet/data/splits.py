@@ -35,18 +35,6 @@ def find_split(folder: Path, split: str) -> Split:
     ``images/{name}``, ``images/{split}``, ``images``, ``{split}``, the folder itself; ``name`` is ``train2017`` for
     ``instances_train2017.json``.
 
-    Parameters
-    ----------
-    folder
-        The data set.
-    split
-        ``train``, ``val``, ``test``, ``train2017``, …
-
-    Returns
-    -------
-    Split
-        The annotation file and the folder of images.
-
     Raises
     ------
     InputError
@@ -82,18 +70,6 @@ def find_lvis_split(folder: Path, split: str) -> Split:
     ``train2017`` and ``val2017`` of the folder or of its folder ``images``: LVIS divides those of COCO anew, so
     validation has images of both.
 
-    Parameters
-    ----------
-    folder
-        The data set.
-    split
-        ``train``, ``val``, …
-
-    Returns
-    -------
-    Split
-        The annotation file and the folder that ``train2017`` and ``val2017`` are in.
-
     Raises
     ------
     InputError
@@ -116,16 +92,8 @@ def find_lvis_images(folder: Path, annotations: Path) -> Path:
 def find_annotations(folder: Path, split: str, exact: Sequence[str], patterns: Sequence[str]) -> Path:
     """The annotation file of a split in a folder.
 
-    Parameters
-    ----------
-    folder
-        The data set.
-    split
-        How messages call what is looked for.
-    exact
-        Names inside of the folder; of those that are there, there must be only one.
-    patterns
-        Where none of ``exact`` is there: patterns of names, of which only one file must fit any.
+    Of the names ``exact`` that are there, there must be only one. Where none is there, only one file must fit any of
+    ``patterns``. Messages call what is looked for ``split``.
 
     Raises
     ------
@@ -157,16 +125,7 @@ def folder_of_images(
 ) -> Path:
     """The first of the folders ``tried`` that has images of an annotation file.
 
-    Parameters
-    ----------
-    folder, annotations
-        The data set and its file.
-    tried
-        Folders that may have them.
-    first
-        Names of the first images, found without parsing the file, which is read where none of them is there.
-    lvis
-        Whether the file is in LVIS format.
+    ``first`` has the names of the first images, found without parsing the file. It is read where none of them is there.
 
     Raises
     ------

@@ -38,14 +38,8 @@ def is_usable(truth: GroundTruth, min_object: float = 0.0) -> NDArray[np.bool_]:
 def unlearnable(truth: GroundTruth, masks: bool = False, drop_degenerate: bool = False) -> list[Finding]:
     """Annotations that a training does not take, though an evaluation does.
 
-    Parameters
-    ----------
-    truth
-        The records of a file.
-    masks
-        Whether masks are learned: those of objects must have a pixel.
-    drop_degenerate
-        Whether a box of zero width or height is left out with a warning; otherwise it is an error.
+    Where masks are learned, those of objects must have a pixel. A box of zero width or height is an error, or, with
+    ``drop_degenerate``, left out with a warning.
     """
     findings = []
     is_flat = (truth.boxes[:, 2:] == 0).any(axis=1)

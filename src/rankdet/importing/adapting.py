@@ -38,21 +38,12 @@ BLOCK = re.compile(r"layer(\d)\.(\d+)\.conv(\d)\.weight")
 
 @dataclass
 class Adaptation:
-    """Changes of a recipe, and what a user should know about them.
-
-    Parameters
-    ----------
-    fields
-        Changes of the recipe.
-    notes
-        Sentences for the user.
-    is_bgr
-        True if the network reads blue, green, red.
-    """
+    """Changes of a recipe, and what a user should know about them."""
 
     fields: Fields = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_bgr: bool = False
+    """True if the network reads blue, green, red."""
 
     def change(self, path: Sequence[str], value: Any) -> None:
         """Set a field of the recipe."""

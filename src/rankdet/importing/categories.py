@@ -57,14 +57,8 @@ def named_categories(
 ) -> tuple[list[Category], list[int], str]:
     """Return the categories of C labels, their rows in the checkpoint, and in words how they were found.
 
-    Parameters
-    ----------
-    num_classes
-        C.
-    names
-        Names of the labels in the checkpoint; None if it has none.
-    folder
-        The categories of a data set, sorted by id; None if none is given.
+    ``names`` are those of the labels in the checkpoint, None if it has none. ``folder`` has the categories of a data
+    set, sorted by id, or is None.
 
     Raises
     ------
@@ -118,14 +112,7 @@ def plain(name: str) -> str:
 def reordered(weights: Mapping[str, Tensor], order: Sequence[int], heads: Mapping[str, bool]) -> dict[str, Tensor]:
     """Reorder the weights of a detector, so that its label i is the former label ``order[i]``.
 
-    Parameters
-    ----------
-    weights
-        State dict of a detector of this package.
-    order
-        C labels.
-    heads
-        For each head True if it has a background logit.
+    ``heads`` has True for each head with a background logit.
 
     Examples
     --------

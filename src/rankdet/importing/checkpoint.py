@@ -32,29 +32,15 @@ ONE_OF_SEVERAL = {"ATSS": "atss", "PAA": "paa"}
 
 @dataclass(frozen=True)
 class Imported:
-    """Result of an import.
-
-    Parameters
-    ----------
-    origin
-        Program and version.
-    recipe
-        The recipe that the checkpoint is evaluated and trained with.
-    changes
-        Fields that differ from the built-in recipe or the recipe's file, with the values before and after.
-    num_tensors
-        Number of tensors in the file.
-    categories
-        C categories, and in words how they were found.
-    notes
-        Sentences on what was assumed, and what differs from the foreign program.
-    """
+    """Result of an import."""
 
     origin: str
     recipe: Recipe
     changes: list[tuple[str, Any, Any]]
+    """Fields that differ from the built-in recipe or the recipe's file, with the values before and after."""
     num_tensors: int
     categories: tuple[list[Category], str]
+    """C categories, and in words how they were found."""
     notes: list[str]
 
     def describe(self) -> Iterator[str]:

@@ -17,31 +17,17 @@ Classes = Callable[[Mapping[str, Tensor], Any, int | None], int]
 
 @dataclass(frozen=True)
 class Layout:
-    """Names, class order and number of classes of one family in the checkpoints of one origin.
-
-    Parameters
-    ----------
-    family
-        The type of the detector in recipes.
-    marks
-        Names of tensors that distinguish such a checkpoint from others.
-    rules
-        Function from a built detector to the rules that fill it.
-    num_classes
-        Function that finds C of a checkpoint, for a given detector of a recipe.
-    recipes
-        Built-in recipes that such a checkpoint may belong to. Of those that fit, the one with the fewest changes is
-        used, and of several the first.
-    lvis_recipes
-        The same for a checkpoint with the 1203 classes of LVIS.
-    ignored
-        Prefixes of tensors that detection does not need.
-    """
+    """Names, class order and number of classes of one family in the checkpoints of one origin."""
 
     family: str
     marks: tuple[str, ...]
+    """Names of tensors that distinguish such a checkpoint from others."""
     rules: Callable[[Any], Iterator[Rule]]
+    """Function from a built detector to the rules that fill it."""
     num_classes: Classes
     recipes: tuple[str, ...]
+    """Recipes that it may belong to. Of those that fit, the first with the fewest changes is used."""
     lvis_recipes: tuple[str, ...] = ()
+    """The same for a checkpoint with the 1203 classes of LVIS."""
     ignored: tuple[str, ...] = ()
+    """Prefixes of tensors that detection does not need."""

@@ -20,36 +20,20 @@ from .rules import translated
 
 @dataclass(frozen=True)
 class Origin:
-    """A program whose checkpoints can be imported.
-
-    Parameters
-    ----------
-    name
-        The program, as messages name it.
-    layouts
-        Layouts of its families of detectors.
-    adapt
-        Function that records the changes of a recipe that its networks need. It takes the recipe, the tensors, and the
-        configuration in the file, which is empty if there is none.
-    backbone
-        Prefix of the tensors of the backbone.
-    """
+    """A program whose checkpoints can be imported."""
 
     name: str
     layouts: tuple[Layout, ...]
     adapt: Callable[[Adaptation, Recipe, Mapping[str, Tensor], Mapping[str, Any]], None]
+    """Function that records what its networks change in a recipe, by the tensors and the configuration in the file."""
     backbone: str = "backbone"
+    """Prefix of the tensors of the backbone."""
 
 
 ORIGINS = (
     Origin("mmdetection 2.x or 3.x", from_mmdetection.LAYOUTS, from_mmdetection.adapt),
     Origin("mmdetection 1.x", from_mmdetection_1.LAYOUTS, from_mmdetection_1.adapt),
-    Origin(
-        "torchvision",
-        from_torchvision.LAYOUTS,
-        from_torchvision.adapt,
-        from_torchvision.BACKBONE,
-    ),
+    Origin("torchvision", from_torchvision.LAYOUTS, from_torchvision.adapt, from_torchvision.BACKBONE),
 )
 
 

@@ -57,21 +57,12 @@ class Inert(list[Any]):
 
 @dataclass(frozen=True)
 class ForeignCheckpoint:
-    """Content of a file of another program.
-
-    Parameters
-    ----------
-    path
-        The file.
-    tensors
-        The weights by their names there.
-    meta
-        mmdetection's entries on versions, classes and configuration; may hold anything.
-    """
+    """Content of a file of another program."""
 
     path: Path
     tensors: dict[str, Tensor]
     meta: Mapping[str, Any] = field(default_factory=dict)
+    """mmdetection's entries on versions, classes and configuration; may hold anything."""
 
 
 def read_foreign(path: Path) -> ForeignCheckpoint:

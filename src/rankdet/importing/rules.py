@@ -20,15 +20,7 @@ COUNTER = "num_batches_tracked"
 
 
 class MisfitError(InputError):
-    """Error: tensors do not fit a detector.
-
-    Parameters
-    ----------
-    count
-        Number of tensors that do not fit.
-    message
-        Text that names them.
-    """
+    """Error: tensors do not fit a detector."""
 
     def __init__(self, count: int, message: str) -> None:
         super().__init__(message)
@@ -44,15 +36,8 @@ def unchanged(tensor: Tensor) -> Tensor:
 class Rule:
     """Source of the tensors under a prefix.
 
-    Parameters
-    ----------
-    own
-        Name of a tensor of the detector here, or a prefix of names, without the dot behind it.
-    foreign
-        The same in the foreign checkpoint; the rest of a name is equal in both. Several of them are converted to one
-        tensor.
-    convert
-        Function from the foreign tensors to the own one.
+    ``own`` is the name of a tensor of the detector here, or a prefix of names, without the dot behind it. ``foreign``
+    is the same in the foreign checkpoint; the rest of a name is equal in both. Several foreign tensors become one.
     """
 
     own: str
@@ -94,21 +79,8 @@ def translated(
 ) -> dict[str, Tensor]:
     """Convert the weights of a foreign checkpoint to those of a detector, all of them or none.
 
-    Parameters
-    ----------
-    tensors
-        The foreign weights.
-    rules
-        If several fit a tensor, the one with the longest own name is used.
-    expected
-        The weights of the detector, for their names, shapes and types; their values are ignored.
-    ignored
-        Prefixes of foreign names that detection does not need.
-
-    Returns
-    -------
-    dict
-        Tensors with the names, shapes and types of ``expected``, in new memory.
+    Of several rules that fit a tensor, the one with the longest own name is used. The tensors are in new memory, with
+    the names, shapes and types of ``expected``. Foreign names under the prefixes ``ignored`` may be left over.
 
     Raises
     ------

@@ -78,14 +78,8 @@ def comparison_table(
 ) -> Table:
     """Return a table with a row for each run and a column for each measure; missing values are None.
 
-    Parameters
-    ----------
-    results
-        For each run, the value of each measure.
-    measures
-        Measures in their order, or a mapping from measures to headings.
-    heading
-        Heading of the column with the runs' names.
+    ``results`` has the value of each measure for each run, ``measures`` may map measures to headings, and ``heading``
+    is that of the column with the runs' names.
 
     Examples
     --------

@@ -74,15 +74,7 @@ def unchanged(recipe: Recipe) -> Recipe:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A built-in recipe and a change of its fields.
-
-    Parameters
-    ----------
-    base
-        A function of ``rankdet.recipes.RECIPES``.
-    change
-        Changes fields; the name stays.
-    """
+    """A built-in recipe and a change of its fields."""
 
     base: Callable[[], Recipe]
     change: Callable[[Recipe], Recipe] = unchanged
@@ -113,12 +105,7 @@ def slug(overrides: Sequence[str]) -> str:
 class Command:
     """A command line of rankdet.
 
-    Parameters
-    ----------
-    arguments
-        Arguments after ``rankdet``.
-    processes
-        Number of processes that share the work; more than one run under ``torchrun``.
+    More than one process shares the work under ``torchrun``.
     """
 
     arguments: tuple[str, ...]
@@ -147,18 +134,7 @@ class Trial:
 
     Its folder is named by what is trained, not by a table, so that tables share runs.
 
-    Parameters
-    ----------
-    name
-        Name of the built-in recipe.
-    overrides
-        All differences from the recipe, except the data folder.
-    data
-        The data folder.
-    run
-        The run folder.
-    processes
-        Number of processes that train together.
+    ``overrides`` are all differences from the built-in recipe, except the data folder.
     """
 
     name: str
@@ -235,22 +211,9 @@ def make_trial(
 ) -> Trial:
     """Return the run of an experiment.
 
-    Parameters
-    ----------
-    experiment
-        What to train.
-    changes
-        Further ``field=value`` arguments, such as another length.
-    lr
-        Learning rate at the reference batch; None: the recipe's own.
-    seed
-        Seed of the run.
-    data, out
-        Data folder, and the folder of all runs.
-    free
-        ``field=value`` arguments without effect on the result, such as threads.
-    processes
-        Number of processes that train together; steps of the optimizer get the images that the learning rate is for.
+    ``changes`` and ``free`` are ``field=value`` arguments; those of ``free``, such as threads, have no effect on the
+    result. ``lr`` None is the recipe's own. With any number of processes, steps of the optimizer get the images that
+    the learning rate is for.
     """
     name = experiment.base().name
     identity = [*experiment.overrides(), *changes]

@@ -26,21 +26,13 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Ending:
-    """The outcome of a call of the harness.
-
-    Parameters
-    ----------
-    files
-        The table as Markdown and as JSON.
-    signal
-        Number of the signal that stopped it, or None.
-    failures
-        For each failed run what went wrong. Runs that diverged are results, not failures.
-    """
+    """The outcome of a call of the harness."""
 
     files: tuple[Path, Path]
+    """The table as Markdown and as JSON."""
     signal: int | None
     failures: dict[str, str]
+    """For each failed run what went wrong. Runs that diverged are results, not failures."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +43,7 @@ class _Job:
 
 
 class Harness:
-    """All runs of a table.
-
-    Parameters
-    ----------
-    table
-        Name of the table.
-    studies
-        All rows with a recipe.
-    selected
-        Names of the rows to train now; the table also shows existing runs of the others.
-    settings
-        Settings that all rows share.
-    console
-        Output for messages and progress.
-    launch
-        Function that starts a command.
-    """
+    """All runs of a table; rows that are not selected show the runs that exist."""
 
     def __init__(
         self,

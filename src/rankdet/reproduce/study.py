@@ -31,33 +31,17 @@ FIRST_EPOCH = "AP_epoch_1"
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that all rows of a table share.
-
-    Parameters
-    ----------
-    scale
-        Data and size.
-    data, out
-        Data folder, and the folder for runs and tables.
-    seeds
-        Seeds that are reported.
-    learning_rates
-        Learning rates that every row chooses from; empty: the recipe's own.
-    iterations
-        Number of iterations in place of that of the recipes, or None.
-    equal_time
-        The row whose seconds of training every other row gets as well, or None.
-    device, threads, jobs, processes
-        Where to compute; threads of one process; trainings at a time; processes of one training.
-    """
+    """Settings that all rows of a table share."""
 
     scale: Scale
     data: Path
     out: Path
     seeds: tuple[int, ...]
     learning_rates: tuple[float, ...]
+    """Learning rates that every row chooses from; empty: the recipe's own."""
     iterations: int | None = None
     equal_time: str | None = None
+    """The row whose seconds of training every other row gets as well."""
     device: str = "auto"
     threads: int | None = None
     jobs: int = 1
@@ -89,19 +73,8 @@ class Task:
 class Study:
     """One row of a table at one scale.
 
-    Parameters
-    ----------
-    name
-        Name of the row.
-    experiment
-        What the row trains.
-    settings
-        Settings of the table, on the data of this row.
-    is_of_masks
-        True if AP and oLRP of the row are those of masks.
-    with_first_epoch
-        True if the row also shows AP after the first epoch. A separate run ends there, because the learning rate of the
-        whole run falls later.
+    With ``is_of_masks`` its AP and oLRP are those of masks. With ``with_first_epoch`` it also shows AP after the first
+    epoch, from a separate run that ends there, because the learning rate of the whole run falls later.
     """
 
     def __init__(
@@ -298,24 +271,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Result:
-    """The numbers of one run.
-
-    Parameters
-    ----------
-    figures
-        For each figure its value; AP and oLRP in percent.
-    iterations
-        Length of the run.
-    seconds
-        Seconds of training without evaluation, or of the processor if several trainings on CPUs shared the machine.
-    jobs
-        Largest number of trainings at a time while this one ran, as far as known.
-    """
+    """The numbers of one run."""
 
     figures: dict[str, float]
+    """AP and oLRP in percent."""
     iterations: int
     seconds: float
+    """Seconds as `_training_seconds` returns them."""
     jobs: int
+    """Largest number of trainings at a time while this one ran, as far as known."""
 
 
 def result_of(trial: Trial, split: str) -> Result | None:

@@ -26,21 +26,8 @@ the positives of the last head. Seconds are of training alone.
 def summarize(table: str, studies: Sequence[Study], reference: Study | None, settings: Settings) -> dict[str, Any]:
     """Return everything that a table shows, from the files on disk.
 
-    Parameters
-    ----------
-    table
-        Name of the table.
-    studies
-        Rows with a recipe.
-    reference
-        The row whose seconds the others get, or None.
-    settings
-        Settings that the rows share.
-
-    Returns
-    -------
-    dict
-        Plain values for JSON. ``rows`` has one entry for each row of the paper, with its progress in ``status``.
+    The values are plain ones for JSON. ``rows`` has one entry for each row of the paper, with its progress in
+    ``status``.
     """
     paper = paper_tables()[table]
     by_name = {study.name: study for study in studies}
