@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ from .config_text import found
 
 Fields = dict[str, Any]
 """Nested fields of a recipe."""
+Reader = Callable[[Any], Any]
+"""Function from a configuration's model to a value, or None."""
 
 RESNETS: dict[tuple[tuple[int, ...], int, tuple[int, int]], str] = {
     # (blocks of each stage, convolutions of a block, channels and channels per group of its 3x3 convolution)
@@ -45,9 +48,9 @@ class Adaptation:
     is_bgr: bool = False
     """True if the network reads blue, green, red."""
 
-    def change(self, path: Sequence[str], value: Any) -> None:
-        """Set a field of the recipe."""
-        self.fields = merged(self.fields, nested({".".join(path): value}))
+    def change(self, name: str, value: Any) -> None:
+        """Set a field of the recipe by its dotted name."""
+        self.fields = merged(self.fields, nested({name: value}))
 
 
 def backbone_name(tensors: Mapping[str, Tensor], prefix: str) -> str | None:
@@ -70,8 +73,8 @@ def take_backbone(adaptation: Adaptation, recipe: Recipe, name: str | None) -> N
     """Record a change to the backbone of the file, with timm's weights of that name for a training from the start."""
     own = recipe.detector.backbone
     if name is not None and isinstance(own, Timm) and own.name.partition(".")[0] != name.partition(".")[0]:
-        adaptation.change(["detector", "backbone", "name"], name)
-        adaptation.change(["detector", "backbone", "weights"], {"type": "hub", "name": name})
+        adaptation.change("detector.backbone.name", name)
+        adaptation.change("detector.backbone.weights", {"type": "hub", "name": name})
 
 
 def adapted(recipe: Recipe, adaptation: Adaptation) -> Recipe:
@@ -96,11 +99,11 @@ def adapt_to_config(adaptation: Adaptation, recipe: Recipe, config: Mapping[str,
         return
     _check(model)
     _take_pixels(adaptation, recipe, config)
-    for path, read in CARRIED.get(recipe.detector.type, {}).items():
-        value, own = read(model), _field(recipe, path)
+    for name, read in CARRIED.get(recipe.detector.type, {}).items():
+        value, own = read(model), _field(recipe, name)
         # Another number of anchors is another network, which the shapes show.
         if value is not None and _length(value) == _length(own) and not _is_same(value, own):
-            adaptation.change(path, value)
+            adaptation.change(name, value)
 
 
 REFUSED: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
@@ -143,11 +146,11 @@ def _take_pixels(adaptation: Adaptation, recipe: Recipe, config: Mapping[str, An
     if adaptation.is_bgr:
         mean, std = mean[::-1], std[::-1]
     for name, value in (("mean", mean), ("std", std)):
-        if not _is_same(value, _field(recipe, ("detector", "backbone", name))):
-            adaptation.change(["detector", "backbone", name], value)
+        if not _is_same(value, _field(recipe, f"detector.backbone.{name}")):
+            adaptation.change(f"detector.backbone.{name}", value)
 
 
-def _coder(*path: str | int) -> Callable[[Any], Any]:
+def _coder(*path: str | int) -> Reader:
     """Return a reader of a box coder's stds, which raises InputError unless its means are 0."""
 
     def read(model: Any) -> Any:
@@ -164,94 +167,79 @@ def _coder(*path: str | int) -> Callable[[Any], Any]:
     return read
 
 
-def _anchor_scale(model: Any) -> Any:
-    scales = found(model, "rpn_head", "anchor_generator", "scales") or found(model, "rpn_head", "anchor_scales")
-    return scales[0] if _are_numbers(scales, 1) else None
+def _number(*path: str) -> Reader:
+    """Return a reader of one number."""
 
-
-def _anchor_ratios(model: Any) -> Any:
-    ratios = found(model, "rpn_head", "anchor_generator", "ratios") or found(model, "rpn_head", "anchor_ratios")
-    return ratios if _are_numbers(ratios, None) else None
-
-
-def _octaves(model: Any) -> Any:
-    generator = found(model, "bbox_head", "anchor_generator")
-    base, number = found(generator, "octave_base_scale"), found(generator, "scales_per_octave")
-    if not _are_numbers([base], 1) or not isinstance(number, int):
-        return None
-    return [base * 2 ** (octave / number) for octave in range(number)]
-
-
-def _base_scale(model: Any) -> Any:
-    scale = found(model, "bbox_head", "anchor_generator", "octave_base_scale")
-    return scale if _are_numbers([scale], 1) else None
-
-
-def _head_ratios(model: Any) -> Any:
-    ratios = found(model, "bbox_head", "anchor_generator", "ratios")
-    return ratios if _are_numbers(ratios, None) else None
-
-
-def _grids(model: Any) -> Any:
-    sizes = found(model, "mask_head", "num_grids") or found(model, "bbox_head", "num_grids")
-    return sizes if _are_numbers(sizes, None) else None
-
-
-def _of_pooling(*path: str) -> Callable[[Any], Any]:
     def read(model: Any) -> Any:
-        value = found(model, "roi_head", "bbox_roi_extractor", *path)
+        value = found(model, *path)
         return value if isinstance(value, int | float) else None
 
     return read
 
 
-Reader = Callable[[Any], Any]
-RCNN: dict[tuple[str, ...], Reader] = {
-    ("detector", "rpn", "delta_stds"): _coder("rpn_head"),
-    ("detector", "rpn", "anchor_scale"): _anchor_scale,
-    ("detector", "rpn", "anchor_ratios"): _anchor_ratios,
-    ("detector", "rcnn", "delta_stds"): _coder("roi_head", "bbox_head"),
-    ("detector", "rcnn", "finest_scale"): _of_pooling("finest_scale"),
-    ("detector", "rcnn", "sampling_ratio"): _of_pooling("roi_layer", "sampling_ratio"),
-    ("detector", "rcnn", "half_pixel_shift"): _of_pooling("roi_layer", "aligned"),
+def _numbers(*paths: tuple[str, ...]) -> Reader:
+    """Return a reader of the numbers at the first of these paths that is there: names differ between versions."""
+
+    def read(model: Any) -> Any:
+        values = next((value for path in paths if (value := found(model, *path))), None)
+        return values if _are_numbers(values, None) else None
+
+    return read
+
+
+def _anchor_scale(model: Any) -> Any:
+    scales = _numbers(("rpn_head", "anchor_generator", "scales"), ("rpn_head", "anchor_scales"))(model)
+    return scales[0] if _are_numbers(scales, 1) else None
+
+
+def _octaves(model: Any) -> Any:
+    base, number = _base_scale(model), found(model, "bbox_head", "anchor_generator", "scales_per_octave")
+    if base is None or not isinstance(number, int):
+        return None
+    return [base * 2 ** (octave / number) for octave in range(number)]
+
+
+def _stage(name: str, *head: str | int) -> dict[str, Reader]:
+    """Return the fields of a stage behind the RPN, and their readers."""
+    pooling = ("roi_head", "bbox_roi_extractor")
+    return {
+        f"detector.{name}.delta_stds": _coder("roi_head", "bbox_head", *head),
+        f"detector.{name}.finest_scale": _number(*pooling, "finest_scale"),
+        f"detector.{name}.sampling_ratio": _number(*pooling, "roi_layer", "sampling_ratio"),
+        f"detector.{name}.half_pixel_shift": _number(*pooling, "roi_layer", "aligned"),
+    }
+
+
+_base_scale = _number("bbox_head", "anchor_generator", "octave_base_scale")
+RPN: dict[str, Reader] = {
+    "detector.rpn.delta_stds": _coder("rpn_head"),
+    "detector.rpn.anchor_scale": _anchor_scale,
+    "detector.rpn.anchor_ratios": _numbers(("rpn_head", "anchor_generator", "ratios"), ("rpn_head", "anchor_ratios")),
 }
-DENSE: dict[tuple[str, ...], Reader] = {
-    ("detector", "dense", "delta_stds"): _coder("bbox_head"),
-    ("detector", "dense", "anchor_scales"): _octaves,
+RCNN = RPN | _stage("rcnn")
+DENSE: dict[str, Reader] = {
+    "detector.dense.delta_stds": _coder("bbox_head"),
+    "detector.dense.anchor_scales": _octaves,
 }
-CASCADE = {path: read for path, read in RCNN.items() if path[1] == "rpn"} | {
-    ("detector", f"rcnn{stage + 1}", name): read
-    for stage in (0, 1, 2)
-    for name, read in (
-        ("delta_stds", _coder("roi_head", "bbox_head", stage)),
-        ("finest_scale", _of_pooling("finest_scale")),
-        ("sampling_ratio", _of_pooling("roi_layer", "sampling_ratio")),
-        ("half_pixel_shift", _of_pooling("roi_layer", "aligned")),
-    )
+YOLACT: dict[str, Reader] = {
+    "detector.delta_stds": _coder("bbox_head"),
+    "detector.anchor_scale": _base_scale,
+    "detector.anchor_ratios": _numbers(("bbox_head", "anchor_generator", "ratios")),
 }
-YOLACT: dict[tuple[str, ...], Reader] = {
-    ("detector", "delta_stds"): _coder("bbox_head"),
-    ("detector", "anchor_scale"): _base_scale,
-    ("detector", "anchor_ratios"): _head_ratios,
-}
-SOLOV2: dict[tuple[str, ...], Reader] = {("detector", "grids", "sizes"): _grids}
 CARRIED = {
     "faster_rcnn": RCNN,
     "mask_rcnn": RCNN,
-    "cascade_rcnn": CASCADE,
+    "cascade_rcnn": RPN | _stage("rcnn1", 0) | _stage("rcnn2", 1) | _stage("rcnn3", 2),
     "atss": DENSE,
     "paa": DENSE,
     "yolact": YOLACT,
-    "solov2": SOLOV2,
+    "solov2": {"detector.grids.sizes": _numbers(("mask_head", "num_grids"), ("bbox_head", "num_grids"))},
 }
 """For each type of detector the fields of the recipe, and the functions that read them from a configuration's model."""
 
 
-def _field(recipe: Recipe, path: Sequence[str]) -> Any:
-    value: Any = recipe
-    for name in path:
-        value = getattr(value, name)
-    return value
+def _field(recipe: Recipe, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), recipe)
 
 
 def _are_numbers(value: Any, count: int | None) -> bool:

@@ -38,10 +38,10 @@ def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor],
     backbone, detector = recipe.detector.backbone, recipe.detector
     if isinstance(backbone, Timm):
         is_deformable = any(".conv2.conv_offset." in name for name in tensors)
-        adaptation.change(["detector", "backbone", "deformable"], is_deformable)
+        adaptation.change("detector.backbone.deformable", is_deformable)
     if "rpn" in detector.heads:
         has_carafe = any(is_under(name, ["neck.upsample_modules"]) for name in tensors)
-        adaptation.change(["detector", "carafe"], has_carafe)
+        adaptation.change("detector.carafe", has_carafe)
 
 
 def faster_rcnn(detector: FasterRCNN) -> Iterator[Rule]:

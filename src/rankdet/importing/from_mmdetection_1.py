@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from rankdet.detectors import CascadeRCNN, FasterRCNN, MaskRCNN
 from rankdet.recipes import Recipe
 from rankdet.recipes.schema.part import Part
 
@@ -48,28 +48,13 @@ def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor],
         return
     adaptation.notes.append(NOTE)
     for stage in heads.keys() - {"rpn"}:
-        adaptation.change(["detector", stage, "half_pixel_shift"], False)
-        adaptation.change(["detector", stage, "sampling_ratio"], 2)
+        adaptation.change(f"detector.{stage}.half_pixel_shift", False)
+        adaptation.change(f"detector.{stage}.sampling_ratio", 2)
 
 
-def faster_rcnn(detector: FasterRCNN) -> Iterator[Rule]:
-    """Yield the rules of Faster R-CNN."""
-    return older(from_mmdetection.faster_rcnn(detector))
-
-
-def cascade_rcnn(detector: CascadeRCNN) -> Iterator[Rule]:
-    """Yield the rules of Cascade R-CNN."""
-    return older(from_mmdetection.cascade_rcnn(detector))
-
-
-def mask_rcnn(detector: MaskRCNN) -> Iterator[Rule]:
-    """Yield the rules of Mask R-CNN."""
-    return older(from_mmdetection.mask_rcnn(detector))
-
-
-def older(rules: Iterator[Rule]) -> Iterator[Rule]:
-    """Change rules of 2.x to the names and class order of 1.x."""
-    for each in rules:
+def older(detector: Any, newer: Callable[[Any], Iterator[Rule]]) -> Iterator[Rule]:
+    """Yield the rules of 2.x for a detector with the names and class order of 1.x."""
+    for each in newer(detector):
         foreign = tuple(name.removeprefix("roi_head.") for name in each.foreign)
         change = CHANGES.get(foreign[0].rpartition(".")[2])
         convert = each.convert if change is None else _both(change, each.convert)
@@ -98,22 +83,18 @@ def _both(first: Callable[[Tensor], Tensor], second: Callable[..., Tensor]) -> C
     return lambda tensor: second(first(tensor))
 
 
-def rcnn_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: int | None) -> int:
-    """Return C, from a logit for each class and the background."""
-    return len(tensors["bbox_head.fc_cls.bias"]) - 1
+def _layout(family: str, newer: Callable[[Any], Iterator[Rule]], logits: str, *marks: str) -> Layout:
+    """Return the layout of a family whose ``logits`` are those of the background and of each class."""
 
+    def num_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: int | None) -> int:
+        return len(tensors[logits]) - 1
 
-def cascade_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: int | None) -> int:
-    """Return C, from a logit for each class and the background."""
-    return len(tensors["bbox_head.0.fc_cls.bias"]) - 1
+    return Layout(family, (logits, *marks), partial(older, newer=newer), num_classes, (f"{family}_r50_coco",))
 
 
 LAYOUTS = (
-    Layout(
-        "mask_rcnn", ("bbox_head.fc_cls.bias", "mask_head.conv_logits.bias"), mask_rcnn, rcnn_classes,
-        ("mask_rcnn_r50_coco",),
-    ),
-    Layout("faster_rcnn", ("bbox_head.fc_cls.bias",), faster_rcnn, rcnn_classes, ("faster_rcnn_r50_coco",)),
+    _layout("mask_rcnn", from_mmdetection.mask_rcnn, "bbox_head.fc_cls.bias", "mask_head.conv_logits.bias"),
+    _layout("faster_rcnn", from_mmdetection.faster_rcnn, "bbox_head.fc_cls.bias"),
     from_mmdetection.grid_layout(GRIDS),
-    Layout("cascade_rcnn", ("bbox_head.0.fc_cls.bias",), cascade_rcnn, cascade_classes, ("cascade_rcnn_r50_coco",)),
-)  # fmt: skip
+    _layout("cascade_rcnn", from_mmdetection.cascade_rcnn, "bbox_head.0.fc_cls.bias"),
+)

@@ -141,8 +141,8 @@ def num_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: i
 def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Record changes of the RoIs, which are read as by torchvision."""
     adaptation.notes += NOTES
-    adaptation.change(["detector", "rcnn", "half_pixel_shift"], False)
-    adaptation.change(["detector", "rcnn", "sampling_ratio"], 2)
+    adaptation.change("detector.rcnn.half_pixel_shift", False)
+    adaptation.change("detector.rcnn.sampling_ratio", 2)
 
 
 LAYOUTS = tuple(
