@@ -31,6 +31,7 @@ from rankdet.report import (
     draw_grid,
     markdown_table,
     per_class_table,
+    select_series,
     write_image,
     write_page,
 )
@@ -215,8 +216,7 @@ def _panels(entries: Sequence[Entry]) -> list[Panel]:
 
 def _term(entry: Entry, term: str) -> Series:
     records = [record for record in read_log(entry.run.log) if record["kind"] == "train"]
-    points = [(record["iteration"], record["statistics"][term]) for record in records if term in record["statistics"]]
-    return Series([x for x, _ in points], [y for _, y in points])
+    return select_series([record | record["statistics"] for record in records], "iteration", term)
 
 
 def _draw_images(path: Path, entries: Sequence[Entry], rows: int = 5) -> None:

@@ -11,29 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankdet.metrics import evaluate, optimal_lrp
-from rankdet.metrics.lrp import optimal_lrp_reference
+
+from .lrp_definition import lrp_by_definition
 
 NAN = float("nan")
 
 
 def assert_equal(found, expected) -> None:
     assert tuple(found) == pytest.approx(tuple(expected), abs=1e-12, nan_ok=True)
-
-
-def definition(detections: list[tuple[float, float]], objects: int) -> tuple[float, float, float, float, float]:
-    """(oLRP, Loc, FP, FN, threshold) of (score, IoU or NaN) by trying every threshold, written from the definition."""
-    if objects == 0:
-        return (NAN,) * 5
-    best = (1.0, NAN, NAN, 1.0, NAN)
-    for threshold in sorted({score for score, _ in detections}):
-        kept = [iou for score, iou in detections if score >= threshold]
-        distances = [1 - iou for iou in kept if not math.isnan(iou)]
-        tp = len(distances)
-        fp, fn = len(kept) - tp, objects - tp
-        error = (sum(distances) / (1 - 0.5) + fp + fn) / (tp + fp + fn)
-        if tp and error <= best[0] + 1e-13:
-            best = (error, sum(distances) / tp, fp / (tp + fp), fn / objects, threshold)
-    return best
 
 
 ious = st.one_of(st.just(NAN), st.floats(0.5, 1))
@@ -45,8 +30,7 @@ def test_equals_the_definition(found, missed):
     objects = missed + sum(not math.isnan(iou) for _, iou in found)
     scores, overlaps = np.array([score for score, _ in found]), np.array([iou for _, iou in found])
     result = optimal_lrp(scores, overlaps, objects)
-    assert_equal(optimal_lrp_reference(scores, overlaps, objects)[:1], result[:1])
-    expected = definition(found, objects)
+    expected = lrp_by_definition(found, objects)
     assert result.error == pytest.approx(expected[0], abs=1e-12, nan_ok=True)
     if math.isnan(result.threshold):
         assert_equal(result, expected)
@@ -176,5 +160,5 @@ def test_equals_a_plain_matching_on_images(shared, iou_type):
         ours = result["per_class"][category["name"]]
         values = [ours[key] for key in ("oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN", "threshold")]
         assert ours["ground_truths"] == objects
-        expected = definition(pairs, objects)
+        expected = lrp_by_definition(pairs, objects)
         assert values[0] == pytest.approx(expected[0], abs=1e-9, nan_ok=True), category["name"]

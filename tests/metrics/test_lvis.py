@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as pycocotools_mask
 
-from rankdet.metrics import evaluate
-from rankdet.metrics.lrp import optimal_lrp_reference
+from rankdet.metrics import OptimalLRP, evaluate
 from rankdet.structures import InputError
+
+from .lrp_definition import lrp_by_definition
 
 NAN = float("nan")
 SIDE = 200
@@ -125,12 +126,7 @@ def definition(truth: dict[str, Any], found: list[dict[str, Any]], iou_type: str
     result |= {f"AP{name}": mean(precisions, name=name) for name in "sml"}
     result |= {f"AP{frequency}": mean(precisions, frequency=frequency) for frequency in "rcf"}
     result |= {"AR300": mean(recalls)} | {f"AR{name}": mean(recalls, name=name) for name in "sml"}
-    optima = {
-        category: optimal_lrp_reference(*map(np.array, zip(*found, strict=True)), counts[category])
-        if found
-        else optimal_lrp_reference(np.zeros(0), np.zeros(0), counts[category])
-        for category, found in pairs.items()
-    }
+    optima = {category: OptimalLRP(*lrp_by_definition(found, counts[category])) for category, found in pairs.items()}
     defined = [optimum.error for optimum in optima.values() if not math.isnan(optimum.error)]
     return result | {"oLRP": float(np.mean(defined)) if defined else NAN, "counts": counts, "optima": optima}
 

@@ -49,24 +49,7 @@ def make_long_tailed_shapes(
 
     Images are in ``train2017``, ``val2017`` and ``test2017``, annotations in ``annotations/lvis_v1_{split}.json``.
 
-    Parameters
-    ----------
-    folder
-        Where to put the set.
-    train, val, test
-        Numbers of images; with 0 there is no test split. An image does not depend on how many there are, but whether a
-        class is rare, common or frequent depends on ``train``.
-    size
-        Side of the square images, in pixels.
-    seed
-        At least 0; the same seed makes the same set on every machine.
-    progress
-        Show a progress bar on standard error.
-
-    Returns
-    -------
-    Path
-        ``folder``.
+    Parameters are those of `make_shapes`. Whether a class is rare, common or frequent depends on ``train``.
 
     Raises
     ------

@@ -122,7 +122,7 @@ class Placement:
         """(G,) bool: which objects (G, 4) remain: where there is a window, those whose center lies in it."""
         if self.window is None:
             return torch.ones(len(boxes), dtype=torch.bool)
-        return holds_center(torch.tensor(self.window), self._clipped(boxes))
+        return holds_center(torch.tensor(self.window), _clipped(boxes, self.before))
 
     def image(self, pixels: Tensor) -> Tensor:
         """The placed image: (3, h, w) uint8 in and out, bilinear with antialiasing."""
@@ -136,7 +136,7 @@ class Placement:
         """The placed boxes, clipped to the image: (G, 4) float32 xyxy in and out."""
         if self.window is not None:
             # Clipped first: what lies beyond the image must not appear on the canvas around it.
-            boxes = self._clipped(boxes) - boxes.new_tensor([self.window.left, self.window.top] * 2)
+            boxes = _clipped(boxes, self.before) - boxes.new_tensor([self.window.left, self.window.top] * 2)
         if self.shown.size != self.after:
             boxes = boxes * boxes.new_tensor(self._scale() * 2)
         # Wrapped, so that flips and clipping treat them as boxes.
@@ -171,11 +171,6 @@ class Placement:
         """New by old width and height."""
         height, width = self.shown.size
         return [self.after[1] / width, self.after[0] / height]
-
-    def _clipped(self, boxes: Tensor) -> Tensor:
-        """The parts of boxes that lie in the image."""
-        wrapped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=self.before)
-        return F.clamp_bounding_boxes(wrapped).as_subclass(Tensor)
 
     def _flip(self, values: Tensor) -> Tensor:
         if self.horizontal_flip:
@@ -251,6 +246,11 @@ class Transforms:
         whole = Window(0, 0, size[1], size[0])
         window = whole if self.expansion is None else self.expansion.draw(size)
         if self.crop is not None:
-            clipped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
-            window = self.crop.draw(window, F.clamp_bounding_boxes(clipped).as_subclass(Tensor))
+            window = self.crop.draw(window, _clipped(boxes, size))
         return None if window == whole else window
+
+
+def _clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The parts of boxes that lie in an image of ``size``."""
+    wrapped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
+    return F.clamp_bounding_boxes(wrapped).as_subclass(Tensor)

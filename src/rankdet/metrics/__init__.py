@@ -135,24 +135,12 @@ def evaluate(
     precision = average_precision(comparison)
     matches = match_classes(comparison)
     optima = [optimal_lrp(*matched) for matched in matches]
-    per_class: dict[str, ClassMetrics] = {
-        name: {
-            "AP": float(own),
-            "oLRP": optimum.error,
-            "oLRP_Loc": optimum.localization,
-            "oLRP_FP": optimum.false_positives,
-            "oLRP_FN": optimum.false_negatives,
-            "threshold": optimum.threshold,
-            "ground_truths": matched.ground_truths,
-        }
+    names = ("oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN", "threshold")
+    per_class = {
+        name: {"AP": float(own), **dict(zip(names, optimum, strict=True)), "ground_truths": matched.ground_truths}
         for name, own, optimum, matched in zip(truth.names, precision.per_class, optima, matches, strict=True)
     }
-    means = {
-        "oLRP": _mean_defined([optimum.error for optimum in optima]),
-        "oLRP_Loc": _mean_defined([optimum.localization for optimum in optima]),
-        "oLRP_FP": _mean_defined([optimum.false_positives for optimum in optima]),
-        "oLRP_FN": _mean_defined([optimum.false_negatives for optimum in optima]),
-    }
+    means = {name: _mean_defined([optimum[place] for optimum in optima]) for place, name in enumerate(names[:-1])}
     return cast(Metrics, {**precision.summary, **means, "per_class": per_class})
 
 

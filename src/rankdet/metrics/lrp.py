@@ -5,7 +5,7 @@ Legend: D detections of one class in all images, G its objects, K classes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from hotcoco import mask as rle
@@ -124,26 +124,6 @@ def optimal_lrp(scores: NDArray[np.float64], ious: NDArray[np.float64], ground_t
     )
 
 
-def optimal_lrp_reference(scores: NDArray[np.float64], ious: NDArray[np.float64], ground_truths: int) -> OptimalLRP:
-    """The same as `optimal_lrp`, one threshold after the other as the definition reads: O(D²), for tests."""
-    nan = float("nan")
-    if ground_truths == 0:
-        return OptimalLRP(nan, nan, nan, nan, nan)
-    optimum = OptimalLRP(1.0, nan, nan, 1.0, nan)
-    for threshold in sorted(set(scores.tolist()), reverse=True):
-        kept = [iou for score, iou in zip(scores.tolist(), ious.tolist(), strict=True) if score >= threshold]
-        hits = [iou for iou in kept if not np.isnan(iou)]
-        if not hits:
-            continue
-        tp, fp, fn = len(hits), len(kept) - len(hits), ground_truths - len(hits)
-        error = (sum((1 - iou) / (1 - MATCH_IOU) for iou in hits) + fp + fn) / (tp + fp + fn)
-        if error < optimum.error or np.isnan(optimum.threshold):
-            optimum = OptimalLRP(
-                error, sum(1 - iou for iou in hits) / tp, fp / (tp + fp), fn / ground_truths, threshold
-            )
-    return optimum
-
-
 def match_classes(comparison: Comparison) -> list[ClassMatches]:
     """Match detections with objects at IoU 0.5 by the rules of COCO or LVIS: the matches of each class, by label.
 
@@ -159,33 +139,23 @@ def match_classes(comparison: Comparison) -> list[ClassMatches]:
     evaluation.evaluate()
 
     category_ids = comparison.ground_truth.category_ids
-    scores: dict[int, list[float]] = {id_: [] for id_ in category_ids}
-    found: dict[int, list[int]] = {id_: [] for id_ in category_ids}
-    objects: dict[int, list[int]] = {id_: [] for id_ in category_ids}
-    is_hit: dict[int, list[bool]] = {id_: [] for id_ in category_ids}
-    is_ignored: dict[int, list[bool]] = {id_: [] for id_ in category_ids}
-    counts = dict.fromkeys(category_ids, 0)
+    found: dict[int, list[dict[str, Any]]] = {id_: [] for id_ in category_ids}
     for image in evaluation.eval_imgs:
-        if image is None:
-            continue
-        category = image["category_id"]
-        counts[category] += len(image["gtIds"]) - sum(image["gtIgnore"])
-        scores[category] += image["dtScores"]
-        found[category] += image["dtIds"]
-        objects[category] += image["dtMatches"][0]
-        is_hit[category] += image["dtMatched"][0]
-        is_ignored[category] += image["dtIgnore"][0]
+        if image is not None:
+            found[image["category_id"]].append(image)
+    return [_class_matches(comparison, found[category]) for category in category_ids]
 
-    matches = []
-    for category in category_ids:
-        counted = ~np.array(is_ignored[category], dtype=bool)
-        hit = np.array(is_hit[category], dtype=bool)[counted]
-        rows = np.array(found[category], dtype=np.int64)[counted][hit] - 1
-        ids = np.array(objects[category], dtype=np.int64)[counted][hit]
-        ious = np.full(len(hit), np.nan)
-        ious[hit] = (_paired_box_iou if comparison.iou_type == "bbox" else _paired_mask_iou)(comparison, rows, ids)
-        matches.append(ClassMatches(np.array(scores[category], dtype=np.float64)[counted], ious, counts[category]))
-    return matches
+
+def _class_matches(comparison: Comparison, images: list[dict[str, Any]]) -> ClassMatches:
+    """The matches of one class, from what the evaluator found in each image."""
+    counted = ~np.array([ignored for image in images for ignored in image["dtIgnore"][0]], dtype=bool)
+    scores = np.array([score for image in images for score in image["dtScores"]], dtype=np.float64)[counted]
+    hit = np.array([matched for image in images for matched in image["dtMatched"][0]], dtype=bool)[counted]
+    rows = np.array([id_ for image in images for id_ in image["dtIds"]], dtype=np.int64)[counted][hit] - 1
+    ids = np.array([id_ for image in images for id_ in image["dtMatches"][0]], dtype=np.int64)[counted][hit]
+    ious = np.full(len(hit), np.nan)
+    ious[hit] = (_paired_box_iou if comparison.iou_type == "bbox" else _paired_mask_iou)(comparison, rows, ids)
+    return ClassMatches(scores, ious, sum(len(image["gtIds"]) - sum(image["gtIgnore"]) for image in images))
 
 
 def _paired_box_iou(comparison: Comparison, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -56,14 +56,10 @@ def _command(table: str, settings: Settings) -> str:
     parts += ["--seeds", ",".join(map(str, settings.seeds))]
     if settings.learning_rates:
         parts += ["--lrs", ",".join(f"{lr:g}" for lr in settings.learning_rates)]
-    if settings.iterations is not None:
-        parts += ["--iterations", str(settings.iterations)]
-    if settings.equal_time is not None:
-        parts += ["--equal-time", settings.equal_time]
-    if settings.threads is not None:
-        parts += ["--threads", str(settings.threads)]
-    if settings.jobs > 1:
-        parts += ["--jobs", str(settings.jobs)]
+    for option in ("iterations", "equal_time", "threads", "jobs"):
+        value = getattr(settings, option)
+        if value is not None and (option, value) != ("jobs", 1):
+            parts += [f"--{option.replace('_', '-')}", str(value)]
     return shlex.join(parts)
 
 
