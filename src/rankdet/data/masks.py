@@ -18,7 +18,7 @@ from rankdet.structures import Outlines
 
 
 def rasterize(segmentation: Any, placement: Placement) -> Tensor:
-    """The mask of one object.
+    """The mask of one object, (height, width) bool in the placed image, from its checked segmentation.
 
     Polygons are placed first and rasterized afterwards, which is cheaper and sharper than resizing a mask.
 

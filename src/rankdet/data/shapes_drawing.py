@@ -43,55 +43,20 @@ PAINTS = (
 )
 
 
-def _ellipse(u: Floats, v: Floats) -> Bools:
-    return u * u + v * v * 1.6 <= 1.0
+Inside = Callable[[Floats, Floats], Bools]
 
-
-def _rectangle(u: Floats, v: Floats) -> Bools:
-    return (np.abs(u) <= 0.92) & (np.abs(v) <= 0.6)
-
-
-def _triangle(u: Floats, v: Floats) -> Bools:
+INSIDE: dict[str, Inside] = {
+    "ellipse": lambda u, v: u * u + v * v * 1.6 <= 1.0,
+    "rectangle": lambda u, v: (np.abs(u) <= 0.92) & (np.abs(v) <= 0.6),
     # 1.732 is about the square root of three: an equilateral triangle in the unit circle.
-    return (v >= -0.5) & (1.732 * u + v <= 1.0) & (-1.732 * u + v <= 1.0)
-
-
-def _cross(u: Floats, v: Floats) -> Bools:
-    return (np.abs(u) <= 0.34) & (np.abs(v) <= 1.0) | (np.abs(v) <= 0.34) & (np.abs(u) <= 1.0)
-
-
-def _ring(u: Floats, v: Floats) -> Bools:
-    square = u * u + v * v
-    return (square <= 1.0) & (square >= 0.3)
-
-
-def _star(u: Floats, v: Floats) -> Bools:
+    "triangle": lambda u, v: (v >= -0.5) & (1.732 * u + v <= 1.0) & (-1.732 * u + v <= 1.0),
+    "ring": lambda u, v: (u * u + v * v <= 1.0) & (u * u + v * v >= 0.3),
+    "cross": lambda u, v: (np.abs(u) <= 0.34) & (np.abs(v) <= 1.0) | (np.abs(v) <= 0.34) & (np.abs(u) <= 1.0),
     # Between the square on its corner (power 1) and the astroid (power 2/3): four points.
-    return np.sqrt(np.abs(u)) + np.sqrt(np.abs(v)) <= 1.0
-
-
-def _crescent(u: Floats, v: Floats) -> Bools:
-    return (u * u + v * v <= 1.0) & ((u - 0.55) * (u - 0.55) + v * v >= 0.6)
-
-
-INSIDE: dict[str, Callable[[Floats, Floats], Bools]] = {
-    "ellipse": _ellipse,
-    "rectangle": _rectangle,
-    "triangle": _triangle,
-    "ring": _ring,
-    "cross": _cross,
-    "star": _star,
-    "crescent": _crescent,
+    "star": lambda u, v: np.sqrt(np.abs(u)) + np.sqrt(np.abs(v)) <= 1.0,
+    "crescent": lambda u, v: (u * u + v * v <= 1.0) & ((u - 0.55) * (u - 0.55) + v * v >= 0.6),
 }
 """Name of a shape → whether points of its own frame, in which it fills the unit circle, lie inside."""
-
-
-def _plain(u: Floats, v: Floats) -> Bools:
-    return np.zeros(u.shape, dtype=np.bool_)
-
-
-def _striped(u: Floats, v: Floats) -> Bools:
-    return np.floor(3.0 * u) % 2 == 0
 
 
 def _spotted(u: Floats, v: Floats) -> Bools:
@@ -100,7 +65,11 @@ def _spotted(u: Floats, v: Floats) -> Bools:
     return across * across + down * down <= 0.12
 
 
-PATTERNS: dict[str, Callable[[Floats, Floats], Bools]] = {"": _plain, "striped": _striped, "spotted": _spotted}
+PATTERNS: dict[str, Inside] = {
+    "": lambda u, v: np.zeros(u.shape, dtype=np.bool_),
+    "striped": lambda u, v: np.floor(3.0 * u) % 2 == 0,
+    "spotted": _spotted,
+}
 """Name of a pattern → whether points of the frame of a shape are dark."""
 DARK = -80.0
 """What is added to the color of dark points."""

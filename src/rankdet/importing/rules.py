@@ -20,7 +20,7 @@ COUNTER = "num_batches_tracked"
 
 
 class MisfitError(InputError):
-    """Error: tensors do not fit a detector."""
+    """Error: ``count`` tensors do not fit a detector."""
 
     def __init__(self, count: int, message: str) -> None:
         super().__init__(message)
