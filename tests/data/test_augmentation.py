@@ -280,10 +280,10 @@ def test_augmentation_of_a_recipe_is_done_in_training_alone():
     ("override", "message"),
     [
         ("data.expansion={ratios: [3, 2], fill: [0, 0, 0]}", "data.expansion.ratios: .*two limits"),
-        ("data.expansion={ratios: [0.5, 2], fill: [0, 0, 0]}", "data.expansion.ratios.0: .*greater than or equal to 1"),
-        ("data.expansion={fill: [0, 0, 256]}", "data.expansion.fill.2: .*less than or equal to 255"),
+        ("data.expansion={ratios: [0.5, 2], fill: [0, 0, 0]}", "data.expansion.ratios.0: must be at least 1"),
+        ("data.expansion={fill: [0, 0, 256]}", "data.expansion.fill.2: must be at most 255"),
         ("data.crop={ious: [1]}", "data.crop.ious.0: .*less than 1"),
-        ("data.distortion={contrast: [-1, 1]}", "data.distortion.contrast.0: .*greater than or equal to 0"),
+        ("data.distortion={contrast: [-1, 1]}", "data.distortion.contrast.0: must be at least 0"),
         ("data.min_object=-1", "data.min_object: "),
     ],
 )
