@@ -57,6 +57,7 @@ class CascadeRCNN(nn.Module):
         testing: DetectionSettings = DetectionSettings(),
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.backbone = backbone
         self.fpn = two_stage_pyramid(backbone, pyramid_channels, extra_levels, carafe)
         self.rpn = rpn(pyramid_channels, pyramid_strides(backbone.strides, extra_levels))
@@ -64,12 +65,6 @@ class CascadeRCNN(nn.Module):
             stage(pyramid_channels, backbone.strides, num_classes, True) for stage in (rcnn1, rcnn2, rcnn3)
         )
         self.detection = testing
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C, without background."""
-        num_classes: int = self._stages[-1].head.num_classes
-        return num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
         """Return candidates of the RPN (C = 1) and of each stage, each one pool over the images of the batch.

@@ -62,17 +62,13 @@ class DenseDetector(nn.Module, Generic[AnyAssigner]):
         test_per_level: int,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.backbone = backbone
         self.fpn = FPN(backbone.channels, pyramid_channels, extra_levels=extra_levels, extra_convolutions=True)
         self.dense = dense(pyramid_channels, pyramid_strides(backbone.strides, extra_levels), num_classes)
         self.assigner = assigner
         self.detection = testing
         self.test_per_level = test_per_level
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C, without background."""
-        return self.dense.head.num_classes
 
     def assign(self, outputs: DenseOutputs, targets: Sequence[Target]) -> Assignment:
         """Return labels (B · M,) of the anchors of B images, and matched objects, counted through all images."""

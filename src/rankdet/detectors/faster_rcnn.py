@@ -73,16 +73,12 @@ class FasterRCNN(nn.Module):
         testing: DetectionSettings = DetectionSettings(),
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.backbone = backbone
         self.fpn = two_stage_pyramid(backbone, pyramid_channels, extra_levels, carafe)
         self.rpn = rpn(pyramid_channels, pyramid_strides(backbone.strides, extra_levels))
         self.rcnn = rcnn(pyramid_channels, backbone.strides, num_classes)
         self.detection = testing
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C, without background."""
-        return self.rcnn.head.num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
         """Return candidates of the RPN (C = 1) and of the R-CNN, each one pool over the images of the batch."""

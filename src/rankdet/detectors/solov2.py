@@ -97,16 +97,12 @@ class SOLOv2(nn.Module):
         testing: MaskDetectionSettings = MaskDetectionSettings(),
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.backbone = backbone
         self.fpn = FPN(backbone.channels, pyramid_channels, extra_levels=extra_levels)
         strides = pyramid_strides(backbone.strides, extra_levels)
         self.grid = grids(pyramid_channels, strides, num_classes, mask_features)
         self.detection = testing
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C, without background."""
-        return self.grid.head.num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
         """Return candidates of the grids: one pool over the images of the batch, their levels and cells; no boxes.

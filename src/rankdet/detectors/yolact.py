@@ -110,6 +110,7 @@ class YOLACT(nn.Module):
         test_per_class: Count = 200,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.backbone = backbone
         self.fpn = FPN(
             backbone.channels,
@@ -144,11 +145,6 @@ class YOLACT(nn.Module):
         self.detection = testing
         self.test_per_level = test_per_level
         self.test_per_class = test_per_class
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C, without background."""
-        return self.head.num_classes
 
     def forward(self, batch: Batch) -> list[Candidates]:
         """Return candidates of the head: one pool over the images of the batch, their levels and anchors, with masks.

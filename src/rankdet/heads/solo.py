@@ -302,28 +302,24 @@ class _DynamicConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, kernels: Tensor, per_image: Sequence[int]) -> Tensor:
         ctx.save_for_backward(features, kernels)
-        ctx.parts = _slices(per_image)
+        ctx.per_image = list(per_image)
         logits = features.new_empty(len(kernels), features.shape[2] * features.shape[3])
-        for image, part in zip(features.flatten(2), ctx.parts, strict=True):
-            torch.mm(kernels[part], image, out=logits[part])
+        parts = (values.split(ctx.per_image) for values in (kernels, logits))
+        for image, own, made in zip(features.flatten(2), *parts, strict=True):
+            torch.mm(own, image, out=made)
         return logits.unflatten(1, features.shape[2:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         features, kernels = ctx.saved_tensors
-        gradient = gradient.flatten(1)
-        of_features = features.new_empty((len(features), features.shape[1], gradient.shape[1]))
-        of_kernels = torch.empty_like(kernels)
-        for index, part in enumerate(ctx.parts):
-            torch.mm(kernels[part].T, gradient[part], out=of_features[index])
-            torch.mm(gradient[part], features[index].flatten(1).T, out=of_kernels[part])
-        return of_features.unflatten(2, features.shape[2:]), of_kernels, None
-
-
-def _slices(counts: Sequence[int]) -> list[slice]:
-    ends = [sum(counts[: index + 1]) for index in range(len(counts))]
-    return [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
+        gradient, pixels = gradient.flatten(1), features.flatten(2)
+        of_features, of_kernels = features.new_empty(pixels.shape), torch.empty_like(kernels)
+        parts = (values.split(ctx.per_image) for values in (kernels, gradient, of_kernels))
+        for image, of_image, own, upstream, of_own in zip(pixels, of_features, *parts, strict=True):
+            torch.mm(own.T, upstream, out=of_image)
+            torch.mm(upstream, image.T, out=of_own)
+        return of_features.view_as(features), of_kernels, None
 
 
 def _with_coordinates(features: Tensor) -> Tensor:

@@ -274,7 +274,7 @@ def foreign_part(target: str, base: type[Part], late: tuple[str, ...]) -> type[P
 
 def _field(parameter: Parameter) -> tuple[Any, Any]:
     default = ... if parameter.default is None else parameter.default()
-    if isinstance(default, type) and issubclass(default, Part):  # Part.build is its own default
+    if isinstance(default, type) and issubclass(default, Part):  # a class that is its own default
         default = default()
     if isinstance(default, Mapping):
         default = dict(default)

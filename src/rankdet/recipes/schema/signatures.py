@@ -251,15 +251,11 @@ _CALL = "__call"
 
 
 class _Calls(ast.NodeTransformer):
-    """Calls of parts become calls of `_call`, and ``Part.build`` the part."""
+    """Calls of parts become calls of `_call`."""
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
         return ast.Call(ast.Name(_CALL, ast.Load()), [node.func, *node.args], node.keywords)
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
-        self.generic_visit(node)
-        return node.value if node.attr == "build" else node
 
 
 def _call(function: Any, *values: Any, **fields: Any) -> Any:
