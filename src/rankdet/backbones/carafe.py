@@ -207,16 +207,8 @@ class CarafeFPN(nn.Module):
 
     It differs from :class:`FPN` in the coarser levels, which are laterals: 3x3 convolutions of stride 2, the first (P6)
     on the backbone's last map, each next one on the lateral before. They join the top-down path and have output
-    convolutions of their own. An enlarged map is cut at the bottom and on the right to the size of the finer one.
-
-    Parameters
-    ----------
-    in_channels
-        Channels of the backbone's maps, finest first; each map has at most twice the height and width of the next.
-    channels
-        Channels of every output.
-    extra_levels
-        Number of coarser levels.
+    convolutions of their own. An enlarged map is cut at the bottom and on the right to the size of the finer one. Each
+    map of the backbone has at most twice the height and width of the next.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int = 256, *, extra_levels: int = 1) -> None:

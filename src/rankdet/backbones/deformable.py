@@ -31,21 +31,12 @@ class DeformableConv2d(nn.Module):
     and 0 outside of the map. That convolution starts at 0, so that this one starts as the plain convolution times the
     mask σ(0) = 1/2.
 
+    Weight, bias, their ``requires_grad``, the shape and a folded frozen normalization are those of the plain
+    convolution that this one replaces. Raises ValueError when the input channels are no multiple of G =
+    ``offset_groups``, or the plain convolution pads other than by zeros.
+
     Differs from the paper, which learns the offsets at a tenth of the learning rate and has one group of channels. The
     published code of Rank & Sort Loss has four groups, at the full rate.
-
-    Parameters
-    ----------
-    convolution
-        The plain convolution that this one replaces. Weight, bias, their ``requires_grad``, the shape and a folded
-        frozen normalization are taken over.
-    offset_groups
-        G; divides the input channels.
-
-    Raises
-    ------
-    ValueError
-        When the input channels are no multiple of ``offset_groups``, or the convolution pads other than by zeros.
     """
 
     def __init__(self, convolution: nn.Conv2d | FoldedConv2d, offset_groups: int = OFFSET_GROUPS) -> None:
@@ -93,19 +84,11 @@ class DeformableConv2d(nn.Module):
 
 
 def make_deformable(backbone: TimmBackbone) -> None:
-    """Make the 3x3 convolution of every bottleneck of ``layer2`` to ``layer4`` deformable, with its weights.
+    """Make the 3x3 convolution of every bottleneck of ``layer2`` to ``layer4`` deformable, in place, with its weights.
 
-    Weights keep their names, and offsets are added. Load pretrained weights of the plain network before.
-
-    Parameters
-    ----------
-    backbone
-        A ResNet or ResNeXt of timm with bottlenecks; it is changed in place.
-
-    Raises
-    ------
-    InputError
-        When the backbone has no such bottlenecks, or their channels are no multiple of 4.
+    The backbone is a ResNet or ResNeXt of timm with bottlenecks. Weights keep their names, and offsets are added. Load
+    pretrained weights of the plain network before. Raises InputError when there are no such bottlenecks, or their
+    channels are no multiple of 4.
     """
     stages = [getattr(backbone.network, stage) for stage in STAGES if hasattr(backbone.network, stage)]
     blocks = [block for stage in stages for block in stage.modules() if isinstance(block, Bottleneck)]

@@ -138,10 +138,7 @@ class TimmBackbone(nn.Module):
     def forward(self, images: Images) -> list[Tensor]:
         """Return a map (B, channels, H / stride, W / stride) for each index, finest first.
 
-        Raises
-        ------
-        InputError
-            When the network takes images of one size only and these have another.
+        Raises InputError when the network takes images of one size only and these have another.
         """
         height, width = images.pixels.shape[-2:]
         if self._only_size not in (None, (height, width)):

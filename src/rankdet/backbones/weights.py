@@ -123,10 +123,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def load_named(backbone: TimmBackbone, tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy tensors by timm's names; those of a classifier are ignored, none may be missing.
 
-    Raises
-    ------
-    InputError
-        When a tensor is missing or has another shape. The message names it and ``source``.
+    Raises InputError, which names the tensor and ``source``, when one is missing or has another shape.
     """
     # A feature network may hold "layers.0.weight" as "layers_0.weight".
     flat = {name.replace(".", "_"): tensor for name, tensor in tensors.items()}

@@ -61,10 +61,7 @@ class MaskRCNN(FasterRCNN):
     def forward(self, batch: Batch) -> list[Candidates]:
         """Return candidates of the RPN (C = 1) and of the R-CNN, these with masks; each one pool over the batch.
 
-        Raises
-        ------
-        ValueError
-            When an image has objects but no masks.
+        Raises ValueError when an image has objects but no masks.
         """
         (first, second), maps, rois = self._learn(batch)
         return [first, replace(second, masks=self.mask.matched(maps, rois, batch.targets))]

@@ -107,10 +107,7 @@ class SOLOv2(nn.Module):
     def forward(self, batch: Batch) -> list[Candidates]:
         """Return candidates of the grids: one pool over the images of the batch, their levels and cells; no boxes.
 
-        Raises
-        ------
-        ValueError
-            When an image has objects but no masks.
+        Raises ValueError when an image has objects but no masks.
         """
         return [self.grid.candidates(self._outputs(batch.images), batch.targets, batch.images.sizes)]
 

@@ -149,10 +149,7 @@ class YOLACT(nn.Module):
     def forward(self, batch: Batch) -> list[Candidates]:
         """Return candidates of the head: one pool over the images of the batch, their levels and anchors, with masks.
 
-        Raises
-        ------
-        ValueError
-            When an image has objects but no masks.
+        Raises ValueError when an image has objects but no masks.
         """
         outputs, finest = self._outputs(batch.images)
         semantic = None if self.semantic is None else self.semantic(finest)

@@ -225,10 +225,7 @@ def centerness(anchors: Tensor, objects: Tensor) -> Tensor:
 def tower(in_channels: int, channels: int, num_convolutions: int, groups: int) -> nn.Sequential:
     """Return ``num_convolutions`` times a 3x3 convolution without bias, group normalization and ReLU.
 
-    Raises
-    ------
-    ValueError
-        When ``channels`` is no multiple of ``groups``.
+    Raises ValueError when ``channels`` is no multiple of ``groups``.
     """
     if num_convolutions and channels % groups:
         raise ValueError(f"channels = {channels} is no multiple of groups = {groups}")

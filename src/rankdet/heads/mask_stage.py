@@ -70,12 +70,7 @@ class MaskStage(nn.Module):
 
         Row i of both belongs to positive i of the box stage, or to positive ``rows[i]`` where the budget leaves some
         out. Differs from the published code, which pairs the masks of drawn RoIs with the weights of others as soon as
-        there are two images.
-
-        Raises
-        ------
-        ValueError
-            When an image has objects but no masks.
+        there are two images. Raises ValueError when an image has objects but no masks.
         """
         drawn = self._draw([image_rois.num_positives for image_rois in rois])
         boxes, labels, target_masks, positives, start = [], [], [], [], 0
