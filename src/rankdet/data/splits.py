@@ -117,11 +117,7 @@ def find_annotations(folder: Path, split: str, exact: Sequence[str], patterns: S
 
 
 def folder_of_images(
-    folder: Path,
-    annotations: Path,
-    tried: Sequence[Path],
-    first: Iterable[str],
-    lvis: bool = False,
+    folder: Path, annotations: Path, tried: Sequence[Path], first: Iterable[str], lvis: bool = False
 ) -> Path:
     """The first of the folders ``tried`` that has images of an annotation file.
 

@@ -217,10 +217,7 @@ RPN: dict[str, Reader] = {
     "detector.rpn.anchor_ratios": _numbers(("rpn_head", "anchor_generator", "ratios"), ("rpn_head", "anchor_ratios")),
 }
 RCNN = RPN | _stage("rcnn")
-DENSE: dict[str, Reader] = {
-    "detector.dense.delta_stds": _coder("bbox_head"),
-    "detector.dense.anchor_scales": _octaves,
-}
+DENSE: dict[str, Reader] = {"detector.dense.delta_stds": _coder("bbox_head"), "detector.dense.anchor_scales": _octaves}
 YOLACT: dict[str, Reader] = {
     "detector.delta_stds": _coder("bbox_head"),
     "detector.anchor_scale": _base_scale,

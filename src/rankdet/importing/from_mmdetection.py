@@ -281,12 +281,7 @@ MASK_RECIPES = (
 )
 LVIS_RECIPES = ("rs_mask_rcnn_r50_lvis", "mask_rcnn_r50_lvis")
 YOLACT_RECIPES = ("rs_yolact_r50_coco", "yolact_r50_coco")
-SOLOV2_RECIPES = (
-    "rs_solov2_r101_coco",
-    "solov2_r101_coco",
-    "rs_solov2_light_r34_coco",
-    "solov2_light_r34_coco",
-)
+SOLOV2_RECIPES = ("rs_solov2_r101_coco", "solov2_r101_coco", "rs_solov2_light_r34_coco", "solov2_light_r34_coco")
 SEGMENTATION = {"2.x": "segm_head.segm_conv", "3.x": "mask_head.segm_branch.segm_conv"}
 """Name of YOLACT's semantic head, by version."""
 

@@ -6,14 +6,7 @@ from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 
-from rankdet.coco import (
-    GroundTruth,
-    GroundTruthSource,
-    ResultsSource,
-    raise_errors,
-    read_ground_truth,
-    read_results,
-)
+from rankdet.coco import GroundTruth, GroundTruthSource, ResultsSource, raise_errors, read_ground_truth, read_results
 from rankdet.metrics.average_precision import average_precision
 from rankdet.metrics.evaluator import IouType, compare
 from rankdet.metrics.lrp import OptimalLRP, match_classes, optimal_lrp
