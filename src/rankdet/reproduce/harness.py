@@ -126,7 +126,7 @@ class Harness:
             # The process that held the lock before may have completed it.
             if task.is_done:
                 return
-            command = trial.training() if task.is_training else task.command
+            command = task.command
             if task.is_training:
                 note_jobs(trial, self._settings.jobs)
             threads = self._settings.threads

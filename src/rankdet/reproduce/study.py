@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,14 @@ class Task:
 
     trial: Trial
     is_training: bool
-    command: Command
     split: str
     """The split that the run is reported on."""
+    device: str
+
+    @property
+    def command(self) -> Command:
+        """Return the command that does it, by what is on disk now."""
+        return self.trial.training() if self.is_training else self.trial.measuring(self.split, self.device)
 
     @property
     def is_done(self) -> bool:
@@ -200,21 +205,16 @@ class Study:
 
     def tasks(self, reference: Study | None) -> Iterator[Task]:
         """Return the tasks that can be done now, in their order."""
-        split = self.settings.scale.split
-        waiting = [trial for trial in self.tuning().values() if not trial.is_settled]
-        yield from (Task(trial, True, trial.training(), split) for trial in waiting)
-        if waiting:
-            return
-        lr = self.choice()
-        trials = [] if lr is None else self.runs(lr)
-        if reference is not None:
-            self.settle_budget(reference)
-            trials = [*trials, *self.stretched(reference)]
+        split, lr = self.settings.scale.split, self.choice()
+        trials = [trial for trial in self.tuning().values() if not trial.is_settled]
+        if not trials:
+            trials = [] if lr is None else self.runs(lr)
+            if reference is not None:
+                self.settle_budget(reference)
+                trials += self.stretched(reference)
         for trial in trials:
-            if not trial.is_settled:
-                yield Task(trial, True, trial.training(), split)
-            elif not trial.is_reported(split):
-                yield Task(trial, False, trial.measuring(split, self.settings.device), split)
+            if not trial.is_settled or not trial.is_reported(split):
+                yield Task(trial, not trial.is_settled, split, self.settings.device)
 
     def expected(self, reference: Study | None) -> dict[str, bool]:
         """Return all runs known so far, and for each True if nothing is left to do."""
@@ -243,7 +243,7 @@ def _seconds(trials: list[Trial]) -> float | None:
 
 def _training_seconds(trial: Trial) -> float:
     """Return seconds of training, or of the processor if several trainings on CPUs shared the machine."""
-    timing = _last_record(trial)["timing"]
+    timing = _records(trial)[-1]["timing"]
     processor = timing.get("processor_seconds")
     return float(timing["seconds"] if processor is None or jobs_of(trial) == 1 else processor)
 
@@ -255,8 +255,8 @@ def _validation_ap(trial: Trial) -> float | None:
     return 100 * float(metrics.get("masks", metrics)["AP"] or 0.0)
 
 
-def _last_record(trial: Trial) -> dict[str, Any]:
-    return [record for record in read_log(trial.run.log) if record["kind"] == "train"][-1]
+def _records(trial: Trial) -> list[dict[str, Any]]:
+    return [record for record in read_log(trial.run.log) if record["kind"] == "train"]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -287,24 +287,23 @@ def result_of(trial: Trial, split: str) -> Result | None:
     path = trial.measured(split)
     if not path.exists():
         return None
-    metrics, last = _read(path), _last_record(trial)
+    metrics, records = _read(path), _records(trial)
     masks = {f"mask_{name}": value for name, value in metrics.get("masks", {}).items() if name in PERCENT}
     shown = {name: metrics.get(name) for name in PERCENT} | masks
     figures = {name: 100 * value for name, value in shown.items() if value is not None}
     if metrics.get("ranking", {}).get("spearman") is not None:
         figures["spearman"] = metrics["ranking"]["spearman"]
     seconds = _training_seconds(trial)
-    figures["seconds_per_iteration"] = seconds / last["iteration"]
-    figures |= _imbalance(trial)
-    return Result(figures, last["iteration"], seconds, jobs_of(trial))
+    iterations = records[-1]["iteration"]
+    figures["seconds_per_iteration"] = seconds / iterations
+    return Result(figures | _imbalance(records), iterations, seconds, jobs_of(trial))
 
 
-def _imbalance(trial: Trial) -> dict[str, float]:
+def _imbalance(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return negatives per positive that the loss of each head sees in the first epoch.
 
     They count tasks (logits) or, with ``instance_`` before the name, instances (candidates).
     """
-    records = [record for record in read_log(trial.run.log) if record["kind"] == "train"]
     first = [record for record in records if record["epoch"] <= 1] or records[:1]
     counts: dict[str, float] = {}
     for name in first[0]["statistics"]:
