@@ -10,7 +10,7 @@ Legend: N images, A annotations, C categories.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -47,6 +47,8 @@ from rankdet.coco.segmentations import is_empty, plain, segmentation_problem
 from rankdet.structures import InputError
 
 GroundTruthSource = str | PathLike[str] | Mapping[str, Any] | COCO
+Records = dict[int, Mapping[str, Any]]
+"""Sound records of a section of the file, by id."""
 LONGEST_NAME = 255
 """Bytes of a file name without its folders, in the usual file systems."""
 
@@ -163,45 +165,38 @@ class _Reader:
         """(height, width) of a sound image; 0 where it is not known or not needed."""
         return (image.get("height") or 0, image.get("width") or 0) if self.files or self.masks else (0, 0)
 
-    def categories(self, rows: list[Any]) -> dict[int, Mapping[str, Any]]:
-        found: dict[int, Mapping[str, Any]] = {}
-        for place, row in enumerate(rows):
-            problem = _category_problem(row, found)
-            if problem is None:
-                found[row["id"]] = row
-            else:
-                self.report("category", place, row, problem)
-        return found
+    def categories(self, rows: list[Any]) -> Records:
+        return self._sound("category", rows, lambda row, found: (row, _category_problem(row, found)))
 
-    def images(self, rows: list[Any]) -> dict[int, Mapping[str, Any]]:
-        found: dict[int, Mapping[str, Any]] = {}
-        for place, given in enumerate(rows):
+    def images(self, rows: list[Any]) -> Records:
+        def check(given: Any, found: Records) -> tuple[Any, str | None]:
             row, problem = _normalized_image(given, by_address=self.files and self.lvis)
-            problem = problem or _image_problem(row, found, self.files, self.files or self.masks)
-            if problem is None:
-                found[row["id"]] = row
-            else:
-                self.report("image", place, row, problem)
-        return found
+            return row, problem or _image_problem(row, found, self.files, self.files or self.masks)
 
-    def annotations(
-        self, rows: list[Any], images: Mapping[int, Mapping[str, Any]], categories: Mapping[int, Any]
-    ) -> dict[int, Mapping[str, Any]]:
-        found: dict[int, Mapping[str, Any]] = {}
-        for place, given in enumerate(rows):
+        return self._sound("image", rows, check)
+
+    def annotations(self, rows: list[Any], images: Records, categories: Mapping[int, Any]) -> Records:
+        def check(given: Any, found: Records) -> tuple[Any, str | None]:
             row = _normalized_annotation(given, needs_box=self.files or not self.masks)
             problem = _annotation_problem(row, found, images, categories)
             if problem is None and self.masks:
                 problem = _mask_problem(row, self.size(images[row["image_id"]]))
+            return row, problem
+
+        return self._sound("annotation", rows, check)
+
+    def _sound(self, kind: str, rows: list[Any], check: Callable[[Any, Records], tuple[Any, str | None]]) -> Records:
+        """Return the sound records of a section by id, normalized, and report what ``check`` finds in the others."""
+        found: Records = {}
+        for place, given in enumerate(rows):
+            row, problem = check(given, found)
             if problem is None:
                 found[row["id"]] = row
             else:
-                self.report("annotation", place, row, problem)
+                self.report(kind, place, row, problem)
         return found
 
-    def check_federation(
-        self, categories: list[Any], images: Mapping[int, Mapping[str, Any]], known: Mapping[int, Any]
-    ) -> None:
+    def check_federation(self, categories: list[Any], images: Records, known: Mapping[int, Any]) -> None:
         """Report what LVIS finds wrong with records, though they are sound for COCO."""
         for place, row in enumerate(categories):
             problem = frequency_problem(row) if isinstance(row, dict) else None

@@ -21,15 +21,9 @@ IouType = Literal["bbox", "segm"]
 class Comparison(NamedTuple):
     """Detections beside the objects that they are compared with.
 
-    ground_truth, results
-        The objects of a data set, and the detections in it.
-    objects, detections
-        The same in the evaluator. The detection in row i has the id i + 1; of a federated set those beyond the cap are
-        left out.
-    iou_type
-        ``"bbox"`` or ``"segm"``: what is compared, boxes or masks.
-    max_detections
-        The best detections that count in each image: of each class, in LVIS of all classes together.
+    ``objects`` and ``detections`` are the ground truth and the results in the evaluator. The detection in row i has the
+    id i + 1; of a federated set those beyond the cap are left out. The cap ``max_detections`` is for each class of an
+    image, in LVIS for all classes together.
     """
 
     ground_truth: GroundTruth

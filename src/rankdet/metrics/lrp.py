@@ -40,15 +40,7 @@ class OptimalLRP(NamedTuple):
 
 
 class ClassMatches(NamedTuple):
-    """Detections of one class that count, in any order; those matched with a crowd region are left out.
-
-    scores
-        (D,).
-    ious
-        (D,) IoU of a true positive with its object, NaN for a false positive.
-    ground_truths
-        G, crowd regions not counted.
-    """
+    """The arguments of `optimal_lrp` for one class; detections matched with a crowd region are left out."""
 
     scores: NDArray[np.float64]
     ious: NDArray[np.float64]
