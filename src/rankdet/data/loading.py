@@ -54,18 +54,8 @@ def build_test_loader(
 ) -> DataLoader[Batch]:
     """The loader of all images in the order of the file; every process has its share, nothing is repeated.
 
-    Parameters
-    ----------
-    dataset
-        The images; must not have ``skip_unreadable``, which would give an image twice.
-    batch_size
-        Images per batch; the last batch may have fewer.
-    workers
-        Processes that read images; 0 reads them in this process.
-    rank, world_size
-        This process and the number of processes.
-    pin_memory
-        Put batches into page-locked memory; without effect where there is no accelerator.
+    The last batch may have fewer images. ``rank`` and ``world_size`` are this process and the number of processes. For
+    ``workers`` and ``pin_memory`` see `build_training_loader`.
 
     Raises
     ------

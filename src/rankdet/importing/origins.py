@@ -66,14 +66,7 @@ def convert(tensors: Mapping[str, Tensor], recipe: Recipe, num_categories: int |
     Names, class order and layouts become those of the recipe's detector. Only tensors are converted: order of colors,
     box coding and anchors are assumed to be those of the recipe.
 
-    Parameters
-    ----------
-    tensors
-        The foreign state dict.
-    recipe
-        The recipe of the detector.
-    num_categories
-        C; needed if the names and shapes in the file do not determine it.
+    ``num_categories`` (C) is needed if the names and shapes in the file do not determine it.
 
     Raises
     ------
