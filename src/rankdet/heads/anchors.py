@@ -147,16 +147,10 @@ class AnchorGenerator:
 class CenteredAnchors:
     """Anchors of one side per level and every ratio, in the middle of cells that divide the image evenly (YOLACT).
 
-    A map of h × w cells covers the canvas, the H × W pixels that the network sees. A cell is H / h pixels high and
-    W / w wide, whole numbers or not. The cell in row i and column j has its center at ((j + ½) W / w, (i + ½) H / h).
-    An anchor of ratio r = height / width is side / √r wide and side · √r high.
-
-    Parameters
-    ----------
-    sides
-        Sides of the square anchors of each level in pixels, finest first.
-    ratios
-        Height over width of the anchors.
+    A map of h × w cells covers the canvas, the H × W pixels that the network sees. A cell is H / h pixels high and W /
+    w wide, whole numbers or not. The cell in row i and column j has its center at ((j + ½) W / w, (i + ½) H / h). An
+    anchor of ratio r = height / width is side / √r wide and side · √r high. Sides are in pixels, one for each level,
+    finest first.
 
     Examples
     --------

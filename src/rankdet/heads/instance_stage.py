@@ -46,17 +46,9 @@ class InstanceOutputs(NamedTuple):
 class InstanceStage:
     """Anchors, box coding and labels of YOLACT: what its predictions mean. It has no weights.
 
-    Parameters
-    ----------
-    anchors
-        One side for each level of the pyramid.
-    coder
-        Deltas ↔ boxes.
-    assigner
-        Decides which anchors are positives. By default those of IoU ½ and more; every object claims the first of its
-        best anchors, and anchors from IoU 0.4 on are ignored.
-    masks_per_image
-        Most positives of an image that get a mask in training, drawn uniformly; None: all.
+    By default anchors of IoU ½ and more are positives; every object claims the first of its best anchors, and anchors
+    from IoU 0.4 on are ignored. At most ``masks_per_image`` positives of an image get a mask in training, drawn
+    uniformly; None: all.
     """
 
     anchors: CenteredAnchors

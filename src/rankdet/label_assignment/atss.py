@@ -25,17 +25,11 @@ LEAST_DISTANCE = 0.01
 class ATSSAssigner:
     """Assigner with a threshold of IoU for each object, over the anchors of each level that are nearest to it.
 
-    The candidates of an object are, on each level, the k anchors whose centers are nearest to its own. A candidate is a
-    positive when its center lies inside of the object, and its IoU with it reaches a threshold. This threshold is the
-    mean plus the standard deviation (that of a sample, n − 1) of the IoUs of all candidates of the object. An anchor
-    that is a positive of several objects goes to the one that it overlaps most. All other anchors are background. Only
-    those in the padding are ignored, and they are no candidates.
-
-    Parameters
-    ----------
-    candidates_per_level
-        Anchors of each level k, nearest to an object, that may become its positives. A level with fewer anchors gives
-        all that it has.
+    The candidates of an object are, on each level, the ``candidates_per_level`` anchors whose centers are nearest to
+    its own, or all of a smaller level. A candidate is a positive when its center lies inside of the object, and its IoU
+    with it reaches a threshold. This threshold is the mean plus the standard deviation (that of a sample, n − 1) of the
+    IoUs of all candidates of the object. An anchor that is a positive of several objects goes to the one that it
+    overlaps most. All other anchors are background. Only those in the padding are ignored, and they are no candidates.
 
     Notes
     -----

@@ -25,19 +25,11 @@ class MaxIoUAssigner:
     """Assigner of each candidate to the object that it overlaps most, if enough; objects may claim their best ones.
 
     A candidate whose best IoU is below ``negative_iou`` is background, from ``positive_iou`` on it is positive, between
-    the two it is ignored. The low-quality step follows. Every object whose best IoU over all candidates is at least
-    ``low_quality_iou`` claims all candidates that reach this best IoU, whatever they were before. Where several objects
-    claim one candidate, the last wins. Without objects everything is background.
-
-    Parameters
-    ----------
-    positive_iou, negative_iou
-        IoU thresholds: 0.7 and 0.3 for the anchors of an RPN, 0.5 and 0.5 for proposals.
-    low_quality_iou
-        Least IoU at which an object claims its best candidates, even from objects that they overlap more; None: no such
-        step. With 0 an object that no candidate overlaps claims all of them.
-    claim_ties
-        Whether an object claims all candidates tied at its best IoU, or only the first of them.
+    the two it is ignored: 0.3 and 0.7 for the anchors of an RPN, 0.5 and 0.5 for proposals. The low-quality step
+    follows, unless ``low_quality_iou`` is None. Every object whose best IoU over all candidates is at least this claims
+    all candidates that reach this best IoU, or only the first of them without ``claim_ties``, whatever they were
+    before. With 0 an object that no candidate overlaps claims all of them. Where several objects claim one candidate,
+    the last wins. Without objects everything is background.
 
     Raises
     ------

@@ -33,28 +33,17 @@ BY_OVERLAP = MaxIoUAssigner(0.1, 0.1, low_quality_iou=0.0)
 class PAAAssigner:
     """Assigner whose candidates are found by overlap, and split into positives and background by their costs.
 
-    1. Anchors that overlap an object by IoU 0.1, and the best ones of each object, are its candidates.
+    1. Anchors that overlap an object by IoU 0.1, and the best ones of each object, are its candidates (``overlap``).
     2. A candidate costs focal loss + ``giou_weight`` · (1 − GIoU) of what the network predicts for it now.
     3. On each level the ``candidates_per_level`` cheapest of an object are pooled. With fewer than two of them it gets
        no positive at all.
-    4. A mixture of two Gaussians is fitted to the pooled costs of each object (:func:`fit_mixtures`).
+    4. A mixture of two Gaussians is fitted to the pooled costs of each object (:func:`fit_mixtures`), with
+       ``added_variance``.
     5. Of the pooled candidates that more likely belong to the cheaper component, all up to and including the one of
        highest density, by rising cost, are positives. Every other candidate is background.
 
-    Only anchors in the padding are ignored, and they are no candidates.
-
-    Parameters
-    ----------
-    candidates_per_level
-        Anchors of each level, of lowest cost, that may become positives of an object.
-    giou_weight
-        Factor of 1 − GIoU beside focal loss in the cost of an anchor: 1.3 in the standard form, 1 in that of Rank &
-        Sort Loss.
-    added_variance
-        Added to the variances of the mixture in each iteration: 1e-6 in the standard form, 1e-5 in that of Rank & Sort
-        Loss.
-    overlap
-        Assigner of the first step: IoU 0.1 for both thresholds, and each object's best anchors, however bad.
+    Only anchors in the padding are ignored, and they are no candidates. The standard form has a weight of 1.3 and a
+    variance of 1e-6, that of Rank & Sort Loss 1 and 1e-5.
 
     Notes
     -----

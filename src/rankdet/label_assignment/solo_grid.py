@@ -66,21 +66,16 @@ class GridAssignment(NamedTuple):
 class GridAssigner:
     """Assigner that makes the cells around an object's center of mass positives, on the levels that suit its size.
 
-    The size of an object is √(width · height) of its box. Its center region is ``center_size`` times as wide and high
-    as the box, around the center of mass of the mask. Its positives lie on each level whose range contains its size:
-    the cells that the region touches, at most one to each side of the cell of the center (3 × 3). All other cells are
-    background, also those in the padding; none is ignored. (Wang et al., "SOLOv2", NeurIPS 2020, arXiv:2003.10152, and
-    the published code of Rank & Sort Loss, Oksuz et al., ICCV 2021.)
+    The size of an object is √(width · height) of its box in pixels. Its positives lie on each level whose range in
+    ``scale_ranges`` contains its size, both limits included; ranges may overlap. Its center region is ``center_size``
+    times as wide and high as the box, around the center of mass of the mask. Positives are the cells that the region
+    touches, at most one to each side of the cell of the center (3 × 3). All other cells are background, also those in
+    the padding; none is ignored. (Wang et al., "SOLOv2", NeurIPS 2020, arXiv:2003.10152, and the published code of Rank
+    & Sort Loss, Oksuz et al., ICCV 2021.) ``grids`` has the cells per side S of the grid of each level, the finest
+    first.
 
     Parameters
     ----------
-    grids
-        Cells per side S of the grid of each level, the finest first.
-    scale_ranges
-        Smallest and largest objects of each level, as square root of the area of the box in pixels, both included;
-        ranges may overlap.
-    center_size
-        Side σ of the region around the center of mass whose cells are positives, in sides of the box.
     one_mask_per_cell
         Decides about cells that several objects claim. True, in the form of Rank & Sort Loss: such a cell is a positive
         of the first object, and learns its mask alone, so that it has one quality. False, in the standard form: its
