@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from rankdet.inference.model import Model
     from rankdet.recipes import RECIPES, Recipe, load_recipe
     from rankdet.structures import InputError
-    from rankdet.training.callbacks import Callback
+    from rankdet.training.parts import Callback
     from rankdet.training.running import TrainedRun, train
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "RECIPES": "rankdet.recipes",
-    "Callback": "rankdet.training.callbacks",
+    "Callback": "rankdet.training.parts",
     "Detections": "rankdet.inference.detections",
     "InputError": "rankdet.structures",
     "Model": "rankdet.inference.model",

@@ -341,27 +341,15 @@ def test_every_weight_moves_in_float32_and_bfloat16(tiny: Load, tmp_path: Path):
 
 
 TWO_PROCESSES = """
-import sys, torch
+import os, sys, torch
 from pathlib import Path
 from rich.console import Console
 from rankdet.recipes import load_recipe
-from rankdet.runs.processes import joined_world
-from rankdet.training.engine import Loop
-from rankdet.training.setup import Training
-from rankdet.training.logging import Display
-from rankdet.runs.folder import Run
-from rankdet.runs.signals import StopRequest
+from rankdet.training.running import train
 
 recipe, folder = load_recipe(sys.argv[1], sys.argv[3:]), Path(sys.argv[2])
-torch.set_num_threads(1)
-with joined_world("cpu") as world, StopRequest() as stop:
-    training = Training(recipe, world)
-    if world.is_main:
-        Run(folder).create()
-    world.highest(0)  # all wait
-    with Display(Console(quiet=True), "two", training.num_iterations) as display:
-        Loop(training, Run(folder), display, stop).run(None)
-    torch.save(training.model.network.state_dict(), folder / f"rank{world.rank}.pt")
+run = train(recipe, out=folder, console=Console(quiet=True))
+torch.save(run.model.network.state_dict(), folder / f"rank{os.environ['RANK']}.pt")
 """
 
 

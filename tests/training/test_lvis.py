@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 
 from rankdet import cli
+from rankdet.cli import printing
 from rankdet.data import LVIS, make_long_tailed_shapes
 from rankdet.inference.drawing import detect_and_draw
 from rankdet.metrics import evaluate
@@ -103,7 +104,7 @@ def test_command_line_evaluates_and_detects(
 def test_many_classes_are_not_printed_one_by_one(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(cli, "_MOST_CLASSES", 20)
+    monkeypatch.setattr(printing, "_MOST_CLASSES", 20)
     truth = LVIS.find_split(folder, "val").annotations
     arguments = ["evaluate", "--detections", run.detections, "--ground-truth", truth]
     monkeypatch.setattr("sys.argv", ["rankdet", *map(str, arguments)])

@@ -1,7 +1,7 @@
 """Annotation and result files of COCO and LVIS, for data and metrics alike: reading, checking, run lengths."""
 
 from rankdet.coco.findings import Finding, raise_errors
-from rankdet.coco.ground_truth import Federation, GroundTruth, category_difference
+from rankdet.coco.ground_truth import Federation, GroundTruth
 from rankdet.coco.packed import PackedBytes
 from rankdet.coco.reading import GroundTruthSource, read_file_names, read_ground_truth
 from rankdet.coco.results import Results, ResultsSource, read_results
@@ -15,7 +15,6 @@ __all__ = [
     "PackedBytes",
     "Results",
     "ResultsSource",
-    "category_difference",
     "encode_bitmap",
     "encode_masks",
     "raise_errors",

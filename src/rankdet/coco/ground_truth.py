@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdet.coco.packed import PackedBytes
+from rankdet.structures import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,18 +126,16 @@ class GroundTruth:
             raise ValueError(f"{self} was read without masks")
         return json.loads(self.segmentations[annotation] or "null")
 
-
-def category_difference(first: Sequence[tuple[int, str]], second: Sequence[tuple[int, str]]) -> str:
-    """Which pairs (id, name) only one of two data sets has, in words.
-
-    Examples
-    --------
-    >>> category_difference([(1, "cat"), (2, "dog")], [(1, "cat"), (3, "dog")])
-    "2 'dog' only in the first, 3 'dog' only in the second"
-    """
-    parts = [
-        ", ".join(f"{number} {name!r}" for number, name in own if (number, name) not in other) + f" only in the {place}"
-        for own, other, place in ((first, second, "first"), (second, first, "second"))
-        if set(own) - set(other)
-    ]
-    return ", ".join(parts)
+    def check_categories(self, expected: Sequence[tuple[int, str]], owner: object) -> None:
+        """Raise InputError, which names the differences, unless the categories are those of ``owner``."""
+        if list(expected) == self.categories:
+            return
+        parts = [
+            ", ".join(f"{number} {name!r}" for number, name in own if (number, name) not in other) + f" only in {place}"
+            for own, other, place in (
+                (self.categories, expected, "the first"),
+                (expected, self.categories, "the second"),
+            )
+            if set(own) - set(other)
+        ]
+        raise InputError(f"{self} has other categories than {owner}: {', '.join(parts)}")

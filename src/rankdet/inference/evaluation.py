@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rankdet.coco import GroundTruthSource, Results, ResultsSource, category_difference
+from rankdet.coco import GroundTruthSource, Results, ResultsSource
 from rankdet.data import CocoDataset, build_test_loader
 from rankdet.data.own import MapDataset, from_map_dataset
 from rankdet.inference.model import Model
@@ -37,6 +37,11 @@ class Evaluation(NamedTuple):
 
     metrics: dict[str, Any]
     detections: list[dict[str, Any]]
+
+    def write(self, folder: Path) -> None:
+        """Write detections.json, and then evaluation.json: where the second is, both are."""
+        write_json(folder / "detections.json", self.detections)
+        write_json(folder / "evaluation.json", self.metrics)
 
 
 def evaluate(
@@ -107,8 +112,7 @@ def _evaluate_on(model: Model, data: CocoDataset | MapDataset, out: Path | None)
         if evaluation is None:  # World.alone is the main process
             raise RuntimeError("an evaluation by one process has no result")
         if out is not None:
-            write_json(out / "detections.json", evaluation.detections)
-            write_json(out / "evaluation.json", evaluation.metrics)
+            evaluation.write(out)
     return evaluation.metrics
 
 
@@ -196,11 +200,7 @@ def evaluate_on_folder(
             # Candidates of the ranking are those of training, masks included.
             has_masks = recipe.detector.has_masks
             dataset = data.build_test_dataset(split, ranking and has_masks, measure_masks=has_masks)
-            if dataset.categories != list(model.categories):
-                raise InputError(
-                    f"{dataset.ground_truth} has other categories than {model.origin.path or 'the model'}: "
-                    f"{category_difference(dataset.categories, list(model.categories))}"
-                )
+            dataset.ground_truth.check_categories(model.categories, model.origin.path or "the model")
             if world.is_main and out is not None:
                 stack.enter_context(output_folder(out))
         evaluation = evaluate_model(model, dataset, world, recipe.evaluation.batch_size, recipe.data.workers)
@@ -213,11 +213,9 @@ def evaluate_on_folder(
             batches = build_test_loader(dataset, recipe.data.batch_size, recipe.data.workers)
             losses = {name: config.build().to(model.device) for name, config in recipe.losses.items()}
             set_epoch_length(losses.values(), max(1, len(batches)))
-            metrics = metrics | {"ranking": {"head": head, **ranking_quality(model, losses, batches, head)}}
+            metrics["ranking"] = {"head": head, **ranking_quality(model, losses, batches, head)}
         if out is not None:
-            write_json(out / "detections.json", evaluation.detections)
-            # Last: where it is, everything is.
-            write_json(out / "evaluation.json", metrics)
+            evaluation.write(out)
         return metrics
 
 

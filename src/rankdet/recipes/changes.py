@@ -8,6 +8,12 @@ from typing import Any
 
 import yaml
 
+FREE_FIELDS = frozenset(
+    [f"runtime.{name}" for name in ("device", "threads", "log_interval", "checkpoint_interval", "keep_checkpoints")]
+    + ["runtime.tensorboard", "data.folder", "data.workers"]
+)
+"""Fields that may change before a run is resumed, beside those of ``evaluation``: its weights stay the same."""
+
 
 def merged(fields: Any, changes: Any) -> Any:
     """Return ``fields`` with ``changes``, mapping by mapping; a mapping of another ``type`` replaces the old one.

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from rankdet.data import make_long_tailed_shapes, make_shapes
 from rankdet.recipes import Recipe, load_recipe
-from rankdet.recipes.changes import differences, flow, overrides_between
+from rankdet.recipes.changes import FREE_FIELDS, differences, flow, overrides_between
 from rankdet.runs.folder import Run
 from rankdet.structures import InputError
-from rankdet.training.setup import FREE_FIELDS
 
 _LONGEST_SLUG = 120
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rankdet.data import build_training_loader
 from rankdet.inference.evaluation import Evaluation, evaluate_model, optimal_thresholds
-from rankdet.inference.model import Model
 from rankdet.runs.checkpoint import (
     TrainState,
     fitting,
@@ -22,147 +21,114 @@ from rankdet.runs.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from rankdet.runs.folder import Run, write_json
+from rankdet.runs.folder import Run
 from rankdet.runs.processes import ELSEWHERE
 from rankdet.runs.signals import StopRequest
 from rankdet.structures import Batch, DivergenceError, InputError
-from rankdet.training.callbacks import Callback
-from rankdet.training.clock import Clock
 from rankdet.training.logging import Display, RunLog
+from rankdet.training.parts import Callback
 from rankdet.training.setup import Training
-from rankdet.training.statistics import IntervalStatistics
+from rankdet.training.statistics import Clock, IntervalStatistics
 
 OK, STOP, FAILED = 0, 1, 2
 """What a process reports of an iteration; the worst of all processes counts for all."""
 
 
+@dataclass
 class Loop:
-    """One run of the loop and all that changes in it.
+    """The loop over iterations: it reads batches, steps the optimizer, records, evaluates and saves.
 
-    Parameters
-    ----------
-    training
-        What is trained, and on what.
-    run
-        Its folder.
-    display
-        Where the main process reports.
-    stop
-        Whether the process was asked to stop.
-    callbacks
-        Objects of the caller that the main process reports to.
+    Only the main process writes into the folder of ``run``, and reports to ``display`` and to the callbacks.
     """
 
-    def __init__(
-        self,
-        training: Training,
-        run: Run,
-        display: Display,
-        stop: StopRequest,
-        callbacks: Sequence[Callback] = (),
-    ) -> None:
-        self._training, self._run, self._display, self._stop = training, run, display, stop
-        self._recipe, self._world, self._callbacks = training.recipe, training.world, callbacks
-        self._state = TrainState(world_size=training.world.size, parts=training.parts.names())
-        self._clock, self._statistics, self._num_skipped = Clock(), IntervalStatistics(), 0
-        self._stepped: Model = training.model
-        self._lr = training.lr
+    training: Training
+    run: Run
+    display: Display
+    stop: StopRequest
+
+    def __post_init__(self) -> None:
+        training = self.training
+        self._recipe, self._world = training.recipe, training.world
+        self.state = TrainState(world_size=self._world.size, parts=training.parts.names())
+        self.metrics: dict[str, Any] | None = None
+        """On the main process the numbers of the last evaluation made here."""
+        self._clock, self._statistics, self._num_skipped = Clock(self.state), IntervalStatistics(), 0
+        self._model = training.model
         self._log: RunLog | None = None
-        self._metrics: dict[str, Any] | None = None
         self._callback_error: Exception | None = None
 
-    @property
-    def thresholds(self) -> list[float] | None:
-        """The LRP-optimal thresholds of the last evaluation."""
-        return self._state.thresholds
-
-    def run(self, saved: dict[str, Any] | None) -> tuple[int | None, dict[str, Any] | None]:
-        """Train to the end, or until a signal.
-
-        Parameters
-        ----------
-        saved
-            The checkpoint to go on from; None: from the start.
-
-        Returns
-        -------
-        tuple
-            Number of the signal that stopped it, or None; and on the main process the numbers of the last evaluation
-            made here, or None.
-        """
+    def go(self, saved: dict[str, Any] | None) -> int | None:
+        """Train from the checkpoint ``saved``, or from the start; return the number of the signal that stops it."""
         if saved is not None:
             self._restore(saved)
-        training, world = self._training, self._world
+        training, world, state = self.training, self._world, self.state
         if world.size > 1:
             # Every loss stays connected to every weight, also without objects, so no weight is ever unused.
-            stepped = DistributedDataParallel(training.model.network)
+            network = DistributedDataParallel(training.model.network)
             # Not in every step: `_evaluate` and `_save` share buffers. Set here because the argument of this meaning
             # was renamed in torch 2.13, and the attribute was not.
-            stepped.broadcast_buffers = False
-            self._stepped = replace(training.model, network=stepped)
+            network.broadcast_buffers = False
+            self._model = replace(training.model, network=network)
         batches = self._batches()
         if saved is not None:
             # Building things above drew random numbers; from here on the run is where it was.
-            with fitting(self._run.latest_checkpoint()):
+            with fitting(self.run.latest_checkpoint()):
                 restore_random_state(saved["random_states"][world.rank], world.device)
         with world.together():
             if world.is_main:
                 tensorboard = self._recipe.runtime.tensorboard
-                self._log = RunLog(self._run, self._state.iteration, tensorboard, self._state.is_evaluated)
+                self._log = RunLog(self.run, state.iteration, tensorboard, state.is_evaluated)
         if world.is_main:
-            self._display.say(training.describe())
-            if training.start:
-                self._display.say(training.start)
-            if saved is not None:
-                self._display.say(f"going on at iteration {self._state.iteration}")
-                self._display.advance_to(self._state.iteration)
-        with closing(self._log) if self._log is not None else nullcontext():
+            going_on = "" if saved is None else f"going on at iteration {state.iteration}"
+            for message in filter(None, (training.describe(), training.start, going_on)):
+                self.display.say(message)
+            self.display.count(state.iteration)
+        with self.display.progress, closing(self._log) if self._log is not None else nullcontext():
             signal = self._iterate(batches)
-        self._raise_error_of_callback()
-        return signal, self._metrics
+        # Every process raises where one has an error of a callback.
+        if world.highest(self._callback_error is not None):
+            raise self._callback_error or InputError(ELSEWHERE)
+        return signal
 
     def _iterate(self, batches: Iterator[Batch]) -> int | None:
-        """Number of the signal that stopped it, or None."""
-        training, recipe, state = self._training, self._recipe, self._state
+        """Train; return the number of the signal that stopped it, or None."""
+        training, state, runtime = self.training, self.state, self._recipe.runtime
+        checkpoint_interval = runtime.checkpoint_interval or training.iterations_per_epoch
         training.model.network.train()
-        if not state.is_evaluated and self._is_evaluation_due():
-            # Saved, but stopped before or in its evaluation.
-            self._evaluate()
-            self._save()
-        while state.iteration < training.num_iterations:
-            status = self._run_iteration(batches)
-            is_last = state.iteration == training.num_iterations
-            if state.iteration % recipe.runtime.log_interval == 0 or is_last:
-                self._record()
-            is_saved = status == STOP or is_last or state.iteration % self._checkpoint_interval() == 0
-            # First the weights: whatever happens in the evaluation, the training is not lost. Then its thresholds.
-            if is_saved:
-                self._save()
-            # A run that is asked to stop evaluates when it goes on.
-            if status != STOP and self._is_evaluation_due():
+        is_saved = True
+        while True:
+            # The weights were saved before: whatever happens in the evaluation, the training is not lost. A run that
+            # was stopped between the two evaluates first when it goes on.
+            if self._is_evaluation_due():
                 self._evaluate()
                 if is_saved:
-                    self._save()
-            if status == STOP:
+                    self._save()  # with the thresholds
+            if state.iteration >= training.num_iterations:
+                return None
+            is_stopped = self._run_iteration(batches)
+            is_last = state.iteration == training.num_iterations
+            if state.iteration % runtime.log_interval == 0 or is_last:
+                self._record()
+            is_saved = is_stopped or is_last or state.iteration % checkpoint_interval == 0
+            if is_saved:
+                self._save()
+            if is_stopped:
                 # A process that got no signal stops as well.
-                return self._world.highest(self._stop.signal or 0) or None
-        return None
+                return self._world.highest(self.stop.signal or 0) or None
 
     def _is_evaluation_due(self) -> bool:
-        settings, iteration = self._recipe.evaluation, self._state.iteration
-        is_regular = settings.every is not None and iteration % settings.every == 0
-        return is_regular or (iteration == self._training.num_iterations and settings.at_end)
+        settings, state = self._recipe.evaluation, self.state
+        is_regular = settings.every is not None and state.iteration % settings.every == 0
+        is_at_end = settings.at_end and state.iteration == self.training.num_iterations
+        return not state.is_evaluated and (is_regular or is_at_end)
 
-    def _checkpoint_interval(self) -> int:
-        return self._recipe.runtime.checkpoint_interval or self._training.iterations_per_epoch
-
-    def _run_iteration(self, batches: Iterator[Batch]) -> int:
-        """One step of the optimizer. Returns STOP where a process was asked to stop, otherwise OK."""
-        training, runtime, state = self._training, self._recipe.runtime, self._state
-        with self._clock.working():
-            self._lr = training.set_lr(state.iteration)
+    def _run_iteration(self, batches: Iterator[Batch]) -> bool:
+        """Run one step of the optimizer; return whether a process was asked to stop."""
+        training, runtime, state = self.training, self._recipe.runtime, self.state
+        with self._clock.training():
+            training.set_lr(state.iteration)
             training.optimizer.zero_grad(set_to_none=True)
-            steps, status = self._read(batches)
+            steps, is_stopped = self._read(batches)
             for number, batch in enumerate(steps, start=1):
                 self._accumulate(batch, is_last_step=number == len(steps))
             # On the CPU a look is free, and the weights never see a loss that is not finite. On a GPU it is made later,
@@ -175,123 +141,111 @@ class Loop:
             training.optimizer.step()
             state.iteration, state.is_evaluated = state.iteration + 1, False
         if self._world.is_main:
-            self._display.advance()
-        return status
+            self.display.count(state.iteration)
+        return is_stopped
 
-    def _read(self, batches: Iterator[Batch]) -> tuple[list[Batch], int]:
-        """The batches of an iteration, and STOP where any process was asked to stop, otherwise OK."""
-        error, steps = None, []
-        with self._clock.waiting_for_data():
-            try:
-                steps = [next(batches) for _ in range(self._recipe.runtime.accumulation)]
-            except InputError as raised:
-                error = raised
-        is_stopped = self._stop.signal is not None or self._callback_error is not None
+    def _read(self, batches: Iterator[Batch]) -> tuple[list[Batch], bool]:
+        """Return the batches of an iteration, and whether any process was asked to stop."""
+        error, steps, start = None, [], time.perf_counter()
+        try:
+            steps = [next(batches) for _ in range(self._recipe.runtime.accumulation)]
+        except InputError as raised:
+            error = raised
+        self._clock.data_seconds += time.perf_counter() - start
+        is_stopped = self.stop.signal is not None or self._callback_error is not None
         # All processes learn of a broken image before any of them waits for the gradients of another.
         status = self._world.highest(FAILED if error is not None else STOP if is_stopped else OK)
         if status == FAILED:
             raise error or InputError(ELSEWHERE)
-        return steps, status
+        return steps, status == STOP
 
     def _fetch(self) -> Tensor:
-        """The statistics of the interval on the host; where a loss is not finite, every process raises InputError."""
+        """Return the statistics of the interval on the host; raise on every process where a loss is not finite."""
         # On a GPU this is where the host waits for the work of the iterations.
-        with self._world.together(), self._clock.waiting_for_device():
+        with self._world.together(), self._clock.training():
             return self._statistics.fetch()
 
     def _accumulate(self, batch: Batch, is_last_step: bool) -> None:
-        network = self._stepped.network
+        network = self._model.network
         # Gradients are exchanged once per iteration, in its last step.
-        unshared = (
-            network.no_sync() if isinstance(network, DistributedDataParallel) and not is_last_step else nullcontext()
-        )
-        with unshared:
-            total, terms, stats = self._training.step(self._stepped, batch)
+        with network.no_sync() if isinstance(network, DistributedDataParallel) and not is_last_step else nullcontext():
+            total, terms, stats = self.training.step(self._model, batch)
             (total / self._recipe.runtime.accumulation).backward()
-        self._statistics.add(self._state.iteration + 1, terms, stats, [source.path for source in batch.sources])
+        self._statistics.add(self.state.iteration + 1, terms, stats, [source.path for source in batch.sources])
 
     def _batches(self) -> Iterator[Batch]:
-        training, recipe, world = self._training, self._recipe, self._world
-        sampler = training.sampler(start=self._state.iteration * recipe.runtime.accumulation)
-        loader = build_training_loader(
-            training.dataset, sampler, recipe.data.workers, pin_memory=world.device.type == "cuda"
-        )
-        for batch in loader:
+        training, recipe = self.training, self._recipe
+        sampler = training.sampler(start=self.state.iteration * recipe.runtime.accumulation)
+        pin_memory = self._world.device.type == "cuda"
+        for batch in build_training_loader(training.dataset, sampler, recipe.data.workers, pin_memory=pin_memory):
             for path in batch.skipped:
                 self._num_skipped += 1
-                self._display.say(f"skipped {path}: it cannot be read")
+                self.display.say(f"skipped {path}: it cannot be read")
             yield batch
 
     def _record(self) -> None:
         """Write the statistics since the last record."""
+        training, state = self.training, self.state
         rows = self._world.mean(self._fetch())
         skipped = sum(self._world.gather(self._num_skipped))
-        interval_seconds, data_seconds = self._clock.interval()
+        seconds, data_seconds = self._clock.interval()
         num_iterations = max(1, len(rows) // self._recipe.runtime.accumulation)
-        means = rows.mean(dim=0).tolist()
+        loss, *means = rows.mean(dim=0).tolist()
         self._statistics.clear()
-        if self._log is None:
-            return
-        names = self._statistics.names
         record = {
             "kind": "train",
-            "iteration": self._state.iteration,
-            "epoch": round(self._state.iteration / self._training.iterations_per_epoch, 4),
-            "lr": self._lr,
-            "loss": means[0],
-            "statistics": dict(zip(names[1:], means[1:], strict=True)),
+            "iteration": state.iteration,
+            "epoch": round(state.iteration / training.iterations_per_epoch, 4),
+            "lr": float(training.optimizer.param_groups[0]["lr"]),
+            "loss": loss,
+            "statistics": dict(zip(self._statistics.names[1:], means, strict=True)),
             "skipped_images": skipped,
             "timing": {
-                "seconds": self._clock.seconds,
-                "processor_seconds": self._clock.processor_seconds if self._world.device.type == "cpu" else None,
-                "seconds_per_iteration": interval_seconds / num_iterations,
+                "seconds": state.seconds,
+                "processor_seconds": state.processor_seconds if self._world.device.type == "cpu" else None,
+                "seconds_per_iteration": seconds / num_iterations,
                 "data_seconds_per_iteration": data_seconds / num_iterations,
-                "images_per_second": self._training.num_images * num_iterations / interval_seconds,
+                "images_per_second": training.num_images * num_iterations / seconds,
             },
         }
-        self._log.write(record)
-        self._display.show(record)
-        self._call(lambda callback: callback.on_log(record))
+        if self._log is not None:
+            self._log.write(record)
+            self.display.show(record)
+            self._call(lambda callback: callback.on_log(record))
 
     def _evaluate(self) -> None:
-        training = self._training
+        training, world, recipe = self.training, self._world, self._recipe
         if training.test_dataset is None:
             return
         start = time.perf_counter()
-        self._world.share_buffers(training.model.network)
+        world.share_buffers(training.model.network)
         # Nothing that evaluation draws may change what training draws.
-        before = random_state(self._world.device)
+        before = random_state(world.device)
         evaluation = evaluate_model(
-            training.model,
-            training.test_dataset,
-            self._world,
-            self._recipe.evaluation.batch_size,
-            self._recipe.data.workers,
+            training.model, training.test_dataset, world, recipe.evaluation.batch_size, recipe.data.workers
         )
-        restore_random_state(before, self._world.device)
-        with self._world.together():
+        restore_random_state(before, world.device)
+        with world.together():
             if evaluation is not None and self._log is not None:
                 self._write_evaluation(evaluation, self._log, time.perf_counter() - start)
-        self._state.is_evaluated = True
+        self.state.is_evaluated = True
 
     def _write_evaluation(self, evaluation: Evaluation, log: RunLog, seconds: float) -> None:
-        metrics = evaluation.metrics
-        self._metrics, self._state.thresholds = metrics, optimal_thresholds(metrics)
-        write_json(self._run.evaluation, metrics)
-        write_json(self._run.detections, evaluation.detections)
+        self.metrics, self.state.thresholds = evaluation.metrics, optimal_thresholds(evaluation.metrics)
+        evaluation.write(self.run.folder)
         record = {
             "kind": "evaluation",
-            "iteration": self._state.iteration,
-            "metrics": metrics,
-            "timing": {"seconds": self._clock.seconds, "evaluation_seconds": seconds},
+            "iteration": self.state.iteration,
+            "metrics": evaluation.metrics,
+            "timing": {"seconds": self.state.seconds, "evaluation_seconds": seconds},
         }
         log.write(record)
-        self._display.show_evaluation(record)
+        self.display.show_evaluation(record)
         self._call(lambda callback: callback.on_evaluation(record))
 
     def _save(self) -> None:
         """Write a checkpoint, but never with losses or weights that are not finite."""
-        training, world = self._training, self._world
+        training, world = self.training, self._world
         self._fetch()
         # All processes go on from what is written, as they do in a resumed run.
         world.share_buffers(training.model.network)
@@ -302,9 +256,7 @@ class Loop:
         }
         own = {"statistics": self._statistics.state(), "skipped": self._num_skipped, "losses": losses}
         state = replace(
-            self._state,
-            seconds=self._clock.seconds,
-            processor_seconds=self._clock.processor_seconds,
+            self.state,
             optimizer=training.optimizer.state_dict(),
             random_states=world.gather(random_state(world.device)),
             statistics=world.gather(own),
@@ -314,25 +266,25 @@ class Loop:
                 self._write_checkpoint(state)
 
     def _write_checkpoint(self, state: TrainState) -> None:
-        weights = self._training.model.network.state_dict()
+        weights = self.training.model.network.state_dict()
         for name, value in weights.items():
             if not bool(value.isfinite().all()):
                 raise DivergenceError(
                     f"weight {name} is not finite at iteration {state.iteration}; no checkpoint is written"
                 )
-        categories = [list(category) for category in self._training.model.categories]
+        categories = [list(category) for category in self.training.model.categories]
         described = {"recipe": self._recipe.model_dump(mode="json"), "categories": categories, "detector": weights}
-        save_checkpoint(self._run.checkpoint(state.iteration), vars(state) | described)
-        self._run.delete_old_checkpoints(self._recipe.runtime.keep_checkpoints)
+        save_checkpoint(self.run.checkpoint(state.iteration), vars(state) | described)
+        self.run.delete_old_checkpoints(self._recipe.runtime.keep_checkpoints)
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        training, path = self._training, self._run.latest_checkpoint()
+        training, path = self.training, self.run.latest_checkpoint()
         load_weights(training.model.network, saved["detector"], path)
-        self._state = TrainState.of_checkpoint(saved)
-        self._clock = Clock(self._state.seconds, self._state.processor_seconds)
+        self.state = TrainState.of_checkpoint(saved)
+        self._clock = Clock(self.state)
         with fitting(path):
-            training.optimizer.load_state_dict(self._state.optimizer)
-            own = self._state.statistics[self._world.rank]
+            training.optimizer.load_state_dict(self.state.optimizer)
+            own = self.state.statistics[self._world.rank]
             self._statistics.restore(own["statistics"])
             self._num_skipped = own["skipped"]
             for head, loss in training.losses.items():
@@ -341,12 +293,7 @@ class Loop:
     def _call(self, report: Callable[[Callback], None]) -> None:
         """Report to the callbacks; an error stops the run after the next iteration, as a signal does."""
         try:
-            for callback in self._callbacks:
+            for callback in self.training.parts.callbacks:
                 report(callback)
         except Exception as error:
             self._callback_error = self._callback_error or error
-
-    def _raise_error_of_callback(self) -> None:
-        """Every process raises where one has an error of a callback."""
-        if self._world.highest(self._callback_error is not None):
-            raise self._callback_error or InputError(ELSEWHERE)

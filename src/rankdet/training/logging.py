@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -17,33 +18,21 @@ _SHOWN = ("ranking", "sorting", "classification", "localization", "balance", "ma
 
 
 class RunLog:
-    """Writes one JSON record per line; every record has an ``iteration``.
+    """The log of a run: one JSON record with an ``iteration`` per line, and a TensorBoard log where asked for.
 
-    Parameters
-    ----------
-    run
-        The run folder.
-    start
-        Iteration of the checkpoint a run goes on from: later records, which the run will write again, are removed.
-    is_evaluated
-        Whether that checkpoint knows the evaluation of its iteration; otherwise the run evaluates again.
-    tensorboard
-        Whether to write a TensorBoard log too.
-
-    Raises
-    ------
-    InputError
-        When TensorBoard is asked for and not installed, or a file cannot be read or written.
+    A run that goes on from the checkpoint of iteration ``start`` writes later records again, so they are removed. So is
+    the evaluation of that iteration, unless the checkpoint knows it (``is_evaluated``). Raises InputError when a file
+    cannot be read or written, or TensorBoard is not installed.
     """
 
     def __init__(self, run: Run, start: int, tensorboard: bool, is_evaluated: bool = True) -> None:
         self._path = run.log
         if run.log.exists():
+            # The evaluation of ``start`` goes as well where it is made again.
             kept = [
                 record
                 for record in read_log(run.log)
-                if record["iteration"] < start
-                or (record["iteration"] == start and (is_evaluated or record.get("kind") != "evaluation"))
+                if record["iteration"] < start + (is_evaluated or record.get("kind") != "evaluation")
             ]
             write_text(run.log, "".join(json.dumps(record) + "\n" for record in kept))
         try:
@@ -66,11 +55,9 @@ class RunLog:
     def close(self) -> None:
         """Close the files."""
         # Every record was flushed: what is left to write is one that `write` has already complained about.
-        with contextlib.suppress(OSError):
-            self._file.close()
-        if self._tensorboard is not None:
+        for file in filter(None, (self._file, self._tensorboard)):
             with contextlib.suppress(OSError):
-                self._tensorboard.close()
+                file.close()
 
 
 def _open_tensorboard(run: Run, start: int) -> Any:
@@ -99,21 +86,11 @@ def flat_numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Display:
-    """A progress bar on a terminal, a line per record elsewhere.
-
-    Parameters
-    ----------
-    console
-        Where to write.
-    name
-        What is trained.
-    num_iterations
-        Length of the run.
-    """
+    """A progress bar on a terminal, which shows while ``progress`` is entered; a line per record elsewhere."""
 
     def __init__(self, console: Console, name: str, num_iterations: int) -> None:
         self._console, self._num_iterations = console, num_iterations
-        self._progress = Progress(
+        self.progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -122,52 +99,36 @@ class Display:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task(name, total=num_iterations, terms="")
+        self._task = self.progress.add_task(name, total=num_iterations, terms="")
 
-    def __enter__(self) -> Display:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self) -> None:
-        """Count one iteration."""
-        self._progress.advance(self._task)
-
-    def advance_to(self, iteration: int) -> None:
-        """Count from ``iteration`` on, where a run is resumed."""
-        self._progress.update(self._task, completed=iteration)
+    def count(self, iteration: int) -> None:
+        """Show that so many iterations are done."""
+        self.progress.update(self._task, completed=iteration)
 
     def show(self, record: Mapping[str, Any]) -> None:
         """Show a record of the log."""
         terms = shown_terms(record)
-        self._progress.update(self._task, terms=terms)
-        if self._console.is_terminal:
-            return
-        left = (self._num_iterations - record["iteration"]) * record["timing"]["seconds_per_iteration"]
-        self._console.print(
-            f"{record['iteration']:>7}/{self._num_iterations}  lr {record['lr']:.2e}  {terms}  "
-            f"{record['timing']['seconds_per_iteration']:.3f} s/it  left {_clock(left)}",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
+        self.progress.update(self._task, terms=terms)
+        if not self._console.is_terminal:
+            iteration, seconds = record["iteration"], record["timing"]["seconds_per_iteration"]
+            left = timedelta(seconds=round((self._num_iterations - iteration) * seconds))
+            counted = f"{iteration:>7}/{self._num_iterations}"
+            self.say(f"{counted}  lr {record['lr']:.2e}  {terms}  {seconds:.3f} s/it  left {left}")
 
     def show_evaluation(self, record: Mapping[str, Any]) -> None:
         """Show the main numbers of an evaluation."""
         metrics = record["metrics"]
-        parts = {"": metrics, "masks: ": metrics["masks"]} if "masks" in metrics else {"": metrics}
-        shown = ("AP", "AP50", "APr", "APc", "APf", "oLRP")  # COCO does not measure all of them
-        numbers = [
-            prefix + "  ".join(f"{name} {part[name]:.3f}" for name in shown if name in part)
-            for prefix, part in parts.items()
-        ]
-        self.say(f"iteration {record['iteration']}: {'  '.join(numbers)}")
+        text = f"iteration {record['iteration']}: {_main_numbers(metrics)}"
+        self.say(f"{text}  masks: {_main_numbers(metrics['masks'])}" if "masks" in metrics else text)
 
     def say(self, message: str) -> None:
         """Show a message between the records."""
         self._console.print(message, soft_wrap=True, highlight=False, markup=False)
+
+
+def _main_numbers(metrics: Mapping[str, Any]) -> str:
+    shown = ("AP", "AP50", "APr", "APc", "APf", "oLRP")  # COCO does not measure all of them
+    return "  ".join(f"{name} {metrics[name]:.3f}" for name in shown if name in metrics)
 
 
 def shown_terms(record: Mapping[str, Any]) -> str:
@@ -178,16 +139,9 @@ def shown_terms(record: Mapping[str, Any]) -> str:
     >>> shown_terms({"loss": 1.5, "statistics": {"rpn/ranking": 0.1, "rpn/positives": 3.0, "rpn/balance": 2.0}})
     'loss 1.500  rpn: ranking 0.100 balance 2.000'
     """
-    heads: dict[str, list[str]] = {}
+    heads: dict[str, str] = {}
     for name, value in record["statistics"].items():
         head, _, term = name.partition("/")
         if term in _SHOWN:
-            heads.setdefault(head, []).append(f"{term} {value:.3f}")
-    parts = [f"loss {record['loss']:.3f}", *(f"{head}: {' '.join(terms)}" for head, terms in heads.items())]
-    return "  ".join(parts)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
+            heads[head] = f"{heads.get(head, f'{head}:')} {term} {value:.3f}"
+    return "  ".join([f"loss {record['loss']:.3f}", *heads.values()])

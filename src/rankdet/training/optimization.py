@@ -1,8 +1,8 @@
-"""Parameter groups, learning rates and the optimizer of a run."""
+"""Parameter groups, learning rate and optimizer of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 from rankdet.recipes.schema.part import Part
 from rankdet.structures import InputError
 
+OwnOptimizer = Optimizer | Callable[[list[dict[str, Any]]], Optimizer]
+"""An optimizer of the caller's, or a callable that makes one of parameter groups."""
 _NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def parameter_groups(detector: nn.Module, weight_decay: float, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, weight_decay: float, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
     """At most two groups (every group costs launches): trained weights with decay, and those without.
 
     Examples
@@ -26,61 +28,28 @@ def parameter_groups(detector: nn.Module, weight_decay: float, decay_norm_and_bi
     >>> [len(group["params"]) for group in parameter_groups(network, 0.01, decay_norm_and_bias=True)]
     [4]
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for is_plain, parameter in _trained_parameters(detector):
-        (plain if is_plain and not decay_norm_and_bias else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+    undecayed = {
+        id(parameter)
+        for module in ([] if decay_norm_and_bias else network.modules())
+        for name, parameter in module.named_parameters(recurse=False)
+        if name == "bias" or isinstance(module, _NORMALIZATIONS)
+    }
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if id(parameter) not in undecayed]
+    plain = [parameter for parameter in trained if id(parameter) in undecayed]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
-def _trained_parameters(detector: nn.Module) -> Iterator[tuple[bool, nn.Parameter]]:
-    seen: set[int] = set()
-    for module in detector.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad and id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield name == "bias" or isinstance(module, _NORMALIZATIONS), parameter
-
-
 def scaled_lr(config: Part, images: int, scale_lr: bool) -> float:
-    """Learning rate for ``images`` per iteration: linear in them where ``scale_lr``.
-
-    Examples
-    --------
-    >>> from rankdet.recipes.schema.optimization import SGD
-    >>> scaled_lr(SGD(lr=0.02, reference_batch=16), images=4, scale_lr=True)
-    0.005
-    """
+    """The learning rate for a number of images per iteration; linear in that number where ``scale_lr`` is true."""
     return config.lr * images / config.reference_batch if scale_lr else config.lr
 
 
-def build_optimizer(
-    config: Part,
-    network: nn.Module,
-    lr: float,
-    own: Optimizer | Callable[[list[dict[str, Any]]], Optimizer] | None = None,
-) -> Optimizer:
-    """The optimizer of the parameters that a network trains.
+def build_optimizer(config: Part, network: nn.Module, lr: float, own: OwnOptimizer | None = None) -> Optimizer:
+    """The optimizer of the parameters that a network trains: ``own``, or that which ``config`` describes.
 
-    Parameters
-    ----------
-    config
-        What to build, and how its weights decay.
-    network
-        Its parameters.
-    lr
-        The learning rate.
-    own
-        An optimizer in place of that of the recipe, or a callable that takes the parameter groups.
-
-    Raises
-    ------
-    InputError
-        When ``own`` gives no optimizer, or one of other parameters.
+    Raises InputError when ``own`` gives no optimizer, or one of other parameters.
     """
     groups = parameter_groups(network, config.weight_decay, config.decay_norm_and_bias)
     if own is None:

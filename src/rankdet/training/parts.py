@@ -1,11 +1,11 @@
-"""What a caller brings to a training; the recipe fills the rest."""
+"""What a caller brings to a training: parts in place of those of the recipe, and callbacks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 from torch.optim import Optimizer
@@ -14,33 +14,45 @@ from rankdet.data import CocoDataset
 from rankdet.data.own import MapDataset, from_map_dataset
 from rankdet.recipes import Recipe
 from rankdet.structures import InputError
+from rankdet.training.optimization import OwnOptimizer
+
+if TYPE_CHECKING:
+    from rankdet.training.running import TrainedRun
+
+OwnDatasets = tuple[MapDataset | CocoDataset, MapDataset | CocoDataset | None]
+"""Images to learn from, and images to evaluate on or None."""
+
+
+class Callback(Protocol):
+    """Methods that a training calls on its main process; any object that has them serves.
+
+    A method that raises stops the training: it finishes the iteration, writes a checkpoint, and raises the error. So a
+    run can be resumed, and no error is lost. Catch in the method what should not stop a training.
+    """
+
+    def on_log(self, record: Mapping[str, Any]) -> None:
+        """Take a record of the log: ``iteration``, ``epoch``, ``lr``, ``loss``, ``statistics``, ``timing``."""
+        ...
+
+    def on_evaluation(self, record: Mapping[str, Any]) -> None:
+        """Take an evaluation: ``iteration``, and as ``metrics`` the numbers of `rankdet.metrics.evaluate`."""
+        ...
+
+    def on_end(self, run: TrainedRun) -> None:
+        """Take the run when it has ended, also where a signal stopped it; not where an error did."""
+        ...
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The caller's own parts of a training.
-
-    Parameters
-    ----------
-    network
-        In place of the detector of the recipe: a `rankdet.inference.model.Network`. It learns from masks where it has
-        an attribute ``has_masks`` that is true.
-    losses
-        Losses by head; they replace those of the recipe, head by head.
-    datasets
-        Images to learn from and images to evaluate on, or None in place of these.
-    classes
-        Names of the classes of the data sets, where these have no attribute ``classes``.
-    optimizer
-        An optimizer of the parameters of the network, or a callable that takes its parameter groups. Its learning
-        rates are those that the schedule of the recipe multiplies.
-    """
+    """The caller's own parts of a training: the arguments of these names of `rankdet.training.running.train`."""
 
     network: nn.Module | None = None
     losses: Mapping[str, nn.Module] = field(default_factory=dict)
-    datasets: tuple[MapDataset | CocoDataset, MapDataset | CocoDataset | None] | None = None
+    datasets: OwnDatasets | None = None
     classes: Sequence[str] | None = None
-    optimizer: Optimizer | Callable[[list[dict[str, Any]]], Optimizer] | None = None
+    optimizer: OwnOptimizer | None = None
+    callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
         if self.network is not None and not (
@@ -70,11 +82,10 @@ class Parts:
                 given = own.get(name, "none")
                 raise InputError(f"checkpoint {path} does not fit: its run was started {expected} (given: {given})")
 
-    def build_datasets(
-        self, recipe: Recipe, has_masks: bool, is_evaluated: bool
-    ) -> tuple[CocoDataset, CocoDataset | None]:
+    def build_datasets(self, recipe: Recipe, has_masks: bool) -> tuple[CocoDataset, CocoDataset | None]:
         """The data sets, prepared as the recipe says; the second is None where nothing is evaluated."""
         data = recipe.data
+        is_evaluated = recipe.evaluation.at_end or recipe.evaluation.every is not None
         if self.datasets is None:
             first = data.build_training_dataset(has_masks)
             return first, data.build_test_dataset(measure_masks=has_masks) if is_evaluated else None
@@ -99,14 +110,8 @@ class Parts:
             return first, None
         if isinstance(own_test, CocoDataset):
             return first, own_test.with_transforms(test)
-        second = from_map_dataset(
-            own_test,
-            "val_set",
-            self.classes,
-            test,
-            measure_masks=has_masks,
-            drop_degenerate=data.drop_degenerate,
-        )
+        dropped, classes = data.drop_degenerate, self.classes
+        second = from_map_dataset(own_test, "val_set", classes, test, measure_masks=has_masks, drop_degenerate=dropped)
         return first, second
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -13,10 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import nn
-from torch.optim import Optimizer
 
-from rankdet.data import CocoDataset
-from rankdet.data.own import MapDataset
 from rankdet.inference.model import Model, Origin
 from rankdet.recipes import Recipe, dump, load_recipe
 from rankdet.recipes.loading import parsed_overrides
@@ -25,10 +22,10 @@ from rankdet.runs.folder import Run, write_text
 from rankdet.runs.processes import World, joined_world
 from rankdet.runs.signals import StopRequest
 from rankdet.structures import InputError
-from rankdet.training.callbacks import Callback
 from rankdet.training.engine import Loop
 from rankdet.training.logging import Display
-from rankdet.training.parts import Parts
+from rankdet.training.optimization import OwnOptimizer
+from rankdet.training.parts import Callback, OwnDatasets, Parts
 from rankdet.training.setup import Training
 
 
@@ -64,9 +61,9 @@ def train(
     resume: str | PathLike[str] | None = None,
     network: nn.Module | None = None,
     losses: Mapping[str, nn.Module] | None = None,
-    datasets: tuple[MapDataset | CocoDataset, MapDataset | CocoDataset | None] | None = None,
+    datasets: OwnDatasets | None = None,
     classes: Sequence[str] | None = None,
-    optimizer: Optimizer | Callable[[list[dict[str, Any]]], Optimizer] | None = None,
+    optimizer: OwnOptimizer | None = None,
     callbacks: Sequence[Callback] = (),
     trust: bool = False,
     console: Console | None = None,
@@ -105,7 +102,7 @@ def train(
         An optimizer of your own, or a callable that makes one of parameter groups. Its learning rates are those that
         the schedule of the recipe multiplies.
     callbacks
-        Objects to report to, with the methods of `rankdet.training.callbacks.Callback`.
+        Objects to report to, with the methods of `rankdet.training.parts.Callback`.
     trust
         Whether the checkpoint of ``weights`` may import what its recipe names by import path, which runs its code.
     console
@@ -121,8 +118,23 @@ def train(
     InputError
         For bad input of all kinds, and for a loss that is not finite. No process is left waiting.
     """
-    parts = Parts(network, losses or {}, datasets, classes, optimizer)
-    resolved, run = _resolved(recipe, data, out, changes, weights, resume)
+    parts = Parts(network, losses or {}, datasets, classes, optimizer, callbacks)
+    changed = dict(changes) if isinstance(changes, Mapping) else parsed_overrides(changes)
+    for field, path in (("data.folder", data), ("weights", weights)):
+        if path is not None:
+            changed[field] = str(Path(path).resolve())
+    if resume is not None:
+        if out is not None or weights is not None:
+            raise InputError("a resumed run keeps its folder and its weights: give neither out nor weights")
+        run = Run(Path(resume))
+        if recipe is None and not run.recipe.exists():
+            raise InputError(f"{resume} is no run folder: it has no recipe.yaml")
+        resolved = _resolved(recipe or run.recipe, changed)
+    elif recipe is None:
+        raise InputError("name a recipe, or resume a run")
+    else:
+        resolved = _resolved(recipe, changed)
+        run = Run(Path(out or Path("runs") / resolved.name))
     with _caller_undisturbed(), joined_world(resolved.runtime.device) as world, StopRequest() as stop:
         if resolved.runtime.threads is not None:
             torch.set_num_threads(resolved.runtime.threads)
@@ -130,14 +142,14 @@ def train(
         # One bar is enough; the others may still have something to report.
         console = console or Console()
         own_console = console if world.is_main else Console(file=console.file, force_terminal=False)
-        with Display(own_console, resolved.name, training.num_iterations) as display:
-            loop = Loop(training, run, display, stop, callbacks)
-            signal, metrics = loop.run(state)
+        loop = Loop(training, run, Display(own_console, resolved.name, training.num_iterations), stop)
+        signal = loop.go(state)
         training.model.network.eval()
         checkpoint = run.checkpoints()[-1] if run.checkpoints() else None
-        model = replace(training.model, thresholds=loop.thresholds, origin=Origin(resolved, checkpoint))
-        # A resumed run may have been evaluated before.
-        metrics = metrics or (None if resume is None else _stored_metrics(run))
+        model = replace(training.model, thresholds=loop.state.thresholds, origin=Origin(resolved, checkpoint))
+        metrics = loop.metrics
+        if metrics is None and resume is not None and run.evaluation.exists():  # it was evaluated before
+            metrics = json.loads(run.evaluation.read_text(encoding="utf-8"))
         trained = TrainedRun(run.folder, model, metrics, signal)
         with world.together():
             for callback in callbacks if world.is_main else ():
@@ -145,34 +157,10 @@ def train(
         return trained
 
 
-def _resolved(
-    recipe: Recipe | str | PathLike[str] | None,
-    data: str | PathLike[str] | None,
-    out: str | PathLike[str] | None,
-    changes: Mapping[str, Any] | Sequence[str],
-    weights: str | PathLike[str] | None,
-    resume: str | PathLike[str] | None,
-) -> tuple[Recipe, Run]:
-    """The recipe with all that changes in it, and the run folder."""
-    fields = dict(changes) if isinstance(changes, Mapping) else parsed_overrides(changes)
-    if resume is not None:
-        if out is not None or weights is not None:
-            raise InputError("a resumed run keeps its folder and its weights: give neither out nor weights")
-        run = Run(Path(resume))
-        if recipe is None and not run.recipe.exists():
-            raise InputError(f"{resume} is no run folder: it has no recipe.yaml")
-        recipe = recipe or run.recipe
-    elif recipe is None:
-        raise InputError("name a recipe, or resume a run")
-    if data is not None:
-        fields["data.folder"] = str(Path(data).resolve())
-    if weights is not None:
-        fields["weights"] = str(Path(weights).resolve())
+def _resolved(recipe: Recipe | str | PathLike[str], changes: Mapping[str, Any]) -> Recipe:
     if isinstance(recipe, Recipe):
-        resolved = recipe.changed(fields)
-    else:
-        resolved = load_recipe(Path(recipe) if isinstance(recipe, PathLike) else recipe, fields)
-    return resolved, run if resume is not None else Run(Path(out or Path("runs") / resolved.name))
+        return recipe.changed(changes)
+    return load_recipe(Path(recipe) if isinstance(recipe, PathLike) else recipe, changes)
 
 
 def _prepared(
@@ -195,11 +183,6 @@ def _prepared(
                 run.create()
                 write_text(run.recipe, dump(recipe))
     return training, state
-
-
-def _stored_metrics(run: Run) -> dict[str, Any] | None:
-    """The numbers of the last evaluation in a run folder."""
-    return json.loads(run.evaluation.read_text(encoding="utf-8")) if run.evaluation.exists() else None
 
 
 @contextmanager

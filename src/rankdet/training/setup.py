@@ -8,13 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rankdet.coco import category_difference
 from rankdet.data import GroupedBatchSampler
 from rankdet.inference.loading import build_model
 from rankdet.inference.model import Model
 from rankdet.losses import set_epoch_length
 from rankdet.recipes import Recipe, validated
-from rankdet.recipes.changes import differences
+from rankdet.recipes.changes import FREE_FIELDS, differences
 from rankdet.runs.checkpoint import seed_random_numbers
 from rankdet.runs.processes import World
 from rankdet.structures import Batch, InputError
@@ -23,36 +22,13 @@ from rankdet.training.parts import Parts
 from rankdet.training.starting import starting_weights
 from rankdet.training.step import training_step
 
-FREE_FIELDS = frozenset(
-    ["data.folder", "data.workers"]
-    + [
-        f"runtime.{name}"
-        for name in ("device", "threads", "log_interval", "checkpoint_interval", "keep_checkpoints", "tensorboard")
-    ]
-)
-"""What may change before a run is resumed, beside ``evaluation``: its weights stay the same."""
-
 
 class Training:
     """Everything that a training needs, built: model, data, losses, optimizer.
 
-    Parameters
-    ----------
-    recipe
-        What to build.
-    world
-        The processes and the device of this one.
-    is_new
-        Whether training begins; a run that is resumed brings its own weights.
-    parts
-        The caller's own parts; the recipe fills the rest.
-    trust
-        Whether the checkpoint that training starts from may import what its recipe names by import path.
-
-    Raises
-    ------
-    InputError
-        When data or weights are missing or broken, or a part does not fit.
+    A run that is resumed (``is_new`` is false) brings its own weights. ``parts`` are the caller's, and the recipe fills
+    the rest. With ``trust`` the checkpoint that training starts from may import what its recipe names by import path.
+    Raises InputError when data or weights are missing or broken, or a part does not fit.
     """
 
     def __init__(
@@ -61,9 +37,9 @@ class Training:
         self.recipe, self.world, self.parts = recipe, world, parts or Parts()
         own = self.parts.network
         with_masks = recipe.detector.has_masks if own is None else bool(getattr(own, "has_masks", False))
-        evaluated = recipe.evaluation.at_end or recipe.evaluation.every is not None
-        self.dataset, self.test_dataset = self.parts.build_datasets(recipe, with_masks, evaluated)
-        self._check_categories()
+        self.dataset, self.test_dataset = self.parts.build_datasets(recipe, with_masks)
+        if self.test_dataset is not None:
+            self.test_dataset.ground_truth.check_categories(self.dataset.categories, self.dataset.ground_truth)
         seed_random_numbers(recipe.seed)
         self.start = ""
         categories = self.dataset.categories
@@ -99,14 +75,6 @@ class Training:
         set_epoch_length(losses.values(), self.iterations_per_epoch * recipe.runtime.accumulation)
         return losses
 
-    def _check_categories(self) -> None:
-        first, second = self.dataset, self.test_dataset
-        if second is not None and second.categories != first.categories:
-            raise InputError(
-                f"{second.ground_truth} has other categories than {first.ground_truth}: "
-                f"{category_difference(second.categories, first.categories)}"
-            )
-
     def check_fits(self, state: dict[str, Any], path: Path) -> None:
         """Raise InputError unless the checkpoint ``path`` belongs to this recipe, these parts, data and processes."""
         if state["world_size"] != self.world.size:
@@ -122,19 +90,14 @@ class Training:
                     f"checkpoint {path} does not fit: the recipe of the run says {field}={value}, and it was trained "
                     f"with {other}; change it back, or start a new run"
                 )
-        categories = [tuple(category) for category in state["categories"]]
-        if categories != self.dataset.categories:
-            raise InputError(
-                f"{self.dataset.ground_truth} has other categories than checkpoint {path}: "
-                f"{category_difference(self.dataset.categories, categories)}"
-            )
+        categories = [(int(number), str(name)) for number, name in state["categories"]]
+        self.dataset.ground_truth.check_categories(categories, f"checkpoint {path}")
 
-    def set_lr(self, iteration: int) -> float:
-        """Set the learning rates of an iteration; returns that of the first group of parameters."""
+    def set_lr(self, iteration: int) -> None:
+        """Set the learning rates of an iteration."""
         factor = self.recipe.schedule.factor(iteration, self.num_iterations)
         for group, lr in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
             group["lr"] = lr * factor
-        return float(self._base_lrs[0] * factor)
 
     def step(self, model: Model, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """The sum that is minimized, the terms and the statistics of a batch; see `training_step`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +30,8 @@ def starting_weights(
 
     Parameters
     ----------
-    recipe
-        What is trained.
-    network
-        The detector that the recipe builds for these categories, or a network of the caller's.
-    categories
-        Pairs (id, name) of the data set, by label.
+    recipe, network, categories
+        What is trained: the network is that of the recipe or of the caller, the categories are those of the data.
     path
         A checkpoint, or a run folder.
     trust
@@ -60,33 +55,27 @@ def starting_weights(
     found = {
         name: value
         for name, value in state["detector"].items()
-        if name in own and name not in by_class and _shape(value) == own[name].shape
+        if isinstance(value, Tensor) and name in own and name not in by_class and value.shape == own[name].shape
     }
     fresh = [name for name in own if name not in found]
+    unused = [name for name in state["detector"] if name not in own]
     strange = [name for name in fresh if name.startswith("backbone.")]
     if strange:
         raise InputError(
             f"weights {path} do not fit: {len(strange)} tensors of the backbone of recipe {recipe.name} are not in it "
             f"or have another shape, the first is {strange[0]}"
         )
-    scaled: dict[str, Tensor] = {}
     if "network" not in state["parts"]:
         with torch.device("meta"):  # to see how it codes boxes
             before = recipe_of(state, path, trust).detector.build(len(state["categories"]), pretrained=False)
-        scaled = _rescaled(found, before, network)
-    started = own | found | scaled
-    unused = [name for name in state["detector"] if name not in own]
+        found |= _rescaled(found, before, network)
     text = f"weights of {path}: {len(found)} tensors{_listed('start anew', fresh)}{_listed('not used', unused)}"
-    return started, text
+    return own | found, text
 
 
 def _listed(kind: str, names: list[str]) -> str:
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return f"; {kind}: {', '.join(names[:MOST_NAMED])}{more}" if names else ""
-
-
-def _shape(value: Any) -> tuple[int, ...] | None:
-    return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
 def _rescaled(found: Mapping[str, Tensor], before: nn.Module, after: nn.Module) -> dict[str, Tensor]:

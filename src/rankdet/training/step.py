@@ -18,16 +18,8 @@ def training_step(
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Run the network and the loss of every head.
 
-    Parameters
-    ----------
-    forward
-        Batch → list of Candidates, one per head: a network, or `Model.forward`.
-    losses
-        The loss of each head, by its name.
-    batch
-        Images and objects.
-    head_weights
-        Factor of the terms of a head; 1 where it is not named.
+    ``forward`` gives one Candidates per head: it is a network, or `Model.forward`. Losses and weights are mappings by
+    the names of the heads. A weight is the factor of all terms of a head, 1 where the head is not named.
 
     Returns
     -------
