@@ -23,7 +23,7 @@ import torch
 
 from rankdet.data import build_test_loader
 from rankdet.inference.evaluation import evaluate_model
-from rankdet.inference.loading import load
+from rankdet.inference.loading import build_losses, load
 from rankdet.inference.ranking_quality import ranking_quality
 from rankdet.recipes import load_recipe
 from rankdet.report import markdown_table
@@ -56,8 +56,8 @@ def measured(run: Run) -> dict[str, Any]:
         model, recipe = load(run.folder, CPU), load_recipe(run.recipe)
         dataset = recipe.data.build_test_dataset("test")
         evaluation = evaluate_model(model, dataset, batch_size=recipe.evaluation.batch_size)
-        losses = {head: config.build() for head, config in recipe.losses.items()}
         batches = build_test_loader(dataset, recipe.data.batch_size, workers=0)
+        losses = build_losses(recipe, model.device, len(batches))
         records = [record for record in read_log(run.log) if record["kind"] == "train"]
         numbers = {
             **{measure: evaluation.metrics[measure] for measure in MEASURES},

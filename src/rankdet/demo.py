@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rankdet.data import Sample, SampleKey, build_training_loader, make_shapes
+from rankdet.data import CocoDataset, Sample, SampleKey, build_training_loader, make_shapes
 from rankdet.data.pixels import to_pixels
-from rankdet.inference.loading import load
+from rankdet.inference.loading import build_losses, load
 from rankdet.inference.model import Model
 from rankdet.inference.profiling import loss_seconds
 from rankdet.inference.ranking_quality import ranking_quality
@@ -36,7 +36,7 @@ from rankdet.report import (
     write_page,
 )
 from rankdet.runs.folder import Run, output_folder, read_log, write_json, write_text
-from rankdet.structures import InputError
+from rankdet.structures import Batch, InputError
 from rankdet.training.running import train
 
 STANDARD, RANK_SORT, LONGER = "standard", "RS", "standard, equal time"
@@ -70,7 +70,7 @@ class Entry:
     iterations: int
     seconds: float
     metrics: Mapping[str, Any]
-    quality: Mapping[str, float]
+    quality: Mapping[str, Any]
     loss_share: float
 
 
@@ -109,23 +109,18 @@ def _train(recipe_name: str, name: str, data: Path, out: Path, console: Console,
     recipe = load_recipe(run.recipe)
     seconds = [record["timing"]["seconds"] for record in read_log(run.log) if record["kind"] == "train"][-1]
     model = load(run.folder, CPU)
-    losses = {head: config.build() for head, config in recipe.losses.items()}
-    quality = ranking_quality(model, losses, _validation_batches(recipe))
-    share = loss_seconds(model, losses, _training_batches(recipe)) / (seconds / length)
+    training_set, validation_set = recipe.data.build_training_dataset(), recipe.data.build_test_dataset()
+    losses = build_losses(recipe, CPU, recipe.data.build_sampler(training_set, recipe.seed).iterations_per_epoch)
+    quality = ranking_quality(model, losses, _batches(recipe, validation_set))
+    share = loss_seconds(model, losses, _batches(recipe, training_set, 8)) / (seconds / length)
     return Entry(name, run, length, seconds, trained.metrics, quality, share)
 
 
-def _training_batches(recipe: Recipe) -> Any:
-    dataset = recipe.data.build_training_dataset()
+def _batches(recipe: Recipe, dataset: CocoDataset, most: int | None = None) -> Iterator[Batch]:
+    """Return batches of the size of training, because the loss ranks over a batch: an epoch, or at most some."""
     sampler = recipe.data.build_sampler(dataset, recipe.seed)
-    return itertools.islice(build_training_loader(dataset, sampler, workers=0), 8)
-
-
-def _validation_batches(recipe: Recipe) -> Any:
-    """Batches of the size of training, because the loss ranks over a batch."""
-    dataset = recipe.data.build_test_dataset()
-    sampler = recipe.data.build_sampler(dataset, recipe.seed)
-    return itertools.islice(build_training_loader(dataset, sampler, workers=0), sampler.iterations_per_epoch)
+    loader = build_training_loader(dataset, sampler, workers=0)
+    return itertools.islice(loader, most or sampler.iterations_per_epoch)
 
 
 def _report(out: Path, entries: Sequence[Entry]) -> list[Path]:

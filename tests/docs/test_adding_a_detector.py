@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import rankdet
 from rankdet.data import make_shapes
+from rankdet.runs.checkpoint import load_checkpoint
 from rankdet.runs.folder import Run
 from rankdet.structures import InputError
 
@@ -44,7 +47,7 @@ def test_the_detector_of_the_page_trains_loads_and_resumes_from_python(folder: P
     promised = re.findall(r"^print\(.*\)  # (.*)$", script, re.MULTILINE)
     (folder / "script.py").write_text(script)
     printed = run_in(folder, sys.executable, "script.py").splitlines()
-    assert [line for line in printed if line in ("True", "False")] == promised == ["True", "True"]
+    assert [line for line in printed if line in ("True", "False")] == promised == ["True", "True", "True"]
     assert Run(folder / "runs" / "mine").checkpoint(20).exists()
 
 
@@ -53,6 +56,14 @@ def test_the_recipe_of_the_page_trains_from_the_command_line_and_is_loaded_by_th
     for line in blocks("bash")[0].splitlines():
         run_in(folder, sys.executable, "-m", *line.split())
     assert list((folder / "found").glob("*.png"))
+    run = Run(folder / "runs" / "command")
+    assert json.loads(run.evaluation.read_text())["ranking"]["head"] == "cells"
+    whole = run.checkpoint(4)
+    expected = load_checkpoint(whole)["detector"]
+    whole.unlink()
+    run_in(folder, sys.executable, "-m", "rankdet", "train", "--resume", "runs/command")
+    resumed = load_checkpoint(whole)["detector"]
+    assert all(torch.equal(value, resumed[name]) for name, value in expected.items())
     with pytest.raises(InputError, match="my_detector:MyDetector is no part of rankdet"):
-        rankdet.load(folder / "runs" / "command")
+        rankdet.load(run.folder)
     assert "my_detector" not in sys.modules

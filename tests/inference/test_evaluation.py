@@ -93,7 +93,12 @@ def test_ranking_quality_of_well_ordered_positives_is_one():
     empty = Batch(Images(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), ()), (), ())
     model = Model(FixedHeads(), [(1, "one"), (2, "two")])
     quality = ranking_quality(model, {"rcnn": CountingLoss()}, [empty, empty])
-    assert quality == {"spearman": pytest.approx(1.0), "positives": 2.0, "negatives": 4.0}
+    assert quality == {"head": "rcnn", "spearman": pytest.approx(1.0), "positives": 2.0, "negatives": 4.0}
+    # Without a loss, its head is counted by its labels.
+    candidates = model.forward(empty)[-1]
+    counted = ranking_quality(model, {}, [empty, empty])
+    assert counted["positives"] == int(candidates.is_positive.sum()) > 0
+    assert counted["negatives"] == int((candidates.labels == 2).sum())
     assert loss_seconds(model, {"rcnn": CountingLoss()}, [empty, empty, empty]) > 0
 
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from rankdet.coco import GroundTruthSource, Results, ResultsSource
 from rankdet.data import CocoDataset, build_test_loader
 from rankdet.data.own import MapDataset, from_map_dataset
+from rankdet.inference.loading import build_losses
 from rankdet.inference.model import Model
 from rankdet.inference.ranking_quality import ranking_quality
-from rankdet.losses import set_epoch_length
 from rankdet.metrics import evaluate as measure
 from rankdet.metrics.evaluator import IouType
 from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -198,7 +198,7 @@ def evaluate_on_folder(
         with world.together():
             data = recipe.data.model_copy(update={"folder": folder})
             # Candidates of the ranking are those of training, masks included.
-            has_masks = recipe.detector.has_masks
+            has_masks = getattr(model.network, "has_masks", recipe.detector.has_masks)
             dataset = data.build_test_dataset(split, ranking and has_masks, measure_masks=has_masks)
             dataset.ground_truth.check_categories(model.categories, model.origin.path or "the model")
             if world.is_main and out is not None:
@@ -208,12 +208,10 @@ def evaluate_on_folder(
             return None
         metrics = evaluation.metrics
         if ranking:
-            head = list(recipe.detector.heads)[-1]
             # The loss ranks over a batch, so batches have the size of training.
             batches = build_test_loader(dataset, recipe.data.batch_size, recipe.data.workers)
-            losses = {name: config.build().to(model.device) for name, config in recipe.losses.items()}
-            set_epoch_length(losses.values(), max(1, len(batches)))
-            metrics["ranking"] = {"head": head, **ranking_quality(model, losses, batches, head)}
+            losses = build_losses(recipe, model.device, max(1, len(batches)))
+            metrics["ranking"] = ranking_quality(model, losses, batches)
         if out is not None:
             evaluation.write(out)
         return metrics

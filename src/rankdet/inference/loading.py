@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from rankdet.inference.model import Model, Origin
+from rankdet.losses import set_epoch_length
 from rankdet.recipes import Recipe, validated
 from rankdet.runs.checkpoint import FOR_DETECTION, load_checkpoint, load_weights
 from rankdet.runs.folder import find_checkpoint
@@ -86,3 +88,14 @@ def build_model(
         max_detections=getattr(testing, "per_image", 100),
         origin=origin or Origin(recipe),
     )
+
+
+def build_losses(
+    recipe: Recipe, device: torch.device, batches_per_epoch: int, own: Mapping[str, nn.Module] | None = None
+) -> dict[str, nn.Module]:
+    """The loss of each head on a device, for epochs of a known length; those of ``own`` replace the recipe's."""
+    own = own or {}
+    built = {head: config.build() for head, config in recipe.losses.items() if head not in own} | dict(own)
+    losses = {head: loss.to(device) for head, loss in built.items()}
+    set_epoch_length(losses.values(), batches_per_epoch)
+    return losses

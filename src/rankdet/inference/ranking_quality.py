@@ -6,6 +6,7 @@ Legend: P positives.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from rankdet.inference.model import Model
 from rankdet.losses import box_overlap, dice_coefficient
 from rankdet.metrics import spearman_correlation
-from rankdet.structures import Batch, Candidates
+from rankdet.structures import Batch, Candidates, InputError
 
 
 def rank_qualities(candidates: Candidates) -> tuple[Tensor, Tensor]:
@@ -32,7 +33,7 @@ def rank_qualities(candidates: Candidates) -> tuple[Tensor, Tensor]:
     """
     pairs = candidates.masks if candidates.boxes is None else candidates.boxes
     if pairs is None:
-        raise ValueError(f"head {candidates.head!r} has neither boxes nor masks")
+        raise InputError(f"head {candidates.head!r} has neither boxes nor masks")
     rows = candidates.is_positive if candidates.rows is None else candidates.rows
     labels, logits = candidates.labels[rows], candidates.logits[rows].float()
     if pairs.rows is not None:
@@ -47,45 +48,41 @@ def rank_qualities(candidates: Candidates) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def ranking_quality(
-    model: Model, losses: Mapping[str, nn.Module], batches: Iterable[Batch], head: str = "rcnn"
-) -> dict[str, float]:
-    """How well a head's scores order its positives, and how many negatives they are ranked against.
+def ranking_quality(model: Model, losses: Mapping[str, nn.Module], batches: Iterable[Batch]) -> dict[str, Any]:
+    """How well the scores of a model's last head order its positives, and against how many negatives they are ranked.
 
     Parameters
     ----------
     model
-        The network in whose head the positives are.
+        The network in whose last head the positives are. They are those of training, so a second stage has the
+        objects among its RoIs.
     losses
-        The loss of each head, by its name.
+        Losses by head.
     batches
         Images and objects.
-    head
-        Its name.
 
     Returns
     -------
     dict
-        ``spearman`` (rank correlation of localization quality and score over all positives of all batches),
-        ``positives`` and ``negatives`` (means per batch of what the loss of the head sees).
-
-    Notes
-    -----
-    The positives are those of training, so appended objects are among the RoIs.
+        ``head``, the name of the last head; ``spearman``, the rank correlation of localization quality and score over
+        all positives of all batches; ``positives`` and ``negatives``, means per batch of what the loss of the head
+        counts, or of the head's labels where no loss of it is given or it counts neither.
     """
-    scores, ious, positives, negatives = [], [], 0.0, 0.0
-    num_batches = 0
+    head, scores, qualities, positives, negatives = "", [], [], [], []
     with model.evaluating():
         for batch in batches:
-            heads = {candidates.head: candidates for candidates in model.forward(batch)}
-            stats = losses[head](heads[head]).stats
-            score, iou = rank_qualities(heads[head])
+            candidates = model.forward(batch)[-1]
+            head = candidates.head
+            stats = losses[head](candidates).stats if head in losses else {}
+            score, quality = rank_qualities(candidates)
             scores.append(score.cpu())
-            ious.append(iou.cpu())
-            positives, negatives = positives + float(stats["positives"]), negatives + float(stats["negatives"])
-            num_batches += 1
+            qualities.append(quality.cpu())
+            is_negative = candidates.labels == candidates.num_classes
+            positives.append(float(stats.get("positives", candidates.is_positive.sum())))
+            negatives.append(float(stats.get("negatives", is_negative.sum())))
     return {
-        "spearman": spearman_correlation(torch.cat(ious), torch.cat(scores)),
-        "positives": positives / num_batches,
-        "negatives": negatives / num_batches,
+        "head": head,
+        "spearman": spearman_correlation(torch.cat(qualities), torch.cat(scores)),
+        "positives": sum(positives) / len(positives),
+        "negatives": sum(negatives) / len(negatives),
     }

@@ -6,12 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from rankdet.data import GroupedBatchSampler
-from rankdet.inference.loading import build_model
+from rankdet.inference.loading import build_losses, build_model
 from rankdet.inference.model import Model
-from rankdet.losses import set_epoch_length
 from rankdet.recipes import Recipe, validated
 from rankdet.recipes.changes import FREE_FIELDS, differences
 from rankdet.runs.checkpoint import seed_random_numbers
@@ -51,7 +50,11 @@ class Training:
         self.num_images = recipe.data.batch_size * world.size * recipe.runtime.accumulation
         self.num_samples = self.sampler().num_samples
         self.iterations_per_epoch = math.ceil(self.num_samples / self.num_images)
-        self.losses = self._build_losses()
+        own_losses, batches_per_epoch = self.parts.losses, self.iterations_per_epoch * recipe.runtime.accumulation
+        if own is None and not set(own_losses) <= set(recipe.losses):
+            unknown = sorted(set(own_losses) - set(recipe.losses))
+            raise InputError(f"losses names the heads {unknown}, but those of the recipe are {list(recipe.losses)}")
+        self.losses = build_losses(recipe, world.device, batches_per_epoch, own_losses)
         self.lr = scaled_lr(recipe.optimizer, self.num_images, recipe.runtime.scale_lr)
         self.optimizer = build_optimizer(recipe.optimizer, self.model.network, self.lr, self.parts.optimizer)
         self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
@@ -63,17 +66,6 @@ class Training:
         """The batches of this process from the step ``start`` on."""
         recipe, world = self.recipe, self.world
         return recipe.data.build_sampler(self.dataset, recipe.seed, world.rank, world.size, start)
-
-    def _build_losses(self) -> dict[str, nn.Module]:
-        """The loss of each head; those of the caller take the place of the recipe's."""
-        recipe, own = self.recipe, self.parts.losses
-        if self.parts.network is None and not set(own) <= set(recipe.losses):
-            unknown = sorted(set(own) - set(recipe.losses))
-            raise InputError(f"losses names the heads {unknown}, but those of the recipe are {list(recipe.losses)}")
-        built = {head: config.build() for head, config in recipe.losses.items() if head not in own}
-        losses = {head: loss.to(self.world.device) for head, loss in (built | dict(own)).items()}
-        set_epoch_length(losses.values(), self.iterations_per_epoch * recipe.runtime.accumulation)
-        return losses
 
     def check_fits(self, state: dict[str, Any], path: Path) -> None:
         """Raise InputError unless the checkpoint ``path`` belongs to this recipe, these parts, data and processes."""
