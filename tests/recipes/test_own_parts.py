@@ -47,7 +47,6 @@ def test_own_loss_has_the_fields_of_its_constructor() -> None:
     assert loss.factor == 2
     assert loss.tasks.weighting.type == "outside_losses:HalfWeights"
     assert loss.tasks.weighting.share == 0.5
-    assert type(loss).model_fields["factor"].description == "Factor of the classification."
     built = loss.build()
     assert type(built).__name__ == "ScaledFocalLoss"
     assert built.focal.tasks.weighting.share == 0.5

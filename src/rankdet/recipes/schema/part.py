@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import functools
 import importlib
+import inspect
 import os
 import sys
 import types
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_
 
 from pydantic import (
     ConfigDict,
-    Field,
     PydanticSchemaGenerationError,
     ValidationInfo,
     create_model,
@@ -27,7 +27,7 @@ from pydantic import (
 from rankdet.recipes.changes import merged
 
 from .config import Config, input_error, suggestion
-from .signatures import Outside, Parameter, read_signature
+from .signatures import Outside, read_signature
 
 DEFERRED = object()
 """Marks a field whose part is given values by the part around it: it arrives there as a callable."""
@@ -36,7 +36,7 @@ DEFERRED = object()
 class Part(Config):
     """The fields of one part, validated. `build` makes the part of them."""
 
-    model_config = ConfigDict(use_attribute_docstrings=False)  # derived fields bring their text, and looking is slow
+    model_config = ConfigDict(use_attribute_docstrings=False)  # derived fields have no text, and looking is slow
     target: ClassVar[str] = ""
     """``"module:Name"`` of what is built."""
     own: ClassVar[tuple[str, ...]] = ()
@@ -48,8 +48,13 @@ class Part(Config):
 
     if TYPE_CHECKING:
 
-        def __init__(self, **fields: Any) -> None: ...
         def __getattr__(self, name: str) -> Any: ...
+
+    def __init__(self, *values: Any, **fields: Any) -> None:
+        """Take fields by name, or by position as the part itself does."""
+        super().__init__(**dict(zip(self.own, values, strict=False)), **fields)
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # validation need not call it
 
     @model_validator(mode="before")
     @classmethod
@@ -211,7 +216,7 @@ def part(
     """
     signature = read_signature(target, part_of)
     if signature.is_builder:
-        late = [parameter.name for parameter in signature.parameters if not parameter.is_keyword_only]
+        late = [each.name for each in signature.parameters if each.kind is not inspect.Parameter.KEYWORD_ONLY]
     own = [each for each in signature.parameters if each.name not in late and each.name not in base.model_fields]
     fields = {} if type is None else {"type": (Literal[type], type)}
     validators: dict[str, Any] = (
@@ -221,7 +226,6 @@ def part(
         target.partition(":")[2],
         __base__=base,
         __module__=__name__,
-        __doc__=signature.summary,
         __validators__=validators,
         **fields | {parameter.name: _field(parameter) for parameter in own},
     )
@@ -272,13 +276,11 @@ def foreign_part(target: str, base: type[Part], late: tuple[str, ...]) -> type[P
         sys.path.remove(os.getcwd())
 
 
-def _field(parameter: Parameter) -> tuple[Any, Any]:
-    default = ... if parameter.default is None else parameter.default()
-    if isinstance(default, type) and issubclass(default, Part):  # a class that is its own default
+def _field(parameter: inspect.Parameter) -> tuple[Any, Any]:
+    default = ... if parameter.default is parameter.empty else parameter.default
+    if isinstance(default, type):  # the part of a callable
         default = default()
-    if isinstance(default, Mapping):
-        default = dict(default)
-    return field_type(parameter.annotation()), Field(default, description=parameter.description)
+    return field_type(parameter.annotation()), dict(default) if isinstance(default, Mapping) else default
 
 
 def field_type(annotation: Any) -> Any:
