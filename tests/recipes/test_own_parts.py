@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from rankdet.data import make_shapes
 from rankdet.recipes import Recipe, load_recipe, validated
-from rankdet.structures import InputError
+from rankdet.structures import Images, InputError
 
 OUTSIDE = Path(__file__).parent / "outside_package"
 OWN_LOSS = "losses.dense={type: 'outside_losses:ScaledFocalLoss', factor: 2}"
@@ -89,8 +90,30 @@ def test_recipe_of_a_stranger_imports_nothing_until_its_part_is_built(monkeypatc
     assert recipe.model_dump(mode="json") == fields
     assert recipe.detector.build(3) is not None
     with pytest.raises(InputError, match=r"outside_losses:ScaledFocalLoss .* --trust .* trust=True"):
-        recipe.losses["dense"].build()
+        recipe.changed({"seed": 3}).losses["dense"].build()
     assert "outside_losses" not in sys.modules
+
+
+@pytest.mark.usefixtures("importable")
+def test_backbones_optimizers_and_schedules_are_named_by_import_path_too() -> None:
+    recipe = load_recipe(
+        "rs_atss_shapes",
+        {
+            "detector.backbone": {"type": "outside_losses:Stem", "width": 8},
+            "optimizer": {"type": "torch.optim:NAdam", "lr": 0.01, "momentum_decay": 0.002},
+            "schedule": {"type": "outside_losses:linear", "iterations": 100, "warmup_iterations": 0, "end": 0.5},
+            "detector.extra_levels": 1,
+        },
+    )
+    detector = recipe.detector.build(3)
+    assert type(detector.backbone).__name__ == "Stem"
+    assert len(detector.detect(Images(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), [(64, 64)]))) == 1
+    optimizer = recipe.optimizer.build(params=list(detector.parameters()), lr=recipe.optimizer.lr)
+    assert isinstance(optimizer, torch.optim.NAdam)
+    assert optimizer.param_groups[0]["momentum_decay"] == 0.002
+    assert [recipe.schedule.factor(iteration, 100) for iteration in (0, 50, 100)] == [1.0, 0.75, 0.5]
+    with pytest.raises(InputError, match=r"schedule.end: must be at most 1, got 2"):
+        recipe.changed({"schedule.end": 2})
 
 
 def rankdet(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

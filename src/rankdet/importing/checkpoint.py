@@ -211,7 +211,7 @@ def _categories_of(folder: Path, recipe: str | None) -> list[Category]:
     else:
         is_lvis = bool(LVIS.files(folder)) and not COCO_FORMAT.files(folder)
         data = Data(batch_size=1, format="lvis" if is_lvis else "coco", drop_degenerate=True)
-    return data.model_copy(update={"folder": folder}).build_test_dataset().categories
+    return data.at(folder).build_test_dataset().categories
 
 
 def _class_names(meta: Mapping[str, Any]) -> list[str] | None:

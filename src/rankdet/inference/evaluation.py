@@ -196,7 +196,7 @@ def evaluate_on_folder(
     recipe, world = model.origin.recipe, world or World.alone(model.device)
     with ExitStack() as stack:
         with world.together():
-            data = recipe.data.model_copy(update={"folder": folder})
+            data = recipe.data.at(folder)
             # Candidates of the ranking are those of training, masks included.
             has_masks = getattr(model.network, "has_masks", recipe.detector.has_masks)
             dataset = data.build_test_dataset(split, ranking and has_masks, measure_masks=has_masks)

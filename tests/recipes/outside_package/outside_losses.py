@@ -53,6 +53,23 @@ class ScaledFocalLoss(nn.Module):
         return LossOutput({name: self.factor * value for name, value in output.terms.items()}, output.stats)
 
 
+class Stem(nn.Module):
+    """A backbone of one convolution, whose map has stride 8."""
+
+    def __init__(self, width: Count = 16) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, width, 3, stride=8, padding=1)
+        self.channels, self.strides = (width,), (8,)
+
+    def forward(self, images: Images) -> list[Tensor]:
+        return [self.convolution(images.pixels / 255)]
+
+
+def linear(*, end: Fraction = 0.0) -> Callable[[int, int], float]:
+    """Return a schedule that falls linearly from 1 to ``end``."""
+    return lambda iteration, length: 1 - (1 - end) * iteration / length
+
+
 class SmallDetector(nn.Module):
     """One dense stage behind a pyramid without coarser levels."""
 

@@ -66,25 +66,32 @@ class Data(Config):
     skip_unreadable: bool = False
     """Whether an image that cannot be read in training is skipped and counted; otherwise training stops."""
 
+    def at(self, folder: Path | None) -> Data:
+        """The same data in another folder."""
+        return Data(**dict(self) | {"folder": folder})
+
     def find_split(self, split: str) -> Split:
         """The annotations and images of a split; raises InputError where they are missing."""
-        return self._format().find_split(self._folder(), split)
+        if self.folder is None:
+            format = self.format.upper()
+            raise input_error(f"data.folder is not set: name a folder in {format} format with --data FOLDER")
+        return self._format().find_split(self.folder, split)
 
     def build_transforms(self, training: bool) -> Transforms:
         """What is done to images: resizing, and in training all that is random."""
         from rankdet.data import Transforms
 
         config = self.resize if training or self.test_resize is None else self.test_resize
-        resize = None if config is None else config.build()
+        resize = config and config.build()
         if not training:
-            return Transforms(None if resize is None else resize.for_detection())
+            return Transforms(resize and resize.for_detection())
         return Transforms(
             resize,
             horizontal_flip=self.horizontal_flip,
             vertical_flip=self.vertical_flip,
-            distortion=None if self.distortion is None else self.distortion.build(),
-            expansion=None if self.expansion is None else self.expansion.build(),
-            crop=None if self.crop is None else self.crop.build(),
+            distortion=self.distortion and self.distortion.build(),
+            expansion=self.expansion and self.expansion.build(),
+            crop=self.crop and self.crop.build(),
         )
 
     def build_training_dataset(self, with_masks: bool = False) -> CocoDataset:
@@ -146,10 +153,3 @@ class Data(Config):
         from rankdet.data import COCO, LVIS
 
         return {"coco": COCO, "lvis": LVIS}[self.format]
-
-    def _folder(self) -> Path:
-        if self.folder is None:
-            raise input_error(
-                f"data.folder is not set: name a folder in {self.format.upper()} format with --data FOLDER"
-            )
-        return self.folder

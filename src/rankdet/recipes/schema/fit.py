@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from .config import Config
 from .part import Part, type_of
 
 
@@ -83,7 +84,7 @@ def check_fit(detector: Part, losses: Mapping[str, Part]) -> None:
     for name, head in heads.items():
         loss, path = losses[name], f"losses.{name}"
         asked = []
-        for inner, part in _parts(loss, path):
+        for inner, part in parts_of(loss, path):
             asked += [part.constants["learns"]] if "learns" in part.constants else []
             for need in _needs(part, inner):
                 if not getattr(head, need[1]):
@@ -104,13 +105,15 @@ def check_fit(detector: Part, losses: Mapping[str, Part]) -> None:
             )
 
 
-def _parts(part: Part, path: str) -> Iterator[tuple[str, Part]]:
-    """A part and all parts inside of it, with their dotted paths."""
-    yield path, part
-    for name, value in part:
-        for entry in value if isinstance(value, tuple) else (value,):
-            if isinstance(entry, Part):
-                yield from _parts(entry, f"{path}.{name}")
+def parts_of(config: Config, path: str = "") -> Iterator[tuple[str, Part]]:
+    """Yield a part, or what is no part, and all parts inside of it, with their dotted paths."""
+    if isinstance(config, Part):
+        yield path, config
+    for name, value in config:
+        entries = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+        for entry in entries:
+            if isinstance(entry, Config):
+                yield from parts_of(entry, f"{path}.{name}")
 
 
 def _needs(part: Part, path: str) -> Iterator[tuple[str, str]]:

@@ -16,10 +16,10 @@ from rankdet.recipes.migration import migrated
 from .config import Config, input_error, suggestion
 from .data import Data
 from .detectors import Detector
-from .fit import check_fit
+from .fit import check_fit, parts_of
 from .losses import Loss
 from .optimization import AnyOptimizer, AnySchedule
-from .part import Choice
+from .part import Choice, Unresolved
 
 
 class Evaluation(Config):
@@ -119,7 +119,8 @@ class Recipe(Config):
         0.1
         """
         fields = merged(self.model_dump(mode="json") | replaced, nested(changes))
-        return validated(fields, f"a change of recipe {self.name!r}", trust=True)
+        trust = not any(isinstance(part, Unresolved) for _, part in parts_of(self))
+        return validated(fields, f"a change of recipe {self.name!r}", trust)
 
 
 def validated(fields: Any, source: str, trust: bool = False) -> Recipe:
