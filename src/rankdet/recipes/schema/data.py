@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from rankdet.ranges import Count, CountOrZero, Fraction, NonNegative, Positive
 
 from .config import Config, input_error
-from .part import Choice, Part, part
+from .part import Choice, Part, built, part
 
 if TYPE_CHECKING:
     from rankdet.data import CocoDataset, Format, GroupedBatchSampler, Split, Transforms
@@ -82,16 +82,16 @@ class Data(Config):
         from rankdet.data import Transforms
 
         config = self.resize if training or self.test_resize is None else self.test_resize
-        resize = config and config.build()
+        resize = built(config)
         if not training:
             return Transforms(resize and resize.for_detection())
         return Transforms(
             resize,
             horizontal_flip=self.horizontal_flip,
             vertical_flip=self.vertical_flip,
-            distortion=self.distortion and self.distortion.build(),
-            expansion=self.expansion and self.expansion.build(),
-            crop=self.crop and self.crop.build(),
+            distortion=built(self.distortion),
+            expansion=built(self.expansion),
+            crop=built(self.crop),
         )
 
     def build_training_dataset(self, with_masks: bool = False) -> CocoDataset:

@@ -3,6 +3,7 @@
 Here are their types, their heads, and checks of fields that are right in themselves and do not fit together.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from .fit import DetectorPart, Head
@@ -10,6 +11,7 @@ from .part import Choice, Part, choose, part
 
 PLACE = ("in_channels", "strides", "num_classes")
 """What a stage takes from the detector around it."""
+STAGES = ("rcnn1", "rcnn2", "rcnn3")
 
 HubWeights = part("rankdet.backbones.weights:HubWeights", "hub")
 FileWeights = part("rankdet.backbones.weights:FileWeights", "file")
@@ -30,14 +32,18 @@ def _check_prior(stage: Any) -> None:
 
 
 def _check_stages(cascade: Any) -> None:
-    if len({stage.softmax for stage in (cascade.rcnn1, cascade.rcnn2, cascade.rcnn3)}) > 1:
+    if len({getattr(cascade, stage).softmax for stage in STAGES}) > 1:
         raise ValueError("softmax must be the same in rcnn1, rcnn2 and rcnn3, for their logits are averaged")
 
 
+def _check_multiple(name: str, value: int, of: str, divisor: int) -> None:
+    if value % divisor:
+        raise ValueError(f"{name} = {value} is no multiple of {of} = {divisor}")
+
+
 def _check_towers(detector: Any) -> None:
-    groups = detector.dense.groups
-    if detector.dense.convolutions and detector.pyramid_channels % groups:
-        raise ValueError(f"pyramid_channels = {detector.pyramid_channels} is no multiple of dense.groups = {groups}")
+    if detector.dense.convolutions:
+        _check_multiple("pyramid_channels", detector.pyramid_channels, "dense.groups", detector.dense.groups)
 
 
 def _check_grids(grids: Any) -> None:
@@ -45,14 +51,13 @@ def _check_grids(grids: Any) -> None:
         raise ValueError(f"{len(grids.sizes)} sizes but {len(grids.scale_ranges)} scale_ranges")
     if len(grids.sizes) < 3:
         raise ValueError(f"sizes must be those of at least three levels, not {len(grids.sizes)}")
-    if grids.convolutions and grids.channels % grids.groups:
-        raise ValueError(f"channels = {grids.channels} is no multiple of groups = {grids.groups}")
+    if grids.convolutions:
+        _check_multiple("channels", grids.channels, "groups", grids.groups)
 
 
 def _check_groups(features: Any) -> None:
     for name in ("channels", "out_channels"):
-        if getattr(features, name) % features.groups:
-            raise ValueError(f"{name} = {getattr(features, name)} is no multiple of groups = {features.groups}")
+        _check_multiple(name, getattr(features, name), "groups", features.groups)
 
 
 def _check_levels(detector: Any) -> None:
@@ -72,57 +77,40 @@ part("rankdet.heads.dense:DenseStage", late=PLACE)
 part("rankdet.heads.solo:GridStage", late=(*PLACE, "mask_features"), check=_check_grids)
 part("rankdet.heads.solo:MaskFeatureSettings", check=_check_groups)
 
-FasterRCNN = part(
-    "rankdet.detectors.faster_rcnn:FasterRCNN",
-    "faster_rcnn",
-    base=DetectorPart,
-    late=("num_classes",),
-    heads=lambda detector: {"rpn": Head(), "rcnn": Head(softmax=detector.rcnn.softmax)},
+
+def _detector(
+    name: str, module: str, heads: Callable[[Any], dict[str, Head]], check: Callable[[Any], None] | None = None
+) -> type[Part]:
+    """The model of a detector of rankdet, which recipes name by its module."""
+    target = f"rankdet.detectors.{module}:{name}"
+    return part(target, module, base=DetectorPart, late=("num_classes",), check=check, heads=heads)
+
+
+def _dense(auxiliary: str) -> Callable[[Any], dict[str, Head]]:
+    """The head of a dense detector, with this auxiliary head where it has one."""
+    return lambda detector: {
+        "dense": Head(centerness=True, per_image=True, auxiliary=(auxiliary,) * detector.dense.auxiliary)
+    }
+
+
+FasterRCNN = _detector(
+    "FasterRCNN", "faster_rcnn", lambda detector: {"rpn": Head(), "rcnn": Head(softmax=detector.rcnn.softmax)}
 )
-MaskRCNN = part(
-    "rankdet.detectors.mask_rcnn:MaskRCNN",
-    "mask_rcnn",
-    base=DetectorPart,
-    late=("num_classes",),
-    heads=lambda detector: {"rpn": Head(), "rcnn": Head(softmax=detector.rcnn.softmax, masks=True)},
+MaskRCNN = _detector(
+    "MaskRCNN", "mask_rcnn", lambda detector: {"rpn": Head(), "rcnn": Head(softmax=detector.rcnn.softmax, masks=True)}
 )
-CascadeRCNN = part(
-    "rankdet.detectors.cascade_rcnn:CascadeRCNN",
+CascadeRCNN = _detector(
+    "CascadeRCNN",
     "cascade_rcnn",
-    base=DetectorPart,
-    late=("num_classes",),
-    check=_check_stages,
-    heads=lambda detector: (
-        {"rpn": Head()} | {name: Head(softmax=getattr(detector, name).softmax) for name in ("rcnn1", "rcnn2", "rcnn3")}
-    ),
+    lambda detector: {"rpn": Head()} | {stage: Head(softmax=getattr(detector, stage).softmax) for stage in STAGES},
+    _check_stages,
 )
-ATSS = part(
-    "rankdet.detectors.atss:ATSS",
-    "atss",
-    base=DetectorPart,
-    late=("num_classes",),
-    check=_check_towers,
-    heads=lambda detector: {
-        "dense": Head(centerness=True, per_image=True, auxiliary=("centerness",) * detector.dense.auxiliary)
-    },
-)
-PAA = part(
-    "rankdet.detectors.paa:PAA",
-    "paa",
-    base=DetectorPart,
-    late=("num_classes",),
-    check=_check_towers,
-    heads=lambda detector: {
-        "dense": Head(centerness=True, per_image=True, auxiliary=("iou",) * detector.dense.auxiliary)
-    },
-)
-YOLACT = part(
-    "rankdet.detectors.yolact:YOLACT",
+ATSS = _detector("ATSS", "atss", _dense("centerness"), _check_towers)
+PAA = _detector("PAA", "paa", _dense("iou"), _check_towers)
+YOLACT = _detector(
+    "YOLACT",
     "yolact",
-    base=DetectorPart,
-    late=("num_classes",),
-    check=_check_thresholds,
-    heads=lambda detector: {
+    lambda detector: {
         "dense": Head(
             softmax=detector.softmax,
             masks=True,
@@ -131,15 +119,8 @@ YOLACT = part(
             auxiliary=("semantic",) * detector.semantic,
         )
     },
+    _check_thresholds,
 )
-SOLOv2 = part(
-    "rankdet.detectors.solov2:SOLOv2",
-    "solov2",
-    base=DetectorPart,
-    late=("num_classes",),
-    check=_check_levels,
-    heads=lambda detector: {"grid": Head(boxes=False, masks=True)},
-)
-Detector = Annotated[
-    Part, Choice((FasterRCNN, MaskRCNN, CascadeRCNN, ATSS, PAA, YOLACT, SOLOv2), DetectorPart, ("num_classes",))
-]
+SOLOv2 = _detector("SOLOv2", "solov2", lambda detector: {"grid": Head(boxes=False, masks=True)}, _check_levels)
+DETECTORS = (FasterRCNN, MaskRCNN, CascadeRCNN, ATSS, PAA, YOLACT, SOLOv2)
+Detector = Annotated[Part, Choice(DETECTORS, DetectorPart, ("num_classes",))]

@@ -11,9 +11,9 @@ import importlib
 import inspect
 import os
 import sys
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import (
@@ -63,12 +63,9 @@ class Part(Config):
         if not isinstance(fields, dict):
             return fields
         defaults = {name: cls.model_fields[name].default for name in fields if name in cls.model_fields}
-        changed = {
-            name: merged(default.model_dump(), fields[name])
-            for name, default in defaults.items()
-            if isinstance(default, Part) and type_of(type(default)) is None and isinstance(fields[name], dict)
-        }
-        return fields | changed
+        parts = {name: default for name, default in defaults.items() if isinstance(default, Part)}
+        plain = {name: default.model_dump() for name, default in parts.items() if type_of(type(default)) is None}
+        return fields | {name: merged(default, fields[name]) for name, default in plain.items()}
 
     def build(self, *values: Any, **named: Any) -> Any:
         """Return the part itself.
@@ -94,15 +91,16 @@ class Part(Config):
     def arguments(self, named: Mapping[str, Any]) -> dict[str, Any]:
         """The fields as arguments, with the parts in them built."""
         fields = type(self).model_fields
-        return {name: _built(getattr(self, name), named, DEFERRED in fields[name].metadata) for name in self.own}
+        return {name: built(getattr(self, name), named, DEFERRED in fields[name].metadata) for name in self.own}
 
 
-def _built(value: Any, named: Mapping[str, Any], is_deferred: bool) -> Any:
+def built(value: Any, named: Mapping[str, Any] = MappingProxyType({}), is_deferred: bool = False) -> Any:
+    """Return a value of a field as an argument: parts in it are built, or callables that build them if deferred."""
     if isinstance(value, Part):
         if is_deferred:
             return functools.partial(_load(value.target), **value.arguments({}))
         return value.build(**named)
-    return tuple(_built(entry, named, is_deferred) for entry in value) if isinstance(value, tuple) else value
+    return tuple(built(entry, named, is_deferred) for entry in value) if isinstance(value, tuple) else value
 
 
 def _load(target: str) -> Callable[..., Any]:
@@ -166,15 +164,9 @@ class Choice:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
         """Validation and serialization, for pydantic, whose schemas are plain data."""
-        return {
-            "type": "function-plain",
-            "function": {"type": "with-info", "function": self.validate},
-            "serialization": {
-                "type": "function-plain",
-                "function": lambda value, info: value.model_dump(mode=info.mode),
-                "info_arg": True,
-            },
-        }
+        dump = {"type": "function-plain", "function": lambda value, info: value.model_dump(mode=info.mode)}
+        function = {"type": "with-info", "function": self.validate}
+        return {"type": "function-plain", "function": function, "serialization": dump | {"info_arg": True}}
 
 
 def type_of(model: type[Part]) -> str | None:
@@ -288,7 +280,7 @@ def field_type(annotation: Any) -> Any:
     origin, members = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, type) and issubclass(annotation, Part):
         return annotation if type_of(annotation) is None else Annotated[Part, Choice((annotation,))]
-    if origin in (Union, types.UnionType):
+    if origin in (Union, UnionType):
         return _union(members)
     if origin is Annotated:
         return Annotated[field_type(members[0]), *annotation.__metadata__]
