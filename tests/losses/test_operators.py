@@ -146,21 +146,20 @@ def test_the_operator_is_as_torch_asks(
     name: str, form: Form, dtype: torch.dtype, sizes: list[int], positives: bool
 ) -> None:
     candidates, numbers = candidates_of(draw(sizes, dtype, positives), sizes, form)
-    logits, marks, roles = candidates
-    arguments = logits, marks, *roles, numbers, 0.5, False
-    opcheck(OPERATORS[name].operator, (*arguments, False, ""))
+    arguments = *candidates, 0.5, False, "", numbers
+    opcheck(OPERATORS[name].operator, (*arguments, False))
     keeps = dtype == torch.float32
     if keeps:
         # Not as a graph: its cells are overwritten by the backward pass, so that only eager mode keeps any.
         checks = "test_schema", "test_autograd_registration", "test_faketensor"
-        opcheck(OPERATORS[name].operator, (*arguments, True, ""), test_utils=checks)
-    detached = [level.detach() for level in logits]
-    values, _, own, ascending, weights, found = OPERATORS[name].operator(detached, *arguments[1:], keeps, "")
+        opcheck(OPERATORS[name].operator, (*arguments, True), test_utils=checks)
+    detached = [level.detach() for level in candidates.logits], *arguments[1:-1]
+    values, _, own, ascending, weights, found = OPERATORS[name].operator(*detached, numbers, keeps)
     upstream = torch.arange(1.0, len(values) + 1, dtype=values.dtype)
-    arguments = detached, marks, *roles, own, ascending, weights, upstream, 0.5
-    opcheck(torch.ops.rankdet.ranking_gradient.default, (*arguments, False, ""))
+    arguments = *detached, own, ascending, weights, upstream
+    opcheck(torch.ops.rankdet.ranking_gradient.default, arguments)
     if keeps:
-        opcheck(torch.ops.rankdet.ranking_gradient_.default, (found, *arguments, False, ""))
+        opcheck(torch.ops.rankdet.ranking_gradient_.default, (found, *arguments))
 
 
 @pytest.mark.parametrize("labels", [[0, 4, -1, 2, -1], [4, 4], [-1], [1], []], ids=str)
@@ -169,7 +168,7 @@ def test_the_operator_that_finds_rows_is_as_torch_asks(labels: list[int]) -> Non
     for mask in (is_class(labels, 4), labels < 0):
         opcheck(torch.ops.rankdet.indices_of.default, (mask,))
         assert torch.ops.rankdet.indices_of(mask).tolist() == mask.nonzero().squeeze(1).tolist()
-    _, _, (positives, ignored, _) = from_labels(torch.zeros(len(labels), 4), labels)
+    _, _, positives, ignored, _ = from_labels(torch.zeros(len(labels), 4), labels)
     assert (positives // 4).tolist() == [i for i, label in enumerate(labels) if 0 <= label < 4]
     assert ignored.tolist() == [i for i, label in enumerate(labels) if label < 0]
 
@@ -403,7 +402,7 @@ def test_a_dropped_positive_is_a_negative_in_either_form_of_the_roles(sizes: lis
     assert torch.equal(kept, quality[~dropped])
     assert torch.equal(kept_rows, rows[~dropped])
     candidates = from_labels(pool.logits.split(sizes), labels)
-    assert torch.equal(candidates.roles.positives // C, kept_rows)
+    assert torch.equal(candidates.positives // C, kept_rows)
     given = _without_zeros(pool.logits, pool.labels, quality, rows)
     assert torch.equal(given[0][0], expected)
     assert torch.equal(given[2], kept_rows)

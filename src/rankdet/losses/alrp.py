@@ -1,8 +1,5 @@
 """aLRP Loss: the localization-recall-precision error at the rank of every positive, averaged.
 
-K. Oksuz, B. C. Cam, E. Akbas, S. Kalkan, "A Ranking-based, Balanced Loss Function Unifying Classification and
-Localisation in Object Detection", NeurIPS 2020, arXiv:2009.13592.
-
 Legend: M candidates, C classes, P positives, N negatives, s logits, E localization errors, δ half the step's width.
 """
 
@@ -60,6 +57,9 @@ def alrp_loss(
         L_{cls} &= \frac{1}{|P|} \sum_i \frac{N_{FP}(i)}{rank(i)}, \qquad
         L_{loc} = \frac{1}{|P|} \sum_i \frac{\sum_{k \in P, s_k \ge s_i} E(k)}{rank(i)}
 
+    (K. Oksuz, B. C. Cam, E. Akbas, S. Kalkan, "A Ranking-based, Balanced Loss Function Unifying Classification and
+    Localisation in Object Detection", NeurIPS 2020, arXiv:2009.13592).
+
     The gradient of the first is the identity update of both together. Its target is E(i) / rank(i), the error that i
     would have without negatives above it: negative j gets
     :math:`\frac{H(x_{ij})}{N_{FP}(i)} \cdot \frac{N_{FP}(i) + \sum_{k \ne i} H(x_{ik}) E(k)}{rank(i)}` from i, which
@@ -68,32 +68,19 @@ def alrp_loss(
 
     Parameters
     ----------
-    logits
-        Raw scores of any shape and floating dtype, or one such tensor per level.
     targets
-        Same shapes: −1 ignored, 0 negative, above 0 positive.
+        Shapes of the logits: −1 ignored, 0 negative, above 0 positive.
     localization_errors
         (P,) E ≥ 0 of the positives, in their order in ``targets``: (1 − GIoU) / (2 (1 − τ)) with
         τ = 0.5 in detectors.
-    delta
-        δ, half the width of the soft step, in logits; 0 gives the hard step.
-    sync
-        Rank the candidates of all processes in one pool; see :class:`Processes`.
-    check
-        Raise on NaN or infinite logits and on targets outside [−1, 1] (this waits for the device).
-    implementation
-        As in :func:`rank_sort_loss`.
+    logits, delta, sync, check, implementation
+        See :func:`rank_sort_loss`, also for what is raised.
 
     Returns
     -------
     ALRPValues
         Scalars (float64 for float64 logits, else float32). Without positives both are zeros, connected to ``logits``
         and to ``localization_errors``.
-
-    Raises
-    ------
-    ValueError
-        When shapes differ, δ is negative, there is no such implementation, or ``check`` finds a value out of range.
 
     Notes
     -----
@@ -129,21 +116,8 @@ def alrp_loss_of_labels(
 ) -> ALRPValues:
     """aLRP Loss of classifiers: the same as :func:`alrp_loss`, without the dense (M, C) target.
 
-    Parameters
-    ----------
-    logits
-        (M, C) raw scores, or one such tensor per level.
-    labels
-        (M,) int64: class 0 … C − 1, C background, −1 ignored; one such tensor per level.
-    localization_errors
-        (P,) E of the positives, in their order in ``labels``.
-    delta, sync, check, implementation
-        As in :func:`alrp_loss`.
-
-    Raises
-    ------
-    ValueError
-        When shapes do not fit, δ is negative, or ``check`` finds a value out of range.
+    Arguments are those of :func:`rank_sort_loss_of_labels`, with the (P,) errors E of the positives, in their order in
+    ``labels``, in place of qualities.
 
     Examples
     --------

@@ -1,8 +1,5 @@
 """AP Loss: every positive above all negatives, by the precision at its rank.
 
-K. Chen, W. Lin, J. Li, J. See, J. Wang, J. Zou, "AP-Loss for Accurate One-Stage Object Detection", TPAMI 2021,
-arXiv:2008.07294; in the notation of Oksuz et al., ICCV 2021, section 3.1.
-
 Legend: M candidates, C classes, P positives, N negatives, s logits, δ half the step's width.
 """
 
@@ -49,36 +46,25 @@ def ap_loss(
             m(i) = \max_{k \in P, s_k \le s_i} precision(k) \\
         L_{AP} &= 1 - \frac{1}{|P|} \sum_{i \in P} m(i)
 
+    (K. Chen, W. Lin, J. Li, J. See, J. Wang, J. Zou, "AP-Loss for Accurate One-Stage Object Detection", TPAMI 2021,
+    arXiv:2008.07294; in the notation of Oksuz et al., ICCV 2021, section 3.1).
+
     The term of i itself is 1, where :func:`rank_sort_loss` counts H(0). The gradient is that of the identity update:
     negative j gets :math:`(1 - m(i)) H(x_{ij}) / N_{FP}(i)` from every positive i, which pays 1 − m(i).
 
     Parameters
     ----------
-    logits
-        Raw scores of any shape and floating dtype, or one such tensor per level.
     targets
-        Same shapes: −1 ignored, 0 negative, above 0 positive.
-    delta
-        δ, half the width of the soft step, in logits; 0 gives the hard step.
+        Shapes of the logits: −1 ignored, 0 negative, above 0 positive.
     interpolate
         False takes precision(i) itself in place of m(i).
-    sync
-        Rank the candidates of all processes in one pool; see :class:`Processes`.
-    check
-        Raise on NaN or infinite logits and on targets outside [−1, 1] (this waits for the device). Without it they make
-        the loss NaN; they are never dropped.
-    implementation
-        As in :func:`rank_sort_loss`.
+    logits, delta, sync, check, implementation
+        See :func:`rank_sort_loss`, also for what is raised.
 
     Returns
     -------
     Tensor
         Scalar in [0, 1): float64 for float64 logits, else float32. Without positives a zero connected to ``logits``.
-
-    Raises
-    ------
-    ValueError
-        When shapes differ, δ is negative, there is no such implementation, or ``check`` finds a value out of range.
 
     Notes
     -----
@@ -113,20 +99,11 @@ def ap_loss_of_labels(
 
     Parameters
     ----------
-    logits
-        (M, C) raw scores, or one such tensor per level.
-    labels
-        (M,) int64: class 0 … C − 1, C background, −1 ignored; one such tensor per level.
     num_positives
         P, where it is known: counting would wait for a GPU. A wrong number raises on a CPU and makes the loss NaN on a
         GPU.
-    delta, interpolate, sync, check, implementation
-        As in :func:`ap_loss`.
-
-    Raises
-    ------
-    ValueError
-        When shapes do not fit, δ is negative, or ``check`` finds a value out of range.
+    logits, labels, delta, interpolate, sync, check, implementation
+        See :func:`rank_sort_loss_of_labels` and :func:`ap_loss`.
 
     Examples
     --------
@@ -140,8 +117,10 @@ def ap_loss_of_labels(
     return found.values[0]
 
 
-def _rule(logits: Tensor, false_positives: Tensor, delta: float, interpolate: bool) -> Ruling:
-    rank, precision = _precision(logits, false_positives, delta)
+def _rule(logits: Tensor, _: Tensor, false_positives: Tensor, delta: float, *, interpolate: bool) -> Ruling:
+    positive_rank = Window(logits, delta).steps_above(torch.ones_like(logits)) + (0.5 if delta > 0 else 0.0)
+    rank = positive_rank + false_positives
+    precision = positive_rank / rank
     # Each at least as precise as those below it.
     errors = 1 - (precision.cummax(0).values if interpolate else precision)
     is_active = ~(false_positives <= 0)
@@ -153,21 +132,6 @@ def _rule(logits: Tensor, false_positives: Tensor, delta: float, interpolate: bo
         weights=torch.where(is_active, errors / false_positives, 0.0)[None] / count,
         per_positive=rank[None],
     )
-
-
-def _precision(logits: Tensor, false_positives: Tensor, delta: float) -> tuple[Tensor, Tensor]:
-    """Rank, and precision at it, of ascending positives, each (P,)."""
-    positive_rank = Window(logits, delta).steps_above(torch.ones_like(logits)) + (0.5 if delta > 0 else 0.0)
-    rank = positive_rank + false_positives
-    return rank, positive_rank / rank
-
-
-def _interpolated(logits: Tensor, _: Tensor, false_positives: Tensor, delta: float) -> Ruling:
-    return _rule(logits, false_positives, delta, interpolate=True)
-
-
-def _plain(logits: Tensor, _: Tensor, false_positives: Tensor, delta: float) -> Ruling:
-    return _rule(logits, false_positives, delta, interpolate=False)
 
 
 def _imprecision(pairs: Pairs) -> PrimaryTerms:
@@ -184,8 +148,12 @@ def _reference(logits: Tensor, targets: Tensor, _: Tensor, delta: float, interpo
     return [error_driven_loss(logits, targets, _imprecision, delta, refine=refine)]
 
 
-_INTERPOLATED = RankingOperator("average_precision", _interpolated, partial(_reference, interpolate=True))
-_PLAIN = RankingOperator("average_precision_plain", _plain, partial(_reference, interpolate=False))
+def _operator(name: str, interpolate: bool) -> RankingOperator:
+    return RankingOperator(name, partial(_rule, interpolate=interpolate), partial(_reference, interpolate=interpolate))
+
+
+_INTERPOLATED = _operator("average_precision", True)
+_PLAIN = _operator("average_precision_plain", False)
 
 
 @checked

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from rankdet.losses.candidates import Positives, check_sigmoid
 from rankdet.losses.gradients import Gradient, Upstream, with_gradient
 from rankdet.losses.quality import BinaryQuality, IoUQuality, Quality
 from rankdet.losses.rank_sort import RankSortValues
-from rankdet.losses.sorting import EPSILON, sorting_errors
+from rankdet.losses.sorting import EPSILON, Sorting, sorting_errors
 from rankdet.losses.steps import soft_step
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import ScoreWeights
@@ -44,17 +43,10 @@ def bucketed_rank_sort_loss(logits: Tensor, targets: Tensor, delta: float = 0.5)
 
     Parameters
     ----------
-    logits
-        Raw scores of any shape and floating dtype.
-    targets
-        Same shape: −1 ignored, 0 negative, (0, 1] localization quality of a positive.
+    logits, targets
+        One shape, targets as in :func:`rankdet.losses.rank_sort_loss`.
     delta
         δ, half the width of the soft step, in logits.
-
-    Returns
-    -------
-    RankSortValues
-        ``ranking`` and ``sorting``, scalars, each with a gradient of its own; connected zeros without positives.
 
     Notes
     -----
@@ -72,7 +64,7 @@ def bucketed_rank_sort_loss(logits: Tensor, targets: Tensor, delta: float = 0.5)
     >>> logits.grad
     tensor([-0.2619,  0.2580,  0.2580, -0.2541])
     """
-    return RankSortValues(*_bucketed(logits, targets, lambda values, roles: _rank_sort(values, roles, delta)))
+    return RankSortValues(*_bucketed(logits, targets, delta, sorting_errors))
 
 
 def bucketed_ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
@@ -81,128 +73,68 @@ def bucketed_ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Ten
     As published it is another loss than AP Loss also where buckets are exact: a positive's own term in its rank is H(0)
     = 1/2 instead of 1, and precision is not interpolated.
 
-    Parameters
-    ----------
-    logits, targets
-        As in :func:`bucketed_rank_sort_loss`; all targets above 0 are alike.
-    delta
-        δ, half the width of the soft step, in logits.
-
-    Returns
-    -------
-    Tensor
-        Scalar in [0, 1); connected zero without positives.
+    Arguments are those of :func:`bucketed_rank_sort_loss`; all targets above 0 are alike.
 
     Examples
     --------
     >>> bucketed_ap_loss(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 0.0]))
     tensor(0.6667)
     """
-    (loss,) = _bucketed(logits, targets, lambda values, roles: _average_precision(values, roles, delta))
-    return loss
+    return _bucketed(logits, targets, delta, _unsorted)[0]
 
 
-class _Sorted(NamedTuple):
-    """Positives in ascending order of their logits, and the negatives.
-
-    positives, negatives
-        (P,) and (N,) indices into the flat logits.
-    logits, quality
-        (P,) float64, of the positives.
-    """
-
-    positives: Tensor
-    logits: Tensor
-    quality: Tensor
-    negatives: Tensor
+def _unsorted(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
+    """The ranks among positives alone."""
+    rank = soft_step(logits - logits[:, None], delta).sum(dim=1)
+    return Sorting(rank, torch.zeros_like(rank), torch.zeros_like(rank))
 
 
-Evaluate = Callable[[Tensor, _Sorted], tuple[tuple[Tensor, ...], Gradient]]
-
-
-def _bucketed(logits: Tensor, targets: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:
+def _bucketed(
+    logits: Tensor, targets: Tensor, delta: float, sort: Callable[[Tensor, Tensor, float], Sorting]
+) -> tuple[Tensor, ...]:
+    """The mean of N_FP / rank and that of the sorting errors, each with a gradient of its own."""
     if logits.shape != targets.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must have one shape")
     targets = targets.detach().reshape(-1)
 
-    def on_flat(logits: Tensor) -> tuple[tuple[Tensor, ...], Gradient]:
-        positives = (targets > 0).nonzero().squeeze(1)
-        ascending, order = logits.reshape(-1)[positives].double().sort()
+    def evaluate(logits: Tensor) -> tuple[tuple[Tensor, Tensor], Gradient]:
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        flat, positives = logits.reshape(-1), (targets > 0).nonzero().squeeze(1)
+        if len(positives) == 0:
+            zero = logits.new_zeros((), dtype=dtype)
+            return (zero, zero.clone()), lambda logits, _: torch.zeros_like(logits)
+        ascending, order = flat[positives].double().sort()
         positives = positives[order]
-        return evaluate(
-            logits, _Sorted(positives, ascending, targets[positives].double(), (targets == 0).nonzero().squeeze(1))
-        )
-
-    return with_gradient(logits, on_flat)
-
-
-class _Buckets:
-    """The negatives between positives: which bucket each is in, and H of the buckets' means."""
-
-    def __init__(self, logits: Tensor, roles: _Sorted, delta: float) -> None:
-        values = logits.reshape(-1)[roles.negatives].double()
+        negatives = (targets == 0).nonzero().squeeze(1)
+        values = flat[negatives].double()
         # Those below are above no positive, and would move the mean of the lowest bucket.
-        is_seen = ~(values < roles.logits[0] - delta)
-        self.negatives, values = roles.negatives[is_seen], values[is_seen]
-        self.bucket = torch.searchsorted(roles.logits, values)
-        num_buckets = len(roles.logits) + 1
-        self.counts = torch.bincount(self.bucket, minlength=num_buckets).double()
-        means = torch.bincount(self.bucket, weights=values, minlength=num_buckets) / self.counts.clamp(min=1)
-        self.above = soft_step(means - roles.logits[:, None], delta)
-        self.false_positives = self.above @ self.counts
+        is_seen = ~(values < ascending[0] - delta)
+        negatives, values = negatives[is_seen], values[is_seen]
+        bucket, num_buckets = torch.searchsorted(ascending, values), len(positives) + 1
+        counts = torch.bincount(bucket, minlength=num_buckets).double()
+        means = torch.bincount(bucket, weights=values, minlength=num_buckets) / counts.clamp(min=1)
+        above = soft_step(means - ascending[:, None], delta)
+        false_positives = above @ counts
+        sorting = sort(ascending, targets[positives].double(), delta)
+        rank = sorting.rank + false_positives
+        errors = false_positives / rank
+        shares = ~(false_positives <= EPSILON) / rank  # what a unit of H is worth to a negative
 
-    def ranking(self, rank_among_positives: Tensor) -> tuple[Tensor, Tensor]:
-        """N_FP / rank and what a unit of H is worth to a negative, 1 / rank; each (P,)."""
-        rank = rank_among_positives + self.false_positives
-        is_active = ~(self.false_positives <= EPSILON)
-        return self.false_positives / rank, is_active / rank
+        def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
+            result = torch.zeros_like(logits, memory_format=torch.contiguous_format)
+            of_positives = torch.zeros_like(errors)
+            if upstream[0] is not None:
+                of_positives -= upstream[0] * errors * (shares > 0)
+                of_buckets = (upstream[0] * shares / len(positives)) @ above
+                result.view(-1)[negatives] = of_buckets[bucket].to(result.dtype)
+            if upstream[1] is not None:
+                of_positives += upstream[1] * sorting.gradient
+            result.view(-1)[positives] = (of_positives / len(positives)).to(result.dtype)
+            return result
 
-    def add_gradient(self, flat: Tensor, shares: Tensor) -> None:
-        """Write Σ_i shares[i] H(m_b − p_i) to every negative of every bucket."""
-        flat[self.negatives] = (shares @ self.above)[self.bucket].to(flat.dtype)
+        return (errors.mean().to(dtype), sorting.error.mean().to(dtype)), gradient
 
-
-def _rank_sort(logits: Tensor, roles: _Sorted, delta: float) -> tuple[tuple[Tensor, Tensor], Gradient]:
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    num_positives = len(roles.positives)
-    if num_positives == 0:
-        zero = logits.new_zeros((), dtype=dtype)
-        return (zero, zero.clone()), lambda logits, _: torch.zeros_like(logits)
-    buckets = _Buckets(logits, roles, delta)
-    sorting = sorting_errors(roles.logits, roles.quality, delta)
-    errors, shares = buckets.ranking(sorting.rank)
-
-    def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
-        result = torch.zeros_like(logits, memory_format=torch.contiguous_format)
-        of_positives = torch.zeros_like(errors)
-        if upstream[0] is not None:
-            of_positives -= upstream[0] * errors * (shares > 0)
-            buckets.add_gradient(result.view(-1), upstream[0] * shares / num_positives)
-        if upstream[1] is not None:
-            of_positives += upstream[1] * sorting.gradient
-        result.view(-1)[roles.positives] = (of_positives / num_positives).to(result.dtype)
-        return result
-
-    return (errors.mean().to(dtype), sorting.error.mean().to(dtype)), gradient
-
-
-def _average_precision(logits: Tensor, roles: _Sorted, delta: float) -> tuple[tuple[Tensor], Gradient]:
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    num_positives = len(roles.positives)
-    if num_positives == 0:
-        return (logits.new_zeros((), dtype=dtype),), lambda logits, _: torch.zeros_like(logits)
-    buckets = _Buckets(logits, roles, delta)
-    errors, shares = buckets.ranking(soft_step(roles.logits - roles.logits[:, None], delta).sum(dim=1))
-
-    def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
-        result = torch.zeros_like(logits, memory_format=torch.contiguous_format)
-        if upstream[0] is not None:
-            buckets.add_gradient(result.view(-1), upstream[0] * shares / num_positives)
-            of_positives = -upstream[0] * errors * (shares > 0) / num_positives
-            result.view(-1)[roles.positives] = of_positives.to(result.dtype)
-        return result
-
-    return (errors.mean().to(dtype),), gradient
+    return with_gradient(logits, evaluate)
 
 
 @checked

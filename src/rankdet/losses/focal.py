@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 
 from rankdet.losses.balancing import ConstantBalance
 from rankdet.losses.box_losses import GIoULoss
-from rankdet.losses.candidates import check_sigmoid
+from rankdet.losses.candidates import Positives, check_sigmoid
 from rankdet.losses.gradients import Gradient, Upstream, with_gradient
 from rankdet.losses.normalizers import Normalizer, PositiveCount
 from rankdet.losses.processes import Processes, Sync, with_value
@@ -32,12 +32,13 @@ CPU_CHUNK, GPU_CHUNK = 1 << 17, 1 << 22
 def focal_loss(
     logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0, *, rows: Tensor | None = None
 ) -> Tensor:
-    r"""Focal loss, summed over all logits of all candidates that are not ignored.
+    r"""Focal loss, summed over all logits of all candidates that are not ignored; a scalar.
 
     .. math:: FL = -\alpha (1 - \sigma(s))^\gamma \log \sigma(s) \;\text{(positive)}, \qquad
         FL = -(1 - \alpha)\, \sigma(s)^\gamma \log(1 - \sigma(s)) \;\text{(negative)}
 
-    (T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5).
+    (T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5). The gradient is the derivative.
+    No target of the size of the logits is built.
 
     Parameters
     ----------
@@ -51,11 +52,6 @@ def focal_loss(
         Exponent: how much well-classified logits are played down.
     rows
         (P,) which candidates are positives; None looks for them, which waits for a GPU.
-
-    Returns
-    -------
-    Tensor
-        Scalar; its gradient is the derivative. No target of the size of the logits is built.
 
     Examples
     --------
@@ -74,12 +70,12 @@ def focal_loss(
 def quality_focal_loss(
     logits: Tensor, labels: Tensor, quality: Tensor, beta: float = 2.0, *, rows: Tensor | None = None
 ) -> Tensor:
-    r"""Quality focal loss, summed over all logits of all candidates that are not ignored.
+    r"""Quality focal loss, summed over all logits of all candidates that are not ignored; a scalar.
 
     .. math:: QFL = -|y - \sigma|^\beta \left( (1 - y) \log(1 - \sigma) + y \log \sigma \right)
 
     with the localization quality y of a positive for the class of its object, and 0 for all other logits (X. Li et al.,
-    "Generalized Focal Loss", NeurIPS 2020, equation 5).
+    "Generalized Focal Loss", NeurIPS 2020, equation 5). The gradient is the derivative.
 
     Parameters
     ----------
@@ -89,11 +85,6 @@ def quality_focal_loss(
         (P,) in [0, 1] of the positives, in their order in ``labels``; receives no gradient.
     beta
         Exponent.
-
-    Returns
-    -------
-    Tensor
-        Scalar; its gradient is the derivative.
 
     Examples
     --------
@@ -218,11 +209,9 @@ class FocalLoss(nn.Module):
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head."""
         check_sigmoid(candidates)
-        processes, positives = Processes(self.sync), self.tasks.find_positives(candidates)
+        positives = self.tasks.find_positives(candidates)
         total = focal_loss(candidates.logits, candidates.labels, self.alpha, self.gamma, rows=positives.rows)
-        classification = _over(total, self.normalizer(candidates, len(positives.rows)), processes)
-        tasks = self.tasks(candidates, positives, classification, processes=processes)
-        return LossOutput({"classification": classification, **tasks.terms}, tasks.stats)
+        return _output(self, candidates, positives, total)
 
 
 @checked
@@ -269,15 +258,18 @@ class QualityFocalLoss(nn.Module):
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head; raises ValueError where it does not pass what the quality needs."""
         check_sigmoid(candidates)
-        processes, positives = Processes(self.sync), self.tasks.find_positives(candidates)
+        positives = self.tasks.find_positives(candidates)
         quality = self.quality(candidates, positives)
         total = quality_focal_loss(candidates.logits, candidates.labels, quality, self.beta, rows=positives.rows)
-        classification = _over(total, self.normalizer(candidates, len(positives.rows)), processes)
-        tasks = self.tasks(candidates, positives, classification, processes=processes)
-        return LossOutput({"classification": classification, **tasks.terms}, tasks.stats)
+        return _output(self, candidates, positives, total)
 
 
-def _over(total: Tensor, count: Tensor, processes: Processes) -> Tensor:
-    """A sum over a count of positives, of all processes; the count is at least 1 per process."""
+def _output(
+    loss: FocalLoss | QualityFocalLoss, candidates: Candidates, positives: Positives, total: Tensor
+) -> LossOutput:
+    """The sum of a focal loss over a count of positives, at least 1 per process, and the tasks beside it."""
+    processes, count = Processes(loss.sync), loss.normalizer(candidates, len(positives.rows))
     whole, mean_count = processes.mean(torch.stack([total.detach(), count.to(total.dtype)]))
-    return with_value(total, whole) / mean_count.clamp(min=1)
+    classification = with_value(total, whole) / mean_count.clamp(min=1)
+    tasks = loss.tasks(candidates, positives, classification, processes=processes)
+    return LossOutput({"classification": classification, **tasks.terms}, tasks.stats)

@@ -72,14 +72,14 @@ class TorchNegatives:
     """
 
     def __init__(self, candidates: RankedCandidates, cells: Cells, kept: Tensor | None = None) -> None:
-        self.logits, _, self.roles = candidates
+        self.candidates, self.logits = candidates, candidates.logits
         self.cells = cells
         self.kept = kept
         self.edges = cells.edges
         self.below = float(self.edges[0].nextafter(torch.full_like(self.edges[0], -torch.inf)))
         size = max(CHUNK, len(cells)) if self.edges.device.type == "cpu" else candidates.num_logits
         # A chunk holds whole rows of ``width`` logits, and no fewer logits than there are cells to be added up.
-        self.size = max(size // self.roles.width, 1) * self.roles.width
+        self.size = max(size // self.candidates.width, 1) * self.candidates.width
 
     def count(self, own: Tensor) -> Counted:
         """See :meth:`Negatives.count`. Values that are not finite cannot be searched for: nothing is counted then."""
@@ -137,7 +137,7 @@ class TorchNegatives:
 
     def _write(self, gradients: Sequence[Tensor], of_positives: Tensor) -> None:
         """Put one value at each of the positives, whose indices run over all levels."""
-        positives, start = self.roles.positives, 0
+        positives, start = self.candidates.positives, 0
         for level in gradients:
             flat = level.view(-1)
             if len(gradients) == 1:
@@ -148,7 +148,7 @@ class TorchNegatives:
             start += len(flat)
 
     def _not_finite(self) -> Tensor:
-        poison = self.roles.positives.new_zeros((), dtype=torch.float64)
+        poison = self.candidates.positives.new_zeros((), dtype=torch.float64)
         first_row = 0
         for level in self.logits:
             if level.numel():
@@ -156,21 +156,21 @@ class TorchNegatives:
                 found = ((low - low) + (high - high)).double()
                 if found.device.type != "cpu" or bool(found.isnan()):
                     # Something is not finite, or looking would wait for the device: perhaps only what is ignored.
-                    rows = level.reshape(-1, self.roles.width)
-                    skipped = _within(self.roles.ignored, first_row, first_row + len(rows))
+                    rows = level.reshape(-1, self.candidates.width)
+                    skipped = _within(self.candidates.ignored, first_row, first_row + len(rows))
                     rows = rows.index_fill(0, skipped - first_row, 0.0)
                     found = (rows - rows).sum(dtype=torch.float64)
                 poison = poison + found
-            first_row += level.numel() // self.roles.width
+            first_row += level.numel() // self.candidates.width
         return poison
 
     def _chunks(self) -> Iterator[_Chunk]:
         """All logits, some at a time; ignored ones lie below every edge."""
-        start, width = 0, self.roles.width
+        start, width = 0, self.candidates.width
         for level in self.logits:
             for values in level.reshape(-1).split(self.size):
                 stop = start + values.shape[0]
-                skipped = _within(self.roles.ignored, start // width, stop // width)
+                skipped = _within(self.candidates.ignored, start // width, stop // width)
                 values = values.to(self.edges.dtype)
                 if skipped.shape[0]:
                     values = values.clone()

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from rankdet.losses.checks import Levels, check_alone, check_labels, check_range, check_targets, dense, whole
 from rankdet.losses.processes import Processes, Sync
-from rankdet.losses.ranking import Kind, Rule
-from rankdet.losses.registration import register
+from rankdet.losses.ranking import Kind, Rule, Settings, register
 from rankdet.losses.roles import RankedCandidates, from_labels, from_targets
 from rankdet.losses.steps import check_delta
 
@@ -91,16 +90,10 @@ class RankingOperator:
             Raw scores of any shape and floating dtype, or one such tensor per level.
         targets
             Same shapes: −1 ignored, 0 negative, above 0 positive.
-        delta
-            δ, half the width of the soft step, in logits.
         qualities
             (P,) numbers for the rule, in the order of the positives in ``targets``; None: their targets.
-        sync
-            Rank the candidates of all processes in one pool; see :class:`Processes`.
-        check
-            Raise where a logit is not finite, or a target or quality out of range; this waits for the device.
-        implementation
-            As in :func:`rank_sort_loss`.
+        delta, sync, check, implementation
+            See :func:`rank_sort_loss`; ``check`` looks at the qualities, too.
 
         Raises
         ------
@@ -142,35 +135,35 @@ class RankingOperator:
             (M, C) raw scores, or one such tensor per level.
         labels
             (M,) int64: class 0 … C − 1, C background, −1 ignored; one such tensor per level.
-        delta, sync, check, implementation
-            As in :meth:`of_targets`.
         qualities
             (P,) numbers for the rule, in the order of the positives in ``labels``; None: 1 for each.
         num_positives
             P, where it is known without qualities: looking it up would wait for a GPU.
         rows
             (P,) int64: which candidates of all levels are positives, where that is known.
+        delta, sync, check, implementation
+            See :meth:`of_targets`.
 
         Raises
         ------
         ValueError
-            As in :meth:`of_targets`, or when P is not the number of positives. On a GPU a wrong P makes the loss NaN.
+            In the cases of :meth:`of_targets`, or when P is wrong. On a GPU a wrong P makes the loss NaN.
         """
         if check:
             check_labels(logits, labels)
         self._check(qualities, check, sync, implementation)
         for each in (rows, qualities):
             num_positives = num_positives if each is None else len(each)
+        levels = [logits] if isinstance(logits, Tensor) else logits
         if qualities is None and num_positives is not None:
-            first = logits if isinstance(logits, Tensor) else logits[0]
-            qualities = first.new_ones(num_positives, dtype=torch.float32)
+            qualities = levels[0].new_ones(num_positives, dtype=torch.float32)
         if implementation == "reference":
             stacked, targets, qualities = dense(logits, labels, qualities)
             return Values(tuple(self.reference(stacked, targets, qualities, delta)), None)
-        triton = uses_triton(implementation, [logits] if isinstance(logits, Tensor) else logits)
-        candidates = from_labels(logits, labels, num_positives, rows=rows, reads_labels=triton)
+        triton = uses_triton(implementation, levels)
+        candidates = from_labels(levels, labels, num_positives, rows=rows, reads_labels=triton)
         if qualities is None:
-            qualities = torch.ones_like(candidates.roles.positives, dtype=torch.float32)
+            qualities = torch.ones_like(candidates.positives, dtype=torch.float32)
         return self._ranked(candidates, qualities, delta, triton, sync)
 
     def _check(self, qualities: Tensor | None, check: bool, sync: Sync, implementation: Implementation) -> None:
@@ -185,32 +178,25 @@ class RankingOperator:
         self, candidates: RankedCandidates, qualities: Tensor, delta: float, triton: bool, sync: Sync
     ) -> Values:
         check_delta(delta)
-        logits, marks, (positives, ignored, width) = candidates
         # The cells of float32 logits are kept for the backward pass, in the memory that will hold their gradient. Not
         # in a compiled graph: there the backward pass may not change what was saved, for it may come twice.
         keep = (
             torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
-            and any(level.requires_grad for level in logits)
-            and all(level.dtype == torch.float32 and level.device.type == "cpu" for level in logits)
+            and any(level.requires_grad for level in candidates.logits)
+            and all(level.dtype == torch.float32 and level.device.type == "cpu" for level in candidates.logits)
         )
-        group = Processes(sync).name
-        with torch.autocast(logits[0].device.type, enabled=False):
-            values, per_positive, *_ = self.operator(
-                logits, marks, positives, ignored, width, qualities.detach(), float(delta), triton, keep, group
-            )
+        settings = Settings(float(delta), triton, Processes(sync).name)
+        with torch.autocast(candidates.logits[0].device.type, enabled=False):
+            values, per_positive, *_ = self.operator(*candidates, *settings, qualities.detach(), keep)
         return Values(values.unbind(), per_positive.detach())
 
 
 def uses_triton(implementation: Implementation, logits: Sequence[Tensor]) -> bool:
     """Whether the kernels of Triton are to be used: for logits on CUDA, of less than double precision, if it imports.
 
-    Raises
-    ------
-    ValueError
-        When there is no such implementation, or Triton is asked for logits that it cannot rank.
-    ImportError
-        When Triton is asked for and not installed.
+    Raises ValueError when there is no such implementation, or Triton is asked for logits that it cannot rank, and
+    ImportError when it is asked for and not installed.
     """
     if implementation not in get_args(Implementation):
         raise ValueError(f"implementation must be one of {get_args(Implementation)}, got {implementation!r}")

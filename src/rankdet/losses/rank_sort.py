@@ -1,8 +1,5 @@
 """Rank & Sort Loss: every positive above all negatives, and the positives in the order of their localization quality.
 
-K. Oksuz, B. C. Cam, E. Akbas, S. Kalkan, "Rank & Sort Loss for Object Detection and Instance Segmentation", ICCV 2021,
-arXiv:2107.11669, section 4.
-
 Legend: M candidates, C classes, P positives, N negatives, s logits, y localization qualities, δ half the step's width.
 """
 
@@ -60,8 +57,9 @@ def rank_sort_loss(
             {\sum_{j \in P} H(x_{ij})[y_j \ge y_i]} \qquad (S^*) \\
         L_{RS} &= \frac{1}{|P|}\sum_i \ell_R(i) + \frac{1}{|P|}\sum_i (\ell_S(i) - \ell_S^*(i)) \qquad (RS)
 
-    (section 4 of the paper; the tags are ours). The gradients are those of the identity update. Negative j gets
-    :math:`\ell_R(i) H(x_{ij}) / N_{FP}(i)` from each positive i below it. A positive likewise gets a share of the
+    (K. Oksuz, B. C. Cam, E. Akbas, S. Kalkan, "Rank & Sort Loss for Object Detection and Instance Segmentation", ICCV
+    2021, arXiv:2107.11669, section 4; the tags are ours). The gradients are those of the identity update. Negative j
+    gets :math:`\ell_R(i) H(x_{ij}) / N_{FP}(i)` from each positive i below it. A positive likewise gets a share of the
     sorting error of each better one below it. i pays for all of it.
 
     Parameters
@@ -86,9 +84,8 @@ def rank_sort_loss(
     Returns
     -------
     RankSortValues
-        ``ranking`` and ``sorting``, scalars (float64 for float64 logits, else float32). Each back-propagates its own
-        gradient, so that they can be weighted apart; their sum has the published gradient. Without positives both are
-        zeros connected to ``logits``.
+        Scalars (float64 for float64 logits, else float32). Each back-propagates its own gradient, so that they can be
+        weighted apart; their sum has the published gradient. Without positives both are zeros connected to ``logits``.
 
     Raises
     ------
@@ -142,21 +139,11 @@ def rank_sort_loss_of_labels(
         (M,) int64: class 0 … C − 1, C background, −1 ignored; one such tensor per level.
     quality
         (P,) localization quality in [0, 1] of the positives, in their order in ``labels``.
-    delta, sync, check, implementation
-        As in :func:`rank_sort_loss`.
     zero_quality_is_negative
         Whether a positive of quality exactly 0 becomes a negative: the letter of the paper and the authors' code, where
         positives have targets above 0. By default it stays a positive, the one to be sorted last.
-
-    Returns
-    -------
-    RankSortValues
-        As in :func:`rank_sort_loss`.
-
-    Raises
-    ------
-    ValueError
-        When shapes do not fit, δ is negative, or ``check`` finds a value out of range.
+    delta, sync, check, implementation
+        See :func:`rank_sort_loss`, also for what is returned and raised.
 
     Examples
     --------

@@ -5,19 +5,23 @@ A rule knows the P positives of a loss and, of each, the soft number of negative
     logits ──count──► N_FP(i) ──rule──► values; gradient of each positive; weights w_i
     logits ──F(s) = Σ_i w_i H(s − p_i)──► gradient of each negative
 
-Legend: P positives, N logits, K values of a loss, J numbers that its rule returns for each positive.
+Both passes are operators of torch (``torch.ops.rankdet``), which ``torch.compile(fullgraph=True)`` keeps whole. Their
+flat arguments begin with the fields of :class:`RankedCandidates` and :class:`Settings`.
+
+Legend: P positives of this process, P' those of all, N logits, K values of a loss, J numbers of each positive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rankdet.losses.cells import Cells
-from rankdet.losses.negatives import Negatives, TorchNegatives
+from rankdet.losses.negatives import Negatives, TorchNegatives, in_place_of
 from rankdet.losses.processes import Processes
 from rankdet.losses.roles import RankedCandidates, positive_logits
 
@@ -53,9 +57,43 @@ class Kind(NamedTuple):
     num_per_positive: int
 
 
-class Ranked(NamedTuple):
+class Settings(NamedTuple):
+    """How candidates are ranked: by which δ, by kernels in Triton or by torch, and among the processes of which group.
+
+    The group is given by its name, empty for this process alone.
+    """
+
+    delta: float
+    triton: bool
+    group: str
+
+
+_ARGUMENTS = """Tensor[] logits, Tensor[] marks, Tensor positives, Tensor ignored, SymInt width,
+float delta, bool triton, str group, """
+_FORWARD = f"({_ARGUMENTS} Tensor qualities, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+_BACKWARD = f"{_ARGUMENTS} Tensor positive_gradients, Tensor ascending, Tensor weights, Tensor upstream"
+_NUM_ARGUMENTS = 10
+
+
+def _given(arguments: tuple[Any, ...]) -> tuple[RankedCandidates, Settings, tuple[Any, ...]]:
+    """The arguments of an operator: the candidates, the settings, and all others."""
+    return RankedCandidates(*arguments[:5]), Settings(*arguments[5:8]), arguments[8:]
+
+
+def _negatives(candidates: RankedCandidates, cells: Cells, settings: Settings, kept: Tensor | None) -> Negatives:
+    """The implementation of the passes over the negatives; that in Triton is imported on demand."""
+    if settings.triton:
+        from rankdet.losses.kernels.negatives import TritonNegatives
+
+        return TritonNegatives(candidates, cells)
+    return TorchNegatives(candidates, cells, kept)
+
+
+def _rank(kind: Kind, *arguments: Any) -> tuple[Tensor, ...]:
     """The values of a loss, and what its backward pass needs; P are the positives of this process, P' those of all.
 
+    Returns
+    -------
     values
         (K,) in the dtype of the loss.
     per_positive, positive_gradients
@@ -63,54 +101,11 @@ class Ranked(NamedTuple):
     ascending, weights
         (P',) logits of all positives and their (K, P') weights, float64.
     kept
-        (N,) int32: the cell of each logit, for the backward pass; empty where they are not kept.
+        (N,) int32: the cell of each logit, in the memory in which the backward pass will write the gradient; empty
+        where they are not kept.
     """
-
-    values: Tensor
-    per_positive: Tensor
-    positive_gradients: Tensor
-    ascending: Tensor
-    weights: Tensor
-    kept: Tensor
-
-
-def negatives_by(triton: bool) -> Callable[[RankedCandidates, Cells, Tensor | None], Negatives]:
-    """The implementation of the passes over the negatives; that in Triton is imported on demand."""
-    if triton:
-        from rankdet.losses.kernels.negatives import TritonNegatives
-
-        return TritonNegatives
-    return TorchNegatives
-
-
-def rank(
-    kind: Kind,
-    candidates: RankedCandidates,
-    qualities: Tensor,
-    delta: float,
-    triton: bool,
-    keep: bool,
-    processes: Processes,
-) -> Ranked:
-    """The forward pass of a loss.
-
-    Parameters
-    ----------
-    kind
-        The rule.
-    candidates
-        The candidates of this process.
-    qualities
-        (P,) numbers that come with its positives.
-    delta
-        δ, half the width of the soft step, in logits.
-    triton
-        Whether the passes over the negatives are those in Triton.
-    keep
-        Whether the cells of the logits are kept, in the memory in which the backward pass will write the gradient.
-    processes
-        The processes whose candidates are ranked in one pool.
-    """
+    candidates, settings, (qualities, keep) = _given(arguments)
+    processes = Processes(settings.group)
     # A logit that is not finite makes the loss NaN, and is kept from the search.
     own, poison = positive_logits(candidates)
     gathered, first = processes.gather(torch.stack([own, qualities.double()]))
@@ -119,43 +114,100 @@ def rank(
     if num_all == 0:
         none = own.new_zeros(kind.num_values, 0)
         values = own.new_zeros(kind.num_values, dtype=candidates.dtype)
-        return Ranked(values, own.new_zeros(kind.num_per_positive, 0), none, own, none.clone(), kept)
+        return values, own.new_zeros(kind.num_per_positive, 0), none, own, none.clone(), kept
     ascending, order = gathered[0].sort(stable=True)
-    cells = Cells(ascending, delta, candidates.dtype)
-    counts, sums, not_finite = negatives_by(triton)(candidates, cells, kept if keep else None).count(own)
+    cells = Cells(ascending, settings.delta, candidates.dtype)
+    counts, sums, not_finite = _negatives(candidates, cells, settings, kept if keep else None).count(own)
     false_positives = processes.sum(cells.steps_over(counts, sums).clamp(min=0) + (poison + not_finite))
-    ruling = kind.rule(ascending, gathered[1, order], false_positives, delta)
+    ruling = kind.rule(ascending, gathered[1, order], false_positives, settings.delta)
     values = ruling.values + 0 * false_positives.sum()  # NaN in every value where a logit was
     # From ascending order to that of the candidates, of which this process holds some.
     place = torch.empty_like(order).scatter_(0, order, torch.arange(num_all, device=order.device))
     place = place[first : first + num_own]
-    return Ranked(
-        values.to(candidates.dtype),
-        ruling.per_positive[:, place],
-        ruling.positive_gradients[:, place],
-        ascending,
-        ruling.weights,
-        kept,
-    )
+    of_own = ruling.per_positive[:, place], ruling.positive_gradients[:, place]
+    return values.to(candidates.dtype), *of_own, ascending, ruling.weights, kept
 
 
-def gradients(
-    candidates: RankedCandidates,
-    positive_gradients: Tensor,
-    ascending: Tensor,
-    weights: Tensor,
-    upstream: Tensor,
-    delta: float,
-    triton: bool,
-    processes: Processes,
-    kept: Tensor | None,
-) -> list[Tensor]:
+def register(name: str, kind: Kind) -> Any:
+    """The operator ``rankdet::name`` of a rule, differentiable; the name must be new."""
+    operator = torch.library.custom_op(f"rankdet::{name}", partial(_rank, kind), mutates_args=(), schema=_FORWARD)
+
+    @operator.register_fake
+    def _(*arguments: Any) -> tuple[Tensor, ...]:
+        candidates, settings, (qualities, keep) = _given(arguments)
+        first, num_own = candidates.logits[0], qualities.shape[0]
+        # The positives of all processes are as many as the context finds out when it runs.
+        num_all = num_own if settings.group == "" else torch.library.get_ctx().new_dynamic_size()
+        return (
+            first.new_empty(kind.num_values, dtype=candidates.dtype),
+            first.new_empty(kind.num_per_positive, num_own, dtype=torch.float64),
+            first.new_empty(kind.num_values, num_own, dtype=torch.float64),
+            first.new_empty(num_all, dtype=torch.float64),
+            first.new_empty(kind.num_values, num_all, dtype=torch.float64),
+            first.new_empty(candidates.num_logits if keep else 0, dtype=torch.int32),
+        )
+
+    operator.register_autograd(_backward, setup_context=_setup_context)
+    return operator
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    (logits, marks, positives, ignored, width), settings, (_, keep) = _given(inputs)
+    _, _, *found, kept = output
+    ctx.save_for_backward(positives, ignored, *found, *logits, *marks)
+    ctx.num_levels, ctx.width, ctx.settings = len(logits), width, settings
+    # Not among the saved tensors: the first backward pass overwrites it, and a second one works without.
+    ctx.kept = kept if keep else None
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    # One gradient for each argument; only the logits have any.
+    nothing = ([None] * ctx.num_levels, *(None,) * (_NUM_ARGUMENTS - 2))
+    if upstream is None:
+        return [None] * ctx.num_levels, *nothing
+    positives, ignored, positive_gradients, ascending, weights, *rest = ctx.saved_tensors
+    logits, marks = rest[: ctx.num_levels], rest[ctx.num_levels :]
+    kept, ctx.kept = ctx.kept, None
+    candidates = (logits, marks, positives, ignored, ctx.width)
+    arguments = (*candidates, *ctx.settings, positive_gradients, ascending, weights, upstream)
+    with torch.autocast(logits[0].device.type, enabled=False):
+        if kept is None:
+            return torch.ops.rankdet.ranking_gradient(*arguments), *nothing
+        torch.ops.rankdet.ranking_gradient_(kept, *arguments)
+        return in_place_of(kept, logits), *nothing
+
+
+def _gradients(kept: Tensor | None, *arguments: Any) -> list[Tensor]:
     """The gradient of Σ_k upstream_k · value_k, level by level; in the memory of ``kept`` where cells were kept."""
-    upstream = upstream.double() * processes.size
+    candidates, settings, (positive_gradients, ascending, weights, upstream) = _given(arguments)
+    upstream = upstream.double() * Processes(settings.group).size
     if len(ascending) == 0:
         if kept is not None:
             kept.zero_()
         return [torch.zeros_like(level, memory_format=torch.contiguous_format) for level in candidates.logits]
-    cells = Cells(ascending, delta, candidates.dtype)
+    cells = Cells(ascending, settings.delta, candidates.dtype)
     function = cells.weighted_steps(upstream @ weights)
-    return negatives_by(triton)(candidates, cells, kept).gradient(function, upstream @ positive_gradients)
+    return _negatives(candidates, cells, settings, kept).gradient(function, upstream @ positive_gradients)
+
+
+def _gradients_in_place(kept: Tensor, *arguments: Any) -> None:
+    """Write the gradients as float32 into the memory of the (N,) int32 cells ``kept``."""
+    _gradients(kept, *arguments)
+
+
+_GRADIENT = torch.library.custom_op(
+    "rankdet::ranking_gradient", partial(_gradients, None), mutates_args=(), schema=f"({_BACKWARD}) -> Tensor[]"
+)
+torch.library.custom_op(
+    "rankdet::ranking_gradient_",
+    _gradients_in_place,
+    mutates_args=("kept",),
+    schema=f"(Tensor(a!) kept, {_BACKWARD}) -> ()",
+)
+
+
+@_GRADIENT.register_fake
+def _(*arguments: Any) -> list[Tensor]:
+    logits: list[Tensor] = arguments[0]
+    return [torch.empty_like(level, memory_format=torch.contiguous_format) for level in logits]

@@ -14,37 +14,27 @@ from rankdet.losses.checks import Levels
 from rankdet.structures import is_class
 
 
-class Roles(NamedTuple):
-    """Positives and ignored rows among the logits of all levels, one level after another; all else is negative.
-
-    positives
-        (P,) int64 indices into the flat logits; −1 where P turned out to be wrong.
-    ignored
-        (I,) int64 indices of the ignored rows of ``width`` logits, ascending; empty for kernels that read labels.
-    width
-        Logits of a row.
-    """
-
-    positives: Tensor
-    ignored: Tensor
-    width: int
-
-
 class RankedCandidates(NamedTuple):
-    """Logits and their roles, level by level.
+    """Logits of all levels, and which of them are positives or ignored; all else is negative.
 
     logits
         L tensors: (M, C) each, or of any shape where ``marks`` are dense.
     marks
         L tensors: (M,) int64 labels (class, C background, −1 ignored), or targets of the shape of the logits
         (0 negative, below 0 ignored, else positive).
-    roles
-        The roles that follow from the marks.
+    positives
+        (P,) int64 indices into the flat logits of all levels; −1 where P turned out to be wrong.
+    ignored
+        (I,) int64 indices of the ignored rows of ``width`` logits, ascending; empty for kernels that read labels.
+    width
+        Logits of a row.
     """
 
     logits: list[Tensor]
     marks: list[Tensor]
-    roles: Roles
+    positives: Tensor
+    ignored: Tensor
+    width: int
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,24 +60,9 @@ def from_labels(
 ) -> RankedCandidates:
     """Candidates from class labels: positives are the logits (i, labels[i]) with a label below C.
 
-    Parameters
-    ----------
-    logits
-        (M, C) raw scores, or one such tensor per level.
-    labels
-        (M,) int64, or one such tensor per level: class 0 … C − 1, C background, −1 ignored.
-    num_positives
-        P, where it is known: looking it up waits for a GPU.
-    rows
-        (P,) int64: which candidates of all levels are positives, where that is known.
-    reads_labels
-        Whether the negatives are found from the labels, by kernels: then nothing is looked up where P is known, and a
-        wrong P makes all positives −1.
-
-    Raises
-    ------
-    ValueError
-        When shapes do not fit, or P is looked up and differs from ``num_positives``.
+    Arguments are those of :meth:`rankdet.losses.RankingOperator.of_labels`. Kernels find the negatives from the labels
+    by themselves (``reads_labels``): then nothing is looked up where P is known, and a wrong P makes all positives −1.
+    Raises ValueError when shapes do not fit, or P is looked up and differs from ``num_positives``.
     """
     levels, marks = _paired(logits, labels, "labels")
     width = levels[0].shape[-1]
@@ -103,30 +78,19 @@ def from_labels(
             rows = torch.nonzero_static(is_positive, size=num_positives, fill_value=-1).squeeze(1)
         is_right = (rows >= 0).all() & (is_positive.sum() == num_positives)
         positives = rows * width + flat[rows.clamp(min=0)] if len(flat) else rows
-        return RankedCandidates(levels, marks, Roles(torch.where(is_right, positives, -1), rows[:0], width))
+        return RankedCandidates(levels, marks, torch.where(is_right, positives, -1), rows[:0], width)
     if rows is None:
         rows = torch.ops.rankdet.indices_of(is_class(flat, width))
     if num_positives is not None and not torch.compiler.is_compiling() and len(rows) != num_positives:
         raise ValueError(f"{len(rows)} positives among the labels but {num_positives} qualities")
     ignored = torch.ops.rankdet.indices_of(flat < 0)
-    return RankedCandidates(levels, marks, Roles(rows * width + flat[rows], ignored, width))
+    return RankedCandidates(levels, marks, rows * width + flat[rows], ignored, width)
 
 
 def from_targets(logits: Levels, targets: Levels) -> tuple[RankedCandidates, Tensor]:
-    """Candidates from dense targets, and the (P,) targets of the positives.
+    """Candidates from dense targets, and the (P,) targets of the positives; raises ValueError when shapes differ.
 
-    Parameters
-    ----------
-    logits
-        Raw scores of any shape, or one such tensor per level.
-    targets
-        Same shape: −1 ignored, 0 negative, else positive. How many are positive has to be looked up: on a GPU this
-        waits for the device (labels do not).
-
-    Raises
-    ------
-    ValueError
-        When shapes differ.
+    How many are positive has to be looked up: on a GPU this waits for the device (labels do not).
     """
     levels, marks = _paired(logits, targets, "targets")
     marks = [mark.detach() for mark in marks]
@@ -134,12 +98,12 @@ def from_targets(logits: Levels, targets: Levels) -> tuple[RankedCandidates, Ten
         if level.shape != mark.shape:
             raise ValueError(f"logits {tuple(level.shape)} and targets {tuple(mark.shape)} must have one shape")
     positives, ignored, qualities = torch.ops.rankdet.special_targets(marks)
-    return RankedCandidates(levels, marks, Roles(positives, ignored, 1)), qualities
+    return RankedCandidates(levels, marks, positives, ignored, 1), qualities
 
 
 def positive_logits(candidates: RankedCandidates) -> tuple[Tensor, Tensor]:
     """(P,) float64 logits of the positives, all finite, and a scalar that is NaN where one was not or P is wrong."""
-    positives, parts, start = candidates.roles.positives, [], 0
+    positives, parts, start = candidates.positives, [], 0
     for level in candidates.logits:
         flat = level.reshape(-1)
         if len(candidates.logits) == 1:

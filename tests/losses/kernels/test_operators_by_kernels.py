@@ -207,13 +207,13 @@ def test_a_dropped_positive_is_a_negative_for_the_kernels(interpreter: Callable[
 def test_roles_of_a_known_number_are_those_looked_up(sizes: list[int]) -> None:
     pool = draw()
     levels, marks, num = pool.logits.split(sizes), pool.labels.split(sizes), len(pool.quality)
-    looked_up = from_labels(levels, marks).roles.positives
+    looked_up = from_labels(levels, marks).positives
     rows = looked_up // C
     for reads_labels in (False, True):
-        assert torch.equal(from_labels(levels, marks, num, reads_labels=reads_labels).roles.positives, looked_up)
+        assert torch.equal(from_labels(levels, marks, num, reads_labels=reads_labels).positives, looked_up)
         known = from_labels(levels, marks, num, rows=rows, reads_labels=reads_labels)
-        assert torch.equal(known.roles.positives, looked_up)
-    assert (from_labels(levels, marks, num - 1, rows=rows[1:], reads_labels=True).roles.positives == -1).all()
+        assert torch.equal(known.positives, looked_up)
+    assert (from_labels(levels, marks, num - 1, rows=rows[1:], reads_labels=True).positives == -1).all()
 
 
 @by_kind

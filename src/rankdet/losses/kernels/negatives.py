@@ -364,11 +364,9 @@ class TritonNegatives:
         Levels on CUDA, of less than double precision.
     cells
         The cells of the positives.
-    kept
-        Not used: the cells are looked for again.
     """
 
-    def __init__(self, candidates: RankedCandidates, cells: Cells, kept: Tensor | None = None) -> None:
+    def __init__(self, candidates: RankedCandidates, cells: Cells) -> None:
         self.candidates = candidates
         self.cells = cells
         # Units per logit in which offsets inside of a cell are added up: 2²³ to the next power of two above 2δ.
@@ -390,7 +388,7 @@ class TritonNegatives:
         value = function.offset + function.slope * self.cells.left
         none = torch.zeros_like(function.total)
         value = value.clamp(torch.minimum(none, function.total), torch.maximum(none, function.total)).float()
-        gradients, positives, start = [], self.candidates.roles.positives, 0
+        gradients, positives, start = [], self.candidates.positives, 0
         for logits, labels, targets in self._levels():
             gradient = torch.empty_like(logits)
             write_gradient(logits, labels, targets, self.cells.edges, value, function.slope.float(), gradient)
