@@ -192,17 +192,8 @@ def value_balance(classification: Tensor, task: Tensor) -> Tensor:
     The task's gradient becomes :math:`L_{RS} \nabla \log L_t`: its direction is kept, and its size is that of the
     ranking error. Nothing is tuned or averaged over iterations.
 
-    Parameters
-    ----------
-    classification
-        Scalar: the sum of all classification terms of the head.
-    task
-        Scalar: the task's loss, weighted and normalized.
-
-    Returns
-    -------
-    Tensor
-        Scalar λ; 0 where the task's loss is 0 or not finite (the authors' code divides by zero there).
+    Both are scalars: the sum of all classification terms of the head, and the task's loss, weighted and normalized. λ
+    is 0 where the task's loss is 0 or not finite (the authors' code divides by zero there).
 
     Examples
     --------

@@ -20,17 +20,15 @@ class Positives:
     candidates
         What the head passes to its loss.
     rows
-        (P,) int64: which candidates are positives, ascending.
+        (P,) int64: which candidates are positives, ascending; an attribute, too.
     dice_epsilon
-        Added to the denominator of the Dice coefficient.
+        Added to the denominator of the Dice coefficient; see :func:`rankdet.losses.dice_coefficient`.
     is_wrong
         Scalar bool on the device: whether ``rows`` are not the positives, which makes scores and overlaps NaN; None
         where the host has looked.
 
     Attributes
     ----------
-    rows
-        As passed.
     logits
         (P, C) raw scores of the positives, detached: they serve only as weights.
     """
@@ -45,16 +43,13 @@ class Positives:
         self._boxes, self._masks = candidates.boxes, candidates.masks
         self._dice_epsilon = dice_epsilon
         self._is_wrong = is_wrong
-        # Not functools.cached_property, whose lock torch.compile cannot trace.
+        # Computed when first asked for. Not functools.cached_property, whose lock torch.compile cannot trace.
         self._overlap: Overlap | None = None
         self._dice: Tensor | None = None
 
     @property
     def overlap(self) -> Overlap | None:
-        """IoU and GIoU of the predicted boxes with their objects, each (P,), with gradient; None without boxes.
-
-        It is computed when it is first asked for.
-        """
+        """IoU and GIoU of the predicted boxes with their objects, each (P,), with gradient; None without boxes."""
         if self._overlap is None and self._boxes is not None:
             overlap = box_overlap(self._boxes.predicted, self._boxes.target)
             if self._is_wrong is not None:
@@ -64,10 +59,7 @@ class Positives:
 
     @property
     def dice(self) -> Tensor | None:
-        """(P',) Dice coefficient of each of ``Candidates.masks``, with gradient; None without masks.
-
-        It is computed when it is first asked for.
-        """
+        """(P',) Dice coefficient of each of ``Candidates.masks``, with gradient; None without masks."""
         if self._dice is None and self._masks is not None:
             self._dice = dice_coefficient(self._masks.predicted, self._masks.target, self._dice_epsilon)
         return self._dice
@@ -75,13 +67,6 @@ class Positives:
 
 def find_positives(candidates: Candidates, dice_epsilon: float = DICE_EPSILON) -> Positives:
     """The positives of a head.
-
-    Parameters
-    ----------
-    candidates
-        What the head passes to its loss.
-    dice_epsilon
-        Added to the denominator of the Dice coefficient; see :func:`rankdet.losses.dice_coefficient`.
 
     Raises
     ------
@@ -122,10 +107,7 @@ def find_positives(candidates: Candidates, dice_epsilon: float = DICE_EPSILON) -
 
 
 def checked_rows(candidates: Candidates, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The (P,) rows, all inside of the candidates, and whether they are not the positives (scalar bool).
-
-    This waits for no device.
-    """
+    """The (P,) rows, kept inside of the candidates, and whether they are not the positives (bool): without waiting."""
     inside = rows.clamp(0, max(len(candidates.labels) - 1, 0))
     found = candidates.is_positive
     are_all = found.sum() == len(rows)
@@ -134,10 +116,7 @@ def checked_rows(candidates: Candidates, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def static_rows(candidates: Candidates, num_positives: int) -> tuple[Tensor, Tensor]:
-    """The (P,) rows of the positives, where P is known, and whether P was wrong (scalar bool).
-
-    This waits for no device.
-    """
+    """The (P,) rows of the positives, where P is known, and whether P was wrong (bool): without waiting."""
     found = torch.nonzero_static(candidates.is_positive, size=num_positives + 1, fill_value=-1).squeeze(1)
     # One row too many is asked for: it must be missing, and the one before it must not.
     is_wrong = (found[-1] >= 0) | (found[:-1] < 0).any()
@@ -145,13 +124,7 @@ def static_rows(candidates: Candidates, num_positives: int) -> tuple[Tensor, Ten
 
 
 def matched_pairs(candidates: Candidates, field: str, pairs: Matched | None, num_positives: int) -> Matched:
-    """The pairs of ``field``, one per positive.
-
-    Raises
-    ------
-    ValueError
-        When the head passes none, or not one per positive.
-    """
+    """The pairs of ``field``; raises ValueError when the head passes none, or not one per positive."""
     if pairs is None:
         raise ValueError(f"head {candidates.head!r} passes no {field}, which its loss needs")
     if pairs.rows is not None or len(pairs.predicted) != num_positives:

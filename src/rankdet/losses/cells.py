@@ -100,7 +100,7 @@ class Cells:
 
 
 class Search:
-    """A search for the cells of many values.
+    """A search for the cells of many values, between (E,) ascending edges.
 
     A binary search over random values mispredicts a branch at each level; a uniform table, followed by as many
     branch-free halvings as the fullest bin needs, is several times as fast. The result is that of the binary search,
@@ -108,11 +108,6 @@ class Search:
     and an edge in a higher bin above it.
 
     Values below all edges are put into lanes 0 … ``LANES`` − 1, so that cell k > 0 has the number k + ``LANES`` − 1.
-
-    Parameters
-    ----------
-    edges
-        (E,) ascending.
     """
 
     def __init__(self, edges: Tensor) -> None:

@@ -78,7 +78,7 @@ def error_driven_loss(
     epsilon: float = 1e-10,
     refine: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    r"""A loss written as a dense definition: its value, with the gradient of the identity update.
+    r"""A loss written as a dense definition: its value, a scalar, with the gradient of the identity update.
 
     .. math::
 
@@ -87,7 +87,8 @@ def error_driven_loss(
         \frac{\partial L}{\partial s_j} = \frac{1}{|P|} \Big( \sum_{i \in P} L_{ij} - \sum_{k} L_{jk} \Big)
 
     (section 3 of the paper). A new error-driven loss is written and tried like this. Every pair is looked at, a chunk
-    of positives at a time: time is O(P M), memory O(M). The references of this package's own losses are definitions;
+    of positives at a time: time is O(P M), memory O(M). Without positives the loss
+    is a connected zero. The references of this package's own losses are definitions;
     their fast forms are rules (:class:`rankdet.losses.RankingOperator`).
 
     Parameters
@@ -107,11 +108,6 @@ def error_driven_loss(
     refine
         Maps the (P,) values ℓ − ℓ* of all positives, in ascending order of their logits, to their replacements in loss
         and gradient. The interpolation of average precision is an example.
-
-    Returns
-    -------
-    Tensor
-        Scalar, connected to ``logits``; a connected zero without positives.
 
     Raises
     ------

@@ -21,18 +21,10 @@ def with_gradient(logits: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:
     Error-driven losses put another gradient in the place of the derivative. Focal loss, Dice and mask cross-entropy
     write out their derivative, which spares the memory of intermediate results.
 
-    Parameters
-    ----------
-    logits
-        Any shape, any floating dtype; ``evaluate`` sees them detached and with autocast off.
-    evaluate
-        Returns the values and a function ``gradient(logits, upstream)``. Every value is back-propagated by itself:
-        ``upstream`` holds one scalar per value, None for a value that nothing depends on.
-
-    Returns
-    -------
-    tuple of Tensor
-        The values, each connected to ``logits`` (also when all of them are constant zeros).
+    ``evaluate`` sees the logits detached and with autocast off. It returns the values and a function
+    ``gradient(logits, upstream)``. Every value is back-propagated by itself: ``upstream`` holds one gradient per value,
+    None for a value that nothing depends on. Each value is connected to ``logits`` (also when all of them are constant
+    zeros).
 
     Examples
     --------

@@ -65,7 +65,7 @@ def _area(top_left: Tensor, bottom_right: Tensor) -> Tensor:
 
 
 def dice_coefficient(logits: Tensor, target: Tensor, epsilon: float = DICE_EPSILON) -> Tensor:
-    r"""Dice coefficient of each mask, in float32 or better.
+    r"""Dice coefficient of each mask, (P',) in [0, 1), in float32 or better; 0 for an empty target.
 
     .. math:: D = \frac{2 \sum p g}{\sum p^2 + \sum g^2 + \epsilon}, \qquad p = \sigma(s)
 
@@ -80,11 +80,6 @@ def dice_coefficient(logits: Tensor, target: Tensor, epsilon: float = DICE_EPSIL
         (P', H, W) bool, or in [0, 1].
     epsilon
         :math:`\epsilon`; 1e-5 in the authors' box detectors. Their SOLOv2 adds 1e-3 to each of the two sums: 2e-3.
-
-    Returns
-    -------
-    Tensor
-        (P',) in [0, 1); gradients flow to the logits. 0 for an empty target.
 
     Examples
     --------

@@ -56,7 +56,7 @@ class MaskCrossEntropyLoss(nn.Module):
 
 
 def mask_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over the pixels of each mask of the binary cross-entropy, in float32 or better.
+    """Mean over the pixels of each mask of the binary cross-entropy, (P',) in float32 or better.
 
     Masks are handled some at a time, forward and backward. Nothing of their size is kept beside the logits, the target
     and the gradient.
@@ -67,11 +67,6 @@ def mask_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         (P', H, W) mask logits; −∞ is a pixel outside of a crop, which counts as one without loss or gradient.
     target
         (P', H, W) bool, or in [0, 1].
-
-    Returns
-    -------
-    Tensor
-        (P',); gradients flow to the logits.
 
     Examples
     --------

@@ -37,8 +37,8 @@ class Counted(NamedTuple):
 class Negatives(Protocol):
     """One pass over all logits that counts the negatives of each cell, and one that writes all gradients.
 
-    Implementations are :class:`TorchNegatives` and ``TritonNegatives`` (``kernels/negatives.py``). They are made of the
-    candidates, the cells of all positives, and the memory in which the first pass may leave cells for the second.
+    Implementations are :class:`TorchNegatives` and ``TritonNegatives`` (``kernels/negatives.py``), made of the
+    candidates and the cells of all positives.
     """
 
     def count(self, own: Tensor) -> Counted:
@@ -60,15 +60,9 @@ def in_place_of(kept: Tensor, logits: Sequence[Tensor]) -> list[Tensor]:
 class TorchNegatives:
     """The passes over the negatives by operations of torch, some logits at a time.
 
-    Parameters
-    ----------
-    candidates
-        Levels (or chunks) of any shapes, which are read one after another, as if they were one tensor.
-    cells
-        The cells of the positives.
-    kept
-        (N,) int32 memory in which the first pass leaves the cell of each logit, and the second writes its float32
-        gradient: no other memory is needed. None: the second pass looks for the cells again.
+    Levels (or chunks) of any shapes are read one after another, as if they were one tensor. The first pass leaves the
+    cell of each logit in ``kept``, (N,) int32, and the second writes its float32 gradient there: no other memory is
+    needed. Without ``kept`` the second pass looks for the cells again.
     """
 
     def __init__(self, candidates: RankedCandidates, cells: Cells, kept: Tensor | None = None) -> None:

@@ -89,7 +89,7 @@ def _negatives(candidates: RankedCandidates, cells: Cells, settings: Settings, k
     return TorchNegatives(candidates, cells, kept)
 
 
-def _rank(kind: Kind, *arguments: Any) -> tuple[Tensor, ...]:
+def rank(kind: Kind, *arguments: Any) -> tuple[Tensor, ...]:
     """The values of a loss, and what its backward pass needs; P are the positives of this process, P' those of all.
 
     Returns
@@ -130,7 +130,7 @@ def _rank(kind: Kind, *arguments: Any) -> tuple[Tensor, ...]:
 
 def register(name: str, kind: Kind) -> Any:
     """The operator ``rankdet::name`` of a rule, differentiable; the name must be new."""
-    operator = torch.library.custom_op(f"rankdet::{name}", partial(_rank, kind), mutates_args=(), schema=_FORWARD)
+    operator = torch.library.custom_op(f"rankdet::{name}", partial(rank, kind), mutates_args=(), schema=_FORWARD)
 
     @operator.register_fake
     def _(*arguments: Any) -> tuple[Tensor, ...]:
@@ -178,7 +178,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Any
         return in_place_of(kept, logits), *nothing
 
 
-def _gradients(kept: Tensor | None, *arguments: Any) -> list[Tensor]:
+def gradients(kept: Tensor | None, *arguments: Any) -> list[Tensor]:
     """The gradient of Σ_k upstream_k · value_k, level by level; in the memory of ``kept`` where cells were kept."""
     candidates, settings, (positive_gradients, ascending, weights, upstream) = _given(arguments)
     upstream = upstream.double() * Processes(settings.group).size
@@ -193,11 +193,11 @@ def _gradients(kept: Tensor | None, *arguments: Any) -> list[Tensor]:
 
 def _gradients_in_place(kept: Tensor, *arguments: Any) -> None:
     """Write the gradients as float32 into the memory of the (N,) int32 cells ``kept``."""
-    _gradients(kept, *arguments)
+    gradients(kept, *arguments)
 
 
 _GRADIENT = torch.library.custom_op(
-    "rankdet::ranking_gradient", partial(_gradients, None), mutates_args=(), schema=f"({_BACKWARD}) -> Tensor[]"
+    "rankdet::ranking_gradient", partial(gradients, None), mutates_args=(), schema=f"({_BACKWARD}) -> Tensor[]"
 )
 torch.library.custom_op(
     "rankdet::ranking_gradient_",

@@ -30,7 +30,7 @@ class Sorting(NamedTuple):
 
 
 def sorting_errors(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
-    """Sorting error over its target, of every positive.
+    """Sorting error over its target, of every positive; all of (P,) float64, in ascending order of their logits.
 
     .. math::
 
@@ -40,15 +40,6 @@ def sorting_errors(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
     ((S) and (S*) of :func:`rankdet.losses.rank_sort_loss`). Let T and U be the sums of H and of H (1 − y) over the
     positives that are *worse* than i, and R and A the same sums over all positives. The error is
     (U R − A T) / (R (R − T)): exactly 0 where nothing worse is above i, with no difference of two large numbers.
-
-    Parameters
-    ----------
-    logits
-        (P,) float64, ascending.
-    quality
-        (P,) float64 in [0, 1].
-    delta
-        Half the width of the linear part of H, in logits.
     """
     errors = _dense if len(logits) <= DENSE_UP_TO else _sparse
     return errors(logits, quality, delta)
@@ -82,12 +73,7 @@ def _error_and_share(rank: Tensor, total: Tensor, worse: Tensor, total_worse: Te
 class Window:
     """Sums of soft steps among P positives in ascending order of their logits, in O(P log P).
 
-    Parameters
-    ----------
-    logits
-        (P,) float64, ascending.
-    delta
-        Half the width of the linear part of H, in logits.
+    Logits are (P,) float64, and δ is half the width of the linear part of H.
 
     Examples
     --------

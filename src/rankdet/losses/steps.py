@@ -1,7 +1,4 @@
-"""The soft step and what sums of it are made from.
-
-Legend: δ half the width of the linear part of the step.
-"""
+"""The soft step and what sums of it are made from."""
 
 from __future__ import annotations
 
@@ -20,12 +17,7 @@ def soft_step(difference: Tensor, delta: float) -> Tensor:
 
     .. math:: H_\\delta(x) = \\min(1, \\max(0,\\ x / 2\\delta + 1/2)), \\qquad H_0(x) = [x \\ge 0]
 
-    Parameters
-    ----------
-    difference
-        Differences of logits, any shape.
-    delta
-        Half the width of the linear part, in logits; 0 gives the hard step.
+    δ is half the width of the linear part, in logits; 0 gives the hard step.
 
     Examples
     --------

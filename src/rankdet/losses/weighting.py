@@ -116,19 +116,9 @@ Weighting = NoWeights | CenternessWeights | ScoreWeights | IoUWeights | RankingW
 
 
 def score_weights(logits: Tensor) -> Tensor:
-    r"""Weight of a positive by its best score, :math:`w_i = \max_c \sigma(s_{ic})`, detached.
+    r"""(P,) weights of positives by its best score, :math:`w_i = \max_c \sigma(s_{ic})`, detached.
 
     The maximum is over all classes, not the class of the object (the authors' code; the paper writes "scores").
-
-    Parameters
-    ----------
-    logits
-        (P, C) raw scores of the positives.
-
-    Returns
-    -------
-    Tensor
-        (P,) in (0, 1).
 
     Examples
     --------
@@ -150,11 +140,6 @@ def ranking_weights(logits: Tensor, ranks: Tensor, delta_loc: float = 0.0) -> Te
         (P,) their ranks among all candidates, > 0.
     delta_loc
         Half the width of the linear part of H, in logits; 0 is the hard step.
-
-    Returns
-    -------
-    Tensor
-        (P,) float32, detached.
 
     Examples
     --------

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import pytest
@@ -31,7 +32,6 @@ from rankdet.losses import (
     IoUCrossEntropyLoss,
     IoUWeights,
     MeanQuality,
-    Processes,
     RankingWeights,
     RankSortLoss,
     Tasks,
@@ -58,8 +58,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Synchronization debug mode is a 
 
 KINDS = {
     "rank & sort": Kind(rank_sort._rule, 2, 1),
-    "average precision": Kind(average_precision._interpolated, 1, 1),
-    "average precision, plain": Kind(average_precision._plain, 1, 1),
+    "average precision": Kind(partial(average_precision._rule, interpolate=True), 1, 1),
+    "average precision, plain": Kind(partial(average_precision._rule, interpolate=False), 1, 1),
     "alrp": Kind(alrp._rule, 2, 2),
 }
 by_kind = pytest.mark.parametrize("name", KINDS)
@@ -127,10 +127,10 @@ def graded(
     triton: bool,
     run: Callable[..., Any] = lambda function, *args: function(*args),
 ) -> Graded:
-    found = run(rank, KINDS[name], candidates, numbers, delta, triton, False, Processes())
-    upstream = torch.arange(1.0, len(found.values) + 1)
-    levels = run(gradients, candidates, *found[2:5], upstream, delta, triton, Processes(), None)
-    return Graded(found.values, found.per_positive, levels)
+    given = *candidates, delta, triton, ""
+    values, per_positive, *found, _ = run(rank, KINDS[name], *given, numbers, False)
+    upstream = torch.arange(1.0, len(values) + 1)
+    return Graded(values, per_positive, run(gradients, None, *given, *found, upstream))
 
 
 def assert_close(found: Graded, expected: Graded, tolerance: float) -> None:
@@ -302,9 +302,10 @@ def test_no_step_of_an_operator_waits_for_a_gpu(name: str, num_positives: int, d
     for levels, marks in ((logits, labels), (logits[0], labels[0])):
         for rows in (None, torch.arange(num_positives, device="cuda")):
             candidates = from_labels(levels, marks, num_positives, rows=rows, reads_labels=True)
-            found = rank(KINDS[name], candidates, numbers, delta, True, False, Processes())
+            given = *candidates, delta, True, ""
+            found = rank(KINDS[name], *given, numbers, False)
             upstream = torch.rand(KINDS[name].num_values, device="cuda")
-            gradients(candidates, *found[2:5], upstream, delta, True, Processes(), None)
+            gradients(None, *given, *found[2:5], upstream)
 
 
 MODULES: dict[str, Callable[[], nn.Module]] = {

@@ -50,7 +50,7 @@ LARGEST_SCRATCH = 1 << 21
 """Packed cells held at a time, 16 MiB, and as much again while they are unpacked; more logits take more launches."""
 
 COUNT_OPTIONS = {"num_warps": 4}
-GRADIENT_OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
+GRADIENT_OPTIONS = {**COUNT_OPTIONS, "enable_fp_fusion": False}
 """Without fusion each operation rounds by itself, as those of torch do; the pass waits for memory, not for these."""
 
 _SHIFT = tl.constexpr(43)
@@ -223,19 +223,19 @@ def count_negatives(
     Parameters
     ----------
     logits
-        (M, C), or any shape where ``targets`` are given; contiguous; float32, float16 or bfloat16.
+        (M, C), or any shape where ``targets`` are given; float32, float16 or bfloat16. All tensors are contiguous.
     labels
-        (M,) int64, contiguous: class 0 … C − 1 (one positive, the rest of the row negatives), C background (negatives),
-        below 0 ignored; None where ``targets`` are given.
+        (M,) int64: class 0 … C − 1 (one positive, the rest of the row negatives), C background (negatives), below 0
+        ignored; None where ``targets`` are given.
     targets
-        As ``logits``, contiguous, any floating dtype: 0 is a negative, below 0 ignored, all else, NaN too, a positive;
-        None where ``labels`` are given.
+        Shape of ``logits``, any floating dtype: 0 is a negative, below 0 ignored, all else, NaN too, a positive; None
+        where ``labels`` are given.
     edges
         (E,) float32, ascending, finite, E ≥ 1; they may be equal.
     scale
         Steps of the fixed-point offsets per logit, a power of two that float32 holds; 0 makes all offsets 0.
     counts, sums
-        (E + 1,) int64, contiguous; what they hold is added to, so that pyramid levels can come one after another.
+        (E + 1,) int64; what they hold is added to, so that pyramid levels can come one after another.
     broken
         (1,) int32, set to 1 where a logit that is not ignored is NaN or infinite, a positive's too; else left alone.
         Such a logit is not counted.
@@ -258,17 +258,8 @@ def count_negatives(
         for first, num_blocks, num_rows in launches(triton.cdiv(logits.numel(), BLOCK), num_edges + 1):
             packed = counts.new_zeros(num_rows, num_edges + 1)
             _count[(num_blocks,)](
-                logits,
-                labels,
-                targets,
-                edges,
-                packed,
-                broken,
-                first,
-                logits.numel(),
-                num_edges,
-                num_rows,
-                float(scale),
+                *(logits, labels, targets, edges, packed, broken),
+                *(first, logits.numel(), num_edges, num_rows, float(scale)),
                 NUM_CLASSES=num_classes,
                 STEPS=num_edges.bit_length(),
                 BLOCK=BLOCK,
@@ -296,19 +287,9 @@ def write_gradient(
 ) -> None:
     r"""Write :math:`value_k + slope_k (s - e_{k - 1})` for each negative s of cell k ≥ 1, and 0 for all other logits.
 
-    Parameters
-    ----------
-    logits, labels, targets, edges
-        As in :func:`count_negatives`.
-    value, slope
-        (E + 1,) float32, contiguous: the gradient at the left edge of each cell, and its growth per logit.
-    gradient
-        Shape and dtype of the logits, contiguous; every element is written, whatever it held.
-
-    Raises
-    ------
-    ValueError
-        As in :func:`count_negatives`.
+    The first arguments are those of :func:`count_negatives`. ``value`` and ``slope`` are (E + 1,) float32: the gradient
+    at the left edge of each cell, and its growth per logit. ``gradient`` has shape and dtype of the logits, and every
+    element of it is written.
 
     Notes
     -----
@@ -321,15 +302,7 @@ def write_gradient(
         return
     with _device_of(logits):
         _gradient[(triton.cdiv(logits.numel(), BLOCK),)](
-            logits,
-            labels,
-            targets,
-            edges,
-            value,
-            slope,
-            gradient,
-            logits.numel(),
-            edges.numel(),
+            *(logits, labels, targets, edges, value, slope, gradient, logits.numel(), edges.numel()),
             NUM_CLASSES=num_classes,
             STEPS=edges.numel().bit_length(),
             BLOCK=BLOCK,
@@ -356,14 +329,9 @@ def _device_of(logits: Tensor) -> AbstractContextManager[object]:
 
 
 class TritonNegatives:
-    """The passes over the negatives by these kernels, without waiting for the device.
+    """The passes over the negatives by these kernels, for levels on CUDA of less than double precision.
 
-    Parameters
-    ----------
-    candidates
-        Levels on CUDA, of less than double precision.
-    cells
-        The cells of the positives.
+    Nothing waits for the device. The cells of logits are not kept: the second pass looks for them again.
     """
 
     def __init__(self, candidates: RankedCandidates, cells: Cells) -> None:
@@ -373,7 +341,7 @@ class TritonNegatives:
         self.scale = 0.0 if cells.per_width == 0 else 2.0 ** (23 - math.ceil(-math.log2(cells.per_width)))
 
     def count(self, own: Tensor) -> Counted:
-        """Make the first pass; see :meth:`rankdet.losses.negatives.Negatives.count`."""
+        """See :meth:`rankdet.losses.negatives.Negatives.count`."""
         edges = self.cells.edges
         counts, offsets = (torch.zeros(len(self.cells), dtype=torch.int64, device=edges.device) for _ in range(2))
         broken = torch.zeros(1, dtype=torch.int32, device=edges.device)
@@ -383,7 +351,7 @@ class TritonNegatives:
         return Counted(counts.double(), sums, torch.where(broken[0] > 0, torch.nan, 0.0))
 
     def gradient(self, function: PiecewiseLinear, of_positives: Tensor) -> list[Tensor]:
-        """Make the second pass; see :meth:`rankdet.losses.negatives.Negatives.gradient`."""
+        """See :meth:`rankdet.losses.negatives.Negatives.gradient`."""
         # Anchored at the left edge of each cell, so that no large numbers cancel in single precision.
         value = function.offset + function.slope * self.cells.left
         none = torch.zeros_like(function.total)
