@@ -10,6 +10,10 @@
 **Parts** of modules: :class:`Tasks` and what it is made of. The aliases ``BoxLoss``, ``MaskLoss``, ``Weighting``,
 ``Balancing``, ``Quality``, ``Auxiliary`` and ``Normalizer`` are the types of parts in annotations.
 
+**Shapes** of arguments and results: M candidates (anchors, points or RoIs), C classes, P positives, P' masks (of some
+positives, or of all) of H × W pixels, B images, I ignored candidates, N negatives. **Symbols** of equations: s logits,
+y localization qualities, E localization errors, H the soft step, δ half its width.
+
 **Tools** for a loss of one's own: a definition (:func:`error_driven_loss`) or a rule (:class:`RankingOperator`).
 
 Examples

@@ -1,7 +1,4 @@
-"""aLRP Loss: the localization-recall-precision error at the rank of every positive, averaged.
-
-Legend: M candidates, C classes, P positives, N negatives, s logits, E localization errors, δ half the step's width.
-"""
+"""aLRP Loss: the localization-recall-precision error at the rank of every positive, averaged."""
 
 from __future__ import annotations
 

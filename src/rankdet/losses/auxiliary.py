@@ -4,39 +4,28 @@ Such a loss takes the candidates and their positives and returns one value per p
 is that of its term and of the head's output in ``Candidates.auxiliary``. Its ``normalizer`` takes the candidates and
 the number of values, and returns what divides their sum. In detection, the detector multiplies its scores by what such
 a head predicts.
-
-Legend: B images, C classes, P positives.
 """
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rankdet.losses.candidates import Positives, matched_pairs
 from rankdet.losses.normalizers import CountPerImage, PositiveCount
-from rankdet.ranges import NonNegative, checked
+from rankdet.losses.weighted import WeightedLoss
+from rankdet.ranges import NonNegative
 from rankdet.structures import Candidates, Matched
 
 
-@checked
-class CenternessCrossEntropyLoss(nn.Module):
+class CenternessCrossEntropyLoss(WeightedLoss):
     """Cross-entropy of a predicted centerness with the centerness of the anchor, as in ATSS.
 
     It reads ``Candidates.auxiliary["centerness"]``: (P,) logits and targets in [0, 1].
-
-    Parameters
-    ----------
-    weight
-        Factor of the term.
     """
 
     name = "centerness"
     normalizer = CountPerImage()
-
-    def __init__(self, weight: NonNegative = 1.0) -> None:
-        super().__init__()
-        self.weight = weight
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
         """(P,) values; raises ValueError where a head passes no such output for each positive."""
@@ -44,24 +33,17 @@ class CenternessCrossEntropyLoss(nn.Module):
         return self.weight * _cross_entropy(predicted, target)
 
 
-@checked
-class IoUCrossEntropyLoss(nn.Module):
+class IoUCrossEntropyLoss(WeightedLoss):
     """Cross-entropy of a predicted IoU with the IoU of the predicted box, detached, as in PAA.
 
     It reads the (P,) logits of ``Candidates.auxiliary["iou"]``, but not their target: only the loss knows the IoU.
-
-    Parameters
-    ----------
-    weight
-        Factor of the term.
     """
 
     name = "iou"
     normalizer = PositiveCount()
 
     def __init__(self, weight: NonNegative = 0.5) -> None:
-        super().__init__()
-        self.weight = weight
+        super().__init__(weight)
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
         """(P,) values; raises ValueError where a head passes no such output for each positive, or no boxes."""
@@ -71,26 +53,16 @@ class IoUCrossEntropyLoss(nn.Module):
         return self.weight * _cross_entropy(predicted, positives.overlap.iou)
 
 
-@checked
-class SemanticCrossEntropyLoss(nn.Module):
+class SemanticCrossEntropyLoss(WeightedLoss):
     """Cross-entropy of a map of each class with the pixels that any of its objects cover, as in YOLACT.
 
     It reads ``Candidates.auxiliary["semantic"]``: (B, C, h, w) logits and targets, bool or in [0, 1]. The value of an
     image is the sum over the classes of the mean over the pixels (Bolya et al., ICCV 2019, arXiv:1904.02689, section
     5). Differs from the published code where an image has no objects: there it has no loss, here all is background.
-
-    Parameters
-    ----------
-    weight
-        Factor of the term.
     """
 
     name = "semantic"
     normalizer = PositiveCount()  # counts its values, one per image
-
-    def __init__(self, weight: NonNegative = 1.0) -> None:
-        super().__init__()
-        self.weight = weight
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
         """(B,) values; raises ValueError where a head passes no such maps."""

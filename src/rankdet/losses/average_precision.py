@@ -1,7 +1,4 @@
-"""AP Loss: every positive above all negatives, by the precision at its rank.
-
-Legend: M candidates, C classes, P positives, N negatives, s logits, δ half the step's width.
-"""
+"""AP Loss: every positive above all negatives, by the precision at its rank."""
 
 from __future__ import annotations
 
@@ -148,12 +145,10 @@ def _reference(logits: Tensor, targets: Tensor, _: Tensor, delta: float, interpo
     return [error_driven_loss(logits, targets, _imprecision, delta, refine=refine)]
 
 
-def _operator(name: str, interpolate: bool) -> RankingOperator:
-    return RankingOperator(name, partial(_rule, interpolate=interpolate), partial(_reference, interpolate=interpolate))
-
-
-_INTERPOLATED = _operator("average_precision", True)
-_PLAIN = _operator("average_precision_plain", False)
+_INTERPOLATED, _PLAIN = (
+    RankingOperator(name, partial(_rule, interpolate=interpolate), partial(_reference, interpolate=interpolate))
+    for name, interpolate in (("average_precision", True), ("average_precision_plain", False))
+)
 
 
 @checked

@@ -1,33 +1,21 @@
-"""The box losses of the standard detectors: one value per positive, never reduced.
+"""The box losses of the standard detectors: one value for each of P positives, never reduced.
 
 A box loss is any callable that takes the candidates and their positives and returns (P,) values with gradient.
-
-Legend: P positives.
 """
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from rankdet.losses.candidates import Positives, matched_pairs
+from rankdet.losses.weighted import WeightedLoss
 from rankdet.ranges import NonNegative, Positive, checked
 from rankdet.structures import Candidates
 
 
-@checked
-class L1Loss(nn.Module):
-    """Absolute error of the encoded boxes, summed over their four values.
-
-    Parameters
-    ----------
-    weight
-        Factor of the loss.
-    """
-
-    def __init__(self, weight: NonNegative = 1.0) -> None:
-        super().__init__()
-        self.weight = weight
+class L1Loss(WeightedLoss):
+    """Absolute error of the encoded boxes, summed over their four values."""
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
         """(P,) values; raises ValueError where a head passes no deltas."""
@@ -36,7 +24,7 @@ class L1Loss(nn.Module):
 
 
 @checked
-class SmoothL1Loss(nn.Module):
+class SmoothL1Loss(WeightedLoss):
     """Absolute error of the encoded boxes, quadratic where it is small, summed over their four values.
 
     An error x counts x² / 2β below β, and x − β/2 above (Girshick, "Fast R-CNN", ICCV 2015).
@@ -45,14 +33,11 @@ class SmoothL1Loss(nn.Module):
     ----------
     beta
         β, the error below which the loss is quadratic, in units of the encoding.
-    weight
-        Factor of the loss.
     """
 
     def __init__(self, beta: Positive, weight: NonNegative = 1.0) -> None:
-        super().__init__()
+        super().__init__(weight)
         self.beta = beta
-        self.weight = weight
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
         """(P,) values; raises ValueError where a head passes no deltas."""
@@ -61,19 +46,8 @@ class SmoothL1Loss(nn.Module):
         return self.weight * loss.sum(dim=1)
 
 
-@checked
-class GIoULoss(nn.Module):
-    """1 − GIoU of the decoded boxes with their objects.
-
-    Parameters
-    ----------
-    weight
-        Factor of the loss.
-    """
-
-    def __init__(self, weight: NonNegative = 1.0) -> None:
-        super().__init__()
-        self.weight = weight
+class GIoULoss(WeightedLoss):
+    """1 − GIoU of the decoded boxes with their objects."""
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
         """(P,) values; raises ValueError where a head passes no boxes."""

@@ -41,12 +41,7 @@ def bucketed_rank_sort_loss(logits: Tensor, targets: Tensor, delta: float = 0.5)
     and every negative of bucket b receives :math:`\frac{1}{|P|} \sum_i \ell_R(i) H(m_b - p_i) / N_{FP}(i)`;
     positives are sorted as in :func:`rankdet.losses.rank_sort_loss`. Negatives below all p_i − δ are in no bucket.
 
-    Parameters
-    ----------
-    logits, targets
-        One shape, targets as in :func:`rankdet.losses.rank_sort_loss`.
-    delta
-        δ, half the width of the soft step, in logits.
+    Arguments are those of :func:`rankdet.losses.rank_sort_loss`, with all logits in one tensor.
 
     Notes
     -----
@@ -122,13 +117,9 @@ def _bucketed(
 
         def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
             result = torch.zeros_like(logits, memory_format=torch.contiguous_format)
-            of_positives = torch.zeros_like(errors)
-            if upstream[0] is not None:
-                of_positives -= upstream[0] * errors * (shares > 0)
-                of_buckets = (upstream[0] * shares / len(positives)) @ above
-                result.view(-1)[negatives] = of_buckets[bucket].to(result.dtype)
-            if upstream[1] is not None:
-                of_positives += upstream[1] * sorting.gradient
+            of_positives = upstream[1] * sorting.gradient - upstream[0] * errors * (shares > 0)
+            of_buckets = (upstream[0] * shares / len(positives)) @ above
+            result.view(-1)[negatives] = of_buckets[bucket].to(result.dtype)
             result.view(-1)[positives] = (of_positives / len(positives)).to(result.dtype)
             return result
 

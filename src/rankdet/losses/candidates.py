@@ -1,7 +1,4 @@
-"""The positives among the candidates of a head, and their counts.
-
-Legend: M candidates, C classes, P positives, P' masks (of some positives, or of all).
-"""
+"""The positives among the candidates of a head, and their counts."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rankdet.losses.processes import Processes, Sync
 from rankdet.structures import is_class
 
 Levels = Tensor | Sequence[Tensor]
@@ -20,31 +19,12 @@ def check_range(name: str, values: Tensor, low: float, high: float) -> None:
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got values from {values.min()} to {values.max()}")
 
 
-def check_alone(sync: Sync) -> None:
-    """Raise ValueError where a reference is asked to rank the candidates of several processes."""
-    if Processes(sync).size > 1:
-        raise ValueError("implementation 'reference' ranks the candidates of one process: sync must be False")
-
-
 def check_logits(logits: Levels) -> None:
     """Raise ValueError where a logit is NaN or infinite."""
     flat = whole(logits)
     finite = torch.isfinite(flat)
     if not bool(finite.all()):
         raise ValueError(f"{int((~finite).sum())} of {flat.numel()} logits are NaN or infinite")
-
-
-def check_targets(logits: Levels, targets: Levels) -> None:
-    """Raise ValueError where a logit is not finite or a target outside [−1, 1]."""
-    check_logits(logits)
-    check_range("targets", whole(targets), -1, 1)
-
-
-def check_labels(logits: Levels, labels: Levels) -> None:
-    """Raise ValueError where a logit is not finite or a label none of −1 … C."""
-    check_logits(logits)
-    width = (logits if isinstance(logits, Tensor) else logits[0]).shape[-1]
-    check_range("labels", whole(labels), -1, width)
 
 
 def whole(levels: Levels) -> Tensor:

@@ -1,7 +1,4 @@
-"""Cross-entropy with a sigmoid or a softmax, the score-based baselines of RPN, R-CNN and YOLACT.
-
-Legend: M candidates, C classes, P positives.
-"""
+"""Cross-entropy with a sigmoid or a softmax, the score-based baselines of RPN, R-CNN and YOLACT."""
 
 from __future__ import annotations
 
@@ -49,10 +46,9 @@ class SigmoidCrossEntropyLoss(nn.Module):
         rows = positives.rows
         targets = torch.zeros_like(candidates.logits, dtype=torch.float32)
         targets[rows, candidates.labels[rows]] = 1
-        used = candidates.labels >= 0
+        chosen = _all_used(candidates)
         loss = functional.binary_cross_entropy_with_logits(_used_logits(candidates), targets, reduction="none")
-        classification = loss.sum(dim=1).where(used, 0)
-        return _output(candidates, positives, classification, _all_used(candidates), self.box_loss, self.mask_loss)
+        return _output(self, candidates, positives, loss.sum(dim=1).where(chosen.candidates, 0), chosen)
 
 
 @checked
@@ -106,7 +102,7 @@ class SoftmaxCrossEntropyLoss(nn.Module):
         positives = find_positives(candidates)
         loss = functional.cross_entropy(_used_logits(candidates), candidates.labels, ignore_index=-1, reduction="none")
         chosen = _all_used(candidates) if self.hard_negatives is None else self.hard_negatives(candidates, loss)
-        output = _output(candidates, positives, loss.where(chosen.candidates, 0), chosen, self.box_loss, self.mask_loss)
+        output = _output(self, candidates, positives, loss.where(chosen.candidates, 0), chosen)
         for head in self.auxiliary:
             values = head(candidates, positives)
             output.terms[head.name] = values.sum() / head.normalizer(candidates, len(values)).clamp(min=1)
@@ -125,19 +121,18 @@ def _all_used(candidates: Candidates) -> Chosen:
 
 
 def _output(
+    loss: SigmoidCrossEntropyLoss | SoftmaxCrossEntropyLoss,
     candidates: Candidates,
     positives: Positives,
     classification: Tensor,
     chosen: Chosen,
-    box_loss: BoxLoss,
-    mask_loss: MaskLoss,
 ) -> LossOutput:
     """Classification and boxes over the count of what is chosen; the mean over the masks."""
     terms = {"classification": classification.sum() / chosen.divisor}
     # Without boxes the box loss raises, but a head of masks alone has none.
     if candidates.boxes is not None or candidates.deltas is not None or candidates.masks is None:
-        terms["localization"] = box_loss(candidates, positives).sum() / chosen.divisor
+        terms["localization"] = loss.box_loss(candidates, positives).sum() / chosen.divisor
     if candidates.masks is not None:
-        masks = mask_loss(candidates, positives)
+        masks = loss.mask_loss(candidates, positives)
         terms["mask"] = masks.sum() / max(1, len(masks))
     return LossOutput(terms, task_counts(candidates, len(positives.rows), chosen.candidates))

@@ -168,8 +168,7 @@ def error_driven_loss(
                 error = errors[part] * is_active  # the identity update: i pays, every j gets its share
                 result += (error / total.where(is_active, 1.0)) @ fault
                 result.index_add_(0, own, -error)
-            scale = upstream[0] / count if upstream[0] is not None else 0.0
-            return (result * scale).reshape(logits.shape).to(logits.dtype)
+            return (result * (upstream[0] / count)).reshape(logits.shape).to(logits.dtype)
 
         poison = (flat - flat).sum() if len(positives) else 0  # NaN where a logit is NaN or infinite, else 0
         return (values.sum() / count + poison,), gradient

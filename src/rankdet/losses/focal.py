@@ -1,7 +1,4 @@
-"""Focal and quality focal loss, the score-based baselines of dense detectors.
-
-Legend: M candidates, C classes, P positives.
-"""
+"""Focal and quality focal loss, the score-based baselines of dense detectors."""
 
 from __future__ import annotations
 
@@ -136,14 +133,13 @@ def _focal_sum(
             total += factor * values.sigmoid().pow_(exponent).mul_(softplus(values)).sum(dtype=torch.float64)
 
         def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
-            scale = upstream[0] if upstream[0] is not None else logits.new_zeros(())
             result = torch.empty_like(logits, memory_format=torch.contiguous_format)
             for part, values in _negatives(logits, labels, dtype):
                 # d(p^γ softplus)/ds = p^γ (γ (1 − p) softplus + p)
                 scores = values.sigmoid()
                 slope = softplus(values).mul_(1 - scores).mul_(exponent).add_(scores)
-                result[part] = slope.mul_(scores.pow_(exponent)).mul_(factor * scale)
-            result[index] = (slopes * scale).to(result.dtype)
+                result[part] = slope.mul_(scores.pow_(exponent)).mul_(factor * upstream[0])
+            result[index] = (slopes * upstream[0]).to(result.dtype)
             return result
 
         return (total.to(dtype),), gradient

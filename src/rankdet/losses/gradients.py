@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Upstream = tuple[Tensor | None, ...]
+Upstream = tuple[Tensor, ...]
 Gradient = Callable[[Tensor, Upstream], Tensor]
 """Maps the logits and one upstream gradient per value to the gradient of the logits."""
 Evaluate = Callable[[Tensor], tuple[tuple[Tensor, ...], Gradient]]
@@ -23,8 +23,7 @@ def with_gradient(logits: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:
 
     ``evaluate`` sees the logits detached and with autocast off. It returns the values and a function
     ``gradient(logits, upstream)``. Every value is back-propagated by itself: ``upstream`` holds one gradient per value,
-    None for a value that nothing depends on. Each value is connected to ``logits`` (also when all of them are constant
-    zeros).
+    zeros for one that nothing depends on. Each value is connected to ``logits`` (also when all are constant zeros).
 
     Examples
     --------
@@ -44,15 +43,14 @@ def with_gradient(logits: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:
 class _WithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, evaluate: Evaluate) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
         with torch.autocast(logits.device.type, enabled=False):
             values, ctx.gradient = evaluate(logits.detach())
         ctx.save_for_backward(logits)
         return values
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, None]:
-        if not ctx.needs_input_grad[0] or all(value is None for value in upstream):
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, None]:
+        if not ctx.needs_input_grad[0]:
             return None, None
         (logits,) = ctx.saved_tensors
         with torch.autocast(logits.device.type, enabled=False):

@@ -1,7 +1,4 @@
-"""The negatives from which a score-based baseline learns, where all of them are too many. Ranking losses use all.
-
-Legend: B images, M candidates, P positives.
-"""
+"""The negatives from which a score-based baseline learns, where all of them are too many. Ranking losses use all."""
 
 from __future__ import annotations
 

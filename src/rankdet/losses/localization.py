@@ -1,6 +1,6 @@
 """Localization of matched pairs: how well each positive is localized, never reduced.
 
-Legend: P positives, P' masks of H × W pixels. Boxes are (x1, y1, x2, y2) in pixels.
+Boxes are (x1, y1, x2, y2) in pixels.
 """
 
 from __future__ import annotations
@@ -35,10 +35,7 @@ def box_overlap(predicted: Tensor, target: Tensor) -> Overlap:
 
     with C the smallest box around both (Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019).
 
-    Parameters
-    ----------
-    predicted, target
-        (P, 4) boxes; gradients flow to both.
+    Both are (P, 4) boxes; gradients flow to both.
 
     Examples
     --------
@@ -109,8 +106,6 @@ def _dice(logits: Tensor, target: Tensor, epsilon: float) -> tuple[tuple[Tensor]
 
     def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
         result = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        if upstream[0] is None:
-            return result.zero_()
         # dD/dp = 2 (g − D p) / size and dp/ds = p (1 − p)
         slope = (2 * upstream[0] / size)[:, None, None]
         for part in mask_parts(logits):

@@ -1,25 +1,24 @@
 """The mask losses of the standard detectors: one value per mask, never reduced.
 
 A mask loss is any callable that takes the candidates and their positives and returns (P',) values with gradient.
-
-Legend: P' masks (of some positives, or of all) of H × W pixels.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
 from rankdet.losses.candidates import Positives
 from rankdet.losses.gradients import Gradient, Upstream, with_gradient
 from rankdet.losses.localization import mask_parts
+from rankdet.losses.weighted import WeightedLoss
 from rankdet.ranges import NonNegative, checked
 from rankdet.structures import Candidates
 
 
 @checked
-class MaskCrossEntropyLoss(nn.Module):
+class MaskCrossEntropyLoss(WeightedLoss):
     """Binary cross-entropy of a mask with that of its object, the mean over its pixels.
 
     This is the loss of Mask R-CNN (He et al., ICCV 2017, arXiv:1703.06870, section 3). Divided by the size of the
@@ -29,16 +28,13 @@ class MaskCrossEntropyLoss(nn.Module):
 
     Parameters
     ----------
-    weight
-        Factor of the loss.
     over_box_size
         Whether the loss is divided by the part of the image that the box of the object covers
         (``Candidates.box_shares``), so that small objects count as much as large ones.
     """
 
     def __init__(self, weight: NonNegative = 1.0, *, over_box_size: bool = False) -> None:
-        super().__init__()
-        self.weight = weight
+        super().__init__(weight)
         self.over_box_size = over_box_size
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
@@ -61,12 +57,8 @@ def mask_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Masks are handled some at a time, forward and backward. Nothing of their size is kept beside the logits, the target
     and the gradient.
 
-    Parameters
-    ----------
-    logits
-        (P', H, W) mask logits; −∞ is a pixel outside of a crop, which counts as one without loss or gradient.
-    target
-        (P', H, W) bool, or in [0, 1].
+    Arguments are those of :func:`rankdet.losses.dice_coefficient`. A pixel outside of a crop counts as one without loss
+    or gradient.
 
     Examples
     --------
@@ -96,8 +88,6 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> tuple[tuple[Tensor], Gradi
 
     def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
         result = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        if upstream[0] is None:
-            return result.zero_()
         slope = (upstream[0] / num_pixels)[:, None, None]
         for part in mask_parts(logits):
             # d/ds = σ(s) − t
@@ -109,19 +99,8 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> tuple[tuple[Tensor], Gradi
     return (loss,), gradient
 
 
-@checked
-class DiceLoss(nn.Module):
-    """1 − Dice coefficient of a mask with that of its object; see :func:`rankdet.losses.dice_coefficient`.
-
-    Parameters
-    ----------
-    weight
-        Factor of the loss.
-    """
-
-    def __init__(self, weight: NonNegative = 1.0) -> None:
-        super().__init__()
-        self.weight = weight
+class DiceLoss(WeightedLoss):
+    """1 − Dice coefficient of a mask with that of its object; see :func:`rankdet.losses.dice_coefficient`."""
 
     def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
         """(P',) values; raises ValueError where a head passes no masks."""

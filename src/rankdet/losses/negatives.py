@@ -87,11 +87,11 @@ class TorchNegatives:
         doubles = torch.empty(self.size, dtype=torch.float64, device=device)
         counts = torch.zeros(width, dtype=torch.int64, device=device)
         sums = torch.zeros(width, dtype=torch.float64, device=device)
-        for chunk in self._chunks():
-            size = chunk.values.shape[0]
-            out = numbers[:size] if self.kept is None else self.kept[chunk.place]
-            cell = search(chunk.values, out, spare)
-            sums += torch.bincount(cell, weights=doubles[:size].copy_(chunk.values), minlength=width)
+        for place, values in self._chunks():
+            size = values.shape[0]
+            out = numbers[:size] if self.kept is None else self.kept[place]
+            cell = search(values, out, spare)
+            sums += torch.bincount(cell, weights=doubles[:size].copy_(values), minlength=width)
             counts += torch.bincount(cell, minlength=width)
         # The positives were counted like negatives, which is faster than looking for them in every chunk.
         own = own.to(self.edges.dtype)
@@ -118,10 +118,10 @@ class TorchNegatives:
         if self.kept is None:
             search, spare = Search(self.edges), Spare(self.edges, self.size)
         written = (part for gradient in gradients for part in gradient.view(-1).split(self.size))
-        for chunk, out in zip(self._chunks(), written, strict=True):
-            size = chunk.values.shape[0]
-            cell = search(chunk.values, numbers[:size], spare) if self.kept is None else self.kept[chunk.place]
-            part, spare_part = result[:size].copy_(chunk.values), gathered[:size]
+        for (place, values), out in zip(self._chunks(), written, strict=True):
+            size = values.shape[0]
+            cell = search(values, numbers[:size], spare) if self.kept is None else self.kept[place]
+            part, spare_part = result[:size].copy_(values), gathered[:size]
             part *= torch.index_select(slope, 0, cell, out=spare_part)
             part += torch.index_select(offset, 0, cell, out=spare_part)
             # F lies between 0 and the sum of its weights: no rounding may leave that.
@@ -158,8 +158,8 @@ class TorchNegatives:
             first_row += level.numel() // self.candidates.width
         return poison
 
-    def _chunks(self) -> Iterator[_Chunk]:
-        """All logits, some at a time; ignored ones lie below every edge."""
+    def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        """The place and the values of all logits, some at a time; ignored ones lie below every edge."""
         start, width = 0, self.candidates.width
         for level in self.logits:
             for values in level.reshape(-1).split(self.size):
@@ -169,15 +169,8 @@ class TorchNegatives:
                 if skipped.shape[0]:
                     values = values.clone()
                     values.view(-1, width).index_fill_(0, skipped - start // width, self.below)
-                yield _Chunk(slice(start, stop), values)
+                yield slice(start, stop), values
                 start = stop
-
-
-class _Chunk(NamedTuple):
-    """Some logits: their place among all, and their values."""
-
-    place: slice
-    values: Tensor
 
 
 def _within(ascending: Tensor, low: int, high: int) -> Tensor:

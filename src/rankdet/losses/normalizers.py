@@ -2,8 +2,6 @@
 
 A normalizer is any callable that takes the candidates and the number of their positives and returns a scalar. Those of
 this module differ only where an image has no positive, and need ``Candidates.per_image`` to see that.
-
-Legend: B images, P positives, P_b those of image b.
 """
 
 from __future__ import annotations

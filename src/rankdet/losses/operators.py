@@ -1,7 +1,4 @@
-"""Ranking losses as functions of logits: an operator has a rule and a reference, and takes targets or labels.
-
-Legend: M candidates, C classes, P positives, K values of a loss, J numbers that its rule returns for each positive.
-"""
+"""Ranking losses as functions of logits: an operator has a rule and a reference, and takes targets or labels."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from rankdet.losses.checks import Levels, check_alone, check_labels, check_range, check_targets, dense, whole
+from rankdet.losses.checks import Levels, check_logits, check_range, dense, whole
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.ranking import Kind, Rule, Settings, register
-from rankdet.losses.roles import RankedCandidates, from_labels, from_targets
+from rankdet.losses.roles import RankedCandidates, from_labels, from_targets, loss_dtype
 from rankdet.losses.steps import check_delta
 
 Implementation = Literal["auto", "torch", "triton", "reference"]
@@ -86,13 +83,11 @@ class RankingOperator:
 
         Parameters
         ----------
-        logits
-            Raw scores of any shape and floating dtype, or one such tensor per level.
         targets
-            Same shapes: −1 ignored, 0 negative, above 0 positive.
+            Shapes of the logits: −1 ignored, 0 negative, above 0 positive.
         qualities
             (P,) numbers for the rule, in the order of the positives in ``targets``; None: their targets.
-        delta, sync, check, implementation
+        logits, delta, sync, check, implementation
             See :func:`rank_sort_loss`; ``check`` looks at the qualities, too.
 
         Raises
@@ -101,7 +96,8 @@ class RankingOperator:
             When shapes do not fit, δ is negative, there is no such implementation, or ``check`` finds a mistake.
         """
         if check:
-            check_targets(logits, targets)
+            check_logits(logits)
+            check_range("targets", whole(targets), -1, 1)
         self._check(qualities, check, sync, implementation)
         if implementation == "reference":
             flat = whole(targets).reshape(-1)
@@ -131,30 +127,27 @@ class RankingOperator:
 
         Parameters
         ----------
-        logits
-            (M, C) raw scores, or one such tensor per level.
-        labels
-            (M,) int64: class 0 … C − 1, C background, −1 ignored; one such tensor per level.
         qualities
             (P,) numbers for the rule, in the order of the positives in ``labels``; None: 1 for each.
         num_positives
             P, where it is known without qualities: looking it up would wait for a GPU.
         rows
             (P,) int64: which candidates of all levels are positives, where that is known.
-        delta, sync, check, implementation
-            See :meth:`of_targets`.
+        logits, labels, delta, sync, check, implementation
+            See :func:`rank_sort_loss_of_labels`.
 
         Raises
         ------
         ValueError
             In the cases of :meth:`of_targets`, or when P is wrong. On a GPU a wrong P makes the loss NaN.
         """
+        levels = [logits] if isinstance(logits, Tensor) else logits
         if check:
-            check_labels(logits, labels)
+            check_logits(logits)
+            check_range("labels", whole(labels), -1, levels[0].shape[-1])
         self._check(qualities, check, sync, implementation)
         for each in (rows, qualities):
             num_positives = num_positives if each is None else len(each)
-        levels = [logits] if isinstance(logits, Tensor) else logits
         if qualities is None and num_positives is not None:
             qualities = levels[0].new_ones(num_positives, dtype=torch.float32)
         if implementation == "reference":
@@ -171,8 +164,8 @@ class RankingOperator:
             raise ValueError(f"one quality per positive must be of shape (P,), got {tuple(qualities.shape)}")
         if check and qualities is not None:
             check_range("quality", qualities, *self.quality_range)
-        if implementation == "reference":
-            check_alone(sync)
+        if implementation == "reference" and Processes(sync).size > 1:
+            raise ValueError("implementation 'reference' ranks the candidates of one process: sync must be False")
 
     def _ranked(
         self, candidates: RankedCandidates, qualities: Tensor, delta: float, triton: bool, sync: Sync
@@ -200,9 +193,7 @@ def uses_triton(implementation: Implementation, logits: Sequence[Tensor]) -> boo
     """
     if implementation not in get_args(Implementation):
         raise ValueError(f"implementation must be one of {get_args(Implementation)}, got {implementation!r}")
-    device, dtype = logits[0].device.type, torch.float32
-    for level in logits:
-        dtype = torch.promote_types(dtype, level.dtype)
+    device, dtype = logits[0].device.type, loss_dtype(logits)
     is_possible = device == "cuda" and dtype == torch.float32
     if implementation == "triton" and not is_possible:
         raise ValueError(

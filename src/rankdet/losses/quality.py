@@ -1,8 +1,6 @@
 """Localization qualities: the continuous targets by which the positives of a head are sorted.
 
-A quality is any callable that takes the candidates and their positives and returns (P,) detached numbers in [0, 1].
-
-Legend: P positives.
+A quality is any callable that takes the candidates and their P positives and returns (P,) detached numbers in [0, 1].
 """
 
 from __future__ import annotations
@@ -50,13 +48,9 @@ class DiceQuality:
 class MeanQuality:
     """The quality of a positive is the mean of IoU and Dice coefficient (the paper's table A.16)."""
 
-    def __init__(self) -> None:
-        self.iou = IoUQuality()
-        self.dice = DiceQuality()
-
     def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
         """(P,) in [0, 1), detached; raises ValueError where boxes or masks are missing."""
-        return (self.iou(candidates, positives) + self.dice(candidates, positives)) / 2
+        return (IoUQuality()(candidates, positives) + DiceQuality()(candidates, positives)) / 2
 
 
 Quality = BinaryQuality | IoUQuality | DiceQuality | MeanQuality

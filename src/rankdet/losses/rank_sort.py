@@ -1,7 +1,4 @@
-"""Rank & Sort Loss: every positive above all negatives, and the positives in the order of their localization quality.
-
-Legend: M candidates, C classes, P positives, N negatives, s logits, y localization qualities, δ half the step's width.
-"""
+"""Rank & Sort Loss: every positive above all negatives, and the positives in the order of their quality."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ Legend: M candidates, C classes, P positives, I ignored rows, N logits of all le
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -38,16 +40,18 @@ class RankedCandidates(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the loss: float32, or float64 where a level has it."""
-        dtype = torch.float32
-        for level in self.logits:
-            dtype = torch.promote_types(dtype, level.dtype)
-        return dtype
+        """The dtype of the loss."""
+        return loss_dtype(self.logits)
 
     @property
     def num_logits(self) -> int:
         """Return N, the number of logits of all levels."""
         return sum(level.numel() for level in self.logits)
+
+
+def loss_dtype(logits: Iterable[Tensor]) -> torch.dtype:
+    """The dtype of a loss: float32, or float64 where a level has it."""
+    return functools.reduce(torch.promote_types, (level.dtype for level in logits), torch.float32)
 
 
 def from_labels(
@@ -140,14 +144,9 @@ def indices_of(mask: Tensor) -> Tensor:
     return torch.cat([words[word] * 8 + byte, mask[whole:].nonzero().squeeze(1) + whole])
 
 
-@torch.library.custom_op("rankdet::indices_of", mutates_args=())
-def _indices_of(mask: Tensor) -> Tensor:
-    return indices_of(mask)
-
-
-@_indices_of.register_fake
-def _(mask: Tensor) -> Tensor:
-    return mask.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+torch.library.custom_op("rankdet::indices_of", indices_of, mutates_args=()).register_fake(
+    lambda mask: mask.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+)
 
 
 @torch.library.custom_op("rankdet::special_targets", mutates_args=())

@@ -1,7 +1,4 @@
-"""The tail of every loss: all that a head learns beside its classification, weighted, normalized and balanced.
-
-Legend: P positives, P' masks (of some positives, or of all).
-"""
+"""The tail of every loss: all that a head learns beside its classification, weighted, normalized and balanced."""
 
 from __future__ import annotations
 
@@ -100,10 +97,8 @@ class Tasks(nn.Module):
 
         Parameters
         ----------
-        candidates
-            What the head passes to its loss.
-        positives
-            The positives of these candidates.
+        candidates, positives
+            What the head passes to its loss, and its positives.
         classification
             Scalar: the sum of all classification terms of the head.
         ranks

@@ -3,8 +3,6 @@
 A weighting is any callable that takes the candidates, their positives, and the ranking of the positives (None beside a
 loss that ranks nothing). It returns (P,) detached weights ≥ 0. Their scale does not matter, because a weighted mean
 divides by their sum.
-
-Legend: M candidates, C classes, P positives.
 """
 
 from __future__ import annotations
@@ -132,14 +130,8 @@ def score_weights(logits: Tensor) -> Tensor:
 def ranking_weights(logits: Tensor, ranks: Tensor, delta_loc: float = 0.0) -> Tensor:
     r"""Weight of a positive by what it adds to the ranking, :math:`w_i = \frac{1}{|P|} \sum_k H(s_i - s_k) / rank(k)`.
 
-    Parameters
-    ----------
-    logits
-        (P,) logits of the positives.
-    ranks
-        (P,) their ranks among all candidates, > 0.
-    delta_loc
-        Half the width of the linear part of H, in logits; 0 is the hard step.
+    Logits and ranks are (P,), the ranks those among all candidates. ``delta_loc`` is half the width of the linear part
+    of H, in logits; 0 is the hard step. The weights are float32 and detached.
 
     Examples
     --------

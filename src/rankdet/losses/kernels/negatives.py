@@ -251,8 +251,7 @@ def count_negatives(
     all edges none. Where many negatives share few cells the additions wait for each other; programs therefore spread
     over R rows of cells, summed at the end. One launch, and four operations of torch on R · (E + 1) numbers.
     """
-    num_classes = _num_classes(logits, labels, targets)
-    _require_contiguous(logits, labels, targets, edges, counts, sums, broken)
+    num_classes = _num_classes(logits, labels, targets, edges, counts, sums, broken)
     num_edges = edges.numel()
     with _device_of(logits):
         for first, num_blocks, num_rows in launches(triton.cdiv(logits.numel(), BLOCK), num_edges + 1):
@@ -296,8 +295,7 @@ def write_gradient(
     Difference, product and sum are each rounded to float32, never fused, as separate operations of torch would be. NaN
     lies in cell 0, so its gradient is 0; +∞ lies in the highest cell, of slope 0, so its gradient is NaN.
     """
-    num_classes = _num_classes(logits, labels, targets)
-    _require_contiguous(logits, labels, targets, edges, value, slope, gradient)
+    num_classes = _num_classes(logits, labels, targets, edges, value, slope, gradient)
     if logits.numel() == 0:
         return
     with _device_of(logits):
@@ -310,17 +308,14 @@ def write_gradient(
         )
 
 
-def _num_classes(logits: Tensor, labels: Tensor | None, targets: Tensor | None) -> int:
+def _num_classes(logits: Tensor, labels: Tensor | None, targets: Tensor | None, *others: Tensor) -> int:
     """Logits that share a label; 1 with targets, where it does not matter, so that it compiles nothing anew."""
     if (labels is None) == (targets is None):
         raise ValueError("either labels or targets must be given, not both")
-    return logits.shape[-1] if targets is None else 1
-
-
-def _require_contiguous(*tensors: Tensor | None) -> None:
-    for tensor in tensors:
+    for tensor in (logits, labels, targets, *others):
         if tensor is not None and not tensor.is_contiguous():
             raise ValueError(f"a tensor of shape {tuple(tensor.shape)} and strides {tensor.stride()} is not contiguous")
+    return logits.shape[-1] if targets is None else 1
 
 
 def _device_of(logits: Tensor) -> AbstractContextManager[object]:
