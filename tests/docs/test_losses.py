@@ -8,6 +8,7 @@ import inspect
 import io
 import re
 import sys
+import textwrap
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -51,9 +52,9 @@ def described(node: ast.FunctionDef) -> list[tuple[str, bool, str | None]]:
 
 def written(name: str) -> ast.FunctionDef:
     """The function, or the constructor of the class, in the source."""
-    (node,) = ast.parse(inspect.getsource(getattr(losses, name))).body
-    if isinstance(node, ast.ClassDef):
-        (node,) = (part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__")
+    part = getattr(losses, name)
+    source = inspect.getsource(inspect.unwrap(part.__init__) if inspect.isclass(part) else part)
+    (node,) = ast.parse(textwrap.dedent(source)).body
     assert isinstance(node, ast.FunctionDef)
     return node
 

@@ -336,7 +336,7 @@ class TritonNegatives:
         self.scale = 0.0 if cells.per_width == 0 else 2.0 ** (23 - math.ceil(-math.log2(cells.per_width)))
 
     def count(self, own: Tensor) -> Counted:
-        """See :meth:`rankdet.losses.negatives.Negatives.count`."""
+        """Make the first pass; see :meth:`rankdet.losses.negatives.Negatives.count`."""
         edges = self.cells.edges
         counts, offsets = (torch.zeros(len(self.cells), dtype=torch.int64, device=edges.device) for _ in range(2))
         broken = torch.zeros(1, dtype=torch.int32, device=edges.device)
@@ -346,7 +346,7 @@ class TritonNegatives:
         return Counted(counts.double(), sums, torch.where(broken[0] > 0, torch.nan, 0.0))
 
     def gradient(self, function: PiecewiseLinear, of_positives: Tensor) -> list[Tensor]:
-        """See :meth:`rankdet.losses.negatives.Negatives.gradient`."""
+        """Make the second pass; see :meth:`rankdet.losses.negatives.Negatives.gradient`."""
         # Anchored at the left edge of each cell, so that no large numbers cancel in single precision.
         value = function.offset + function.slope * self.cells.left
         none = torch.zeros_like(function.total)
