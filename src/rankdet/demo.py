@@ -79,12 +79,8 @@ def run_demo(
 ) -> list[Path]:
     """Make the data, train, compare, and write tables, curves, images and a page.
 
-    Returns the files worth looking at. ``iterations`` replaces the number of the recipes.
-
-    Raises
-    ------
-    InputError
-        When the folder already holds a demo or cannot be written into.
+    ``iterations`` take the place of those of the recipes. Returns the files worth looking at. Raises InputError when
+    the folder ``out`` already holds a demo or cannot be written into.
     """
     if (out / "runs").exists():
         raise InputError(f"{out} already holds a demo; remove it or give another --out")

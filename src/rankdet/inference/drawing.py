@@ -29,23 +29,10 @@ def detect_and_draw(
 ) -> Path:
     """Write annotated images and ``detections.json`` into ``out``; nothing is written where any input is bad.
 
-    Parameters
-    ----------
-    checkpoint
-        A checkpoint, or a run folder.
-    inputs
-        Images and folders of images.
-    out
-        Folder to write into. ``detections.json`` holds images, categories and all detections with their scores, and
-        as run lengths their masks where the detector finds them.
-    threshold
-        Score from which detections are drawn; None: each class from its LRP-optimal threshold.
-    device
-        Where to compute.
-    report
-        Called with a line of text for each image.
-    trust
-        Whether the checkpoint may import what its recipe names by import path.
+    ``inputs`` are images and folders of images. ``detections.json`` holds images, categories and all detections with
+    their scores, and as run lengths their masks where the detector finds them. Detections are drawn from the score
+    ``threshold`` on, or from the LRP-optimal threshold of their class. ``report`` is called with a line of text for
+    each image. With ``trust`` the checkpoint may import what its recipe names by import path.
 
     Raises
     ------

@@ -121,25 +121,10 @@ def evaluate_model(
 ) -> Evaluation | None:
     """Detect in all images of a data set and measure.
 
-    Parameters
-    ----------
-    model, dataset
-        What to evaluate, and on what. The data set prepares the images as the model does; where the model finds masks,
-        it has read those of the objects.
-    world
-        The processes that share the images; None: this one alone.
-    batch_size, workers
-        Images per process and batch, and processes that read them.
-
-    Returns
-    -------
-    Evaluation or None
-        None on all processes but the main one.
-
-    Raises
-    ------
-    InputError
-        When an image cannot be read by any process. No process is left waiting.
+    The data set prepares the images as the model does; where the model finds masks, it has read those of the objects.
+    The processes of ``world`` share the images, ``batch_size`` per batch, each with ``workers`` that read them; without
+    ``world`` this process is alone. All processes but the main one get None. Raises InputError when an image cannot be
+    read by any process, and leaves no process waiting.
     """
     world = world or World.alone(model.device)
     loader = build_test_loader(dataset, batch_size, workers, rank=world.rank, world_size=world.size)
@@ -163,27 +148,10 @@ def evaluate_model(
 def evaluate_on_folder(
     model: Model, folder: Path, split: str, world: World | None = None, out: Path | None = None, ranking: bool = False
 ) -> dict[str, Any] | None:
-    """Evaluate a model on a split of a data folder; write evaluation.json and detections.json where ``out`` is given.
+    """Evaluate a model on a split of a data folder, whose format the recipe of the model names.
 
-    Parameters
-    ----------
-    model
-        A model with an origin, whose recipe names the format of the data.
-    folder, split
-        The data.
-    world
-        The processes that share the images; None: this one alone.
-    out
-        Folder to write into; it is made before anything is computed.
-    ranking
-        Whether to measure, too, how well the scores of the last head's positives are ordered.
-
-    Returns
-    -------
-    dict or None
-        On the main process the numbers of `rankdet.metrics.evaluate`, those of masks as the entry ``masks`` where the
-        network finds them. With ``ranking`` also those of `ranking_quality` as the entry ``ranking``, with the name of
-        its ``head``.
+    The arguments and the result are those of `evaluate`, with the processes of ``world`` that share the images. The
+    folder ``out`` is made before anything is computed. All processes but the main one get None.
 
     Raises
     ------
@@ -225,17 +193,8 @@ def optimal_thresholds(metrics: Mapping[str, Any]) -> list[float]:
 def store_thresholds(model: Model, found: Sequence[float]) -> Model:
     """The model with the LRP-optimal thresholds of an evaluation, which its checkpoint gets as well, in one step.
 
-    Parameters
-    ----------
-    model
-        A model that was loaded from a checkpoint.
-    found
-        C thresholds by label. Where one is NaN, because the class was not detected, the stored one stays.
-
-    Raises
-    ------
-    InputError
-        When the checkpoint cannot be written; it is untouched then.
+    ``found`` holds C thresholds by label. Where one is NaN, because the class was not detected, the stored one stays.
+    Raises InputError when the model has no checkpoint, or it cannot be written; it is untouched then.
     """
     path = None if model.origin is None else model.origin.path
     if path is None:

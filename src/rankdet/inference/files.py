@@ -1,4 +1,4 @@
-"""Image files and folders of them."""
+"""Finds and checks the image files that a user names."""
 
 from __future__ import annotations
 
@@ -12,38 +12,31 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images among ``paths``, folders replaced by the images in them.
+    """Return image files: of each folder those in it, sorted, and every other path as it is.
 
-    Raises
-    ------
-    InputError
-        When a path is missing or a folder holds no image.
+    Raises InputError when a path is missing, or a folder holds no image or cannot be read.
     """
     found = []
     for path in paths:
-        if path.is_dir():
-            inside = sorted(
-                entry for entry in _entries(path) if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
-            )
-            if not inside:
-                raise InputError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
+        if not path.exists():
             raise InputError(f"{path}: no such file or folder")
+        inside = _images_in(path) if path.is_dir() else [path]
+        if not inside:
+            raise InputError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
+        found += inside
     return found
 
 
-def _entries(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> list[Path]:
     try:
-        return list(folder.iterdir())
+        entries = sorted(folder.iterdir())
     except OSError as error:
         raise InputError(f"cannot read folder {folder}: {error.strerror}") from error
+    return [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
 
 
 def check_images(paths: Sequence[Path]) -> None:
-    """Read every image once; raises InputError that names all broken ones."""
+    """Read every image once; raise InputError that names all broken ones."""
     mistakes = []
     for path in paths:
         try:

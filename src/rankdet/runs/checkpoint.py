@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rankdet import __version__
+from rankdet.runs.folder import written_whole
 from rankdet.structures import InputError
 
 FORMAT = "rankdet checkpoint 1"
@@ -90,30 +91,21 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     InputError
         When it cannot be written (a full disk, say). What was at ``path`` before is untouched.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with written_whole(path) as part, part.open("wb") as file:
             torch.save({"format": FORMAT, "version": __version__, **state}, file)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
-        _sync_folder(path.parent)
+        # On POSIX it is the folder that holds the names, so this makes the new name last.
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as RuntimeError, in words about its own insides.
         reason = error.strerror if isinstance(error, OSError) else "the disk may be full"
         raise InputError(f"cannot write checkpoint {path}: {reason}; earlier checkpoints are intact") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last: on POSIX it is the folder that holds the names."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | None = None) -> dict[str, Any]:

@@ -129,17 +129,28 @@ def _delete(path: Path) -> None:
         raise InputError(f"cannot delete {path}: {error.strerror}") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one step: a reader finds the old file or the new one, never a part."""
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write, which takes its place at the end: a reader finds the old file or the new one.
+
+    Where something is raised inside, what was at ``path`` before is untouched, and nothing is left.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        yield part
         part.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step; raises InputError where it cannot be written."""
+    try:
+        with written_whole(path) as part:
+            part.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -28,19 +28,9 @@ def starting_weights(
     do layers with an entry for each class where the categories differ. Where the two recipes code boxes with other
     stds, the last layer of boxes is scaled, so that it gives the same boxes.
 
-    Parameters
-    ----------
-    recipe, network, categories
-        What is trained: the network is that of the recipe or of the caller, the categories are those of the data.
-    path
-        A checkpoint, or a run folder.
-    trust
-        Whether the checkpoint may import what its recipe names by import path.
-
-    Raises
-    ------
-    InputError
-        When the checkpoint cannot be read, or has another backbone.
+    The network is that of ``recipe`` or of the caller, and ``path`` is a checkpoint or a run folder. With ``trust`` the
+    checkpoint may import what its recipe names by import path. Raises InputError when the checkpoint cannot be read, or
+    has another backbone.
     """
     path = find_checkpoint(path)
     state = load_checkpoint(path, FOR_DETECTION)

@@ -21,16 +21,8 @@ def training_step(
     ``forward`` gives one Candidates per head: it is a network, or `Model.forward`. Losses and weights are mappings by
     the names of the heads. A weight is the factor of all terms of a head, 1 where the head is not named.
 
-    Returns
-    -------
-    tuple
-        The sum that is minimized, a scalar with gradient; the detached weighted terms; the detached statistics. Names
-        are ``head/term``.
-
-    Raises
-    ------
-    InputError
-        When a head has no loss.
+    Returns the sum that is minimized, a scalar with gradient, the detached weighted terms and the detached statistics.
+    The names of terms and statistics are ``head/term``. Raises InputError when a head has no loss.
     """
     terms: dict[str, Tensor] = {}
     stats: dict[str, Tensor] = {}
