@@ -98,7 +98,7 @@ def evaluate(
     return metrics
 
 
-def _evaluate_on(model: Model, data: CocoDataset | MapDataset, out: Path | None) -> dict[str, Any]:
+def _evaluate_on(model: Model, data: CocoDataset | MapDataset, out: Path | None) -> dict[str, Any] | None:
     """Measure a model on a data set, prepared as the model does; workers are for data folders."""
     if isinstance(data, CocoDataset):
         dataset = data.with_transforms(model.transforms)
@@ -109,11 +109,9 @@ def _evaluate_on(model: Model, data: CocoDataset | MapDataset, out: Path | None)
         raise InputError(f"the classes of the data are {dataset.ground_truth.names}, those of the model {model.names}")
     with nullcontext() if out is None else output_folder(out):
         evaluation = evaluate_model(model, dataset, workers=0)
-        if evaluation is None:  # World.alone is the main process
-            raise RuntimeError("an evaluation by one process has no result")
-        if out is not None:
+        if evaluation is not None and out is not None:
             evaluation.write(out)
-    return evaluation.metrics
+    return None if evaluation is None else evaluation.metrics
 
 
 def evaluate_model(
