@@ -215,7 +215,7 @@ def test_logits_need_not_be_contiguous(implementation: rank_sort.Implementation)
 # --- labels instead of dense targets ---
 
 
-def labelled_problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def problem_with_labels() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Logits (M, C), labels with background and ignored rows, qualities, and the dense targets of the same."""
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(50, 6, generator=generator, dtype=torch.float64)
@@ -234,7 +234,7 @@ def test_labels_equal_dense_targets(
     implementation: rank_sort.Implementation, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rankdet.losses.negatives.CHUNK", chunk)
-    logits, labels, quality, targets = labelled_problem()
+    logits, labels, quality, targets = problem_with_labels()
     dense, sparse = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     expected = rank_sort_loss(dense, targets, implementation="reference")
     parts = rank_sort_loss_of_labels(sparse, labels, quality, implementation=implementation)
@@ -259,7 +259,7 @@ def test_a_positive_without_overlap_stays_a_positive(implementation: rank_sort.I
 def test_to_the_letter_of_the_paper_a_positive_without_overlap_is_a_negative(
     implementation: rank_sort.Implementation,
 ) -> None:
-    logits, labels, quality, targets = labelled_problem()
+    logits, labels, quality, targets = problem_with_labels()
     quality[::3] = 0
     rows = ((labels >= 0) & (labels < 6)).nonzero()[:, 0]
     targets[rows, labels[rows]] = quality
@@ -276,7 +276,7 @@ def test_to_the_letter_of_the_paper_a_positive_without_overlap_is_a_negative(
 
 @IMPLEMENTATIONS
 def test_to_the_letter_of_the_paper_no_overlap_at_all_is_no_positive(implementation: rank_sort.Implementation) -> None:
-    logits, labels, quality, _ = labelled_problem()
+    logits, labels, quality, _ = problem_with_labels()
     logits.requires_grad_()
     parts = rank_sort_loss_of_labels(
         logits, labels, torch.zeros_like(quality), zero_quality_is_negative=True, implementation=implementation
@@ -287,7 +287,7 @@ def test_to_the_letter_of_the_paper_no_overlap_at_all_is_no_positive(implementat
 
 @IMPLEMENTATIONS
 def test_qualities_and_targets_receive_no_gradient(implementation: rank_sort.Implementation) -> None:
-    logits, labels, quality, targets = (tensor.clone() for tensor in labelled_problem())
+    logits, labels, quality, targets = (tensor.clone() for tensor in problem_with_labels())
     quality.requires_grad_(), targets.requires_grad_(), logits.requires_grad_()
     total(rank_sort_loss_of_labels(logits, labels, quality, implementation=implementation)).backward()
     total(rank_sort_loss(logits, targets, implementation=implementation)).backward()
@@ -328,7 +328,7 @@ def test_checks_name_labels_out_of_range(bad: int) -> None:
 
 
 def test_checks_pass_good_input() -> None:
-    logits, labels, quality, targets = labelled_problem()
+    logits, labels, quality, targets = problem_with_labels()
     expected = rank_sort_loss(logits, targets)
     assert rank_sort_loss(logits, targets, check=True) == expected
     torch.testing.assert_close(rank_sort_loss_of_labels(logits, labels, quality, check=True), expected)
