@@ -184,7 +184,7 @@ def test_weights_that_explode_stop_the_run_with_the_images_named(form: tuple[str
 
 def test_folder_that_holds_a_run_is_not_written_to(whole: Path):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match="already holds a run; go on with --resume"):
+    with pytest.raises(InputError, match="already holds a run; resume it"):
         run(_recipe(whole), whole)
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 

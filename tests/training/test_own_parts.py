@@ -418,3 +418,119 @@ def test_recipes_are_changed_by_mappings_texts_and_data(
         rankdet.train()
     with pytest.raises(InputError, match="give neither out nor weights"):
         rankdet.train(resume=tmp_path / "a", out=tmp_path / "d")
+    with pytest.raises(InputError, match="a resumed run has its own recipe"):
+        rankdet.train("rs_faster_rcnn_shapes", resume=tmp_path / "a")
+    one = rankdet.train(tiny(), out=tmp_path / "e", changes="schedule.iterations=1", console=QUIET)
+    assert one.model.origin.recipe.schedule.iterations == 1
+
+
+class Renamed(Squares):
+    classes = ("large", "small")
+
+
+class Nowhere(Squares):
+    def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
+        image, target = super().__getitem__(index)
+        return image, target | {"boxes": target["boxes"] + 100}
+
+
+class Broken(Squares):
+    def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
+        if index == 2:
+            raise KeyError("no such file")
+        return super().__getitem__(index)
+
+
+def test_a_model_is_not_measured_on_other_classes(short: Recipe, tmp_path: Path):
+    model = rankdet.train(short, out=tmp_path / "run", datasets=(Squares(), None), console=QUIET).model
+    with pytest.raises(InputError, match=r"the classes of the data are .*large.*small.*, those of the model"):
+        rankdet.evaluate(model, Renamed())
+    with pytest.raises(InputError, match="data has no images"):
+        rankdet.evaluate(model, Squares(0))
+    with pytest.raises(InputError, match="ranking is measured on a data folder"):
+        rankdet.evaluate(model, Squares(), ranking=True)
+    assert rankdet.evaluate(tmp_path / "run", Squares(3))["AP"] == rankdet.evaluate(model, Squares(3))["AP"]
+
+
+def test_data_with_nothing_to_learn_from_are_refused(short: Recipe, tmp_path: Path):
+    with pytest.raises(InputError, match="train_set: no image has an object to learn from"):
+        rankdet.train(short, out=tmp_path / "run", datasets=(Nowhere(), None), console=QUIET)
+    with pytest.raises(InputError, match="train_set has no images"):
+        rankdet.train(short, out=tmp_path / "run", datasets=(Squares(0), None), console=QUIET)
+
+
+def test_an_error_of_a_data_set_names_the_item(short: Recipe, tmp_path: Path):
+    with pytest.raises(KeyError, match="no such file") as raised:
+        rankdet.train(short, out=tmp_path / "run", datasets=(Broken(), None), console=QUIET)
+    assert raised.value.__notes__ == ["raised by train_set[2]"]
+
+
+def test_arguments_that_exclude_each_other_are_refused(short: Recipe, tmp_path: Path):
+    with pytest.raises(InputError, match="give a data folder or datasets, not both"):
+        rankdet.train(short, data=tmp_path, datasets=(Squares(), None))
+    with pytest.raises(InputError, match="classes are those of datasets"):
+        rankdet.train(short, data=tmp_path, classes=["a"])
+
+
+def test_a_run_with_data_sets_is_resumed_with_them_alone(short: Recipe, tmp_path: Path):
+    rankdet.train(short, out=tmp_path / "run", datasets=(Squares(), None), console=QUIET)
+    with pytest.raises(InputError, match=r"was started with datasets = .*:Squares, pass it again"):
+        rankdet.train(resume=tmp_path / "run", console=QUIET)
+
+
+class ReturnedLoss(nn.Module):
+    """A loss that returns what a test gives it."""
+
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, candidates: Candidates) -> Any:
+        return self.output
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (None, "LossOutput, not NoneType"),
+        (torch.tensor(1.0), "LossOutput, not Tensor"),
+        (LossOutput({}, {}), "LossOutput with at least one term"),
+        (LossOutput({"a": torch.zeros(2)}, {}), r"LossOutput of scalar tensors; 'a' is of shape \(2,\)"),
+        (LossOutput({"a": torch.tensor(0.0)}, {"b": 1.0}), "LossOutput of scalar tensors; 'b' is a float"),
+    ],
+)
+def test_a_loss_that_returns_something_else_is_named(output: Any, message: str, short: Recipe, tmp_path: Path):
+    losses = {"rcnn": ReturnedLoss(output)}
+    with pytest.raises(InputError, match=rf"the loss of head 'rcnn' \(ReturnedLoss\) must return a {message}"):
+        rankdet.train(short, out=tmp_path / "run", losses=losses, datasets=(Squares(), None), console=QUIET)
+
+
+def test_a_loss_with_parameters_is_refused(short: Recipe, tmp_path: Path):
+    loss = SumLoss()
+    loss.factor = nn.Parameter(torch.ones(()))
+    with pytest.raises(InputError, match=r"the loss of head 'rcnn' \(SumLoss\) has parameters"):
+        rankdet.train(short, out=tmp_path / "run", losses={"rcnn": loss}, datasets=(Squares(), None), console=QUIET)
+
+
+class Exiting:
+    """Callbacks that leave Python in the first record of the log."""
+
+    def on_log(self, record: Mapping[str, Any]) -> None:
+        raise SystemExit(7)
+
+    def on_evaluation(self, record: Mapping[str, Any]) -> None: ...
+
+    def on_end(self, run: rankdet.TrainedRun) -> None: ...
+
+
+def test_callbacks_are_looked_at_before_training(tiny: Load, tmp_path: Path):
+    with pytest.raises(InputError, match="callback object has no method on_log, on_evaluation, on_end"):
+        rankdet.train(tiny(), out=tmp_path / "run", callbacks=[object()])
+    with pytest.raises(InputError, match="callbacks must be a list"):
+        rankdet.train(tiny(), out=tmp_path / "run", callbacks=Exiting())
+
+
+def test_a_callback_that_exits_leaves_a_checkpoint(tiny: Load, tmp_path: Path):
+    with pytest.raises(SystemExit):
+        rankdet.train(tiny("runtime.log_interval=1"), out=tmp_path / "run", callbacks=[Exiting()], console=QUIET)
+    assert Run(tmp_path / "run").checkpoints()

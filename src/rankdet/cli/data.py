@@ -13,7 +13,10 @@ def doctor(
     masks: Annotated[bool, typer.Option(help="Check segmentations too.")] = False,
     images: Annotated[bool, typer.Option(help="Decode every image.")] = False,
 ) -> None:
-    """Check a data folder before training; exit status 2 where training would stop."""
+    """Check a data folder before training.
+
+    Exit status 2 where training would stop.
+    """
     from rankdet.data import check_folder
 
     findings = check_folder(folder, with_masks=masks, images=images)
@@ -40,7 +43,10 @@ def make_shapes(
         bool, typer.Option("--long-tailed", help="21 classes, frequent to rare, in LVIS format.")
     ] = False,
 ) -> None:
-    """Make the data set `shapes` as an ordinary COCO folder, or with a long tail in LVIS format."""
+    """Make the data set `shapes`.
+
+    An ordinary COCO folder, or one with a long tail in LVIS format.
+    """
     from rankdet.data import make_long_tailed_shapes
     from rankdet.data import make_shapes as make
 

@@ -13,7 +13,7 @@ from rankdet.cli.options import Changes, DataFolder, Device, RecipeName
 
 
 def list_recipes() -> None:
-    """All built-in recipes."""
+    """List the built-in recipes."""
     from rankdet.recipes import RECIPES
 
     width = max(map(len, RECIPES))
@@ -22,7 +22,7 @@ def list_recipes() -> None:
 
 
 def show(recipe: RecipeName, changes: Changes = None) -> None:
-    """A recipe with everything resolved, as YAML that can be trained."""
+    """Print a recipe with all its fields, as YAML."""
     from rankdet.recipes import dump, load_recipe
 
     print(dump(load_recipe(recipe, changes or [])), end="")
@@ -51,7 +51,10 @@ def reproduce(
     processes: Annotated[int, typer.Option(min=1, help="Processes of one training, under torchrun.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print commands, and what is missing on disk.")] = False,
 ) -> None:
-    """Make a table of the paper: its figures beside those of runs made here, resumed where they stopped."""
+    """Train for a table of the paper.
+
+    The figures of the paper are printed beside those of runs made here, which are resumed where they stopped.
+    """
     from rankdet.reproduce import make_plan, overview
 
     if table is None:
@@ -90,7 +93,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("demo"),
     iterations: Annotated[int | None, typer.Option(min=1, help="Instead of the recipes' iterations.")] = None,
 ) -> None:
-    """Train the standard and the RS Faster R-CNN on `shapes` and compare them: about four minutes on two cores."""
+    """Compare the standard and the RS form on `shapes`.
+
+    Trains Faster R-CNN in both: about four minutes on two cores.
+    """
     from rankdet.demo import run_demo
 
     for path in run_demo(out, Console(), iterations):

@@ -66,7 +66,10 @@ def evaluate(
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
-    """Measure AP and oLRP of a checkpoint on a data folder, of boxes and masks, or of a detections file."""
+    """Measure AP and oLRP of a model or of detections.
+
+    A checkpoint is measured on a data folder, boxes and masks; or give a file of detections.
+    """
     from rankdet.inference.evaluation import evaluate as measure
     from rankdet.structures import InputError
 
@@ -122,7 +125,10 @@ def detect(
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
-    """Detect objects: annotated images and COCO JSON, with masks where the detector finds them."""
+    """Detect objects in images.
+
+    Writes annotated images and COCO JSON, with masks where the detector finds them.
+    """
     from rankdet.inference.drawing import detect_and_draw
     from rankdet.runs.processes import joined_world
 
@@ -141,7 +147,10 @@ def import_foreign(
         Path | None, typer.Option(help="A folder in COCO format: the checkpoint gets its categories, matched by name.")
     ] = None,
 ) -> None:
-    """Turn a checkpoint of mmdetection or torchvision into one to evaluate, detect with and train on."""
+    """Convert a checkpoint of mmdetection or torchvision.
+
+    The result is one to evaluate, to detect with, and to train on.
+    """
     from rankdet.importing import import_checkpoint
 
     imported = import_checkpoint(checkpoint, out, recipe, data)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from rich.progress import track
 from torch import Tensor
 
 from rankdet.coco import Finding, GroundTruth, encode_bitmap, read_ground_truth
@@ -119,9 +120,15 @@ def _scan(dataset: MapDataset, name: str, classes: Sequence[str], masks: bool) -
     """The images, categories and annotations in the form of a COCO file."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in range(len(dataset)):
+    if not len(dataset):
+        raise InputError(f"{name} has no images")
+    for index in track(range(len(dataset)), f"Reading {name}", transient=True):
         where = f"{name}[{index}]"
-        item = dataset[index]
+        try:
+            item = dataset[index]
+        except Exception as error:
+            error.add_note(f"raised by {where}")
+            raise
         if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[1], Mapping):
             raise InputError(f"{where}: is no pair of an image and a target, the target a mapping")
         height, width = to_pixels(item[0], where, upright=False).shape[1:]  # boxes are of the image as it is given

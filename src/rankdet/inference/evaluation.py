@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rankdet.coco import GroundTruthSource, Results, ResultsSource
 from rankdet.data import CocoDataset, build_test_loader
 from rankdet.data.own import MapDataset, from_map_dataset
-from rankdet.inference.loading import build_losses
+from rankdet.inference.loading import build_losses, load
 from rankdet.inference.model import Model
 from rankdet.inference.ranking_quality import ranking_quality
 from rankdet.metrics import evaluate as measure
@@ -58,7 +58,7 @@ def evaluate(
     Parameters
     ----------
     found
-        A model, or detections: a file of COCO results, or its records.
+        A model, a run folder or a checkpoint; or detections: a file of COCO results, or its records.
     data
         For a model a data folder, or a data set; for detections an annotation file, or its content.
     split
@@ -83,14 +83,16 @@ def evaluate(
         When something is missing or broken, or the categories of model and data differ.
     """
     folder = None if out is None else Path(out)
+    if isinstance(found, str | PathLike) and (Path(found).is_dir() or Path(found).suffix == ".pt"):
+        found = load(found)
     if isinstance(found, Model):
         if isinstance(data, str | PathLike):
             metrics = evaluate_on_folder(found, Path(data), split, out=folder, ranking=ranking)
+        elif ranking:
+            raise InputError("ranking is measured on a data folder, not on a data set")
         else:
             metrics = _evaluate_on(found, data, folder)  # type: ignore[arg-type]
         return metrics or {}  # this process is the main one
-    if isinstance(found, str | PathLike) and (Path(found).is_dir() or Path(found).suffix == ".pt"):
-        raise InputError(f"{found} is no file of detections; for a model, evaluate(rankdet.load({str(found)!r}), data)")
     with nullcontext() if folder is None else output_folder(folder):
         metrics = dict(measure(data, found, iou_type))  # type: ignore[arg-type]
         if folder is not None:
@@ -103,8 +105,9 @@ def _evaluate_on(model: Model, data: CocoDataset | MapDataset, out: Path | None)
     if isinstance(data, CocoDataset):
         dataset = data.with_transforms(model.transforms)
     else:
-        has_masks = "masks" in data[0][1]
-        dataset = from_map_dataset(data, "data", model.names, model.transforms, measure_masks=has_masks)
+        has_masks = len(data) > 0 and "masks" in data[0][1]
+        classes = getattr(data, "classes", None) or model.names
+        dataset = from_map_dataset(data, "data", classes, model.transforms, measure_masks=has_masks)
     if [name for _, name in dataset.categories] != model.names:
         raise InputError(f"the classes of the data are {dataset.ground_truth.names}, those of the model {model.names}")
     with nullcontext() if out is None else output_folder(out):

@@ -148,7 +148,7 @@ class Model:
             to 1. Files and PIL images are turned upright as their EXIF orientation says. Or a list of these.
         batch_size
             Images per pass through the network. Only images of one size after resizing share a batch, so none is
-            padded for another, and each gives what it gives alone.
+            padded for another, and each gives what it gives alone, up to rounding.
 
         Returns
         -------

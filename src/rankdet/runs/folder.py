@@ -67,7 +67,7 @@ class Run:
         """Raise InputError where the folder already holds a run with a checkpoint."""
         if self.checkpoints():
             raise InputError(
-                f"{self.folder} already holds a run; go on with --resume {self.folder}, or give another --out"
+                f"{self.folder} already holds a run; resume it (--resume, in Python resume=), or give another folder"
             )
 
     def create(self) -> None:

@@ -55,7 +55,7 @@ class Loop:
         self._clock, self._statistics, self._num_skipped = Clock(self.state), IntervalStatistics(), 0
         self._model = training.model
         self._log: RunLog | None = None
-        self._callback_error: Exception | None = None
+        self._callback_error: Exception | SystemExit | None = None
 
     def go(self, saved: dict[str, Any] | None) -> int | None:
         """Train from the checkpoint ``saved``, or from the start; return the number of the signal that stops it."""
@@ -295,5 +295,5 @@ class Loop:
         try:
             for callback in self.training.parts.callbacks:
                 report(callback)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._callback_error = self._callback_error or error

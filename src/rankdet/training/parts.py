@@ -43,6 +43,9 @@ class Callback(Protocol):
         ...
 
 
+_METHODS = ("on_log", "on_evaluation", "on_end")
+
+
 @dataclass(frozen=True)
 class Parts:
     """The caller's own parts of a training: the arguments of these names of `rankdet.training.running.train`."""
@@ -66,6 +69,14 @@ class Parts:
             raise InputError("datasets must be a pair: the images to learn from, and those to evaluate on or None")
         if self.optimizer is not None and not isinstance(self.optimizer, Optimizer) and not callable(self.optimizer):
             raise InputError("optimizer must be an optimizer, or a callable that makes one of parameter groups")
+        if self.classes is not None and self.datasets is None:
+            raise InputError("classes are those of datasets; a data folder names its own")
+        if not isinstance(self.callbacks, Sequence):
+            raise InputError("callbacks must be a list of objects")
+        for callback in self.callbacks:
+            missing = [name for name in _METHODS if not callable(getattr(callback, name, None))]
+            if missing:
+                raise InputError(f"callback {type(callback).__name__} has no method {', '.join(missing)}")
 
     def names(self) -> dict[str, str]:
         """The part → its import path, of each part that the caller brought."""

@@ -76,7 +76,7 @@ def train(
     Parameters
     ----------
     recipe
-        A name of ``rankdet list``, a YAML file, or a recipe. With ``resume``, None takes the recipe of the run.
+        A name of ``rankdet list``, a YAML file, or a recipe. With ``resume`` None, for a run has its own.
     data
         The data folder.
     out
@@ -118,14 +118,19 @@ def train(
     InputError
         For bad input of all kinds, and for a loss that is not finite. No process is left waiting.
     """
+    if data is not None and datasets is not None:
+        raise InputError("give a data folder or datasets, not both")
     parts = Parts(network, losses or {}, datasets, classes, optimizer, callbacks)
-    changed = dict(changes) if isinstance(changes, Mapping) else parsed_overrides(changes)
+    overrides = [changes] if isinstance(changes, str) else changes
+    changed = dict(overrides) if isinstance(overrides, Mapping) else parsed_overrides(overrides)
     for field, path in (("data.folder", data), ("weights", weights)):
         if path is not None:
             changed[field] = str(Path(path).resolve())
     if resume is not None:
         if out is not None or weights is not None:
             raise InputError("a resumed run keeps its folder and its weights: give neither out nor weights")
+        if recipe is not None and not isinstance(recipe, Recipe):
+            raise InputError("a resumed run has its own recipe; changes={...} takes fields that may change")
         run = Run(Path(resume))
         if recipe is None and not run.recipe.exists():
             raise InputError(f"{resume} is no run folder: it has no recipe.yaml")
@@ -173,6 +178,8 @@ def _prepared(
             run.check_is_new()
         # A run that was stopped before its first checkpoint begins again.
         state = None if is_new or not run.checkpoints() else load_checkpoint(run.latest_checkpoint(), FOR_TRAINING)
+        if state is not None:
+            parts.check_same(state["parts"], run.latest_checkpoint())
         training = Training(recipe, world, is_new=state is None, parts=parts, trust=trust)
         if state is not None:
             training.check_fits(state, run.latest_checkpoint())

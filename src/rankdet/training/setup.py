@@ -39,6 +39,8 @@ class Training:
         self.dataset, self.test_dataset = self.parts.build_datasets(recipe, with_masks)
         if self.test_dataset is not None:
             self.test_dataset.ground_truth.check_categories(self.dataset.categories, self.dataset.ground_truth)
+        if not self.dataset.num_objects:
+            raise InputError(f"{self.dataset.ground_truth}: no image has an object to learn from")
         seed_random_numbers(recipe.seed)
         self.start = ""
         categories = self.dataset.categories
@@ -55,6 +57,10 @@ class Training:
             unknown = sorted(set(own_losses) - set(recipe.losses))
             raise InputError(f"losses names the heads {unknown}, but those of the recipe are {list(recipe.losses)}")
         self.losses = build_losses(recipe, world.device, batches_per_epoch, own_losses)
+        for head, loss in self.losses.items():
+            if any(parameter.requires_grad for parameter in loss.parameters()):
+                kind = type(loss).__name__
+                raise InputError(f"the loss of head {head!r} ({kind}) has parameters; only the network's are learned")
         self.lr = scaled_lr(recipe.optimizer, self.num_images, recipe.runtime.scale_lr)
         self.optimizer = build_optimizer(recipe.optimizer, self.model.network, self.lr, self.parts.optimizer)
         self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
@@ -68,13 +74,12 @@ class Training:
         return recipe.data.build_sampler(self.dataset, recipe.seed, world.rank, world.size, start)
 
     def check_fits(self, state: dict[str, Any], path: Path) -> None:
-        """Raise InputError unless the checkpoint ``path`` belongs to this recipe, these parts, data and processes."""
+        """Raise InputError unless the checkpoint ``path`` belongs to this recipe, data and number of processes."""
         if state["world_size"] != self.world.size:
             raise InputError(
                 f"the run was started with {state['world_size']} processes; resume it with as many, "
                 f"not {self.world.size}"
             )
-        self.parts.check_same(state["parts"], path)
         before = validated(state["recipe"], f"recipe in {path}").model_dump(mode="json")
         for field, value, other in differences(self.recipe.model_dump(mode="json"), before):
             if field not in FREE_FIELDS and not field.startswith("evaluation."):
@@ -111,6 +116,6 @@ class Training:
         repeated = "" if self.num_samples == len(self.dataset) else f" ({self.num_samples} with repeated ones)"
         return (
             f"{recipe.name}: {self.num_iterations} iterations of {self.num_images} images ({parts}), "
-            f"{len(self.dataset)} images{repeated}, learning rate {rate}, "
+            f"{len(self.dataset)} images{repeated} with {self.dataset.num_objects} objects, learning rate {rate}, "
             f"{self.world.device}, {recipe.runtime.precision}"
         )
