@@ -59,8 +59,7 @@ def load(
         # The checkpoint brings all weights; pretrained ones would only be fetched to be overwritten.
         network = recipe.detector.build(len(state["categories"]), pretrained=False)
     load_weights(network, state["detector"], found)
-    categories = [(int(number), str(name)) for number, name in state["categories"]]
-    model = build_model(recipe, network.eval(), categories, find_device(device), Origin(recipe, found))
+    model = build_model(recipe, network.eval(), state["categories"], find_device(device), Origin(recipe, found))
     return model.with_thresholds(state["thresholds"])
 
 

@@ -117,6 +117,7 @@ def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | 
         The file.
     needed
         Names and types of the entries that it must have: `FOR_DETECTION` or `FOR_TRAINING`; None asks for nothing.
+        Where they are asked for, the categories are pairs (id, name).
 
     Raises
     ------
@@ -138,14 +139,15 @@ def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | 
     return state
 
 
-def _check_entries(state: Mapping[str, Any], needed: Mapping[str, type | tuple[type, ...]], path: Path) -> None:
+def _check_entries(state: dict[str, Any], needed: Mapping[str, type | tuple[type, ...]], path: Path) -> None:
+    """Raise InputError where an entry is missing or odd; the categories become pairs (id, name)."""
     for name, kind in needed.items():
         if name not in state:
             raise InputError(f"checkpoint {path} does not fit: it has no {name}")
         if not isinstance(state[name], kind):
             raise InputError(f"checkpoint {path} does not fit: {name} is of type {type(state[name]).__name__}")
     with fitting(path):
-        categories = [(int(number), str(name)) for number, name in state["categories"]]
+        state["categories"] = categories = [(int(number), str(name)) for number, name in state["categories"]]
         thresholds = [float(value) for value in state["thresholds"] or [0.0] * len(categories)]
     if len(thresholds) != len(categories):
         raise InputError(

@@ -43,7 +43,7 @@ class Callback(Protocol):
         ...
 
 
-_METHODS = ("on_log", "on_evaluation", "on_end")
+_METHODS = tuple(name for name in vars(Callback) if name.startswith("on_"))
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,7 @@ class Training:
                     f"checkpoint {path} does not fit: the recipe of the run says {field}={value}, and it was trained "
                     f"with {other}; change it back, or start a new run"
                 )
-        categories = [(int(number), str(name)) for number, name in state["categories"]]
-        self.dataset.ground_truth.check_categories(categories, f"checkpoint {path}")
+        self.dataset.ground_truth.check_categories(state["categories"], f"checkpoint {path}")
 
     def set_lr(self, iteration: int) -> None:
         """Set the learning rates of an iteration."""

@@ -36,7 +36,7 @@ def starting_weights(
     state = load_checkpoint(path, FOR_DETECTION)
     own = network.state_dict()
     by_class = set()
-    if [tuple(category) for category in state["categories"]] != list(categories):
+    if state["categories"] != list(categories):
         # A layer has an entry for each class where its shape changes with their number. The device "meta" takes neither
         # memory nor random numbers.
         with torch.device("meta"):
