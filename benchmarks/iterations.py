@@ -127,7 +127,7 @@ def measure(name: str, repeats: int, images: int, size: tuple[int, int], device:
     ]
     ratio = medians[0] / medians[1]
     return (
-        f"| {name} | {medians[1]:.2f} | {medians[0]:.2f} | {ratio:.2f} "
+        f"| {name} | {medians[1]:.3g} | {medians[0]:.3g} | {ratio:.2f} "
         f"| {100 * shares[1]:.1f} % | {100 * shares[0]:.1f} % |"
     )
 

@@ -14,7 +14,10 @@ from torch.nn import functional
 from rankdet.losses.steps import prefix_sums, soft_step
 
 DENSE_UP_TO = 192
-"""Up to this many positives the P × P form is the faster one."""
+"""Up to this many positives the P × P form is the faster one on a CPU."""
+DENSE_UP_TO_ON_GPU = 2048
+"""The same on a GPU, where each of the many small operations of the other form costs its launch. The P × P matrices
+then take 32 MB each."""
 LEVELS_AT_ONCE = 1 << 10
 """Positives times levels of the other form that are summed at a time."""
 EPSILON = 1e-10
@@ -41,7 +44,8 @@ def sorting_errors(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
     positives that are *worse* than i, and R and A the same sums over all positives. The error is
     (U R − A T) / (R (R − T)): exactly 0 where nothing worse is above i, with no difference of two large numbers.
     """
-    errors = _dense if len(logits) <= DENSE_UP_TO else _sparse
+    dense_up_to = DENSE_UP_TO_ON_GPU if logits.is_cuda else DENSE_UP_TO
+    errors = _dense if len(logits) <= dense_up_to else _sparse
     return errors(logits, quality, delta)
 
 

@@ -273,6 +273,7 @@ def fake_candidates(num: int = 400, num_positives: int = 30, knows_rows: bool = 
     )
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, transfers of fake tensors differ: capture shows it")
 def test_the_trap_catches_what_waits() -> None:
     with FakeTensorMode(), NoTransfers():
         values = torch.zeros(3, device="cuda")
