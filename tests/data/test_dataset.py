@@ -125,11 +125,10 @@ def test_broken_annotation_is_named(folder, fields, message):
         folder.dataset(drop_degenerate=True)
 
 
-def test_message_says_how_many_more_problems_there_are(folder):
+def test_message_says_how_many_records_have_the_problem(folder):
     for _ in range(3):
         folder.add(12, 1, [5, 5, 10, 10])
-    more = r"\(and 2 more records with problems; `rankdet doctor FOLDER` lists all\)"
-    with pytest.raises(InputError, match=rf"annotation 103: .* {more}"):
+    with pytest.raises(InputError, match=r"3 records: .* \(annotation 103; annotation 104; annotation 105\)"):
         folder.dataset()
 
 

@@ -12,7 +12,7 @@ def errors(findings):
 
 
 def warned(findings):
-    return {finding.record: finding.message for finding in findings if finding.severity == "warning"}
+    return {finding.record: finding.problem for finding in findings if finding.severity == "warning"}
 
 
 def test_sound_folder_has_no_findings(folder):
@@ -77,7 +77,7 @@ def test_broken_file_does_not_hide_the_others(folder):
     folder.write()
     findings = check_folder(folder.root)
     assert len(findings) == 2
-    assert findings[0].message.startswith("is not valid JSON")
+    assert findings[0].problem.startswith("is not valid JSON")
     assert findings[1].record == "annotation 103"
 
 

@@ -158,9 +158,9 @@ def test_records_that_are_no_objects_are_named(lvis):
 def test_doctor_finds_nothing_wrong_but_unused_classes_and_missing_images(lvis):
     findings = check_folder(lvis.root, with_masks=True, images=True)
     assert [(finding.severity, finding.record) for finding in findings] == [("warning", "categories")] * 2
-    assert findings[0].message == "1 of 3 have no annotation: thing_9"
+    assert findings[0].problem == "1 of 3 have no annotation: thing_9"
     (lvis.root / "train2017" / "000000000008.png").unlink()
-    assert any(finding.record == "image 8" and "is missing" in finding.message for finding in check_folder(lvis.root))
+    assert any(finding.record == "image 8" and "is missing" in finding.problem for finding in check_folder(lvis.root))
 
 
 def test_doctor_compares_splits_of_one_format_only(lvis):
@@ -172,7 +172,7 @@ def test_doctor_compares_splits_of_one_format_only(lvis):
     }
     (lvis.root / "annotations" / "instances_train2017.json").write_text(json.dumps(coco))
     findings = check_folder(lvis.root)
-    assert not any("already" in finding.message or "are not those" in finding.message for finding in findings)
+    assert not any("already" in finding.problem or "are not those" in finding.problem for finding in findings)
     assert COCO.find_split(lvis.root, "train").images == lvis.root / "train2017"
     assert LVIS.find_split(lvis.root, "train").images == lvis.root
 
@@ -182,7 +182,7 @@ def test_doctor_lists_only_some_of_many_unused_classes(lvis):
         {"id": 100 + number, "name": f"unused_{number}", "frequency": "r"} for number in range(50)
     ]
     lvis.write()
-    message = next(finding.message for finding in check_folder(lvis.root) if "have no annotation" in finding.message)
+    message = next(finding.problem for finding in check_folder(lvis.root) if "have no annotation" in finding.problem)
     assert message.startswith("51 of 53 have no annotation: thing_9, unused_0, ")
     assert message.endswith("unused_18, …")
 

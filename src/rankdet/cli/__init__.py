@@ -33,7 +33,7 @@ app.command()(experiments.demo)
 
 
 def main() -> None:
-    """Run a command; bad input becomes one line on standard error and exit status 2, or 3 where training diverged."""
+    """Run a command; bad input becomes a message on standard error and exit status 2, or 3 where training diverged."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal need not know every character of a file name
@@ -54,7 +54,8 @@ def main() -> None:
 
         if not isinstance(error, OSError | InputError):
             raise
-        print(f"rankdet: error: {_process()}{' '.join(str(error).split())}", file=sys.stderr)
+        lines = [" ".join(line.split()) for line in str(error).splitlines()]
+        print(f"rankdet: error: {_process()}" + "\n".join(filter(None, lines)), file=sys.stderr)
         if isinstance(error, OSError):
             _discard_output()
         sys.exit(DIVERGED if isinstance(error, DivergenceError) else 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -17,14 +18,14 @@ def doctor(
 
     Exit status 2 where training would stop.
     """
-    from rankdet.data import check_folder
+    from rankdet.data import check_folder, grouped
 
     findings = check_folder(folder, with_masks=masks, images=images)
-    for finding in findings:
-        print(f"{finding.severity}: {finding}")
-    errors = sum(finding.severity == "error" for finding in findings)
-    print(f"{folder}: {errors} errors, {len(findings) - errors} warnings")
-    if errors:
+    for line in grouped(findings):
+        print(line)
+    counts = Counter(finding.severity for finding in findings)
+    print(f"{folder}: {counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes")
+    if counts["error"]:
         raise typer.Exit(2)
 
 

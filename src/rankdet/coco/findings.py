@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +11,9 @@ import numpy as np
 
 from rankdet.structures import InputError
 
+SEVERITIES = ("error", "warning", "note")
+NUM_EXAMPLES = 3
+"""Records that a line names."""
 LARGEST_ID = 2**63 - 1
 """The largest int64; evaluators take ids for unsigned, so they start at 0."""
 LARGEST_SIDE = 1_000_000
@@ -21,31 +24,74 @@ class Finding(NamedTuple):
     """One thing that is wrong or odd in a data set.
 
     severity
-        An error stops a training or an evaluation, a warning does not.
-    file, record, message
-        The file, the record in it (``"annotation 7"``), and what is wrong with it.
+        An error stops a training or an evaluation. A warning says that something is left out or probably wrong, a note
+        that another form was read as it is meant.
+    file, record
+        The file, and the record in it (``"annotation 7"``); empty for the whole file.
+    problem
+        What is wrong: the same words for all records that have it.
+    detail
+        What this record has there.
+    remedy
+        The field or command that helps.
     """
 
-    severity: Literal["error", "warning"]
+    severity: Literal["error", "warning", "note"]
     file: str
     record: str
-    message: str
+    problem: str
+    detail: str = ""
+    remedy: str = ""
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.record, self.message) if part)
+        """The finding in one line, without its severity.
+
+        Examples
+        --------
+        >>> print(Finding("error", "a.json", "annotation 7", "area is not a number", "'x'"))
+        a.json: annotation 7: area is not a number: 'x'
+        """
+        text = ": ".join(part for part in (self.file, self.record, self.problem, self.detail) if part)
+        return f"{text}; {self.remedy}" if self.remedy else text
 
 
-def raise_errors(findings: Iterable[Finding], hint: str = "") -> None:
-    """Raise InputError that names the first error among the findings and counts the others.
+def grouped(findings: Iterable[Finding]) -> list[str]:
+    """Findings in few lines: one for all records of a file with the same problem, errors first.
 
-    ``hint`` names, in words, where to see all errors.
+    Examples
+    --------
+    >>> rows = [Finding("warning", "a.json", f"annotation {id_}", "has no area", f"[{id_}, 0]") for id_ in range(5)]
+    >>> for line in grouped([*rows, Finding("error", "b.json", "", "there is no such file")]):
+    ...     print(line)
+    error: b.json: there is no such file
+    warning: a.json: 5 records: has no area (annotation 0: [0, 0]; annotation 1: [1, 0]; annotation 2: [2, 0]; …)
     """
-    errors = [finding for finding in findings if finding.severity == "error"]
+    rows = list(findings)
+    return [f"{severity}: {line}" for severity in SEVERITIES for line in _lines(rows, severity)]
+
+
+def _lines(findings: Iterable[Finding], severity: str) -> list[str]:
+    """The findings of one severity in lines, in the order in which each problem is met first."""
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    for one in findings:
+        if one.severity == severity:
+            groups.setdefault((one.file, one.problem, one.remedy), []).append(one)
+    return [str(group[0]) if len(group) == 1 else _line(group) for group in groups.values()]
+
+
+def _line(group: Sequence[Finding]) -> str:
+    """Several records of a file that have the same problem."""
+    examples = [": ".join(part for part in (one.record, one.detail) if part) for one in group[:NUM_EXAMPLES]]
+    shown_rows = "; ".join([*filter(None, examples), *(["…"] if len(group) > NUM_EXAMPLES else [])])
+    problem = f"{len(group)} records: {group[0].problem} ({shown_rows})"
+    return str(group[0]._replace(record="", problem=problem, detail=""))
+
+
+def raise_errors(findings: Iterable[Finding]) -> None:
+    """Raise InputError where there are errors among the findings, with a line for each kind of them."""
+    errors = _lines(findings, "error")
     if errors:
-        # One bad category is a problem of all its annotations: these are records to look at, not mistakes to count.
-        records = "1 more record" if len(errors) == 2 else f"{len(errors) - 1} more records"
-        more = f" (and {records} with problems{hint and '; '}{hint})" if len(errors) > 1 else ""
-        raise InputError(f"{errors[0]}{more}")
+        raise InputError("\n".join(errors))
 
 
 def record_name(kind: str, place: int, row: Any) -> str:

@@ -1,6 +1,6 @@
 """From folders in COCO or LVIS format to batches: transforms, sampling, loading, a check of folders, sets of shapes."""
 
-from rankdet.coco import Finding
+from rankdet.coco import Finding, grouped
 from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window
 from rankdet.data.dataset import CocoDataset, Sample
 from rankdet.data.doctor import check_folder
@@ -36,6 +36,7 @@ __all__ = [
     "check_folder",
     "collate",
     "find_split",
+    "grouped",
     "make_long_tailed_shapes",
     "make_shapes",
     "read_image",

@@ -131,7 +131,7 @@ class CocoDataset(Dataset[Sample]):
             raise InputError(f"{self.images}: there is no such folder of images")
         self.ground_truth, findings = read(Path(annotations), with_masks or measure_masks)
         odd = unlearnable(self.ground_truth, with_masks, drop_degenerate)
-        raise_errors([*findings, *odd], "`rankdet doctor FOLDER` lists all")
+        raise_errors([*findings, *odd])
         self.num_degenerate = len(odd)
         self.categories, self.category_ids = self.ground_truth.categories, self.ground_truth.category_ids
         if min_size is None:

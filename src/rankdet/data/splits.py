@@ -134,7 +134,7 @@ def folder_of_images(
     # Is it the file that is wrong? And do later images exist, or was something else called so?
     listed, findings = read_file_names(annotations, lvis)
     if not listed:
-        raise_errors(findings, "`rankdet doctor FOLDER` lists all")
+        raise_errors(findings)
     found = _folder_of(listed[:: max(1, len(listed) // NUM_PROBES)], tried)
     if found is not None:
         return found
