@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _MOST_CLASSES = 200
 """Classes whose numbers are printed one by one."""
@@ -37,11 +38,12 @@ def _print_measures(console: Console, metrics: Mapping[str, Any], title: str | N
 
 
 def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; its texts are data, in which the console looks for no markup and no names of smileys."""
     from rankdet.report import format_value
 
     shown = Table()
     for place, column in enumerate(columns):
-        shown.add_column(column, justify="left" if place == 0 and len(rows) > 1 else "right")
+        shown.add_column(Text(column), justify="left" if place == 0 and len(rows) > 1 else "right")
     for row in rows:
-        shown.add_row(*(format_value(value) for value in row))
+        shown.add_row(*(Text(format_value(value)) for value in row))
     console.print(shown)

@@ -94,15 +94,16 @@ def draw_curves(
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(FuncFormatter(_plain))
             axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(panel.title, fontsize=11, color=_INK, loc="left", fontweight="bold")
-        axes.set_xlabel(panel.x_label, fontsize=9, color=_INK)
-        axes.set_ylabel(panel.y_label, fontsize=9, color=_INK)
+        axes.set_title(panel.title, fontsize=11, color=_INK, loc="left", fontweight="bold", parse_math=False)
+        axes.set_xlabel(panel.x_label, fontsize=9, color=_INK, parse_math=False)
+        axes.set_ylabel(panel.y_label, fontsize=9, color=_INK, parse_math=False)
         axes.tick_params(which="both", labelsize=8, colors=_INK)
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         if panel.series:
-            axes.legend(fontsize=8, frameon=False)
+            for text in axes.legend(fontsize=8, frameon=False).get_texts():
+                text.set_parse_math(False)  # a name is no formula
     figure.savefig(path)
 
 

@@ -21,6 +21,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d, pad
 
+from rankdet.report.tables import format_value
 from rankdet.structures import Detection, MaskScores, MaskWindow, Target
 
 Color = tuple[float, float, float]
@@ -117,13 +118,14 @@ def draw_detections(
         boxes, scores = (detection.boxes.cpu() * scale)[order].tolist(), detection.scores.cpu()[order].tolist()
         labels = detection.labels.cpu()[order].tolist()
         labeled = [
-            _Labeled(box, class_color(label), f"{class_names[label]} {score:.2f}")
+            _Labeled(box, class_color(label), f"{format_value(class_names[label])} {score:.2f}")
             for box, score, label in zip(boxes, scores, labels, strict=True)
         ]
     elif targets is not None:
         boxes, labels = (targets.boxes.cpu() * scale).tolist(), targets.labels.tolist()
         labeled = [
-            _Labeled(box, class_color(label), class_names[label]) for box, label in zip(boxes, labels, strict=True)
+            _Labeled(box, class_color(label), format_value(class_names[label]))
+            for box, label in zip(boxes, labels, strict=True)
         ]
     for item in labeled:
         _draw_box(axes, item.box, "black", 2.6 * unit, alpha=0.35)
@@ -186,6 +188,7 @@ def draw_grid(images: Sequence[Tensor], captions: Sequence[str], columns: int | 
                 va="center",
                 fontsize=caption_height * 0.5 * 72 / _DPI,
                 color="#222222",
+                parse_math=False,
             )
     figure.figimage(grid.permute(1, 2, 0).numpy(), resize=False, zorder=-1)
     return _rendered(figure)

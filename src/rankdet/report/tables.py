@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -20,17 +22,22 @@ class Table(NamedTuple):
 
 
 def format_value(value: Value, digits: int = 3) -> str:
-    """Return a value as text: floats with ``digits`` decimals, a dash for None and NaN.
+    r"""Return a value as text: floats with ``digits`` decimals, a dash for None and NaN.
+
+    Every table and drawing shows names of classes by it. A text stays as it is, and characters that a terminal would
+    obey (line ends, escapes) become their codes.
 
     Examples
     --------
     >>> format_value(0.45678), format_value(12), format_value(float("nan")), format_value("RS")
     ('0.457', '12', '–', 'RS')
+    >>> print(format_value("red\n[bold] $x$"))
+    red\n[bold] $x$
     """
     if value is None or (isinstance(value, Real) and math.isnan(value)):
         return _NOTHING
     # Integral before Real: numpy's numbers are neither int nor float, but they are one of these.
-    return f"{value:.{digits}f}" if isinstance(value, Real) and not isinstance(value, Integral) else str(value)
+    return f"{value:.{digits}f}" if isinstance(value, Real) and not isinstance(value, Integral) else _visible(value)
 
 
 def is_number(value: Value) -> bool:
@@ -105,5 +112,18 @@ def per_class_table(result: Mapping[str, Any]) -> Table:
     return comparison_table(result["per_class"], shown, "class")
 
 
+_OBEYED = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of Unicode whose characters a terminal or a file does something with, in place of showing them."""
+
+
+def _visible(value: object) -> str:
+    """The text of a value with codes for controls, line ends and halves of letters."""
+    return "".join(repr(one)[1:-1] if unicodedata.category(one) in _OBEYED else one for one in str(value))
+
+
+_MARKUP = re.compile(r"[\\|`<&$~\[\]]|\*(?!$)|(?<!\w)_|_(?!\w)")
+"""What Markdown takes for its own in a cell; a star at the end opens nothing."""
+
+
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return _MARKUP.sub(r"\\\g<0>", _visible(text))

@@ -64,9 +64,9 @@ class Harness:
         stem = settings.out / f"table_{table}-{settings.scale.name}"
         self._files = (stem.with_name(f"{stem.name}.md"), stem.with_name(f"{stem.name}.json"))
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.percentage:>3.0f} %", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,

@@ -91,11 +91,11 @@ class Display:
     def __init__(self, console: Console, name: str, num_iterations: int) -> None:
         self._console, self._num_iterations = console, num_iterations
         self.progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[terms]}"),
+            TextColumn("{task.fields[terms]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
