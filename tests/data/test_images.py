@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 from rankdet.data import read_image
+from rankdet.data.images import Header, header
+from rankdet.data.pixels import to_pixels
 from rankdet.structures import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, size=(20, 30, 3), dtype=np.uint8)
@@ -62,10 +64,86 @@ def with_orientation(orientation):
     return exif
 
 
-def test_exif_orientation_is_followed_only_where_it_makes_the_image_fit(save_image):
-    path = save_image("a.png", RGB, exif=with_orientation(6))  # turn by 90 degrees clockwise
-    assert torch.equal(read_image(path, (20, 30)), as_tensor(RGB))
-    assert torch.equal(read_image(path, (30, 20)), as_tensor(np.rot90(RGB, -1).copy()))
+UPRIGHT = {  # by the EXIF standard: which side of the image the first stored row and the first stored column are
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).transpose(1, 0, 2),
+    8: lambda stored: np.rot90(stored),
+}
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tiff", "a.webp"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("size", [(20, 30), (30, 20), (24, 24)])
+def test_an_image_is_turned_upright_wherever_that_fits_its_annotated_size(save_image, name, orientation, size):
+    stored = np.random.default_rng(1).integers(0, 256, size=(*size, 3), dtype=np.uint8)
+    path = save_image(name, stored, exif=with_orientation(orientation), **{"lossless": True} if "webp" in name else {})
+    upright = as_tensor(UPRIGHT[orientation](stored).copy())
+    found = header(path)
+    assert (found.stored, found.upright, found.orientation) == (size, tuple(upright.shape[1:]), orientation)
+    assert torch.equal(read_image(path, found.upright), upright)
+    assert torch.equal(to_pixels(path), upright)
+    assert torch.equal(to_pixels(path, upright=False), as_tensor(stored))
+    if found.upright != size:  # the annotations are of the pixels as they are stored
+        assert torch.equal(read_image(path, size), as_tensor(stored))
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_pil_images_are_turned_as_their_files_are(save_image, orientation):
+    path = save_image("a.png", RGB, exif=with_orientation(orientation))
+    with Image.open(path) as image:
+        assert torch.equal(to_pixels(image), to_pixels(path))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 42])
+def test_an_orientation_that_is_none_is_left_alone(save_image, orientation):
+    path = save_image("a.png", RGB, exif=with_orientation(orientation))
+    assert header(path).orientation == 1
+    assert torch.equal(to_pixels(path), as_tensor(RGB))
+
+
+@pytest.mark.parametrize(
+    "exif", [b"", b"Exif", b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0"]
+)
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg"])
+def test_an_image_with_broken_exif_entries_is_read_as_it_is_stored(save_image, name, exif):
+    path = save_image(name, RGB, exif=exif)
+    assert header(path).orientation == 1
+    assert torch.equal(to_pixels(path), read_image(path, (20, 30)))
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_counts(save_image):
+    whole = save_image("a.png", RGB, exif=with_orientation(6)).read_bytes()
+    start = whole.index(b"eXIf") - 4
+    chunk = whole[start : start + 12 + int.from_bytes(whole[start : start + 4], "big")]
+    rest = whole.replace(chunk, b"")
+    path = save_image("b.png", RGB)
+    path.write_bytes(rest[:-12] + chunk + rest[-12:])  # as ExifTool writes it
+    assert header(path).upright == (30, 20)
+    assert torch.equal(to_pixels(path), as_tensor(np.rot90(RGB, -1).copy()))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stored", "size", "doubt"),
+    [
+        (1, (20, 30), (20, 30), ""),
+        (6, (20, 30), (30, 20), ""),
+        (6, (20, 30), (20, 30), "it is not turned"),
+        (8, (30, 20), (30, 20), "it is not turned"),
+        (6, (20, 20), (20, 20), "it is turned upright"),
+        (3, (20, 30), (20, 30), "it is turned upright"),
+        (2, (30, 20), (30, 20), "it is turned upright"),
+        (4, (20, 30), (30, 20), ""),  # which is no size of this image at all
+    ],
+)
+def test_a_doubtful_orientation_is_told(orientation, stored, size, doubt):
+    found = Header(stored, orientation).doubt(size)
+    assert doubt in found
+    assert bool(found) == bool(doubt)
 
 
 def test_turned_size_without_orientation_is_an_error(save_image):

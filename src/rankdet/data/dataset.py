@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from rankdet.coco import Finding, GroundTruth, raise_errors
 from rankdet.data.formats import COCO
-from rankdet.data.images import decode, fit, read_image
+from rankdet.data.images import UnreadableImageError, read_image
 from rankdet.data.masks import outline, rasterize
 from rankdet.data.sampling import SampleKey, repeat_factors
 from rankdet.data.transforms import Placement, Transforms
@@ -220,12 +220,10 @@ class CocoDataset(Dataset[Sample]):
             if (self.aspect_ratios[candidate] >= 1) != is_landscape:
                 continue
             path = self.path(candidate)
-            try:
-                pixels = decode(path)
-            except InputError:
+            try:  # an image of a wrong size is a mistake of the annotations: it is never skipped
+                return candidate, read_image(path, self.size(candidate)), tuple(skipped)
+            except UnreadableImageError:
                 skipped.append(str(path))
-            else:  # an image of a wrong size is a mistake of the annotations: it is never skipped
-                return candidate, fit(pixels, path, self.size(candidate)), tuple(skipped)
         raise InputError(f"{self.images}: none of {len(skipped)} images can be decoded, the first is {skipped[0]}")
 
     def _target(self, objects: NDArray[np.int64], boxes: Tensor, placement: Placement) -> Target:

@@ -1,21 +1,124 @@
-"""Image files → uint8 RGB tensors.
+"""Image files → uint8 RGB tensors, and the one rule of how an image is turned.
 
 Pillow decodes. The decoders of torchvision give the same pixels, but warn since version 0.29 of their removal.
 """
 
+import re
 import struct
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from rankdet.structures import InputError
 
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 """What Pillow raises on broken files."""
+MOST_PIXELS = 2**30
+"""The largest image that is read, 32,768 × 32,768: 3 GB of RGB, and six times what Pillow takes without a warning."""
+ORIENTATION = 0x0112
+"""The number of the EXIF entry."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what turns the stored pixels upright."""
+_BACK = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
+
+
+class UnreadableImageError(InputError):
+    """An image file is missing or cannot be decoded; an image of another size than its annotations say is no such."""
+
+
+class Header(NamedTuple):
+    """What an image file says of its pixels before they are decoded.
+
+    stored
+        (height, width) of the pixels as they lie in the file.
+    orientation
+        1 … 8, how EXIF says that these are to be turned; 1: not at all.
+    mode
+        Pillow's name for the kind of pixels: "RGB", "L", "I;16", …
+    frames
+        Images in the file, of which the first is read.
+    """
+
+    stored: tuple[int, int]
+    orientation: int = 1
+    mode: str = "RGB"
+    frames: int = 1
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(height, width) as viewers show the image.
+
+        Examples
+        --------
+        >>> Header((40, 60), orientation=6).upright, Header((40, 60), orientation=3).upright
+        ((60, 40), (40, 60))
+        """
+        return self.stored[::-1] if self.orientation >= 5 else self.stored
+
+    def is_turned(self, size: tuple[int, int] | None) -> bool:
+        """Whether an image is turned as its EXIF orientation says: the one rule for all that reads images.
+
+        It is, wherever the upright image has the annotated ``size`` (height, width), or where there is none. Only where
+        the size fits the stored pixels alone are these taken as they are.
+
+        Examples
+        --------
+        >>> header = Header((40, 60), orientation=6)
+        >>> header.is_turned((60, 40)), header.is_turned((40, 60)), header.is_turned(None)
+        (True, False, True)
+        """
+        return self.orientation != 1 and size in (None, self.upright)
+
+    def doubt(self, size: tuple[int, int]) -> str:
+        """Why it is uncertain which way the boxes of an image lie, in words, or "".
+
+        The annotated ``size`` (height, width) decides only where the upright image and the stored one differ in it.
+
+        Examples
+        --------
+        >>> Header((40, 60), orientation=6).doubt((60, 40))
+        ''
+        >>> Header((40, 60), orientation=3).doubt((40, 60))
+        'has an EXIF orientation that its size cannot confirm: it is turned upright, as viewers show it'
+        """
+        if self.orientation == 1:
+            return ""
+        if self.upright == self.stored == size:
+            return "has an EXIF orientation that its size cannot confirm: it is turned upright, as viewers show it"
+        if self.stored == size:
+            return "has an EXIF orientation, and the annotated size of the image as it is stored: it is not turned"
+        return ""
+
+
+def header(path: Path) -> Header:
+    """What an image file says of its pixels, without decoding them.
+
+    Raises
+    ------
+    UnreadableImageError
+        When the file is missing, is no image or has more than `MOST_PIXELS`; the message names it.
+    """
+    with _opened(path) as file:
+        found = _header(file, path)
+        # A photo of a telephone (MPO) has previews as further frames, which nobody misses.
+        frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
+        return found._replace(frames=frames)
 
 
 def read_image(path: Path, size: tuple[int, int]) -> Tensor:
@@ -26,8 +129,8 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
     path
         A file of any format that Pillow reads: gray, palette, RGB, RGBA (alpha is ignored), CMYK; 8 or 16 bit.
     size
-        (height, width) in pixels, as the annotations say. An image is turned as its EXIF orientation says only if
-        that is what makes it fit.
+        (height, width) in pixels, as the annotations say. `Header.is_turned` decides by it whether the image is turned
+        as its EXIF orientation says.
 
     Returns
     -------
@@ -36,26 +139,41 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
 
     Raises
     ------
+    UnreadableImageError
+        When the file is missing or cannot be decoded.
     InputError
-        When the file is missing, cannot be decoded or has another size.
+        When the image has another size.
     """
-    return fit(decode(path), path, size)
+    pixels = decode(path, size)
+    height, width = pixels.shape[1:]
+    if (height, width) != size:
+        raise InputError(f"{path}: the image is {width} × {height} pixels, its annotations say {size[1]} × {size[0]}")
+    return pixels
 
 
-def decode(path: Path, follow_exif: bool = False) -> Tensor:
-    """Decode an image to (3, height, width) uint8 RGB; raises InputError that names the file."""
-    try:
-        # Pillow warns of odd metadata each time, but decoding shows whether the pixels are sound.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
-            return to_rgb(ImageOps.exif_transpose(file) if follow_exif else file, str(path))
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: the image is missing") from error
-    except BROKEN as error:
-        # A missing reader and a broken file sound alike in Pillow, and the path is in the message already.
-        reason = str(error).replace(f" '{path}'", "").replace(f" {str(path)!r}", "") or type(error).__name__
-        raise InputError(f"{path}: the image cannot be decoded: {reason}") from error
+def decode(path: Path, size: tuple[int, int] | None = None, *, upright: bool = True) -> Tensor:
+    """Decode an image to (3, height, width) uint8 RGB.
+
+    It is turned as `Header.is_turned` decides by the annotated ``size``, if there is one; never where ``upright`` is
+    False. Raises UnreadableImageError that names the file.
+    """
+    with _opened(path) as file:
+        found = _header(file, path)
+        is_turned = upright and found.is_turned(size)
+        image: Image.Image = file
+        if file.format == "TIFF":
+            file.load()  # which turns it: of this format alone, Pillow never shows the stored pixels
+            if not is_turned and found.orientation != 1:
+                image = file.transpose(_BACK[found.orientation])
+        elif is_turned:
+            image = file.transpose(_TURNS[found.orientation])
+        return to_rgb(image, str(path))
+
+
+def upright_image(image: Image.Image) -> Image.Image:
+    """An image of Pillow, turned as its EXIF orientation says."""
+    orientation = _orientation(image.getexif)
+    return image.transpose(_TURNS[orientation]) if orientation != 1 else image
 
 
 def to_rgb(image: Image.Image, name: str) -> Tensor:
@@ -72,7 +190,7 @@ def to_rgb(image: Image.Image, name: str) -> Tensor:
         gray = torch.from_numpy(np.array(image).astype(np.int32) >> 8).to(torch.uint8)
         return gray.expand(3, -1, -1)
     if image.mode in ("I", "F"):
-        raise InputError(f"{name}: the image has 32 bits per pixel and channel, which is no color")
+        raise UnreadableImageError(f"{name}: the image has 32 bits per pixel and channel, which is no color")
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
@@ -84,13 +202,75 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def fit(pixels: Tensor, path: Path, size: tuple[int, int]) -> Tensor:
-    """The image if it has the size (height, width) asked for, turned by its EXIF orientation where that helps."""
-    height, width = pixels.shape[1:]
-    if (height, width) == size:
-        return pixels
-    if (width, height) == size:
-        turned = decode(path, follow_exif=True)
-        if tuple(turned.shape[1:]) == size:
-            return turned
-    raise InputError(f"{path}: the image is {width} × {height} pixels, its annotations say {size[1]} × {size[0]}")
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, opened by Pillow; what is broken about it is raised as UnreadableImageError."""
+    try:
+        # Pillow warns of odd metadata each time, but decoding shows whether the pixels are sound.
+        with warnings.catch_warnings(action="ignore"), _UNLIMITED, Image.open(path) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise UnreadableImageError(
+                    f"{path}: the image has {file.width} × {file.height} pixels, and more than {MOST_PIXELS} are not "
+                    "read: cut it into tiles"
+                )
+            yield file
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise UnreadableImageError(f"{path}: the image is missing") from error
+    except BROKEN as error:
+        # A missing reader and a broken file sound alike in Pillow, and the path is in the message already.
+        reason = str(error).replace(f" '{path}'", "").replace(f" {str(path)!r}", "") or type(error).__name__
+        raise UnreadableImageError(f"{path}: the image cannot be decoded: {reason}") from error
+
+
+class _Unlimited:
+    """Takes away Pillow's limit of pixels, a variable of its module, while any thread is inside."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._limit = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_UNLIMITED = _Unlimited()
+
+
+def _header(file: Image.Image, path: Path) -> Header:
+    width, height = file.size
+    if file.format == "TIFF":
+        width, height = file.tag_v2[256], file.tag_v2[257]  # type: ignore[attr-defined]  # only this class has it
+    if file.format == "PNG" and "exif" not in file.info and _has_metadata_behind_pixels(path):
+        file.load()
+    # The class of PNG files would decode the image for its EXIF entries.
+    return Header((height, width), _orientation(lambda: Image.Image.getexif(file)), file.mode)
+
+
+def _orientation(read: Callable[[], Image.Exif]) -> int:
+    try:
+        orientation = read().get(ORIENTATION, 1)
+    except BROKEN:  # the entries alone: the pixels may be sound
+        return 1
+    return orientation if orientation in _TURNS else 1
+
+
+def _has_metadata_behind_pixels(path: Path) -> bool:
+    """Whether a PNG file has metadata that Pillow sees only after the pixels, as ExifTool writes it."""
+    kinds = b""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            kinds += kind
+            file.seek(length + 4, 1)
+    return re.search(b"IDAT.*(eXIf|[zti]..t)", kinds) is not None

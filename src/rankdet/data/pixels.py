@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from rankdet.data.images import decode, to_rgb
+from rankdet.data.images import decode, to_rgb, upright_image
 from rankdet.structures import InputError
 
 ImageLike = str | PathLike[str] | Image.Image | NDArray[np.generic] | Tensor
@@ -50,9 +50,9 @@ def to_pixels(image: ImageLike, name: str = "image", upright: bool = True) -> Te
     rankdet.structures.errors.InputError: image: a tensor of shape (40, 60), not (3, H, W)
     """
     if isinstance(image, str | PathLike):
-        return decode(Path(image), follow_exif=upright)
+        return decode(Path(image), upright=upright)
     if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image) if upright else image, name)
+        return to_rgb(upright_image(image) if upright else image, name)
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise InputError(f"{name}: an array of shape {image.shape}, not (H, W, 3)")
