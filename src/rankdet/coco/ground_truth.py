@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rankdet.coco.findings import Finding
 from rankdet.coco.packed import PackedBytes
 from rankdet.structures import InputError
+
+NUM_NAMES = 20
+"""Classes that a message lists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +47,26 @@ class Federation:
         lists: dict[str, list[int]] = json.loads(self.lists[image])
         return lists
 
+    def select(self, images: Iterable[int]) -> Federation:
+        """Return the lists of some images, by their places in the file."""
+        return Federation(self.frequencies, self.lists.select(images))
+
+    def with_labels(self, labels: Sequence[int | None], dropped: Container[int]) -> Federation:
+        """Return the rules for other classes: entry i is the label here of their class i, None where it is new.
+
+        A new class counts as frequent: without objects it is measured in no group. Category ids that are ``dropped``
+        leave the lists.
+        """
+        frequencies = ["f" if label is None else str(self.frequencies[label]) for label in labels]
+        lists = self.lists
+        if dropped:
+            kept = (
+                {key: [id_ for id_ in ids if id_ not in dropped] for key, ids in self.lists_of(image).items()}
+                for image in range(len(lists))
+            )
+            lists = PackedBytes(json.dumps(row, separators=(",", ":")).encode() for row in kept)
+        return Federation(np.array(frequencies), lists)
+
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
@@ -55,7 +80,8 @@ class GroundTruth:
     source
         Path of the file, for messages.
     categories
-        C pairs (id, name), sorted by id; the place of a category is its label.
+        C pairs (id, name); the place of a category is its label. Sorted by id, unless `with_categories` gave them
+        another order.
     image_ids
         (N,) int64, in the order of the file.
     sizes
@@ -126,6 +152,92 @@ class GroundTruth:
             raise ValueError(f"{self} was read without masks")
         return json.loads(self.segmentations[annotation] or "null")
 
+    def subset(self, places: Sequence[int] | NDArray[np.int64]) -> GroundTruth:
+        """Some of the images, by their places in the file and in this order, with their annotations.
+
+        Raises ValueError where a place occurs twice or is none.
+        """
+        chosen = np.asarray(places, dtype=np.int64).reshape(-1)
+        total = len(self.image_ids)
+        if len(np.unique(chosen)) != len(chosen) or not np.all((chosen >= 0) & (chosen < total)):
+            raise ValueError(f"places are those of different images, 0 to {total - 1}")
+        new_places = np.full(total, -1, dtype=np.int64)
+        new_places[chosen] = np.arange(len(chosen))
+        kept = self._with_annotations(np.flatnonzero(new_places[self.images] >= 0))
+        return replace(
+            kept,
+            image_ids=self.image_ids[chosen],
+            sizes=self.sizes[chosen],
+            file_names=self.file_names.select(chosen.tolist()),
+            images=new_places[kept.images],
+            federation=None if self.federation is None else self.federation.select(chosen.tolist()),
+        )
+
+    def _with_annotations(self, rows: NDArray[np.int64]) -> GroundTruth:
+        """Some of the annotations; all images stay."""
+        return replace(
+            self,
+            annotation_ids=self.annotation_ids[rows],
+            images=self.images[rows],
+            labels=self.labels[rows],
+            boxes=self.boxes[rows],
+            areas=self.areas[rows],
+            is_crowd=self.is_crowd[rows],
+            segmentations=None if self.segmentations is None else self.segmentations.select(rows.tolist()),
+            has_empty_mask=self.has_empty_mask[rows],
+        )
+
+    def with_categories(
+        self, expected: Sequence[tuple[int, str]], owner: object = "the model"
+    ) -> tuple[GroundTruth, list[Finding]]:
+        """The same images and objects, with the labels that a model has learned: classes are matched by name.
+
+        Ids stay those of this file, so that detections in it are written with them. A class that the file does not
+        have has no objects, and its expected id, or a free one where that is taken.
+
+        Parameters
+        ----------
+        expected
+            C pairs (id, name), by label.
+        owner
+            Whose classes they are, for messages.
+
+        Returns
+        -------
+        tuple[GroundTruth, list[Finding]]
+            The categories are those of ``expected``, in its order. An error is found where annotations have a class
+            that is not expected, and where several classes share a name and differ in their ids.
+
+        Examples
+        --------
+        >>> from rankdet.coco import read_ground_truth
+        >>> categories = [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]
+        >>> truth, _ = read_ground_truth({"images": [], "annotations": [], "categories": categories})
+        >>> matched, findings = truth.with_categories([(1, "cat"), (2, "dog"), (3, "cow")])
+        >>> matched.categories
+        [(1, 'cat'), (0, 'dog'), (3, 'cow')]
+        """
+        if list(expected) == self.categories:
+            return self, []
+        labels, findings = match_categories(self.source, self.categories, expected, str(owner))
+        new_labels = np.full(len(self.categories), -1, dtype=np.int64)
+        for new, old in enumerate(labels):
+            if old is not None:
+                new_labels[old] = new
+        counts = np.bincount(self.labels, minlength=len(self.categories))
+        dropped = {self.categories[old][0] for old in np.flatnonzero(new_labels < 0).tolist()}
+        for old in np.flatnonzero(new_labels < 0).tolist():
+            findings.append(_unexpected(self.source, self.categories[old], int(counts[old]), expected, str(owner)))
+        kept = self._with_annotations(np.flatnonzero(new_labels[self.labels] >= 0))
+        ids = _own_or_free_ids([None if old is None else self.categories[old][0] for old in labels], expected)
+        matched = replace(
+            kept,
+            categories=[(id_, name) for id_, (_, name) in zip(ids, expected, strict=True)],
+            labels=new_labels[kept.labels],
+            federation=None if self.federation is None else self.federation.with_labels(labels, dropped),
+        )
+        return matched, findings
+
     def check_categories(self, expected: Sequence[tuple[int, str]], owner: object) -> None:
         """Raise InputError, which names the differences, unless the categories are those of ``owner``."""
         if list(expected) == self.categories:
@@ -139,3 +251,69 @@ class GroundTruth:
             if set(own) - set(other)
         ]
         raise InputError(f"{self} has other categories than {owner}: {', '.join(parts)}")
+
+
+def match_categories(
+    source: str, own: Sequence[tuple[int, str]], expected: Sequence[tuple[int, str]], owner: str
+) -> tuple[list[int | None], list[Finding]]:
+    """For each expected class its label in a file, None where the file does not have it, and what is to be said.
+
+    Classes that share a name match only where their ids are the same on both sides.
+    """
+    ids, expected_ids = _ids_by_name(own), _ids_by_name(expected)
+    labels = {id_: label for label, (id_, _) in enumerate(own)}
+    found: list[int | None] = []
+    findings: list[Finding] = []
+    for id_, name in expected:
+        here = ids.get(name, [])
+        if max(len(here), len(expected_ids[name])) == 1:
+            found.append(labels[here[0]] if here else None)
+            if here and here[0] != id_:
+                problem = f"the category has another id than that of {owner}: they are matched by name"
+                findings.append(Finding("note", source, f"category {here[0]}", problem, f"{name!r} is {id_} there"))
+        elif here and set(here) == set(expected_ids[name]):
+            found.append(labels[id_])
+        else:
+            found.append(None)
+            if here:
+                problem = f"categories share a name and have other ids than those of {owner}: cannot be matched"
+                remedy = "give each category a name of its own"
+                findings.append(Finding("error", source, f"name {name!r}", problem, f"{here}", remedy))
+        if not here:
+            problem = f"is a class of {owner}, but no category of the file: it has no objects there"
+            findings.append(Finding("note", source, f"name {name!r}", problem))
+    return found, list(dict.fromkeys(findings))
+
+
+def _ids_by_name(categories: Sequence[tuple[int, str]]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for id_, name in categories:
+        found.setdefault(name, []).append(id_)
+    return found
+
+
+def _unexpected(
+    source: str, category: tuple[int, str], annotations: int, expected: Sequence[tuple[int, str]], owner: str
+) -> Finding:
+    """What is said of a class that the expected ones do not have: without annotations it does not matter."""
+    id_, name = category
+    if not annotations:
+        problem = f"the category is no class of {owner} and has no annotations: it is left out"
+        return Finding("note", source, f"category {id_}", problem, repr(name))
+    names = [repr(other) for _, other in expected[:NUM_NAMES]] + (["…"] if len(expected) > NUM_NAMES else [])
+    remedy = f"give the category the name of one of its classes, which are {', '.join(names)}"
+    detail = f"{name!r} with {annotations} annotations"
+    return Finding("error", source, f"category {id_}", f"the category is no class of {owner}", detail, remedy)
+
+
+def _own_or_free_ids(ids: Sequence[int | None], expected: Sequence[tuple[int, str]]) -> list[int]:
+    """The ids with one for each that is None: the expected one, or a free one where that is taken."""
+    taken = {id_ for id_ in ids if id_ is not None}
+    found = []
+    for id_, (wanted, _) in zip(ids, expected, strict=True):
+        chosen = id_
+        if chosen is None:
+            chosen = wanted if wanted not in taken else next(free for free in count(1) if free not in taken)
+            taken.add(chosen)
+        found.append(chosen)
+    return found

@@ -4,6 +4,8 @@ A million small Python objects are copied into every worker process as soon as t
 array is not.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import numpy as np
@@ -28,3 +30,7 @@ class PackedBytes:
 
     def __getitem__(self, row: int) -> bytes:
         return self._buffer[self._ends[row] : self._ends[row + 1]].tobytes()
+
+    def select(self, rows: Iterable[int]) -> PackedBytes:
+        """Some of the byte strings, in the order of ``rows``."""
+        return PackedBytes(self[row] for row in rows)

@@ -51,8 +51,10 @@ def average_precision(comparison: Comparison) -> AveragePrecision:
     results = evaluation.eval
     if results is None:
         raise RuntimeError("the evaluator returned no result")
-    precision: NDArray[np.float64] = results["precision"]  # (T, R, K, A, M), −1 where a class has no object
-    recall: NDArray[np.float64] = results["recall"]  # (T, K, A, M)
+    # The evaluator has classes by ascending id, which need not be the order of the labels.
+    by_label = np.argsort(np.argsort(comparison.ground_truth.category_ids))
+    precision: NDArray[np.float64] = results["precision"][:, :, by_label]  # (T, R, K, A, M), −1: class without objects
+    recall: NDArray[np.float64] = results["recall"][:, by_label]  # (T, K, A, M)
     best = precision[..., -1]
     summary = {
         "AP": _mean(best[..., _ALL]),
