@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rankdet import cli
 from rankdet.cli import printing
-from rankdet.data import LVIS, make_long_tailed_shapes
+from rankdet.data import find_layout, make_long_tailed_shapes
 from rankdet.inference.drawing import detect_and_draw
 from rankdet.metrics import evaluate
 from rankdet.recipes import Recipe, load_recipe
@@ -70,7 +70,7 @@ def test_boxes_and_masks_are_measured_by_the_rules_of_lvis(run: Run, folder: Pat
     assert set(NUMBERS) <= metrics["masks"].keys()
     assert "APc" in (run.folder.parent / "output.txt").read_text()
     found = json.loads(run.detections.read_text())
-    truth = LVIS.find_split(folder, "val").annotations
+    truth = find_layout(folder).source("val").annotations
     assert evaluate(truth, found, max_detections=5)["AP"] == metrics["AP"]
     [record] = [record for record in read_log(run.log) if record["kind"] == "evaluation"]
     assert record["metrics"]["masks"]["APf"] == metrics["masks"]["APf"]
@@ -105,7 +105,7 @@ def test_many_classes_are_not_printed_one_by_one(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(printing, "_MOST_CLASSES", 20)
-    truth = LVIS.find_split(folder, "val").annotations
+    truth = find_layout(folder).source("val").annotations
     arguments = ["evaluate", "--detections", run.detections, "--ground-truth", truth]
     monkeypatch.setattr("sys.argv", ["rankdet", *map(str, arguments)])
     cli.app(standalone_mode=False)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.ops import masks_to_boxes
 
-from rankdet.data import CocoDataset, FixedSize, KeepRatio, SampleKey, Transforms, check_folder, find_split
+from rankdet.data import CocoDataset, FixedSize, KeepRatio, SampleKey, Transforms, check_folder, find_layout
 from rankdet.heads import crop_masks, crop_outlines
 from rankdet.structures import InputError
 
@@ -327,8 +327,10 @@ def test_outlines_of_run_lengths_are_refused_by_name(folder):
 
 
 def test_outlines_of_real_objects_agree_with_their_bitmaps(shared):
-    split = find_split(shared("data", "coco_free"), "train2017")
-    bitmaps, outlines = (CocoDataset(*split, with_masks=True, as_outlines=flag) for flag in (False, True))
+    split = find_layout(shared("data", "coco_free")).source("train2017")
+    bitmaps, outlines = (
+        CocoDataset(split.annotations, split.images, with_masks=True, as_outlines=flag) for flag in (False, True)
+    )
     differing = total = 0
     for index in range(0, 80, 5):
         one, other = bitmaps[SampleKey(index, 0)].target, outlines[SampleKey(index, 0)].target
@@ -341,14 +343,14 @@ def test_outlines_of_real_objects_agree_with_their_bitmaps(shared):
 
 
 def test_genuine_coco_is_read_without_its_crowds(shared):
-    split = find_split(shared("data", "coco_free"), "train2017")
+    split = find_layout(shared("data", "coco_free")).source("train2017")
     document = json.loads(split.annotations.read_text())
     transforms = Transforms(KeepRatio(320, (200,)))
-    dataset = CocoDataset(*split, transforms, with_masks=True)
+    dataset = CocoDataset(split.annotations, split.images, transforms, with_masks=True)
     assert len(dataset) == 80
     assert len(dataset.categories) == 80
     assert dataset.num_objects == sum(not row["iscrowd"] for row in document["annotations"])
-    assert len(CocoDataset(*split, keep_empty=False)) == 79
+    assert len(CocoDataset(split.annotations, split.images, keep_empty=False)) == 79
     for index in range(0, 80, 8):
         sample = dataset[SampleKey(index, 0)]
         assert sample.image.shape[0] == 3
@@ -356,7 +358,8 @@ def test_genuine_coco_is_read_without_its_crowds(shared):
 
 
 def test_real_polygons_agree_with_their_boxes(shared):
-    dataset = CocoDataset(*find_split(shared("data", "coco_free"), "val"), with_masks=True)
+    split = find_layout(shared("data", "coco_free")).source("val")
+    dataset = CocoDataset(split.annotations, split.images, with_masks=True)
     distances = []
     for index in range(0, len(dataset), 6):
         target = dataset[SampleKey(index, 0)].target
@@ -367,11 +370,11 @@ def test_real_polygons_agree_with_their_boxes(shared):
 
 
 def test_real_compressed_rle_masks_have_the_area_of_the_file(shared):
-    split = find_split(shared("data", "nuclei_dsb2018"), "val")
+    split = find_layout(shared("data", "nuclei_dsb2018")).source("val")
     areas: dict[int, list[int]] = {}
     for row in json.loads(split.annotations.read_text())["annotations"]:
         areas.setdefault(row["image_id"], []).append(row["area"])
-    dataset = CocoDataset(*split, with_masks=True)
+    dataset = CocoDataset(split.annotations, split.images, with_masks=True)
     for index in range(5):
         sample = dataset[SampleKey(index, 0)]
         assert sample.target.masks.sum((1, 2)).tolist() == areas[sample.source.image_id]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rankdet.data import LVIS, CocoDataset, SampleKey, check_folder, make_long_tailed_shapes
+from rankdet.data import CocoDataset, SampleKey, check_folder, find_layout, make_long_tailed_shapes
 from rankdet.data.long_tail import CLASSES
 from rankdet.metrics import evaluate
 from rankdet.structures import InputError
@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def document(folder: Path, split: str) -> dict:
-    return json.loads(LVIS.find_split(folder, split).annotations.read_text())
+    return json.loads(find_layout(folder).source(split).annotations.read_text())
 
 
 def test_set_is_sound_for_the_doctor(folder):
@@ -82,7 +82,8 @@ def test_set_is_the_same_on_every_machine(tmp_path):
     state = hashlib.sha256()
     for split in ("train", "val", "test"):
         state.update(json.dumps(document(folder, split), sort_keys=True).encode())
-        dataset = CocoDataset(*LVIS.find_split(folder, split), read=LVIS.read)
+        source = find_layout(folder).source(split)
+        dataset = CocoDataset(source.annotations, source.images)
         for index in range(len(dataset)):
             state.update(dataset[SampleKey(index, 0)].image.numpy().tobytes())
     assert state.hexdigest() == GOLDEN

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rankdet.data import COCO, LVIS, CocoDataset, SampleKey, check_folder
+from rankdet.data import CocoDataset, SampleKey, check_folder, find_layout, find_source
 from rankdet.recipes.schema.data import Data
 from rankdet.structures import InputError
 
@@ -94,17 +94,18 @@ def test_images_lie_in_the_folder_or_in_its_folder_images(lvis, images):
     (lvis.root / "images").mkdir()
     for name in ("train2017", "val2017"):
         (lvis.root / name).rename(lvis.root / images / name)
-    assert LVIS.find_split(lvis.root, "val") == (lvis.annotations("val"), lvis.root / images)
+    found = find_layout(lvis.root).source("val")
+    assert (found.annotations, found.images, found.is_lvis) == (lvis.annotations("val"), lvis.root / images, True)
 
 
 def test_another_version_is_found_where_there_is_no_first(lvis):
     lvis.annotations("val").rename(lvis.root / "annotations" / "lvis_v0.5_val.json")
-    assert LVIS.find_split(lvis.root, "val").annotations.name == "lvis_v0.5_val.json"
+    assert find_layout(lvis.root, lvis_first=True).source("val").annotations.name == "lvis_v0.5_val.json"
     (lvis.root / "annotations" / "lvis_v2_val.json").write_text("{}")
     with pytest.raises(InputError, match=r"several annotation files .*lvis_v0\.5_val\.json, .*lvis_v2_val\.json"):
-        LVIS.find_split(lvis.root, "val")
-    with pytest.raises(InputError, match=r"no annotation file for the split 'test'; tried annotations/lvis_v1_test"):
-        LVIS.find_split(lvis.root, "test")
+        find_layout(lvis.root, lvis_first=True).source("val")
+    with pytest.raises(InputError, match=r"no annotation file for the split 'test'; there is train \(annotations"):
+        find_layout(lvis.root, lvis_first=True).source("test")
 
 
 def test_the_address_counts_before_a_file_name_and_a_file_name_where_there_is_no_address(lvis):
@@ -142,7 +143,7 @@ def test_record_that_lvis_cannot_have_is_named(lvis, part, change, message):
         lvis.documents["train"]["annotations"].pop()
         lvis.write()
     with pytest.raises(InputError) as caught:
-        CocoDataset(lvis.annotations("train"), lvis.root, read=LVIS.read)
+        CocoDataset(lvis.annotations("train"), lvis.root)
     assert f"{lvis.annotations('train')}: {message}" in str(caught.value)
     assert message in str(next(finding for finding in check_folder(lvis.root) if finding.severity == "error"))
 
@@ -173,8 +174,8 @@ def test_doctor_compares_splits_of_one_format_only(lvis):
     (lvis.root / "annotations" / "instances_train2017.json").write_text(json.dumps(coco))
     findings = check_folder(lvis.root)
     assert not any("already" in finding.problem or "are not those" in finding.problem for finding in findings)
-    assert COCO.find_split(lvis.root, "train").images == lvis.root / "train2017"
-    assert LVIS.find_split(lvis.root, "train").images == lvis.root
+    assert find_layout(lvis.root).source("train").images == lvis.root / "train2017"
+    assert find_layout(lvis.root, lvis_first=True).source("train").images == lvis.root
 
 
 def test_doctor_lists_only_some_of_many_unused_classes(lvis):
@@ -189,7 +190,7 @@ def test_doctor_lists_only_some_of_many_unused_classes(lvis):
 
 def test_official_sample_is_read(shared):
     path = shared("data", "eval_samples", "lvis_v05_100", "lvis_val_100.json")
-    truth, findings = LVIS.read(path, True)
+    truth, findings = find_source(path).read(masks=True)
     assert findings == []
     assert len(truth.categories) == 1230
     names = [truth.file_names[place].decode() for place in range(len(truth.image_ids))]

@@ -10,8 +10,12 @@ import pytest
 import torch
 from torchvision.ops import masks_to_boxes
 
-from rankdet.data import CocoDataset, SampleKey, check_folder, find_split, make_shapes
+from rankdet.data import CocoDataset, SampleKey, check_folder, find_layout, make_shapes
 from rankdet.structures import InputError
+
+
+def dataset_of(source, *args, **fields):
+    return CocoDataset(source.annotations, source.images, *args, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +27,9 @@ def digest(folder):
     """Of decoded pixels and of annotations, not of files: the PNG encoder may change."""
     state = hashlib.sha256()
     for split in ("train", "val"):
-        found = find_split(folder, split)
+        found = find_layout(folder).source(split)
         state.update(json.dumps(json.loads(found.annotations.read_text()), sort_keys=True).encode())
-        dataset = CocoDataset(*found)
+        dataset = dataset_of(found)
         for index in range(len(dataset)):
             state.update(dataset[SampleKey(index, 0)].image.numpy().tobytes())
     return state.hexdigest()
@@ -42,13 +46,13 @@ GOLDEN = "e0fb26f5146c9148b334664de9ba53b1d1de4bf507a15b9e89ff97e9b52e3fc3"
 def test_seeds_and_splits_differ(tmp_path):
     first, second = (make_shapes(tmp_path / str(seed), train=3, val=3, size=48, seed=seed) for seed in (0, 1))
     assert digest(first) != digest(second)
-    train, val = (json.loads(find_split(first, split).annotations.read_text()) for split in ("train", "val"))
+    train, val = (json.loads(find_layout(first).source(split).annotations.read_text()) for split in ("train", "val"))
     assert train["annotations"] != val["annotations"]
 
 
 def test_image_does_not_depend_on_how_many_there_are(shapes, tmp_path):
-    few = CocoDataset(*find_split(make_shapes(tmp_path / "few", train=3, val=1), "train"))
-    many = CocoDataset(*find_split(shapes, "train"))
+    few = dataset_of(find_layout(make_shapes(tmp_path / "few", train=3, val=1)).source("train"))
+    many = dataset_of(find_layout(shapes).source("train"))
     for index in range(3):
         one, two = few[SampleKey(index, 0)], many[SampleKey(index, 0)]
         assert torch.equal(one.image, two.image)
@@ -60,11 +64,11 @@ def test_set_is_sound_for_the_doctor(shapes):
 
 
 def test_masks_are_exact_disjoint_and_agree_with_boxes_and_areas(shapes):
-    split = find_split(shapes, "train")
+    split = find_layout(shapes).source("train")
     areas = {}
     for row in json.loads(split.annotations.read_text())["annotations"]:
         areas.setdefault(row["image_id"], []).append(row["area"])
-    dataset = CocoDataset(*split, with_masks=True)
+    dataset = CocoDataset(split.annotations, split.images, with_masks=True)
     for index in range(len(dataset)):
         sample = dataset[SampleKey(index, 0)]
         masks = sample.target.masks
@@ -78,7 +82,7 @@ def test_masks_are_exact_disjoint_and_agree_with_boxes_and_areas(shapes):
 
 def test_masks_lie_on_the_objects(shapes):
     # An object has one color up to shading and noise: its pixels vary less than those of its box.
-    dataset = CocoDataset(*find_split(shapes, "train"), with_masks=True)
+    dataset = dataset_of(find_layout(shapes).source("train"), with_masks=True)
     closer = total = 0
     for index in range(30):
         sample = dataset[SampleKey(index, 0)]
@@ -92,12 +96,12 @@ def test_masks_lie_on_the_objects(shapes):
 
 def objects_of_categories(folder, split):
     """How many annotations each category id has."""
-    document = json.loads(find_split(folder, split).annotations.read_text())
+    document = json.loads(find_layout(folder).source(split).annotations.read_text())
     return Counter(row["category_id"] for row in document["annotations"])
 
 
 def test_classes_are_long_tailed_and_ids_sparse(shapes):
-    dataset = CocoDataset(*find_split(shapes, "train"))
+    dataset = dataset_of(find_layout(shapes).source("train"))
     assert dataset.category_ids == [1, 3, 7, 13, 21]
     assert [name for _, name in dataset.categories] == ["ellipse", "rectangle", "triangle", "ring", "cross"]
     counts = objects_of_categories(shapes, "train")
@@ -105,7 +109,7 @@ def test_classes_are_long_tailed_and_ids_sparse(shapes):
 
 
 def test_there_are_small_large_occluded_objects_and_empty_images(shapes):
-    dataset = CocoDataset(*find_split(shapes, "train"))
+    dataset = dataset_of(find_layout(shapes).source("train"))
     boxes = [dataset[SampleKey(index, 0)].target.boxes for index in range(len(dataset))]
     sides = torch.cat([(box[:, 2:] - box[:, :2]).amax(1) for box in boxes]) / 128
     assert sides.min() < 0.16
@@ -123,7 +127,7 @@ def test_there_are_small_large_occluded_objects_and_empty_images(shapes):
 
 def test_parameters_choose_classes_and_tail(tmp_path):
     make_shapes(tmp_path / "a", train=30, val=1, size=32, classes=("star", "crescent"), tail=1.0)
-    dataset = CocoDataset(*find_split(tmp_path / "a", "train"))
+    dataset = dataset_of(find_layout(tmp_path / "a").source("train"))
     assert dataset.categories == [(1, "star"), (3, "crescent")]
     counts = objects_of_categories(tmp_path / "a", "train")
     assert min(counts[1], counts[3]) > 20
@@ -132,9 +136,9 @@ def test_parameters_choose_classes_and_tail(tmp_path):
 def test_test_split_comes_on_demand_and_changes_nothing_else(tmp_path):
     without = make_shapes(tmp_path / "a", train=2, val=1, size=32)
     folder = make_shapes(tmp_path / "b", train=2, val=1, test=3, size=32)
-    assert len(CocoDataset(*find_split(folder, "test"))) == 3
+    assert len(dataset_of(find_layout(folder).source("test"))) == 3
     for split in ("train", "val"):
-        first, second = (find_split(made, split).annotations.read_text() for made in (without, folder))
+        first, second = (find_layout(made).source(split).annotations.read_text() for made in (without, folder))
         assert first == second
     assert not (without / "images" / "test").exists()
     with pytest.raises(InputError, match="test 3 instead of None"):

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from rankdet.data import CocoDataset, SampleKey, find_split
+from rankdet.data import CocoDataset, SampleKey, find_layout
 from rankdet.inference.detections import Detections
 from rankdet.inference.drawing import detect_and_draw
 from rankdet.inference.evaluation import evaluate_model, evaluate_on_folder, store_thresholds
@@ -178,7 +178,7 @@ def test_other_categories_are_refused(checkpoint: Path, shapes_folder: Path, tmp
 
 
 def test_images_become_drawings_and_coco_json(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
-    split = find_split(shapes_folder, "val")
+    split = find_layout(shapes_folder).source("val")
     said: list[str] = []
     detect_and_draw(checkpoint, [split.images], tmp_path / "out", 0.0, CPU, said.append)
     assert len(list((tmp_path / "out").glob("*.png"))) == 6
@@ -195,7 +195,7 @@ def test_images_become_drawings_and_coco_json(checkpoint: Path, shapes_folder: P
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
-    image = next(find_split(shapes_folder, "val").images.iterdir())
+    image = next(find_layout(shapes_folder).source("val").images.iterdir())
     (tmp_path / "a").mkdir()
     shutil.copy(image, tmp_path / "a" / image.name)
     detect_and_draw(checkpoint, [image, tmp_path / "a"], tmp_path / "out", None, CPU, lambda _: None)
@@ -204,7 +204,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(checkpoint: Path, shapes
 
 def test_images_are_never_overwritten_by_their_drawings(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
     folder = tmp_path / "images"
-    shutil.copytree(find_split(shapes_folder, "val").images, folder)
+    shutil.copytree(find_layout(shapes_folder).source("val").images, folder)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     (tmp_path / "link").symlink_to(folder)
     for out in (folder, tmp_path / "link"):
@@ -216,7 +216,7 @@ def test_images_are_never_overwritten_by_their_drawings(checkpoint: Path, shapes
 def test_folder_in_the_place_of_a_result_is_named_and_nothing_is_written(
     checkpoint: Path, shapes_folder: Path, tmp_path: Path
 ):
-    image = next(find_split(shapes_folder, "val").images.iterdir())
+    image = next(find_layout(shapes_folder).source("val").images.iterdir())
     (tmp_path / "detections.json").mkdir()
     with pytest.raises(InputError, match=r"detections\.json is a folder"):
         detect_and_draw(checkpoint, [image], tmp_path, None, CPU, lambda _: None)
@@ -260,7 +260,7 @@ def test_one_stage_detectors_train_evaluate_and_detect(name: str, shapes_folder:
     short = ["schedule.iterations=2", "schedule.warmup_iterations=1", "runtime.log_interval=1", "runtime.device=cpu"]
     recipe = load_recipe(name, [f"data.folder={shapes_folder}", *small, *short])
     train(recipe, out=tmp_path / "run", console=Console(file=io.StringIO()))
-    found = load(tmp_path / "run", "cpu").detect(find_images([find_split(shapes_folder, "val").images])[0])
+    found = load(tmp_path / "run", "cpu").detect(find_images([find_layout(shapes_folder).source("val").images])[0])
     assert len(found.scores) <= 100
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert records[-1]["kind"] == "evaluation"

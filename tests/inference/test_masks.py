@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from rankdet.coco import Results
-from rankdet.data import CocoDataset, SampleKey, find_split
+from rankdet.data import CocoDataset, SampleKey, find_layout
 from rankdet.inference.drawing import detect_and_draw
 from rankdet.inference.evaluation import evaluate_model, evaluate_on_folder
 from rankdet.inference.loading import load
@@ -106,14 +106,14 @@ def test_checkpoint_and_its_detections_measure_alike_on_masks(run: Run, shapes_f
     found = json.loads((tmp_path / "detections.json").read_text())
     assert metrics["ranking"]["head"] == "rcnn"
     masks = [{name: value for name, value in record.items() if name != "bbox"} for record in found]
-    truth = find_split(shapes_folder, "val").annotations
+    truth = find_layout(shapes_folder).source("val").annotations
     assert str(evaluate(truth, masks, "segm", max_detections=5)) == str(metrics["masks"])
     again = evaluate(truth, tmp_path / "detections.json", "segm", max_detections=5)
     assert again["AP"] == metrics["masks"]["AP"]
 
 
 def test_detecting_writes_masks_and_draws_them(run: Run, shapes_folder: Path, tmp_path: Path):
-    images = sorted(find_split(shapes_folder, "val").images.iterdir())[:2]
+    images = sorted(find_layout(shapes_folder).source("val").images.iterdir())[:2]
     detect_and_draw(run.folder, images, tmp_path / "out", 0.0, CPU, lambda _: None)
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(list((tmp_path / "out").glob("*.png"))) == 2

@@ -8,7 +8,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from rankdet.data import find_split
+from rankdet.data import find_layout
 from rankdet.inference.drawing import detect_and_draw
 from rankdet.inference.evaluation import evaluate_on_folder
 from rankdet.inference.loading import load
@@ -60,12 +60,12 @@ def test_checkpoint_and_its_detections_measure_alike(run: Run, shapes_folder: Pa
     assert -1 <= metrics["ranking"]["spearman"] <= 1
     assert metrics["ranking"]["positives"] > 0
     masks = [{name: value for name, value in record.items() if name != "bbox"} for record in found]
-    truth = find_split(shapes_folder, "val").annotations
+    truth = find_layout(shapes_folder).source("val").annotations
     assert str(evaluate(truth, masks, "segm", max_detections=5)) == str(metrics["masks"])
 
 
 def test_detecting_writes_masks_and_draws_them(run: Run, shapes_folder: Path, tmp_path: Path):
-    images = sorted(find_split(shapes_folder, "val").images.iterdir())[:1]
+    images = sorted(find_layout(shapes_folder).source("val").images.iterdir())[:1]
     detect_and_draw(run.folder, images, tmp_path / "out", 0.0, CPU, lambda _: None)
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(list((tmp_path / "out").glob("*.png"))) == 1

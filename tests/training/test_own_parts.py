@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import rankdet
 from rankdet import InputError, Recipe
-from rankdet.data import CocoDataset, SampleKey, find_split
+from rankdet.data import CocoDataset, SampleKey, find_layout
 from rankdet.data.own import from_map_dataset
 from rankdet.losses import RankSortLoss
 from rankdet.runs.checkpoint import load_checkpoint
@@ -203,7 +203,7 @@ def test_data_sets_without_class_names_or_of_another_form_are_refused(short: Rec
 
 
 def test_data_sets_of_this_package_give_what_their_folder_gives(tiny: Load, shapes_folder: Path, tmp_path: Path):
-    split = find_split(shapes_folder, "train")
+    split = find_layout(shapes_folder).source("train")
     own = CocoDataset(split.annotations, split.images, keep_empty=False)
     rankdet.train(tiny(), out=tmp_path / "folder", console=QUIET)
     rankdet.train(tiny(), out=tmp_path / "own", datasets=(own, None), console=QUIET)

@@ -1,41 +1,38 @@
-"""From folders in COCO or LVIS format to batches: transforms, sampling, loading, a check of folders, sets of shapes."""
+"""From data folders to batches: layouts, transforms, sampling, loading, a check of folders, sets of shapes."""
 
 from rankdet.coco import Finding, grouped
 from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window
 from rankdet.data.dataset import CocoDataset, Sample
 from rankdet.data.doctor import check_folder
-from rankdet.data.formats import COCO, LVIS, Format
 from rankdet.data.images import read_image
+from rankdet.data.layouts import Layout, find_layout, find_source
 from rankdet.data.loading import build_test_loader, build_training_loader, collate
 from rankdet.data.long_tail import make_long_tailed_shapes
 from rankdet.data.sampling import GroupedBatchSampler, SampleKey
 from rankdet.data.shapes import make_shapes
-from rankdet.data.splits import Split, find_split
 from rankdet.data.transforms import FixedSize, KeepRatio, Placement, Transforms
 
 __all__ = [
-    "COCO",
-    "LVIS",
     "CocoDataset",
     "Expansion",
     "Finding",
     "FixedSize",
-    "Format",
     "GroupedBatchSampler",
     "KeepRatio",
+    "Layout",
     "MinIoUCrop",
     "PhotometricDistortion",
     "Placement",
     "Sample",
     "SampleKey",
-    "Split",
     "Transforms",
     "Window",
     "build_test_loader",
     "build_training_loader",
     "check_folder",
     "collate",
-    "find_split",
+    "find_layout",
+    "find_source",
     "grouped",
     "make_long_tailed_shapes",
     "make_shapes",

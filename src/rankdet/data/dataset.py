@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rankdet.coco import Finding, GroundTruth, raise_errors
-from rankdet.data.formats import COCO
 from rankdet.data.images import UnreadableImageError, read_image
+from rankdet.data.layouts import find_source
 from rankdet.data.masks import outline, rasterize
 from rankdet.data.sampling import SampleKey, repeat_factors
 from rankdet.data.transforms import Placement, Transforms
@@ -74,7 +74,8 @@ class CocoDataset(Dataset[Sample]):
     drop_degenerate
         Leave out boxes of zero width or height, and count them in ``num_degenerate``, instead of stopping.
     read
-        Reads and checks the annotation file, with its masks or without: `Format.read` of a format.
+        Reads and checks the annotations, with masks or without: `rankdet.data.layouts.Source.read` of a source. None:
+        the format of the file is recognized.
     read_pixels
         Returns the image at a place of the annotation file, (3, H, W) uint8, in place of a file in ``images``. What
         it draws from torch's random numbers follows from the seed of the key.
@@ -120,7 +121,7 @@ class CocoDataset(Dataset[Sample]):
         skip_unreadable: bool = False,
         drop_degenerate: bool = False,
         min_object: float = 0.0,
-        read: Callable[[Path, bool], tuple[GroundTruth, list[Finding]]] = COCO.read,
+        read: Callable[[bool], tuple[GroundTruth, list[Finding]]] | None = None,
         read_pixels: Callable[[int], Tensor] | None = None,
     ) -> None:
         self.images = Path(images)
@@ -129,7 +130,9 @@ class CocoDataset(Dataset[Sample]):
         self._read_pixels = read_pixels
         if read_pixels is None and not self.images.is_dir():
             raise InputError(f"{self.images}: there is no such folder of images")
-        self.ground_truth, findings = read(Path(annotations), with_masks or measure_masks)
+        if read is None:
+            read = find_source(Path(annotations), self.images).read
+        self.ground_truth, findings = read(with_masks or measure_masks)
         odd = unlearnable(self.ground_truth, with_masks, drop_degenerate)
         raise_errors([*findings, *odd])
         self.num_degenerate = len(odd)

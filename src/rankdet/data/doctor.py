@@ -1,16 +1,16 @@
 """Everything that is wrong or odd with a data set, found before a training."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from rankdet.coco import Finding, GroundTruth
-from rankdet.data.formats import COCO, LVIS, Format
 from rankdet.data.images import is_file, read_image
+from rankdet.data.layouts import FINDERS, Source
 from rankdet.data.usable import left_out, shown_box, unlearnable
 from rankdet.structures import InputError
 
-FORMATS = (COCO, LVIS)
 MOST_NAMES = 20
 """Classes that a finding lists."""
 
@@ -35,27 +35,28 @@ def check_folder(folder: Path, *, with_masks: bool = False, images: bool = False
     folder = Path(folder)
     if not folder.is_dir():
         return [Finding("error", str(folder), "", "there is no such folder")]
-    if not any(form.files(folder) for form in FORMATS):
-        tried = ", ".join(pattern for form in FORMATS for pattern in form.patterns)
-        return [Finding("error", str(folder), "", f"no annotation file; tried {tried}")]
+    layouts = [sources for find in FINDERS if (sources := find(folder))]
+    if not layouts:
+        return [Finding("error", str(folder), "", "no annotations of a known layout")]
     # LVIS divides the images of COCO anew: splits are compared within a format only.
-    return [finding for form in FORMATS for finding in _check_format(folder, form, with_masks, images)]
+    return [finding for sources in layouts for finding in _check_sources(sources.values(), with_masks, images)]
 
 
-def _check_format(folder: Path, form: Format, with_masks: bool, images: bool) -> list[Finding]:
+def _check_sources(sources: Iterable[Source], with_masks: bool, images: bool) -> list[Finding]:
     findings: list[Finding] = []
     first: tuple[Path, list[tuple[int, str]]] | None = None
     owners: dict[Path, Path] = {}
-    for file in form.files(folder):
+    for source in sources:
+        file = source.annotations
         try:
-            truth, found = form.read(file, with_masks)
+            truth, found = source.read(with_masks)
         except InputError as error:
             findings.append(_finding(error, file))
             continue
         findings += found
         findings += unlearnable(truth, with_masks)
         findings += _odd_records(truth)
-        findings += _check_images(folder, file, form, truth, images, owners)
+        findings += _check_images(source, truth, images, owners)
         if first is None:
             first = file, truth.categories
         elif truth.categories != first[1]:
@@ -94,19 +95,13 @@ def _odd_records(truth: GroundTruth) -> list[Finding]:
     return findings
 
 
-def _check_images(
-    folder: Path, file: Path, form: Format, truth: GroundTruth, decode: bool, owners: dict[Path, Path]
-) -> list[Finding]:
+def _check_images(source: Source, truth: GroundTruth, decode: bool, owners: dict[Path, Path]) -> list[Finding]:
     """Images that are missing or in two splits; with ``decode`` also those that cannot be read."""
     if not len(truth.image_ids):  # what is wrong with them is found already
         return []
-    try:
-        image_folder = form.find_images(folder, file)
-    except InputError as error:
-        return [_finding(error, file)]
-    findings = []
+    findings, file = [], source.annotations
     for place, (image_id, (height, width)) in enumerate(zip(truth.image_ids, truth.sizes.tolist(), strict=True)):
-        path = image_folder / truth.file_names[place].decode()
+        path = source.images / truth.file_names[place].decode()
         record = f"image {image_id}"
         if not is_file(path):
             findings.append(Finding("error", str(file), record, f"the image {path} is missing"))

@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from rankdet.data import COCO as COCO_FORMAT
-from rankdet.data import LVIS
 from rankdet.recipes import RECIPES, Recipe, load_recipe
 from rankdet.recipes.changes import differences
 from rankdet.recipes.schema.data import Data
@@ -206,11 +204,7 @@ def _first_that_fits(
 
 def _categories_of(folder: Path, recipe: str | None) -> list[Category]:
     """Return the categories of a data folder's validation split, in the format of the recipe or of the folder."""
-    if recipe is not None:
-        data = load_recipe(recipe).data
-    else:
-        is_lvis = bool(LVIS.files(folder)) and not COCO_FORMAT.files(folder)
-        data = Data(batch_size=1, format="lvis" if is_lvis else "coco", drop_degenerate=True)
+    data = Data(batch_size=1, drop_degenerate=True) if recipe is None else load_recipe(recipe).data
     return data.at(folder).build_test_dataset().categories
 
 

@@ -130,7 +130,7 @@ def _missing_data(settings: Settings, recipe: Recipe) -> Iterator[str]:
         return
     for split in dict.fromkeys((recipe.data.train_split, recipe.data.validation_split, scale.split)):
         try:
-            recipe.data.find_split(split)
+            recipe.data.find_source(split)
         except InputError as error:
             yield str(error)
 

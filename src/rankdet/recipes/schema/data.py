@@ -11,7 +11,8 @@ from .config import Config, input_error
 from .part import Choice, Part, built, part
 
 if TYPE_CHECKING:
-    from rankdet.data import CocoDataset, Format, GroupedBatchSampler, Split, Transforms
+    from rankdet.data import CocoDataset, GroupedBatchSampler, Transforms
+    from rankdet.data.layouts import Source
 
 KeepRatio = part("rankdet.data.transforms:KeepRatio", "keep_ratio")
 FixedSize = part("rankdet.data.transforms:FixedSize", "fixed")
@@ -25,10 +26,10 @@ class Data(Config):
     """Which images, and what happens to them on the way."""
 
     folder: Path | None = None
-    """A folder in the format; ``--data`` sets it."""
+    """The data folder, of any layout in ``docs/formats.md``; ``--data`` sets it."""
     format: Literal["coco", "lvis"] = "coco"
-    """Annotations: ``annotations/instances_*.json`` and the like (``coco``), or ``annotations/lvis_v1_*.json``, whose
-    federated lists the evaluation follows (``lvis``)."""
+    """Which annotations count in a folder that has those of COCO and those of LVIS, ``annotations/lvis_v1_*.json``;
+    otherwise the layout is recognized."""
     train_split: str = "train"
     """Images to learn from."""
     validation_split: str = "val"
@@ -70,12 +71,13 @@ class Data(Config):
         """The same data in another folder."""
         return Data(**dict(self) | {"folder": folder})
 
-    def find_split(self, split: str) -> Split:
+    def find_source(self, split: str) -> Source:
         """The annotations and images of a split; raises InputError where they are missing."""
+        from rankdet.data.layouts import find_layout
+
         if self.folder is None:
-            format = self.format.upper()
-            raise input_error(f"data.folder is not set: name a folder in {format} format with --data FOLDER")
-        return self._format().find_split(self.folder, split)
+            raise input_error("data.folder is not set: name a data folder with --data FOLDER")
+        return find_layout(self.folder, lvis_first=self.format == "lvis").source(split)
 
     def build_transforms(self, training: bool) -> Transforms:
         """What is done to images: resizing, and in training all that is random."""
@@ -101,10 +103,10 @@ class Data(Config):
         """
         from rankdet.data import CocoDataset
 
-        split = self.find_split(self.train_split)
+        found = self.find_source(self.train_split)
         return CocoDataset(
-            split.annotations,
-            split.images,
+            found.annotations,
+            found.images,
             self.build_transforms(training=True),
             with_masks=with_masks,
             as_outlines=self.mask_outlines,
@@ -112,7 +114,7 @@ class Data(Config):
             drop_degenerate=self.drop_degenerate,
             skip_unreadable=self.skip_unreadable,
             min_object=self.min_object,
-            read=self._format().read,
+            read=found.read,
         )
 
     def build_test_dataset(
@@ -125,7 +127,7 @@ class Data(Config):
         """
         from rankdet.data import CocoDataset
 
-        found = self.find_split(self.validation_split if split is None else split)
+        found = self.find_source(self.validation_split if split is None else split)
         return CocoDataset(
             found.annotations,
             found.images,
@@ -135,7 +137,7 @@ class Data(Config):
             measure_masks=measure_masks,
             keep_empty=True,
             drop_degenerate=self.drop_degenerate,
-            read=self._format().read,
+            read=found.read,
         )
 
     def build_sampler(
@@ -148,8 +150,3 @@ class Data(Config):
         return GroupedBatchSampler(
             dataset.aspect_ratios, self.batch_size, seed, rank, world_size, start, repeats=repeats
         )
-
-    def _format(self) -> Format:
-        from rankdet.data import COCO, LVIS
-
-        return {"coco": COCO, "lvis": LVIS}[self.format]

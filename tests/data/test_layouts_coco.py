@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from rankdet.data import find_split
+from rankdet.coco import raise_errors
+from rankdet.data import find_layout
 from rankdet.structures import InputError
 
 
@@ -38,20 +39,21 @@ def lay_out(root, annotations, image, name="a.jpg"):
 )
 def test_usual_layouts_are_found(tmp_path, split, annotations, images):
     lay_out(tmp_path, annotations, f"{images}/a.jpg")
-    assert find_split(tmp_path, split) == (tmp_path / annotations, tmp_path / images)
+    found = find_layout(tmp_path).source(split)
+    assert (found.annotations, found.images) == (tmp_path / annotations, tmp_path / images)
 
 
 def test_folder_of_the_first_image_is_taken(tmp_path):
     (tmp_path / "train").mkdir()
     lay_out(tmp_path, "annotations/instances_train.json", "images/sub/ä b.jpg", name="sub/ä b.jpg")
-    assert find_split(tmp_path, "train").images == tmp_path / "images"
+    assert find_layout(tmp_path).source("train").images == tmp_path / "images"
 
 
 def test_exact_name_is_preferred_to_a_longer_one(tmp_path):
     lay_out(tmp_path, "annotations/instances_val_small.json", "images/a.jpg")
     lay_out(tmp_path, "annotations/instances_val.json", "images/a.jpg")
-    assert find_split(tmp_path, "val").annotations.name == "instances_val.json"
-    assert find_split(tmp_path, "val_small").annotations.name == "instances_val_small.json"
+    assert find_layout(tmp_path).source("val").annotations.name == "instances_val.json"
+    assert find_layout(tmp_path).source("val_small").annotations.name == "instances_val_small.json"
 
 
 def test_several_fitting_files_are_named(tmp_path):
@@ -60,26 +62,22 @@ def test_several_fitting_files_are_named(tmp_path):
     with pytest.raises(
         InputError, match=r"several .*'train': .*instances_train2014\.json, .*instances_train2017\.json"
     ):
-        find_split(tmp_path, "train")
+        find_layout(tmp_path).source("train")
     lay_out(tmp_path, "annotations/instances_val.json", "images/a.jpg")
     lay_out(tmp_path, "valid/_annotations.coco.json", "images/a.jpg")
     with pytest.raises(InputError, match=r"several .*instances_val\.json, valid/_annotations\.coco\.json"):
-        find_split(tmp_path, "val")
+        find_layout(tmp_path).source("val")
 
 
-def test_message_lists_what_was_tried(tmp_path):
+def test_message_lists_what_there_is(tmp_path):
     with pytest.raises(InputError, match=r"absent: there is no such folder"):
-        find_split(tmp_path / "absent", "train")
-    tried = (
-        r"tried annotations/instances_train\.json, train/_annotations\.coco\.json, annotations/instances_train\*\.json"
-    )
-    with pytest.raises(InputError, match=tried):
-        find_split(tmp_path, "train")
+        find_layout(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"no annotations of a known layout .*data\.train_annotations"):
+        find_layout(tmp_path)
     lay_out(tmp_path, "annotations/instances_train.json", "elsewhere/a.jpg")
-    with pytest.raises(
-        InputError, match=r"images \('a\.jpg', …\) are in none of the folders train, images/train, images"
-    ):
-        find_split(tmp_path, "train")
+    there = r"no annotation file for the split 'val'; there is train \(annotations/instances_train\.json\)"
+    with pytest.raises(InputError, match=there):
+        find_layout(tmp_path).source("val")
 
 
 def record(place, **fields):
@@ -95,7 +93,7 @@ def test_missing_images_do_not_hide_the_folder_of_the_others(tmp_path, missing):
     records[0] |= {"file_name": "n" * 300}
     records[2] |= {"file_name": "\ud800.png"}
     (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(document | {"images": records}))
-    assert find_split(tmp_path, "train").images == tmp_path / "images"
+    assert find_layout(tmp_path).source("train").images == tmp_path / "images"
 
 
 @pytest.mark.parametrize(
@@ -112,8 +110,9 @@ def test_missing_images_do_not_hide_the_folder_of_the_others(tmp_path, missing):
         (b'{"images": [{"id": 1}], "annotations": [], "categories": [{}]}', "image 1: key 'file_name' is missing"),
     ],
 )
-def test_message_names_what_is_wrong_with_a_file_without_images(tmp_path, content, message):
+def test_broken_file_is_found_by_its_name_and_refused_when_it_is_read(tmp_path, content, message):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train.json").write_bytes(content)
+    source = find_layout(tmp_path).source("train")
     with pytest.raises(InputError, match=rf"instances_train\.json: {message}"):
-        find_split(tmp_path, "train")
+        raise_errors(source.read(masks=False)[1])

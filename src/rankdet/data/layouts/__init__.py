@@ -1,0 +1,74 @@
+"""How people lay out data folders: which annotation file a split has, where its images are, how both are read.
+
+A module for each kind of layout has a function ``find``: it takes a folder and returns where its splits are, or None
+where it is another's. `FINDERS` is the order in which they are asked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rankdet.data.layouts import coco, lvis
+from rankdet.data.layouts.source import Layout, Reading, Source
+from rankdet.structures import InputError
+
+__all__ = ["FINDERS", "Layout", "Reading", "Source", "find_layout", "find_source"]
+
+FINDERS = (coco.find, lvis.find)
+"""Functions from a folder to its sources by split, or None; the first that knows a folder counts."""
+FILE_FINDERS = (lvis.find_file, coco.find_file)
+"""Functions from an annotation file and the folder of its images, or None, to a source; None where it is another's."""
+
+
+def find_layout(folder: Path, lvis_first: bool = False) -> Layout:
+    """Recognize the layout of a data folder.
+
+    Parameters
+    ----------
+    folder
+        The data folder.
+    lvis_first
+        Which of two annotations count where the folder has those of COCO and those of LVIS for the same images.
+
+    Raises
+    ------
+    InputError
+        When there is no such folder, or it has none of the known layouts.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    finders = (lvis.find, *FINDERS) if lvis_first else FINDERS
+    sources = next(filter(None, (find(folder) for find in finders)), None)
+    if not sources:
+        raise InputError(
+            f"{folder}: no annotations of a known layout (docs/formats.md lists them); name files with "
+            "data.train_annotations and data.validation_annotations"
+        )
+    return Layout(folder, ", ".join(dict.fromkeys(source.layout for source in sources.values())), sources)
+
+
+def find_source(annotations: Path, images: Path | None = None) -> Source:
+    """Recognize an annotation file by its name and content.
+
+    Parameters
+    ----------
+    annotations
+        The file.
+    images
+        The folder of its images; None: it is looked for around the file.
+
+    Raises
+    ------
+    InputError
+        When a path is missing, or the file is of no known format.
+    """
+    annotations = Path(annotations)
+    if not annotations.exists():
+        raise InputError(f"{annotations}: there is no such file")
+    if images is not None and not Path(images).is_dir():
+        raise InputError(f"{images}: there is no such folder of images")
+    found = next(filter(None, (find(annotations, images) for find in FILE_FINDERS)), None)
+    if found is None:
+        raise InputError(f"{annotations}: is no annotation file of a known format (docs/formats.md lists them)")
+    return found

@@ -1,0 +1,139 @@
+"""Folders with annotation files of COCO, under the names that COCO itself and the usual tools give them."""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from rankdet.coco import read_file_names
+from rankdet.data.layouts.images import NUM_PROBES, first_texts, folder_with
+from rankdet.data.layouts.source import ALIASES, Source, by_split, canonical, without_year
+from rankdet.structures import InputError
+
+SPLITS = ("train", "val", "test")
+OTHER_TASKS = ("person_keypoints_", "captions_", "panoptic_", "stuff_", "image_info_", "lvis_")
+"""Beginnings of the names of files that lie beside those of COCO and are for something else."""
+MOST_FILES = 64
+"""JSON files in a folder that are looked into; where there are more, each is of one image."""
+SECTIONS = (b'"images"', b'"annotations"', b'"categories"')
+
+
+def find(folder: Path) -> dict[str, Source] | None:
+    """The splits of a folder with annotation files of COCO.
+
+    By name these are ``annotations/instances_SPLIT.json`` (COCO, CVAT, Datumaro) and ``SPLIT/_annotations.coco.json``
+    (Roboflow). Where there is none, all JSON files with the sections of COCO count: those in ``annotations``, in the
+    folder itself (``labels.json`` of FiftyOne, ``result.json`` of Label Studio) and in folders called like splits. A
+    single file that names no split is that of ``train``.
+    """
+    found = list(_by_name(folder)) or list(_by_content(folder))
+    if len(found) == 1 and found[0][0] in ("", "default"):
+        found = [("train", found[0][1])]
+    return by_split((split or path.stem, _source(path, folder)) for split, path in found) or None
+
+
+def find_file(annotations: Path, images: Path | None) -> Source | None:
+    """The source of a JSON file; the images are looked for around it where their folder is not named."""
+    if annotations.suffix.lower() != ".json" or not annotations.is_file():
+        return None
+    folder = annotations.parent
+    return _source(annotations, folder.parent if folder.name == "annotations" else folder, images)
+
+
+def _by_name(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Splits as the folder calls them, empty where the name has none, and their files with names of known tools."""
+    for path in sorted(folder.glob("annotations/instances*.json")):
+        yield path.stem.removeprefix("instances").removeprefix("_"), path
+    for path in sorted(folder.glob("*/_annotations.coco.json")):
+        yield path.parent.name, path
+    if (folder / "_annotations.coco.json").is_file():
+        yield "", folder / "_annotations.coco.json"
+
+
+def _by_content(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The same for all JSON files that have the sections of COCO."""
+    for path in _coco_files(folder / "annotations"):
+        yield _split_in(path.stem), path
+    for path in _coco_files(folder):
+        yield _split_in(path.stem), path
+    for below in sorted(path for path in folder.iterdir() if path.is_dir() and _split_in(path.name) == path.name):
+        for path in _coco_files(below):
+            yield below.name, path
+
+
+def _coco_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.json"))
+    if len(files) > MOST_FILES:
+        return []
+    return [path for path in files if not path.name.startswith(OTHER_TASKS) and has_sections(path)]
+
+
+def has_sections(path: Path) -> bool:
+    """Whether a JSON file is an object with the three sections of COCO, as far as its text shows."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and all(
+            content.find(section) >= 0 for section in SECTIONS
+        )
+
+
+def _split_in(name: str) -> str:
+    """The word of a name that is a split, with its year; empty where there is none.
+
+    Examples
+    --------
+    >>> _split_in("annotations_Train"), _split_in("train2017"), _split_in("labels")
+    ('Train', 'train2017', '')
+    """
+    words = [word for word in re.split(r"[^A-Za-z0-9]+", name) if word]
+    return next((word for word in words if without_year(canonical(word)) in SPLITS), "")
+
+
+def _source(annotations: Path, folder: Path, images: Path | None = None) -> Source:
+    images = images or _images_of(annotations, folder)
+    return Source(_layout(annotations, folder, images), annotations, images)
+
+
+def _layout(annotations: Path, folder: Path, images: Path) -> str:
+    """What messages call the layout of a file: the tool that writes files of this name beside such images."""
+    if annotations.name == "_annotations.coco.json":
+        return "Roboflow COCO"
+    if annotations.name == "instances_default.json":
+        return "CVAT or Datumaro COCO"
+    if annotations.name == "labels.json" and images.name == "data":
+        return "FiftyOne COCO"
+    if annotations.name in ("result.json", "result_coco.json") and annotations.parent == folder:
+        return "Label Studio COCO"
+    return "COCO"
+
+
+def _images_of(annotations: Path, folder: Path) -> Path:
+    """The folder of the images of a file: the first of the usual ones that has any, otherwise the data folder."""
+    beside = annotations.parent
+    name = annotations.stem.removeprefix("instances_")
+    bare = name.rstrip("0123456789")
+    names = [name, bare, *(other for other in (*ALIASES, *SPLITS) if canonical(other) == canonical(bare))]
+    tried = [place / name for place in (folder, folder / "images") for name in dict.fromkeys(names)]
+    tried += [beside / "data", beside / "images", beside, folder / "images", folder / "data", folder]
+    tried = [found for each in tried if (found := _existing(each)) is not None]
+    found = folder_with(first_texts(annotations, "file_name"), tried)
+    if found is None:  # do later images exist, or was something else called so?
+        listed: list[str] = []
+        with suppress(InputError):  # whoever reads the file reports what is broken
+            listed, _ = read_file_names(annotations)
+        found = folder_with(listed[:: max(1, len(listed) // NUM_PROBES)], tried)
+    return found or folder
+
+
+def _existing(folder: Path) -> Path | None:
+    """The folder, or the one beside it whose name is the same in other letters; None where there is none."""
+    if folder.is_dir():
+        return folder
+    if not folder.parent.is_dir():
+        return None
+    same = (each for each in folder.parent.iterdir() if each.name.lower() == folder.name.lower() and each.is_dir())
+    return next(same, None)

@@ -1,0 +1,152 @@
+"""Where a data set keeps a split, and how it is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rankdet.coco import Finding, GroundTruth, read_ground_truth
+from rankdet.structures import InputError
+
+ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+"""Other names of splits, in lower case, and the name by which this package calls them."""
+
+Reading = tuple[Mapping[str, Any], list[Finding]]
+"""The content of annotations in the form of a COCO file, and what is wrong with them or was changed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Annotations of a split and the folder of its images.
+
+    Parameters
+    ----------
+    layout
+        What messages call the way in which it is laid out: ``"COCO"``, ``"YOLO"``, ``"Pascal VOC"``.
+    annotations
+        The annotation file, or the folder or file that annotations of another format lie in.
+    images
+        The folder that the file names of images are relative to.
+    document
+        Reads annotations of another format as the content of a COCO file; None: ``annotations`` is one.
+    is_lvis
+        Whether the file is in LVIS format.
+    """
+
+    layout: str
+    annotations: Path
+    images: Path
+    document: Callable[[], Reading] | None = None
+    is_lvis: bool = False
+
+    def read(self, masks: bool) -> tuple[GroundTruth, list[Finding]]:
+        """Read and check the annotations, with segmentations or without.
+
+        Returns the sound records and what is wrong with the others; raises InputError when nothing can be read.
+        """
+        if self.document is None:
+            return read_ground_truth(self.annotations, files=True, masks=masks, lvis=self.is_lvis)
+        document, odd = self.document()
+        name = str(self.annotations)
+        truth, findings = read_ground_truth(document, files=True, masks=masks, lvis=self.is_lvis)
+        return replace(truth, source=name), odd + [finding._replace(file=name) for finding in findings]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The splits of a data folder.
+
+    Parameters
+    ----------
+    folder
+        The data folder.
+    name
+        What messages call the layout: ``"COCO"``, ``"YOLO"``.
+    sources
+        Split → where it is. Splits are called train, val and test, whatever the folder calls them; others keep their
+        name in lower case. Where several files claim a split, the path of each is behind its name.
+    """
+
+    folder: Path
+    name: str
+    sources: Mapping[str, Source]
+
+    def has(self, split: str) -> bool:
+        """Whether a file claims the split."""
+        return bool(self._fitting(split))
+
+    def source(self, split: str) -> Source:
+        """Return where a split is, by any of its names.
+
+        Raises
+        ------
+        InputError
+            When there is no such split, or several files claim it; names what is there.
+        """
+        fitting = self._fitting(split)
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            listed = ", ".join(self._place(source) for source in fitting)
+            raise InputError(
+                f"{self.folder}: several annotation files fit the split {split!r}: {listed}; name one of them with "
+                "data.train_annotations or data.validation_annotations"
+            )
+        listed = ", ".join(f"{name} ({self._place(source)})" for name, source in self.sources.items())
+        raise InputError(
+            f"{self.folder}: no annotation file for the split {split!r}; there is {listed} ({self.name}); name another "
+            "split with data.train_split or data.validation_split, or a file with data.train_annotations or "
+            "data.validation_annotations"
+        )
+
+    def _place(self, source: Source) -> str:
+        path = source.annotations
+        return str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else str(path)
+
+    def _fitting(self, split: str) -> list[Source]:
+        """The source of a split, or all whose names begin like it."""
+        wanted = canonical(split)
+        if wanted in self.sources:
+            return [self.sources[wanted]]
+        same = self.sources.get(without_year(wanted))
+        # The set of another year is another set.
+        if same is not None and split.lower() in same.annotations.name.lower():
+            return [same]
+        return [source for name, source in self.sources.items() if name.startswith(wanted)]
+
+
+def canonical(split: str) -> str:
+    """The name of a split by which this package calls it.
+
+    Examples
+    --------
+    >>> canonical("Validation"), canonical("Train"), canonical("minival")
+    ('val', 'train', 'minival')
+    """
+    return ALIASES.get(split.lower(), split.lower())
+
+
+def without_year(split: str) -> str:
+    """The name of a split without the year at its end.
+
+    Examples
+    --------
+    >>> without_year("train2017"), without_year("2017")
+    ('train', '2017')
+    """
+    return canonical(split.rstrip("0123456789") or split)
+
+
+def by_split(found: Iterable[tuple[str, Source]]) -> dict[str, Source]:
+    """Sources by the names of their splits, as `Layout` has them.
+
+    ``found`` has pairs of a split, as the folder calls it, and a source.
+    """
+    named = [(canonical(split), source) for split, source in found]
+    bare = Counter(without_year(split) for split, _ in named)
+    splits = [(without_year(split) if bare[without_year(split)] == 1 else split, source) for split, source in named]
+    shared = Counter(split for split, _ in splits)
+    return {split if shared[split] == 1 else f"{split} {source.annotations}": source for split, source in splits}
