@@ -30,14 +30,14 @@ def without(record: dict[str, Any], field: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({**HIT, "image_id": 2}, "unknown image_id 2"),
-        ({**HIT, "image_id": 1.5}, "unknown image_id 1.5"),
-        ({**HIT, "image_id": "a"}, "unknown image_id 'a'"),
-        ({**HIT, "image_id": "1"}, "unknown image_id '1'"),
-        ({**HIT, "image_id": [1]}, r"unknown image_id \[1\]"),
-        ({**HIT, "image_id": True}, "unknown image_id True"),
-        ({**HIT, "image_id": 10**400}, "unknown image_id 10*…"),
-        ({**HIT, "category_id": 0}, "unknown category_id 0"),
+        ({**HIT, "image_id": 2}, "unknown image_id: 2"),
+        ({**HIT, "image_id": 1.5}, "unknown image_id: 1.5"),
+        ({**HIT, "image_id": "a"}, "unknown image_id: 'a'"),
+        ({**HIT, "image_id": "1"}, "unknown image_id: '1'"),
+        ({**HIT, "image_id": [1]}, r"unknown image_id: \[1\]"),
+        ({**HIT, "image_id": True}, "unknown image_id: True"),
+        ({**HIT, "image_id": 10**400}, "unknown image_id: 10*…"),
+        ({**HIT, "category_id": 0}, "unknown category_id: 0"),
         ({**HIT, "bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\] is not a list of four numbers"),
         ({**HIT, "bbox": 5}, "bbox 5 is not a list of four numbers"),
         ({**HIT, "bbox": [1, 2, 3, "x"]}, "bbox .* is not a list of four numbers"),
@@ -46,13 +46,13 @@ def without(record: dict[str, Any], field: str) -> dict[str, Any]:
         ({**HIT, "bbox": [1, 2, 3, 10**400]}, r"box \[1, 2, 3, 10*… is not finite, or goes beyond"),
         ({**HIT, "bbox": [1, 2, 3, 1e300]}, "box .* is not finite, or goes beyond 1000000000 pixels"),
         ({**HIT, "bbox": [1, 2, -3, 4]}, r"box \[1, 2, -3, 4\] has a negative size"),
-        ({**HIT, "score": float("nan")}, "score nan is not a finite number"),
-        ({**HIT, "score": None}, "score None is not a finite number"),
-        ({**HIT, "score": True}, "score True is not a finite number"),
-        ({**HIT, "score": "0.5"}, "score '0.5' is not a finite number"),
-        ({**HIT, "score": 10**400}, "score 10{99}… is not a finite number"),
+        ({**HIT, "score": float("nan")}, "score is not a finite number: nan"),
+        ({**HIT, "score": None}, "score is not a finite number: None"),
+        ({**HIT, "score": True}, "score is not a finite number: True"),
+        ({**HIT, "score": "0.5"}, "score is not a finite number: '0.5'"),
+        ({**HIT, "score": 10**400}, "score is not a finite number: 10{99}…"),
         (without(HIT, "score"), "key 'score' is missing"),
-        (without(HIT, "bbox"), "key 'bbox' is missing"),
+        (without(HIT, "bbox"), "has neither bbox nor segmentation"),
         (without(HIT, "image_id"), "key 'image_id' is missing"),
         ([1, 2], r"\[1, 2\] is not an object"),
     ],
@@ -60,7 +60,7 @@ def without(record: dict[str, Any], field: str) -> dict[str, Any]:
 def test_bad_detection_is_named(tmp_path: Path, record, message):
     path = tmp_path / "found.json"
     path.write_text(json.dumps([HIT, record]))
-    with pytest.raises(InputError, match=rf"found\.json: detection number 2: {message}"):
+    with pytest.raises(InputError, match=rf"found\.json: detection number 2: .*{message}"):
         evaluate(TRUTH, path)
 
 
@@ -72,7 +72,7 @@ def test_bad_detection_is_named(tmp_path: Path, record, message):
         ({**MASK, "size": [10**30, 1]}, "the size .* of the RLE is not that of the image"),
         ({**MASK, "size": 5}, r"the size 5 of the RLE is not \[height, width\]"),
         ("abc", "the segmentation is neither a list of polygons nor an RLE"),
-        (None, "the segmentation is neither a list of polygons nor an RLE"),
+        (None, "has no segmentation"),
         ({**MASK, "counts": "!!!!"}, "the RLE of the segmentation is broken: "),
         ({**MASK, "counts": "zz"}, "the counts of the RLE make 20 pixels, its size 10000"),
         ({**MASK, "counts": ""}, "the counts of the RLE make 0 pixels, its size 10000"),
@@ -89,7 +89,7 @@ def test_bad_detection_is_named(tmp_path: Path, record, message):
     ],
 )
 def test_bad_mask_is_named(mask, message):
-    with pytest.raises(InputError, match=f"detections: detection number 1: {message}"):
+    with pytest.raises(InputError, match=f"detections: detection number 1: .*{message}"):
         evaluate(TRUTH, [{**HIT, "segmentation": mask}], "segm")
     if mask:
         truth = {**TRUTH, "annotations": [{**TRUTH["annotations"][0], "segmentation": mask}]}
@@ -121,7 +121,7 @@ def test_detections_without_masks_cannot_be_compared_by_masks():
     assert evaluate(TRUTH, [{**HIT, "segmentation": MASK}], "segm")["AP50"] == 0
 
 
-@pytest.mark.parametrize("found", [{}, {"annotations": []}, 3, "no such file.json"])
+@pytest.mark.parametrize("found", [{}, {"annotations": {}}, {"detections": []}, 3, "no such file.json"])
 def test_detections_are_a_list(found):
     with pytest.raises(InputError, match=r"a list of objects|no such file\.json: there is no such file"):
         evaluate(TRUTH, found)
@@ -169,7 +169,9 @@ def test_bad_annotation_is_named(tmp_path: Path, change, message):
 
 
 def test_all_bad_detections_are_counted():
-    with pytest.raises(InputError, match=r"detection number 2: unknown image_id 5\n.*detection number 3: score None"):
+    with pytest.raises(
+        InputError, match=r"detection number 2: unknown image_id: 5.*\n.*detection number 3: score is not"
+    ):
         evaluate(TRUTH, [HIT, {**HIT, "image_id": 5}, {**HIT, "score": None}])
 
 

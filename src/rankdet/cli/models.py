@@ -51,7 +51,9 @@ def evaluate(
     checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint, or a run folder.")] = None,
     data: DataFolder = None,
     split: Annotated[str, typer.Option(help="Split of the data folder.")] = "val",
-    detections: Annotated[Path | None, typer.Option(help="COCO results, instead of a checkpoint.")] = None,
+    detections: Annotated[
+        Path | None, typer.Option(help="COCO results, or a file of `rankdet detect`, instead of a checkpoint.")
+    ] = None,
     ground_truth: Annotated[Path | None, typer.Option(help="COCO annotations for --detections.")] = None,
     iou_type: Annotated[Literal["bbox", "segm"], typer.Option(help="Boxes, or masks of --detections.")] = "bbox",
     out: Annotated[
@@ -60,6 +62,21 @@ def evaluate(
     ranking: Annotated[
         bool, typer.Option("--ranking", help="Measure too how well scores order the positives by their IoU.")
     ] = False,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The best detections that count in each image; by default as many as the detector finds, or 100 of "
+            "each class (LVIS: 300 of all).",
+        ),
+    ] = None,
+    only_known: Annotated[
+        bool, typer.Option("--only-known", help="Leave out --detections of images and classes that are not annotated.")
+    ] = False,
+    labels_from: Annotated[
+        int | None,
+        typer.Option(min=0, max=1, help="category_id of --detections counts the annotated classes from 0 or 1 on."),
+    ] = None,
     thresholds: Annotated[
         bool, typer.Option("--thresholds/--no-thresholds", help="Store LRP-optimal thresholds in the checkpoint.")
     ] = True,
@@ -77,7 +94,16 @@ def evaluate(
         if checkpoint is not None or data is not None or detections is None or ground_truth is None:
             raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
         if is_main_process():  # there is nothing to share among processes
-            print_evaluation(Console(), measure(detections, ground_truth, iou_type=iou_type, out=out))
+            measured = measure(
+                detections,
+                ground_truth,
+                iou_type=iou_type,
+                out=out,
+                max_detections=max_detections,
+                only_known=only_known,
+                labels_from=labels_from,
+            )
+            print_evaluation(Console(), measured)
             if out is not None:
                 print(f"written: {out / 'evaluation.json'}")
         return
@@ -85,6 +111,8 @@ def evaluate(
         raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
     if iou_type != "bbox":
         raise InputError("--iou-type segm is for --detections: of a checkpoint all that it finds is measured")
+    if only_known or labels_from is not None:
+        raise InputError("--only-known and --labels-from are for --detections: a checkpoint has the ids of its data")
     from rankdet.inference.evaluation import evaluate_on_folder, optimal_thresholds, store_thresholds
     from rankdet.inference.loading import load
     from rankdet.runs.folder import find_checkpoint
@@ -93,7 +121,7 @@ def evaluate(
     with joined_world(device) as world:
         with world.together():
             path = find_checkpoint(checkpoint)
-            model = load(path, world.device, trust=trust)
+            model = load(path, world.device, trust=trust, max_detections=max_detections)
         folder = out or _folder_of(path)
         metrics = evaluate_on_folder(model, data, split, world, folder, ranking)
     if metrics is None:

@@ -18,6 +18,9 @@ def print_evaluation(console: Console, metrics: Mapping[str, Any]) -> None:
     _print_measures(console, metrics, "boxes" if "masks" in metrics else None)
     if "masks" in metrics:
         _print_measures(console, metrics["masks"], "masks")
+    found = [*metrics.get("findings", ()), *metrics.get("masks", {}).get("findings", ())]
+    for line in dict.fromkeys(found):  # boxes and masks are measured by the same objects
+        console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
     if "ranking" in metrics:
         _print_table(console, list(metrics["ranking"]), [list(metrics["ranking"].values())])
 

@@ -87,7 +87,7 @@ class GroundTruth:
     sizes
         (N, 2) int64, (height, width) in pixels; 0 where the file was read without.
     file_names
-        N file names; empty where the file was read without.
+        N file names, or addresses; empty where an image has none.
     annotation_ids
         (A,) int64, in the order of the file.
     images

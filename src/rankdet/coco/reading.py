@@ -120,7 +120,7 @@ def read_ground_truth(
         categories=[(id_, str(categories[id_].get("name", id_))) for id_ in category_ids],
         image_ids=np.array(list(images), dtype=np.int64),
         sizes=np.array([reader.size(row) for row in images.values()], dtype=np.int64).reshape(-1, 2),
-        file_names=PackedBytes(row["file_name"].encode() if files else b"" for row in images.values()),
+        file_names=PackedBytes(_file_name(row).encode() for row in images.values()),
         annotation_ids=np.array(list(annotations), dtype=np.int64),
         images=np.array([places[row["image_id"]] for row in rows], dtype=np.int64),
         labels=np.array([labels[row["category_id"]] for row in rows], dtype=np.int64),
@@ -301,6 +301,12 @@ def _mask_problem(row: Mapping[str, Any], size: tuple[int, int]) -> str | None:
     if row.get("segmentation"):
         return segmentation_problem(row["segmentation"], size if all(size) else None)
     return None if row.get("iscrowd", 0) else "has no segmentation, but masks are asked for"
+
+
+def _file_name(image: Mapping[str, Any]) -> str:
+    """The name of the file of a sound image, or its address; empty where it has none and needs none."""
+    name = image.get("file_name") or image.get("coco_url") or ""
+    return name if isinstance(name, str) and is_encodable(name) else ""
 
 
 def _packed(value: Any) -> bytes:

@@ -5,25 +5,29 @@ Legend: D detections of a data set.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Self
 
 import numpy as np
+from hotcoco import mask as rle
 from numpy.typing import NDArray
 
 from rankdet.coco.findings import (
+    LARGEST_SIDE,
     Finding,
     are_numbers,
     box_problem,
     is_finite,
+    is_integer,
     missing_key,
     raise_errors,
     record_name,
     shown,
 )
 from rankdet.coco.ground_truth import GroundTruth
+from rankdet.coco.matching import ONLY_KNOWN, Matching, Unknown
 from rankdet.coco.reading import read_json
 from rankdet.coco.segmentations import encode_masks, segmentation_problem, to_rle
 from rankdet.structures import Detection, InputError, Source
@@ -106,67 +110,153 @@ class Results:
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-ResultsSource = str | PathLike[str] | Sequence[Mapping[str, Any]] | Results
+ResultsSource = str | PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Results
 
 
-def read_results(source: ResultsSource, ground_truth: GroundTruth, masks: bool) -> Results:
-    """Read and check detections in the form of COCO's result files.
+def read_results(
+    source: ResultsSource,
+    ground_truth: GroundTruth,
+    masks: bool,
+    only_known: bool = False,
+    labels_from: int | None = None,
+) -> tuple[Results, list[Finding]]:
+    """Read and check detections in the form of COCO's result files, or of a COCO file with scores.
 
     Parameters
     ----------
     source
         Path of the JSON file or the loaded list of ``{image_id, category_id, bbox, score}``, boxes as
-        ``[x, y, width, height]`` in pixels; with ``segmentation`` in place of ``bbox`` for masks. `Results` are
-        returned as they are.
+        ``[x, y, width, height]`` in pixels; with ``segmentation`` in place of ``bbox`` for masks. Or an object with
+        such a list as ``annotations``, and with ``images`` and ``categories`` whose ids are its own: they are matched
+        by file name and by name. `Results` are returned as they are.
     ground_truth
-        The data set whose images and categories they name.
+        The data set that they are measured by.
     masks
-        Whether masks are needed, not boxes. Boxes are read too, then, where all records have one.
+        Whether masks are needed, not boxes. Boxes are read too, then, where all records have one. Otherwise a record
+        without a box has that of its mask.
+    only_known
+        Whether detections in images or of categories that the ground truth does not have are left out and counted;
+        otherwise they are an error.
+    labels_from
+        0 or 1 where a category_id counts the classes of the ground truth, in the order of their ids, from there on.
+
+    Returns
+    -------
+    tuple[Results, list[Finding]]
+        The detections under the ids of the ground truth, and what was left out or read in another form.
 
     Raises
     ------
     InputError
-        When the file is missing or no list in JSON, or a record is broken or names an image or category that the ground
-        truth does not have. The message names the first such record and counts the others.
+        When the file is missing or has another form, or a record is broken or names an image or category that the
+        ground truth does not have.
     """
     if isinstance(source, Results):
-        return source
-    name: str = "detections"
-    records: Any = source
-    if isinstance(source, str | PathLike):
-        name, records = str(source), read_json(source)
-    if isinstance(records, Mapping) or not isinstance(records, Sequence):
-        raise InputError(f"{name}: detections are a list of objects, not {type(records).__name__}")
-
+        return source, []
+    name, records, own_images, own_categories = _records(source)
+    required = ("image_id", "category_id", "score", *(("segmentation",) if masks else ()))
+    missing = ((row, record, missing_key(record, required)) for row, record in enumerate(records))
+    raise_errors(_broken(name, row, record, problem) for row, record, problem in missing if problem is not None)
+    matching = Matching(name, records, ground_truth, own_images, own_categories, labels_from)
     places = {image_id: place for place, image_id in enumerate(ground_truth.image_ids.tolist())}
-    sizes = [ground_truth.size(place) for place in range(len(places))]
-    category_ids = frozenset(ground_truth.category_ids)
-    findings = []
+    findings: list[Finding] = []
+    kept, codes, image_ids, category_ids = [], [], [], []
     for row, record in enumerate(records):
-        problem = _problem(record, places, category_ids, masks)
-        if problem is None and masks:
-            problem = segmentation_problem(record["segmentation"], sizes[places[record["image_id"]]])
+        image, category = matching.image(record), matching.category(record)
+        if isinstance(image, Unknown):
+            findings.append(_unknown(name, row, record, image, only_known, ONLY_KNOWN))
+            continue
+        if isinstance(category, Unknown):
+            findings.append(_unknown(name, row, record, category, only_known, matching.remedy))
+            continue
+        size = ground_truth.size(places[image]) or _size(own_images.get(record["image_id"]))
+        problem = _problem(record, size, masks)
         if problem is not None:
-            findings.append(Finding("error", name, record_name("detection", row, record), problem))
+            findings.append(_broken(name, row, record, *problem))
+            continue
+        kept.append(record)
+        image_ids.append(image)
+        category_ids.append(category)
+        if masks:
+            codes.append(to_rle(record["segmentation"], size))
     raise_errors(findings)
-    has_boxes = all("bbox" in record for record in records)
-    return Results(
-        np.array([record["image_id"] for record in records], dtype=np.int64),
-        np.array([record["category_id"] for record in records], dtype=np.int64),
-        np.array([record["score"] for record in records], dtype=np.float64),
-        np.array([record["bbox"] for record in records], dtype=np.float64).reshape(-1, 4) if has_boxes else None,
-        [to_rle(record["segmentation"], sizes[places[record["image_id"]]]) for record in records] if masks else None,
+    has_boxes = not masks or all(record.get("bbox") is not None for record in kept)
+    boxes = (
+        [_box_of(record["segmentation"]) if record.get("bbox") is None else record["bbox"] for record in kept]
+        if has_boxes
+        else None
     )
+    results = Results(
+        np.array(image_ids, dtype=np.int64),
+        np.array(category_ids, dtype=np.int64),
+        np.array([record["score"] for record in kept], dtype=np.float64),
+        None if boxes is None else np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        codes if masks else None,
+    )
+    return results, [*matching.findings, *findings]
 
 
-def _problem(record: Any, image_ids: Container[Any], category_ids: Container[Any], masks: bool) -> str | None:
-    """What is wrong with a detection, its mask aside, or None."""
-    problem = missing_key(record, ("image_id", "category_id", "score", "segmentation" if masks else "bbox"))
-    if problem is not None:
-        return problem
-    for field, known in (("image_id", image_ids), ("category_id", category_ids)):
-        if not are_numbers((record[field],)) or record[field] not in known:
-            return f"unknown {field} {shown(record[field])}"
+_Section = Mapping[Any, Mapping[str, Any]]
+
+
+def _records(source: Any) -> tuple[str, Sequence[Any], _Section, _Section]:
+    """What messages call a source, its detections, and its own images and categories by id."""
+    name, document = "detections", source
+    if isinstance(source, str | PathLike):
+        name, document = str(source), read_json(source)
+    is_object = isinstance(document, Mapping)
+    records = document.get("annotations") if is_object else document
+    if isinstance(records, str | Mapping) or not isinstance(records, Sequence):
+        kind = "an object without such a list" if is_object else type(document).__name__
+        raise InputError(f"{name}: detections are a list of objects, or an object with one as annotations, not {kind}")
+    if not is_object:
+        return name, records, {}, {}
+    return name, records, _by_id(document.get("images")), _by_id(document.get("categories"))
+
+
+def _by_id(section: Any) -> _Section:
+    rows = section if isinstance(section, list) else []
+    return {row["id"]: row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), int | str)}
+
+
+def _size(image: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """(height, width) of an image that the detections describe themselves."""
+    height, width = (0, 0) if image is None else (image.get("height", 0), image.get("width", 0))
+    return (height, width) if is_integer(height) and is_integer(width) and min(height, width) > 0 else None
+
+
+def _broken(name: str, row: int, record: Any, problem: str, detail: str = "") -> Finding:
+    return Finding("error", name, record_name("detection", row, record), problem, detail)
+
+
+def _unknown(name: str, row: int, record: Any, unknown: Unknown, is_left_out: bool, remedy: str) -> Finding:
+    """What is said of a detection whose image or category the ground truth does not have."""
+    if is_left_out:
+        return Finding(
+            "warning", name, record_name("detection", row, record), f"{unknown.problem}: left out", unknown.detail
+        )
+    return _broken(name, row, record, unknown.problem, unknown.detail)._replace(remedy=remedy)
+
+
+def _problem(record: Any, size: tuple[int, int] | None, masks: bool) -> tuple[str, str] | None:
+    """What is wrong with a detection of a known image and category, and how, or None."""
     if not are_numbers((record["score"],)) or not is_finite(record["score"]):
-        return f"score {shown(record['score'])} is not a finite number"
-    return box_problem(record["bbox"], LARGEST_COORDINATE) if "bbox" in record else None
+        return "score is not a finite number", shown(record["score"])
+    box, segmentation = record.get("bbox"), record.get("segmentation")
+    if box is not None and (wrong := box_problem(box, LARGEST_COORDINATE)) is not None:
+        return "the box is broken", wrong
+    if segmentation is None and (masks or box is None):
+        return "has no segmentation" if masks else "has neither bbox nor segmentation", ""
+    if not masks and box is None and isinstance(segmentation, list):
+        size = size or (LARGEST_SIDE, LARGEST_SIDE)  # the box of polygons needs none
+    if (masks or box is None) and (wrong := segmentation_problem(segmentation, size)) is not None:
+        return "the mask is broken", wrong
+    return None
+
+
+def _box_of(segmentation: Any) -> list[float]:
+    """The box of a checked segmentation, where a detection has no other."""
+    if isinstance(segmentation, Mapping):
+        return [float(value) for value in rle.to_bbox(to_rle(segmentation, None))]
+    points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
+    return [*points.min(axis=0).tolist(), *(points.max(axis=0) - points.min(axis=0)).tolist()]

@@ -11,12 +11,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rankdet.coco import GroundTruthSource, Results, ResultsSource
+from rankdet.coco import GroundTruthSource, Results, ResultsSource, grouped
 from rankdet.data import CocoDataset, build_test_loader
 from rankdet.data.own import MapDataset, from_map_dataset
 from rankdet.inference.loading import build_losses, load
 from rankdet.inference.model import Model
 from rankdet.inference.ranking_quality import ranking_quality
+from rankdet.metrics import RAISE_CAP, cap_findings
 from rankdet.metrics import evaluate as measure
 from rankdet.metrics.evaluator import IouType
 from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -52,13 +53,17 @@ def evaluate(
     iou_type: IouType = "bbox",
     out: str | PathLike[str] | None = None,
     ranking: bool = False,
+    max_detections: int | None = None,
+    only_known: bool = False,
+    labels_from: int | None = None,
 ) -> dict[str, Any]:
     """Measure AP and oLRP of a model on images, or of detections that someone has made already.
 
     Parameters
     ----------
     found
-        A model, a run folder or a checkpoint; or detections: a file of COCO results, or its records.
+        A model, a run folder or a checkpoint; or detections: a file of COCO results, one that `rankdet detect` has
+        written, or their content.
     data
         For a model a data folder, or a data set; for detections an annotation file, or its content.
     split
@@ -70,6 +75,11 @@ def evaluate(
     ranking
         Whether to measure of a model, too, how well the scores of its last head's positives are ordered; needs a data
         folder.
+    max_detections
+        The best detections that count in each image. None: as many as the model finds; of detections 100 of each class,
+        in LVIS 300 of all. A checkpoint finds as many; a model that is loaded already may find fewer.
+    only_known, labels_from
+        How detections with other images, categories or ids are read: see `rankdet.metrics.evaluate`.
 
     Returns
     -------
@@ -84,8 +94,9 @@ def evaluate(
     """
     folder = None if out is None else Path(out)
     if isinstance(found, str | PathLike) and (Path(found).is_dir() or Path(found).suffix == ".pt"):
-        found = load(found)
+        found = load(found, max_detections=max_detections)
     if isinstance(found, Model):
+        found = found if max_detections is None else replace(found, max_detections=max_detections)
         if isinstance(data, str | PathLike):
             metrics = evaluate_on_folder(found, Path(data), split, out=folder, ranking=ranking)
         elif ranking:
@@ -94,7 +105,7 @@ def evaluate(
             metrics = _evaluate_on(found, data, folder)  # type: ignore[arg-type]
         return metrics or {}  # this process is the main one
     with nullcontext() if folder is None else output_folder(folder):
-        metrics = dict(measure(data, found, iou_type))  # type: ignore[arg-type]
+        metrics = dict(measure(data, found, iou_type, max_detections, only_known, labels_from))  # type: ignore[arg-type]
         if folder is not None:
             write_json(folder / "evaluation.json", metrics)
     return metrics
@@ -138,11 +149,15 @@ def evaluate_model(
     if not world.is_main:
         return None
     found = Results.joined(gathered)
-    metrics: dict[str, Any] = {**measure(dataset.ground_truth, found, max_detections=model.max_detections)}
+    truth, cap = dataset.ground_truth, model.max_detections
+    metrics: dict[str, Any] = {**measure(truth, found, max_detections=cap)}
+    if not metrics["findings"]:  # a detector has one cap for all classes of an image
+        raise_cap = f"{RAISE_CAP}, detector.testing.per_image={{0}} lets the detector find as many"
+        metrics["findings"] = grouped(cap_findings(truth, cap, of_each_class=False, remedy=raise_cap))
     if found.masks is not None:
         # Without boxes, for the evaluator would take the sizes of the detections from these.
         masks = replace(found, boxes=None)
-        metrics |= {"masks": measure(dataset.ground_truth, masks, "segm", max_detections=model.max_detections)}
+        metrics |= {"masks": measure(truth, masks, "segm", max_detections=cap)}
     return Evaluation(metrics, found.records())
 
 

@@ -25,6 +25,7 @@ def load(
     *,
     network: nn.Module | None = None,
     trust: bool = False,
+    max_detections: int | None = None,
 ) -> Model:
     """The trained model of a checkpoint, or of the newest one of a run folder.
 
@@ -39,6 +40,8 @@ def load(
     trust
         Whether the checkpoint may import what its recipe names by import path. Importing runs code, so trust only
         checkpoints whose origin you know.
+    max_detections
+        The most detections of an image, in place of the recipe's ``detector.testing.per_image``.
 
     Raises
     ------
@@ -49,6 +52,8 @@ def load(
     found = find_checkpoint(Path(path))
     state = load_checkpoint(found, FOR_DETECTION)
     recipe = recipe_of(state, found, trust)
+    if max_detections is not None and network is None:
+        recipe = recipe.changed({"detector.testing.per_image": max_detections})
     if network is None:
         own = state.get("parts", {}).get("network")
         if own is not None:

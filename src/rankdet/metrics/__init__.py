@@ -6,12 +6,24 @@ from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 
-from rankdet.coco import GroundTruth, GroundTruthSource, ResultsSource, raise_errors, read_ground_truth, read_results
+from rankdet.coco import (
+    Finding,
+    GroundTruth,
+    GroundTruthSource,
+    ResultsSource,
+    grouped,
+    raise_errors,
+    read_ground_truth,
+    read_results,
+)
 from rankdet.metrics.average_precision import average_precision
 from rankdet.metrics.evaluator import IouType, compare
 from rankdet.metrics.lrp import OptimalLRP, match_classes, optimal_lrp
 from rankdet.metrics.ranking import spearman_correlation
 from rankdet.structures import InputError
+
+RAISE_CAP = "--max-detections {0} (max_detections={0}) counts as many"
+"""What a finding of `cap_findings` names."""
 
 __all__ = ["ClassMetrics", "Metrics", "OptimalLRP", "evaluate", "optimal_lrp", "spearman_correlation"]
 
@@ -59,6 +71,8 @@ class Metrics(TypedDict):
     oLRP_FN: float
     per_class: dict[str, ClassMetrics]
     """By name of the class, in the order of the category ids. Classes that share a name have their id in it."""
+    findings: list[str]
+    """Lines on what was left out or read in another form, and on images with more objects than detections count."""
 
 
 def evaluate(
@@ -66,6 +80,8 @@ def evaluate(
     detections: ResultsSource,
     iou_type: IouType = "bbox",
     max_detections: int | None = None,
+    only_known: bool = False,
+    labels_from: int | None = None,
 ) -> Metrics:
     """Measure detections against a data set of COCO or LVIS.
 
@@ -79,19 +95,26 @@ def evaluate(
         set has read already (``CocoDataset.ground_truth``).
     detections
         Path of a COCO result file or the loaded list of ``{image_id, category_id, bbox, score}``, boxes as
-        ``[x, y, width, height]`` in pixels; with ``segmentation`` instead of ``bbox`` for ``"segm"``. Or
+        ``[x, y, width, height]`` in pixels; with ``segmentation`` instead of ``bbox`` for ``"segm"``. Or an object with
+        such a list as ``annotations`` and ``images`` of its own, which are matched by file name. Or
         `rankdet.coco.Results`, which need no check.
     iou_type
         ``"bbox"`` or ``"segm"``: what is compared, boxes or masks.
     max_detections
         The best detections that count in each image: of each class, in LVIS of all classes together. None: 100, in
         LVIS 300.
+    only_known
+        Whether detections in images or of categories that the data set does not have are left out and counted;
+        otherwise they are an error.
+    labels_from
+        0 or 1 where a ``category_id`` counts the classes of the data set, in the order of their ids, from there on.
+        None: it is an id.
 
     Returns
     -------
     Metrics
         AP, AR and oLRP of all classes and of each, as fractions. Categories that share a name are told apart by their
-        id: ``"cat (id 3)"``.
+        id: ``"cat (id 3)"``. Its ``findings`` say what was left out, and where ``max_detections`` is too low.
 
     Raises
     ------
@@ -124,7 +147,9 @@ def evaluate(
     masks = iou_type == "segm"
     truth = ground_truth if isinstance(ground_truth, GroundTruth) else _read(ground_truth, masks)
     limit = max_detections or (100 if truth.federation is None else 300)
-    comparison = compare(truth, read_results(detections, truth, masks), iou_type, limit)
+    results, findings = read_results(detections, truth, masks, only_known, labels_from)
+    findings += cap_findings(truth, limit, of_each_class=truth.federation is None)
+    comparison = compare(truth, results, iou_type, limit)
     precision = average_precision(comparison)
     matches = match_classes(comparison)
     optima = [optimal_lrp(*matched) for matched in matches]
@@ -134,7 +159,29 @@ def evaluate(
         for name, own, optimum, matched in zip(truth.names, precision.per_class, optima, matches, strict=True)
     }
     means = {name: _mean_defined([optimum[place] for optimum in optima]) for place, name in enumerate(names[:-1])}
-    return cast(Metrics, {**precision.summary, **means, "per_class": per_class})
+    return cast(Metrics, {**precision.summary, **means, "per_class": per_class, "findings": grouped(findings)})
+
+
+def cap_findings(truth: GroundTruth, cap: int, of_each_class: bool, remedy: str = RAISE_CAP) -> list[Finding]:
+    """A warning where an image has more objects than a cap on detections lets count, crowd regions not counted.
+
+    ``of_each_class`` says whether the cap is for each class of an image or for all together; ``remedy`` raises it.
+    """
+    objects = ~truth.is_crowd if truth.federation is None else np.ones_like(truth.is_crowd)
+    keys = truth.images[objects]
+    if of_each_class:
+        keys = keys * len(truth.categories) + truth.labels[objects]
+    counts = np.bincount(keys)
+    places = np.flatnonzero(counts > cap)
+    if not len(places):
+        return []
+    most = int(counts.max())
+    images = len(np.unique(places // len(truth.categories))) if of_each_class else len(places)
+    kind = "objects of one class" if of_each_class else "objects"
+    problem = (
+        f"{images} {'image has' if images == 1 else 'images have'} more {kind} than the {cap} detections that count"
+    )
+    return [Finding("warning", str(truth), "", problem, f"up to {most}", remedy.format(most))]
 
 
 def _read(source: GroundTruthSource, masks: bool) -> GroundTruth:

@@ -200,7 +200,7 @@ class Harness:
         return sum(runs.values()), len(runs)
 
     def _say(self, message: str) -> None:
-        self._progress.console.print(message, soft_wrap=True, highlight=False, markup=False)
+        self._progress.console.print(message, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _fraction(trial: Trial) -> float:

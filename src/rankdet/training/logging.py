@@ -90,6 +90,7 @@ class Display:
 
     def __init__(self, console: Console, name: str, num_iterations: int) -> None:
         self._console, self._num_iterations = console, num_iterations
+        self._told: set[str] = set()
         self.progress = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
@@ -120,10 +121,14 @@ class Display:
         metrics = record["metrics"]
         text = f"iteration {record['iteration']}: {_main_numbers(metrics)}"
         self.say(f"{text}  masks: {_main_numbers(metrics['masks'])}" if "masks" in metrics else text)
+        for line in metrics.get("findings", ()):
+            if line not in self._told:
+                self._told.add(line)  # they are the same in every evaluation of a run
+                self.say(line)
 
     def say(self, message: str) -> None:
         """Show a message between the records."""
-        self._console.print(message, soft_wrap=True, highlight=False, markup=False)
+        self._console.print(message, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _main_numbers(metrics: Mapping[str, Any]) -> str:
