@@ -97,6 +97,23 @@ def to_rle(segmentation: Any, size: tuple[int, int] | None) -> dict[str, Any]:
     return dict(_merged(segmentation, size))
 
 
+def merged(outlines: Sequence[Any], size: tuple[int, int]) -> dict[str, Any]:
+    """The run-length object of what any of several polygons x1, y1, x2, y2, … and run-length objects covers.
+
+    Examples
+    --------
+    >>> merged([[0, 0, 1, 0, 1, 2, 0, 2], {"size": [2, 2], "counts": [3, 1]}], (2, 2))
+    {'size': [2, 2], 'counts': '021O'}
+    """
+    masks = [to_rle([outline] if isinstance(outline, list) else outline, size) for outline in outlines]
+    return plain(rle.merge(masks))
+
+
+def mask_area(segmentation: Mapping[str, Any]) -> int:
+    """The number of pixels of a run-length object."""
+    return int(rle.area(dict(segmentation)))
+
+
 def decode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> NDArray[np.uint8]:
     """(h, w) 0 or 1: what any of the checked polygons encloses; those of fewer than three points enclose nothing."""
     return np.ascontiguousarray(rle.decode(_merged(polygons, size)))

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rankdet.data.layouts import coco, lvis
+from rankdet.data.layouts import coco, cvat, lvis, voc, yolo
 from rankdet.data.layouts.source import Layout, Reading, Source
 from rankdet.structures import InputError
 
 __all__ = ["FINDERS", "Layout", "Reading", "Source", "find_layout", "find_source"]
 
-FINDERS = (coco.find, lvis.find)
+FINDERS = (coco.find, lvis.find, cvat.find, yolo.find, voc.find, yolo.find_without_names)
 """Functions from a folder to its sources by split, or None; the first that knows a folder counts."""
-FILE_FINDERS = (lvis.find_file, coco.find_file)
+FILE_FINDERS = (lvis.find_file, coco.find_file, cvat.find_file, yolo.find_file)
 """Functions from an annotation file and the folder of its images, or None, to a source; None where it is another's."""
 
 
@@ -36,6 +36,8 @@ def find_layout(folder: Path, lvis_first: bool = False) -> Layout:
         When there is no such folder, or it has none of the known layouts.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file, and a data folder is needed; unpack it where it is an archive")
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     finders = (lvis.find, *FINDERS) if lvis_first else FINDERS

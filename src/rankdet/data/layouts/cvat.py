@@ -1,0 +1,251 @@
+"""CVAT for images 1.1: one ``annotations.xml`` with all images and their shapes.
+
+hotcoco's reader is not used: it leaves out masks, which CVAT's brush makes, and ellipses, takes a rotated box for an
+upright one, keeps no subsets, and takes the parts of a group for objects (hotcoco 1.3.0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from rankdet.coco import encode_bitmap
+from rankdet.coco.segmentations import merged
+from rankdet.data.layouts.draft import Draft, Points, box_around, ellipse, flat, rotated
+from rankdet.data.layouts.files import folders_in
+from rankdet.data.layouts.images import NUM_PROBES, folder_with
+from rankdet.data.layouts.source import Reading, Source, by_split, canonical
+from rankdet.structures import InputError
+
+
+@dataclass(frozen=True)
+class Export:
+    """One ``annotations.xml``, which is parsed when it is needed and once."""
+
+    path: Path
+
+    @cached_property
+    def root(self) -> Element:
+        """The content of the file; InputError where it is broken or of another kind."""
+        try:
+            root = ElementTree.fromstring(self.path.read_bytes())
+        except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
+            raise InputError(f"{self.path}: is no XML that can be read: {error}") from error
+        if root.find("track") is not None and root.find("image") is None:
+            raise InputError(
+                f"{self.path}: is in the format 'CVAT for video', whose frames are no image files; export the task as "
+                "'CVAT for images 1.1' or 'COCO 1.0', with images"
+            )
+        return root
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The classes in the order of the labels of the task or project, then others that shapes have."""
+        labels = [one for one in self.root.iterfind("meta/*/labels/label") if one.find("parent") is None]
+        used = [shape.get("label", "") for image in self.root.iterfind("image") for shape in image]
+        listed = [(one.findtext("name") or "").strip() for one in labels]
+        return [name for name in dict.fromkeys(listed + sorted(used)) if name]
+
+    @cached_property
+    def subsets(self) -> list[str]:
+        """The subsets of the images, empty where an image is in none."""
+        return list(dict.fromkeys(image.get("subset", "") for image in self.root.iterfind("image")))
+
+
+def find(folder: Path) -> dict[str, Source] | None:
+    """The subsets of ``annotations.xml``, or the folders called like splits that have one each.
+
+    The images are in ``images/SUBSET``, ``images``, ``SUBSET`` or the folder itself. A single subset without the name
+    of a split counts as ``train``.
+
+    Raises
+    ------
+    InputError
+        When the file is broken, or of the format "CVAT for video".
+    """
+    if _is_export(folder / "annotations.xml"):
+        return _sources(folder / "annotations.xml", folder)
+    below = [path for path in folders_in(folder) if canonical(path.name) in ("train", "val", "test")]
+    found = [path for path in below if _is_export(path / "annotations.xml")]
+    return by_split((path.name, _whole(path / "annotations.xml", path)) for path in found) or None
+
+
+def find_file(annotations: Path, images: Path | None) -> Source | None:
+    """The source of an ``annotations.xml`` of any name, with all of its subsets."""
+    return _whole(annotations, annotations.parent, images) if _is_export(annotations) else None
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a file looks like one of CVAT, as far as its beginning shows."""
+    if path.suffix.lower() != ".xml" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        beginning = file.read(4096)
+    return b"<annotations" in beginning and b"<annotation>" not in beginning
+
+
+def _sources(path: Path, folder: Path) -> dict[str, Source]:
+    export = Export(path)
+    subsets = [one for one in export.subsets if one] or [""]
+    if len(subsets) == 1:
+        name = canonical(subsets[0])
+        return {name if name in ("train", "val", "test") else "train": _whole(path, folder)}
+    return by_split(
+        (one, Source("CVAT", path, _images_of(export, folder, [one]), partial(read_cvat, export, [one])))
+        for one in export.subsets
+    )
+
+
+def _whole(path: Path, folder: Path, images: Path | None = None) -> Source:
+    """The source of a file that is read whole, whatever subsets it has."""
+    export = Export(path)
+    return Source(
+        "CVAT", path, images or _images_of(export, folder, export.subsets), partial(read_cvat, export, export.subsets)
+    )
+
+
+def _images_of(export: Export, folder: Path, subsets: Sequence[str]) -> Path:
+    wanted = [image.get("name", "") for image in export.root.iterfind("image") if image.get("subset", "") in subsets]
+    subset = subsets[0] if len(subsets) == 1 else ""
+    tried = [folder / "images" / subset, folder / "images", folder / subset, folder]
+    return folder_with(wanted[:: max(1, len(wanted) // NUM_PROBES)], tried) or folder
+
+
+def read_cvat(export: Export, subsets: Sequence[str]) -> Reading:
+    """Read the images of some subsets as a COCO document.
+
+    Boxes stay boxes; a rotated one becomes the box around it. Polygons, masks and ellipses become masks. Polygons and
+    masks of one label in one group are parts of one object. The attribute ``is_crowd`` makes a crowd, as in CVAT's own
+    export to COCO. Other shapes are left out, and occlusion and the order of layers are not used.
+
+    Returns
+    -------
+    Reading
+        The document, and what was left out of it.
+    """
+    draft = Draft(str(export.path), export.names)
+    for image in export.root.iterfind("image"):
+        name = image.get("name", "")
+        if image.get("subset", "") not in subsets:
+            continue
+        try:
+            height, width = map(int, _numbers(image, "height", "width"))
+        except (KeyError, ValueError):
+            height, width = 0, 0
+        if not name or min(height, width) < 1:
+            draft.report("warning", f"image {name or image.get('id')}", "has no name or no size: left out")
+            continue
+        image_id = draft.add_image(name, (height, width))
+        for one in _objects(image, (height, width), draft).values():
+            one.add_to(draft, image_id, (height, width))
+    return draft.document(), draft.findings
+
+
+@dataclass
+class _Object:
+    """A box, or outlines of one object that come as polygons and run lengths."""
+
+    label: int
+    is_crowd: bool
+    boxes: list[list[float]]
+    outlines: list[Any] = field(default_factory=list)
+
+    def add_to(self, draft: Draft, image_id: int, size: tuple[int, int]) -> None:
+        corners = [((x, y), (x + w, y + h)) for x, y, w, h in self.boxes]
+        box = box_around([corner for pair in corners for corner in pair])
+        segmentation: Any = self.outlines or None
+        if any(not isinstance(outline, list) for outline in self.outlines):
+            segmentation = merged(self.outlines, size)
+        draft.add(image_id, self.label, box, segmentation, is_crowd=self.is_crowd)
+
+
+def _objects(image: Element, size: tuple[int, int], draft: Draft) -> dict[Any, _Object]:
+    """The objects of an image, by group where they have one; reports shapes that are left out."""
+    found: dict[Any, _Object] = {}
+    for place, shape in enumerate(image):
+        record = f"image {image.get('name')} {shape.tag} {place + 1}"
+        if shape.tag == "tag":
+            draft.report("note", record, "is a tag of the whole image, which is not used")
+            continue
+        try:
+            outlined = _outline(shape, size)
+        except (KeyError, ValueError) as error:
+            draft.report("warning", record, "has coordinates that are missing or broken: left out", str(error))
+            continue
+        if outlined is None:
+            draft.report("warning", record, f"is of a kind that has no area, {shape.tag}: left out")
+            continue
+        if not shape.get("label"):
+            draft.report("warning", record, "has no label: left out")
+            continue
+        box, outline = outlined
+        if shape.tag == "box" and float(shape.get("rotation", 0)):
+            draft.report("note", record, "is a rotated box: read as the upright box around it")
+        attributes = {one.get("name"): (one.text or "").strip().lower() for one in shape.iterfind("attribute")}
+        is_crowd = attributes.get("is_crowd") in ("true", "1")
+        label = draft.names.index(shape.get("label", ""))
+        group = shape.get("group_id", "0")
+        key = (label, is_crowd, group) if outline is not None and group != "0" else place
+        if key in found:
+            draft.report("note", record, "is in a group with another of its label: read as parts of one object")
+        one = found.setdefault(key, _Object(label, is_crowd, []))
+        one.boxes.append(box)
+        one.outlines += [] if outline is None else [outline]
+    return found
+
+
+def _outline(shape: Element, size: tuple[int, int]) -> tuple[list[float], Any] | None:
+    """The box of a shape and its polygon or run lengths, if it has such; None where it is of a kind without an area.
+
+    Raises KeyError or ValueError when a number is missing or broken.
+    """
+    rotation = float(shape.get("rotation", 0))
+    if shape.tag == "box":
+        left, top, right, bottom = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        return box_around(rotated(corners, ((left + right) / 2, (top + bottom) / 2), rotation)), None
+    if shape.tag == "mask":
+        return _mask(shape, size)
+    points: Points
+    if shape.tag == "polygon":
+        pairs = [pair.split(",") for pair in shape.attrib["points"].split(";")]
+        points = [(float(x), float(y)) for x, y in pairs]
+        if len(points) < 3:
+            raise ValueError("a polygon has three corners or more")
+    elif shape.tag == "ellipse":
+        x, y, radius_x, radius_y = _numbers(shape, "cx", "cy", "rx", "ry")
+        points = ellipse((x, y), (radius_x, radius_y), rotation)
+    else:
+        return None
+    return box_around(points), flat(points)
+
+
+def _mask(shape: Element, size: tuple[int, int]) -> tuple[list[float], dict[str, Any]]:
+    """The box and the run lengths of a mask, whose own runs are row by row in a part of the image."""
+    left, top, width, height = map(int, _numbers(shape, "left", "top", "width", "height"))
+    runs = np.array([int(run) for run in shape.attrib["rle"].split(",")])
+    if min(left, top, *runs) < 0 or left + width > size[1] or top + height > size[0] or runs.sum() != width * height:
+        raise ValueError("the runs do not fill the rectangle, or this leaves the image")
+    bitmap = np.zeros(size, dtype=bool)
+    bitmap[top : top + height, left : left + width] = np.repeat(np.arange(len(runs)) % 2, runs).reshape(height, width)
+    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+    if not len(rows):
+        raise ValueError("the mask has no pixel")
+    box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+    return [float(value) for value in box], encode_bitmap(bitmap)
+
+
+def _numbers(element: Element, *names: str) -> list[float]:
+    """The numbers of attributes; KeyError or ValueError where one is missing or is none."""
+    values = [float(element.attrib[name]) for name in names]
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{values} are not finite")
+    return values

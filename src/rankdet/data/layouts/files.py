@@ -1,0 +1,43 @@
+"""Image files of folders, as formats need them that do not list images with their sizes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from rankdet.data.images import UnreadableImageError, header, is_file
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder and the folders in it, sorted; hidden ones are none."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        found += [Path(place, name) for name in names if is_image_name(name)]
+    return sorted(found)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name is that of an image: ``._a.jpg``, which macOS leaves in archives, is none."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def upright_size(path: Path) -> tuple[int, int] | str:
+    """(height, width) of an upright image, from its header, or what is wrong with the file."""
+    try:
+        return header(path).upright
+    except UnreadableImageError:
+        return "cannot be read as an image" if is_file(path) else "is missing"
+
+
+def common_folder(files: Iterable[Path]) -> Path:
+    """The innermost folder that all files lie in."""
+    return Path(os.path.commonpath([file.parent for file in files]))
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders directly in a folder, sorted; none where there is no such folder."""
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

@@ -1,0 +1,245 @@
+"""Pascal VOC: an XML file per image, with boxes whose first pixel is number 1.
+
+hotcoco's reader is not used: it knows no splits, numbers the classes of each folder anew, trusts ``<filename>`` more
+than the files that are there, refuses a set where it is missing, and leaves out polygons (hotcoco 1.3.0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from rankdet.data.images import is_file
+from rankdet.data.layouts.draft import Draft
+from rankdet.data.layouts.files import folders_in, is_image_name, upright_size
+from rankdet.data.layouts.source import Reading, Source, by_split, canonical
+from rankdet.structures import InputError
+
+SPLITS = ("train", "val", "test")
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+IMAGE_FOLDERS = ("jpegimages", "images", "imgs", "img")
+"""Names of folders beside ``Annotations``, in lower case."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The XML files of a split and the folder of its images.
+
+    is_listed
+        Whether a file of ``ImageSets/Main`` chooses among the images of the folder.
+    """
+
+    files: Sequence[Path]
+    images: Path
+    is_listed: bool = False
+
+    @cached_property
+    def names(self) -> dict[str, list[str]]:
+        """The image files of the folder by their names without suffixes."""
+        found: dict[str, list[str]] = {}
+        for path in sorted(self.images.iterdir()):
+            if is_image_name(path.name):
+                found.setdefault(path.stem, []).append(path.name)
+        return found
+
+
+@dataclass(frozen=True)
+class Folder:
+    """All splits of a data set, for their boxes and classes are numbered alike."""
+
+    path: Path
+    splits: Mapping[str, Split]
+
+    @cached_property
+    def roots(self) -> dict[Path, Element | None]:
+        """The content of each XML file; None where it is broken."""
+        return {path: _root(path) for split in self.splits.values() for path in split.files}
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The classes of all splits, so that they have the same numbers in each."""
+        roots = filter(None, self.roots.values())
+        return sorted({_text(one, "name") for root in roots for one in root.iterfind("object")} - {""})
+
+    @cached_property
+    def first_pixel(self) -> int:
+        """The number of the first pixel: 1, as VOC defines it, or 0 where some box begins before 1.
+
+        mmdetection, detectron2 and hotcoco subtract 1 in any case. Tools that count from 0 write a 0 as soon as an
+        object touches the border, which no file of VOC has.
+        """
+        boxes = (box for root in self.roots.values() if root is not None for box in root.iterfind("object/bndbox"))
+        starts = (corners[:2] for box in boxes if (corners := _numbers(box, SIDES)) is not None)
+        return 0 if any(min(start) < 1 for start in starts) else 1
+
+
+def find(folder: Path) -> dict[str, Source] | None:
+    """The splits of a folder of Pascal VOC.
+
+    These are ``ImageSets/Main/train.txt`` with ``Annotations`` and ``JPEGImages`` or ``images``, folders called like
+    splits with XML files (Roboflow), or a folder of XML files without a split, which counts as ``train``. A folder
+    ``VOCdevkit/VOC2012`` is entered.
+    """
+    years = [path for path in folders_in(folder / "VOCdevkit") if (path / "Annotations").is_dir()]
+    if len(years) == 1:
+        folder = years[0]
+    below = {canonical(path.name): path for path in folders_in(folder) if canonical(path.name) in SPLITS}
+    splits = {split: Split(files, _image_folder(path)) for split, path in below.items() if (files := _xml_files(path))}
+    if not splits:
+        files = _xml_files(folder)
+        splits = _image_sets(folder, files) if files else {}
+    found = Folder(folder, {split: splits[split] for split in SPLITS if split in splits})
+    return (
+        by_split(
+            (split, Source("Pascal VOC", folder, one.images, partial(read_voc, found, split)))
+            for split, one in found.splits.items()
+        )
+        or None
+    )
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    """The XML files of a folder and its folder of annotations, if they are of Pascal VOC."""
+    places = [folder, *(path for path in folders_in(folder) if path.name.lower() == "annotations")]
+    files = [path for place in places for path in sorted(place.glob("*.xml"))]
+    roots = filter(None, map(_root, files[:3]))  # one of them broken must not hide the others
+    return files if any(root.tag == "annotation" for root in roots) else []
+
+
+def _root(path: Path) -> Element | None:
+    try:
+        return ElementTree.fromstring(path.read_bytes())
+    except (OSError, ValueError, LookupError, ElementTree.ParseError):
+        return None
+
+
+def _image_folder(folder: Path) -> Path:
+    """The folder of images that belongs to XML files in a folder or beside it."""
+    beside = [path for path in folders_in(folder) if path.name.lower() in IMAGE_FOLDERS]
+    inside = [path for path in folders_in(folder) if path.name.lower() == "annotations"]
+    has_images = (path for path in (*beside, folder, *inside) if any(is_image_name(one.name) for one in path.iterdir()))
+    return next(has_images, folder)
+
+
+def _image_sets(folder: Path, files: Sequence[Path]) -> dict[str, Split]:
+    """The splits that ``ImageSets/Main`` lists; all files are of ``train`` where it lists none."""
+    images = _image_folder(folder)
+    by_stem = {path.stem: path for path in files}
+    lists = {canonical(path.stem): path for path in sorted(folder.glob("ImageSets/Main/*.txt"))}
+    if "train" not in lists and "trainval" in lists:
+        lists["train"] = lists["trainval"]
+    splits = {}
+    for split in SPLITS:
+        if split in lists:
+            # Behind a name may stand 1, 0 or -1, as in the lists of single classes.
+            stems = [line.split()[0] for line in _lines(lists[split]) if line.strip()]
+            listed = [by_stem.get(stem, files[0].parent / f"{stem}.xml") for stem in dict.fromkeys(stems)]
+            splits[split] = Split(listed, images, is_listed=True)
+    return splits or {"train": Split(files, images)}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is no text file that can be read: {error}") from error
+
+
+def read_voc(folder: Folder, name: str) -> Reading:
+    """Read a split as a COCO document.
+
+    A box of VOC has the numbers of its first and last pixel, from 1 on: it goes from xmin - 1 to xmax. Where a set
+    counts from 0, its numbers are taken for coordinates, and nothing is subtracted.
+    Objects that are marked as difficult become crowds: neither learned from nor counted as missed, as VOC means it.
+    Polygons become masks. Parts of objects, pose and truncation are not used.
+
+    Returns
+    -------
+    Reading
+        The document, and what was left out of it.
+    """
+    split, draft = folder.splits[name], Draft(str(folder.path), folder.names)
+    if folder.first_pixel == 0:
+        draft.report("note", "", "has boxes that begin at 0: coordinates are taken from 0 on, where VOC counts from 1")
+    taken = set()
+    for path in split.files:
+        record = f"{path.parent.name}/{path.name}"
+        root = folder.roots[path]
+        if root is None:
+            problem = "is no XML that can be read: left out" if is_file(path) else "is missing: left out"
+            draft.report("warning", record, problem)
+            continue
+        image = _image_name(root, path, split)
+        taken.add(image)
+        size = _size(root) or upright_size(split.images / image)
+        if isinstance(size, str):
+            draft.report("warning", record, f"has no size, and its image {size}: left out", image)
+            continue
+        image_id = draft.add_image(image, size)
+        for place, one in enumerate(root.iterfind("object")):
+            _add(draft, image_id, one, f"{record} object {place + 1}", folder.first_pixel)
+    if not split.is_listed:
+        for image in sorted({name for names in split.names.values() for name in names} - taken):
+            draft.report("warning", f"image {image}", "has no XML file: left out")
+    if (folder.path / "SegmentationObject").is_dir():
+        draft.report("note", "SegmentationObject", "has masks, which are not read")
+    return draft.document(), draft.findings
+
+
+def _image_name(root: Element, path: Path, split: Split) -> str:
+    """The image file of an XML file: one called like it, or one that it names; what it names where neither is there."""
+    named = PurePosixPath(_text(root, "filename").replace("\\", "/")).name
+    candidates = split.names.get(path.stem, []) or split.names.get(PurePosixPath(named).stem, [])
+    if candidates and named not in candidates:
+        return candidates[0]
+    return named or f"{path.stem}.jpg"
+
+
+def _size(root: Element) -> tuple[int, int] | None:
+    """(height, width) that an XML file states, if it does: some tools write 0."""
+    size = root.find("size")
+    sides = None if size is None else _numbers(size, ("height", "width"))
+    return (int(sides[0]), int(sides[1])) if sides is not None and min(sides) >= 1 else None
+
+
+def _add(draft: Draft, image_id: int, one: Element, record: str, first_pixel: int) -> None:
+    """Add an object, or report why it is left out."""
+    name, bndbox, polygon = _text(one, "name"), one.find("bndbox"), one.find("polygon")
+    if not name:
+        draft.report("warning", record, "has no name: left out")
+        return
+    corners = None if bndbox is None else _numbers(bndbox, SIDES)
+    if corners is None:
+        draft.report("warning", record, "has no bndbox of four numbers: left out")
+        return
+    left, top = corners[0] - first_pixel, corners[1] - first_pixel
+    is_difficult = _text(one, "difficult") == "1"
+    if is_difficult:
+        draft.report("note", record, "is marked as difficult: neither learned from nor counted as missed")
+    box = [left, top, corners[2] - left, corners[3] - top]
+    outline = None if polygon is None else _outline(polygon)
+    draft.add(image_id, draft.names.index(name), box, None if outline is None else [outline], is_crowd=is_difficult)
+
+
+def _outline(polygon: Element) -> list[float] | None:
+    """The corners of a polygon as Roboflow writes it, ``x1``, ``y1``, ``x2``, …; None where they are fewer than 3."""
+    values = _numbers(polygon, [f"{axis}{place + 1}" for place in range(len(polygon) // 2) for axis in "xy"])
+    return list(values) if values is not None and len(values) >= 6 else None
+
+
+def _numbers(element: Element, names: Sequence[str]) -> tuple[float, ...] | None:
+    """The numbers in elements of these names; None where one is missing or is none."""
+    try:
+        values = tuple(float(_text(element, name)) for name in names)
+    except ValueError:
+        return None
+    return values if all(map(math.isfinite, values)) else None
+
+
+def _text(element: Element, name: str) -> str:
+    return (element.findtext(name) or "").strip()
