@@ -53,7 +53,7 @@ OUTSIDE = {
     "backbones": {"safetensors", "timm", "torch", "torchvision"},
     "coco": {"hotcoco", "numpy"},
     "metrics": {"hotcoco", "numpy", "torch"},
-    "data": {"PIL", "numpy", "rich", "torch", "torchvision"},
+    "data": {"PIL", "numpy", "rich", "torch", "torchvision", "yaml"},
     "report": {"jinja2", "matplotlib", "numpy", "torch"},
     "recipes": {"pydantic", "torch", "yaml"},
     "reproduce": {"pydantic", "rich", "yaml"},
