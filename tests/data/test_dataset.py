@@ -229,14 +229,16 @@ def test_unreadable_image_is_replaced_by_the_next_of_its_aspect_group(folder):
     (folder.images / "12.png").unlink()
     sample = folder.dataset(skip_unreadable=True)[SampleKey(0, 0)]
     assert sample.source.image_id == 13  # 11 is portrait, 12 is missing
-    assert sample.skipped == (str(folder.images / "10.png"), str(folder.images / "12.png"))
+    first, second = sample.skipped
+    assert first.startswith(f"{folder.images / '10.png'}: the image cannot be decoded")
+    assert second == f"{folder.images / '12.png'}: the image is missing"
     assert sample.target.labels.tolist() == []
 
 
 def test_nothing_readable_stops_even_when_skipping(folder):
     for path in folder.images.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"none of 3 images can be decoded, the first is .*10\.png"):
+    with pytest.raises(InputError, match=r"none of 3 images of .* can be read, the first: .*10\.png"):
         folder.dataset(skip_unreadable=True)[SampleKey(0, 0)]
 
 

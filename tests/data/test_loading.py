@@ -1,11 +1,14 @@
 """Batches and loaders."""
 
+import itertools
 from itertools import islice
 
 import pytest
 import torch
+from PIL import Image
 
 from rankdet.data import (
+    FixedSize,
     GroupedBatchSampler,
     KeepRatio,
     SampleKey,
@@ -14,6 +17,7 @@ from rankdet.data import (
     build_training_loader,
     collate,
 )
+from rankdet.data.loading import padded_size
 from rankdet.structures import InputError
 
 
@@ -47,8 +51,9 @@ def test_batch_names_the_files_that_its_images_stand_in_for(folder):
     dataset = folder.dataset(skip_unreadable=True)
     sampler = [[SampleKey(0, 0), SampleKey(1, 0)], [SampleKey(2, 0)]]
     batches = list(islice(build_training_loader(dataset, sampler, workers=1, pin_memory=True), 2))
-    assert batches[0].skipped == (str(folder.images / "10.png"), str(folder.images / "12.png"))
-    assert batches[1].to("cpu").skipped == (str(folder.images / "12.png"),)
+    missing = f"{folder.images / '12.png'}: the image is missing"
+    assert batches[0].skipped[0].startswith(f"{folder.images / '10.png'}: the image cannot be decoded")
+    assert batches[0].skipped[1:] == batches[1].to("cpu").skipped == (missing,)
     assert [source.image_id for source in batches[0].sources] == [13, 11]
 
 
@@ -73,11 +78,51 @@ def test_loader_leaves_the_global_random_state_alone(folder):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_test_loader_gives_every_image_once_in_the_order_of_the_file(folder):
-    loader = build_test_loader(folder.dataset(), batch_size=3, workers=1)
-    assert len(loader) == 2
+def test_test_loader_gives_every_image_once_in_batches_of_one_padded_size(folder):
+    loader = build_test_loader(folder.dataset(), batch_size=2, workers=1)
+    assert len(loader) == 3
     for _ in range(2):  # the workers stay
-        assert [source.image_id for batch in loader for source in batch.sources] == [10, 11, 12, 13]
+        # 12 is wider than the others, and 64 × 48 pixels are padded as 48 × 64 are.
+        assert [[source.image_id for source in batch.sources] for batch in loader] == [[10, 11], [12], [13]]
+        assert [tuple(batch.images.pixels.shape[2:]) for batch in loader] == [(64, 64), (64, 96), (64, 64)]
+
+
+@pytest.mark.parametrize("resize", [None, KeepRatio(100, (40,)), KeepRatio(400, (300,)), FixedSize(50, 70)])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_no_image_of_a_test_batch_is_padded_for_another(folder, resize, batch_size, world_size):
+    for image_id, size in enumerate(itertools.product((30, 64, 65, 200), (20, 64, 90)), start=20):
+        folder.add_image(image_id, *size)
+    dataset, found = folder.dataset(Transforms(resize)), []
+    for rank in range(world_size):
+        loader = build_test_loader(dataset, batch_size, workers=0, rank=rank, world_size=world_size)
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        for batch in batches:
+            assert 1 <= len(batch.images) <= batch_size
+            assert {padded_size([size]) for size in batch.images.sizes} == {tuple(batch.images.pixels.shape[2:])}
+            found += [source.image_id for source in batch.sources]
+        assert len(found[-len(dataset) :]) >= len(dataset) // world_size
+    assert sorted(found) == dataset.image_ids.tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda path: path.unlink(), "the image is missing"),
+        (lambda path: path.write_bytes(b""), "the image cannot be decoded"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-60]), "the image cannot be decoded"),
+        (lambda path: Image.new("RGB", (9, 9)).save(path), "the image is 9 × 9 pixels, its annotations say 80 × 40"),
+        (lambda path: Image.new("F", (80, 40)).save(path, "tiff"), "the image has 32 bits"),
+    ],
+)
+def test_a_test_batch_tells_of_an_image_that_cannot_be_read(folder, workers, harm, reason):
+    harm(folder.images / "12.png")  # which is alone in its batch
+    batches = list(build_test_loader(folder.dataset(), batch_size=2, workers=workers, pin_memory=True))
+    assert [len(batch.images) for batch in batches] == [2, 0, 1]
+    [told] = [reason for batch in batches for reason in batch.skipped]
+    assert told.startswith(f"{folder.images / '12.png'}: {reason}")
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
@@ -101,7 +146,7 @@ def test_test_loader_refuses_to_skip_images(folder):
 def test_message_is_one_line_also_from_a_worker(folder, workers):
     (folder.images / "12.png").unlink()
     with pytest.raises(InputError) as caught:
-        list(build_test_loader(folder.dataset(), workers=workers))
+        list(build_training_loader(folder.dataset(), [[SampleKey(0, 0)], [SampleKey(2, 0)]], workers=workers))
     assert str(caught.value) == f"{folder.images / '12.png'}: the image is missing"
 
 

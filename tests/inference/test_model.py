@@ -109,7 +109,7 @@ def test_a_list_of_mixed_sizes_gives_what_each_image_gives_alone(atss: Model):
         torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
 
 
-def test_a_batch_holds_images_of_one_size_only():
+def test_a_batch_holds_images_of_one_padded_size_only():
     class Noting(Bright):
         seen: list[Images]
 
@@ -119,10 +119,10 @@ def test_a_batch_holds_images_of_one_size_only():
 
     network = Noting()
     network.seen = []
-    images = [marked(*size) for size in [(20, 30), (30, 20), (20, 30), (20, 30), (30, 20)]]
+    images = [marked(*size) for size in [(20, 30), (40, 20), (20, 30), (30, 20), (40, 20)]]
     found = Model(network, CLASSES).detect(images, batch_size=2)
     assert [detections.size for detections in found] == [image.shape[:2] for image in images]
-    assert sorted(batch.sizes for batch in network.seen) == [((20, 30),), ((20, 30),) * 2, ((30, 20),) * 2]
+    assert sorted(batch.sizes for batch in network.seen) == [((20, 30),) * 2, ((30, 20),), ((40, 20),) * 2]
 
 
 def test_detecting_leaves_mode_gradients_and_random_numbers_alone(atss: Model):

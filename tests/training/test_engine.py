@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from rankdet.recipes import Recipe, dump
@@ -206,26 +207,79 @@ def test_finished_run_resumes_to_nothing(whole: Path):
     assert "going on at iteration 12" in text
 
 
-def test_broken_validation_image_loses_no_training_and_resuming_evaluates(
-    tiny: Load, shapes_folder: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:60]),
+        lambda path: path.write_text("no image"),
+        lambda path: Image.new("RGB", (9, 9)).save(path),
+    ],
+)
+def test_a_validation_image_that_cannot_be_read_counts_as_one_without_detections(
+    harm: Callable[[Path], None], tiny: Load, shapes_folder: Path, tmp_path: Path
 ):
     folder = tmp_path / "data"
     shutil.copytree(shapes_folder, folder)
-    image = min((folder / "images" / "val").iterdir())
-    sound = image.read_bytes()
-    image.write_bytes(sound[:60])
-    recipe = tiny(f"data.folder={folder}", "evaluation.at_end=true", "schedule.iterations=2")
-    for resume in (False, True):
-        with pytest.raises(InputError, match=rf"{image.name}: the image cannot be decoded"):
-            run(recipe, tmp_path / "run", resume)
-        assert load_checkpoint(Run(tmp_path / "run").checkpoint(2))["thresholds"] is None
-    image.write_bytes(sound)
-    outcome, _ = run(recipe, tmp_path / "run", resume=True)
-    assert "AP" in outcome.metrics
-    assert len(load_checkpoint(Run(tmp_path / "run").checkpoint(2))["thresholds"]) == 5
-    again, _ = run(recipe, tmp_path / "run", resume=True)
-    assert again.metrics == json.loads(Run(tmp_path / "run").evaluation.read_text())  # nothing is missing any more
-    assert [record["kind"] for record in records(tmp_path / "run")] == ["train", "evaluation"]
+    for image in sorted((folder / "images" / "val").iterdir())[1:3]:
+        harm(image)
+    recipe = tiny(f"data.folder={folder}", "evaluation.at_end=true", "schedule.iterations=2", "evaluation.every=1")
+    outcome, text = run(recipe, tmp_path / "run")
+    assert outcome.metrics["images_unreadable"] == 2
+    assert text.count("2 records: an image cannot be read and counts as one without detections") == 1
+    assert [row["metrics"]["images_unreadable"] for row in records(tmp_path / "run") if "metrics" in row] == [2, 2]
+    assert json.loads(Run(tmp_path / "run").evaluation.read_text())["images_unreadable"] == 2
+
+
+def test_where_no_validation_image_can_be_read_training_does_not_start(tiny: Load, shapes_folder: Path, tmp_path: Path):
+    folder = tmp_path / "data"
+    shutil.copytree(shapes_folder, folder)
+    first = min((folder / "images" / "val").iterdir())
+    for image in (folder / "images" / "val").iterdir():
+        image.write_bytes(b"")
+    with pytest.raises(InputError, match=rf"none of 6 images of .*val can be read, the first: .*{first.name}: "):
+        run(tiny(f"data.folder={folder}", "evaluation.at_end=true"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Losing:
+    """Takes the validation images away while the training runs."""
+
+    def __init__(self, images: Path) -> None:
+        self.images = images
+
+    def on_log(self, record: dict) -> None:
+        if self.images.exists():
+            self.images.rename(self.images.with_name("elsewhere"))
+
+    def on_evaluation(self, record: dict) -> None: ...
+
+    def on_end(self, run: TrainedRun) -> None: ...
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_an_evaluation_that_fails_loses_no_training_and_resuming_evaluates(
+    every: int, tiny: Load, shapes_folder: Path, tmp_path: Path
+):
+    folder = tmp_path / "data"
+    shutil.copytree(shapes_folder, folder)
+    images = folder / "images" / "val"
+    changes = (f"data.folder={folder}", "schedule.iterations=4", f"evaluation.every={every}")
+    recipe = tiny(*changes, "runtime.checkpoint_interval=100", "runtime.log_interval=1")
+    with pytest.raises(InputError, match="none of 6 images"):
+        train(recipe, out=tmp_path / "run", callbacks=[Losing(images)], console=Console(quiet=True))
+    assert load_checkpoint(Run(tmp_path / "run").checkpoint(every))["thresholds"] is None
+    images.with_name("elsewhere").rename(images)
+    run(recipe, tmp_path / "run", resume=True)
+    evaluated = [row["iteration"] for row in records(tmp_path / "run") if row["kind"] == "evaluation"]
+    assert evaluated == list(range(every, 5, every))
+    trained = [row for row in records(tmp_path / "run") if row["kind"] == "train"]
+    assert [row["iteration"] for row in trained] == [1, 2, 3, 4]
+    run(recipe, tmp_path / "whole")
+    assert [row for row in records(tmp_path / "whole") if row["kind"] == "train"] == trained
+    states = [clean(Run(tmp_path / name).checkpoint(4)) for name in ("run", "whole")]
+    assert equal(states[0]["detector"], states[1]["detector"])
 
 
 def test_resuming_takes_the_recipe_of_the_checkpoint_and_names_what_differs(tiny: Load, tmp_path: Path):
@@ -282,7 +336,7 @@ def test_unreadable_image_is_skipped_and_counted_where_asked(tiny: Load, shapes_
         f"data.folder={folder}", "data.skip_unreadable=true", "schedule.iterations=12", "runtime.log_interval=12"
     )
     _, text = run(recipe, tmp_path / "run")
-    assert f"skipped {image}: it cannot be read" in text
+    assert text.count(f"skipped {image}: the image cannot be decoded") == 1
     assert [record["skipped_images"] for record in records(tmp_path / "run")] == [1]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rankdet.coco import Finding, GroundTruth, raise_errors
-from rankdet.data.images import UnreadableImageError, read_image
+from rankdet.data.images import UnreadableImageError, header, read_image
 from rankdet.data.layouts import find_source
 from rankdet.data.masks import outline, rasterize
 from rankdet.data.sampling import SampleKey, repeat_factors
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
     target: Target
     source: Source
     skipped: tuple[str, ...] = ()
-    """Files that could not be decoded, in whose place this image was taken."""
+    """Why files could not be read in whose place this image was taken, each named."""
 
 
 class CocoDataset(Dataset[Sample]):
@@ -66,7 +66,7 @@ class CocoDataset(Dataset[Sample]):
         Images with a side below this many pixels are left out. None: 32 where ``keep_empty`` is False (the rule of
         COCO training), 0 elsewhere.
     skip_unreadable
-        Take the next image of the same aspect group in place of one that cannot be decoded; ``Sample.skipped`` names
+        Take the next image of the same aspect group in place of one that cannot be read; ``Sample.skipped`` names
         the file. For training only.
     min_object
         Objects whose box is not wider and higher than this, in pixels of the file, are left out. Where ``keep_empty``
@@ -196,6 +196,25 @@ class CocoDataset(Dataset[Sample]):
         height, width = self.ground_truth.sizes[self._images[index]].tolist()
         return height, width
 
+    def prepared_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of an image in pixels as it enters a batch, where nothing about that is random."""
+        resize = self.transforms.resize
+        return self.size(index) if resize is None else resize.size(self.size(index))
+
+    def check_readable(self) -> None:
+        """Raise InputError where no image file can be read and has the annotated size; only headers are looked at."""
+        if self._read_pixels is not None:
+            return
+        reason = ""
+        for index in range(len(self)):
+            try:
+                header(self.path(index)).check_size(self.size(index), self.path(index))
+            except InputError as error:
+                reason = reason or str(error)
+            else:
+                return
+        raise InputError(f"none of {len(self)} images of {self.images} can be read, the first: {reason}")
+
     def __getitem__(self, key: SampleKey) -> Sample:
         index, pixels, skipped = self._read(key)
         objects = self._objects[self._ends[index] : self._ends[index + 1]]
@@ -225,9 +244,9 @@ class CocoDataset(Dataset[Sample]):
             path = self.path(candidate)
             try:  # an image of a wrong size is a mistake of the annotations: it is never skipped
                 return candidate, read_image(path, self.size(candidate)), tuple(skipped)
-            except UnreadableImageError:
-                skipped.append(str(path))
-        raise InputError(f"{self.images}: none of {len(skipped)} images can be decoded, the first is {skipped[0]}")
+            except UnreadableImageError as error:
+                skipped.append(str(error))
+        raise InputError(f"none of {len(skipped)} images of {self.images} can be read, the first: {skipped[0]}")
 
     def _target(self, objects: NDArray[np.int64], boxes: Tensor, placement: Placement) -> Target:
         placed = placement.boxes(boxes)

@@ -85,6 +85,14 @@ class Header(NamedTuple):
         """
         return self.orientation != 1 and size in (None, self.upright)
 
+    def check_size(self, size: tuple[int, int], path: Path) -> None:
+        """Raise InputError that names the file unless the image has the annotated ``size`` in one of its two forms."""
+        if size not in (self.stored, self.upright):
+            height, width = self.upright
+            raise InputError(
+                f"{path}: the image is {width} × {height} pixels, its annotations say {size[1]} × {size[0]}"
+            )
+
     def doubt(self, size: tuple[int, int]) -> str:
         """Why it is uncertain which way the boxes of an image lie, in words, or "".
 
@@ -145,9 +153,7 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
         When the image has another size.
     """
     pixels = decode(path, size)
-    height, width = pixels.shape[1:]
-    if (height, width) != size:
-        raise InputError(f"{path}: the image is {width} × {height} pixels, its annotations say {size[1]} × {size[0]}")
+    Header((pixels.shape[1], pixels.shape[2])).check_size(size, path)
     return pixels
 
 

@@ -5,14 +5,52 @@ Legend: B images of a batch.
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rankdet.data.dataset import CocoDataset, Sample
 from rankdet.data.sampling import GroupedBatchSampler, SampleKey
 from rankdet.structures import Batch, Images, InputError
+
+Item = TypeVar("Item")
+
+
+def padded_size(sizes: Sequence[tuple[int, int]], divisor: int = 32) -> tuple[int, int]:
+    """(height, width) of a batch of images of these sizes: multiples of ``divisor``, in pixels.
+
+    Examples
+    --------
+    >>> padded_size([(40, 60), (64, 10)]), padded_size([])
+    ((64, 64), (0, 0))
+    """
+    height, width = (max(sides, default=0) for sides in ([size[axis] for size in sizes] for axis in (0, 1)))
+    return math.ceil(height / divisor) * divisor, math.ceil(width / divisor) * divisor
+
+
+def batches_of_one_shape(
+    items: Iterable[Item], shape: Callable[[Item], Hashable], batch_size: int
+) -> Iterator[list[Item]]:
+    """Groups of at most ``batch_size`` items of one shape; few items are held at a time.
+
+    Detection and evaluation batch images by it, so that none is padded for another. A normalization over a group of
+    channels sees the padding, and an image would have other detections beside a larger one than alone.
+
+    Examples
+    --------
+    >>> list(batches_of_one_shape("aBcDEfg", str.isupper, 2))
+    [['a', 'c'], ['B', 'D'], ['f', 'g'], ['E']]
+    """
+    waiting: dict[Hashable, list[Item]] = {}
+    for item in items:
+        group = waiting.setdefault(shape(item), [])
+        group.append(item)
+        if len(group) == batch_size:
+            yield waiting.pop(shape(item))
+    yield from waiting.values()
 
 
 def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
@@ -21,7 +59,7 @@ def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
     Height and width of the batch are multiples of ``divisor``, in pixels.
     """
     sizes = tuple((sample.image.shape[1], sample.image.shape[2]) for sample in samples)
-    height, width = (math.ceil(max(sides) / divisor) * divisor for sides in zip(*sizes, strict=True))
+    height, width = padded_size(sizes, divisor)
     pixels = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     for place, sample in enumerate(samples):
         pixels[place, :, : sizes[place][0], : sizes[place][1]] = sample.image
@@ -29,7 +67,7 @@ def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
         Images(pixels, sizes),
         tuple(sample.target for sample in samples),
         tuple(sample.source for sample in samples),
-        tuple(path for sample in samples for path in sample.skipped),
+        tuple(reason for sample in samples for reason in sample.skipped),
     )
 
 
@@ -52,10 +90,14 @@ def build_test_loader(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """The loader of all images in the order of the file; every process has its share, nothing is repeated.
+    """The loader of all images, each batch of images of one padded size; every process has its share, each image once.
 
-    The last batch may have fewer images. ``rank`` and ``world_size`` are this process and the number of processes. For
-    ``workers`` and ``pin_memory`` see `build_training_loader`.
+    Images are padded as alone, so that a batch changes no detection. Batches are in the order of the file otherwise;
+    the last of each size may have fewer images. An image that cannot be read, or is of another size than its
+    annotations say, is not in its batch, but in ``Batch.skipped``; a batch may have no image at all.
+
+    ``rank`` and ``world_size`` are this process and the number of processes. For ``workers`` and ``pin_memory`` see
+    `build_training_loader`.
 
     Raises
     ------
@@ -66,31 +108,51 @@ def build_test_loader(
         raise ValueError("skip_unreadable puts one image in the place of another: it is for training only")
     if batch_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"{batch_size=}, {rank=}, {world_size=}: a number is out of its range")
-    return _loader(dataset, _InOrder(len(dataset), batch_size, rank, world_size), workers, pin_memory)
+    own = range(rank, len(dataset), world_size)
+    batches = batches_of_one_shape(own, lambda index: padded_size([dataset.prepared_size(index)]), batch_size)
+    return _loader(_Readable(dataset), _Fixed(list(batches)), workers, pin_memory)
 
 
-class _InOrder(Sampler[list[SampleKey]]):
-    """Every ``world_size``-th image from ``rank`` on, in batches."""
+class _Fixed(Sampler[list[SampleKey]]):
+    """The same batches each time."""
 
-    def __init__(self, num_images: int, batch_size: int, rank: int, world_size: int) -> None:
-        self._indices, self._batch_size = range(rank, num_images, world_size), batch_size
+    def __init__(self, batches: Sequence[Sequence[int]]) -> None:
+        self._batches = batches
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        for first in range(0, len(self._indices), self._batch_size):
-            yield [SampleKey(index, 0) for index in self._indices[first : first + self._batch_size]]
+        for batch in self._batches:
+            yield [SampleKey(index, 0) for index in batch]
 
     def __len__(self) -> int:
-        return math.ceil(len(self._indices) / self._batch_size)
+        return len(self._batches)
+
+
+class _Readable(Dataset[Sample | str]):
+    """A data set with the reason in place of an image that cannot be read."""
+
+    def __init__(self, dataset: CocoDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, key: SampleKey) -> Sample | str:
+        try:
+            return self._dataset[key]
+        except InputError as error:
+            return str(error)
+
+
+def _collate_readable(samples: Sequence[Sample | str]) -> Batch:
+    batch = collate([sample for sample in samples if not isinstance(sample, str)])
+    return replace(batch, skipped=(*batch.skipped, *(sample for sample in samples if isinstance(sample, str))))
 
 
 def _loader(
-    dataset: CocoDataset, sampler: Sampler[list[SampleKey]], workers: int, pin_memory: bool
+    dataset: Dataset[Any], sampler: Sampler[list[SampleKey]], workers: int, pin_memory: bool
 ) -> DataLoader[Batch]:
     return _Loader(
-        dataset,  # type: ignore[arg-type]  # torch's annotation takes samples and batches for one type
+        dataset,  # torch's annotation takes samples and batches for one type
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_collate_readable,
         # Asking for pinned memory without an accelerator is a warning of torch.
         pin_memory=pin_memory and torch.cuda.is_available(),
         worker_init_fn=_start_worker if workers else None,
@@ -108,7 +170,8 @@ class _Loader(DataLoader[Batch]):
             yield from super().__iter__()
         except InputError as error:
             # Torch puts the traceback of the worker in front of the message.
-            raise InputError(str(error).rsplit("InputError: ", maxsplit=1)[-1].strip()) from error
+            kind = type(error)
+            raise kind(str(error).rsplit(f"{kind.__name__}: ", maxsplit=1)[-1].strip()) from error
 
 
 def _start_worker(worker: int) -> None:

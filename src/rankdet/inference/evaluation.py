@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rankdet.coco import GroundTruthSource, Results, ResultsSource, grouped
+from rankdet.coco import Finding, GroundTruthSource, Results, ResultsSource, grouped
 from rankdet.data import CocoDataset, build_test_loader
 from rankdet.data.own import MapDataset, from_map_dataset
 from rankdet.inference.loading import build_losses, load
@@ -31,7 +31,8 @@ class Evaluation(NamedTuple):
 
     metrics
         The numbers of `rankdet.metrics.evaluate`, of boxes. From a network that finds masks, those of the masks are
-        the entry ``masks``.
+        the entry ``masks``. The entry ``images_unreadable`` counts images whose file is missing, broken or of another
+        size; they are measured as images without detections.
     detections
         COCO results, ordered by image.
     """
@@ -85,12 +86,13 @@ def evaluate(
     -------
     dict
         See `rankdet.metrics.evaluate`. The numbers of the masks of a model are its entry ``masks``, those of the
-        ranking its entry ``ranking``.
+        ranking its entry ``ranking``. Its entry ``images_unreadable`` counts images that could not be read, which
+        its entry ``findings`` names; they are measured as images without detections.
 
     Raises
     ------
     InputError
-        When something is missing or broken, or the categories of model and data differ.
+        When something is missing or broken, no image can be read, or the categories of model and data differ.
     """
     folder = None if out is None else Path(out)
     if isinstance(found, str | PathLike) and (Path(found).is_dir() or Path(found).suffix == ".pt"):
@@ -135,25 +137,39 @@ def evaluate_model(
 
     The data set prepares the images as the model does; where the model finds masks, it has read those of the objects.
     The processes of ``world`` share the images, ``batch_size`` per batch, each with ``workers`` that read them; without
-    ``world`` this process is alone. All processes but the main one get None. Raises InputError when an image cannot be
-    read by any process, and leaves no process waiting.
+    ``world`` this process is alone. All processes but the main one get None. Images that cannot be read are measured as
+    images without detections. Raises InputError when that is all of them, and leaves no process waiting.
     """
     world = world or World.alone(model.device)
-    loader = build_test_loader(dataset, batch_size, workers, rank=world.rank, world_size=world.size)
     own: list[Results] = []
+    reasons: list[str] = []
     with model.evaluating(), world.together():
-        for batch in loader:
+        dataset.check_readable()
+        for batch in build_test_loader(dataset, batch_size, workers, rank=world.rank, world_size=world.size):
+            reasons += batch.skipped
+            if not len(batch.images):
+                continue
             for source, detection in zip(batch.sources, model.detect_batch(batch), strict=True):
                 own.append(Results.of_image(source, detection, dataset.category_ids))
-    gathered = world.gather(Results.joined(own))
-    if not world.is_main:
-        return None
-    found = Results.joined(gathered)
+    gathered = world.gather((Results.joined(own), reasons))
+    with world.together():  # where measuring fails, no process is left waiting
+        return _measured(model, dataset, gathered) if world.is_main else None
+    return None
+
+
+def _measured(model: Model, dataset: CocoDataset, gathered: Sequence[tuple[Results, list[str]]]) -> Evaluation:
+    """The evaluation of what each process has found, and of why it could not read images."""
     truth, cap = dataset.ground_truth, model.max_detections
+    found = Results.joined(results for results, _ in gathered)
+    problem = "an image cannot be read and counts as one without detections"
+    unreadable = [Finding("warning", str(truth), "", problem, reason) for _, reasons in gathered for reason in reasons]
+    if len(unreadable) == len(dataset):
+        raise InputError(f"none of {len(dataset)} images of {dataset.images} can be read: {unreadable[0].detail}")
     metrics: dict[str, Any] = {**measure(truth, found, max_detections=cap)}
     if not metrics["findings"]:  # a detector has one cap for all classes of an image
         raise_cap = f"{RAISE_CAP}, detector.testing.per_image={{0}} lets the detector find as many"
         metrics["findings"] = grouped(cap_findings(truth, cap, of_each_class=False, remedy=raise_cap))
+    metrics |= {"findings": grouped(unreadable) + metrics["findings"], "images_unreadable": len(unreadable)}
     if found.masks is not None:
         # Without boxes, for the evaluator would take the sizes of the detections from these.
         masks = replace(found, boxes=None)
@@ -195,7 +211,7 @@ def evaluate_on_folder(
             # The loss ranks over a batch, so batches have the size of training.
             batches = build_test_loader(dataset, recipe.data.batch_size, recipe.data.workers)
             losses = build_losses(recipe, model.device, max(1, len(batches)))
-            metrics["ranking"] = ranking_quality(model, losses, batches)
+            metrics["ranking"] = ranking_quality(model, losses, (batch for batch in batches if len(batch.images)))
         if out is not None:
             evaluation.write(out)
         return metrics

@@ -6,7 +6,7 @@ Legend: B images of a batch, C classes, D detections of an image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rankdet.data import Sample, Transforms, collate
+from rankdet.data.loading import batches_of_one_shape, padded_size
 from rankdet.data.pixels import ImageLike, to_pixels
 from rankdet.inference.detections import Detections
 from rankdet.structures import Batch, Candidates, Detection, Images, InputError, Source, Target
@@ -147,8 +148,8 @@ class Model:
             A path, a PIL image of any mode, an array (H, W, 3) or a tensor (3, H, W); uint8, or floating point from 0
             to 1. Files and PIL images are turned upright as their EXIF orientation says. Or a list of these.
         batch_size
-            Images per pass through the network. Only images of one size after resizing share a batch, so none is
-            padded for another, and each gives what it gives alone, up to rounding.
+            Images per pass through the network. Only images of one size after resizing and padding share a batch, so
+            none is padded for another, and each gives what it gives alone, up to rounding.
 
         Returns
         -------
@@ -169,7 +170,8 @@ class Model:
             raise InputError(f"{batch_size=} must be at least 1")
         found: list[Detections | None] = [None] * len(images)
         with self.evaluating():
-            for samples in _batches_of_one_size(map(self._sample, images, range(len(images))), batch_size):
+            samples_of_all = map(self._sample, images, range(len(images)))
+            for samples in batches_of_one_shape(samples_of_all, _padded_size, batch_size):
                 batch = collate(samples)
                 for source, detection in zip(batch.sources, self.detect_batch(batch), strict=True):
                     found[source.image_id] = Detections(
@@ -227,15 +229,8 @@ class Model:
                 )
 
 
-def _batches_of_one_size(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]]:
-    """Groups of at most ``batch_size`` samples of the same height and width; few are held at a time."""
-    waiting: dict[torch.Size, list[Sample]] = {}
-    for sample in samples:
-        group = waiting.setdefault(sample.image.shape, [])
-        group.append(sample)
-        if len(group) == batch_size:
-            yield waiting.pop(sample.image.shape)
-    yield from waiting.values()
+def _padded_size(sample: Sample) -> tuple[int, int]:
+    return padded_size([(sample.image.shape[1], sample.image.shape[2])])
 
 
 def _on_cpu(detection: Detection) -> Detection:

@@ -99,7 +99,8 @@ class Batch:
     images, targets, sources
         B images, the objects of each, and where each comes from.
     skipped
-        Paths of files that could not be decoded, and in whose place other images are in the batch.
+        Why image files could not be read, each named. In training other images are in their place, in an evaluation
+        none.
     """
 
     images: Images

@@ -109,7 +109,8 @@ class Loop:
             is_last = state.iteration == training.num_iterations
             if state.iteration % runtime.log_interval == 0 or is_last:
                 self._record()
-            is_saved = is_stopped or is_last or state.iteration % checkpoint_interval == 0
+            is_regular = state.iteration % checkpoint_interval == 0
+            is_saved = is_stopped or is_last or is_regular or self._is_evaluation_due()
             if is_saved:
                 self._save()
             if is_stopped:
@@ -178,9 +179,9 @@ class Loop:
         sampler = training.sampler(start=self.state.iteration * recipe.runtime.accumulation)
         pin_memory = self._world.device.type == "cuda"
         for batch in build_training_loader(training.dataset, sampler, recipe.data.workers, pin_memory=pin_memory):
-            for path in batch.skipped:
+            for reason in batch.skipped:
                 self._num_skipped += 1
-                self.display.say(f"skipped {path}: it cannot be read")
+                self.display.say(f"skipped {reason}")
             yield batch
 
     def _record(self) -> None:

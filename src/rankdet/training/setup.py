@@ -39,6 +39,7 @@ class Training:
         self.dataset, self.test_dataset = self.parts.build_datasets(recipe, with_masks)
         if self.test_dataset is not None:
             self.test_dataset.ground_truth.check_categories(self.dataset.categories, self.dataset.ground_truth)
+            self.test_dataset.check_readable()
         if not self.dataset.num_objects:
             raise InputError(f"{self.dataset.ground_truth}: no image has an object to learn from")
         seed_random_numbers(recipe.seed)

@@ -53,7 +53,7 @@ class Runtime(Config):
     log_interval: Count = 50
     """Iterations between records of the log; statistics leave the device only then."""
     checkpoint_interval: Count | None = None
-    """Iterations between checkpoints; null: once per epoch, and always at the end."""
+    """Iterations between checkpoints; null: once per epoch. There is one before each evaluation and at the end, too."""
     keep_checkpoints: Count = 2
     """Newest checkpoints that are kept."""
     tensorboard: bool = False
