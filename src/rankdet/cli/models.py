@@ -18,6 +18,10 @@ def train(
     recipe: Annotated[str | None, typer.Argument(help="A name of `rankdet list`, or a YAML file.")] = None,
     changes: Changes = None,
     data: DataFolder = None,
+    train_annotations: Annotated[Path | None, typer.Option(help="Annotations to learn from, of any format.")] = None,
+    train_images: Annotated[Path | None, typer.Option(help="The folder of their images.")] = None,
+    val_annotations: Annotated[Path | None, typer.Option(help="Annotations to evaluate on.")] = None,
+    val_images: Annotated[Path | None, typer.Option(help="The folder of their images.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint, or a run folder, whose weights training starts from.")
@@ -26,16 +30,25 @@ def train(
     trust: Trust = False,
 ) -> None:
     """Train a detector. Under torchrun, with all its processes."""
+    from rankdet.recipes.loading import parsed_overrides
     from rankdet.structures import InputError
     from rankdet.training.running import train as run_training
 
-    if resume is not None and any(option is not None for option in (recipe, changes, data, out, weights)):
+    files = {
+        "data.train_annotations": train_annotations,
+        "data.train_images": train_images,
+        "data.validation_annotations": val_annotations,
+        "data.validation_images": val_images,
+    }
+    named = {field: str(path) for field, path in files.items() if path is not None}
+    if resume is not None and (named or any(option is not None for option in (recipe, changes, data, out, weights))):
         raise InputError(
             "--resume takes the run's own recipe: give neither RECIPE nor fields, --data, --out, --weights"
         )
     if resume is None and recipe is None:
         raise InputError("name a RECIPE (`rankdet list` shows them), or --resume RUN")
-    run = run_training(recipe, data=data, out=out, changes=changes or [], weights=weights, resume=resume, trust=trust)
+    changed = parsed_overrides(changes or []) | named
+    run = run_training(recipe, data=data, out=out, changes=changed, weights=weights, resume=resume, trust=trust)
     if is_main_process():
         if run.signal is not None:
             print(f"stopped by signal {run.signal}; go on with: rankdet train --resume {run.folder}")
@@ -51,6 +64,10 @@ def evaluate(
     checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint, or a run folder.")] = None,
     data: DataFolder = None,
     split: Annotated[str, typer.Option(help="Split of the data folder.")] = "val",
+    annotations: Annotated[
+        Path | None, typer.Option(help="Annotations of any format, instead of a data folder and a split.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of the images of --annotations.")] = None,
     detections: Annotated[
         Path | None, typer.Option(help="COCO results, or a file of `rankdet detect`, instead of a checkpoint.")
     ] = None,
@@ -91,7 +108,8 @@ def evaluate(
     from rankdet.structures import InputError
 
     if detections is not None or ground_truth is not None:
-        if checkpoint is not None or data is not None or detections is None or ground_truth is None:
+        others = (checkpoint, data, annotations)
+        if any(given is not None for given in others) or detections is None or ground_truth is None:
             raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
         if is_main_process():  # there is nothing to share among processes
             measured = measure(
@@ -107,8 +125,9 @@ def evaluate(
             if out is not None:
                 print(f"written: {out / 'evaluation.json'}")
         return
-    if checkpoint is None or data is None:
-        raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
+    where = annotations if data is None else data
+    if checkpoint is None or where is None or (data is not None and annotations is not None):
+        raise InputError("give CHECKPOINT and --data, CHECKPOINT and --annotations, or --detections and --ground-truth")
     if iou_type != "bbox":
         raise InputError("--iou-type segm is for --detections: of a checkpoint all that it finds is measured")
     if only_known or labels_from is not None:
@@ -123,7 +142,7 @@ def evaluate(
             path = find_checkpoint(checkpoint)
             model = load(path, world.device, trust=trust, max_detections=max_detections)
         folder = out or _folder_of(path)
-        metrics = evaluate_on_folder(model, data, split, world, folder, ranking)
+        metrics = evaluate_on_folder(model, where, split, world, folder, ranking, images)
     if metrics is None:
         return
     print_evaluation(Console(), metrics)

@@ -51,6 +51,7 @@ def evaluate(
     data: str | PathLike[str] | CocoDataset | MapDataset | GroundTruthSource,
     *,
     split: str = "val",
+    images: str | PathLike[str] | None = None,
     iou_type: IouType = "bbox",
     out: str | PathLike[str] | None = None,
     ranking: bool = False,
@@ -66,9 +67,11 @@ def evaluate(
         A model, a run folder or a checkpoint; or detections: a file of COCO results, one that `rankdet detect` has
         written, or their content.
     data
-        For a model a data folder, or a data set; for detections an annotation file, or its content.
+        For a model a data folder, an annotation file, or a data set; for detections an annotation file, or its content.
     split
         The split of a data folder.
+    images
+        The folder of the images of an annotation file; None: it is looked for around the file.
     iou_type
         What is compared of detections: boxes ``"bbox"`` or masks ``"segm"``. Of a model all that it finds is measured.
     out
@@ -100,7 +103,8 @@ def evaluate(
     if isinstance(found, Model):
         found = found if max_detections is None else replace(found, max_detections=max_detections)
         if isinstance(data, str | PathLike):
-            metrics = evaluate_on_folder(found, Path(data), split, out=folder, ranking=ranking)
+            where = None if images is None else Path(images)
+            metrics = evaluate_on_folder(found, Path(data), split, out=folder, ranking=ranking, images=where)
         elif ranking:
             raise InputError("ranking is measured on a data folder, not on a data set")
         else:
@@ -178,9 +182,15 @@ def _measured(model: Model, dataset: CocoDataset, gathered: Sequence[tuple[Resul
 
 
 def evaluate_on_folder(
-    model: Model, folder: Path, split: str, world: World | None = None, out: Path | None = None, ranking: bool = False
+    model: Model,
+    folder: Path,
+    split: str,
+    world: World | None = None,
+    out: Path | None = None,
+    ranking: bool = False,
+    images: Path | None = None,
 ) -> dict[str, Any] | None:
-    """Evaluate a model on a split of a data folder, whose format the recipe of the model names.
+    """Evaluate a model on a split of a data folder, or on an annotation file with ``images``, the folder of its images.
 
     The arguments and the result are those of `evaluate`, with the processes of ``world`` that share the images. The
     folder ``out`` is made before anything is computed. All processes but the main one get None.
@@ -196,7 +206,8 @@ def evaluate_on_folder(
     recipe, world = model.origin.recipe, world or World.alone(model.device)
     with ExitStack() as stack:
         with world.together():
-            data = recipe.data.at(folder)
+            data = recipe.data.at(None, folder, images) if folder.is_file() else recipe.data.at(folder)
+            split = data.validation_split if folder.is_file() else split
             # Candidates of the ranking are those of training, masks included.
             has_masks = getattr(model.network, "has_masks", recipe.detector.has_masks)
             dataset = data.build_test_dataset(split, ranking and has_masks, measure_masks=has_masks)

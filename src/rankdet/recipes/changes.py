@@ -10,7 +10,8 @@ import yaml
 
 FREE_FIELDS = frozenset(
     [f"runtime.{name}" for name in ("device", "threads", "log_interval", "checkpoint_interval", "keep_checkpoints")]
-    + ["runtime.tensorboard", "data.folder", "data.workers"]
+    + ["runtime.tensorboard", "data.workers", "data.folder"]
+    + [f"data.{split}_{kind}" for split in ("train", "validation") for kind in ("annotations", "images")]
 )
 """Fields that may change before a run is resumed, beside those of ``evaluation``: its weights stay the same."""
 

@@ -99,6 +99,7 @@ class Parts:
         is_evaluated = recipe.evaluation.at_end or recipe.evaluation.every is not None
         if self.datasets is None:
             first = data.build_training_dataset(has_masks)
+            is_evaluated &= data.find_validation_source() is not None
             return first, data.build_test_dataset(measure_masks=has_masks) if is_evaluated else None
         own, own_test = self.datasets
         training, test = data.build_transforms(training=True), data.build_transforms(training=False)

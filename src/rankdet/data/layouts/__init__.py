@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rankdet.data.layouts import coco, cvat, lvis, voc, yolo
-from rankdet.data.layouts.source import Layout, Reading, Source
+from rankdet.data.layouts.holdout import held_out
+from rankdet.data.layouts.source import Layout, Reading, Source, canonical
 from rankdet.structures import InputError
 
-__all__ = ["FINDERS", "Layout", "Reading", "Source", "find_layout", "find_source"]
+__all__ = ["FINDERS", "Layout", "Reading", "Source", "canonical", "find_layout", "find_source", "held_out"]
 
 FINDERS = (coco.find, lvis.find, cvat.find, yolo.find, voc.find, yolo.find_without_names)
 """Functions from a folder to its sources by split, or None; the first that knows a folder counts."""

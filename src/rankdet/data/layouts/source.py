@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rankdet.coco import Finding, GroundTruth, read_ground_truth
 from rankdet.structures import InputError
 
@@ -34,6 +37,8 @@ class Source:
         Reads annotations of another format as the content of a COCO file; None: ``annotations`` is one.
     is_lvis
         Whether the file is in LVIS format.
+    part
+        Chooses the images of the split, (N,) bool, where the annotations are those of other images as well.
     """
 
     layout: str
@@ -41,6 +46,7 @@ class Source:
     images: Path
     document: Callable[[], Reading] | None = None
     is_lvis: bool = False
+    part: Callable[[GroundTruth], NDArray[np.bool_]] | None = None
 
     def read(self, masks: bool) -> tuple[GroundTruth, list[Finding]]:
         """Read and check the annotations, with segmentations or without.
@@ -48,11 +54,17 @@ class Source:
         Returns the sound records and what is wrong with the others; raises InputError when nothing can be read.
         """
         if self.document is None:
-            return read_ground_truth(self.annotations, files=True, masks=masks, lvis=self.is_lvis)
-        document, odd = self.document()
-        name = str(self.annotations)
-        truth, findings = read_ground_truth(document, files=True, masks=masks, lvis=self.is_lvis)
-        return replace(truth, source=name), odd + [finding._replace(file=name) for finding in findings]
+            truth, findings = read_ground_truth(self.annotations, files=True, masks=masks, lvis=self.is_lvis)
+        else:
+            document, odd = self.document()
+            name = str(self.annotations)
+            truth, found = read_ground_truth(document, files=True, masks=masks, lvis=self.is_lvis)
+            truth, findings = replace(truth, source=name), odd + [one._replace(file=name) for one in found]
+        return truth if self.part is None else truth.subset(np.flatnonzero(self.part(truth))), findings
+
+    def __str__(self) -> str:
+        """What is read, for messages: the layout, the annotations and the folder of the images."""
+        return f"{self.layout}: {self.annotations} with the images of {self.images}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ class Layout:
         listed = ", ".join(f"{name} ({self._place(source)})" for name, source in self.sources.items())
         raise InputError(
             f"{self.folder}: no annotation file for the split {split!r}; there is {listed} ({self.name}); name another "
-            "split with data.train_split or data.validation_split, or a file with data.train_annotations or "
+            "split with data.train_split, data.validation_split or --split, or a file with data.train_annotations or "
             "data.validation_annotations"
         )
 

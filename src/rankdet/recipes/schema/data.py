@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from rankdet.ranges import Count, CountOrZero, Fraction, NonNegative, Positive
+from pydantic import AfterValidator
+
+from rankdet.ranges import Count, CountOrZero, Fraction, NonNegative, Positive, Range
 
 from .config import Config, input_error
 from .part import Choice, Part, built, part
 
 if TYPE_CHECKING:
     from rankdet.data import CocoDataset, GroupedBatchSampler, Transforms
-    from rankdet.data.layouts import Source
+    from rankdet.data.layouts import Layout, Source
 
 KeepRatio = part("rankdet.data.transforms:KeepRatio", "keep_ratio")
 FixedSize = part("rankdet.data.transforms:FixedSize", "fixed")
 PhotometricDistortion = part("rankdet.data.augmentation:PhotometricDistortion")
 Expansion = part("rankdet.data.augmentation:Expansion")
 MinIoUCrop = part("rankdet.data.augmentation:MinIoUCrop")
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 Resize = Annotated[Part, Choice((KeepRatio, FixedSize))]
 
 
@@ -33,7 +37,20 @@ class Data(Config):
     train_split: str = "train"
     """Images to learn from."""
     validation_split: str = "val"
-    """Images to evaluate on during and after training."""
+    """Images to evaluate on during and after training. Where the folder has no split ``val``, a part of the training
+    images is held out for that (``validation_fraction``), or nothing is evaluated."""
+    train_annotations: AbsolutePath | None = None
+    """Annotations to learn from, a file of any format in ``docs/formats.md``, in place of those of the folder;
+    ``--train-annotations`` sets it."""
+    train_images: AbsolutePath | None = None
+    """Folder of the images to learn from; null: it is looked for around the annotations. ``--train-images`` sets it."""
+    validation_annotations: AbsolutePath | None = None
+    """Annotations to evaluate on, a file, in place of those of the folder; ``--val-annotations`` sets it."""
+    validation_images: AbsolutePath | None = None
+    """Folder of the images to evaluate on; null: it is looked for around the annotations. ``--val-images`` sets it."""
+    validation_fraction: Annotated[float, Range(gt=0, lt=1)] | None = None
+    """Fraction of the training images that is held out to evaluate on where there are no others, by their names and
+    classes: the same images in every run."""
     batch_size: Count
     """Images per process and step. A ranking loss ranks over these."""
     workers: CountOrZero = 2
@@ -67,17 +84,70 @@ class Data(Config):
     skip_unreadable: bool = False
     """Whether an image that cannot be read in training is skipped and counted; otherwise training stops."""
 
-    def at(self, folder: Path | None) -> Data:
-        """The same data in another folder."""
-        return Data(**dict(self) | {"folder": folder})
+    def at(self, folder: Path | None, annotations: Path | None = None, images: Path | None = None) -> Data:
+        """The same data in another folder; or images to evaluate on, by the file of their annotations."""
+        given = {"validation_annotations": annotations, "validation_images": images}
+        return Data(**dict(self) | {"folder": folder, "train_annotations": None, "train_images": None} | given)
 
     def find_source(self, split: str) -> Source:
-        """The annotations and images of a split; raises InputError where they are missing."""
+        """The annotations and images of a split, a held out part included.
+
+        Raises InputError where there are none, or several files claim the split.
+        """
+        found = self._source(split)
+        if found is not None:
+            return found
+        if self.folder is None:
+            raise input_error(
+                f"data.folder is not set, and no file has the split {split!r}: name a data folder with --data FOLDER, "
+                "or an annotation file with data.train_annotations or data.validation_annotations"
+            )
+        return self._layout(self.folder).source(split)
+
+    def find_validation_source(self) -> Source | None:
+        """The annotations and images to evaluate on; None where there are none and no fraction is held out.
+
+        Raises InputError where ``validation_split`` names another split than ``val``, and it is missing.
+        """
+        from rankdet.data.layouts import canonical
+
+        found = self._source(self.validation_split)
+        if found is None and canonical(self.validation_split) != "val":
+            return self.find_source(self.validation_split)
+        return found
+
+    def _source(self, split: str) -> Source | None:
+        from rankdet.data.layouts import canonical, held_out
+
+        wanted, train, validation = map(canonical, (split, self.train_split, self.validation_split))
+        found = self._own_source(wanted)
+        if self.validation_fraction is None or wanted not in (train, validation):
+            return found
+        whole = self._own_source(train)
+        if whole is None or self._own_source(validation) is not None:
+            return found
+        return held_out(whole, self.validation_fraction)[0 if wanted == train else 1]
+
+    def _own_source(self, split: str) -> Source | None:
+        """The file that a field names for a split, or what the folder has; None where there is neither."""
+        from rankdet.data.layouts import canonical, find_source
+
+        files = {
+            canonical(self.validation_split): (self.validation_annotations, self.validation_images),
+            canonical(self.train_split): (self.train_annotations, self.train_images),
+        }
+        annotations, images = files.get(split, (None, None))
+        if annotations is not None:
+            return find_source(annotations, images)
+        if self.folder is None or not (layout := self._layout(self.folder)).has(split):
+            return None
+        found = layout.source(split)
+        return found if images is None else replace(found, images=images)
+
+    def _layout(self, folder: Path) -> Layout:
         from rankdet.data.layouts import find_layout
 
-        if self.folder is None:
-            raise input_error("data.folder is not set: name a data folder with --data FOLDER")
-        return find_layout(self.folder, lvis_first=self.format == "lvis").source(split)
+        return find_layout(folder, lvis_first=self.format == "lvis")
 
     def build_transforms(self, training: bool) -> Transforms:
         """What is done to images: resizing, and in training all that is random."""

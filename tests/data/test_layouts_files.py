@@ -1,0 +1,91 @@
+"""Annotation files and folders of images that are named one by one."""
+
+import json
+
+import pytest
+
+from rankdet.data import CocoDataset, find_source
+from rankdet.recipes.schema.data import Data
+from rankdet.structures import InputError
+
+
+def moved(folder, annotations, images):
+    """The tiny folder with its file and its images somewhere else."""
+    paths = folder.root / annotations, folder.root / images
+    for old, new in zip((folder.annotations, folder.images), paths, strict=True):
+        new.parent.mkdir(parents=True, exist_ok=True)
+        old.rename(new)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images"),
+    [
+        ("export.json", "pictures of 2026"),
+        ("labels/some.JSON", "there/below"),
+        ("annotations/person_keypoints_train2017.json", "a"),  # a file that is named counts, whatever it is called
+    ],
+)
+def test_a_file_and_a_folder_are_taken_as_they_are_called(folder, annotations, images):
+    annotations, images = moved(folder, annotations, images)
+    data = Data(batch_size=1, train_annotations=annotations, train_images=images)
+    dataset = data.build_training_dataset()
+    assert (len(dataset), dataset.num_objects) == (2, 3)
+    assert dataset.path(0).parent == images
+    assert data.find_validation_source() is None
+    assert len(CocoDataset(annotations, images)) == 4
+
+
+@pytest.mark.parametrize("images", ["images", "data", "."])
+def test_images_are_found_beside_the_file(folder, images):
+    folder.root.joinpath("set").mkdir()
+    annotations = folder.annotations.rename(folder.root / "set" / "export.json")
+    if images == ".":
+        for path in folder.images.iterdir():
+            path.rename(folder.root / "set" / path.name)
+    else:
+        folder.images.rename(folder.root / "set" / images)
+    assert find_source(annotations).images == folder.root / "set" / images
+
+
+def test_files_take_the_place_of_those_of_the_folder(folder):
+    other = folder.root / "other.json"
+    other.write_text(json.dumps(folder.document | {"images": folder.document["images"][:3]}))
+    data = Data(folder=folder.root, batch_size=1, validation_annotations=other, validation_images=folder.images)
+    assert len(data.build_training_dataset()) == 2
+    assert len(data.build_test_dataset()) == 3
+    elsewhere = data.at(folder.root / "elsewhere")
+    assert (elsewhere.validation_annotations, elsewhere.validation_images) == (None, None)
+    assert len(data.at(None, other, folder.images).build_test_dataset()) == 3
+
+
+def test_a_folder_of_images_alone_goes_with_the_annotations_of_the_data_folder(folder):
+    images = folder.images.rename(folder.root.parent / "images of the set")
+    dataset = Data(folder=folder.root, batch_size=1, train_images=images).build_training_dataset()
+    assert dataset.path(0).exists()
+
+
+def test_paths_are_absolute_in_a_recipe(folder, monkeypatch):
+    monkeypatch.chdir(folder.root)
+    data = Data(batch_size=1, train_annotations="annotations/instances_train.json", train_images="images")
+    monkeypatch.chdir(folder.root.parent)
+    assert len(data.build_training_dataset()) == 2
+    assert data.model_dump(mode="json")["train_images"] == str(folder.images)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"train_annotations": "absent.json"}, r"absent\.json: there is no such file"),
+        (
+            {"train_annotations": "annotations/instances_train.json", "train_images": "absent"},
+            "absent: there is no such",
+        ),
+        ({"train_annotations": "images/10.png"}, r"10\.png: is no annotation file of a known format"),
+        ({}, r"data\.folder is not set.*--data FOLDER, .*data\.train_annotations"),
+    ],
+)
+def test_messages_name_what_is_missing(folder, monkeypatch, fields, message):
+    monkeypatch.chdir(folder.root)
+    with pytest.raises(InputError, match=message):
+        Data(batch_size=1, **fields).build_training_dataset()
