@@ -189,7 +189,7 @@ def test_polygons_and_masks_of_one_group_and_label_are_one_object(tmp_path: Path
         [10, 5, 55, 19], [10, 5, 10, 10], [10, 5, 10, 10], [10, 5, 10, 10], [10, 5, 10, 10], [1, 1, 8, 8]
     ]  # fmt: skip
     assert decode_rle(masks(document)[0]).sum() == 100 + 20
-    assert problems(findings) == ["note: is in a group with another of its label: read as parts of one object"]
+    assert problems(findings) == ["note: is in a group with another shape of its class: read as parts of one object"]
 
 
 def test_the_attribute_is_crowd_makes_a_crowd(tmp_path: Path) -> None:

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rankdet.data.layouts import coco, cvat, lvis, voc, yolo
+from rankdet.data.layouts import coco, cvat, image_folder, labelme, lvis, voc, yolo
 from rankdet.data.layouts.holdout import held_out
 from rankdet.data.layouts.source import Layout, Reading, Source, canonical
 from rankdet.structures import InputError
 
 __all__ = ["FINDERS", "Layout", "Reading", "Source", "canonical", "find_layout", "find_source", "held_out"]
 
-FINDERS = (coco.find, lvis.find, cvat.find, yolo.find, voc.find, yolo.find_without_names)
+FINDERS = (
+    coco.find,
+    lvis.find,
+    cvat.find,
+    yolo.find,
+    image_folder.find,
+    voc.find,
+    labelme.find,
+    yolo.find_without_names,
+)
 """Functions from a folder to its sources by split, or None; the first that knows a folder counts."""
 FILE_FINDERS = (lvis.find_file, coco.find_file, cvat.find_file, yolo.find_file)
 """Functions from an annotation file and the folder of its images, or None, to a source; None where it is another's."""

@@ -7,8 +7,8 @@ upright one, keeps no subsets, and takes the parts of a group for objects (hotco
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,8 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from rankdet.coco import encode_bitmap
-from rankdet.coco.segmentations import merged
-from rankdet.data.layouts.draft import Draft, Points, box_around, ellipse, flat, rotated
-from rankdet.data.layouts.files import folders_in
+from rankdet.data.layouts.draft import Draft, Part, Points, box_around, ellipse, flat, placed_mask, rotated
+from rankdet.data.layouts.files import SPLITS, split_folders
 from rankdet.data.layouts.images import NUM_PROBES, folder_with
 from rankdet.data.layouts.source import Reading, Source, by_split, canonical
 from rankdet.structures import InputError
@@ -73,9 +71,8 @@ def find(folder: Path) -> dict[str, Source] | None:
     """
     if _is_export(folder / "annotations.xml"):
         return _sources(folder / "annotations.xml", folder)
-    below = [path for path in folders_in(folder) if canonical(path.name) in ("train", "val", "test")]
-    found = [path for path in below if _is_export(path / "annotations.xml")]
-    return by_split((path.name, _whole(path / "annotations.xml", path)) for path in found) or None
+    found = {split: path for split, path in split_folders(folder).items() if _is_export(path / "annotations.xml")}
+    return by_split((split, _whole(path / "annotations.xml", path)) for split, path in found.items()) or None
 
 
 def find_file(annotations: Path, images: Path | None) -> Source | None:
@@ -97,7 +94,7 @@ def _sources(path: Path, folder: Path) -> dict[str, Source]:
     subsets = [one for one in export.subsets if one] or [""]
     if len(subsets) == 1:
         name = canonical(subsets[0])
-        return {name if name in ("train", "val", "test") else "train": _whole(path, folder)}
+        return {name if name in SPLITS else "train": _whole(path, folder)}
     return by_split(
         (one, Source("CVAT", path, _images_of(export, folder, [one]), partial(read_cvat, export, [one])))
         for one in export.subsets
@@ -144,32 +141,12 @@ def read_cvat(export: Export, subsets: Sequence[str]) -> Reading:
             draft.report("warning", f"image {name or image.get('id')}", "has no name or no size: left out")
             continue
         image_id = draft.add_image(name, (height, width))
-        for one in _objects(image, (height, width), draft).values():
-            one.add_to(draft, image_id, (height, width))
+        draft.add_parts(image_id, (height, width), _parts(image, (height, width), draft))
     return draft.document(), draft.findings
 
 
-@dataclass
-class _Object:
-    """A box, or outlines of one object that come as polygons and run lengths."""
-
-    label: int
-    is_crowd: bool
-    boxes: list[list[float]]
-    outlines: list[Any] = field(default_factory=list)
-
-    def add_to(self, draft: Draft, image_id: int, size: tuple[int, int]) -> None:
-        corners = [((x, y), (x + w, y + h)) for x, y, w, h in self.boxes]
-        box = box_around([corner for pair in corners for corner in pair])
-        segmentation: Any = self.outlines or None
-        if any(not isinstance(outline, list) for outline in self.outlines):
-            segmentation = merged(self.outlines, size)
-        draft.add(image_id, self.label, box, segmentation, is_crowd=self.is_crowd)
-
-
-def _objects(image: Element, size: tuple[int, int], draft: Draft) -> dict[Any, _Object]:
-    """The objects of an image, by group where they have one; reports shapes that are left out."""
-    found: dict[Any, _Object] = {}
+def _parts(image: Element, size: tuple[int, int], draft: Draft) -> Iterator[Part]:
+    """The shapes of an image that have an area; reports the others."""
     for place, shape in enumerate(image):
         record = f"image {image.get('name')} {shape.tag} {place + 1}"
         if shape.tag == "tag":
@@ -186,20 +163,13 @@ def _objects(image: Element, size: tuple[int, int], draft: Draft) -> dict[Any, _
         if not shape.get("label"):
             draft.report("warning", record, "has no label: left out")
             continue
-        box, outline = outlined
         if shape.tag == "box" and float(shape.get("rotation", 0)):
             draft.report("note", record, "is a rotated box: read as the upright box around it")
         attributes = {one.get("name"): (one.text or "").strip().lower() for one in shape.iterfind("attribute")}
         is_crowd = attributes.get("is_crowd") in ("true", "1")
-        label = draft.names.index(shape.get("label", ""))
         group = shape.get("group_id", "0")
-        key = (label, is_crowd, group) if outline is not None and group != "0" else place
-        if key in found:
-            draft.report("note", record, "is in a group with another of its label: read as parts of one object")
-        one = found.setdefault(key, _Object(label, is_crowd, []))
-        one.boxes.append(box)
-        one.outlines += [] if outline is None else [outline]
-    return found
+        label = draft.names.index(shape.get("label", ""))
+        yield Part(label, *outlined, None if group == "0" else group, is_crowd, record)
 
 
 def _outline(shape: Element, size: tuple[int, int]) -> tuple[list[float], Any] | None:
@@ -232,15 +202,10 @@ def _mask(shape: Element, size: tuple[int, int]) -> tuple[list[float], dict[str,
     """The box and the run lengths of a mask, whose own runs are row by row in a part of the image."""
     left, top, width, height = map(int, _numbers(shape, "left", "top", "width", "height"))
     runs = np.array([int(run) for run in shape.attrib["rle"].split(",")])
-    if min(left, top, *runs) < 0 or left + width > size[1] or top + height > size[0] or runs.sum() != width * height:
-        raise ValueError("the runs do not fill the rectangle, or this leaves the image")
-    bitmap = np.zeros(size, dtype=bool)
-    bitmap[top : top + height, left : left + width] = np.repeat(np.arange(len(runs)) % 2, runs).reshape(height, width)
-    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
-    if not len(rows):
-        raise ValueError("the mask has no pixel")
-    box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
-    return [float(value) for value in box], encode_bitmap(bitmap)
+    if min(width, height, *runs) < 0 or runs.sum() != width * height:
+        raise ValueError("the runs do not fill the rectangle of the mask")
+    pixels = (np.arange(len(runs)) % 2 == 1).repeat(runs).reshape(height, width)
+    return placed_mask(pixels, left, top, size)
 
 
 def _numbers(element: Element, *names: str) -> list[float]:

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from rankdet.coco import Finding
-from rankdet.coco.segmentations import mask_area
+import numpy as np
+from numpy.typing import NDArray
+
+from rankdet.coco import Finding, encode_bitmap
+from rankdet.coco.segmentations import mask_area, merged
 
 Points = Sequence[tuple[float, float]]
 ELLIPSE_POINTS = 72
 """Corners of the polygon that stands for an ellipse: it covers 0.1 % less than the ellipse does."""
+
+
+class Part(NamedTuple):
+    """A shape that is an object, or a part of one.
+
+    label, box
+        The class, and the box [x, y, width, height].
+    outline
+        A polygon x1, y1, x2, y2, … or a run-length object; None where the shape is a box.
+    group
+        What parts of one object share; None where the shape is an object.
+    record
+        What findings call it.
+    """
+
+    label: int
+    box: Sequence[float]
+    outline: Any = None
+    group: Hashable = None
+    is_crowd: bool = False
+    record: str = ""
 
 
 @dataclass
@@ -78,10 +102,37 @@ class Draft:
             }
         )
 
+    def add_parts(self, image_id: int, size: tuple[int, int], parts: Iterable[Part]) -> None:
+        """Add the objects of an image of (height, width).
+
+        Outlines of one class in one group are parts of one object.
+        """
+        objects: dict[Hashable, list[Part]] = {}
+        for place, part in enumerate(parts):
+            is_part = part.group is not None and part.outline is not None
+            key = (part.label, part.is_crowd, part.group) if is_part else place
+            if key in objects:
+                problem = "is in a group with another shape of its class: read as parts of one object"
+                self.report("note", part.record, problem)
+            objects.setdefault(key, []).append(part)
+        for same in objects.values():
+            outlines = [part.outline for part in same if part.outline is not None]
+            segmentation: Any = outlines or None
+            if any(isinstance(outline, Mapping) for outline in outlines):
+                segmentation = merged(outlines, size)
+            corners = [((x, y), (x + w, y + h)) for x, y, w, h in (part.box for part in same)]
+            box = box_around([corner for pair in corners for corner in pair])
+            self.add(image_id, same[0].label, box, segmentation, is_crowd=same[0].is_crowd)
+
     def document(self) -> dict[str, Any]:
         """The document as it stands."""
         categories = [{"id": label + 1, "name": name} for label, name in enumerate(self.names)]
         return {"images": self.images, "annotations": self.annotations, "categories": categories}
+
+
+def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
+    """(height, width) where both are sound sides of an image, otherwise None."""
+    return (height, width) if all(type(side) is int and side > 0 for side in (height, width)) else None
 
 
 def box_around(points: Points) -> list[float]:
@@ -95,6 +146,23 @@ def box_around(points: Points) -> list[float]:
     left, top = (min(values) for values in zip(*points, strict=True))
     right, bottom = (max(values) for values in zip(*points, strict=True))
     return [left, top, right - left, bottom - top]
+
+
+def placed_mask(pixels: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> tuple[list[float], Any]:
+    """The box and the run lengths of a mask that is given in a rectangle of an image of (height, width).
+
+    Raises ValueError when the rectangle leaves the image, or no pixel is set.
+    """
+    height, width = pixels.shape
+    if left < 0 or top < 0 or left + width > size[1] or top + height > size[0]:
+        raise ValueError("the mask leaves the image")
+    if not pixels.any():
+        raise ValueError("the mask has no pixel")
+    bitmap = np.zeros(size, dtype=bool)
+    bitmap[top : top + height, left : left + width] = pixels
+    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+    box = [left + columns[0], top + rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
+    return [float(value) for value in box], encode_bitmap(bitmap)
 
 
 def flat(points: Points) -> list[float]:

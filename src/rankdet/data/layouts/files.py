@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rankdet.data.images import UnreadableImageError, header, is_file
+from rankdet.data.layouts.source import canonical
 
+SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -18,6 +20,12 @@ def image_files(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         found += [Path(place, name) for name in names if is_image_name(name)]
     return sorted(found)
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Split → the folder in a folder that is called like it, by any of its names."""
+    found = {canonical(path.name): path for path in folders_in(folder)}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def is_image_name(name: str) -> bool:

@@ -16,11 +16,10 @@ from xml.etree.ElementTree import Element
 
 from rankdet.data.images import is_file
 from rankdet.data.layouts.draft import Draft
-from rankdet.data.layouts.files import folders_in, is_image_name, upright_size
+from rankdet.data.layouts.files import SPLITS, folders_in, is_image_name, split_folders, upright_size
 from rankdet.data.layouts.source import Reading, Source, by_split, canonical
 from rankdet.structures import InputError
 
-SPLITS = ("train", "val", "test")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 IMAGE_FOLDERS = ("jpegimages", "images", "imgs", "img")
 """Names of folders beside ``Annotations``, in lower case."""
@@ -88,12 +87,12 @@ def find(folder: Path) -> dict[str, Source] | None:
     years = [path for path in folders_in(folder / "VOCdevkit") if (path / "Annotations").is_dir()]
     if len(years) == 1:
         folder = years[0]
-    below = {canonical(path.name): path for path in folders_in(folder) if canonical(path.name) in SPLITS}
-    splits = {split: Split(files, _image_folder(path)) for split, path in below.items() if (files := _xml_files(path))}
+    below = split_folders(folder).items()
+    splits = {split: Split(files, _image_folder(path)) for split, path in below if (files := _xml_files(path))}
     if not splits:
         files = _xml_files(folder)
         splits = _image_sets(folder, files) if files else {}
-    found = Folder(folder, {split: splits[split] for split in SPLITS if split in splits})
+    found = Folder(folder, splits)
     return (
         by_split(
             (split, Source("Pascal VOC", folder, one.images, partial(read_voc, found, split)))

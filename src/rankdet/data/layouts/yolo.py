@@ -17,14 +17,13 @@ import yaml
 
 from rankdet.data.images import is_file
 from rankdet.data.layouts.draft import Draft, box_around, flat
-from rankdet.data.layouts.files import common_folder, folders_in, image_files, is_image_name, upright_size
+from rankdet.data.layouts.files import SPLITS, common_folder, image_files, is_image_name, split_folders, upright_size
 from rankdet.data.layouts.source import Reading, Source, by_split, canonical
 from rankdet.structures import InputError
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 LIST_NAMES = ("classes.txt", "obj.names", "labels.txt")
 """Files with a class in each line, which stand for ``names``."""
-SPLITS = ("train", "val", "test")
 SLACK = 0.01
 """How far a fraction may lie outside of 0…1, as ultralytics allows: more are pixels, or broken."""
 
@@ -243,10 +242,8 @@ def _existing(text: str, bases: Sequence[Path], min_parts: int) -> Path | None:
 
 def _usual_folders(folder: Path) -> dict[str, list[Path]]:
     """The images of the splits that folders are named for, or of the whole set under ``train``."""
-    inside = [path for path in (*folders_in(folder), *folders_in(folder / "images")) if canonical(path.name) in SPLITS]
-    found: dict[str, list[Path]] = {}
-    for path in inside:
-        found.setdefault(canonical(path.name), []).extend(image_files(path))
+    below = split_folders(folder / "images") | split_folders(folder)
+    found = {split: image_files(path) for split, path in below.items()}
     return found or {"train": image_files(folder)}
 
 
