@@ -487,5 +487,5 @@ def test_two_processes_agree_though_one_sees_no_object(
     assert state["world_size"] == len(state["random_states"]) == 2
     detections = json.loads(Run(tmp_path / "run").detections.read_text())
     assert detections == [] or len({record["image_id"] for record in detections}) > 1
-    with pytest.raises(InputError, match="started with 2 processes"):
-        run(tiny(*changes), tmp_path / "run", resume=True)
+    _, text = run(tiny(*changes), tmp_path / "run", resume=True)
+    assert "2 → 1 processes" in text

@@ -26,7 +26,10 @@ def train(
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint, or a run folder, whose weights training starts from.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Run folder to go on with; --data where its data have moved, FIELD=VALUE for more."),
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Train a detector. Under torchrun, with all its processes."""
@@ -41,9 +44,13 @@ def train(
         "data.validation_images": val_images,
     }
     named = {field: str(path) for field, path in files.items() if path is not None}
-    if resume is not None and (named or any(option is not None for option in (recipe, changes, data, out, weights))):
+    if resume is not None and recipe is not None and "=" in recipe:  # the first change, where a recipe would stand
+        changes = [recipe, *(changes or [])]
+        recipe = None
+    if resume is not None and any(option is not None for option in (recipe, out, weights)):
         raise InputError(
-            "--resume takes the run's own recipe: give neither RECIPE nor fields, --data, --out, --weights"
+            "--resume takes the run's own recipe and folder: give neither RECIPE nor --out nor --weights (FIELD=VALUE "
+            "and --data may say what changes)"
         )
     if resume is None and recipe is None:
         raise InputError("name a RECIPE (`rankdet list` shows them), or --resume RUN")

@@ -8,12 +8,20 @@ from typing import Any
 
 import yaml
 
+PLACES_OF_DATA = ("folder", "train_annotations", "train_images", "validation_annotations", "validation_images")
+"""Fields of ``data`` that are paths."""
 FREE_FIELDS = frozenset(
     [f"runtime.{name}" for name in ("device", "threads", "log_interval", "checkpoint_interval", "keep_checkpoints")]
-    + ["runtime.tensorboard", "data.workers", "data.folder"]
-    + [f"data.{split}_{kind}" for split in ("train", "validation") for kind in ("annotations", "images")]
+    + ["runtime.tensorboard", "data.workers"]
+    + [f"data.{name}" for name in PLACES_OF_DATA]
 )
-"""Fields that may change before a run is resumed, beside those of ``evaluation``: its weights stay the same."""
+"""Fields that, beside those of ``evaluation``, leave the weights of a run as they are, to the bit."""
+RESUMABLE_FIELDS = (
+    FREE_FIELDS
+    | {f"data.{name}" for name in ("train_split", "validation_split", "format", "skip_unreadable", "batch_size")}
+    | {"schedule.iterations", "schedule.epochs", "runtime.accumulation"}
+)
+"""Fields that, beside those of ``evaluation``, may change before a run is resumed, which says so."""
 
 
 def merged(fields: Any, changes: Any) -> Any:

@@ -46,6 +46,13 @@ class TrainState:
         What the training took so far.
     world_size
         Number of processes.
+    samples
+        Images that all processes together have drawn.
+    shift
+        Iterations that are done beyond the place in the schedule; 0 unless images per iteration have changed in a run
+        whose length is in epochs.
+    data
+        Numbers by which other training data are recognized.
     parts
         Import paths of the parts that the caller brought, by their names.
     optimizer
@@ -61,6 +68,9 @@ class TrainState:
     seconds: float = 0.0
     processor_seconds: float = 0.0
     world_size: int = 1
+    samples: int = 0
+    shift: int = 0
+    data: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     random_states: list[dict[str, Any]] = field(default_factory=list)
@@ -133,7 +143,8 @@ def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | 
         raise InputError(f"{path} is damaged or no checkpoint of rankdet") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path} is no checkpoint of this version of rankdet")
-    state.setdefault("parts", {})  # those of 0.1.0 know no parts of callers
+    for name, value in {"parts": {}, "samples": 0, "shift": 0, "data": {}}.items():  # which 0.1.0 does not write
+        state.setdefault(name, value)
     if needed is not None:
         _check_entries(state, needed, path)
     return state

@@ -20,6 +20,7 @@ from rankdet.runs.checkpoint import (
     random_state,
     restore_random_state,
     save_checkpoint,
+    seed_random_numbers,
 )
 from rankdet.runs.folder import Run
 from rankdet.runs.processes import ELSEWHERE
@@ -27,6 +28,7 @@ from rankdet.runs.signals import StopRequest
 from rankdet.structures import Batch, DivergenceError, InputError
 from rankdet.training.logging import Display, RunLog
 from rankdet.training.parts import Callback
+from rankdet.training.resuming import fingerprint
 from rankdet.training.setup import Training
 from rankdet.training.statistics import Clock, IntervalStatistics
 
@@ -49,7 +51,8 @@ class Loop:
     def __post_init__(self) -> None:
         training = self.training
         self._recipe, self._world = training.recipe, training.world
-        self.state = TrainState(world_size=self._world.size, parts=training.parts.names())
+        known = fingerprint(training.dataset, training.num_samples)
+        self.state = TrainState(world_size=self._world.size, data=known, parts=training.parts.names())
         self.metrics: dict[str, Any] | None = None
         """On the main process the numbers of the last evaluation made here."""
         self._clock, self._statistics, self._num_skipped = Clock(self.state), IntervalStatistics(), 0
@@ -73,7 +76,11 @@ class Loop:
         if saved is not None:
             # Building things above drew random numbers; from here on the run is where it was.
             with fitting(self.run.latest_checkpoint()):
-                restore_random_state(saved["random_states"][world.rank], world.device)
+                random_numbers = saved["random_states"][world.rank]
+                if random_numbers is None:  # of another number of processes
+                    seed_random_numbers(self._recipe.seed + 1_000_003 * (world.rank + 1) + state.iteration)
+                else:
+                    restore_random_state(random_numbers, world.device)
         with world.together():
             if world.is_main:
                 tensorboard = self._recipe.runtime.tensorboard
@@ -103,10 +110,10 @@ class Loop:
                 self._evaluate()
                 if is_saved:
                     self._save()  # with the thresholds
-            if state.iteration >= training.num_iterations:
+            if self._place() >= training.num_iterations:
                 return None
             is_stopped = self._run_iteration(batches)
-            is_last = state.iteration == training.num_iterations
+            is_last = self._place() == training.num_iterations
             if state.iteration % runtime.log_interval == 0 or is_last:
                 self._record()
             is_regular = state.iteration % checkpoint_interval == 0
@@ -117,17 +124,21 @@ class Loop:
                 # A process that got no signal stops as well.
                 return self._world.highest(self.stop.signal or 0) or None
 
+    def _place(self) -> int:
+        """The iteration of the schedule, which counts on where images per iteration have changed."""
+        return self.state.iteration - self.state.shift
+
     def _is_evaluation_due(self) -> bool:
         settings, state = self._recipe.evaluation, self.state
         is_regular = settings.every is not None and state.iteration % settings.every == 0
-        is_at_end = settings.at_end and state.iteration == self.training.num_iterations
+        is_at_end = settings.at_end and self._place() == self.training.num_iterations
         return not state.is_evaluated and (is_regular or is_at_end)
 
     def _run_iteration(self, batches: Iterator[Batch]) -> bool:
         """Run one step of the optimizer; return whether a process was asked to stop."""
         training, runtime, state = self.training, self._recipe.runtime, self.state
         with self._clock.training():
-            training.set_lr(state.iteration)
+            training.set_lr(self._place())
             training.optimizer.zero_grad(set_to_none=True)
             steps, is_stopped = self._read(batches)
             for number, batch in enumerate(steps, start=1):
@@ -141,6 +152,7 @@ class Loop:
                 nn.utils.clip_grad_norm_(training.model.network.parameters(), runtime.clip_gradient_norm)
             training.optimizer.step()
             state.iteration, state.is_evaluated = state.iteration + 1, False
+            state.samples += training.num_images
         if self._world.is_main:
             self.display.count(state.iteration)
         return is_stopped
@@ -176,7 +188,7 @@ class Loop:
 
     def _batches(self) -> Iterator[Batch]:
         training, recipe = self.training, self._recipe
-        sampler = training.sampler(start=self.state.iteration * recipe.runtime.accumulation)
+        sampler = training.sampler(start=self.state.samples // (recipe.data.batch_size * self._world.size))
         pin_memory = self._world.device.type == "cuda"
         for batch in build_training_loader(training.dataset, sampler, recipe.data.workers, pin_memory=pin_memory):
             for reason in batch.skipped:
@@ -196,7 +208,7 @@ class Loop:
         record = {
             "kind": "train",
             "iteration": state.iteration,
-            "epoch": round(state.iteration / training.iterations_per_epoch, 4),
+            "epoch": round(self._place() / training.iterations_per_epoch, 4),
             "lr": float(training.optimizer.param_groups[0]["lr"]),
             "loss": loss,
             "statistics": dict(zip(self._statistics.names[1:], means, strict=True)),
@@ -281,12 +293,13 @@ class Loop:
     def _restore(self, saved: dict[str, Any]) -> None:
         training, path = self.training, self.run.latest_checkpoint()
         load_weights(training.model.network, saved["detector"], path)
-        self.state = TrainState.of_checkpoint(saved)
+        self.state = replace(TrainState.of_checkpoint(saved), data=self.state.data)
         self._clock = Clock(self.state)
         with fitting(path):
             training.optimizer.load_state_dict(self.state.optimizer)
             own = self.state.statistics[self._world.rank]
-            self._statistics.restore(own["statistics"])
+            if own["statistics"] is not None:
+                self._statistics.restore(own["statistics"])
             self._num_skipped = own["skipped"]
             for head, loss in training.losses.items():
                 loss.load_state_dict(own["losses"][head])

@@ -16,6 +16,7 @@ from torch import nn
 
 from rankdet.inference.model import Model, Origin
 from rankdet.recipes import Recipe, dump, load_recipe
+from rankdet.recipes.changes import PLACES_OF_DATA
 from rankdet.recipes.loading import parsed_overrides
 from rankdet.runs.checkpoint import FOR_TRAINING, load_checkpoint, random_state, restore_random_state
 from rankdet.runs.folder import Run, write_text
@@ -26,6 +27,7 @@ from rankdet.training.engine import Loop
 from rankdet.training.logging import Display
 from rankdet.training.optimization import OwnOptimizer
 from rankdet.training.parts import Callback, OwnDatasets, Parts
+from rankdet.training.resuming import resumed
 from rankdet.training.setup import Training
 
 
@@ -87,7 +89,9 @@ def train(
         A checkpoint, or a run folder, whose weights training starts from.
     resume
         A run folder to go on with, from its newest checkpoint. On a CPU the result is bit for bit that of an
-        uninterrupted run. Give the parts again that it was started with.
+        uninterrupted run. Give the parts again that it was started with. ``data`` is the folder to which its data have
+        moved, and ``changes`` may ask for more iterations or epochs, other images per iteration, and for all that
+        leaves the weights as they are; another number of processes goes on, too. What has changed is said.
     network
         A network of your own in place of the detector of the recipe (``docs/adding-a-detector.md``).
     losses
@@ -135,6 +139,7 @@ def train(
         if recipe is None and not run.recipe.exists():
             raise InputError(f"{resume} is no run folder: it has no recipe.yaml")
         resolved = _resolved(recipe or run.recipe, changed)
+        _check_data_are_there(resolved, datasets is not None)
     elif recipe is None:
         raise InputError("name a recipe, or resume a run")
     else:
@@ -147,7 +152,8 @@ def train(
         # One bar is enough; the others may still have something to report.
         console = console or Console()
         own_console = console if world.is_main else Console(file=console.file, force_terminal=False)
-        loop = Loop(training, run, Display(own_console, resolved.name, training.num_iterations), stop)
+        shift = 0 if state is None else state["shift"]
+        loop = Loop(training, run, Display(own_console, resolved.name, training.num_iterations + shift), stop)
         signal = loop.go(state)
         training.model.network.eval()
         checkpoint = run.checkpoints()[-1] if run.checkpoints() else None
@@ -182,14 +188,25 @@ def _prepared(
             parts.check_same(state["parts"], run.latest_checkpoint())
         training = Training(recipe, world, is_new=state is None, parts=parts, trust=trust)
         if state is not None:
-            training.check_fits(state, run.latest_checkpoint())
+            state, training.start = resumed(state, run.latest_checkpoint(), training)
     with world.together():
         if world.is_main:
             run.delete_parts()
             if state is None:
                 run.create()
+            # A run that goes on with changed fields has them from here on.
+            if state is None or not run.recipe.exists() or _resolved(run.recipe, {}) != recipe:
                 write_text(run.recipe, dump(recipe))
     return training, state
+
+
+def _check_data_are_there(recipe: Recipe, are_own: bool) -> None:
+    """Raise InputError where the data of a run that is to go on are gone."""
+    for field in () if are_own else PLACES_OF_DATA:
+        path = getattr(recipe.data, field, None)
+        if path is not None and not path.exists():
+            option = "--data FOLDER (in Python data=)" if field == "folder" else f"data.{field}=PATH"
+            raise InputError(f"{path}: there is no such place; where the data of the run have moved, name it: {option}")
 
 
 @contextmanager

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from rankdet.data import GroupedBatchSampler
 from rankdet.inference.loading import build_losses, build_model
 from rankdet.inference.model import Model
-from rankdet.recipes import Recipe, validated
-from rankdet.recipes.changes import FREE_FIELDS, differences
+from rankdet.recipes import Recipe
 from rankdet.runs.checkpoint import seed_random_numbers
 from rankdet.runs.processes import World
 from rankdet.structures import Batch, InputError
@@ -73,22 +70,6 @@ class Training:
         """The batches of this process from the step ``start`` on."""
         recipe, world = self.recipe, self.world
         return recipe.data.build_sampler(self.dataset, recipe.seed, world.rank, world.size, start)
-
-    def check_fits(self, state: dict[str, Any], path: Path) -> None:
-        """Raise InputError unless the checkpoint ``path`` belongs to this recipe, data and number of processes."""
-        if state["world_size"] != self.world.size:
-            raise InputError(
-                f"the run was started with {state['world_size']} processes; resume it with as many, "
-                f"not {self.world.size}"
-            )
-        before = validated(state["recipe"], f"recipe in {path}").model_dump(mode="json")
-        for field, value, other in differences(self.recipe.model_dump(mode="json"), before):
-            if field not in FREE_FIELDS and not field.startswith("evaluation."):
-                raise InputError(
-                    f"checkpoint {path} does not fit: the recipe of the run says {field}={value}, and it was trained "
-                    f"with {other}; change it back, or start a new run"
-                )
-        self.dataset.ground_truth.check_categories(state["categories"], f"checkpoint {path}")
 
     def set_lr(self, iteration: int) -> None:
         """Set the learning rates of an iteration."""
