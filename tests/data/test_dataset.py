@@ -144,10 +144,10 @@ def test_missing_key_of_an_annotation_is_named(folder, key):
     ("fields", "message"),
     [
         ({"id": 11}, "image 11: id 11 occurs twice"),
-        ({"width": 0}, "image 10: width 0 is not a positive integer"),
+        ({"width": -1}, "image 10: width -1 is not a positive integer"),
         ({"height": 48.5}, "image 10: height 48.5 is not a positive integer"),
-        ({"file_name": "../10.png"}, "image 10: file_name '../10.png' leaves the folder"),
-        ({"file_name": "/etc/10.png"}, "image 10: file_name '/etc/10.png' leaves the folder"),
+        ({"file_name": "../a.png"}, "image 10: file_name '../a.png' leaves the folder"),
+        ({"file_name": "/etc/a.png"}, "image 10: file_name '/etc/a.png' leaves the folder"),
         ({"file_name": 10}, "image 10: file_name 10 is not a name"),
         ({"file_name": "\ud800.png"}, r"image 10: file_name '\\ud800\.png' cannot be the name of a file"),
         ({"file_name": "a\0.png"}, r"image 10: file_name 'a\\x00\.png' cannot be"),

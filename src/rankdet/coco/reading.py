@@ -66,7 +66,7 @@ def read_json(path: str | PathLike[str]) -> Any:
 
 
 def read_ground_truth(
-    source: GroundTruthSource, *, files: bool = False, masks: bool = False, lvis: bool = False
+    source: GroundTruthSource, *, files: bool = False, masks: bool = False, lvis: bool = False, name: str | None = None
 ) -> tuple[GroundTruth, list[Finding]]:
     """Read and check an annotation file of COCO or LVIS.
 
@@ -86,6 +86,8 @@ def read_ground_truth(
     lvis
         Whether the file is in LVIS format. The file of an image is the end of its ``coco_url``
         (``train2017/000000391895.jpg``), and ``file_name`` counts only where there is no such address.
+    name
+        What messages call the file, where ``source`` is loaded already.
 
     Returns
     -------
@@ -97,7 +99,7 @@ def read_ground_truth(
     InputError
         When the file is missing, is no JSON or lacks one of its three sections.
     """
-    name, document = _document(source, files)
+    name, document = _document(source, files, name)
     reader = _Reader(name, files, masks, lvis)
     categories = reader.categories(document["categories"])
     images = reader.images(document["images"])
@@ -207,12 +209,12 @@ class _Reader:
                 self.report("image", place, row, problem)
 
 
-def _document(source: GroundTruthSource, files: bool) -> tuple[str, Mapping[str, list[Any]]]:
+def _document(source: GroundTruthSource, files: bool, name: str | None = None) -> tuple[str, Mapping[str, list[Any]]]:
     """What messages call a source, and its content with all three sections."""
-    name, document = "ground truth", source
+    name, document = name or "ground truth", source
     if isinstance(source, COCO):
         document = source.dataset | {"images": with_empty_lists(source.dataset["images"])}
-    elif not isinstance(source, Mapping):
+    elif isinstance(source, str | PathLike):
         name, document = str(source), read_json(source)
     if not isinstance(document, Mapping):
         raise InputError(f"{name}: the top level of a COCO file is an object with images, annotations and categories")

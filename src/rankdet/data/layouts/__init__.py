@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rankdet.data.layouts import coco, cvat, image_folder, labelme, lvis, voc, yolo
 from rankdet.data.layouts.holdout import held_out
-from rankdet.data.layouts.source import Layout, Reading, Source, canonical
+from rankdet.data.layouts.source import Layout, Reading, Source
+from rankdet.data.layouts.splits import canonical
 from rankdet.structures import InputError
 
 __all__ = ["FINDERS", "Layout", "Reading", "Source", "canonical", "find_layout", "find_source", "held_out"]

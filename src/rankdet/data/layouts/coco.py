@@ -10,7 +10,9 @@ from pathlib import Path
 
 from rankdet.coco import read_file_names
 from rankdet.data.layouts.images import NUM_PROBES, first_texts, folder_with
-from rankdet.data.layouts.source import ALIASES, Source, by_split, canonical, without_year
+from rankdet.data.layouts.names import fits
+from rankdet.data.layouts.source import Source, by_split
+from rankdet.data.layouts.splits import ALIASES, canonical, without_year
 from rankdet.structures import InputError
 
 SPLITS = ("train", "val", "test")
@@ -120,13 +122,19 @@ def _images_of(annotations: Path, folder: Path) -> Path:
     tried = [place / name for place in (folder, folder / "images") for name in dict.fromkeys(names)]
     tried += [beside / "data", beside / "images", beside, folder / "images", folder / "data", folder]
     tried = [found for each in tried if (found := _existing(each)) is not None]
-    found = folder_with(first_texts(annotations, "file_name"), tried)
-    if found is None:  # do later images exist, or was something else called so?
-        listed: list[str] = []
-        with suppress(InputError):  # whoever reads the file reports what is broken
-            listed, _ = read_file_names(annotations)
-        found = folder_with(listed[:: max(1, len(listed) // NUM_PROBES)], tried)
-    return found or folder
+    for probes in _probes(annotations):
+        found = folder_with(probes, tried) or next((place for place in tried if fits(probes, place)), None)
+        if found is not None:
+            return found
+    return folder
+
+
+def _probes(annotations: Path) -> Iterator[list[str]]:
+    """Names of some images, and of others where those are not found: are only the first missing?"""
+    yield first_texts(annotations, "file_name")
+    with suppress(InputError):  # whoever reads the file reports what is broken
+        listed, _ = read_file_names(annotations)
+        yield listed[:: max(1, len(listed) // NUM_PROBES)]
 
 
 def _existing(folder: Path) -> Path | None:

@@ -20,7 +20,8 @@ import numpy as np
 from rankdet.data.layouts.draft import Draft, Part, Points, box_around, ellipse, flat, placed_mask, rotated
 from rankdet.data.layouts.files import SPLITS, split_folders
 from rankdet.data.layouts.images import NUM_PROBES, folder_with
-from rankdet.data.layouts.source import Reading, Source, by_split, canonical
+from rankdet.data.layouts.source import Reading, Source, by_split
+from rankdet.data.layouts.splits import canonical
 from rankdet.structures import InputError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rankdet.data.images import UnreadableImageError, header, is_file
-from rankdet.data.layouts.source import canonical
+from rankdet.data.layouts.splits import canonical
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")

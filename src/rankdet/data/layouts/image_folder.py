@@ -17,7 +17,8 @@ import yaml
 from rankdet.coco.findings import are_numbers, shown
 from rankdet.data.layouts.draft import Draft, stated_size
 from rankdet.data.layouts.files import SPLITS, image_files, split_folders, upright_size
-from rankdet.data.layouts.source import Reading, Source, by_split, canonical
+from rankdet.data.layouts.source import Reading, Source, by_split
+from rankdet.data.layouts.splits import canonical
 from rankdet.structures import InputError
 
 FILES = ("metadata.jsonl", "metadata.csv")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdet.coco import Finding, GroundTruth, read_ground_truth
+from rankdet.coco.reading import read_json
+from rankdet.data.layouts.names import with_files, with_sizes
+from rankdet.data.layouts.splits import canonical, without_year
 from rankdet.structures import InputError
-
-ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-"""Other names of splits, in lower case, and the name by which this package calls them."""
 
 Reading = tuple[Mapping[str, Any], list[Finding]]
 """The content of annotations in the form of a COCO file, and what is wrong with them or was changed."""
@@ -53,13 +53,15 @@ class Source:
 
         Returns the sound records and what is wrong with the others; raises InputError when nothing can be read.
         """
-        if self.document is None:
-            truth, findings = read_ground_truth(self.annotations, files=True, masks=masks, lvis=self.is_lvis)
-        else:
-            document, odd = self.document()
-            name = str(self.annotations)
-            truth, found = read_ground_truth(document, files=True, masks=masks, lvis=self.is_lvis)
-            truth, findings = replace(truth, source=name), odd + [one._replace(file=name) for one in found]
+        file = str(self.annotations)
+        document, findings = (read_json(file), []) if self.document is None else self.document()
+        # Names in LVIS are addresses, which are not written in other ways.
+        if isinstance(document, Mapping) and isinstance(document.get("images"), list) and not self.is_lvis:
+            named, of_names = with_files(document["images"], self.images, file)
+            sized, of_sizes = with_sizes(named, self.images, file)
+            document, findings = {**document, "images": sized}, [*findings, *of_names, *of_sizes]
+        truth, found = read_ground_truth(document, files=True, masks=masks, lvis=self.is_lvis, name=file)
+        findings = [*findings, *found]
         return truth if self.part is None else truth.subset(np.flatnonzero(self.part(truth))), findings
 
     def __str__(self) -> str:
@@ -128,28 +130,6 @@ class Layout:
         if same is not None and split.lower() in same.annotations.name.lower():
             return [same]
         return [source for name, source in self.sources.items() if name.startswith(wanted)]
-
-
-def canonical(split: str) -> str:
-    """The name of a split by which this package calls it.
-
-    Examples
-    --------
-    >>> canonical("Validation"), canonical("Train"), canonical("minival")
-    ('val', 'train', 'minival')
-    """
-    return ALIASES.get(split.lower(), split.lower())
-
-
-def without_year(split: str) -> str:
-    """The name of a split without the year at its end.
-
-    Examples
-    --------
-    >>> without_year("train2017"), without_year("2017")
-    ('train', '2017')
-    """
-    return canonical(split.rstrip("0123456789") or split)
 
 
 def by_split(found: Iterable[tuple[str, Source]]) -> dict[str, Source]:

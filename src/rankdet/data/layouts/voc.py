@@ -17,7 +17,8 @@ from xml.etree.ElementTree import Element
 from rankdet.data.images import is_file
 from rankdet.data.layouts.draft import Draft
 from rankdet.data.layouts.files import SPLITS, folders_in, is_image_name, split_folders, upright_size
-from rankdet.data.layouts.source import Reading, Source, by_split, canonical
+from rankdet.data.layouts.source import Reading, Source, by_split
+from rankdet.data.layouts.splits import canonical
 from rankdet.structures import InputError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")

@@ -18,7 +18,8 @@ import yaml
 from rankdet.data.images import is_file
 from rankdet.data.layouts.draft import Draft, box_around, flat
 from rankdet.data.layouts.files import SPLITS, common_folder, image_files, is_image_name, split_folders, upright_size
-from rankdet.data.layouts.source import Reading, Source, by_split, canonical
+from rankdet.data.layouts.source import Reading, Source, by_split
+from rankdet.data.layouts.splits import canonical
 from rankdet.structures import InputError
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
