@@ -31,7 +31,7 @@ ALLOWED = {
     "report": BASE,
     "heads": BASE | {"backbones", "label_assignment"},
     "detectors": TENSORS,
-    "recipes": TENSORS | {"data", "detectors", "losses", "metrics"},
+    "recipes": TENSORS | {"coco", "data", "detectors", "losses", "metrics"},
     "runs": {"structures"},
     "inference": TENSORS | {"coco", "data", "detectors", "losses", "metrics", "recipes", "report", "runs"},
     "training": TENSORS | {"coco", "data", "inference", "losses", "recipes", "runs"},

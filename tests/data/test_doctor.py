@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rankdet.data import Finding, check_folder
+from rankdet.recipes.doctor import check_folder
 
 
 def errors(findings):
@@ -38,8 +38,9 @@ def test_all_problems_are_found_at_once(folder):
         "image 14",
         "image 15",
     }
-    assert errors(findings) == expected
-    assert errors(check_folder(folder.root)) == expected - {"annotation 106", "image 13"}
+    assert {finding.record for finding in findings} == expected
+    assert {finding.record for finding in check_folder(folder.root)} == expected
+    assert errors(check_folder(folder.root)) == expected - {"annotation 106", "image 14"}
     assert all(finding.file == str(folder.annotations) for finding in findings)
     assert str(findings[0]).startswith(f"{folder.annotations}: image 15: key 'height' is missing")
 
@@ -58,34 +59,56 @@ def test_odd_records_are_warnings(folder):
     assert "outside" in messages["annotation 103"]
     assert "less than a pixel" in messages["annotation 104"]
     assert "not positive" in messages["annotation 105"]
-    assert "leaves the image" in messages["annotation 106"]
+    assert "leaves the image, and would fit with x2 and y2" in messages["annotation 106"]
     assert "twice" in messages["annotation 107"]
-    assert messages["categories"] == "1 of 3 have no annotation: bird"
+    assert "1 of 3 have no annotation: bird" in str(findings[-1])
 
 
-def test_splits_that_share_images_or_differ_in_categories_are_warned_about(folder):
-    other = folder.document | {"categories": [{"id": 2, "name": "dog"}, {"id": 7, "name": "lion"}]}
+def test_images_in_two_splits_are_found_by_name_and_by_content(folder):
+    other = json.loads(json.dumps(folder.document))
+    del other["annotations"][:], other["images"][1:]
+    (folder.images / "copy.png").write_bytes((folder.images / "11.png").read_bytes())
+    other["images"].append({"id": 11, "file_name": "copy.png", "width": 48, "height": 64})
     (folder.root / "annotations" / "instances_val.json").write_text(json.dumps(other))
-    messages = warned(check_folder(folder.root))
-    assert "are not those of" in messages["categories"]
-    assert "instances_train.json already" in messages["image 10"]
+    told = {finding.record: str(finding) for finding in check_folder(folder.root) if "image" in finding.record}
+    assert list(told) == ["image 10"]
+    assert "is an image of" in told["image 10"]
+    assert "instances_train.json already" in told["image 10"]
+    told = {finding.record: str(finding) for finding in check_folder(folder.root, images=True)}
+    assert "has the content of an image of" in told["image 11"]
+    assert "copy.png and 11.png" in told["image 11"]
 
 
-def test_broken_file_does_not_hide_the_others(folder):
-    (folder.root / "annotations" / "instances_bad.json").write_text("{")
+def test_classes_of_val_are_matched_by_name_and_unknown_ones_are_errors(folder):
+    other = folder.document | {"images": folder.document["images"][3:], "annotations": []}
+    val = folder.root / "annotations" / "instances_val.json"
+    val.write_text(json.dumps(other | {"categories": [{"id": 7, "name": "dog"}, {"id": 8, "name": "cat"}]}))
+    findings = check_folder(folder.root)
+    assert errors(findings) == set()
+    assert any("by name" in finding.problem for finding in findings if finding.severity == "note")
+    lion = {"id": 1, "image_id": 13, "category_id": 7, "bbox": [1, 2, 3, 4]}
+    val.write_text(json.dumps(other | {"categories": [{"id": 7, "name": "lion"}], "annotations": [lion]}))
+    error = next(finding for finding in check_folder(folder.root) if finding.severity == "error")
+    assert "lion" in str(error)
+    assert "'dog', 'cat'" in str(error)
+
+
+def test_broken_file_of_another_split_is_a_warning_and_hides_nothing(folder):
+    (folder.root / "annotations" / "instances_test.json").write_text("{")
     folder.add(12, 1, [5, 5, 10, 10])
     folder.write()
     findings = check_folder(folder.root)
-    assert len(findings) == 2
-    assert findings[0].problem.startswith("is not valid JSON")
-    assert findings[1].record == "annotation 103"
+    assert [(finding.severity, finding.record) for finding in findings] == [
+        ("error", "annotation 103"),
+        ("warning", ""),
+    ]
+    assert findings[1].problem.startswith("is not valid JSON")
 
 
 def test_folder_without_annotations_is_an_error(tmp_path):
     assert check_folder(tmp_path)[0].severity == "error"
-    assert check_folder(tmp_path / "absent") == [
-        Finding("error", str(tmp_path / "absent"), "", "there is no such folder")
-    ]
+    (found,) = check_folder(tmp_path / "absent")
+    assert str(found) == f"{tmp_path / 'absent'}: there is no such folder"
 
 
 @pytest.mark.parametrize("name", ["bccd", "nuclei_dsb2018", "coco_free"])

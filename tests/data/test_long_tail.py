@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rankdet.data import CocoDataset, SampleKey, check_folder, find_layout, make_long_tailed_shapes
+from rankdet.data import CocoDataset, SampleKey, find_layout, make_long_tailed_shapes
 from rankdet.data.long_tail import CLASSES
 from rankdet.metrics import evaluate
+from rankdet.recipes.doctor import check_folder
 from rankdet.structures import InputError
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rankdet.data import CocoDataset, SampleKey, check_folder, find_layout, find_source
+from rankdet.data import CocoDataset, SampleKey, find_layout, find_source
+from rankdet.recipes.doctor import check_folder
 from rankdet.recipes.schema.data import Data
 from rankdet.structures import InputError
 
@@ -159,7 +160,7 @@ def test_records_that_are_no_objects_are_named(lvis):
 def test_doctor_finds_nothing_wrong_but_unused_classes_and_missing_images(lvis):
     findings = check_folder(lvis.root, with_masks=True, images=True)
     assert [(finding.severity, finding.record) for finding in findings] == [("warning", "categories")] * 2
-    assert findings[0].problem == "1 of 3 have no annotation: thing_9"
+    assert str(findings[0]).endswith("1 of 3 have no annotation: thing_9")
     (lvis.root / "train2017" / "000000000008.png").unlink()
     assert any(finding.record == "image 8" and "is missing" in finding.problem for finding in check_folder(lvis.root))
 
@@ -183,7 +184,8 @@ def test_doctor_lists_only_some_of_many_unused_classes(lvis):
         {"id": 100 + number, "name": f"unused_{number}", "frequency": "r"} for number in range(50)
     ]
     lvis.write()
-    message = next(finding.problem for finding in check_folder(lvis.root) if "have no annotation" in finding.problem)
+    told = [f"{finding.problem}: {finding.detail}" for finding in check_folder(lvis.root)]
+    message = next(text for text in told if "have no annotation" in text)
     assert message.startswith("51 of 53 have no annotation: thing_9, unused_0, ")
     assert message.endswith("unused_18, …")
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torchvision.ops import masks_to_boxes
 
-from rankdet.data import CocoDataset, SampleKey, check_folder, find_layout, make_shapes
+from rankdet.data import CocoDataset, SampleKey, find_layout, make_shapes
+from rankdet.recipes.doctor import check_folder
 from rankdet.structures import InputError
 
 

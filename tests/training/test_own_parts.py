@@ -198,7 +198,7 @@ def test_data_sets_without_class_names_or_of_another_form_are_refused(short: Rec
         rankdet.train(short, out=tmp_path, datasets=Squares(), console=QUIET)
     other = Squares()
     other.classes = ("small", "huge")
-    with pytest.raises(InputError, match=r"val_set has other categories than train_set: 2 'huge' only in the first"):
+    with pytest.raises(InputError, match=r"val_set: .* no class of train_set: 'huge'"):
         rankdet.train(short, out=tmp_path, datasets=(Squares(), other), console=QUIET)
 
 

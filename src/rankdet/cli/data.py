@@ -8,22 +8,43 @@ from typing import Annotated
 
 import typer
 
+from rankdet.cli.options import Changes
+
 
 def doctor(
-    folder: Annotated[Path, typer.Argument(help="A folder in COCO or LVIS format.")],
-    masks: Annotated[bool, typer.Option(help="Check segmentations too.")] = False,
-    images: Annotated[bool, typer.Option(help="Decode every image.")] = False,
+    folder: Annotated[Path, typer.Argument(help="A data folder.")],
+    changes: Changes = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Check for this recipe: a name of `rankdet list`, or a YAML file.")
+    ] = None,
+    masks: Annotated[
+        bool | None, typer.Option(help="Whether masks are to be learned; by default as the recipe says.")
+    ] = None,
+    images: Annotated[bool, typer.Option(help="Decode every image, and compare their content.")] = False,
 ) -> None:
     """Check a data folder before training.
 
-    Exit status 2 where training would stop.
+    Does what a training does, and has exit status 2 exactly where it would stop before its first iteration; then looks
+    closer, at all splits.
     """
-    from rankdet.data import check_folder, grouped
+    from rankdet.data import grouped
+    from rankdet.recipes import load_recipe
+    from rankdet.recipes.doctor import diagnose
+    from rankdet.recipes.schema.data import Data
+    from rankdet.structures import InputError
 
-    findings = check_folder(folder, with_masks=masks, images=images)
-    for line in grouped(findings):
-        print(line)
-    counts = Counter(finding.severity for finding in findings)
+    if recipe is None:
+        if changes:
+            raise InputError(f"{changes[0]} changes a recipe: name it with --recipe")
+        data, has_masks, is_evaluated = Data(batch_size=1), False, True
+    else:
+        loaded = load_recipe(recipe, changes or [])
+        data, has_masks = loaded.data, loaded.detector.has_masks
+        is_evaluated = loaded.evaluation.at_end or loaded.evaluation.every is not None
+    with_masks = has_masks if masks is None else masks
+    diagnosis = diagnose(data.at(folder.resolve()), with_masks, is_evaluated, images)
+    print("\n".join([diagnosis.summary, *grouped(diagnosis.findings)]))
+    counts = Counter(finding.severity for finding in diagnosis.findings)
     print(f"{folder}: {counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes")
     if counts["error"]:
         raise typer.Exit(2)

@@ -1,6 +1,6 @@
 """Annotation and result files of COCO and LVIS, for data and metrics alike: reading, checking, run lengths."""
 
-from rankdet.coco.findings import Finding, grouped, raise_errors
+from rankdet.coco.findings import Finding, findings_of, grouped, raise_errors
 from rankdet.coco.ground_truth import Federation, GroundTruth
 from rankdet.coco.packed import PackedBytes
 from rankdet.coco.reading import GroundTruthSource, read_file_names, read_ground_truth
@@ -17,6 +17,7 @@ __all__ = [
     "ResultsSource",
     "encode_bitmap",
     "encode_masks",
+    "findings_of",
     "grouped",
     "raise_errors",
     "read_file_names",

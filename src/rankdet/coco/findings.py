@@ -87,11 +87,33 @@ def _line(group: Sequence[Finding]) -> str:
     return str(group[0]._replace(record="", problem=problem, detail=""))
 
 
+class FindingsError(InputError):
+    """Errors among findings; the message has a line for each kind of them, ``findings`` all, warnings too."""
+
+    findings: tuple[Finding, ...] = ()
+
+
 def raise_errors(findings: Iterable[Finding]) -> None:
-    """Raise InputError where there are errors among the findings, with a line for each kind of them."""
-    errors = _lines(findings, "error")
+    """Raise FindingsError where there are errors among the findings, with a line for each kind of them."""
+    rows = tuple(findings)
+    errors = _lines(rows, "error")
     if errors:
-        raise InputError("\n".join(errors))
+        error = FindingsError("\n".join(errors))
+        error.findings = rows
+        raise error
+
+
+def findings_of(error: InputError, file: str = "") -> list[Finding]:
+    """The findings that an error is about; one for the whole ``file`` where the error has none.
+
+    Examples
+    --------
+    >>> findings_of(InputError("a.json: there is no such file"), "a.json")
+    [Finding(severity='error', file='a.json', record='', problem='there is no such file', detail='', remedy='')]
+    """
+    if isinstance(error, FindingsError):
+        return list(error.findings)
+    return [Finding("error", file, "", str(error).removeprefix(f"{file}: "))]
 
 
 def record_name(kind: str, place: int, row: Any) -> str:

@@ -3,7 +3,6 @@
 from rankdet.coco import Finding, grouped
 from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window
 from rankdet.data.dataset import CocoDataset, Sample
-from rankdet.data.doctor import check_folder
 from rankdet.data.images import read_image
 from rankdet.data.layouts import Layout, find_layout, find_source
 from rankdet.data.loading import build_test_loader, build_training_loader, collate
@@ -29,7 +28,6 @@ __all__ = [
     "Window",
     "build_test_loader",
     "build_training_loader",
-    "check_folder",
     "collate",
     "find_layout",
     "find_source",

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rankdet.coco import Finding, GroundTruth, raise_errors
-from rankdet.data.images import UnreadableImageError, header, read_image
+from rankdet.data.images import UnreadableImageError, header, missing_files, read_image
 from rankdet.data.layouts import find_source
 from rankdet.data.masks import outline, rasterize
 from rankdet.data.sampling import SampleKey, repeat_factors
 from rankdet.data.transforms import Placement, Transforms
-from rankdet.data.usable import is_usable, unlearnable
+from rankdet.data.usable import is_usable, left_out, unlearnable
 from rankdet.structures import InputError, Outlines, Source, Target
 
 COCO_MIN_SIZE = 32
@@ -92,6 +92,8 @@ class CocoDataset(Dataset[Sample]):
         (N,) float64: width / height of the images.
     image_ids
         (N,) int64: ids of the images, in the order of the file.
+    findings
+        What was left out or changed in reading; there are no errors among them.
     num_degenerate
         Boxes of zero width or height that were left out.
 
@@ -134,27 +136,28 @@ class CocoDataset(Dataset[Sample]):
             read = find_source(Path(annotations), self.images).read
         self.ground_truth, findings = read(with_masks or measure_masks)
         odd = unlearnable(self.ground_truth, with_masks, drop_degenerate)
-        raise_errors([*findings, *odd])
+        self.findings = [*findings, *odd]
+        raise_errors(self.findings)
         self.num_degenerate = len(odd)
         self.categories, self.category_ids = self.ground_truth.categories, self.ground_truth.category_ids
-        if min_size is None:
-            min_size = 0 if keep_empty else COCO_MIN_SIZE
-        self._choose(is_usable(self.ground_truth, min_object), keep_empty, min_size)
+        self._min_size = (0 if keep_empty else COCO_MIN_SIZE) if min_size is None else min_size
+        self._is_usable = is_usable(self.ground_truth, min_object)
+        is_kept = self.ground_truth.sizes.min(axis=1) >= self._min_size
+        if not keep_empty:
+            is_kept[np.bincount(self.ground_truth.images[self._is_usable], minlength=len(is_kept)) == 0] = False
+        self._keep(is_kept)
         if with_masks and as_outlines:
             self._check_outlines()
         if not len(self):
-            raise InputError(f"{self.ground_truth}: no image is left: none has a usable annotation and the size asked")
+            raise InputError(f"{self.ground_truth}: no image is left to learn from: {self.omissions()}")
 
-    def _choose(self, usable: NDArray[np.bool_], keep_empty: bool, min_size: int) -> None:
+    def _keep(self, is_kept: NDArray[np.bool_]) -> None:
         """Keep the places of N images, and of their usable annotations, image by image."""
         truth = self.ground_truth
-        counts = np.bincount(truth.images[usable], minlength=len(truth.image_ids))
-        is_kept = truth.sizes.min(axis=1) >= min_size
-        if not keep_empty:
-            is_kept &= counts > 0
         self._images = np.flatnonzero(is_kept)
-        rows = np.flatnonzero(usable & is_kept[truth.images])
+        rows = np.flatnonzero(self._is_usable & is_kept[truth.images])
         self._objects = rows[np.argsort(truth.images[rows], kind="stable")]
+        counts = np.bincount(truth.images[rows], minlength=len(truth.image_ids))
         self._ends = np.concatenate([[0], np.cumsum(counts[self._images])])
         self.image_ids = truth.image_ids[self._images]
         self.aspect_ratios = truth.sizes[self._images, 1] / truth.sizes[self._images, 0]
@@ -176,10 +179,52 @@ class CocoDataset(Dataset[Sample]):
         changed.transforms = transforms
         return changed
 
+    def with_categories(self, expected: Sequence[tuple[int, str]], owner: object) -> tuple[Self, list[Finding]]:
+        """The same images with the labels of ``expected``, the classes of ``owner``, matched by name.
+
+        Returns what there is to say as well; with an error among it, the data set is unchanged. See
+        `rankdet.coco.GroundTruth.with_categories`.
+        """
+        truth, findings = self.ground_truth.with_categories(expected, owner)
+        if any(finding.severity == "error" for finding in findings):
+            return self, findings
+        changed = copy(self)
+        changed.ground_truth, changed.categories, changed.category_ids = truth, truth.categories, truth.category_ids
+        return changed, findings
+
+    def without(self, indices: Sequence[int] | NDArray[np.int64]) -> Self:
+        """The same data set without some images, by their index."""
+        is_kept = np.zeros(len(self.ground_truth.image_ids), dtype=bool)
+        is_kept[np.delete(self._images, indices)] = True
+        changed = copy(self)
+        changed._keep(is_kept)
+        return changed
+
     @property
     def num_objects(self) -> int:
         """Objects in all images."""
         return len(self._objects)
+
+    def omissions(self) -> str:
+        """What the annotation file has and this data set has not: how much, why, and the field that keeps it; or ""."""
+        truth = self.ground_truth
+        is_out = np.ones(len(truth.image_ids), dtype=bool)
+        is_out[self._images] = False
+        is_small = is_out & (truth.sizes.min(axis=1) < self._min_size)
+        is_empty = is_out & (np.bincount(truth.images[self._is_usable], minlength=len(is_out)) == 0) & ~is_small
+        keeps = "data.keep_empty=true keeps them"
+        counts = {
+            f"images with a side below {self._min_size} pixels ({keeps})": is_small.sum(),
+            f"images without objects ({keeps})": is_empty.sum(),
+            "images of other reasons": (is_out & ~is_small & ~is_empty).sum(),
+        }
+        is_told = self._is_usable
+        for reason, rows in left_out(truth).items():
+            counts[f"annotations ({reason})"] = (rows & ~is_told).sum()
+            is_told = is_told | rows
+        counts["annotations (too small for data.min_object)"] = (~is_told).sum()
+        counts["objects of images that are left out"] = (self._is_usable & is_out[truth.images]).sum()
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
     def repeats(self, threshold: float) -> NDArray[np.int64]:
         """(N,) how often each image is in an epoch so that rare classes are seen: ⌈r(I)⌉ of `repeat_factors`."""
@@ -190,6 +235,10 @@ class CocoDataset(Dataset[Sample]):
     def path(self, index: int) -> Path:
         """The file of an image."""
         return self.images / self.ground_truth.file_names[int(self._images[index])].decode()
+
+    def missing_files(self) -> list[int]:
+        """The indices of images whose file is missing; none where the data set reads no files."""
+        return [] if self._read_pixels is not None else missing_files([self.path(index) for index in range(len(self))])
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image in pixels, from the annotation file."""

@@ -1,117 +1,200 @@
-"""Everything that is wrong or odd with a data set, found before a training."""
+"""What is odd with a data set beyond what a training looks at: in its records, its image files and between its splits.
 
-from collections.abc import Iterable
+A training leaves such records out, or learns from them though they are probably a mistake. What stops a training is
+found by what prepares it, `rankdet.recipes.schema.data.Data.prepare`.
+
+Legend: N images, A annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
 from rankdet.coco import Finding, GroundTruth
-from rankdet.data.images import is_file, read_image
-from rankdet.data.layouts import FINDERS, Source
-from rankdet.data.usable import left_out, shown_box, unlearnable
+from rankdet.data.images import header, is_file, missing_files, read_image
+from rankdet.data.preparation import MISSING
+from rankdet.data.usable import left_out, shown_box
 from rankdet.structures import InputError
 
+Value = TypeVar("Value")
 MOST_NAMES = 20
 """Classes that a finding lists."""
+ORIENTATION_REMEDY = "`rankdet doctor FOLDER --fix OUT` swaps width and height"
+IDENTICAL = "is there twice: same class and box"
+LEAVES = "leaves the image"
+CORNERS = "leaves the image, and would fit with x2 and y2 in place of width and height"
 
 
-def check_folder(folder: Path, *, with_masks: bool = False, images: bool = False) -> list[Finding]:
-    """Check all splits of a folder in COCO or LVIS format; one may hold both.
+@dataclass(frozen=True)
+class ReadSplit:
+    """A split whose annotations are read.
 
     Parameters
     ----------
-    folder
-        The data set.
-    with_masks
-        Check the segmentations too.
+    truth
+        Its records.
     images
-        Decode every image and compare its size with the annotations, which takes long.
-
-    Returns
-    -------
-    list[Finding]
-        Errors, which stop a training, and warnings: what a training leaves out, or what is probably a mistake.
+        The folder that the file names of images are relative to.
+    severity
+        What an image is that cannot be used: an error where a training would stop at it, a warning elsewhere.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        return [Finding("error", str(folder), "", "there is no such folder")]
-    layouts = [sources for find in FINDERS if (sources := find(folder))]
-    if not layouts:
-        return [Finding("error", str(folder), "", "no annotations of a known layout")]
-    # LVIS divides the images of COCO anew: splits are compared within a format only.
-    return [finding for sources in layouts for finding in _check_sources(sources.values(), with_masks, images)]
+
+    truth: GroundTruth
+    images: Path
+    severity: Literal["error", "warning"] = "warning"
+
+    def path(self, place: int) -> Path:
+        """The file of an image, by its place in the annotation file."""
+        return self.images / self.truth.file_names[place].decode()
+
+    def finding(self, place: int, problem: str, detail: str = "", remedy: str = "") -> Finding:
+        """A warning about an image, by its place in the annotation file."""
+        return Finding("warning", self.truth.source, f"image {self.truth.image_ids[place]}", problem, detail, remedy)
 
 
-def _check_sources(sources: Iterable[Source], with_masks: bool, images: bool) -> list[Finding]:
-    findings: list[Finding] = []
-    first: tuple[Path, list[tuple[int, str]]] | None = None
-    owners: dict[Path, Path] = {}
-    for source in sources:
-        file = source.annotations
+def odd_records(truth: GroundTruth) -> list[Finding]:
+    """Annotations and classes that are sound, but that a training leaves out or that are probably a mistake."""
+    findings = [
+        Finding("warning", truth.source, truth.name_of(row), "is a crowd: left out in training")
+        for row in np.flatnonzero(truth.is_crowd).tolist()
+    ]
+    is_told = truth.is_crowd
+    reasons = {f"{reason}: left out in training": rows for reason, rows in left_out(truth).items()}
+    for problem, rows in (reasons | {IDENTICAL: _repeated(truth)} | _leaving(truth)).items():
+        for row in np.flatnonzero(rows & ~is_told).tolist():
+            findings.append(Finding("warning", truth.source, truth.name_of(row), problem, shown_box(truth, row)))
+        is_told = is_told | rows
+    return findings + _unused_classes(truth)
+
+
+def odd_images(split: ReadSplit, decode: bool = False) -> list[Finding]:
+    """Image files that cannot be read, that have another size, or whose pixels may be meant in another way.
+
+    Only headers are read, unless all is to be decoded (``decode``).
+    """
+    truth, is_turned = split.truth, _turned(split.truth)
+    num_images = len(truth.image_ids)
+    missing = missing_files([split.path(place) for place in range(num_images)])
+    findings = [split.finding(place, MISSING, str(split.path(place))) for place in missing]
+    places = np.delete(np.arange(num_images), missing).tolist()
+    for place in _shown(places, f"Images of {Path(truth.source).name}"):
+        path, (height, width) = split.path(place), truth.sizes[place].tolist()
         try:
-            truth, found = source.read(with_masks)
+            found = header(path)
+            if decode:
+                read_image(path, (height, width))
         except InputError as error:
-            findings.append(_finding(error, file))
+            findings.append(_broken(split, place, path, error))
             continue
-        findings += found
-        findings += unlearnable(truth, with_masks)
-        findings += _odd_records(truth)
-        findings += _check_images(source, truth, images, owners)
-        if first is None:
-            first = file, truth.categories
-        elif truth.categories != first[1]:
-            findings.append(Finding("warning", str(file), "categories", f"are not those of {first[0]}"))
+        if (height, width) not in (found.stored, found.upright):
+            detail = f"{found.upright[1]} × {found.upright[0]} pixels, {width} × {height} in the annotations"
+            findings.append(split.finding(place, "has another size than its annotations say", detail))
+            findings[-1] = findings[-1]._replace(severity=split.severity)
+        elif found.stored != found.upright and found.stored == (height, width) and is_turned[place]:
+            problem = "has boxes that leave it as it is annotated, and fit it as EXIF turns it"
+            findings.append(split.finding(place, problem, f"orientation {found.orientation}", ORIENTATION_REMEDY))
+        elif found.doubt((height, width)):
+            findings.append(split.finding(place, found.doubt((height, width)), f"orientation {found.orientation}"))
+        if found.mode.startswith("I;16"):
+            findings.append(split.finding(place, "has 16 bits per pixel, of which the upper eight are kept"))
+        if found.frames > 1:
+            findings.append(split.finding(place, "has several frames, of which the first is read"))
     return findings
 
 
-def _finding(error: InputError, file: Path, record: str = "") -> Finding:
-    return Finding("error", str(file), record, str(error).removeprefix(f"{file}: "))
+def shared_images(splits: Sequence[ReadSplit], by_content: bool = False) -> list[Finding]:
+    """Images that are in two splits, or twice in one: the same file, or with ``by_content`` also an equal one."""
+    findings: list[Finding] = []
+    owners: dict[Path, ReadSplit] = {}
+    for split, place, path in _files(splits):
+        if path in owners:
+            findings.append(split.finding(place, f"is an image of {owners[path].truth.source} already", str(path)))
+        owners.setdefault(path, split)
+    return findings + (_equal_images(splits) if by_content else [])
 
 
-def _odd_records(truth: GroundTruth) -> list[Finding]:
-    """Records that are sound, but that a training leaves out or that are probably a mistake."""
+def _equal_images(splits: Sequence[ReadSplit]) -> list[Finding]:
+    by_size: dict[int, dict[Path, tuple[ReadSplit, int]]] = {}
+    for split, place, path in _files(splits):
+        if is_file(path):
+            by_size.setdefault(path.stat().st_size, {}).setdefault(path, (split, place))
+    same_size = [files for files in by_size.values() if len(files) > 1]
+    findings = []
+    for files in _shown(same_size, "Equal images"):
+        first: dict[str, tuple[ReadSplit, Path]] = {}
+        for path, (split, place) in files.items():
+            with path.open("rb") as file:
+                digest = file_digest(file, "blake2b").hexdigest()
+            other, twin = first.setdefault(digest, (split, path))
+            if twin != path:
+                problem = f"has the content of an image of {other.truth.source}"
+                findings.append(split.finding(place, problem, f"{path.name} and {twin.name}"))
+    return findings
+
+
+def _shown(values: Sequence[Value], what: str) -> Iterable[Value]:
+    """The values, with a bar of progress on a terminal."""
+    console = Console(stderr=True)
+    return track(values, what, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _files(splits: Sequence[ReadSplit]) -> Iterator[tuple[ReadSplit, int, Path]]:
+    for split in splits:
+        for place in range(len(split.truth.image_ids)):
+            yield split, place, split.path(place)
+
+
+def _broken(split: ReadSplit, place: int, path: Path, error: InputError) -> Finding:
+    problem, _, detail = str(error).removeprefix(f"{path}: ").partition(": ")
+    finding = split.finding(place, problem, f"{path}: {detail}" if detail else str(path))
+    remedy = "data.skip_unreadable=true skips it" if split.severity == "error" else ""
+    return finding._replace(severity=split.severity, remedy=remedy)
+
+
+def _leaving(truth: GroundTruth) -> dict[str, NDArray[np.bool_]]:
+    """Problem → (A,) bool: boxes that leave their image by more than rounding does."""
     left, top, width, height = truth.boxes.T
     image_height, image_width = truth.sizes[truth.images].T
-    reasons = {f"{reason}: it is left out": rows for reason, rows in left_out(truth).items()}
     leaves = (left < -1) | (top < -1) | (left + width > image_width + 1) | (top + height > image_height + 1)
-    reasons["leaves the image (x2 and y2 in place of a size?)"] = leaves
-    seen: set[tuple[float, ...]] = set()
-    findings = []
-    is_flat = (truth.boxes[:, 2:] == 0).any(axis=1)
-    for row in np.flatnonzero(~truth.is_crowd & ~is_flat).tolist():
-        key = (truth.images[row], truth.labels[row], *truth.boxes[row].tolist())
-        problem = next((f"{shown_box(truth, row)} {reason}" for reason, rows in reasons.items() if rows[row]), None)
-        if key in seen:
-            problem = "is there twice: same class and box"
-        seen.add(key)
-        if problem is not None:
-            findings.append(Finding("warning", truth.source, truth.name_of(row), problem))
+    are_corners = (width > left) & (height > top) & (width <= image_width) & (height <= image_height) & (left >= 0)
+    return {CORNERS: leaves & are_corners & (top >= 0), LEAVES: leaves}
+
+
+def _turned(truth: GroundTruth) -> NDArray[np.bool_]:
+    """(N,) bool: some box leaves the image, and all fit into one with width and height swapped."""
+    left, top, width, height = truth.boxes.T
+    image_height, image_width = truth.sizes[truth.images].T
+    leaves = (left + width > image_width + 1) | (top + height > image_height + 1)
+    leaves_turned = (left + width > image_height + 1) | (top + height > image_width + 1)
+    num_images = len(truth.image_ids)
+    return (np.bincount(truth.images[leaves], minlength=num_images) > 0) & (
+        np.bincount(truth.images[leaves_turned], minlength=num_images) == 0
+    )
+
+
+def _repeated(truth: GroundTruth) -> NDArray[np.bool_]:
+    """(A,) bool: an earlier annotation of the image has the same class and box."""
+    keys = np.column_stack([truth.images, truth.labels, truth.boxes])
+    order = np.lexsort(keys.T[::-1])  # which keeps the order of equal ones
+    repeats = np.zeros(len(keys), dtype=bool)
+    repeats[order[1:]] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    return repeats
+
+
+def _unused_classes(truth: GroundTruth) -> list[Finding]:
     used = set(truth.labels.tolist())
     unused = [name for label, (_, name) in enumerate(truth.categories) if label not in used]
-    if unused:
-        listed = ", ".join([*unused[:MOST_NAMES], *(["…"] if len(unused) > MOST_NAMES else [])])
-        message = f"{len(unused)} of {len(truth.categories)} have no annotation: {listed}"
-        findings.append(Finding("warning", truth.source, "categories", message))
-    return findings
-
-
-def _check_images(source: Source, truth: GroundTruth, decode: bool, owners: dict[Path, Path]) -> list[Finding]:
-    """Images that are missing or in two splits; with ``decode`` also those that cannot be read."""
-    if not len(truth.image_ids):  # what is wrong with them is found already
+    if not unused:
         return []
-    findings, file = [], source.annotations
-    for place, (image_id, (height, width)) in enumerate(zip(truth.image_ids, truth.sizes.tolist(), strict=True)):
-        path = source.images / truth.file_names[place].decode()
-        record = f"image {image_id}"
-        if not is_file(path):
-            findings.append(Finding("error", str(file), record, f"the image {path} is missing"))
-            continue
-        if path in owners:
-            findings.append(Finding("warning", str(file), record, f"the image {path} is in {owners[path]} already"))
-        owners.setdefault(path, file)
-        if decode:
-            try:
-                read_image(path, (height, width))
-            except InputError as error:
-                findings.append(_finding(error, file, record))
-    return findings
+    listed = ", ".join([*unused[:MOST_NAMES], *(["…"] if len(unused) > MOST_NAMES else [])])
+    problem = f"{len(unused)} of {len(truth.categories)} have no annotation"
+    return [Finding("warning", truth.source, "categories", problem, listed)]

@@ -87,7 +87,7 @@ class Loop:
                 self._log = RunLog(self.run, state.iteration, tensorboard, state.is_evaluated)
         if world.is_main:
             going_on = "" if saved is None else f"going on at iteration {state.iteration}"
-            for message in filter(None, (training.describe(), training.start, going_on)):
+            for message in filter(None, (training.describe(), training.prepared.describe(), training.start, going_on)):
                 self.display.say(message)
             self.display.count(state.iteration)
         with self.display.progress, closing(self._log) if self._log is not None else nullcontext():

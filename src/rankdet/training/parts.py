@@ -12,7 +12,9 @@ from torch.optim import Optimizer
 
 from rankdet.data import CocoDataset
 from rankdet.data.own import MapDataset, from_map_dataset
+from rankdet.data.preparation import Prepared, prepare
 from rankdet.recipes import Recipe
+from rankdet.recipes.schema.data import Data
 from rankdet.structures import InputError
 from rankdet.training.optimization import OwnOptimizer
 
@@ -93,38 +95,43 @@ class Parts:
                 given = own.get(name, "none")
                 raise InputError(f"checkpoint {path} does not fit: its run was started {expected} (given: {given})")
 
-    def build_datasets(self, recipe: Recipe, has_masks: bool) -> tuple[CocoDataset, CocoDataset | None]:
-        """The data sets, prepared as the recipe says; the second is None where nothing is evaluated."""
-        data = recipe.data
+    def prepare(self, recipe: Recipe, has_masks: bool) -> Prepared:
+        """Read and check the data of a training: the caller's own, or those of the recipe."""
         is_evaluated = recipe.evaluation.at_end or recipe.evaluation.every is not None
         if self.datasets is None:
-            first = data.build_training_dataset(has_masks)
-            is_evaluated &= data.find_validation_source() is not None
-            return first, data.build_test_dataset(measure_masks=has_masks) if is_evaluated else None
+            return recipe.data.prepare(has_masks, is_evaluated)
         own, own_test = self.datasets
-        training, test = data.build_transforms(training=True), data.build_transforms(training=False)
-        if isinstance(own, CocoDataset):
-            if has_masks and not own.with_masks:
-                raise InputError("the network learns from masks: make the data set with with_masks=True")
-            first = own.with_transforms(training)
-        else:
-            first = from_map_dataset(
+        return prepare(
+            "given data sets",
+            lambda: self._own_training_set(own, recipe.data, has_masks),
+            lambda: self._own_test_set(own_test if is_evaluated else None, recipe.data, has_masks),
+        )
+
+    def _own_training_set(self, own: MapDataset | CocoDataset, data: Data, has_masks: bool) -> CocoDataset:
+        transforms = data.build_transforms(training=True)
+        if not isinstance(own, CocoDataset):
+            return from_map_dataset(
                 own,
                 "train_set",
                 self.classes,
-                training,
+                transforms,
                 with_masks=has_masks,
                 keep_empty=data.keep_empty,
                 drop_degenerate=data.drop_degenerate,
                 min_object=data.min_object,
             )
-        if own_test is None or not is_evaluated:
-            return first, None
-        if isinstance(own_test, CocoDataset):
-            return first, own_test.with_transforms(test)
+        if has_masks and not own.with_masks:
+            raise InputError("the network learns from masks: make the data set with with_masks=True")
+        return own.with_transforms(transforms)
+
+    def _own_test_set(self, own: MapDataset | CocoDataset | None, data: Data, has_masks: bool) -> CocoDataset | str:
+        transforms = data.build_transforms(training=False)
+        if own is None:
+            return "there is no data set for it, or the recipe asks for no evaluation"
+        if isinstance(own, CocoDataset):
+            return own.with_transforms(transforms)
         dropped, classes = data.drop_degenerate, self.classes
-        second = from_map_dataset(own_test, "val_set", classes, test, measure_masks=has_masks, drop_degenerate=dropped)
-        return first, second
+        return from_map_dataset(own, "val_set", classes, transforms, measure_masks=has_masks, drop_degenerate=dropped)
 
 
 def import_path(part: object) -> str:

@@ -33,12 +33,8 @@ class Training:
         self.recipe, self.world, self.parts = recipe, world, parts or Parts()
         own = self.parts.network
         with_masks = recipe.detector.has_masks if own is None else bool(getattr(own, "has_masks", False))
-        self.dataset, self.test_dataset = self.parts.build_datasets(recipe, with_masks)
-        if self.test_dataset is not None:
-            self.test_dataset.ground_truth.check_categories(self.dataset.categories, self.dataset.ground_truth)
-            self.test_dataset.check_readable()
-        if not self.dataset.num_objects:
-            raise InputError(f"{self.dataset.ground_truth}: no image has an object to learn from")
+        self.prepared = self.parts.prepare(recipe, with_masks)
+        self.dataset, self.test_dataset = self.prepared.datasets()
         seed_random_numbers(recipe.seed)
         self.start = ""
         categories = self.dataset.categories

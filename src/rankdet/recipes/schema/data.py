@@ -16,6 +16,7 @@ from .part import Choice, Part, built, part
 if TYPE_CHECKING:
     from rankdet.data import CocoDataset, GroupedBatchSampler, Transforms
     from rankdet.data.layouts import Layout, Source
+    from rankdet.data.preparation import Prepared
 
 KeepRatio = part("rankdet.data.transforms:KeepRatio", "keep_ratio")
 FixedSize = part("rankdet.data.transforms:FixedSize", "fixed")
@@ -165,6 +166,30 @@ class Data(Config):
             expansion=built(self.expansion),
             crop=built(self.crop),
         )
+
+    def prepare(self, with_masks: bool = False, is_evaluated: bool = True) -> Prepared:
+        """Read and check what a training uses, in one place for training and doctor; see `rankdet.data.prepare`.
+
+        Masks are read where they are learned (``with_masks``), images to evaluate on where there will be an evaluation.
+        """
+        from rankdet.data.preparation import prepare
+        from rankdet.structures import InputError
+
+        def build_validation() -> CocoDataset | str:
+            if not is_evaluated:
+                return "the recipe asks for no evaluation"
+            if self.find_validation_source() is None:
+                return "there is no split val; data.validation_fraction=0.1 holds out a part of the images"
+            return self.build_test_dataset(measure_masks=with_masks)
+
+        def build_training() -> CocoDataset:
+            return self.build_training_dataset(with_masks)
+
+        try:
+            name = f"{self.find_source(self.train_split).layout} data"
+        except InputError:
+            name = "data"
+        return prepare(name, build_training, build_validation)
 
     def build_training_dataset(self, with_masks: bool = False) -> CocoDataset:
         """The images to learn from, with the masks of their objects where asked for.

@@ -1,0 +1,150 @@
+"""What a training does with its data before the first iteration: it reads them and says what is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from rankdet.coco import Finding, findings_of, grouped, raise_errors
+from rankdet.data.dataset import CocoDataset
+from rankdet.structures import InputError
+
+Built = TypeVar("Built")
+MISSING = "the image file is missing"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a training, read and checked.
+
+    Parameters
+    ----------
+    train
+        The images to learn from; None where an error keeps them from being used.
+    validation
+        The images to evaluate on; None where there are none, or an error keeps them from being used.
+    findings
+        What is wrong or odd. With an error among them, no training begins.
+    summary
+        What is used and what is left out, and why, in one paragraph.
+    """
+
+    train: CocoDataset | None
+    validation: CocoDataset | None
+    findings: list[Finding]
+    summary: str
+
+    def datasets(self) -> tuple[CocoDataset, CocoDataset | None]:
+        """The images to learn from, and those to evaluate on or None; raises InputError where there are errors."""
+        raise_errors(self.findings)
+        if self.train is None:
+            raise ValueError("data without an error have images to learn from")
+        return self.train, self.validation
+
+    def describe(self) -> str:
+        """The summary, and a line for each kind of finding."""
+        return "\n".join([self.summary, *grouped(self.findings)])
+
+
+def prepare(
+    name: str, build_train: Callable[[], CocoDataset], build_validation: Callable[[], CocoDataset | str]
+) -> Prepared:
+    """Read and check the data of a training; what is wrong is found, not raised.
+
+    Images to learn from whose file is missing are an error, or left out where the data set skips what it cannot read.
+    Images to evaluate on whose file is missing are kept: they count as images without detections. The classes of both
+    are matched by name.
+
+    Parameters
+    ----------
+    name
+        What the summary calls the data.
+    build_train
+        Reads the images to learn from. What it raises as InputError is a finding.
+    build_validation
+        Reads the images to evaluate on, or returns why there are none.
+    """
+    findings: list[Finding] = []
+    parts: list[str] = []
+    train, validation = _built(build_train, findings), None
+    if isinstance(train, CocoDataset):
+        train = _trainable(train, findings)
+        parts += [_learned(train)] if train is not None else []
+    found = _built(build_validation, findings)
+    if isinstance(found, CocoDataset):
+        validation = _comparable(found, train, findings)
+        parts.append(_measured(validation))
+    elif found is not None:
+        parts.append(f"nothing is evaluated: {found}")
+    return Prepared(
+        train, validation, list(dict.fromkeys(findings)), f"{name}: {'; '.join(parts) or 'nothing can be used'}"
+    )
+
+
+def _built(build: Callable[[], Built], findings: list[Finding]) -> Built | None:
+    """What is built, or None and its errors."""
+    try:
+        built = build()
+    except InputError as error:
+        findings += findings_of(error)
+        return None
+    findings += built.findings if isinstance(built, CocoDataset) else []
+    return built
+
+
+def _trainable(train: CocoDataset, findings: list[Finding]) -> CocoDataset | None:
+    """The images to learn from, without those that have no file where these are skipped; None where nothing is left."""
+    if train.skip_unreadable:
+        missing = _missing(train, "warning", "it is left out")
+        train = train.without(train.missing_files())
+    else:
+        missing = _missing(train, "error", "data.skip_unreadable=true leaves it out")
+    findings += missing
+    if not train.num_objects:
+        findings.append(Finding("error", str(train.ground_truth), "", "no image has an object to learn from"))
+    return train if len(train) else None
+
+
+def _comparable(found: CocoDataset, train: CocoDataset | None, findings: list[Finding]) -> CocoDataset:
+    """The images to evaluate on with the classes that are learned."""
+    findings += _missing(found, "warning", "it counts as an image without detections")
+    try:
+        found.check_readable()
+    except InputError as error:
+        findings += findings_of(error, str(found.ground_truth))
+    if train is None:
+        return found
+    validation, odd = found.with_categories(train.categories, train.ground_truth)
+    findings += odd
+    return validation
+
+
+def _missing(dataset: CocoDataset, severity: Literal["error", "warning"], remedy: str) -> list[Finding]:
+    """A finding for each image whose file is missing."""
+    return [
+        Finding(
+            severity,
+            str(dataset.ground_truth),
+            f"image {dataset.image_ids[index]}",
+            MISSING,
+            str(dataset.path(index)),
+            remedy,
+        )
+        for index in dataset.missing_files()
+    ]
+
+
+def _learned(dataset: CocoDataset) -> str:
+    """How much of an annotation file is learned from, and what is left out, and why."""
+    truth, omissions = dataset.ground_truth, dataset.omissions()
+    used = f"{len(dataset)} of {len(truth.image_ids)} images and {dataset.num_objects} of {len(truth.labels)} objects"
+    return f"trained on {used} of {truth}" + (f" (left out: {omissions})" if omissions else "")
+
+
+def _measured(dataset: CocoDataset) -> str:
+    """How much an annotation file has to evaluate on."""
+    truth = dataset.ground_truth
+    crowds = int(truth.is_crowd.sum())
+    regions = f", and {crowds} crowds, in which detections do not count" if crowds else ""
+    return f"evaluated on {len(truth.image_ids)} images and {len(truth.labels) - crowds} objects of {truth}{regions}"

@@ -1,0 +1,100 @@
+"""Everything that is wrong or odd with a data set, found by what a training does and by a closer look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from rankdet.coco import Finding, findings_of
+from rankdet.data.doctor import ReadSplit, odd_images, odd_records, shared_images
+from rankdet.data.layouts import Source, find_layout
+from rankdet.data.preparation import MISSING
+from rankdet.recipes.schema.data import Data
+from rankdet.structures import InputError
+
+
+class Diagnosis(NamedTuple):
+    """What doctor says of a data set.
+
+    summary
+        What a training uses and leaves out, in words.
+    findings
+        What is wrong or odd. A training stops before its first iteration exactly where there are errors; one that only
+        a look at the image files finds, stops it as soon as it comes to the image.
+    """
+
+    summary: str
+    findings: list[Finding]
+
+
+def check_folder(folder: Path, *, with_masks: bool = False, images: bool = False) -> list[Finding]:
+    """What is wrong or odd with a data folder for a training by the rules of COCO; see `diagnose`."""
+    return diagnose(Data(folder=Path(folder), batch_size=1), with_masks, images=images).findings
+
+
+def diagnose(data: Data, with_masks: bool = False, is_evaluated: bool = True, images: bool = False) -> Diagnosis:
+    """Prepare data as a training does, and look closer at all splits that there are.
+
+    Parameters
+    ----------
+    data
+        The data of a recipe, with its folder.
+    with_masks
+        Whether masks are learned. Where they are not, what is odd about them is a warning.
+    is_evaluated
+        Whether the training evaluates.
+    images
+        Decode every image, which takes long, and compare the content of files.
+    """
+    prepared = data.prepare(with_masks, is_evaluated)
+    findings, splits = list(prepared.findings), []
+    used = list(_used_sources(data, is_evaluated))
+    files = {source.annotations for source in used}
+    for source in used + [other for other in _all_sources(data) if other.annotations not in files]:
+        try:
+            truth, found = source.read(False)
+        except InputError as error:
+            findings += [] if source in used else _as_warnings(findings_of(error, str(source.annotations)))
+            continue
+        findings += [] if source in used else _as_warnings(found)
+        findings += [] if with_masks else _as_warnings(_of_masks(source, found))
+        findings += odd_records(truth)
+        is_learned = source in used[:1] and not data.skip_unreadable
+        splits.append(ReadSplit(truth, source.images, "error" if is_learned else "warning"))
+    missing = {(finding.file, finding.record) for finding in findings if finding.problem == MISSING}
+    for split in splits:
+        odd = odd_images(split, images)
+        findings += [one for one in odd if one.problem != MISSING or (one.file, one.record) not in missing]
+    return Diagnosis(prepared.summary, list(dict.fromkeys(findings + shared_images(splits, images))))
+
+
+def _used_sources(data: Data, is_evaluated: bool) -> Iterable[Source]:
+    """Where the images are that are learned from, and then those that are evaluated on."""
+    with suppress(InputError):
+        yield data.find_source(data.train_split)
+    with suppress(InputError):
+        found = data.find_validation_source() if is_evaluated else None
+        yield from [] if found is None else [found]
+
+
+def _all_sources(data: Data) -> Iterable[Source]:
+    with suppress(InputError):
+        if data.folder is not None:
+            yield from find_layout(data.folder, lvis_first=data.format == "lvis").sources.values()
+
+
+def _of_masks(source: Source, known: Iterable[Finding]) -> list[Finding]:
+    """What a training of masks would find, too; nothing where the annotations have none."""
+    try:
+        truth, found = source.read(True)
+    except InputError:
+        return []
+    if truth.segmentations is None or not any(truth.segmentations[row] for row in range(len(truth.labels))):
+        return []
+    return [finding for finding in found if finding not in set(known)]
+
+
+def _as_warnings(findings: Iterable[Finding]) -> list[Finding]:
+    return [finding._replace(severity="warning") if finding.severity == "error" else finding for finding in findings]
