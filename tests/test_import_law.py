@@ -35,11 +35,13 @@ ALLOWED = {
     "runs": {"structures"},
     "inference": TENSORS | {"coco", "data", "detectors", "losses", "metrics", "recipes", "report", "runs"},
     "training": TENSORS | {"coco", "data", "inference", "losses", "recipes", "runs"},
+    "look": TENSORS | {"coco", "data", "recipes", "report", "runs"},
     "importing": TENSORS | {"data", "detectors", "recipes", "runs", "training"},
     "demo": TENSORS | {"data", "inference", "recipes", "report", "runs", "training"},
     "reproduce": {"data", "recipes", "report", "runs", "structures", "training"},
     "cli": TENSORS
-    | {"data", "demo", "importing", "inference", "metrics", "recipes", "report", "reproduce", "runs", "training"},
+    | {"data", "demo", "importing", "inference", "look", "metrics"}
+    | {"recipes", "report", "reproduce", "runs", "training"},
     "__main__": {"cli"},
 }
 """Our modules that a package may import. A loss never imports a detector, nor a detector a loss."""
@@ -55,6 +57,7 @@ OUTSIDE = {
     "metrics": {"hotcoco", "numpy", "torch"},
     "data": {"PIL", "numpy", "rich", "torch", "torchvision", "yaml"},
     "report": {"jinja2", "matplotlib", "numpy", "torch"},
+    "look": {"PIL", "contourpy", "jinja2", "markupsafe", "numpy", "rich", "torch", "torchvision"},
     "recipes": {"pydantic", "torch", "yaml"},
     "reproduce": {"pydantic", "rich", "yaml"},
     "importing": {"torch"},

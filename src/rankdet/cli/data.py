@@ -50,6 +50,27 @@ def doctor(
         raise typer.Exit(2)
 
 
+def look(
+    folder: Annotated[Path, typer.Argument(help="A folder in COCO or LVIS format.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="A name of `rankdet list`, or a YAML file, whose anchors are tried.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Most images that are shown.")] = 500,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("look.html"),
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
+) -> None:
+    """Look at a data folder: one HTML page, suspicious images first.
+
+    Images with boxes and outlines, classes, sizes, copies, and what is wrong with records.
+    """
+    from rankdet.look import write_look
+    from rankdet.recipes import load_recipe
+
+    named = None if recipe is None else load_recipe(recipe)
+    write_look(folder, out, recipe=named, images=images, splits=split, progress=True)
+    print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
 def make_shapes(
     folder: Annotated[Path, typer.Argument(help="The folder to make.")],
     train: Annotated[

@@ -212,7 +212,7 @@ class RegionProposalNetwork(nn.Module):
         with torch.no_grad():
             usable = outputs.anchors._replace(
                 valid=[
-                    self._usable(valid, size, outputs.anchors.boxes)
+                    self.usable(valid, size, outputs.anchors.boxes)
                     for valid, size in zip(outputs.anchors.valid, image_sizes, strict=True)
                 ]
             )
@@ -235,7 +235,7 @@ class RegionProposalNetwork(nn.Module):
             rows=rows,
         )
 
-    def _usable(self, valid: Tensor | None, size: tuple[int, int], anchors: Tensor) -> Tensor | None:
+    def usable(self, valid: Tensor | None, size: tuple[int, int], anchors: Tensor) -> Tensor | None:
         """Return which anchors of an image (height, width) the loss may see, (M,) bool; None: all of them.
 
         As published, an anchor that ends where the allowed border ends is beyond it on the right and at the bottom, but
