@@ -99,7 +99,7 @@ def test_checkpoint_and_its_detections_measure_alike(
     arguments = ("evaluate", "--detections", out / "detections.json", "--ground-truth", truth, "--out", tmp_path / "b")
     assert call(monkeypatch, *arguments) == 0
     first, second = (json.loads((folder / "evaluation.json").read_text()) for folder in (out, tmp_path / "b"))
-    assert first == second
+    assert first == second | {"images_unreadable": 0}
 
 
 def test_ranking_is_measured_on_demand_and_the_checkpoint_is_left_alone(
@@ -191,6 +191,40 @@ def test_detecting_draws_images(trained: Path, data: Path, tmp_path: Path, monke
     images = sorted((data / "images" / "val").iterdir())
     assert call(monkeypatch, "detect", trained, *images[:2], "--out", tmp_path / "out", "--threshold", "0.1") == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+def test_a_broken_image_is_named_at_the_end_and_told_by_the_exit_status(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "images"
+    shutil.copytree(data / "images" / "val", folder)
+    (folder / "broken [1].jpg").write_bytes(b"nothing")
+    assert call(monkeypatch, "detect", trained, folder, "--out", tmp_path / "out") == 1
+    out, error = capsys.readouterr()
+    assert f"written: {tmp_path / 'out'}, 4 images" in out
+    assert f"rankdet: error: {folder}: broken [1].jpg: cannot be read: left out: " in error
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
+
+
+def test_what_detect_writes_is_measured_as_the_checkpoint_is(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert call(monkeypatch, "detect", trained, data / "images" / "val", "--out", tmp_path / "found") == 0
+    truth = data / "annotations" / "instances_val.json"
+    found = tmp_path / "found" / "detections.json"
+    assert call(monkeypatch, "evaluate", "--detections", found, "--ground-truth", truth, "--out", tmp_path) == 0
+    first, second = (json.loads((folder / "evaluation.json").read_text()) for folder in (trained, tmp_path))
+    assert second["AP"] == pytest.approx(first["AP"], abs=1e-6)
+    assert "AP50" in capsys.readouterr().out
+
+
+def test_more_detections_of_a_checkpoint_are_measured_on_demand(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    arguments = ("evaluate", trained, "--data", data, "--out", tmp_path, "--no-thresholds", "--max-detections", "20")
+    assert call(monkeypatch, *arguments) == 0
+    counts = [len(json.loads((folder / "detections.json").read_text())) for folder in (trained, tmp_path)]
+    assert counts[0] == 4 * 5 < counts[1] <= 4 * 20
 
 
 def test_doctor_tells_a_sound_folder_from_a_broken_one(

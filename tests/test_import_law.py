@@ -40,7 +40,7 @@ ALLOWED = {
     "demo": TENSORS | {"data", "inference", "recipes", "report", "runs", "training"},
     "reproduce": {"data", "recipes", "report", "runs", "structures", "training"},
     "cli": TENSORS
-    | {"data", "demo", "importing", "inference", "look", "metrics"}
+    | {"coco", "data", "demo", "importing", "inference", "look", "metrics"}
     | {"recipes", "report", "reproduce", "runs", "training"},
     "__main__": {"cli"},
 }

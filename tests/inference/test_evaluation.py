@@ -227,16 +227,64 @@ def test_images_of_a_folder_are_files_of_any_known_kind(tmp_path: Path):
     (tmp_path / "folder.png").mkdir()
     for name in ("a.bmp", "b.TIF", "c.txt"):
         (tmp_path / name).touch()
-    assert [path.name for path in find_images([tmp_path])] == ["a.bmp", "b.TIF"]
+    assert [path.name for path in find_images([tmp_path]).paths] == ["a.bmp", "b.TIF"]
 
 
-def test_all_broken_images_are_named_and_nothing_is_written(checkpoint: Path, tmp_path: Path):
-    Image.new("RGB", (30, 20)).save(tmp_path / "good.png")
+def test_where_no_image_can_be_read_all_are_named_and_nothing_is_written(checkpoint: Path, tmp_path: Path):
     for name in ("one.png", "two.jpg"):
         (tmp_path / name).write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"one\.png.*two\.jpg"):
+    with pytest.raises(InputError, match=r"2 records: cannot be read: left out \(one\.png: .*two\.jpg"):
         detect_and_draw(checkpoint, [tmp_path], tmp_path / "out", None, CPU, lambda _: None)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("broken", ["truncated", "empty", "text"])
+def test_broken_images_are_left_out_and_the_others_are_done(broken: str, checkpoint: Path, tmp_path: Path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (30, 20), "red").save(folder / name)
+    sound = (folder / "b.png").read_bytes()
+    (folder / "b.png").write_bytes({"truncated": sound[:60], "empty": b"", "text": b"no image"}[broken])
+    (folder / "note.txt").write_text("nothing")
+    (folder / "thumbs").mkdir()
+    said: list[str] = []
+    done = detect_and_draw(checkpoint, [folder], tmp_path / "out", 0.0, CPU, said.append)
+    assert said[0] == "1 file that is no image and 1 folder were passed over"
+    assert (done.images, [finding.record for finding in done.unreadable]) == (2, ["b.png"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png", "detections.json"]
+    content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [Path(row["file_name"]).name for row in content["images"]] == ["a.png", "c.png"]
+
+
+def test_what_is_done_is_kept_where_something_stops_the_command(checkpoint: Path, tmp_path: Path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (30, 20), "red").save(folder / name)
+
+    def report(line: str) -> None:
+        if "b.png" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        detect_and_draw(checkpoint, [folder], tmp_path / "out", 0.0, CPU, report)
+    content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [Path(row["file_name"]).name for row in content["images"]] == ["a.png", "b.png"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "b.png", "detections.json"}
+
+
+def test_images_without_objects_are_detected_in_and_not_measured(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
+    folder = tmp_path / "data"
+    shutil.copytree(shapes_folder, folder)
+    path = folder / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = []
+    path.write_text(json.dumps(content))
+    metrics = evaluate_on_folder(load(checkpoint, CPU), folder, "val", out=tmp_path / "out")
+    assert "AP" not in metrics
+    assert "has no objects: detections are written, and nothing is measured" in metrics["findings"][0]
+    assert json.loads((tmp_path / "out" / "detections.json").read_text())
 
 
 def test_missing_and_empty_places_of_images_are_named(tmp_path: Path):
@@ -260,7 +308,9 @@ def test_one_stage_detectors_train_evaluate_and_detect(name: str, shapes_folder:
     short = ["schedule.iterations=2", "schedule.warmup_iterations=1", "runtime.log_interval=1", "runtime.device=cpu"]
     recipe = load_recipe(name, [f"data.folder={shapes_folder}", *small, *short])
     train(recipe, out=tmp_path / "run", console=Console(file=io.StringIO()))
-    found = load(tmp_path / "run", "cpu").detect(find_images([find_layout(shapes_folder).source("val").images])[0])
+    found = load(tmp_path / "run", "cpu").detect(
+        find_images([find_layout(shapes_folder).source("val").images]).paths[0]
+    )
     assert len(found.scores) <= 100
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert records[-1]["kind"] == "evaluation"

@@ -154,7 +154,7 @@ def evaluate(
         return
     print_evaluation(Console(), metrics)
     print(f"written: {folder / 'evaluation.json'}, {folder / 'detections.json'}")
-    if not thresholds:
+    if not thresholds or "per_class" not in metrics:
         return
     try:
         store_thresholds(model, optimal_thresholds(metrics))
@@ -181,14 +181,20 @@ def detect(
 ) -> None:
     """Detect objects in images.
 
-    Writes annotated images and COCO JSON, with masks where the detector finds them.
+    Writes annotated images and COCO JSON, with masks where the detector finds them. Images that cannot be read are left
+    out and named at the end; the exit status is 1 then.
     """
+    from rankdet.coco import grouped
     from rankdet.inference.drawing import detect_and_draw
     from rankdet.runs.processes import joined_world
 
     with joined_world(device) as world:
-        written = detect_and_draw(checkpoint, images, out, threshold, world.device, report=print, trust=trust)
-    print(f"written: {written}")
+        done = detect_and_draw(checkpoint, images, out, threshold, world.device, report=print, trust=trust)
+    print(f"written: {out}, {done.images} images")
+    for line in grouped(done.unreadable):
+        print(f"rankdet: {line}", file=sys.stderr)
+    if done.unreadable:
+        raise typer.Exit(1)
 
 
 def import_foreign(

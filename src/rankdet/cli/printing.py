@@ -15,7 +15,8 @@ _MOST_CLASSES = 200
 
 def print_evaluation(console: Console, metrics: Mapping[str, Any]) -> None:
     """Print the measures of an evaluation, those of its classes, and the quality of a ranking."""
-    _print_measures(console, metrics, "boxes" if "masks" in metrics else None)
+    if "per_class" in metrics:  # images without objects have only findings
+        _print_measures(console, metrics, "boxes" if "masks" in metrics else None)
     if "masks" in metrics:
         _print_measures(console, metrics["masks"], "masks")
     found = [*metrics.get("findings", ()), *metrics.get("masks", {}).get("findings", ())]

@@ -16,6 +16,7 @@ from rankdet.data import CocoDataset, build_test_loader
 from rankdet.data.own import MapDataset, from_map_dataset
 from rankdet.inference.loading import build_losses, load
 from rankdet.inference.model import Model
+from rankdet.inference.progress import track
 from rankdet.inference.ranking_quality import ranking_quality
 from rankdet.metrics import RAISE_CAP, cap_findings
 from rankdet.metrics import evaluate as measure
@@ -90,7 +91,8 @@ def evaluate(
     dict
         See `rankdet.metrics.evaluate`. The numbers of the masks of a model are its entry ``masks``, those of the
         ranking its entry ``ranking``. Its entry ``images_unreadable`` counts images that could not be read, which
-        its entry ``findings`` names; they are measured as images without detections.
+        its entry ``findings`` names; they are measured as images without detections. Where no image has an object,
+        there are these two alone.
 
     Raises
     ------
@@ -135,21 +137,28 @@ def _evaluate_on(model: Model, data: CocoDataset | MapDataset, out: Path | None)
 
 
 def evaluate_model(
-    model: Model, dataset: CocoDataset, world: World | None = None, batch_size: int = 4, workers: int = 2
+    model: Model,
+    dataset: CocoDataset,
+    world: World | None = None,
+    batch_size: int = 4,
+    workers: int = 2,
+    progress: bool = False,
 ) -> Evaluation | None:
     """Detect in all images of a data set and measure.
 
     The data set prepares the images as the model does; where the model finds masks, it has read those of the objects.
     The processes of ``world`` share the images, ``batch_size`` per batch, each with ``workers`` that read them; without
     ``world`` this process is alone. All processes but the main one get None. Images that cannot be read are measured as
-    images without detections. Raises InputError when that is all of them, and leaves no process waiting.
+    images without detections. Raises InputError when that is all of them, and leaves no process waiting. ``progress``
+    shows a bar on a terminal.
     """
     world = world or World.alone(model.device)
     own: list[Results] = []
     reasons: list[str] = []
     with model.evaluating(), world.together():
         dataset.check_readable()
-        for batch in build_test_loader(dataset, batch_size, workers, rank=world.rank, world_size=world.size):
+        loader = build_test_loader(dataset, batch_size, workers, rank=world.rank, world_size=world.size)
+        for batch in track(loader, "Evaluating", is_shown=progress and world.is_main):
             reasons += batch.skipped
             if not len(batch.images):
                 continue
@@ -169,6 +178,11 @@ def _measured(model: Model, dataset: CocoDataset, gathered: Sequence[tuple[Resul
     unreadable = [Finding("warning", str(truth), "", problem, reason) for _, reasons in gathered for reason in reasons]
     if len(unreadable) == len(dataset):
         raise InputError(f"none of {len(dataset)} images of {dataset.images} can be read: {unreadable[0].detail}")
+    if not len(truth.labels):
+        said = Finding("warning", str(truth), "", "has no objects: detections are written, and nothing is measured")
+        return Evaluation(
+            {"findings": grouped([said, *unreadable]), "images_unreadable": len(unreadable)}, found.records()
+        )
     metrics: dict[str, Any] = {**measure(truth, found, max_detections=cap)}
     if not metrics["findings"]:  # a detector has one cap for all classes of an image
         raise_cap = f"{RAISE_CAP}, detector.testing.per_image={{0}} lets the detector find as many"
@@ -214,7 +228,8 @@ def evaluate_on_folder(
             dataset.ground_truth.check_categories(model.categories, model.origin.path or "the model")
             if world.is_main and out is not None:
                 stack.enter_context(output_folder(out))
-        evaluation = evaluate_model(model, dataset, world, recipe.evaluation.batch_size, recipe.data.workers)
+        batch_size, workers = recipe.evaluation.batch_size, recipe.data.workers
+        evaluation = evaluate_model(model, dataset, world, batch_size, workers, progress=True)
         if evaluation is None:
             return None
         metrics = evaluation.metrics
@@ -229,8 +244,8 @@ def evaluate_on_folder(
 
 
 def optimal_thresholds(metrics: Mapping[str, Any]) -> list[float]:
-    """The LRP-optimal score threshold of each class, by label, from `rankdet.metrics.evaluate`."""
-    return [numbers["threshold"] for numbers in metrics["per_class"].values()]
+    """The LRP-optimal score threshold of each class, by label, from `rankdet.metrics.evaluate`; [] without any."""
+    return [numbers["threshold"] for numbers in metrics.get("per_class", {}).values()]
 
 
 def store_thresholds(model: Model, found: Sequence[float]) -> Model:

@@ -244,7 +244,7 @@ class Loop:
         self.state.is_evaluated = True
 
     def _write_evaluation(self, evaluation: Evaluation, log: RunLog, seconds: float) -> None:
-        self.metrics, self.state.thresholds = evaluation.metrics, optimal_thresholds(evaluation.metrics)
+        self.metrics, self.state.thresholds = evaluation.metrics, optimal_thresholds(evaluation.metrics) or None
         evaluation.write(self.run.folder)
         record = {
             "kind": "evaluation",
