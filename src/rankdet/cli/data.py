@@ -71,6 +71,36 @@ def look(
     print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
+def convert(
+    folder: Annotated[
+        Path, typer.Argument(metavar="IN", help="A data folder of any layout that docs/formats.md lists.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The COCO folder to write, which must be empty or not be there.")
+    ],
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy images; otherwise they are hard links, where that is possible.")
+    ] = False,
+) -> None:
+    """Write a data folder as a COCO folder.
+
+    Annotations go to annotations/instances_SPLIT.json, images to images/SPLIT.
+    Exit status 2 where nothing in the folder can be used.
+    """
+    from rankdet.data import convert_folder, grouped
+
+    found = convert_folder(folder, out, copy=copy, progress=True)
+    print(f"{folder}: {found.layout}")
+    for split, one in found.splits.items():
+        missing = f", {one.missing} image files are missing" if one.missing else ""
+        print(
+            f"{split}: {one.images} images, {one.objects} objects, {one.masks} of them with a mask, "
+            f"{one.crowds} crowds{missing}: {one.annotations}"
+        )
+    for line in grouped(found.findings):
+        print(line)
+
+
 def make_shapes(
     folder: Annotated[Path, typer.Argument(help="The folder to make.")],
     train: Annotated[

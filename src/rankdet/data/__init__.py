@@ -2,6 +2,7 @@
 
 from rankdet.coco import Finding, grouped
 from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window
+from rankdet.data.conversion import Conversion, convert_folder
 from rankdet.data.dataset import CocoDataset, Sample
 from rankdet.data.images import read_image
 from rankdet.data.layouts import Layout, find_layout, find_source
@@ -13,6 +14,7 @@ from rankdet.data.transforms import FixedSize, KeepRatio, Placement, Transforms
 
 __all__ = [
     "CocoDataset",
+    "Conversion",
     "Expansion",
     "Finding",
     "FixedSize",
@@ -29,6 +31,7 @@ __all__ = [
     "build_test_loader",
     "build_training_loader",
     "collate",
+    "convert_folder",
     "find_layout",
     "find_source",
     "grouped",

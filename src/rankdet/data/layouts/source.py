@@ -48,10 +48,10 @@ class Source:
     is_lvis: bool = False
     part: Callable[[GroundTruth], NDArray[np.bool_]] | None = None
 
-    def read(self, masks: bool) -> tuple[GroundTruth, list[Finding]]:
-        """Read and check the annotations, with segmentations or without.
+    def content(self) -> Reading:
+        """Return the annotations in the form of a COCO file, with names of files below ``images`` and with sizes.
 
-        Returns the sound records and what is wrong with the others; raises InputError when nothing can be read.
+        Records are not checked. Raises InputError when nothing can be read.
         """
         file = str(self.annotations)
         document, findings = (read_json(file), []) if self.document is None else self.document()
@@ -60,9 +60,20 @@ class Source:
             named, of_names = with_files(document["images"], self.images, file)
             sized, of_sizes = with_sizes(named, self.images, file)
             document, findings = {**document, "images": sized}, [*findings, *of_names, *of_sizes]
-        truth, found = read_ground_truth(document, files=True, masks=masks, lvis=self.is_lvis, name=file)
-        findings = [*findings, *found]
-        return truth if self.part is None else truth.subset(np.flatnonzero(self.part(truth))), findings
+        return document, findings
+
+    def read(self, masks: bool) -> tuple[GroundTruth, list[Finding]]:
+        """Read and check the annotations, with segmentations or without.
+
+        Returns the sound records and what is wrong with the others; raises InputError when nothing can be read.
+        """
+        document, odd = self.content()
+        truth, found = self.check(document, masks)
+        return truth if self.part is None else truth.subset(np.flatnonzero(self.part(truth))), [*odd, *found]
+
+    def check(self, document: Mapping[str, Any], masks: bool) -> tuple[GroundTruth, list[Finding]]:
+        """The sound records of what `content` returns, with segmentations or without, and what is wrong with others."""
+        return read_ground_truth(document, files=True, masks=masks, lvis=self.is_lvis, name=str(self.annotations))
 
     def __str__(self) -> str:
         """What is read, for messages: the layout, the annotations and the folder of the images."""
