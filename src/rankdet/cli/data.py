@@ -51,7 +51,7 @@ def doctor(
 
 
 def look(
-    folder: Annotated[Path, typer.Argument(help="A folder in COCO or LVIS format.")],
+    folder: Annotated[Path, typer.Argument(help="A data folder of any layout that docs/formats.md lists.")],
     recipe: Annotated[
         str | None, typer.Option(help="A name of `rankdet list`, or a YAML file, whose anchors are tried.")
     ] = None,
