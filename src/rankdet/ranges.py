@@ -127,6 +127,8 @@ Fraction = Annotated[float, Range(ge=0, le=1)]
 OpenFraction = Annotated[float, Range(gt=0, lt=1)]
 Count = Annotated[int, Range(ge=1)]
 CountOrZero = Annotated[int, Range(ge=0)]
+Bits = Annotated[int, Range(ge=8, le=16)]
+"""How many of 16 bits an image uses."""
 Byte = Annotated[float, Range(ge=0, le=255)]
 """The value of a color channel."""
 Stds = tuple[Positive, Positive, Positive, Positive]

@@ -1,6 +1,8 @@
 """Image files of all kinds."""
 
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from PIL import Image
 
 from rankdet.data import read_image
-from rankdet.data.images import Header, header
+from rankdet.data.images import Header, header, measured_bits
 from rankdet.data.pixels import to_pixels
 from rankdet.structures import InputError
 
@@ -179,3 +181,100 @@ def test_float_image_is_refused(save_image):
     path = save_image("a.tiff", RGB[..., 0].astype(np.float32))
     with pytest.raises(InputError, match="32 bits"):
         read_image(path, (20, 30))
+
+
+def png_of(values, color_type):
+    """A PNG of 16 bits, (height, width, channels), which Pillow does not write in colors."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    size = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, color_type, 0, 0, 0)
+    chunks = [(b"IHDR", size), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize(("channels", "color_type"), [(1, 0), (3, 2), (4, 6)])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_an_image_of_16_bits_that_uses_fewer_keeps_the_upper_eight_of_these(tmp_path, channels, color_type, bits):
+    values = np.random.default_rng(bits).integers(0, 1 << bits, (20, 30, channels), dtype=np.uint16)
+    values[0, 0] = (1 << bits) - 1
+    path = tmp_path / "a.png"
+    path.write_bytes(png_of(values, color_type))
+    expected = np.broadcast_to((values[..., :3] >> (bits - 8)).astype(np.uint8), (20, 30, 3)).copy()
+    assert torch.equal(read_image(path, (20, 30), bits), as_tensor(expected))
+    assert torch.equal(to_pixels(path, bits=bits), as_tensor(expected))
+    assert measured_bits([path]) == (bits, (1 << bits) - 1)
+    assert header(path).depth == 16
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "RGB", "P"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_tiffs_without_compression_are_turned_like_others(save_image, mode, orientation):
+    image = Image.fromarray(RGB).convert(mode)
+    names = [save_image(f"{kind}.tiff", image, compression=kind, exif=with_orientation(orientation))
+             for kind in ("raw", "tiff_lzw")]  # fmt: skip
+    for upright in (True, False):
+        plain, packed = (to_pixels(name, upright=upright) for name in names)
+        assert torch.equal(plain, packed)
+    assert header(names[0]).upright == tuple(to_pixels(names[0]).shape[1:])
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+def test_gray_tiffs_of_16_bits_are_scaled_by_the_bits_that_they_use(save_image, compression):
+    values = np.random.default_rng(0).integers(0, 1 << 12, (20, 30), dtype=np.uint16)
+    path = save_image("a.tiff", values, compression=compression, exif=with_orientation(6))
+    upright = np.rot90((values >> 4).astype(np.uint8), -1).copy()
+    assert torch.equal(read_image(path, (30, 20), bits=12), torch.from_numpy(upright).expand(3, -1, -1))
+    assert measured_bits([path])[0] == 12
+
+
+def test_values_beyond_the_bits_are_white_and_few_images_are_measured(save_image, tmp_path):
+    dark, bright = (save_image(f"{value}.png", np.full((4, 4), value, dtype=np.uint16)) for value in (900, 5000))
+    assert read_image(bright, (4, 4), bits=12).unique().tolist() == [255]
+    assert measured_bits([dark, tmp_path / "missing.png", bright]) == (14, 5000)
+    assert measured_bits([*[dark] * 999, bright]) == (10, 900)  # which is not among those looked at
+    assert measured_bits([save_image("a.png", RGB), save_image("b.jpg", RGB)]) is None
+    assert measured_bits([]) is None
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_images_without_colors_are_refused_by_their_headers_and_as_pil_images(save_image, mode):
+    image = Image.new(mode, (30, 20), 7)
+    path = save_image("a.tiff", image)
+    for attempt in (lambda: header(path), lambda: read_image(path, (20, 30)), lambda: to_pixels(image)):
+        with pytest.raises(InputError, match="32 bits per channel, or signed ones"):
+            attempt()
+
+
+def test_headers_tell_of_frames_transparency_and_kinds_of_pixels(save_image):
+    frames = [Image.new("L", (30, 20), value) for value in (0, 100, 200)]
+    for name in ("a.tiff", "a.gif", "a.png", "a.webp"):
+        assert header(save_image(name, frames[0], save_all=True, append_images=frames[1:])).frames == 3
+    assert header(save_image("one.tiff", frames[0])).frames == 1
+    palette = Image.fromarray(RGB).quantize(16)
+    assert header(save_image("p.png", palette, transparency=0)).is_transparent
+    assert not header(save_image("q.png", palette)).is_transparent
+    for mode, name in (("RGBA", "b.png"), ("LA", "c.png"), ("L", "d.png"), ("CMYK", "e.jpg"), ("1", "f.png")):
+        found = header(save_image(name, Image.fromarray(RGB).convert(mode)))
+        assert (found.mode, found.is_transparent) == (mode, mode.endswith("A"))
+
+
+def test_images_larger_than_pillow_takes_are_read_up_to_a_limit_that_the_message_names(tmp_path):
+    limit = Image.MAX_IMAGE_PIXELS
+    row = b"\0" * (1 + 25_000 // 8)
+    for height in (15_000, 50_000):  # 375 million pixels of one bit, more than Pillow takes, and 1,250 million
+        packed = zlib.compressobj(1)
+        data = b"".join(packed.compress(row) for _ in range(height)) + packed.flush()
+        size = struct.pack(">IIBBBBB", 25_000, height, 1, 0, 0, 0, 0)
+        chunks = [(b"IHDR", size), (b"IDAT", data), (b"IEND", b"")]
+        content = b"".join(
+            struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+            for kind, part in chunks
+        )
+        (tmp_path / f"{height}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    assert header(tmp_path / "15000.png").stored == (15_000, 25_000)
+    with pytest.raises(
+        InputError, match=r"25000 × 50000 pixels, and more than 1073741824 are not read: cut it into tiles"
+    ):
+        header(tmp_path / "50000.png")
+    assert limit == Image.MAX_IMAGE_PIXELS

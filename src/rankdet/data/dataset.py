@@ -5,6 +5,7 @@ Legend: N images, A annotations, G objects of an image, C categories.
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rankdet.coco import Finding, GroundTruth, raise_errors
-from rankdet.data.images import UnreadableImageError, header, missing_files, read_image
+from rankdet.data.images import UnreadableImageError, header, measured_bits, missing_files, read_image
 from rankdet.data.layouts import find_source
 from rankdet.data.masks import outline, rasterize
 from rankdet.data.sampling import SampleKey, repeat_factors
@@ -250,6 +251,22 @@ class CocoDataset(Dataset[Sample]):
         resize = self.transforms.resize
         return self.size(index) if resize is None else resize.size(self.size(index))
 
+    def with_bits(self, stated: int | None) -> Self:
+        """The same images, those of 16 bits scaled by the bits that they use, and with findings that tell so.
+
+        Parameters
+        ----------
+        stated
+            How many bits they use; None: what `rankdet.data.images.measured_bits` finds.
+        """
+        paths = () if self._read_pixels is not None else [self.path(index) for index in range(len(self))]
+        found = measured_bits(paths)
+        if found is None:
+            return self.with_transforms(replace(self.transforms, significant_bits=stated or 16))
+        changed = self.with_transforms(replace(self.transforms, significant_bits=stated or found[0]))
+        changed.findings = [*self.findings, _of_bits(str(self.ground_truth), stated, *found)]
+        return changed
+
     def check_readable(self) -> None:
         """Raise InputError where no image file can be read and has the annotated size; only headers are looked at."""
         if self._read_pixels is not None:
@@ -284,18 +301,20 @@ class CocoDataset(Dataset[Sample]):
                 torch.manual_seed(key.seed)
                 return index, self._read_pixels(int(self._images[index])), ()
         if not self.skip_unreadable:
-            return index, read_image(self.path(index), self.size(index)), ()
+            return index, self._image(index), ()
         skipped: list[str] = []
         is_landscape = self.aspect_ratios[index] >= 1
         for candidate in ((index + step) % len(self) for step in range(len(self))):
             if (self.aspect_ratios[candidate] >= 1) != is_landscape:
                 continue
-            path = self.path(candidate)
             try:  # an image of a wrong size is a mistake of the annotations: it is never skipped
-                return candidate, read_image(path, self.size(candidate)), tuple(skipped)
+                return candidate, self._image(candidate), tuple(skipped)
             except UnreadableImageError as error:
                 skipped.append(str(error))
         raise InputError(f"none of {len(skipped)} images of {self.images} can be read, the first: {skipped[0]}")
+
+    def _image(self, index: int) -> Tensor:
+        return read_image(self.path(index), self.size(index), self.transforms.significant_bits)
 
     def _target(self, objects: NDArray[np.int64], boxes: Tensor, placement: Placement) -> Target:
         placed = placement.boxes(boxes)
@@ -306,6 +325,22 @@ class CocoDataset(Dataset[Sample]):
             segmentations = [self.ground_truth.segmentation(row) for row in objects[kept.numpy()].tolist()]
             masks = outline(segmentations, placement) if self.as_outlines else _masks(segmentations, placement)
         return Target(placed[kept], torch.from_numpy(self.ground_truth.labels[objects])[kept], masks)
+
+
+def _of_bits(file: str, stated: int | None, bits: int, largest: int) -> Finding:
+    """What is told of images of 16 bits that use ``bits`` of them, with values up to ``largest``."""
+    detail, remedy = f"values up to {largest} in those looked at", f"data.significant_bits={bits} fits"
+    if stated is None:
+        problem = f"has images of 16 bits that use {bits}, of which the upper eight are kept"
+        return Finding("note", file, "", problem, detail, "data.significant_bits=16 takes them for 16 bits")
+    if largest >= 1 << stated:
+        problem = f"has images of 16 bits with values beyond data.significant_bits={stated}, which become white"
+        return Finding("warning", file, "", problem, detail, remedy)
+    if largest < 1 << (stated - 3):
+        problem = f"has dark images of 16 bits: they use less than an eighth of data.significant_bits={stated}"
+        return Finding("warning", file, "", problem, detail, remedy)
+    problem = f"has images of 16 bits that count as {stated}, of which the upper eight are kept"
+    return Finding("note", file, "", problem, detail)
 
 
 def _masks(segmentations: Sequence[Any], placement: Placement) -> Tensor:

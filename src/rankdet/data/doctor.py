@@ -90,8 +90,8 @@ def odd_images(split: ReadSplit, decode: bool = False) -> list[Finding]:
         path, (height, width) = split.path(place), truth.sizes[place].tolist()
         try:
             found = header(path)
-            if decode:
-                read_image(path, (height, width))
+            if decode and int(read_image(path, (height, width)).max()) < 32 and found.depth == 8:
+                findings.append(split.finding(place, "is nearly black: it uses less than an eighth of its range"))
         except InputError as error:
             findings.append(_broken(split, place, path, error))
             continue
@@ -104,10 +104,13 @@ def odd_images(split: ReadSplit, decode: bool = False) -> list[Finding]:
             findings.append(split.finding(place, problem, f"orientation {found.orientation}", ORIENTATION_REMEDY))
         elif found.doubt((height, width)):
             findings.append(split.finding(place, found.doubt((height, width)), f"orientation {found.orientation}"))
-        if found.mode.startswith("I;16"):
-            findings.append(split.finding(place, "has 16 bits per pixel, of which the upper eight are kept"))
         if found.frames > 1:
-            findings.append(split.finding(place, "has several frames, of which the first is read"))
+            findings.append(split.finding(place, "has several frames, of which the first is read", f"{found.frames}"))
+        notes = {
+            "has transparency, which is ignored": found.is_transparent,
+            "has the colors of print (CMYK), which are converted without a profile": found.mode == "CMYK",
+        }
+        findings += [split.finding(place, note)._replace(severity="note") for note, is_so in notes.items() if is_so]
     return findings
 
 

@@ -3,18 +3,21 @@
 Pillow decodes. The decoders of torchvision give the same pixels, but warn since version 0.29 of their removal.
 """
 
+import math
 import os
 import re
 import struct
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -24,6 +27,8 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 """What Pillow raises on broken files."""
 MOST_PIXELS = 2**30
 """The largest image that is read, 32,768 × 32,768: 3 GB of RGB, and six times what Pillow takes without a warning."""
+MOST_MEASURED = 64
+"""Images of 16 bits whose values are looked at."""
 ORIENTATION = 0x0112
 """The number of the EXIF entry."""
 _TURNS = {
@@ -52,14 +57,20 @@ class Header(NamedTuple):
         1 … 8, how EXIF says that these are to be turned; 1: not at all.
     mode
         Pillow's name for the kind of pixels: "RGB", "L", "I;16", …
+    depth
+        Bits of a channel in the file, 8 or 16; fewer count as 8.
     frames
         Images in the file, of which the first is read.
+    is_transparent
+        Whether it has an alpha channel or transparent colors, which are ignored.
     """
 
     stored: tuple[int, int]
     orientation: int = 1
     mode: str = "RGB"
+    depth: int = 8
     frames: int = 1
+    is_transparent: bool = False
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -71,6 +82,11 @@ class Header(NamedTuple):
         ((60, 40), (40, 60))
         """
         return self.stored[::-1] if self.orientation >= 5 else self.stored
+
+    @property
+    def is_deep_color(self) -> bool:
+        """Whether the colors have 16 bits, of which Pillow keeps the upper eight."""
+        return self.depth == 16 and not self.mode.startswith("I;16")
 
     def is_turned(self, size: tuple[int, int] | None) -> bool:
         """Whether an image is turned as its EXIF orientation says: the one rule for all that reads images.
@@ -121,7 +137,7 @@ def header(path: Path) -> Header:
     Raises
     ------
     UnreadableImageError
-        When the file is missing, is no image or has more than `MOST_PIXELS`; the message names it.
+        When the file is missing, is no image, has more than `MOST_PIXELS` or 32 bits per channel; the message names it.
     """
     with _opened(path) as file:
         found = _header(file, path)
@@ -130,7 +146,7 @@ def header(path: Path) -> Header:
         return found._replace(frames=frames)
 
 
-def read_image(path: Path, size: tuple[int, int]) -> Tensor:
+def read_image(path: Path, size: tuple[int, int], bits: int = 16) -> Tensor:
     """Read an image that annotations describe.
 
     Parameters
@@ -140,6 +156,8 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
     size
         (height, width) in pixels, as the annotations say. `Header.is_turned` decides by it whether the image is turned
         as its EXIF orientation says.
+    bits
+        Of an image of 16 bits, how many are used: `to_rgb`.
 
     Returns
     -------
@@ -153,28 +171,30 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
     InputError
         When the image has another size.
     """
-    pixels = decode(path, size)
+    pixels = decode(path, size, bits=bits)
     Header((pixels.shape[1], pixels.shape[2])).check_size(size, path)
     return pixels
 
 
-def decode(path: Path, size: tuple[int, int] | None = None, *, upright: bool = True) -> Tensor:
+def decode(path: Path, size: tuple[int, int] | None = None, *, upright: bool = True, bits: int = 16) -> Tensor:
     """Decode an image to (3, height, width) uint8 RGB.
 
     It is turned as `Header.is_turned` decides by the annotated ``size``, if there is one; never where ``upright`` is
-    False. Raises UnreadableImageError that names the file.
+    False. For ``bits`` see `to_rgb`. Raises UnreadableImageError that names the file.
     """
     with _opened(path) as file:
         found = _header(file, path)
         is_turned = upright and found.is_turned(size)
         image: Image.Image = file
+        if found.is_deep_color and bits < 16:
+            image = Image.fromarray(_scaled(_deep_colors(path), bits))
         if file.format == "TIFF":
-            file.load()  # which turns it: of this format alone, Pillow never shows the stored pixels
+            image.load()  # which turns it: of this format alone, Pillow never shows the stored pixels
             if not is_turned and found.orientation != 1:
-                image = file.transpose(_BACK[found.orientation])
+                image = image.transpose(_BACK[found.orientation])
         elif is_turned:
-            image = file.transpose(_TURNS[found.orientation])
-        return to_rgb(image, str(path))
+            image = image.transpose(_TURNS[found.orientation])
+        return to_rgb(image, str(path), bits)
 
 
 def upright_image(image: Image.Image) -> Image.Image:
@@ -183,22 +203,48 @@ def upright_image(image: Image.Image) -> Image.Image:
     return image.transpose(_TURNS[orientation]) if orientation != 1 else image
 
 
-def to_rgb(image: Image.Image, name: str) -> Tensor:
-    """The pixels of an image of any mode as (3, height, width) uint8 RGB.
+def to_rgb(image: Image.Image, name: str, bits: int = 16) -> Tensor:
+    """The pixels of an image of any mode as (3, height, width) uint8 RGB; transparency is ignored.
 
-    Images of 16 bits keep the upper eight, and transparency is ignored.
+    Parameters
+    ----------
+    image
+        An image of Pillow.
+    name
+        What the message calls it.
+    bits
+        Of an image of 16 bits, how many are used, from 8 to 16: of 12 bits the upper eight are kept, and values beyond
+        are white. Cameras put 10, 12 or 14 bits into files of 16. The same number for all images of a data set keeps
+        their brightness comparable.
 
     Raises
     ------
-    InputError
-        When the image has 32 bits per channel; the message starts with ``name``.
+    UnreadableImageError
+        When the image has 32 bits per channel, or negative values; the message starts with ``name``.
     """
     if image.mode.startswith("I;16"):
-        gray = torch.from_numpy(np.array(image).astype(np.int32) >> 8).to(torch.uint8)
-        return gray.expand(3, -1, -1)
-    if image.mode in ("I", "F"):
-        raise UnreadableImageError(f"{name}: the image has 32 bits per pixel and channel, which is no color")
+        return torch.from_numpy(_scaled(np.array(image), bits)).expand(3, -1, -1)
+    _check_mode(image, name)
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def measured_bits(paths: Sequence[Path]) -> tuple[int, int] | None:
+    """How many bits images of 16 bits use, and their largest value.
+
+    At most `MOST_MEASURED` of the files are looked at, evenly spread over all. The bits are the fewest of 8, 10, 12, 14
+    and 16 that hold every value. None where no such image is among them; files that cannot be read do not count.
+    """
+    largest = None
+    for path in paths[:: max(1, math.ceil(len(paths) / MOST_MEASURED))]:
+        try:
+            with _opened(path) as file:
+                found = _header(file, path)
+                if found.depth == 16:
+                    values = _deep_colors(path) if found.is_deep_color else np.array(file)
+                    largest = max(largest or 0, int(values.max()))
+        except UnreadableImageError:
+            continue
+    return None if largest is None else (min(bits for bits in (8, 10, 12, 14, 16) if largest < 1 << bits), largest)
 
 
 def is_file(path: Path) -> bool:
@@ -240,6 +286,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         # Pillow warns of odd metadata each time, but decoding shows whether the pixels are sound.
         with warnings.catch_warnings(action="ignore"), _UNLIMITED, Image.open(path) as file:
+            if file.format == "TIFF":
+                # Pillow 13.0 maps uncompressed gray pixels of a named file into memory, by the size after turning.
+                file.filename = ""
             if file.width * file.height > MOST_PIXELS:
                 raise UnreadableImageError(
                     f"{path}: the image has {file.width} × {file.height} pixels, and more than {MOST_PIXELS} are not "
@@ -284,8 +333,55 @@ def _header(file: Image.Image, path: Path) -> Header:
         width, height = file.tag_v2[256], file.tag_v2[257]  # type: ignore[attr-defined]  # only this class has it
     if file.format == "PNG" and "exif" not in file.info and _has_metadata_behind_pixels(path):
         file.load()
-    # The class of PNG files would decode the image for its EXIF entries.
-    return Header((height, width), _orientation(lambda: Image.Image.getexif(file)), file.mode)
+    _check_mode(file, str(path))
+    return Header(
+        (height, width),
+        _orientation(lambda: Image.Image.getexif(file)),  # the class of PNG files would decode the image for its EXIF
+        file.mode,
+        16 if file.mode.startswith("I;16") or _has_deep_tiles(file) else 8,
+        is_transparent=file.has_transparency_data,
+    )
+
+
+def _check_mode(image: Image.Image, name: str) -> None:
+    if image.mode in ("I", "F"):
+        raise UnreadableImageError(
+            f"{name}: the image has 32 bits per channel, or signed ones, which are no colors; save it with 8 or 16 bits"
+        )
+
+
+def _scaled(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Values of so many bits as bytes."""
+    return np.minimum(values.astype(np.int32) >> (bits - 8), 255).astype(np.uint8)
+
+
+def _deep_colors(path: Path) -> NDArray[np.int32]:
+    """The colors of an image of 16 bits, (height, width, 3).
+
+    Pillow keeps the upper byte of each. Where the order of bytes is told the other way round, it keeps the lower one.
+    """
+    halves = []
+    for keeps_lower in (False, True):
+        with Image.open(path) as file:
+            if keeps_lower:
+                file.tile = [(*tile[:3], _swapped(tile[3])) for tile in file.tile]  # type: ignore[misc]
+            halves.append(np.array(file.convert("RGB")).astype(np.int32))
+    return (halves[0] << 8) | halves[1]
+
+
+def _swapped(mode: Any) -> Any:
+    """Pillow's name for how pixels lie in a file, or arguments of a decoder with it, in the other order of bytes."""
+    if isinstance(mode, tuple):
+        return tuple(map(_swapped, mode))
+    if isinstance(mode, str) and ";16" in mode:
+        lower = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+        return mode[:-1] + lower[mode[-1]]
+    return mode
+
+
+def _has_deep_tiles(file: Image.Image) -> bool:
+    """Whether the colors of an image have 16 bits in the file."""
+    return any("RGB" in str(tile[3]) and ";16" in str(tile[3]) for tile in getattr(file, "tile", ()))
 
 
 def _orientation(read: Callable[[], Image.Exif]) -> int:

@@ -18,7 +18,7 @@ ImageLike = str | PathLike[str] | Image.Image | NDArray[np.generic] | Tensor
 """An image that a model takes: a file, a PIL image, an array (H, W, 3) or a tensor (3, H, W)."""
 
 
-def to_pixels(image: ImageLike, name: str = "image", upright: bool = True) -> Tensor:
+def to_pixels(image: ImageLike, name: str = "image", upright: bool = True, bits: int = 16) -> Tensor:
     """The pixels of one image.
 
     Parameters
@@ -30,6 +30,8 @@ def to_pixels(image: ImageLike, name: str = "image", upright: bool = True) -> Te
         What a message calls it.
     upright
         Whether files and PIL images are turned as their EXIF orientation says.
+    bits
+        Of files and PIL images of 16 bits, how many are used; see `rankdet.data.images.to_rgb`.
 
     Returns
     -------
@@ -50,9 +52,9 @@ def to_pixels(image: ImageLike, name: str = "image", upright: bool = True) -> Te
     rankdet.structures.errors.InputError: image: a tensor of shape (40, 60), not (3, H, W)
     """
     if isinstance(image, str | PathLike):
-        return decode(Path(image), upright=upright)
+        return decode(Path(image), upright=upright, bits=bits)
     if isinstance(image, Image.Image):
-        return to_rgb(upright_image(image) if upright else image, name)
+        return to_rgb(upright_image(image) if upright else image, name, bits)
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise InputError(f"{name}: an array of shape {image.shape}, not (H, W, 3)")

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window, holds_center
-from rankdet.ranges import Count, Fraction, NotEmpty, checked
+from rankdet.ranges import Bits, Count, Fraction, NotEmpty, checked
 
 Color = tuple[float, float, float]
 """Red, green and blue in 0 … 255."""
@@ -195,11 +195,13 @@ class Transforms:
         A larger canvas, or None.
     crop
         A part of the image or of its canvas, or None.
+    significant_bits
+        How many bits gray images of 16 bits use: `rankdet.data.images.to_rgb`. Training and detection scale them alike.
 
     Raises
     ------
     ValueError
-        When a probability is outside of [0, 1].
+        When a probability is outside of [0, 1], or the bits are not from 8 to 16.
 
     Examples
     --------
@@ -214,6 +216,7 @@ class Transforms:
     distortion: PhotometricDistortion | None = None
     expansion: Expansion | None = None
     crop: MinIoUCrop | None = None
+    significant_bits: Bits = 16
 
     def place(self, size: tuple[int, int], boxes: Tensor | None = None) -> Placement:
         """Draw what happens to an image of ``size`` (height, width), from torch's global random state.

@@ -199,7 +199,7 @@ class Model:
         return [NO_THRESHOLD if math.isnan(value) else value for value in found]
 
     def _sample(self, image: ImageLike, number: int) -> Sample:
-        pixels = to_pixels(image, f"image {number}")
+        pixels = to_pixels(image, f"image {number}", bits=self.transforms.significant_bits)
         size = (pixels.shape[1], pixels.shape[2])
         with torch.random.fork_rng(devices=[]):  # a detection draws nothing that the caller would notice
             placement = self.transforms.place(size)

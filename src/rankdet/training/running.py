@@ -157,7 +157,7 @@ def train(
         signal = loop.go(state)
         training.model.network.eval()
         checkpoint = run.checkpoints()[-1] if run.checkpoints() else None
-        model = replace(training.model, thresholds=loop.state.thresholds, origin=Origin(resolved, checkpoint))
+        model = replace(training.model, thresholds=loop.state.thresholds, origin=Origin(training.recipe, checkpoint))
         metrics = loop.metrics
         if metrics is None and resume is not None and run.evaluation.exists():  # it was evaluated before
             metrics = json.loads(run.evaluation.read_text(encoding="utf-8"))
@@ -195,8 +195,8 @@ def _prepared(
             if state is None:
                 run.create()
             # A run that goes on with changed fields has them from here on.
-            if state is None or not run.recipe.exists() or _resolved(run.recipe, {}) != recipe:
-                write_text(run.recipe, dump(recipe))
+            if state is None or not run.recipe.exists() or _resolved(run.recipe, {}) != training.recipe:
+                write_text(run.recipe, dump(training.recipe))
     return training, state
 
 

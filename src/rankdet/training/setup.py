@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from torch import Tensor
 
-from rankdet.data import GroupedBatchSampler
+from rankdet.data import CocoDataset, GroupedBatchSampler
 from rankdet.inference.loading import build_losses, build_model
 from rankdet.inference.model import Model
 from rankdet.recipes import Recipe
@@ -30,11 +31,12 @@ class Training:
     def __init__(
         self, recipe: Recipe, world: World, is_new: bool = True, parts: Parts | None = None, trust: bool = False
     ) -> None:
-        self.recipe, self.world, self.parts = recipe, world, parts or Parts()
+        self.world, self.parts = world, parts or Parts()
         own = self.parts.network
         with_masks = recipe.detector.has_masks if own is None else bool(getattr(own, "has_masks", False))
         self.prepared = self.parts.prepare(recipe, with_masks)
         self.dataset, self.test_dataset = self.prepared.datasets()
+        self.recipe = recipe = self._with_bits(recipe, is_new)
         seed_random_numbers(recipe.seed)
         self.start = ""
         categories = self.dataset.categories
@@ -61,6 +63,18 @@ class Training:
         self.num_iterations = recipe.schedule.length(self.iterations_per_epoch)
         # Each process draws its own samples of anchors and RoIs.
         seed_random_numbers(recipe.seed + 1_000_003 * (world.rank + 1))
+
+    def _with_bits(self, recipe: Recipe, is_new: bool) -> Recipe:
+        """The recipe with the bits that were measured of images of 16 bits, as those to evaluate on have them, too."""
+        if self.parts.datasets is not None:
+            return recipe
+        bits = recipe.data.significant_bits or 16
+        if is_new and self.dataset.transforms.significant_bits != bits:
+            bits = self.dataset.transforms.significant_bits
+            recipe = recipe.changed({"data.significant_bits": bits})
+        self.dataset = _scaled(self.dataset, bits)  # a run that goes on has what it began with
+        self.test_dataset = self.test_dataset and _scaled(self.test_dataset, bits)
+        return recipe
 
     def sampler(self, start: int = 0) -> GroupedBatchSampler:
         """The batches of this process from the step ``start`` on."""
@@ -96,3 +110,7 @@ class Training:
             f"{len(self.dataset)} images{repeated} with {self.dataset.num_objects} objects, learning rate {rate}, "
             f"{self.world.device}, {recipe.runtime.precision}"
         )
+
+
+def _scaled(dataset: CocoDataset, bits: int) -> CocoDataset:
+    return dataset.with_transforms(replace(dataset.transforms, significant_bits=bits))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator
 
-from rankdet.ranges import Count, CountOrZero, Fraction, NonNegative, Positive, Range
+from rankdet.ranges import Bits, Count, CountOrZero, Fraction, NonNegative, Positive, Range
 
 from .config import Config, input_error
 from .part import Choice, Part, built, part
@@ -64,6 +64,9 @@ class Data(Config):
     """Probability of mirroring a training image."""
     vertical_flip: Fraction = 0.0
     """Probability of turning a training image upside down by mirroring."""
+    significant_bits: Bits | None = None
+    """How many bits images of 16 bits use: of 12, as many cameras have them, the upper eight are kept. null: what the
+    images to learn from need is measured at the start of a training, and written into the recipe of the run."""
     distortion: Annotated[Part, Choice((PhotometricDistortion,))] | None = None
     """Random colors of training images; null: their own."""
     expansion: Annotated[Part, Choice((Expansion,))] | None = None
@@ -157,9 +160,10 @@ class Data(Config):
         config = self.resize if training or self.test_resize is None else self.test_resize
         resize = built(config)
         if not training:
-            return Transforms(resize and resize.for_detection())
+            return Transforms(resize and resize.for_detection(), significant_bits=self.significant_bits or 16)
         return Transforms(
             resize,
+            significant_bits=self.significant_bits or 16,
             horizontal_flip=self.horizontal_flip,
             vertical_flip=self.vertical_flip,
             distortion=built(self.distortion),
@@ -183,7 +187,7 @@ class Data(Config):
             return self.build_test_dataset(measure_masks=with_masks)
 
         def build_training() -> CocoDataset:
-            return self.build_training_dataset(with_masks)
+            return self.build_training_dataset(with_masks).with_bits(self.significant_bits)
 
         try:
             name = f"{self.find_source(self.train_split).layout} data"
