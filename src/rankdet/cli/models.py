@@ -206,6 +206,10 @@ def import_foreign(
     data: Annotated[
         Path | None, typer.Option(help="A folder in COCO format: the checkpoint gets its categories, matched by name.")
     ] = None,
+    ema: Annotated[
+        bool | None,
+        typer.Option("--ema/--no-ema", help="Averaged weights, or those as trained; by default those of plain names."),
+    ] = None,
 ) -> None:
     """Convert a checkpoint of mmdetection or torchvision.
 
@@ -213,7 +217,7 @@ def import_foreign(
     """
     from rankdet.importing import import_checkpoint
 
-    imported = import_checkpoint(checkpoint, out, recipe, data)
+    imported = import_checkpoint(checkpoint, out, recipe, data, ema)
     print("\n".join(imported.describe()))
     print(f"written: {out}")
 

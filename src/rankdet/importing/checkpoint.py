@@ -51,7 +51,9 @@ class Imported:
         yield from (f"note: {note}" for note in self.notes)
 
 
-def import_checkpoint(path: Path, out: Path, recipe: str | None = None, data: Path | None = None) -> Imported:
+def import_checkpoint(
+    path: Path, out: Path, recipe: str | None = None, data: Path | None = None, ema: bool | None = None
+) -> Imported:
     """Convert a foreign checkpoint to one that evaluation, detection and training read.
 
     Parameters
@@ -64,6 +66,9 @@ def import_checkpoint(path: Path, out: Path, recipe: str | None = None, data: Pa
         A name or a YAML file; None selects the built-in recipe that fits.
     data
         A folder in COCO format whose categories the checkpoint gets, matched by name if the file has names.
+    ema
+        Whether averages of the weights (EMA) are taken, where a file has both; None takes those that lie under the
+        plain names, and says where there are others.
 
     Raises
     ------
@@ -73,7 +78,7 @@ def import_checkpoint(path: Path, out: Path, recipe: str | None = None, data: Pa
     """
     if out.exists() and out.samefile(path):
         raise InputError(f"--out {out} is the file to be imported")
-    foreign = read_foreign(path)
+    foreign = read_foreign(path, ema)
     folder = None if data is None else _categories_of(data, recipe)
     try:
         imported, state = understood(foreign, recipe, folder)
@@ -97,7 +102,7 @@ def understood(
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise InputError(f"weight {name} is not finite")
-    notes = candidate.adaptation.notes
+    notes = [*foreign.notes, *candidate.adaptation.notes]
     if str(foreign.meta.get("mmdet_version")).startswith("1.") and origin.layouts == from_mmdetection.LAYOUTS:
         notes = [*notes, from_mmdetection_1.NOTE]  # one-stage detectors have the names of 2.x
     imported = Imported(

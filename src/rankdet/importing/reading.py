@@ -12,7 +12,7 @@ import pickletools
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from torch import Tensor
 from rankdet.runs.checkpoint import FORMAT
 from rankdet.structures import InputError
 
-WEIGHTS = ("state_dict", "model")
-"""Keys under which training scripts keep the weights: mmdetection, torchvision's references."""
+from .wrappings import unwrapped
+
 NUM_LEGACY_PICKLES = 5
 """A file from before torch 1.6 is a row of pickles: a magic number, two headers, the content, keys of the storages."""
 BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError)
@@ -63,10 +63,14 @@ class ForeignCheckpoint:
     tensors: dict[str, Tensor]
     meta: Mapping[str, Any] = field(default_factory=dict)
     """mmdetection's entries on versions, classes and configuration; may hold anything."""
+    notes: Sequence[str] = ()
+    """Where in the file the weights were, and what else there is."""
 
 
-def read_foreign(path: Path) -> ForeignCheckpoint:
+def read_foreign(path: Path, ema: bool | None = None) -> ForeignCheckpoint:
     """Read a checkpoint of mmdetection, torchvision, or of bare named tensors, to the CPU; no code of it runs.
+
+    ``ema`` says whether averages of the weights are taken, as in `rankdet.importing.wrappings.unwrapped`.
 
     Raises
     ------
@@ -85,19 +89,13 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
         ) from error
     if isinstance(content, Mapping) and content.get("format") == FORMAT:
         raise InputError(f"{path} is a checkpoint of rankdet already")
-    meta = content.get("meta") if isinstance(content, Mapping) else None
-    for key in WEIGHTS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content:
-        raise InputError(f"{path} holds no named tensors")
-    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
-    if others:
-        raise InputError(f"{path} holds no named tensors: {', '.join(others[:5])} are none")
-    tensors = {str(name): value.detach() for name, value in content.items()}
-    if all(name.startswith("module.") for name in tensors):  # as data-parallel training names them
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    return ForeignCheckpoint(path, tensors, meta if isinstance(meta, Mapping) else {})
+    meta: Any = content.get("meta") if isinstance(content, Mapping) else None
+    meta = meta if isinstance(meta, Mapping) else {}
+    try:
+        weights = unwrapped(content, ema, are_exchanged="mmengine_version" in meta)
+    except InputError as error:
+        raise InputError(f"{path} {error}") from error
+    return ForeignCheckpoint(path, weights.tensors, meta, weights.notes)
 
 
 def foreign_names(path: Path) -> set[str]:
