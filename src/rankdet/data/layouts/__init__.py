@@ -6,6 +6,7 @@ where it is another's. `FINDERS` is the order in which they are asked.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rankdet.data.layouts import coco, cvat, image_folder, labelme, lvis, voc, yolo
@@ -16,7 +17,8 @@ from rankdet.structures import InputError
 
 __all__ = ["FINDERS", "Layout", "Reading", "Source", "canonical", "find_layout", "find_source", "held_out"]
 
-FINDERS = (
+Finder = Callable[[Path], dict[str, Source] | None]
+FINDERS: tuple[Finder, ...] = (
     coco.find,
     lvis.find,
     cvat.find,
@@ -52,13 +54,26 @@ def find_layout(folder: Path, lvis_first: bool = False) -> Layout:
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     finders = (lvis.find, *FINDERS) if lvis_first else FINDERS
-    sources = next(filter(None, (find(folder) for find in finders)), None)
+    sources = _first(finders, folder)
     if not sources:
+        below = [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_known(finders, path)]
+        hint = f"; a folder in it has: {', '.join(map(str, below[:3]))}" if below else ""
         raise InputError(
-            f"{folder}: no annotations of a known layout (docs/formats.md lists them); name files with "
+            f"{folder}: no annotations of a known layout (docs/formats.md lists them){hint}; name files with "
             "data.train_annotations and data.validation_annotations"
         )
     return Layout(folder, ", ".join(dict.fromkeys(source.layout for source in sources.values())), sources)
+
+
+def _first(finders: Iterable[Finder], folder: Path) -> dict[str, Source] | None:
+    return next(filter(None, (find(folder) for find in finders)), None)
+
+
+def _is_known(finders: Iterable[Finder], folder: Path) -> bool:
+    try:
+        return bool(_first(finders, folder))
+    except InputError:  # the layout is known, and something is wrong with it
+        return True
 
 
 def find_source(annotations: Path, images: Path | None = None) -> Source:

@@ -20,6 +20,8 @@ OTHER_TASKS = ("person_keypoints_", "captions_", "panoptic_", "stuff_", "image_i
 """Beginnings of the names of files that lie beside those of COCO and are for something else."""
 MOST_FILES = 64
 """JSON files in a folder that are looked into; where there are more, each is of one image."""
+SCORE = re.compile(rb'"score"\s*:\s*[0-9]')
+"""What detections have and annotations have not; some tools write ``null`` for it."""
 SECTIONS = (b'"images"', b'"annotations"', b'"categories"')
 
 
@@ -29,10 +31,10 @@ def find(folder: Path) -> dict[str, Source] | None:
     By name these are ``annotations/instances_SPLIT.json`` (COCO, CVAT, Datumaro) and ``SPLIT/_annotations.coco.json``
     (Roboflow). Where there is none, all JSON files with the sections of COCO count: those in ``annotations``, in the
     folder itself (``labels.json`` of FiftyOne, ``result.json`` of Label Studio) and in folders called like splits. A
-    single file that names no split is that of ``train``.
+    single file that names none of the usual splits is that of ``train``.
     """
     found = list(_by_name(folder)) or list(_by_content(folder))
-    if len(found) == 1 and found[0][0] in ("", "default"):
+    if len(found) == 1 and not _split_in(found[0][0]):
         found = [("train", found[0][1])]
     return by_split((split or path.stem, _source(path, folder)) for split, path in found) or None
 
@@ -62,25 +64,25 @@ def _by_content(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in _coco_files(folder):
         yield _split_in(path.stem), path
     for below in sorted(path for path in folder.iterdir() if path.is_dir() and _split_in(path.name) == path.name):
-        for path in _coco_files(below):
+        for path in [*_coco_files(below), *_coco_files(below / "annotations")]:
             yield below.name, path
 
 
 def _coco_files(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.json"))
+    files = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
     if len(files) > MOST_FILES:
         return []
-    return [path for path in files if not path.name.startswith(OTHER_TASKS) and has_sections(path)]
+    return [path for path in files if not path.name.startswith(OTHER_TASKS) and has_annotations(path)]
 
 
-def has_sections(path: Path) -> bool:
-    """Whether a JSON file is an object with the three sections of COCO, as far as its text shows."""
+def has_annotations(path: Path) -> bool:
+    """Whether a JSON file is an object with the three sections of COCO and no scores, as far as its text shows."""
     if not path.is_file() or not path.stat().st_size:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and all(
-            content.find(section) >= 0 for section in SECTIONS
-        )
+        is_object = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+        has_all = is_object and all(content.find(section) >= 0 for section in SECTIONS)
+        return has_all and SCORE.search(content) is None
 
 
 def _split_in(name: str) -> str:
@@ -115,12 +117,14 @@ def _layout(annotations: Path, folder: Path, images: Path) -> str:
 
 def _images_of(annotations: Path, folder: Path) -> Path:
     """The folder of the images of a file: the first of the usual ones that has any, otherwise the data folder."""
-    beside = annotations.parent
+    beside = annotations.parent.parent if annotations.parent.name == "annotations" else annotations.parent
     name = annotations.stem.removeprefix("instances_")
-    bare = name.rstrip("0123456789")
-    names = [name, bare, *(other for other in (*ALIASES, *SPLITS) if canonical(other) == canonical(bare))]
-    tried = [place / name for place in (folder, folder / "images") for name in dict.fromkeys(names)]
-    tried += [beside / "data", beside / "images", beside, folder / "images", folder / "data", folder]
+    split = _split_in(name) or name
+    bare = without_year(canonical(split))
+    names = [name, split, split.rstrip("0123456789"), *(one for one in (*SPLITS, *ALIASES) if canonical(one) == bare)]
+    bases = list(dict.fromkeys([beside, folder]))
+    tried = [place / name for base in bases for place in (base, base / "images") for name in dict.fromkeys(names)]
+    tried += [place for base in bases for place in (base / "images", base / "data", base)]
     tried = [found for each in tried if (found := _existing(each)) is not None]
     for probes in _probes(annotations):
         found = folder_with(probes, tried) or next((place for place in tried if fits(probes, place)), None)

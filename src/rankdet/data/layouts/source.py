@@ -137,6 +137,8 @@ class Layout:
         if wanted in self.sources:
             return [self.sources[wanted]]
         same = self.sources.get(without_year(wanted))
+        if same is None and len(self.sources) == 1:  # a single file has a split of any name
+            same = next(iter(self.sources.values()))
         # The set of another year is another set.
         if same is not None and split.lower() in same.annotations.name.lower():
             return [same]
