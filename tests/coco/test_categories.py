@@ -68,7 +68,7 @@ def test_a_class_that_the_file_lacks_has_no_objects_and_an_id_of_its_own(own, ex
     assert lacking == [f"name {name!r}" for _, name in LEARNED if name not in dict(map(reversed, own))]
 
 
-@pytest.mark.parametrize("name", ["bird", "Cat", "cat ", ""])
+@pytest.mark.parametrize("name", ["bird", "Cat", "cat ", "2"])
 def test_objects_of_a_class_that_was_not_learned_are_an_error_that_names_it(name):
     own = [(1, "cat"), (5, name)]
     matched, findings = read(own, [1, 5, 5]).with_categories(LEARNED)
@@ -139,7 +139,7 @@ def test_federated_rules_follow_the_classes():
     matched, findings = truth.with_categories(LEARNED)
     assert severities(findings).count("error") == 0
     assert matched.federation is not None
-    assert matched.federation.frequencies.tolist() == ["f", "r", "f"]
+    assert matched.federation.frequencies.tolist() == ["f", "r", ""]
     assert matched.federation.lists_of(0) == {"neg_category_ids": [5], "not_exhaustive_category_ids": [6]}
     found = [{"image_id": 7, "category_id": 5, "bbox": [0, 0, 40, 40], "score": 0.5}]
     assert evaluate(matched, found)["APr"] == evaluate(own, found)["APr"] == pytest.approx(1)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torchvision.ops import masks_to_boxes
 
+from rankdet.coco import read_ground_truth
 from rankdet.data import CocoDataset, FixedSize, KeepRatio, SampleKey, Transforms, find_layout
 from rankdet.heads import crop_masks, crop_outlines
-from rankdet.recipes.doctor import check_folder
 from rankdet.structures import InputError
 
 
@@ -89,104 +89,124 @@ def test_area_and_iscrowd_may_be_absent(folder):
     assert len(folder.dataset()[SampleKey(2, 0)].target.labels) == 1
 
 
-def test_box_without_area_is_an_error_and_by_option_counted(folder):
+def said(dataset: CocoDataset) -> str:
+    return "\n".join(map(str, dataset.findings))
+
+
+def test_box_without_area_is_left_out_and_told(folder):
     folder.add(12, 7, [5, 5, 0, 10])
-    with pytest.raises(InputError, match=r"instances_train\.json: annotation 103: box \[5, 5, 0, 10\] has no area"):
-        folder.dataset()
-    dataset = folder.dataset(drop_degenerate=True)
-    assert dataset.num_degenerate == 1
+    dataset = folder.dataset()
+    assert re.search(r"instances_train\.json: annotation 103: the box has no area: .*\[5, 5, 0, 10\]", said(dataset))
     assert dataset.num_objects == 3
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"bbox": [5, 5, math.nan, 10]}, "is not finite"),
-        ({"bbox": [5, math.inf, 10, 10]}, "is not finite"),
-        ({"bbox": [5, 5, -1, 10]}, "has a negative size"),
-        ({"bbox": [5, 5, 10]}, "not a list of four numbers"),
-        ({"bbox": [5, 5, "10", 10]}, "not a list of four numbers"),
-        ({"image_id": 999}, "image_id 999 is no image"),
-        ({"category_id": 1}, "category_id 1 is no category"),
-        ({"id": 100}, "id 100 occurs twice"),
-        ({"id": "a"}, "is not an integer"),
-        ({"area": math.nan}, "is not a finite number"),
-        ({"iscrowd": 2}, "neither 0 nor 1"),
-        ({"bbox": [5, 5, 10**400, 10]}, "is not finite, or goes beyond"),
-        ({"bbox": [5, 5, 1e300, 10]}, "is not finite, or goes beyond"),
-        ({"area": 10**400}, "is not a finite number"),
-        ({"id": 2**63}, "is not an integer from 0"),
-        ({"id": -1}, "is not an integer from 0"),
+        ({"bbox": [5, 5, math.nan, 10]}, "box is not finite"),
+        ({"bbox": [5, math.inf, 10, 10]}, "box is not finite"),
+        ({"bbox": [5, 5, -1, 10]}, "box has a negative size"),
+        ({"bbox": [5, 5, 10]}, "bbox is not a list of four numbers"),
+        ({"bbox": [5, 5, "10", 10]}, "bbox is not a list of four numbers"),
+        ({"image_id": 999}, "image_id is no image of the file: left out: 999"),
+        ({"category_id": 1}, "category_id is no category of the file: left out: 1"),
+        ({"iscrowd": 2}, "iscrowd is neither 0 nor 1: left out: 2"),
+        ({"ignore": "maybe"}, "ignore is neither 0 nor 1: left out: 'maybe'"),
+        ({"bbox": [5, 5, 10**400, 10]}, "box is not finite, or goes beyond"),
+        ({"bbox": [5, 5, 1e300, 10]}, "box is not finite, or goes beyond"),
     ],
 )
-def test_broken_annotation_is_named(folder, fields, message):
+def test_broken_annotation_is_left_out_and_named(folder, fields, message):
     row = folder.add(12, 7, [5, 5, 10, 10])
     row |= fields
-    with pytest.raises(InputError, match=rf"instances_train\.json: annotation {row['id']!r}: .*{message}"):
-        folder.dataset(drop_degenerate=True)
-
-
-def test_message_says_how_many_records_have_the_problem(folder):
-    for _ in range(3):
-        folder.add(12, 1, [5, 5, 10, 10])
-    with pytest.raises(InputError, match=r"3 records: .* \(annotation 103; annotation 104; annotation 105\)"):
-        folder.dataset()
-
-
-@pytest.mark.parametrize("key", ["id", "image_id", "category_id", "bbox"])
-def test_missing_key_of_an_annotation_is_named(folder, key):
-    del folder.add(12, 7, [5, 5, 10, 10])[key]
-    record = "annotation number 4" if key == "id" else "annotation 103"
-    with pytest.raises(InputError, match=f"{record}: key '{key}' is missing"):
-        folder.dataset()
+    dataset = folder.dataset()
+    assert dataset.num_objects == 3
+    assert f"annotation {row['id']!r}: {message}" in said(dataset)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"id": 11}, "image 11: id 11 occurs twice"),
-        ({"width": -1}, "image 10: width -1 is not a positive integer"),
-        ({"height": 48.5}, "image 10: height 48.5 is not a positive integer"),
-        ({"file_name": "../a.png"}, "image 10: file_name '../a.png' leaves the folder"),
-        ({"file_name": "/etc/a.png"}, "image 10: file_name '/etc/a.png' leaves the folder"),
-        ({"file_name": 10}, "image 10: file_name 10 is not a name"),
-        ({"file_name": "\ud800.png"}, r"image 10: file_name '\\ud800\.png' cannot be the name of a file"),
-        ({"file_name": "a\0.png"}, r"image 10: file_name 'a\\x00\.png' cannot be"),
-        ({"file_name": "a/" + "n" * 256}, "image 10: file_name 'a/n*… is longer than 255 bytes"),
-        ({"width": 2**31}, "image 10: width 2147483648 is not a positive integer up to 1000000"),
-        ({"height": 10**400}, "image 10: height 10*… is not a positive integer"),
-        ({"id": 2**63}, "image 9223372036854775808: id 9223372036854775808 is not an integer from 0"),
-        ({"id": 10**400}, "image 10*…: id 10*… is not an integer from 0"),
+        ({"id": 100}, "id occurs before: it gets another"),
+        ({"id": "a"}, "id is not an integer from 0 to 2**63 - 1: it gets another: 'a'"),
+        ({"id": None}, "has no id: it gets one"),
+        ({"id": 2**63}, "id is not an integer from 0"),
+        ({"id": -1}, "id is not an integer from 0"),
+        ({"area": math.nan}, "area is not a finite number of pixels: that of the box or mask counts: nan"),
+        ({"area": 10**400}, "area is not a finite number"),
     ],
 )
-def test_broken_image_record_is_named(folder, fields, message):
-    folder.document["annotations"].clear()
-    folder.document["images"][0] |= fields
-    with pytest.raises(InputError, match=message):
-        folder.dataset()
-    assert any(re.search(message, str(finding)) for finding in check_folder(folder.root))
+def test_what_a_training_does_not_need_of_an_annotation_may_be_broken(folder, fields, message):
+    row = folder.add(12, 7, [5, 5, 10, 10])
+    row |= fields
+    dataset = folder.dataset()
+    assert dataset.num_objects == 4
+    assert f"annotation {row['id']!r}: {message}" in said(dataset)
+    assert len(set(dataset.ground_truth.annotation_ids.tolist())) == 4
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id", "bbox"])
+def test_an_annotation_that_lacks_a_key_is_left_out(folder, key):
+    row = folder.add(12, 7, [5, 5, 10, 10])
+    row["segmentation"] = None
+    del row[key]
+    dataset = folder.dataset()
+    assert dataset.num_objects == 3
+    problem = "has neither a box nor a segmentation" if key == "bbox" else f"key '{key}' is missing"
+    assert f"annotation 103: {problem}" in said(dataset)
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"), [({"id": 2**63}, "id 9223372036854775808 is"), ({"name": "\ud800"}, "name")]
+    ("fields", "message"),
+    [
+        ({"width": 0}, "image 10: width is not a positive integer up to 1000000: left out: 0"),
+        ({"height": 48.5}, "image 10: height is not a positive integer up to 1000000: left out: 48.5"),
+        ({"file_name": "../10.png"}, "image 10: file_name leaves the folder of images: left out: '../10.png'"),
+        ({"file_name": "/etc/10.png"}, "image 10: file_name leaves the folder of images: left out: '/etc/10.png'"),
+        ({"file_name": 10}, "image 10: file_name is not a name: left out: 10"),
+        ({"file_name": "\ud800.png"}, "image 10: file_name cannot be the name of a file: left out: "),
+        ({"file_name": "a\0.png"}, "image 10: file_name cannot be the name of a file: left out: "),
+        ({"file_name": "a/" + "n" * 256}, "image 10: file_name is longer than 255 bytes: left out: 'a/nnn"),
+        ({"width": 2**31}, "image 10: width is not a positive integer up to 1000000: left out: 2147483648"),
+        ({"height": 10**400}, "image 10: height is not a positive integer up to 1000000: left out: 1000"),
+        ({"id": 2**63}, "image 9223372036854775808: id is not an integer from 0"),
+        ({"id": 10**400}, "id is not an integer from 0 to 2**63 - 1: left out: 1000"),
+    ],
+)
+def test_broken_image_record_is_left_out_with_its_annotations(folder, fields, message):
+    folder.document["images"][0] |= fields
+    truth, findings = read_ground_truth(folder.document, files=True)
+    assert 10 not in truth.image_ids
+    assert truth.annotation_ids.tolist() == [102]
+    lines = [str(finding) for finding in findings]
+    assert any(message in line for line in lines)
+    assert sum("left out" in line for line in lines) == 3
+    assert all(finding.severity == "warning" for finding in findings)
+
+
+def test_image_and_category_that_occur_twice_are_errors(folder):
+    folder.document["images"][0]["id"] = 11
+    folder.document["categories"].append({"id": 7, "name": "lion"})
+    with pytest.raises(InputError, match=r"2 records: id occurs twice \(category 7; image 11\)"):
+        folder.dataset()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"), [({"id": 2**63}, "id is not an integer"), ({"name": "\ud800"}, "has no name that is a text")]
 )
 def test_broken_category_is_named(folder, fields, message):
     folder.document["categories"].append({"id": 3, "name": "bird"} | fields)
-    with pytest.raises(InputError, match=message):
-        folder.dataset()
-
-
-def test_category_that_occurs_twice_is_named(folder):
-    folder.document["categories"].append({"id": 7, "name": "lion"})
-    with pytest.raises(InputError, match="category 7: id 7 occurs twice"):
-        folder.dataset()
+    assert message in said(folder.dataset())
 
 
 @pytest.mark.parametrize("section", ["images", "annotations", "categories"])
 def test_missing_section_is_named(folder, section):
     del folder.document[section]
-    with pytest.raises(InputError, match=f"section '{section}' is missing"):
-        folder.dataset()
+    if section == "annotations":
+        assert "section 'annotations' is missing" in said(folder.dataset())
+    else:
+        with pytest.raises(InputError, match=f"section '{section}' is missing"):
+            folder.dataset()
     folder.document[section] = {}
     with pytest.raises(InputError, match=f"section '{section}' is not a list"):
         folder.dataset()
@@ -277,22 +297,23 @@ def test_sample_leaves_the_global_random_state_alone(folder):
         ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "not finite"),
         ({"segmentation": [[1, 2, 3, 4, 5, 10**400]]}, "not finite"),
         ({"segmentation": {"size": [40, 80], "counts": "!!!!"}}, "RLE of the segmentation is broken"),
-        ({"segmentation": {"size": [40, 80], "counts": "zz"}}, "make 20 pixels, its size 3200"),
-        ({"segmentation": {"size": [40, 80], "counts": [10**400]}}, "make 10*… pixels"),
+        ({"segmentation": {"size": [40, 80], "counts": "zz"}}, "do not make the pixels of its size.*: 20, not 3200"),
+        ({"segmentation": {"size": [40, 80], "counts": [10**400]}}, "do not make the pixels of its size"),
         ({"segmentation": "abc"}, "neither a list of polygons nor an RLE"),
         ({"segmentation": {"size": [4, 4], "counts": "zz"}}, "is not that of the image"),
         ({"segmentation": {"size": [40, 80], "counts": "\u00e9"}}, "RLE of the segmentation is broken"),
-        ({"segmentation": {"size": [40, 80], "counts": ""}}, "make 0 pixels, its size 3200"),
-        ({"segmentation": {"size": [40, 80], "counts": [3200]}}, "RLE of the segmentation is empty"),
-        ({"segmentation": {"size": [40, 80], "counts": [1, 2]}}, "make 3 pixels"),
+        ({"segmentation": {"size": [40, 80], "counts": ""}}, "do not make the pixels of its size.*: 0, not 3200"),
+        ({"segmentation": {"size": [40, 80], "counts": [3200]}}, "the segmentation has no pixel: left out of training"),
+        ({"segmentation": {"size": [40, 80], "counts": [1, 2]}}, "do not make the pixels.*: 3, not 3200"),
         ({"segmentation": {"size": [40, 80], "counts": [-1, 3201]}}, "neither a string nor a list"),
     ],
 )
-def test_broken_segmentation_is_named_where_masks_are_asked_for(folder, fields, message):
+def test_an_object_with_a_broken_segmentation_is_left_out_where_masks_are_asked_for(folder, fields, message):
     folder.add(12, 7, [5, 5, 10, 10], **fields)
-    with pytest.raises(InputError, match=f"annotation 103: .*{message}"):
-        folder.dataset(with_masks=True)
-    assert folder.dataset().num_objects == 4
+    dataset = folder.dataset(with_masks=True)
+    assert dataset.num_objects == 3
+    assert re.search(f"annotation 103: .*{message}", said(dataset))
+    assert folder.dataset(measure_masks=True).num_objects == folder.dataset().num_objects == 4
 
 
 def test_masks_follow_resizing_and_flips(folder):

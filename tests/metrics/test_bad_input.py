@@ -1,6 +1,7 @@
 """Bad ground truth and bad detections are refused with a message that names the file and the record."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,14 @@ def without(record: dict[str, Any], field: str) -> dict[str, Any]:
         ({**HIT, "image_id": True}, "unknown image_id: True"),
         ({**HIT, "image_id": 10**400}, "unknown image_id: 10*…"),
         ({**HIT, "category_id": 0}, "unknown category_id: 0"),
-        ({**HIT, "bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\] is not a list of four numbers"),
-        ({**HIT, "bbox": 5}, "bbox 5 is not a list of four numbers"),
-        ({**HIT, "bbox": [1, 2, 3, "x"]}, "bbox .* is not a list of four numbers"),
-        ({**HIT, "bbox": [1, 2, 3, True]}, "bbox .* is not a list of four numbers"),
-        ({**HIT, "bbox": [1, 2, float("nan"), 4]}, "box .* is not finite, or goes beyond"),
-        ({**HIT, "bbox": [1, 2, 3, 10**400]}, r"box \[1, 2, 3, 10*… is not finite, or goes beyond"),
-        ({**HIT, "bbox": [1, 2, 3, 1e300]}, "box .* is not finite, or goes beyond 1000000000 pixels"),
-        ({**HIT, "bbox": [1, 2, -3, 4]}, r"box \[1, 2, -3, 4\] has a negative size"),
+        ({**HIT, "bbox": [1, 2, 3]}, r"bbox is not a list of four numbers .*: \[1, 2, 3\]"),
+        ({**HIT, "bbox": 5}, "bbox is not a list of four numbers .*: 5"),
+        ({**HIT, "bbox": [1, 2, 3, "x"]}, "bbox is not a list of four numbers"),
+        ({**HIT, "bbox": [1, 2, 3, True]}, "bbox is not a list of four numbers"),
+        ({**HIT, "bbox": [1, 2, float("nan"), 4]}, "box is not finite, or goes beyond"),
+        ({**HIT, "bbox": [1, 2, 3, 10**400]}, r"box is not finite, or goes beyond .*: \[1, 2, 3, 10*…"),
+        ({**HIT, "bbox": [1, 2, 3, 1e300]}, "box is not finite, or goes beyond 1000000000 pixels"),
+        ({**HIT, "bbox": [1, 2, -3, 4]}, r"box has a negative size: \[1, 2, -3, 4\]"),
         ({**HIT, "score": float("nan")}, "score is not a finite number: nan"),
         ({**HIT, "score": None}, "score is not a finite number: None"),
         ({**HIT, "score": True}, "score is not a finite number: True"),
@@ -54,7 +55,7 @@ def without(record: dict[str, Any], field: str) -> dict[str, Any]:
         (without(HIT, "score"), "key 'score' is missing"),
         (without(HIT, "bbox"), "has neither bbox nor segmentation"),
         (without(HIT, "image_id"), "key 'image_id' is missing"),
-        ([1, 2], r"\[1, 2\] is not an object"),
+        ([1, 2], r"is not an object: \[1, 2\]"),
     ],
 )
 def test_bad_detection_is_named(tmp_path: Path, record, message):
@@ -68,17 +69,17 @@ def test_bad_detection_is_named(tmp_path: Path, record, message):
     ("mask", "message"),
     [
         ({"size": [100, 100]}, "the segmentation is neither a list of polygons nor an RLE with size and counts"),
-        ({**MASK, "size": [50, 100]}, r"the size \[50, 100\] of the RLE is not that of the image, \[100, 100\]"),
-        ({**MASK, "size": [10**30, 1]}, "the size .* of the RLE is not that of the image"),
-        ({**MASK, "size": 5}, r"the size 5 of the RLE is not \[height, width\]"),
+        ({**MASK, "size": [50, 100]}, r"the size of the RLE is not that of the image.*: \[50, 100\], not \[100, 100\]"),
+        ({**MASK, "size": [10**30, 1]}, "the size of the RLE is not that of the image"),
+        ({**MASK, "size": 5}, r"the size of the RLE is not \[height, width\].*: 5"),
         ("abc", "the segmentation is neither a list of polygons nor an RLE"),
         (None, "has no segmentation"),
-        ({**MASK, "counts": "!!!!"}, "the RLE of the segmentation is broken: "),
-        ({**MASK, "counts": "zz"}, "the counts of the RLE make 20 pixels, its size 10000"),
-        ({**MASK, "counts": ""}, "the counts of the RLE make 0 pixels, its size 10000"),
-        ({**MASK, "counts": [5, 5]}, "the counts of the RLE make 10 pixels, its size 10000"),
+        ({**MASK, "counts": "!!!!"}, "the RLE of the segmentation is broken"),
+        ({**MASK, "counts": "zz"}, "the counts of the RLE do not make the pixels of its size.*: 20, not 10000"),
+        ({**MASK, "counts": ""}, "the counts of the RLE do not make the pixels of its size.*: 0, not 10000"),
+        ({**MASK, "counts": [5, 5]}, "the counts of the RLE do not make the pixels of its size.*: 10, not 10000"),
         ({**MASK, "counts": [0, -1]}, "the counts of the RLE are neither a string nor a list of integers"),
-        ({**MASK, "counts": [10**400]}, "the counts of the RLE make 10*… pixels"),
+        ({**MASK, "counts": [10**400]}, "the counts of the RLE do not make the pixels of its size.*: 10*…"),
         ({**MASK, "counts": 5}, "the counts of the RLE are neither a string nor a list of integers"),
         ([], "no polygon of the segmentation has three points"),
         ([[1, 2, 3, 4]], "no polygon of the segmentation has three points"),
@@ -143,29 +144,47 @@ def test_missing_and_broken_files_are_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 5}, "annotation 8: image_id 5 is no image of the file"),
-        ({"image_id": [1]}, r"annotation 8: image_id \[1\] is no image of the file"),
-        ({"category_id": None}, "annotation 8: category_id None is no category of the file"),
-        ({"bbox": [1, 2, 3]}, r"annotation 8: bbox \[1, 2, 3\] is not a list of four numbers"),
-        ({"bbox": None}, "annotation 8: bbox None is not a list of four numbers"),
-        ({"bbox": [1, 2, 3, "x"]}, "annotation 8: bbox .* is not a list of four numbers"),
-        ({"bbox": [1, 2, 3, float("inf")]}, "annotation 8: box .* is not finite, or goes beyond"),
-        ({"bbox": [1, 2, 3, -4]}, "annotation 8: box .* has a negative size"),
-        ({"id": "x"}, "annotation 'x': id 'x' is not an integer from 0"),
-        ({"id": 2**63}, "annotation 9223372036854775808: id 9223372036854775808 is not an integer from 0"),
-        ({"image_id": True}, "annotation 8: image_id True is no image of the file"),
-        ({"bbox": [1, 2, 3, 10**400]}, "annotation 8: box .* is not finite, or goes beyond"),
-        ({"bbox": [1, 2, 3, "4"]}, "annotation 8: bbox .* is not a list of four numbers"),
-        ({"area": 10**400}, "annotation 8: area 10*… is not a finite number of pixels"),
-        ({"area": "x"}, "annotation 8: area 'x' is not a finite number of pixels"),
-        ({"iscrowd": "0"}, "annotation 8: iscrowd '0' is neither 0 nor 1"),
+        ({"image_id": 5}, "image_id is no image of the file: left out: 5"),
+        ({"image_id": [1]}, r"image_id is no image of the file: left out: \[1\]"),
+        ({"category_id": None}, "category_id is no category of the file: left out: None"),
+        ({"bbox": [1, 2, 3]}, r"bbox is not a list of four numbers .*: \[1, 2, 3\]"),
+        ({"bbox": None, "segmentation": None}, "has neither a box nor a segmentation"),
+        ({"bbox": [1, 2, 3, "x"]}, "bbox is not a list of four numbers"),
+        ({"bbox": [1, 2, 3, float("inf")]}, "box is not finite, or goes beyond"),
+        ({"bbox": [1, 2, 3, -4]}, "box has a negative size"),
+        ({"image_id": True}, "image_id is no image of the file: left out: True"),
+        ({"bbox": [1, 2, 3, 10**400]}, "box is not finite, or goes beyond"),
+        ({"iscrowd": "often"}, "iscrowd is neither 0 nor 1"),
     ],
 )
-def test_bad_annotation_is_named(tmp_path: Path, change, message):
+def test_bad_annotation_is_named_and_an_error_where_it_is_the_only_one(tmp_path: Path, change, message):
     path = tmp_path / "truth.json"
-    path.write_text(json.dumps({**TRUTH, "annotations": [{**TRUTH["annotations"][0], **change}]}))
-    with pytest.raises(InputError, match=rf"truth\.json: {message}"):
+    bad = {**TRUTH["annotations"][0], **change}
+    path.write_text(json.dumps({**TRUTH, "annotations": [bad]}))
+    with pytest.raises(InputError, match=rf"truth\.json: annotation 8: {message}"):
         evaluate(path, [])
+    path.write_text(json.dumps({**TRUTH, "annotations": [bad, {**TRUTH["annotations"][0], "id": 9}]}))
+    metrics = evaluate(path, [HIT])
+    assert metrics["AP50"] == pytest.approx(1)
+    (line,) = metrics["findings"]
+    assert re.match(rf"warning: .*truth\.json: annotation 8: {message}", line)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": "x"}, "annotation 'x': id is not an integer from 0"),
+        ({"id": 2**63}, "annotation 9223372036854775808: id is not an integer from 0"),
+        ({"area": 10**400}, "annotation 8: area is not a finite number of pixels"),
+        ({"area": "x"}, "annotation 8: area is not a finite number of pixels"),
+        ({"iscrowd": "0"}, "annotation 8: iscrowd is a str: read as 0 or 1"),
+        ({"image_id": "1"}, "annotation 8: image_id is a str: read as a whole number"),
+    ],
+)
+def test_what_can_be_meant_in_one_way_only_is_measured_and_told(change, message):
+    metrics = evaluate({**TRUTH, "annotations": [{**TRUTH["annotations"][0], **change}]}, [HIT])
+    assert metrics["AP50"] == pytest.approx(1)
+    assert message in "\n".join(metrics["findings"])
 
 
 def test_all_bad_detections_are_counted():
@@ -182,16 +201,10 @@ def test_numbers_of_numpy_are_numbers():
 
 def test_all_bad_records_are_counted():
     rows = [{**TRUTH["annotations"][0], "id": number, "image_id": 5} for number in (8, 9, 10)]
-    with pytest.raises(InputError, match=r"3 records: image_id 5 .* \(annotation 8; annotation 9; annotation 10\)"):
+    with pytest.raises(
+        InputError, match=r"3 records: image_id .* \(annotation 8: 5; annotation 9: 5; annotation 10: 5\)"
+    ):
         evaluate({**TRUTH, "annotations": rows}, [])
-
-
-def test_crowd_without_a_mask_is_named_where_masks_are_compared():
-    crowd = {**without(TRUTH["annotations"][0], "segmentation"), "id": 9, "iscrowd": 1}
-    truth = {**TRUTH, "annotations": [*TRUTH["annotations"], crowd]}
-    with pytest.raises(InputError, match="ground truth: annotation 9: has no segmentation"):
-        evaluate(truth, [], "segm")
-    assert evaluate(truth, [HIT])["AP50"] == pytest.approx(1)
 
 
 def test_what_is_null_is_missing():
@@ -202,9 +215,9 @@ def test_what_is_null_is_missing():
 def test_bad_data_set_is_named():
     with pytest.raises(InputError, match="ground truth: section 'categories' is missing"):
         evaluate(without(TRUTH, "categories"), [])
-    with pytest.raises(InputError, match="ground truth: annotation 8: id 8 occurs twice"):
-        evaluate({**TRUTH, "annotations": TRUTH["annotations"] * 2}, [])
-    with pytest.raises(InputError, match="ground truth: annotation 8: has no segmentation"):
+    with pytest.raises(InputError, match="ground truth: image 1: id occurs twice"):
+        evaluate({**TRUTH, "images": [*TRUTH["images"], {**TRUTH["images"][0], "width": 7}]}, [])
+    with pytest.raises(InputError, match="ground truth: masks are asked for, but no object has a sound one"):
         evaluate({**TRUTH, "annotations": [without(TRUTH["annotations"][0], "segmentation")]}, [], "segm")
 
 

@@ -55,6 +55,13 @@ class Finding(NamedTuple):
         return f"{text}; {self.remedy}" if self.remedy else text
 
 
+class Problem(NamedTuple):
+    """What is wrong with a record: the same words for all records that have it, and what this one has there."""
+
+    what: str
+    detail: str = ""
+
+
 def grouped(findings: Iterable[Finding]) -> list[str]:
     """Findings in few lines: one for all records of a file with the same problem, errors first.
 
@@ -133,27 +140,27 @@ def shown(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:100]}…"
 
 
-def missing_key(row: Any, keys: Iterable[str]) -> str | None:
+def missing_key(row: Any, keys: Iterable[str]) -> Problem | None:
     """What is wrong with a record that must be an object with these keys, or None."""
     if not isinstance(row, dict):
-        return f"{shown(row)} is not an object"
-    return next((f"key {key!r} is missing" for key in keys if key not in row), None)
+        return Problem("is not an object", shown(row))
+    return next((Problem(f"key {key!r} is missing") for key in keys if key not in row), None)
 
 
-def id_problem(value: Any, taken: Container[int]) -> str | None:
+def id_problem(value: Any, taken: Container[int]) -> Problem | None:
     """What is wrong with the id of a record, or None."""
     if not is_integer(value) or not 0 <= value <= LARGEST_ID:
-        return f"id {shown(value)} is not an integer from 0 to 2**63 - 1"
-    return f"id {value} occurs twice" if value in taken else None
+        return Problem("id is not an integer from 0 to 2**63 - 1", shown(value))
+    return Problem("id occurs twice") if value in taken else None
 
 
-def box_problem(box: Any, limit: float) -> str | None:
+def box_problem(box: Any, limit: float) -> Problem | None:
     """What is wrong with a box ``[x, y, width, height]`` whose coordinates lie within ±``limit`` pixels, or None."""
     if not isinstance(box, list | tuple | np.ndarray) or len(box) != 4 or not are_numbers(box):
-        return f"bbox {shown(box)} is not a list of four numbers [x, y, width, height]"
+        return Problem("bbox is not a list of four numbers [x, y, width, height]", shown(box))
     if not are_within(box, limit):
-        return f"box {shown(box)} is not finite, or goes beyond {limit:.0f} pixels"
-    return f"box {box} has a negative size" if box[2] < 0 or box[3] < 0 else None
+        return Problem(f"box is not finite, or goes beyond {limit:.0f} pixels", shown(box))
+    return Problem("box has a negative size", shown(box)) if box[2] < 0 or box[3] < 0 else None
 
 
 def is_integer(value: Any) -> bool:

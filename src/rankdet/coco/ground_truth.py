@@ -34,7 +34,8 @@ class Federation:
     Parameters
     ----------
     frequencies
-        C times ``"r"``, ``"c"`` or ``"f"``: classes in up to 10, in 11 to 100 and in more training images.
+        C times ``"r"``, ``"c"`` or ``"f"``: classes in up to 10, in 11 to 100 and in more training images; empty where
+        it is not known.
     lists
         N objects in JSON with the two lists of category ids of each image.
     """
@@ -54,10 +55,9 @@ class Federation:
     def with_labels(self, labels: Sequence[int | None], dropped: Container[int]) -> Federation:
         """Return the rules for other classes: entry i is the label here of their class i, None where it is new.
 
-        A new class counts as frequent: without objects it is measured in no group. Category ids that are ``dropped``
-        leave the lists.
+        Category ids that are ``dropped`` leave the lists.
         """
-        frequencies = ["f" if label is None else str(self.frequencies[label]) for label in labels]
+        frequencies = ["" if label is None else str(self.frequencies[label]) for label in labels]
         lists = self.lists
         if dropped:
             kept = (
@@ -89,7 +89,11 @@ class GroundTruth:
     file_names
         N file names, or addresses; empty where an image has none.
     annotation_ids
-        (A,) int64, in the order of the file.
+        (A,) int64, in the order of the file, all different.
+    places
+        (A,) int64, the place of each annotation in the section of the file, where some were left out.
+    has_new_id
+        (A,) bool: the file has no id for the annotation, or had it before.
     images
         (A,) int64, the place of the image of each annotation.
     labels
@@ -100,10 +104,13 @@ class GroundTruth:
         (A,) float64 in pixels; NaN where the file names none.
     is_crowd
         (A,) bool: the annotation is a region with many objects.
+    is_ignored
+        (A,) bool: the annotation is flagged ``ignore``. It is no object to learn from. LVIS does not measure by it,
+        COCO does.
     segmentations
-        A segmentations in JSON, empty where there is none; None where the file was read without masks.
+        A segmentations in JSON, empty where there is no sound one; None where the file was read without masks.
     has_empty_mask
-        (A,) bool: the segmentation is an RLE without a pixel.
+        (A,) bool: the segmentation has no pixel.
     federation
         What LVIS has beyond COCO; None for COCO.
     """
@@ -114,11 +121,14 @@ class GroundTruth:
     sizes: NDArray[np.int64]
     file_names: PackedBytes
     annotation_ids: NDArray[np.int64]
+    places: NDArray[np.int64]
+    has_new_id: NDArray[np.bool_]
     images: NDArray[np.int64]
     labels: NDArray[np.int64]
     boxes: NDArray[np.float64]
     areas: NDArray[np.float64]
     is_crowd: NDArray[np.bool_]
+    is_ignored: NDArray[np.bool_]
     segmentations: PackedBytes | None
     has_empty_mask: NDArray[np.bool_]
     federation: Federation | None
@@ -143,8 +153,21 @@ class GroundTruth:
         return (height, width) if height and width else None
 
     def name_of(self, annotation: int) -> str:
-        """What messages call an annotation, by its place in the file."""
+        """What messages call an annotation, by its place among the A: by its id, or its place in the file."""
+        if self.has_new_id[annotation]:
+            return f"annotation number {self.places[annotation] + 1}"
         return f"annotation {self.annotation_ids[annotation]}"
+
+    @property
+    def has_mask(self) -> NDArray[np.bool_]:
+        """(A,) bool: the annotation has a sound segmentation; False everywhere where the file was read without."""
+        if self.segmentations is None:
+            return np.zeros(len(self.labels), dtype=bool)
+        return self.segmentations.lengths > 0
+
+    def with_crowds_as_objects(self) -> GroundTruth:
+        """The same annotations, none of which is a region with many objects: for tools that flag ordinary masks."""
+        return replace(self, is_crowd=np.zeros_like(self.is_crowd))
 
     def segmentation(self, annotation: int) -> Any:
         """The segmentation of an annotation, by its place in the file: polygons, or an object with run lengths."""
@@ -178,11 +201,14 @@ class GroundTruth:
         return replace(
             self,
             annotation_ids=self.annotation_ids[rows],
+            places=self.places[rows],
+            has_new_id=self.has_new_id[rows],
             images=self.images[rows],
             labels=self.labels[rows],
             boxes=self.boxes[rows],
             areas=self.areas[rows],
             is_crowd=self.is_crowd[rows],
+            is_ignored=self.is_ignored[rows],
             segmentations=None if self.segmentations is None else self.segmentations.select(rows.tolist()),
             has_empty_mask=self.has_empty_mask[rows],
         )

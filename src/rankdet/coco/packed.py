@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class PackedBytes:
@@ -30,6 +31,11 @@ class PackedBytes:
 
     def __getitem__(self, row: int) -> bytes:
         return self._buffer[self._ends[row] : self._ends[row + 1]].tobytes()
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The number of bytes of each."""
+        return np.diff(self._ends)
 
     def select(self, rows: Iterable[int]) -> PackedBytes:
         """Some of the byte strings, in the order of ``rows``."""

@@ -11,12 +11,11 @@ from os import PathLike
 from typing import Any, Self
 
 import numpy as np
-from hotcoco import mask as rle
 from numpy.typing import NDArray
 
 from rankdet.coco.findings import (
-    LARGEST_SIDE,
     Finding,
+    Problem,
     are_numbers,
     box_problem,
     is_finite,
@@ -29,11 +28,14 @@ from rankdet.coco.findings import (
 from rankdet.coco.ground_truth import GroundTruth
 from rankdet.coco.matching import ONLY_KNOWN, Matching, Unknown
 from rankdet.coco.reading import read_json
-from rankdet.coco.segmentations import encode_masks, segmentation_problem, to_rle
+from rankdet.coco.segmentations import encode_masks, outline_box, segmentation_problem, to_rle
 from rankdet.structures import Detection, InputError, Source
 
 LARGEST_COORDINATE = 1e9
 """Pixels; products of the coordinates of boxes beyond overflow to infinity. A detector may go beyond any image."""
+
+NO_BOX = [0.0, 0.0, 0.0, 0.0]
+"""That of a mask without a pixel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +158,7 @@ def read_results(
     name, records, own_images, own_categories = _records(source)
     required = ("image_id", "category_id", "score", *(("segmentation",) if masks else ()))
     missing = ((row, record, missing_key(record, required)) for row, record in enumerate(records))
-    raise_errors(_broken(name, row, record, problem) for row, record, problem in missing if problem is not None)
+    raise_errors(_broken(name, row, record, *problem) for row, record, problem in missing if problem is not None)
     matching = Matching(name, records, ground_truth, own_images, own_categories, labels_from)
     places = {image_id: place for place, image_id in enumerate(ground_truth.image_ids.tolist())}
     findings: list[Finding] = []
@@ -182,7 +184,10 @@ def read_results(
     raise_errors(findings)
     has_boxes = not masks or all(record.get("bbox") is not None for record in kept)
     boxes = (
-        [_box_of(record["segmentation"]) if record.get("bbox") is None else record["bbox"] for record in kept]
+        [
+            outline_box(record["segmentation"]) or NO_BOX if record.get("bbox") is None else record["bbox"]
+            for record in kept
+        ]
         if has_boxes
         else None
     )
@@ -238,25 +243,13 @@ def _unknown(name: str, row: int, record: Any, unknown: Unknown, is_left_out: bo
     return _broken(name, row, record, unknown.problem, unknown.detail)._replace(remedy=remedy)
 
 
-def _problem(record: Any, size: tuple[int, int] | None, masks: bool) -> tuple[str, str] | None:
+def _problem(record: Any, size: tuple[int, int] | None, masks: bool) -> Problem | None:
     """What is wrong with a detection of a known image and category, and how, or None."""
     if not are_numbers((record["score"],)) or not is_finite(record["score"]):
-        return "score is not a finite number", shown(record["score"])
+        return Problem("score is not a finite number", shown(record["score"]))
     box, segmentation = record.get("bbox"), record.get("segmentation")
     if box is not None and (wrong := box_problem(box, LARGEST_COORDINATE)) is not None:
-        return "the box is broken", wrong
+        return wrong
     if segmentation is None and (masks or box is None):
-        return "has no segmentation" if masks else "has neither bbox nor segmentation", ""
-    if not masks and box is None and isinstance(segmentation, list):
-        size = size or (LARGEST_SIDE, LARGEST_SIDE)  # the box of polygons needs none
-    if (masks or box is None) and (wrong := segmentation_problem(segmentation, size)) is not None:
-        return "the mask is broken", wrong
-    return None
-
-
-def _box_of(segmentation: Any) -> list[float]:
-    """The box of a checked segmentation, where a detection has no other."""
-    if isinstance(segmentation, Mapping):
-        return [float(value) for value in rle.to_bbox(to_rle(segmentation, None))]
-    points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
-    return [*points.min(axis=0).tolist(), *(points.max(axis=0) - points.min(axis=0)).tolist()]
+        return Problem("has no segmentation" if masks else "has neither bbox nor segmentation")
+    return segmentation_problem(segmentation, size, needs_size=masks) if masks or box is None else None

@@ -12,58 +12,169 @@ import numpy as np
 from hotcoco import mask as rle
 from numpy.typing import NDArray
 
-from rankdet.coco.findings import LARGEST_SIDE, are_within, is_integer, shown
+from rankdet.coco.findings import LARGEST_SIDE, Problem, is_integer, shown
 from rankdet.structures import MaskScores, MaskWindow
 
 NUMBERS = frozenset((int, float))
+INTEGERS = frozenset((int,))
+THIN = 2.0
+"""Pixels; a polygon of this width and height has a pixel for sure."""
 
 
-def segmentation_problem(segmentation: Any, size: tuple[int, int] | None) -> str | None:
+def meant_segmentation(given: Any) -> tuple[Any, str]:
+    """A segmentation in COCO's form, None where there is none, and which other form it was read from.
+
+    Examples
+    --------
+    >>> meant_segmentation([0, 0, 4, 0, 4, 4])
+    ([[0, 0, 4, 0, 4, 4]], 'one flat list: read as a polygon')
+    >>> meant_segmentation([[]])
+    (None, '')
+    """
+    if isinstance(given, list):
+        first = given[0] if given else None
+        if type(first) is list and len(first) > 2 and type(first[0]) in NUMBERS:
+            return given, ""  # by far the most
+        if not any(one != [] for one in given):
+            return None, ""
+        if NUMBERS.issuperset(map(type, given)):
+            return [given], "one flat list: read as a polygon"
+        if _is_points(given):
+            return [_flat(given)], "a list of points: read as a polygon"
+        if all(map(_is_points, given)):
+            return [_flat(points) for points in given], "lists of points: read as polygons"
+        if len(given) == 1 and isinstance(first, Mapping):
+            meant, _ = meant_segmentation(first)
+            return meant, "an RLE in a list: read as an RLE"
+        return given, ""
+    if isinstance(given, Mapping) and "counts" in given:
+        return _meant_rle(given)
+    if isinstance(given, Mapping) and _is_points(given.get("exterior")) and not given.get("interiors"):
+        return [_flat(given["exterior"])], "the exterior of a polygon: read as a polygon"
+    return (given, "") if given else (None, "")
+
+
+def _is_points(value: Any) -> bool:
+    """Whether a value is a list of at least three points (x, y)."""
+    return (
+        isinstance(value, list)
+        and len(value) >= 3
+        and all(isinstance(point, list) and len(point) == 2 and NUMBERS.issuperset(map(type, point)) for point in value)
+    )
+
+
+def _flat(points: Sequence[Sequence[float]]) -> list[float]:
+    return [value for point in points for value in point]
+
+
+def _meant_rle(given: Mapping[str, Any]) -> tuple[Any, str]:
+    size, counts = given.get("size"), given["counts"]
+    if size is None and given.get("order", "F") == "F":
+        size = given.get("shape")
+    is_plain = isinstance(size, list | tuple) and INTEGERS.issuperset(map(type, size))
+    if is_plain and (not isinstance(counts, list) or INTEGERS.issuperset(map(type, counts))):
+        return (given, "") if "size" in given else ({"size": size, "counts": counts}, "an RLE with a shape: its size")
+    return {"size": _whole(size), "counts": _whole(counts)}, "an RLE with floats: read as whole numbers"
+
+
+def _whole(values: Any) -> Any:
+    """Floats of a list that are whole numbers, as integers; other values as they are."""
+    if not isinstance(values, list | tuple):
+        return values
+    return [int(one) if isinstance(one, float) and one.is_integer() else one for one in values]
+
+
+def outline_box(segmentation: Any, of_runs: bool = True) -> list[float] | None:
+    """``[x, y, width, height]`` around a sound segmentation; None where it encloses nothing.
+
+    Where ``of_runs`` is False, that of polygons alone: run lengths have to be decoded, which takes longer.
+
+    Examples
+    --------
+    >>> outline_box([[1, 2, 5, 2, 5, 8]])
+    [1, 2, 4, 6]
+    """
+    if isinstance(segmentation, Mapping):
+        found = rle.to_bbox(_code(segmentation)).tolist() if of_runs else None
+        return [float(value) for value in found] if found and found[2] and found[3] else None
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if not polygons:
+        return None
+    points = polygons[0] if len(polygons) == 1 else [value for polygon in polygons for value in polygon]
+    xs, ys = points[::2], points[1::2]
+    left, top = min(xs), min(ys)
+    return [left, top, max(xs) - left, max(ys) - top]
+
+
+def _code(segmentation: Mapping[str, Any]) -> dict[str, Any]:
+    """A run-length object whose counts are compressed."""
+    size, counts = list(segmentation["size"]), segmentation["counts"]
+    return (
+        rle.fr_py_objects({"size": size, "counts": counts}, *size) if isinstance(counts, list) else dict(segmentation)
+    )
+
+
+def segmentation_problem(segmentation: Any, size: tuple[int, int] | None, needs_size: bool = True) -> Problem | None:
     """What is wrong with the form of a segmentation, or None.
 
     A segmentation has polygons ``[[x1, y1, x2, y2, …], …]``, or is an object with ``size`` and ``counts``, compressed
-    or not. Only run lengths can do without ``size``, (h, w) of the image.
+    or not. Only run lengths can do without ``size``, (h, w) of the image, unless ``needs_size`` is False.
 
     Examples
     --------
     >>> segmentation_problem([[0, 0, 4, 0]], (8, 8))
-    'no polygon of the segmentation has three points'
+    Problem(what='no polygon of the segmentation has three points', detail='')
     >>> segmentation_problem({"size": [2, 2], "counts": [1, 2]}, (2, 2))
-    'the counts of the RLE make 3 pixels, its size 4'
+    Problem(what='the counts of the RLE do not make the pixels of its size', detail='3, not 4')
     """
     if isinstance(segmentation, list):
-        return _polygons_problem(segmentation, size)
+        if size is None and needs_size:
+            return Problem("the segmentation has polygons, for which its image needs height and width")
+        return _polygons_problem(segmentation)
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= segmentation.keys():
-        return "the segmentation is neither a list of polygons nor an RLE with size and counts"
+        return Problem("the segmentation is neither a list of polygons nor an RLE with size and counts")
     own, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(own, list | tuple) or len(own) != 2 or not all(is_integer(side) and side >= 0 for side in own):
-        return f"the size {shown(own)} of the RLE is not [height, width]"
+        return Problem("the size of the RLE is not [height, width]", shown(own))
     if size is not None and tuple(own) != size:
-        return f"the size {shown(own)} of the RLE is not that of the image, {list(size)}"
+        return Problem("the size of the RLE is not that of the image", f"{shown(own)}, not {list(size)}")
     if isinstance(counts, str | bytes):
         try:
             rle.area({"size": list(own), "counts": counts})
         except (ValueError, OverflowError) as error:
-            return f"the RLE of the segmentation is broken: {error}"
+            return Problem("the RLE of the segmentation is broken", str(error))
         total = _sum_of_runs(counts)
     elif isinstance(counts, list) and all(is_integer(count) and count >= 0 for count in counts):
         total = sum(counts)
     else:
-        return "the counts of the RLE are neither a string nor a list of integers"
+        return Problem("the counts of the RLE are neither a string nor a list of integers")
     pixels = own[0] * own[1]
-    return None if total == pixels else f"the counts of the RLE make {shown(total)} pixels, its size {pixels}"
+    if total == pixels:
+        return None
+    return Problem("the counts of the RLE do not make the pixels of its size", f"{shown(total)}, not {pixels}")
 
 
-def _polygons_problem(polygons: list[Any], size: tuple[int, int] | None) -> str | None:
-    if size is None:
-        return "the segmentation has polygons, for which its image needs height and width"
+def _polygons_problem(polygons: list[Any]) -> Problem | None:
+    is_line = True
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) % 2 or not NUMBERS.issuperset(map(type, polygon)):
-            return "a polygon of the segmentation is not a list of numbers x1, y1, x2, y2, …"
+            return Problem("a polygon of the segmentation is not a list of numbers x1, y1, x2, y2, …")
         # Rasterizing walks along the edges, however long they are.
-        if not are_within(polygon, LARGEST_SIDE):
-            return f"a polygon of the segmentation is not finite, or goes beyond {LARGEST_SIDE} pixels"
-    return "no polygon of the segmentation has three points" if all(len(one) < 6 for one in polygons) else None
+        if polygon and not _are_near(polygon):
+            return Problem(f"a polygon of the segmentation is not finite, or goes beyond {LARGEST_SIDE} pixels")
+        is_line = is_line and len(polygon) < 6
+    return Problem("no polygon of the segmentation has three points") if is_line else None
+
+
+def _are_near(values: Sequence[float]) -> bool:
+    """Whether all numbers lie within ±`LARGEST_SIDE`, without a step of Python for each."""
+    if not (min(values) >= -LARGEST_SIDE and max(values) <= LARGEST_SIDE):
+        return False
+    try:
+        total = sum(values)
+    except OverflowError:  # of an integer of any length beside NaN, next to which min and max mean nothing
+        return False
+    return total == total and abs(total) <= LARGEST_SIDE * len(values)
 
 
 def plain(segmentation: Any) -> Any:
@@ -74,9 +185,23 @@ def plain(segmentation: Any) -> Any:
     return segmentation
 
 
-def is_empty(segmentation: Any) -> bool:
-    """Whether a checked segmentation is an RLE without a pixel; polygons count as masks, however thin."""
-    return isinstance(segmentation, Mapping) and not rle.area(dict(segmentation))
+def is_empty(segmentation: Any, size: tuple[int, int] | None, outline: Sequence[float] | None) -> bool:
+    """Whether a sound segmentation has no pixel in an image of ``size`` (h, w).
+
+    Polygons are rasterized only where their ``outline`` (x, y, width, height) is thin, or they may enclose nothing.
+    """
+    if isinstance(segmentation, Mapping):
+        return not rle.area(dict(segmentation))
+    if outline is None or size is None:
+        return False
+    is_thin = min(outline[2:]) < THIN or not any(_turns(one) for one in segmentation if len(one) >= 6)
+    return is_thin and not rle.area(_merged(segmentation, size))
+
+
+def _turns(polygon: Sequence[float]) -> bool:
+    """Whether the first three corners of a polygon do not lie in a line; then it encloses something."""
+    x1, y1, x2, y2, x3, y3 = polygon[:6]
+    return (x2 - x1) * (y3 - y1) != (x3 - x1) * (y2 - y1)
 
 
 def to_rle(segmentation: Any, size: tuple[int, int] | None) -> dict[str, Any]:

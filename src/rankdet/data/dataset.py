@@ -136,13 +136,13 @@ class CocoDataset(Dataset[Sample]):
         if read is None:
             read = find_source(Path(annotations), self.images).read
         self.ground_truth, findings = read(with_masks or measure_masks)
-        odd = unlearnable(self.ground_truth, with_masks, drop_degenerate)
+        odd = unlearnable(self.ground_truth, with_masks)
         self.findings = [*findings, *odd]
         raise_errors(self.findings)
         self.num_degenerate = len(odd)
         self.categories, self.category_ids = self.ground_truth.categories, self.ground_truth.category_ids
         self._min_size = (0 if keep_empty else COCO_MIN_SIZE) if min_size is None else min_size
-        self._is_usable = is_usable(self.ground_truth, min_object)
+        self._is_usable = is_usable(self.ground_truth, min_object, with_masks)
         is_kept = self.ground_truth.sizes.min(axis=1) >= self._min_size
         if not keep_empty:
             is_kept[np.bincount(self.ground_truth.images[self._is_usable], minlength=len(is_kept)) == 0] = False
@@ -220,7 +220,7 @@ class CocoDataset(Dataset[Sample]):
             "images of other reasons": (is_out & ~is_small & ~is_empty).sum(),
         }
         is_told = self._is_usable
-        for reason, rows in left_out(truth).items():
+        for reason, rows in left_out(truth, self.with_masks).items():
             counts[f"annotations ({reason})"] = (rows & ~is_told).sum()
             is_told = is_told | rows
         counts["annotations (too small for data.min_object)"] = (~is_told).sum()

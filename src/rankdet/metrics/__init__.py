@@ -85,8 +85,9 @@ def evaluate(
 ) -> Metrics:
     """Measure detections against a data set of COCO or LVIS.
 
-    A data set whose images have ``neg_category_ids`` is one of LVIS and measured by its rules: an image lists the
-    classes that were looked for, and only their detections count in it.
+    A data set whose images list classes that were looked for (``neg_category_ids``) is one of LVIS and measured by its
+    rules: only detections of classes that were looked for in an image or have an object there count. An annotation
+    without a mask is left out where masks are compared, and a crowd without one is its box.
 
     Parameters
     ----------
@@ -123,8 +124,9 @@ def evaluate(
 
     Notes
     -----
-    AP and AR are those of pycocotools and lvis-api with NaN for their −1. Differs from them for an annotation with the
-    id 0, which they take for "no match" and so count as missed; here it counts like any other.
+    AP and AR are those of pycocotools and lvis-api with NaN for their −1. As there, COCO does not know the flag
+    ``ignore`` of an annotation, and in LVIS it is neither found nor missed. Differs from them for an annotation with
+    the id 0, which they take for "no match" and so count as missed; here it counts like any other.
 
     oLRP is defined in `rankdet.metrics.lrp.optimal_lrp`.
 
@@ -145,10 +147,10 @@ def evaluate(
     if max_detections is not None and max_detections < 1:
         raise InputError(f"max_detections must be at least 1, not {max_detections}")
     masks = iou_type == "segm"
-    truth = ground_truth if isinstance(ground_truth, GroundTruth) else _read(ground_truth, masks)
+    truth, read = (ground_truth, []) if isinstance(ground_truth, GroundTruth) else _read(ground_truth, masks)
     limit = max_detections or (100 if truth.federation is None else 300)
     results, findings = read_results(detections, truth, masks, only_known, labels_from)
-    findings += cap_findings(truth, limit, of_each_class=truth.federation is None)
+    findings = [*read, *findings, *cap_findings(truth, limit, of_each_class=truth.federation is None)]
     comparison = compare(truth, results, iou_type, limit)
     precision = average_precision(comparison)
     matches = match_classes(comparison)
@@ -184,10 +186,10 @@ def cap_findings(truth: GroundTruth, cap: int, of_each_class: bool, remedy: str 
     return [Finding("warning", str(truth), "", problem, f"up to {most}", remedy.format(most))]
 
 
-def _read(source: GroundTruthSource, masks: bool) -> GroundTruth:
+def _read(source: GroundTruthSource, masks: bool) -> tuple[GroundTruth, list[Finding]]:
     truth, findings = read_ground_truth(source, masks=masks)
     raise_errors(findings)
-    return truth
+    return truth, findings
 
 
 def _mean_defined(values: list[float]) -> float:

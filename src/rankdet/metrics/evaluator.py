@@ -13,9 +13,10 @@ from hotcoco import mask as rle
 
 from rankdet.coco import Federation, GroundTruth, Results
 from rankdet.coco.segmentations import to_rle
-from rankdet.structures import InputError
 
 IouType = Literal["bbox", "segm"]
+OUTSIDE = -1.0
+"""An area outside of all ranges: what has it is neither found nor missed."""
 
 
 class Comparison(NamedTuple):
@@ -46,14 +47,10 @@ class Comparison(NamedTuple):
 def compare(ground_truth: GroundTruth, results: Results, iou_type: IouType, max_detections: int) -> Comparison:
     """Load both into the evaluator.
 
-    A missing area of an object is that of its box, or of its mask where masks are compared. LVIS has no crowds.
-    Where masks are compared, the area of a detection is that of its mask, or, as in pycocotools, that of its box if it
-    has one.
-
-    Raises
-    ------
-    InputError
-        When masks are compared and an annotation has none.
+    A missing area of an object is that of its box, or of its mask where masks are compared. LVIS has no crowds, and
+    does not measure by what is flagged ``ignore``. Where masks are compared, the area of a detection is that of its
+    mask, or, as in pycocotools, that of its box if it has one. Objects without a mask are left out then, and the mask
+    of a crowd without one is its box.
     """
     objects = _objects(ground_truth, iou_type)
     table = _table(results) if iou_type == "bbox" else _mask_records(results)
@@ -76,31 +73,41 @@ def _objects(truth: GroundTruth, iou_type: IouType) -> COCO:
             image |= truth.federation.lists_of(place)
         for category, frequency in zip(classes, truth.federation.frequencies.tolist(), strict=True):
             category["frequency"] = frequency
-    areas = truth.areas.copy()
     codes: list[Any] = []
-    unknown = np.isnan(areas)
-    areas[unknown] = truth.boxes[unknown, 2] * truth.boxes[unknown, 3]
+    rows = np.arange(len(truth.labels))
     if iou_type == "segm":
-        codes = [_code(truth, row) for row in range(len(truth.labels))]
+        if truth.segmentations is None:
+            raise ValueError(f"{truth} was read without masks")
+        known = truth.sizes[truth.images].all(axis=1)
+        rows = np.flatnonzero(truth.has_mask | (truth.is_crowd & known & (truth.federation is None)))
+        codes = [_code(truth, row) for row in rows.tolist()]
+    boxes, areas = truth.boxes[rows], truth.areas[rows]
+    unknown = np.isnan(areas)
+    areas[unknown] = boxes[unknown, 2] * boxes[unknown, 3]
+    if iou_type == "segm":
         areas[unknown] = [rle.area(codes[row]) for row in np.flatnonzero(unknown).tolist()]
+    if truth.federation is not None:
+        areas[truth.is_ignored[rows]] = OUTSIDE
     return COCO.from_arrays(
         images,
         classes,
-        image_ids=truth.image_ids[truth.images],
-        category_ids=np.array(truth.category_ids, dtype=np.int64)[truth.labels],
-        boxes=truth.boxes,
-        ids=truth.annotation_ids,
+        image_ids=truth.image_ids[truth.images[rows]],
+        category_ids=np.array(truth.category_ids, dtype=np.int64)[truth.labels[rows]],
+        boxes=boxes,
+        ids=truth.annotation_ids[rows],
         area=areas,
-        iscrowd=truth.is_crowd & (truth.federation is None),
+        iscrowd=truth.is_crowd[rows] & (truth.federation is None),
         segmentation=codes if iou_type == "segm" else None,
     )
 
 
 def _code(truth: GroundTruth, row: int) -> dict[str, Any]:
-    """The run lengths of an annotation."""
+    """The run lengths of an annotation, of a crowd without a mask those of its box."""
     segmentation = truth.segmentation(row)
-    if segmentation is None:  # of a crowd, which no detector learns from, but which is measured by
-        raise InputError(f"{truth}: {truth.name_of(row)}: has no segmentation, but masks are compared")
+    if segmentation is None:
+        left, top, width, height = truth.boxes[row].tolist()
+        right, bottom = left + width, top + height
+        segmentation = [[left, top, right, top, right, bottom, left, bottom]]
     return to_rle(segmentation, truth.size(int(truth.images[row])))
 
 

@@ -1,0 +1,371 @@
+"""The records of an annotation file, as they are meant: each is read, or left out with a word on it.
+
+What other tools write in another form, such as ids as texts or a polygon as a flat list, is read with a note. A record
+that makes no sense is left out with a warning, or with an error where no record of its section is left.
+
+Legend: N images, A annotations, C categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from numbers import Integral
+from pathlib import PurePosixPath
+from typing import Any, Literal, cast
+
+from rankdet.coco.findings import (
+    LARGEST_ID,
+    LARGEST_SIDE,
+    Finding,
+    Problem,
+    are_numbers,
+    are_within,
+    box_problem,
+    is_encodable,
+    record_name,
+    shown,
+)
+from rankdet.coco.lvis import address_problem, image_file
+from rankdet.coco.segmentations import is_empty, meant_segmentation, outline_box, plain, segmentation_problem
+
+LONGEST_NAME = 255
+"""Bytes of a file name without its folders, in the usual file systems."""
+FLAGS = {"0": False, "1": True, "false": False, "true": True}
+"""What texts mean where 0 or 1 is asked for."""
+UNKNOWN = float("nan")
+"""An area that the file does not name."""
+WITHOUT_MASK = "left out where masks are learned or compared"
+
+
+class Section:
+    """One section of a file, record by record, and what is found in it.
+
+    The record that is read at the moment is the one that is spoken of.
+    """
+
+    def __init__(self, file: str, kind: str, rows: list[Any]) -> None:
+        self.file, self.kind, self.rows = file, kind, rows
+        self.place, self.row = 0, cast(Any, None)
+        self._said: list[Finding] = []
+        self._left_out: list[Finding] = []
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The records that are objects, in the order of the file."""
+        for place, row in enumerate(self.rows):
+            self.place, self.row = place, row
+            if isinstance(row, dict):
+                yield row
+            else:
+                self.leave_out(Problem("is not an object", shown(row)))
+
+    def say(self, severity: Literal["error", "warning", "note"], what: str, detail: str = "") -> None:
+        """Report something of the record."""
+        self._said.append(Finding(severity, self.file, record_name(self.kind, self.place, self.row), what, detail))
+
+    def leave_out(self, problem: Problem) -> None:
+        """Report that the record is left out."""
+        name = record_name(self.kind, self.place, self.row)
+        self._left_out.append(Finding("warning", self.file, name, f"{problem.what}: left out", problem.detail))
+
+    def findings(self) -> list[Finding]:
+        """All that was found. Where no record is left, what was wrong with them is an error."""
+        if len(self._left_out) == len(self.rows):
+            return [one._replace(severity="error") for one in self._left_out] + self._said
+        return self._left_out + self._said
+
+    def whole(self, key: str) -> int | None:
+        """The whole number under a key, which may be a text or a float there; None where it is none."""
+        value = self.row.get(key) if isinstance(self.row, dict) else None
+        found = whole(value)
+        if found is not None and not isinstance(value, int):
+            self.say("note", f"{key} is a {type(value).__name__}: read as a whole number", shown(value))
+        return found
+
+    def id(self, known: Mapping[int, Any]) -> int | None:
+        """The id of an image or a category; None where the record cannot stay, which is reported."""
+        id_ = self.whole("id")
+        if id_ is None or not 0 <= id_ <= LARGEST_ID:
+            self.leave_out(_key_problem(self.row, "id", "is not an integer from 0 to 2**63 - 1"))
+            return None
+        if id_ not in known:
+            return id_
+        if known[id_] == self.row:
+            self.say("note", "occurs twice with the same content: once is enough")
+        else:
+            self.say("error", "id occurs twice")
+        return None
+
+    def flag(self, key: str) -> bool | None:
+        """Whether a flag is set; None where it is neither 0 nor 1, and the record is left out for it."""
+        value = self.row.get(key) if isinstance(self.row, dict) else None
+        if value is None:
+            return False
+        if isinstance(value, str) and value.strip().lower() in FLAGS:
+            self.say("note", f"{key} is a str: read as 0 or 1", shown(value))
+            return FLAGS[value.strip().lower()]
+        if are_numbers([value]) or isinstance(value, bool):
+            if value == 0:
+                return False
+            if value == 1:
+                return True
+        self.leave_out(Problem(f"{key} is neither 0 nor 1", shown(value)))
+        return None
+
+
+@dataclass(frozen=True)
+class Image:
+    """A record of an image: its file, or its address; its size, 0 where it is not known; the record."""
+
+    file_name: str
+    height: int
+    width: int
+    row: dict[str, Any]
+
+
+@dataclass
+class Annotations:
+    """The sound annotations, column by column: see `rankdet.coco.GroundTruth`.
+
+    places
+        A places in the section.
+    segmentations
+        Sound segmentations; None where there is none, or it was not asked for.
+    outlines
+        ``(x, y, width, height)`` around the polygons of an annotation; None where it was not looked at, or has none.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    boxes: list[Any] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+    is_crowd: list[bool] = field(default_factory=list)
+    is_ignored: list[bool] = field(default_factory=list)
+    has_new_id: list[bool] = field(default_factory=list)
+    segmentations: list[Any] = field(default_factory=list)
+    has_empty_mask: list[bool] = field(default_factory=list)
+    outlines: list[list[float] | None] = field(default_factory=list)
+    num_runs: int = 0
+    """Crowds that are run lengths."""
+
+
+def read_categories(section: Section) -> dict[int, dict[str, Any]]:
+    """The sound categories by id, with names that are texts."""
+    found: dict[int, dict[str, Any]] = {}
+    rows: dict[int, Any] = {}
+    for row in section:
+        id_ = section.id(rows)
+        if id_ is None:
+            continue
+        rows[id_] = row
+        found[id_] = row | {"name": _name(section, row, id_)}
+    return found
+
+
+def _name(section: Section, row: Mapping[str, Any], id_: int) -> str:
+    name = row.get("name")
+    if isinstance(name, str) and name.strip() and is_encodable(name):
+        return name
+    if are_numbers([name]):
+        section.say("note", "name is a number: read as a text", shown(name))
+        return str(name)
+    section.say("note", "has no name that is a text: it is called by its id", shown(name))
+    return str(id_)
+
+
+def read_images(section: Section, files: bool, by_address: bool) -> dict[int, Image]:
+    """The sound images by id.
+
+    With ``files`` each needs the name of a file and a size. With ``by_address`` the end of its ``coco_url`` is the name
+    of its file.
+    """
+    found: dict[int, Image] = {}
+    rows: dict[int, Any] = {}
+    for row in section:
+        id_ = section.id(rows)
+        if id_ is None:
+            continue
+        problem = address_problem(row) if by_address else None
+        address = row.get("coco_url")
+        name = image_file(address) if by_address and isinstance(address, str) and address else row.get("file_name")
+        if files:
+            problem = problem or _file_name_problem(row, name)
+        elif not isinstance(name, str) or not is_encodable(name):
+            name = address if isinstance(address, str) and is_encodable(address) else ""
+        height, width = (_side(section, row, side) for side in ("height", "width"))
+        if files and problem is None:
+            for side, value in (("height", height), ("width", width)):
+                if not value:
+                    problem = problem or _key_problem(row, side, f"is not a positive integer up to {LARGEST_SIDE}")
+        if problem is not None:
+            section.leave_out(problem)
+            continue
+        rows[id_] = row
+        found[id_] = Image(str(name), height, width, row)
+    return found
+
+
+def _side(section: Section, row: Mapping[str, Any], key: str) -> int:
+    """A side of an image in pixels, 0 where it is not known."""
+    value = row.get(key)
+    side = value if type(value) is int else section.whole(key)
+    return side if side is not None and 1 <= side <= LARGEST_SIDE else 0
+
+
+def _file_name_problem(row: Mapping[str, Any], value: Any) -> Problem | None:
+    if not isinstance(value, str) or not value:
+        return _key_problem(row, "file_name", "is not a name")
+    if not is_encodable(value) or "\0" in value:
+        return Problem("file_name cannot be the name of a file", shown(value))
+    name = PurePosixPath(value.replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts:
+        return Problem("file_name leaves the folder of images", shown(value))
+    if any(len(part.encode()) > LONGEST_NAME for part in name.parts):
+        return Problem(f"file_name is longer than {LONGEST_NAME} bytes", shown(value))
+    return None
+
+
+def read_annotations(
+    section: Section, images: Mapping[int, Image], labels: Mapping[Any, int], masks: bool, left_out: Container[Any]
+) -> Annotations:
+    """The sound annotations.
+
+    ``labels`` has those of the category ids, ``left_out`` the ids of images that were left out. With ``masks``
+    segmentations are read; without, only where a box is missing.
+    """
+    found = Annotations()
+    places: dict[Any, int] = {id_: place for place, id_ in enumerate(images)}
+    sizes = [(image.height, image.width) for image in images.values()]
+    taken: set[int] = set()
+    for row in section:
+        image_id, category_id = row.get("image_id"), row.get("category_id")
+        if type(image_id) is not int:
+            image_id = section.whole("image_id")
+        if image_id not in places:
+            what = "has an image that is left out" if image_id in left_out else "is no image of the file"
+            section.leave_out(_key_problem(row, "image_id", what))
+            continue
+        if type(category_id) is not int:
+            category_id = section.whole("category_id")
+        if category_id not in labels:
+            section.leave_out(_key_problem(row, "category_id", "is no category of the file"))
+            continue
+        place = places[image_id]
+        crowd, ignored = row.get("iscrowd", 0), row.get("ignore", 0)
+        is_crowd = crowd == 1 if type(crowd) is int and 0 <= crowd <= 1 else section.flag("iscrowd")
+        if is_crowd is None:
+            continue
+        is_ignored = ignored == 1 if type(ignored) is int and 0 <= ignored <= 1 else section.flag("ignore")
+        if is_ignored is None:
+            continue
+        given, box = row.get("segmentation"), row.get("bbox")
+        size = sizes[place] if all(sizes[place]) else None
+        segmentation, outline = None, None
+        lacks_box = box is None or (isinstance(box, list) and not box)
+        if masks or lacks_box:
+            segmentation = _segmentation(section, given, size, is_crowd, masks)
+            outline = None if segmentation is None else outline_box(segmentation, lacks_box)
+        if lacks_box:
+            box = outline
+            if box is None:
+                section.leave_out(Problem("has neither a box nor a segmentation that it could be taken from"))
+                continue
+            section.say("note", "has no bbox: that of its segmentation is taken")
+        problem = box_problem(box, LARGEST_SIDE)
+        if problem is not None:
+            section.leave_out(problem)
+            continue
+        own = row.get("id")
+        id_: int = own if type(own) is int and 0 <= own <= LARGEST_ID and own not in taken else _own_id(section, taken)
+        taken.add(id_)
+        found.ids.append(id_)
+        found.has_new_id.append(id_ < 0)
+        found.places.append(section.place)
+        found.images.append(place)
+        found.labels.append(labels[category_id])
+        found.boxes.append(box)
+        found.areas.append(_area(section, row.get("area")))
+        found.is_crowd.append(is_crowd)
+        found.is_ignored.append(is_ignored)
+        found.num_runs += is_crowd and isinstance(given, dict) and bool(given)
+        found.segmentations.append(segmentation if masks else None)
+        found.has_empty_mask.append(segmentation is not None and masks and is_empty(segmentation, size, outline))
+        found.outlines.append(outline)
+    next_id = max(taken, default=0) + 1
+    if next_id + len(found.ids) > LARGEST_ID:
+        next_id = 1
+    for place, is_new in enumerate(found.has_new_id):
+        if is_new:
+            while next_id in taken:
+                next_id += 1
+            found.ids[place] = next_id
+            next_id += 1
+    return found
+
+
+def _own_id(section: Section, taken: set[int]) -> int:
+    """The id of an annotation whose id is no new integer; −1 where it gets another, for nothing depends on it."""
+    row = section.row
+    if not isinstance(row, dict) or row.get("id") is None:
+        section.say("note", "has no id: it gets one")
+        return -1
+    id_ = section.whole("id")
+    if id_ is None or not 0 <= id_ <= LARGEST_ID:
+        section.say("note", "id is not an integer from 0 to 2**63 - 1: it gets another", shown(row["id"]))
+        return -1
+    if id_ in taken:
+        section.say("warning", "id occurs before: it gets another")
+        return -1
+    return id_
+
+
+def _segmentation(section: Section, given: Any, size: tuple[int, int] | None, is_crowd: bool, masks: bool) -> Any:
+    """A sound segmentation; None where there is none, which is reported where masks are asked for."""
+    meant, form = meant_segmentation(given)
+    if form:
+        section.say("note", f"segmentation is {form}")
+    if meant is None:
+        if masks and is_crowd:
+            section.say("warning", "is a crowd without a mask: its box is taken where masks are compared")
+        elif masks:
+            section.say("warning", f"has no segmentation: {WITHOUT_MASK}")
+        return None
+    problem = segmentation_problem(meant, size, masks)
+    if problem is None:
+        return plain(meant)
+    if masks:
+        section.say("warning", f"{problem.what}: {WITHOUT_MASK}", problem.detail)
+    return None
+
+
+def _area(section: Section, value: Any) -> float:
+    if value is None:
+        return UNKNOWN
+    if are_numbers([value]) and are_within([value], LARGEST_SIDE**2):
+        return float(value)
+    section.say("warning", "area is not a finite number of pixels: that of the box or mask counts", shown(value))
+    return UNKNOWN
+
+
+def _key_problem(row: Any, key: str, what: str) -> Problem:
+    """What is wrong with the value of a key, which may be missing."""
+    return Problem(f"{key} {what}", shown(row[key])) if key in row else Problem(f"key {key!r} is missing")
+
+
+def whole(value: Any) -> int | None:
+    """The whole number that a value is, or that it has as a text or a float; None where it is none.
+
+    Examples
+    --------
+    >>> [whole(value) for value in (12, 12.0, "12", "007", 1.5, "a", True, None)]
+    [12, 12, 12, 7, None, None, None, None]
+    """
+    if type(value) is int:
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
+        return int(value)
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None

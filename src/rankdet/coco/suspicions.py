@@ -1,0 +1,122 @@
+"""What is odd about the annotations of a file together, though each makes sense alone.
+
+Legend: A annotations. Boxes are ``(x, y, width, height)`` in pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankdet.coco.findings import Finding
+from rankdet.coco.ground_truth import GroundTruth
+from rankdet.coco.records import Annotations
+
+NO_MASKS = "masks are asked for, but no object has a sound one"
+MOST_CROWDS = 0.1
+"""Part of the annotations; of those of COCO 1 % are crowd regions."""
+SAME, OTHER = 0.9, 0.5
+"""IoU from which two boxes are the same, and below which they contradict each other."""
+TOLERANCE = 4.0
+"""Pixels by which a box and a segmentation, or their areas, may differ always: tools round."""
+
+
+def suspicions(truth: GroundTruth, found: Annotations, files: bool) -> list[Finding]:
+    """Findings on crowds, ignored objects, and boxes that other fields contradict.
+
+    ``found`` has what was read of the annotations of ``truth``. With ``files``, where objects are to be learned, boxes
+    that are relative to the size of the image are an error.
+    """
+    findings = _masks(truth) + _crowds(truth, found.num_runs) + _ignored(truth)
+    objects = ~truth.is_crowd
+    if not objects.any():
+        return findings
+    if _are_relative(truth, objects):
+        problem = "boxes look relative to the size of the image: all lie within 0 and 1"
+        remedy = "multiply x and width by the width of the image in pixels, y and height by its height"
+        return [*findings, Finding("error" if files else "warning", truth.source, "", problem, "", remedy)]
+    return findings + _contradictions(truth, found, objects)
+
+
+def _masks(truth: GroundTruth) -> list[Finding]:
+    objects = ~truth.is_crowd
+    if truth.segmentations is None or not objects.any() or (truth.has_mask & objects).any():
+        return []
+    remedy = "take a detector of boxes"
+    return [Finding("error", truth.source, "", NO_MASKS, "", remedy)]
+
+
+def _crowds(truth: GroundTruth, num_runs: int) -> list[Finding]:
+    """Masks of ordinary objects that a tool has flagged as crowds, as CVAT does with its brush."""
+    crowds, total = int(truth.is_crowd.sum()), len(truth.is_crowd)
+    if not num_runs or crowds < MOST_CROWDS * total:
+        return []
+    problem = "many annotations are crowd regions, which are not learned from, and some tools flag all masks so"
+    remedy = "data.crowds_are_objects=true takes them as objects"
+    return [Finding("warning", truth.source, "", problem, f"{crowds} of {total}", remedy)]
+
+
+def _ignored(truth: GroundTruth) -> list[Finding]:
+    number = int(truth.is_ignored.sum())
+    if not number:
+        return []
+    measured = "measured as objects, as by pycocotools" if truth.federation is None else "not measured, as by lvis-api"
+    problem = f"annotations are flagged `ignore`: not learned from, as by mmdetection, and {measured}"
+    return [Finding("warning", truth.source, "", problem, f"{number} of {len(truth.is_ignored)}")]
+
+
+def _are_relative(truth: GroundTruth, objects: NDArray[np.bool_]) -> bool:
+    """Whether all objects lie within the first pixel, in images that have more."""
+    boxes = truth.boxes[objects]
+    corners = boxes[:, :2] + boxes[:, 2:]
+    return bool(boxes.min() >= 0 and corners.max() <= 1.001 and (truth.sizes.min(axis=1) > 1).all())
+
+
+def _contradictions(truth: GroundTruth, found: Annotations, objects: NDArray[np.bool_]) -> list[Finding]:
+    """Boxes that the polygons or the areas of their objects contradict."""
+    boxes, areas = truth.boxes, truth.areas
+    has_outline = np.array([one is not None for one in found.outlines], dtype=bool) & objects
+    outlines = np.full_like(boxes, np.nan)
+    known = [one for one, is_there in zip(found.outlines, has_outline.tolist(), strict=True) if is_there]
+    outlines[has_outline] = np.array(known, dtype=np.float64).reshape(-1, 4)
+    from_corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    has_corners = objects & (from_corners[:, 2:] > 0).all(axis=1) & (boxes[:, :2] > 0).any(axis=1)
+
+    overlap = _ious(boxes, outlines)
+    by_outline = has_corners & (_ious(from_corners, outlines) > SAME) & (overlap < SAME)
+    # Without polygons an area tells: a mask has that of the box of the corners to the pixel by chance alone.
+    own, other = boxes[:, 2:].prod(axis=1), from_corners[:, 2:].prod(axis=1)
+    by_area = has_corners & ~has_outline & (abs(areas - other) <= 1e-3 * other) & (abs(areas - own) > 0.05 * own)
+    number, comparable = int((by_outline | by_area).sum()), int((has_corners & (has_outline | ~np.isnan(areas))).sum())
+    if 2 * number > comparable and (by_outline.any() or number >= 5):
+        problem = "boxes look like corners x1, y1, x2, y2 in place of x, y, width, height: polygons or areas say so"
+        remedy = "write widths and heights"
+        return [Finding("warning", truth.source, "", problem, f"{number} of {comparable}", remedy)]
+
+    findings = []
+    far = np.abs(_corners(boxes) - _corners(outlines)).max(axis=1) > TOLERANCE
+    for row in np.flatnonzero(has_outline & far & (overlap < OTHER)).tolist():
+        detail = f"box {_shown(boxes[row])}, around the segmentation {_shown(outlines[row])}"
+        problem = "the box is another than that around the segmentation"
+        findings.append(Finding("warning", truth.source, truth.name_of(row), problem, detail))
+    for row in np.flatnonzero(objects & (areas > 1.1 * own + TOLERANCE**2) & (own > 0)).tolist():
+        detail = f"{areas[row]:.9g} of {own[row]:.9g} pixels"
+        findings.append(Finding("warning", truth.source, truth.name_of(row), "the area is larger than the box", detail))
+    return findings
+
+
+def _corners(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def _ious(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(A,) IoU of the boxes of each row; NaN where there is none, or both are empty."""
+    one, two = _corners(first), _corners(second)
+    sides = np.minimum(one[:, 2:], two[:, 2:]) - np.maximum(one[:, :2], two[:, :2])
+    shared = np.clip(sides, 0, None).prod(axis=1)
+    union = first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - shared
+    return np.divide(shared, union, out=np.full(len(first), np.nan), where=union > 0)
+
+
+def _shown(box: NDArray[np.float64]) -> str:
+    return f"[{', '.join(f'{value:.9g}' for value in box.tolist())}]"
