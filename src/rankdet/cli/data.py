@@ -51,23 +51,38 @@ def doctor(
 
 
 def look(
-    folder: Annotated[Path, typer.Argument(help="A data folder of any layout that docs/formats.md lists.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="A data folder of any layout that docs/formats.md lists, or one annotation file."),
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="A name of `rankdet list`, or a YAML file, whose anchors are tried.")
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Most images that are shown.")] = 500,
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("look.html"),
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="This split alone; may be given several times.")] = None,
+    train_annotations: Annotated[Path | None, typer.Option(help="Annotations to learn from, of any format.")] = None,
+    train_images: Annotated[Path | None, typer.Option(help="The folder of their images.")] = None,
+    val_annotations: Annotated[Path | None, typer.Option(help="Annotations to evaluate on.")] = None,
+    val_images: Annotated[Path | None, typer.Option(help="The folder of their images.")] = None,
 ) -> None:
-    """Look at a data folder: one HTML page, suspicious images first.
+    """Look at a data set on one HTML page.
 
-    Images with boxes and outlines, classes, sizes, copies, and what is wrong with records.
+    Suspicious images come first, with boxes and outlines; then classes, sizes, how splits differ, copies.
     """
     from rankdet.look import write_look
     from rankdet.recipes import load_recipe
+    from rankdet.structures import InputError
 
+    given = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
+    files = {name: (file, folder) for name, (file, folder) in given.items() if file is not None}
+    if data is None and not files:
+        raise InputError("name a data folder or an annotation file, or --train-annotations, --val-annotations")
+    for name, (_, folder) in given.items():
+        if folder is not None and name not in files:
+            raise InputError(f"--{name}-images is the folder of the images of --{name}-annotations: give both")
     named = None if recipe is None else load_recipe(recipe)
-    write_look(folder, out, recipe=named, images=images, splits=split, progress=True)
+    write_look(data, out, recipe=named, images=images, splits=split or (), files=files, progress=True)
     print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 

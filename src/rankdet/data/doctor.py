@@ -69,7 +69,7 @@ def odd_records(truth: GroundTruth) -> list[Finding]:
     ]
     is_told = truth.is_crowd
     reasons = {f"{reason}: left out in training": rows for reason, rows in left_out(truth).items()}
-    for problem, rows in (reasons | {IDENTICAL: _repeated(truth)} | _leaving(truth)).items():
+    for problem, rows in (reasons | {IDENTICAL: _repeated(truth)} | leaving(truth)).items():
         for row in np.flatnonzero(rows & ~is_told).tolist():
             findings.append(Finding("warning", truth.source, truth.name_of(row), problem, shown_box(truth, row)))
         is_told = is_told | rows
@@ -126,22 +126,37 @@ def shared_images(splits: Sequence[ReadSplit], by_content: bool = False) -> list
 
 
 def _equal_images(splits: Sequence[ReadSplit]) -> list[Finding]:
-    by_size: dict[int, dict[Path, tuple[ReadSplit, int]]] = {}
+    first: dict[Path, tuple[ReadSplit, int]] = {}
     for split, place, path in _files(splits):
-        if is_file(path):
-            by_size.setdefault(path.stat().st_size, {}).setdefault(path, (split, place))
-    same_size = [files for files in by_size.values() if len(files) > 1]
-    findings = []
-    for files in _shown(same_size, "Equal images"):
-        first: dict[str, tuple[ReadSplit, Path]] = {}
-        for path, (split, place) in files.items():
-            with path.open("rb") as file:
-                digest = file_digest(file, "blake2b").hexdigest()
-            other, twin = first.setdefault(digest, (split, path))
-            if twin != path:
-                problem = f"has the content of an image of {other.truth.source}"
-                findings.append(split.finding(place, problem, f"{path.name} and {twin.name}"))
+        first.setdefault(path, (split, place))
+    findings, paths = [], list(first)
+    for group in equal_files(paths):
+        twin, *later = (paths[number] for number in group)
+        other, _ = first[twin]
+        for path in later:
+            split, place = first[path]
+            problem = f"has the content of an image of {other.truth.source}"
+            findings.append(split.finding(place, problem, f"{path.name} and {twin.name}"))
     return findings
+
+
+def equal_files(paths: Sequence[Path]) -> list[list[int]]:
+    """Groups of places among ``paths`` whose files have the same content; missing files are in none.
+
+    Only files of which there are several of one size are read. A path that is there several times has one content.
+    """
+    by_size: dict[int, list[int]] = {}
+    for number, path in enumerate(paths):
+        if is_file(path):
+            by_size.setdefault(path.stat().st_size, []).append(number)
+    groups = []
+    for numbers in _shown([numbers for numbers in by_size.values() if len(numbers) > 1], "Equal images"):
+        by_content: dict[str, list[int]] = {}
+        for number in numbers:
+            with paths[number].open("rb") as file:
+                by_content.setdefault(file_digest(file, "blake2b").hexdigest(), []).append(number)
+        groups += [group for group in by_content.values() if len(group) > 1]
+    return groups
 
 
 def _shown(values: Sequence[Value], what: str) -> Iterable[Value]:
@@ -163,7 +178,7 @@ def _broken(split: ReadSplit, place: int, path: Path, error: InputError) -> Find
     return finding._replace(severity=split.severity, remedy=remedy)
 
 
-def _leaving(truth: GroundTruth) -> dict[str, NDArray[np.bool_]]:
+def leaving(truth: GroundTruth) -> dict[str, NDArray[np.bool_]]:
     """Problem → (A,) bool: boxes that leave their image by more than rounding does."""
     left, top, width, height = truth.boxes.T
     image_height, image_width = truth.sizes[truth.images].T

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.progress import track
 
 from rankdet.coco import Finding
 from rankdet.coco.findings import grouped
+from rankdet.data.doctor import equal_files
 from rankdet.look.anchors import anchor_fit
 from rankdet.look.choosing import Candidate, candidates, chosen, kind_counts, rank_counts
-from rankdet.look.copies import identical_files, similar_pairs
+from rankdet.look.copies import similar_pairs
 from rankdet.look.page import Overview, Shown, render
 from rankdet.look.reading import Split, read_splits
 from rankdet.look.statistics import class_drift, class_names, class_numbers, split_numbers
@@ -33,20 +35,21 @@ MOST_COPIES = 100
 
 
 def write_look(
-    folder: Path,
+    data: Path | None,
     out: Path,
     *,
     recipe: Recipe | None = None,
     images: int = 500,
-    splits: Sequence[str] | None = None,
+    splits: Sequence[str] = (),
+    files: Mapping[str, tuple[Path, Path | None]] = MappingProxyType({}),
     progress: bool = False,
 ) -> Overview:
     """Write a page about a data set: one HTML file with images, objects, statistics, and all that looks wrong.
 
     Parameters
     ----------
-    folder
-        The data set.
+    data
+        A data folder, or one annotation file; None: ``files`` alone.
     out
         The file to write.
     recipe
@@ -54,16 +57,19 @@ def write_look(
     images
         Most images that the page shows; with 500 or fewer it takes less than 10 MB.
     splits
-        Names of the splits to look at; None: all.
+        Names of the splits to look at; none: all.
+    files
+        Split → annotation file, and folder of its images or None: beside those of the data folder, or in their place.
     progress
         Show progress bars on standard error.
 
     Raises
     ------
     InputError
-        When there is no data set in the folder, or the page cannot be written.
+        When there is no data set, or the page cannot be written.
     """
-    found = read_splits(folder, splits)
+    found = read_splits(data, splits, files)
+    place = found[0].source.annotations.parent if data is None else data
     every = candidates(found)
     copies = _mark_copies(found, every)
     names = class_names(found)
@@ -87,12 +93,12 @@ def write_look(
         for image, thumbnail, drawing in zip(shown, embedded, drawn, strict=True)
     ]
     overview = Overview(
-        name=folder.resolve().name,
-        folder=str(folder),
+        name=place.resolve().name,
+        folder=str(place),
         splits=[split_numbers(split) for split in found],
         classes=class_numbers(found, names),
         drifts=[drift for pair in _pairs(found) if (drift := class_drift(*pair, names)) is not None],
-        findings=_lines(found, folder),
+        findings=_lines(found, place),
         kinds=kind_counts(every),
         ranks=rank_counts(every),
         images=sorted(rows, key=lambda row: row.image.order()),
@@ -125,13 +131,15 @@ def _lines(splits: Sequence[Split], folder: Path) -> list[tuple[str, str]]:
     """(severity, text) of all findings, grouped; files are named from the folder on."""
     findings: list[Finding] = [finding for split in splits for finding in split.findings]
     lines = [line.partition(": ") for line in grouped(findings)]
-    return [(severity, text.replace(f"{folder}/", "")) for severity, _, text in lines]
+    return [
+        (severity, text.replace(f"{folder}/", "").replace(f"{folder.resolve()}/", "")) for severity, _, text in lines
+    ]
 
 
 def _mark_copies(splits: Sequence[Split], images: Sequence[Candidate]) -> list[tuple[str, list[str]]]:
     """Note identical files in the reasons of their images, and list them."""
     lines = []
-    for group in identical_files(splits[image.split].path(image.place) for image in images):
+    for group in equal_files([splits[image.split].path(image.place) for image in images]):
         members = [images[place] for place in group]
         is_across = len({image.split for image in members}) > 1
         for image in members:

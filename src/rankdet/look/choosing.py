@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rankdet.coco.findings import SEVERITIES
 from rankdet.look.reading import Split
-from rankdet.look.suspicion import EMPTY, FINDING, KINDS, Kind, objects_of_kinds
+from rankdet.look.suspicion import EMPTY, ERROR, KINDS, WARNING, Kind, objects_of_kinds
 
 SUSPICIOUS_SHARE = 0.75
 """Share of the images that suspicious ones may take, so that ordinary ones are seen too."""
@@ -65,20 +66,22 @@ def candidates(splits: Sequence[Split]) -> list[Candidate]:
                 own[image].kinds.setdefault(row, []).append(kind)
             for image, count in per_image.items():
                 own[image].reasons[kind] = f"{count} {'object' if count == 1 else 'objects'}"
-        for row in split.of_objects:
-            own[int(truth.images[row])].kinds.setdefault(row, []).append(FINDING)
+        for row, severity in split.of_objects.items():
+            own[int(truth.images[row])].kinds.setdefault(row, []).append(_kind(severity))
         for image, findings in split.of_images.items():
-            serious = [one for one in findings if one.severity != "note"]
-            if serious:
-                one = serious[0]
-                more = f", and {len(serious) - 1} more" if len(serious) > 1 else ""
-                text = ": ".join(part for part in (one.record, one.problem, one.detail) if part)
-                own[image].reasons[FINDING] = f"{text}{more}"
+            one = min(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+            more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
+            text = ": ".join(part for part in (one.record, one.problem, one.detail) if part)
+            own[image].reasons[_kind(one.severity)] = f"{text}{more}"
         for candidate in own:
             if not candidate.objects:
                 candidate.reasons.setdefault(EMPTY, "")
         found += own
     return found
+
+
+def _kind(severity: str) -> Kind:
+    return ERROR if severity == "error" else WARNING
 
 
 def chosen(images: Sequence[Candidate], most: int) -> list[Candidate]:

@@ -1,15 +1,11 @@
-"""Images that are there more than once: identical files, and images that look almost the same.
+"""Images that look almost the same, though their files differ.
 
 Legend: N images.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,24 +17,6 @@ ALIKE = 0.985
 """Correlation of two reduced images from which on they look almost the same."""
 FLAT = 4.0
 """Standard deviation, of 255, below which a reduced image shows too little to be compared."""
-
-
-def identical_files(paths: Iterable[Path]) -> list[list[int]]:
-    """Groups of places among ``paths`` whose files have the same content; missing files are in none.
-
-    Only files of the same size are read. One file under several names, or several records of it, counts as well.
-    """
-    by_size: dict[int, list[tuple[int, Path]]] = defaultdict(list)
-    for place, path in enumerate(paths):
-        with suppress(OSError):
-            by_size[path.stat().st_size].append((place, path))
-    by_content: dict[bytes, list[int]] = defaultdict(list)
-    for entries in by_size.values():
-        if len(entries) > 1:
-            for place, path in entries:
-                with suppress(OSError), path.open("rb") as file:
-                    by_content[hashlib.file_digest(file, "blake2b").digest()].append(place)
-    return [places for places in by_content.values() if len(places) > 1]
 
 
 def reduced(image: Image.Image) -> NDArray[np.float32] | None:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from rankdet.coco import GroundTruth
 from rankdet.coco.segmentations import rle_box
+from rankdet.data import doctor
+from rankdet.data.doctor import leaving
 from rankdet.data.usable import left_out
 
 
@@ -42,13 +44,10 @@ DIFFERENT = 0.7
 """IoU of a box with the box around its outline below which one of the two is wrong."""
 ROUNDED = 2.0
 """Pixels that a box and the box around its outline may differ by on each side, whatever their IoU."""
-SLACK = 1.0
-"""Pixels that a box may leave its image by: tools round."""
 
 UNREADABLE = Kind("unreadable", "The image file is missing or cannot be decoded.", "broken")
-RESIZED = Kind("other size", "The file has another size than its annotations say.", "broken")
-FINDING = Kind("bad record", "The reader found something wrong with the image or one of its annotations.", "broken")
-TURNED = Kind("turned?", "The EXIF orientation of the file and the annotated size leave it open.", "suspicious")
+ERROR = Kind("error", "A record or the file of the image stops a training.", "broken")
+WARNING = Kind("warning", "A record or the file of the image is odd, or left out.", "suspicious")
 CORNERS = Kind(
     "corners as size?", "The box leaves the image, and fits if its last two numbers are x2 and y2.", "suspicious"
 )
@@ -57,7 +56,7 @@ CONTRADICTED = Kind(
 )
 RELATIVE = Kind("relative?", "All boxes of the image lie within 0 … 1, as shares of the image would.", "suspicious")
 UNUSED = Kind("not trained on", "Less than a pixel wide or high, without area, or outside of the image.", "suspicious")
-LEAVES = Kind("leaves the image", f"The box goes beyond the image by more than {SLACK:g} pixel.", "suspicious")
+LEAVES = Kind("leaves the image", "The box goes beyond the image by more than a pixel.", "suspicious")
 TWICE = Kind("twice", f"Another box of the same class covers it with an IoU above {SAME:g}.", "suspicious")
 COPIED = Kind("also in another split", "An identical file belongs to another split.", "suspicious")
 ALIKE = Kind("nearly in another split", "An image of another split looks almost the same.", "suspicious")
@@ -69,9 +68,8 @@ EMPTY = Kind("no objects", "The image has no annotation.", "unusual")
 
 KINDS = (
     UNREADABLE,
-    RESIZED,
-    FINDING,
-    TURNED,
+    ERROR,
+    WARNING,
     CORNERS,
     CONTRADICTED,
     RELATIVE,
@@ -91,32 +89,23 @@ KINDS = (
 
 def objects_of_kinds(truth: GroundTruth) -> dict[Kind, NDArray[np.bool_]]:
     """Kind → (A,) bool: the objects that are of this kind."""
-    left, top, width, height = truth.boxes.T
+    width, height = truth.boxes[:, 2:].T
     image_height, image_width = truth.sizes[truth.images].T
     is_object = ~truth.is_crowd
     unused = is_object & np.stack([rows for reason, rows in left_out(truth).items() if reason != "is a crowd"]).any(0)
     relative = is_object & _are_relative(truth)
-    beyond = (
-        (left < -SLACK) | (top < -SLACK) | (left + width > image_width + SLACK) | (top + height > image_height + SLACK)
-    )
-    leaves = is_object & beyond & ~unused
-    fits_as_corners = (
-        (left >= -SLACK)
-        & (top >= -SLACK)
-        & (width > left)
-        & (height > top)
-        & (width <= image_width + SLACK)
-        & (height <= image_height + SLACK)
-    )
+    beyond = leaving(truth)
+    corners = is_object & ~unused & beyond[doctor.CORNERS]
+    leaves = is_object & ~unused & ~corners & beyond[doctor.LEAVES]
     area = width * height
     return {
-        CORNERS: leaves & fits_as_corners,
+        CORNERS: corners,
         CONTRADICTED: is_object & ~unused & ~relative & _are_contradicted(truth),
         RELATIVE: relative,
         UNUSED: unused & ~relative,
-        LEAVES: leaves & ~fits_as_corners,
+        LEAVES: leaves,
         TWICE: is_object & ~unused & _are_twice(truth),
-        LARGE: is_object & ~leaves & (area >= HUGE * image_width * image_height),
+        LARGE: is_object & ~leaves & ~corners & (area >= HUGE * image_width * image_height),
         SMALL: is_object & ~unused & ~relative & (area < TINY**2),
         CROWD: truth.is_crowd,
     }

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rankdet.data.images import decode, header
+from rankdet.data.images import decode
 from rankdet.look.choosing import Candidate
 from rankdet.look.copies import reduced
 from rankdet.look.outlines import outline_path
 from rankdet.look.reading import Split
-from rankdet.look.suspicion import KINDS, RESIZED, TURNED, UNREADABLE
+from rankdet.look.suspicion import ERROR, KINDS, UNREADABLE, WARNING
 from rankdet.structures import InputError
 
 LONGEST, SHORTEST = 960, 64
@@ -123,7 +123,7 @@ class Thumbnail:
 def thumbnails(splits: Sequence[Split], images: Sequence[Candidate], budget: int) -> Iterator[Thumbnail]:
     """Embed each image in turn so that all of them together take about ``budget`` bytes and never more.
 
-    Notes in their ``reasons`` which images cannot be read, have another size than annotated, or may lie on a side.
+    Notes in their ``reasons`` which images cannot be read.
     """
     left, density = budget, 0.0
     for number, image in enumerate(images):
@@ -139,21 +139,18 @@ def thumbnails(splits: Sequence[Split], images: Sequence[Candidate], budget: int
 def _pixels(split: Split, image: Candidate) -> tuple[Image.Image | None, tuple[int, int]]:
     """The image, turned as in training, or None; and the size that its boxes are drawn in.
 
-    Notes in its ``reasons`` what is wrong with it.
+    Notes in its ``reasons`` why it cannot be read.
     """
     path = split.path(image.place)
     annotated = None if split.truth is None else split.truth.size(image.place)
     try:
         pixels = decode(path, annotated)
-        doubt = header(path).doubt(annotated) if annotated else ""
     except InputError as error:
         image.reasons[UNREADABLE] = str(error).removeprefix(f"{path}: ")
+        for kind in (ERROR, WARNING):  # which say the same
+            image.reasons.pop(kind, None)
         return None, annotated or (3, 4)
     height, width = pixels.shape[1:]
-    if annotated not in (None, (height, width)):
-        image.reasons[RESIZED] = f"{width} × {height}, annotated {annotated[1]} × {annotated[0]}"
-    if doubt:
-        image.reasons[TURNED] = doubt
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()), (height, width)
 
 
