@@ -489,3 +489,12 @@ def test_two_processes_agree_though_one_sees_no_object(
     assert detections == [] or len({record["image_id"] for record in detections}) > 1
     _, text = run(tiny(*changes), tmp_path / "run", resume=True)
     assert "2 → 1 processes" in text
+
+
+def test_images_with_more_objects_than_detections_are_told_once(tiny: Load, tmp_path: Path):
+    recipe = tiny("detector.testing.per_image=1", "evaluation.every=1", "schedule.iterations=2")
+    outcome, text = run(recipe, tmp_path / "run")
+    assert text.count("detections that count: up to") == 1
+    assert "--max-detections" in text
+    (finding,) = outcome.metrics["findings"]
+    assert finding in text
