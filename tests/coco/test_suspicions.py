@@ -53,8 +53,9 @@ def test_many_masks_that_are_flagged_as_crowds_are_told_with_the_way_out(part, m
     (line,) = lines(rows, masks)
     assert f"{len(rows[::part])} of 40" in line
     assert line.endswith("data.crowds_are_objects=true takes them as objects")
-    truth, _ = read_ground_truth(document(rows), files=True)
-    assert is_usable(truth.with_crowds_as_objects()).sum() == 40
+    truth, findings = read_ground_truth(document(rows), files=True, masks=masks, crowds_are_objects=True)
+    assert is_usable(truth, masks=masks).sum() == 40
+    assert [one.severity for one in findings] == ["note"] * len(rows[::part])
 
 
 def test_few_crowds_are_no_finding():

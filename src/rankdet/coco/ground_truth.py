@@ -165,10 +165,6 @@ class GroundTruth:
             return np.zeros(len(self.labels), dtype=bool)
         return self.segmentations.lengths > 0
 
-    def with_crowds_as_objects(self) -> GroundTruth:
-        """The same annotations, none of which is a region with many objects: for tools that flag ordinary masks."""
-        return replace(self, is_crowd=np.zeros_like(self.is_crowd))
-
     def segmentation(self, annotation: int) -> Any:
         """The segmentation of an annotation, by its place in the file: polygons, or an object with run lengths."""
         if self.segmentations is None:

@@ -52,7 +52,13 @@ def read_json(path: str | PathLike[str]) -> Any:
 
 
 def read_ground_truth(
-    source: GroundTruthSource, *, files: bool = False, masks: bool = False, lvis: bool = False, name: str | None = None
+    source: GroundTruthSource,
+    *,
+    files: bool = False,
+    masks: bool = False,
+    lvis: bool = False,
+    crowds_are_objects: bool = False,
+    name: str | None = None,
 ) -> tuple[GroundTruth, list[Finding]]:
     """Read and check an annotation file of COCO or LVIS.
 
@@ -71,6 +77,8 @@ def read_ground_truth(
     lvis
         Whether the file is in LVIS format. The file of an image is the end of its ``coco_url``
         (``train2017/000000391895.jpg``), and ``file_name`` counts only where there is no such address.
+    crowds_are_objects
+        Whether crowd regions are read as objects, for tools that flag ordinary masks so.
     name
         What messages call the file, where ``source`` is loaded already.
 
@@ -95,7 +103,7 @@ def read_ground_truth(
     labels = {id_: label for label, id_ in enumerate(category_ids)}
     section = Section(name, "annotation", document["annotations"])
     lost = frozenset(whole(row.get("id")) for row in document["images"] if isinstance(row, dict)) - images.keys()
-    found = read_annotations(section, images, labels, masks, lost)
+    found = read_annotations(section, images, labels, masks, lost, crowds_are_objects)
     findings += section.findings()
     names = [(id_, categories[id_]["name"]) for id_ in category_ids]
     rows = [categories[id_] for id_ in category_ids]

@@ -228,7 +228,12 @@ def _file_name_problem(row: Mapping[str, Any], value: Any) -> Problem | None:
 
 
 def read_annotations(
-    section: Section, images: Mapping[int, Image], labels: Mapping[Any, int], masks: bool, left_out: Container[Any]
+    section: Section,
+    images: Mapping[int, Image],
+    labels: Mapping[Any, int],
+    masks: bool,
+    left_out: Container[Any],
+    crowds_are_objects: bool,
 ) -> Annotations:
     """The sound annotations.
 
@@ -260,6 +265,9 @@ def read_annotations(
         is_ignored = ignored == 1 if type(ignored) is int and 0 <= ignored <= 1 else section.flag("ignore")
         if is_ignored is None:
             continue
+        if is_crowd and crowds_are_objects:
+            section.say("note", "is a crowd region: taken as an object, as data.crowds_are_objects says")
+            is_crowd = False
         given, box = row.get("segmentation"), row.get("bbox")
         size = sizes[place] if all(sizes[place]) else None
         segmentation, outline = None, None

@@ -72,8 +72,6 @@ class CocoDataset(Dataset[Sample]):
     min_object
         Objects whose box is not wider and higher than this, in pixels of the file, are left out. Where ``keep_empty``
         is False, so are images without any other object.
-    drop_degenerate
-        Leave out boxes of zero width or height, and count them in ``num_degenerate``, instead of stopping.
     read
         Reads and checks the annotations, with masks or without: `rankdet.data.layouts.Source.read` of a source. None:
         the format of the file is recognized.
@@ -95,8 +93,6 @@ class CocoDataset(Dataset[Sample]):
         (N,) int64: ids of the images, in the order of the file.
     findings
         What was left out or changed in reading; there are no errors among them.
-    num_degenerate
-        Boxes of zero width or height that were left out.
 
     Raises
     ------
@@ -122,7 +118,6 @@ class CocoDataset(Dataset[Sample]):
         keep_empty: bool = True,
         min_size: int | None = None,
         skip_unreadable: bool = False,
-        drop_degenerate: bool = False,
         min_object: float = 0.0,
         read: Callable[[bool], tuple[GroundTruth, list[Finding]]] | None = None,
         read_pixels: Callable[[int], Tensor] | None = None,
@@ -139,7 +134,6 @@ class CocoDataset(Dataset[Sample]):
         odd = unlearnable(self.ground_truth, with_masks)
         self.findings = [*findings, *odd]
         raise_errors(self.findings)
-        self.num_degenerate = len(odd)
         self.categories, self.category_ids = self.ground_truth.categories, self.ground_truth.category_ids
         self._min_size = (0 if keep_empty else COCO_MIN_SIZE) if min_size is None else min_size
         self._is_usable = is_usable(self.ground_truth, min_object, with_masks)

@@ -45,7 +45,6 @@ def from_map_dataset(
     with_masks: bool = False,
     measure_masks: bool = False,
     keep_empty: bool = True,
-    drop_degenerate: bool = False,
     min_object: float = 0.0,
 ) -> CocoDataset:
     """Prepare the images and objects of a caller's data set like those of an annotation file.
@@ -61,7 +60,7 @@ def from_map_dataset(
         What messages call it.
     classes
         C names, by label; None: the attribute ``classes`` of the data set.
-    transforms, with_masks, measure_masks, keep_empty, drop_degenerate, min_object
+    transforms, with_masks, measure_masks, keep_empty, min_object
         See `CocoDataset`.
 
     Returns
@@ -91,7 +90,6 @@ def from_map_dataset(
         with_masks=with_masks,
         measure_masks=measure_masks,
         keep_empty=keep_empty,
-        drop_degenerate=drop_degenerate,
         min_object=min_object,
         read=read,
         read_pixels=_Pixels(dataset, name, [(image["height"], image["width"]) for image in records["images"]]),

@@ -209,7 +209,7 @@ def _first_that_fits(
 
 def _categories_of(folder: Path, recipe: str | None) -> list[Category]:
     """Return the categories of a data folder's validation split, in the format of the recipe or of the folder."""
-    data = Data(batch_size=1, drop_degenerate=True) if recipe is None else load_recipe(recipe).data
+    data = Data(batch_size=1) if recipe is None else load_recipe(recipe).data
     return data.at(folder).build_test_dataset().categories
 
 

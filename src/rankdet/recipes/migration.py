@@ -32,7 +32,9 @@ def migrated(fields: Any, base: Any = None) -> Any:
     """
     if not isinstance(fields, dict):
         return fields
-    detector, losses = fields.get("detector"), fields.get("losses")
+    detector, losses, data = fields.get("detector"), fields.get("losses"), fields.get("data")
+    if isinstance(data, dict):  # boxes without area are left out now, always
+        fields = fields | {"data": {name: value for name, value in data.items() if name != "drop_degenerate"}}
     if isinstance(detector, dict) and "test_per_level" in (detector.get("dense") or {}):
         dense = dict(detector["dense"])
         fields = fields | {"detector": detector | {"test_per_level": dense.pop("test_per_level"), "dense": dense}}

@@ -117,7 +117,6 @@ class Parts:
                 transforms,
                 with_masks=has_masks,
                 keep_empty=data.keep_empty,
-                drop_degenerate=data.drop_degenerate,
                 min_object=data.min_object,
             )
         if has_masks and not own.with_masks:
@@ -130,8 +129,7 @@ class Parts:
             return "there is no data set for it, or the recipe asks for no evaluation"
         if isinstance(own, CocoDataset):
             return own.with_transforms(transforms)
-        dropped, classes = data.drop_degenerate, self.classes
-        return from_map_dataset(own, "val_set", classes, transforms, measure_masks=has_masks, drop_degenerate=dropped)
+        return from_map_dataset(own, "val_set", self.classes, transforms, measure_masks=has_masks)
 
 
 def import_path(part: object) -> str:

@@ -37,6 +37,8 @@ class Source:
         Reads annotations of another format as the content of a COCO file; None: ``annotations`` is one.
     is_lvis
         Whether the file is in LVIS format.
+    crowds_are_objects
+        Whether crowd regions are read as objects.
     part
         Chooses the images of the split, (N,) bool, where the annotations are those of other images as well.
     """
@@ -46,6 +48,7 @@ class Source:
     images: Path
     document: Callable[[], Reading] | None = None
     is_lvis: bool = False
+    crowds_are_objects: bool = False
     part: Callable[[GroundTruth], NDArray[np.bool_]] | None = None
 
     def content(self) -> Reading:
@@ -73,7 +76,14 @@ class Source:
 
     def check(self, document: Mapping[str, Any], masks: bool) -> tuple[GroundTruth, list[Finding]]:
         """The sound records of what `content` returns, with segmentations or without, and what is wrong with others."""
-        return read_ground_truth(document, files=True, masks=masks, lvis=self.is_lvis, name=str(self.annotations))
+        return read_ground_truth(
+            document,
+            files=True,
+            masks=masks,
+            lvis=self.is_lvis,
+            crowds_are_objects=self.crowds_are_objects,
+            name=str(self.annotations),
+        )
 
     def __str__(self) -> str:
         """What is read, for messages: the layout, the annotations and the folder of the images."""

@@ -27,7 +27,6 @@ ON_COCO: dict[str, Any] = {
         batch_size=4,  # 4 processes × 4 images = 16
         workers=4,
         resize=KeepRatio(long=1333, shorts=(800,)),
-        drop_degenerate=True,  # train2017 has two boxes without area
     ),
     "optimizer": SGD(lr=0.02, reference_batch=16),
     "schedule": StepSchedule(epochs=12, milestones=(8 / 12, 11 / 12), warmup_iterations=500, warmup_factor=0.001),

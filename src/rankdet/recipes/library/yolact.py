@@ -64,7 +64,6 @@ def yolact_r50_coco() -> Recipe:
             workers=4,
             **augmented(550, MEAN),
             min_object=4.0,
-            drop_degenerate=True,  # train2017 has two boxes without area
         ),
         optimizer=SGD(lr=8e-3, reference_batch=64, weight_decay=5e-4),
         schedule=StepSchedule(

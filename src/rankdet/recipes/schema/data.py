@@ -83,8 +83,9 @@ class Data(Config):
     ⌈√(threshold / fraction)⌉ times, by its rarest class; null: once."""
     keep_empty: bool = False
     """Whether images without objects are trained on."""
-    drop_degenerate: bool = False
-    """Whether boxes of zero width or height are dropped; otherwise they are a mistake that stops the run."""
+    crowds_are_objects: bool = False
+    """Whether annotations that are flagged as crowd regions are objects like all others, as those of tools are that
+    flag ordinary masks so."""
     skip_unreadable: bool = False
     """Whether an image that cannot be read in training is skipped and counted; otherwise training stops."""
 
@@ -142,11 +143,13 @@ class Data(Config):
         }
         annotations, images = files.get(split, (None, None))
         if annotations is not None:
-            return find_source(annotations, images)
-        if self.folder is None or not (layout := self._layout(self.folder)).has(split):
+            found = find_source(annotations, images)
+        elif self.folder is None or not (layout := self._layout(self.folder)).has(split):
             return None
-        found = layout.source(split)
-        return found if images is None else replace(found, images=images)
+        else:
+            found = layout.source(split)
+            found = found if images is None else replace(found, images=images)
+        return replace(found, crowds_are_objects=self.crowds_are_objects)
 
     def _layout(self, folder: Path) -> Layout:
         from rankdet.data.layouts import find_layout
@@ -210,7 +213,6 @@ class Data(Config):
             with_masks=with_masks,
             as_outlines=self.mask_outlines,
             keep_empty=self.keep_empty,
-            drop_degenerate=self.drop_degenerate,
             skip_unreadable=self.skip_unreadable,
             min_object=self.min_object,
             read=found.read,
@@ -235,7 +237,6 @@ class Data(Config):
             as_outlines=self.mask_outlines,
             measure_masks=measure_masks,
             keep_empty=True,
-            drop_degenerate=self.drop_degenerate,
             read=found.read,
         )
 
