@@ -80,12 +80,6 @@ def test_a_prefix_that_not_all_names_have_stays(others: dict[str, Tensor]):
     assert is_same(unwrapped(tensors).tensors, tensors)
 
 
-def buffers_of_mmcv() -> dict[str, Tensor]:
-    """As mmcv's EMAHook registers them: parameters alone, points as underscores."""
-    parameters = dict(network().named_parameters())
-    return {f"ema_{name.replace('.', '_')}": AVERAGED[name] for name in parameters}
-
-
 WITH_AVERAGES: dict[str, Any] = {
     "torchvision": {"model": PLAIN, "model_ema": {"n_averaged": torch.tensor(4)} | prefixed("module.", AVERAGED)},
     "lightning": {"state_dict": prefixed("model.") | prefixed("ema_model.", AVERAGED)},
@@ -93,7 +87,6 @@ WITH_AVERAGES: dict[str, Any] = {
     "detr": {"model": PLAIN, "ema": {"module": AVERAGED, "updates": 5}},
     "timm": {"state_dict": PLAIN, "state_dict_ema": AVERAGED, "arch": "x"},
     "plain names": PLAIN | prefixed("ema_model.", AVERAGED),
-    "mmcv": {"state_dict": PLAIN | buffers_of_mmcv(), "meta": {}},
 }
 
 
@@ -106,9 +99,7 @@ def test_averages_are_left_out_with_a_note_or_taken_on_demand(form: str, tmp_pat
     assert "taken are those as trained; left out are " in plain.notes[-1]
     assert plain.notes[-1].endswith("averaged (EMA), which --ema takes")
     averaged = read_foreign(tmp_path / "a.pth", ema=True)
-    # mmcv averages no statistics of normalization: those are the same.
-    expected = AVERAGED if form != "mmcv" else PLAIN | {n: AVERAGED[n] for n, _ in network().named_parameters()}
-    assert is_same(averaged.tensors, expected)
+    assert is_same(averaged.tensors, AVERAGED)
     assert "which --no-ema takes" in averaged.notes[-1]
 
 
@@ -122,6 +113,21 @@ def test_mmengine_saves_the_averages_under_the_plain_key(tmp_path: Path):
         assert is_same(found.tensors, AVERAGED)
         assert "taken are those averaged (EMA); left out are" in found.notes[-1]
     assert is_same(read_foreign(tmp_path / "a.pth", ema=False).tensors, PLAIN)
+
+
+@pytest.mark.parametrize("names", ["parameters", "all"])
+def test_hooks_of_mmcv_exchange_weights_and_averages_before_they_save(names: str):
+    """Buffers beside the weights, with underscores for points; mmcv's are of parameters alone."""
+    kept = list(PLAIN) if names == "all" else [name for name, _ in network().named_parameters()]
+    content = {"state_dict": AVERAGED | {f"ema_{name.replace('.', '_')}": PLAIN[name] for name in kept}, "meta": {}}
+    for averages in (None, True):
+        weights = unwrapped(content, averages)
+        assert is_same(weights.tensors, AVERAGED)
+        assert weights.notes == [
+            "the file has weights as trained and averaged ones (EMA): taken are those averaged (EMA); left out are "
+            f"{len(kept)} tensors under names that begin with 'ema_', as trained, which --no-ema takes"
+        ]
+    assert is_same(unwrapped(content, averages=False).tensors, AVERAGED | {name: PLAIN[name] for name in kept})
 
 
 @pytest.mark.parametrize(
@@ -169,6 +175,6 @@ def test_copies_of_mmdetection_do_not_hinder_an_import(small, tmp_path: Path):
     assert any(f"left out are {len(copies)} tensors under names that begin with 'ema_'" in note for note in made.notes)
     first, second = (load_checkpoint(tmp_path / f"{name}.pt")["detector"] for name in ("plain", "both"))
     assert is_same(second, first)
-    import_checkpoint(tmp_path / "both.pth", tmp_path / "ema.pt", str(tmp_path / "small.yaml"), ema=True)
-    averaged = load_checkpoint(tmp_path / "ema.pt")["detector"]
-    assert torch.allclose(averaged["rpn.head.convolution.bias"], first["rpn.head.convolution.bias"] + 1)
+    import_checkpoint(tmp_path / "both.pth", tmp_path / "ema.pt", str(tmp_path / "small.yaml"), ema=False)
+    trained = load_checkpoint(tmp_path / "ema.pt")["detector"]
+    assert torch.allclose(trained["rpn.head.convolution.bias"], first["rpn.head.convolution.bias"] + 1)

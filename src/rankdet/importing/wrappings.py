@@ -49,7 +49,8 @@ def unwrapped(content: Any, averages: bool | None = None, are_exchanged: bool = 
         Whether averages of the weights are taken; None takes what lies under the plain keys and names, and says where
         there are others.
     are_exchanged
-        Whether the program exchanges both before it saves, as mmengine does: plain names hold the averages then.
+        Whether the program exchanges both before it saves, as mmengine does: plain names hold the averages then. The
+        hooks of mmcv and mmdetection 2.x, which are known by their names, do so, too.
 
     Raises
     ------
@@ -64,6 +65,7 @@ def unwrapped(content: Any, averages: bool | None = None, are_exchanged: bool = 
     (['a.bias'], ["the weights are those under 'model', without the prefix 'module.'"])
     """
     trained, averaged, notes = _sets(content)
+    are_exchanged |= averaged is not None and averaged.place == _BUFFERS
     if are_exchanged and trained and averaged:
         trained, averaged = averaged, trained
     if trained is None and averaged is None:
@@ -93,6 +95,8 @@ def unwrapped(content: Any, averages: bool | None = None, are_exchanged: bool = 
     return Weights(tensors, notes)
 
 
+_BUFFERS = "names that begin with 'ema_'"
+"""Where hooks of mmcv and mmdetection 2.x keep copies; they exchange weights and averages before a checkpoint."""
 _USUAL = ("", "'state_dict'", "'model'")
 """Places of which nobody needs to be told."""
 
@@ -107,11 +111,10 @@ def _sets(content: Any) -> tuple[_Found | None, _Found | None, list[str]]:
     notes = [f"{len(one.tensors)} tensors under {one.place} are left out" for one in more]
     buffers = _averages_of_mmcv(found.tensors)
     if buffers:
-        # Averages of parameters alone: statistics of normalization are those of the weights.
+        # Of parameters alone, with an option of the hook: statistics of normalization are those of the weights then.
         rest = {name: value for name, value in found.tensors.items() if name not in buffers}
         copies = {buffers[name]: found.tensors[name] for name in buffers if buffers[name] in rest}
-        place = "names that begin with 'ema_', where mmdetection's EMAHook keeps the others of both"
-        return found._replace(tensors=rest), averaged or _Found(rest | copies, place), notes
+        return found._replace(tensors=rest), averaged or _Found(rest | copies, _BUFFERS), notes
     prefixes = tuple(f"{name}." for name in AVERAGES)
     inside = {name: value for name, value in found.tensors.items() if name.startswith(prefixes)}
     rest = {name: value for name, value in found.tensors.items() if name not in inside}
