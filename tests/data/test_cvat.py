@@ -178,18 +178,72 @@ def test_an_ellipse_has_its_area(tmp_path: Path, rotation: int) -> None:
     assert row["bbox"][2:] == pytest.approx(sides, rel=2e-3)
 
 
+GROUPED = '<polygon label="{}" points="10,5;20,5;20,15;10,15" group_id="{}"/>'
+NOTE = "note: is in a group with another shape of its class: read as parts of one object"
+
+
+def grouped_box(left: int, group: int) -> str:
+    return f'<box label="cat" xtl="{left}" ytl="4" xbr="{left + 12}" ybr="16" group_id="{group}"/>'
+
+
 def test_polygons_and_masks_of_one_group_and_label_are_one_object(tmp_path: Path) -> None:
-    polygon = '<polygon label="{}" points="10,5;20,5;20,15;10,15" group_id="{}"/>'
-    bitmap = np.ones((4, 5), dtype=bool)
-    shapes = [polygon.format("cat", 1), mask_shape(bitmap, 60, 20, 'group_id="1"'), polygon.format("dog", 1),
-              polygon.format("cat", 2), polygon.format("cat", 0), polygon.format("cat", 0),
-              shape(Object("cat", ((1, 1), (9, 9)))).replace("></box>", ' group_id="1"></box>')]  # fmt: skip
+    shapes = [GROUPED.format("cat", 1), mask_shape(np.ones((4, 5), dtype=bool), 60, 20, 'group_id="1"'),
+              GROUPED.format("dog", 1), GROUPED.format("cat", 2), GROUPED.format("cat", 0),
+              GROUPED.format("cat", 0)]  # fmt: skip
     document, findings = shapes_of(tmp_path, "".join(shapes))
-    assert [row["bbox"] for row in document["annotations"]] == [
-        [10, 5, 55, 19], [10, 5, 10, 10], [10, 5, 10, 10], [10, 5, 10, 10], [10, 5, 10, 10], [1, 1, 8, 8]
-    ]  # fmt: skip
+    square = [10, 5, 10, 10]
+    assert [row["bbox"] for row in document["annotations"]] == [[10, 5, 55, 19], *[square] * 4]
     assert decode_rle(masks(document)[0]).sum() == 100 + 20
-    assert problems(findings) == ["note: is in a group with another shape of its class: read as parts of one object"]
+    assert problems(findings) == [NOTE]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "boxes"),
+    [
+        ([GROUPED.format("cat", 1), grouped_box(9, 1)], [[9, 4, 12, 12]]),
+        ([grouped_box(9, 1), GROUPED.format("cat", 1)], [[9, 4, 12, 12]]),
+        ([GROUPED.format("cat", 1), grouped_box(9, 1), grouped_box(40, 1)],
+         [[10, 5, 10, 10], [9, 4, 12, 12], [40, 4, 12, 12]]),
+        ([grouped_box(9, 1), grouped_box(40, 1)], [[9, 4, 12, 12], [40, 4, 12, 12]]),
+        ([GROUPED.format("dog", 1), grouped_box(9, 1)], [[10, 5, 10, 10], [9, 4, 12, 12]]),
+    ],
+)  # fmt: skip
+def test_a_box_in_a_group_is_that_of_its_outline_where_it_is_the_only_one(
+    tmp_path: Path, shapes: list[str], boxes: list[list[float]]
+) -> None:
+    document, _ = shapes_of(tmp_path, "".join(shapes))
+    assert [row["bbox"] for row in document["annotations"]] == boxes
+
+
+@pytest.mark.parametrize("images", ["images", "images/{}", "data", "."])
+def test_files_called_like_splits_are_splits(tmp_path: Path, images: str) -> None:
+    for split, photos in (("train", BOXES), ("val", POLYGONS[1:])):
+        write_xml(tmp_path, *map(image, photos), name=f"{split}.xml")
+        for photo in photos:
+            save(photo, tmp_path / images.format(split))
+    if "{}" not in images:
+        save(BOXES[2], tmp_path / images)  # the last one written has the other orientation
+    assert contents(read(tmp_path, "train")[0]) == expected(BOXES)
+    document, findings = read(tmp_path, "val")
+    assert contents(document) == expected(POLYGONS[1:])
+    assert not findings
+
+
+def test_files_that_are_not_called_like_splits_are_an_error_that_says_so(tmp_path: Path) -> None:
+    for name in ("job_1.xml", "job_2.xml"):
+        write_xml(tmp_path, *map(image, BOXES), name=name)
+    with pytest.raises(InputError, match=r"job_1\.xml, job_2\.xml; call them train\.xml"):
+        find_layout(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["images", "data"])
+def test_images_that_the_file_does_not_name_are_told(tmp_path: Path, folder: str) -> None:
+    write_xml(tmp_path / "train", *map(image, BOXES[:3]), name="labels.xml")
+    for photo in BOXES:
+        save(photo, tmp_path / "train" / folder)
+    document, findings = read(tmp_path)
+    assert contents(document) == expected(BOXES[:3])
+    assert problems(findings) == ["warning: is not in the file: left out"]
 
 
 def test_the_attribute_is_crowd_makes_a_crowd(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ def one_object(one: Object, first: int, inside: str = "") -> str:
     """An object whose first pixel has the number ``first``."""
     left, top, right, bottom = one.corners
     if not one.is_box:
-        points = "".join(f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in enumerate(one.points, start=1))
+        points = "".join(
+            f"<x{i}>{x + first}</x{i}><y{i}>{y + first}</y{i}>" for i, (x, y) in enumerate(one.points, start=1)
+        )
         inside += f"<polygon>{points}</polygon>"
     name = f"<name>{escape(one.name)}</name><pose>Left</pose><truncated>1</truncated>"
     return f"<object>{name}{inside}{bndbox(left + first, top + first, right, bottom)}</object>"
@@ -36,7 +38,8 @@ def write_xml(photo: Photo, path: Path, first: int = 1, filename: str | None = N
     objects = "".join(one_object(one, first, inside) for one in photo.objects)
     filename = f"<filename>{photo.name}</filename>" if filename is None else filename
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"<annotation><folder>x</folder>{filename}{size}{objects}</annotation>")
+    source = "<source><database>The VOC2007 Database</database></source>" if first else ""
+    path.write_text(f"<annotation><folder>x</folder>{source}{filename}{size}{objects}</annotation>")
 
 
 def write(photos: Sequence[Photo], images: Path, xml: Path, **fields: Any) -> None:
@@ -52,14 +55,17 @@ def read(folder: Path, split: str = "train") -> tuple[dict[str, Any], list[Findi
     assert read_source is not None
     document, findings = read_source()
     assert all((sources[split].images / image["file_name"]).is_file() for image in document["images"])
-    return dict(document), findings
+    first, *others = findings  # which number the first pixel has is always said
+    assert first.problem.startswith("pixels count from")
+    return dict(document), others
 
 
 def one_xml(folder: Path, objects: str, **sizes: str) -> tuple[list[dict[str, Any]], list[Finding]]:
     """The annotations of one image of 100 × 50 pixels."""
     Image.new("RGB", (100, 50)).save(folder / "a.jpg")
     size = sizes.get("size", "<size><width>100</width><height>50</height></size>")
-    (folder / "a.xml").write_text(f"<annotation><filename>a.jpg</filename>{size}{objects}</annotation>")
+    source = "<source><database>The VOC2012 Database</database></source>"
+    (folder / "a.xml").write_text(f"<annotation>{source}<filename>a.jpg</filename>{size}{objects}</annotation>")
     document, findings = read(folder)
     assert [(image["width"], image["height"]) for image in document["images"]] == [(100, 50)]
     return document["annotations"], findings
@@ -91,6 +97,18 @@ def test_folders_called_like_splits_are_splits(tmp_path: Path, parts: Sequence[s
         assert not findings
 
 
+@pytest.mark.parametrize(
+    ("images", "xml"),
+    [("{}/data", "{}/labels"), ("JPEGImages/{}", "Annotations/{}"), ("JPEGImages/{}", "{}/Annotations"),
+     ("images/{}", "annotations/{}"), ("images", "Annotations/{}"), ("{}/images", "{}/Annotations")],
+)  # fmt: skip
+def test_splits_are_found_where_tools_put_them(tmp_path: Path, images: str, xml: str) -> None:
+    for split, photos in (("train", BOXES), ("val", BOXES[1:3])):
+        write(photos, tmp_path / images.format(split), tmp_path / xml.format(split))
+    for split, photos in (("train", BOXES), ("val", BOXES[1:3])):
+        assert contents(read(tmp_path, split)[0]) == expected(photos)
+
+
 @pytest.mark.parametrize("end", ["", "  1", " -1"])
 @pytest.mark.parametrize("root", ["", "VOCdevkit/VOC2012"])
 def test_lists_of_image_sets_are_splits(tmp_path: Path, root: str, end: str) -> None:
@@ -106,6 +124,10 @@ def test_lists_of_image_sets_are_splits(tmp_path: Path, root: str, end: str) -> 
     document, findings = read(tmp_path, "test")
     assert contents(document) == expected(BOXES[:1])
     assert [str(finding.record) for finding in findings] == ["Annotations/gone.xml"]
+    (folder / "Annotations/empty.xml").unlink()
+    document, findings = read(tmp_path, "val")
+    assert contents(document) == expected(BOXES[2:])
+    assert problems(findings) == ["warning: is missing: its image is one without objects"]
     (sets / "train.txt").unlink()
     assert contents(read(tmp_path, "train")[0]) == expected(BOXES)
 
@@ -136,12 +158,28 @@ def test_a_missing_image_without_a_size_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("one", [Object("cat", ((0, 0), (30, 25))), Object("cat", ((0.5, 3), (20.5, 9.25)))])
-def test_a_set_that_counts_from_0_is_not_shifted(tmp_path: Path, one: Object) -> None:
+def test_a_box_that_begins_before_1_shows_that_a_set_counts_from_0(tmp_path: Path, one: Object) -> None:
     rows, findings = one_xml(tmp_path, one_object(one, 0) + one_object(BOXES[0].objects[0], 0))
     left, top, right, bottom = one.corners
     assert [row["bbox"] for row in rows] == [[left, top, right - left, bottom - top], [10, 5, 20, 20]]
-    assert len(findings) == 1
-    assert findings[0].severity == "note"
+    assert not findings
+
+
+@pytest.mark.parametrize(
+    ("starts", "first"),
+    [([(1, 5), (7, 1), (9, 9)], 1), ([(1, 1), (2, 9)], 1), ([(9, 9), (5, 7)], 0), ([(1, 9), (2, 7)], 0),
+     ([(1, 1), (1, 1), (0, 9)], 0), ([], 0)],
+)  # fmt: skip
+def test_boxes_at_the_border_show_which_number_the_first_pixel_has(
+    tmp_path: Path, starts: list[tuple[int, int]], first: int
+) -> None:
+    objects = "".join(f"<object><name>cat</name>{bndbox(x, y, 30, 20)}</object>" for x, y in starts)
+    size = "<size><width>100</width><height>50</height></size>"
+    (tmp_path / "a.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+    Image.new("RGB", (100, 50)).save(tmp_path / "a.jpg")
+    document, _ = read(tmp_path)
+    expected_boxes = [[x - first, y - first, 30 - x + first, 20 - y + first] for x, y in starts]
+    assert [row["bbox"] for row in document["annotations"]] == expected_boxes
 
 
 def test_whether_a_set_counts_from_0_is_the_same_for_all_splits(tmp_path: Path) -> None:
@@ -152,11 +190,12 @@ def test_whether_a_set_counts_from_0_is_the_same_for_all_splits(tmp_path: Path) 
     assert contents(read(tmp_path, "val")[0]) == expected([corner])
 
 
-def test_difficult_objects_are_crowds_and_told(tmp_path: Path) -> None:
-    objects = [one_object(one, 1, f"<difficult>{place}</difficult>") for place, one in enumerate(BOXES[0].objects)]
+@pytest.mark.parametrize("tag", ["difficult", "iscrowd"])
+def test_difficult_objects_are_crowds_and_told(tmp_path: Path, tag: str) -> None:
+    objects = [one_object(one, 1, f"<{tag}>{place}</{tag}>") for place, one in enumerate(BOXES[0].objects)]
     rows, findings = one_xml(tmp_path, "".join(objects))
     assert [row["iscrowd"] for row in rows] == [0, 1]
-    assert problems(findings) == ["note: is marked as difficult: neither learned from nor counted as missed"]
+    assert problems(findings) == ["note: is difficult or a crowd: neither learned from nor counted as missed"]
 
 
 def test_parts_of_an_object_are_none_of_their_own(tmp_path: Path) -> None:

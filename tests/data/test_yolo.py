@@ -124,6 +124,38 @@ def test_a_list_of_classes_stands_for_data_yaml(tmp_path: Path, name: str) -> No
     assert contents(read(tmp_path)[0]) == expected(BOXES)
 
 
+@pytest.mark.parametrize("name", ["labels/classes.txt", "labels/data.yaml", "{}/classes.txt", "labels/{}/data.yaml"])
+def test_classes_may_be_named_beside_labels_or_for_each_split(tmp_path: Path, name: str) -> None:
+    form = "{}/images" if name.startswith("{}") else "images/{}"
+    for split, photos in (("train", BOXES), ("val", POLYGONS)):
+        images = tmp_path / form.format(split)
+        write_images(photos, images, Path(str(images).replace("images", "labels")))
+        file = tmp_path / name.format(split)
+        file.write_text("\n".join(NAMES) if file.suffix == ".txt" else yaml.safe_dump({"names": list(NAMES)}))
+    assert contents(read(tmp_path, "train")[0]) == expected(BOXES)
+    assert contents(read(tmp_path, "val")[0]) == expected(POLYGONS)
+
+
+def test_splits_that_name_other_classes_are_refused(tmp_path: Path) -> None:
+    for split, names in (("train", "cat\ndog"), ("val", "dog\ncat")):
+        write_images(BOXES, tmp_path / split / "images", tmp_path / split / "labels")
+        (tmp_path / split / "classes.txt").write_text(names)
+    with pytest.raises(InputError, match="other classes than"):
+        yolo.find(tmp_path)
+
+
+def test_images_of_another_machine_are_those_of_the_folder_called_like_the_split(tmp_path: Path) -> None:
+    for split, photos in (("train", BOXES), ("val", POLYGONS)):
+        write_images(photos, tmp_path / "set/images" / split, tmp_path / "set/labels" / split)
+    save(BOXES[0], tmp_path / "other")
+    write_yaml(tmp_path / "set", path="..", train="/home/me/labels/images", val="/home/me/labels/images")
+    document, findings = read(tmp_path / "set")
+    assert contents(document) == expected(BOXES)
+    assert problems(findings) == [
+        "warning: has images that are not there: those of the folder called like the split are taken"
+    ]
+
+
 def test_the_export_of_cvat_for_darknet_is_read(tmp_path: Path) -> None:
     write_images(BOXES, tmp_path / "obj_train_data", tmp_path / "obj_train_data")
     (tmp_path / "obj.names").write_text("\n".join(NAMES) + "\n")
@@ -160,8 +192,8 @@ def test_a_split_without_images_is_told_with_the_first_that_has_some(tmp_path: P
     write_yaml(tmp_path, train="../train/images", val="../valid/images", test="../test/images")
     _, findings = read(tmp_path)
     assert [(one.record, one.problem) for one in findings] == [
-        ("val", "has no images: left out"),
-        ("test", "has no images: left out"),
+        ("val", "has images that are not there: left out"),
+        ("test", "has images that are not there: left out"),
     ]
 
 

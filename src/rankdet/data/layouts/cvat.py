@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -18,7 +18,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from rankdet.data.layouts.draft import Draft, Part, Points, box_around, ellipse, flat, placed_mask, rotated
-from rankdet.data.layouts.files import SPLITS, split_folders
+from rankdet.data.layouts.files import SPLITS, image_files, split_folders
 from rankdet.data.layouts.images import NUM_PROBES, folder_with
 from rankdet.data.layouts.source import Reading, Source, by_split
 from rankdet.data.layouts.splits import canonical
@@ -60,20 +60,33 @@ class Export:
 
 
 def find(folder: Path) -> dict[str, Source] | None:
-    """The subsets of ``annotations.xml``, or the folders called like splits that have one each.
+    """The subsets of ``annotations.xml``, the files called like splits, or the folders called so that have one each.
 
-    The images are in ``images/SUBSET``, ``images``, ``SUBSET`` or the folder itself. A single subset without the name
-    of a split counts as ``train``.
+    The images are in ``images/SUBSET``, ``images``, ``data``, ``SUBSET`` or the folder itself. A single subset without
+    the name of a split counts as ``train``.
 
     Raises
     ------
     InputError
-        When the file is broken, or of the format "CVAT for video".
+        When a file is broken, or of the format "CVAT for video"; when several files are not called like splits.
     """
-    if _is_export(folder / "annotations.xml"):
-        return _sources(folder / "annotations.xml", folder)
-    found = {split: path for split, path in split_folders(folder).items() if _is_export(path / "annotations.xml")}
-    return by_split((split, _whole(path / "annotations.xml", path)) for split, path in found.items()) or None
+    files = _exports(folder)
+    if len(files) == 1 and canonical(files[0].stem) not in SPLITS:
+        return _sources(files[0], folder)
+    others = [path.name for path in files if canonical(path.stem) not in SPLITS]
+    if others:
+        listed = ", ".join(others)
+        raise InputError(f"{folder}: several exports of CVAT: {listed}; call them train.xml, val.xml and test.xml")
+    found = [(path.stem, _whole(path, folder, is_alone=len(files) == 1)) for path in files]
+    if not files:
+        for split, below in split_folders(folder).items():
+            inside = _exports(below)
+            found += [(split, _whole(path, below, is_alone=len(inside) == 1)) for path in inside]
+    return by_split(found) or None
+
+
+def _exports(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.xml")) if _is_export(path)]
 
 
 def find_file(annotations: Path, images: Path | None) -> Source | None:
@@ -95,34 +108,43 @@ def _sources(path: Path, folder: Path) -> dict[str, Source]:
     subsets = [one for one in export.subsets if one] or [""]
     if len(subsets) == 1:
         name = canonical(subsets[0])
-        return {name if name in SPLITS else "train": _whole(path, folder)}
+        return {name if name in SPLITS else "train": _whole(path, folder, is_alone=True)}
     return by_split(
-        (one, Source("CVAT", path, _images_of(export, folder, [one]), partial(read_cvat, export, [one])))
+        (one or "default", Source("CVAT", path, _images_of(export, folder, [one]), partial(read_cvat, export, [one])))
         for one in export.subsets
     )
 
 
-def _whole(path: Path, folder: Path, images: Path | None = None) -> Source:
-    """The source of a file that is read whole, whatever subsets it has."""
+def _whole(path: Path, folder: Path, images: Path | None = None, is_alone: bool = False) -> Source:
+    """The source of a file that is read whole, whatever subsets it has; alone, all images of the folder are its own."""
     export = Export(path)
-    return Source(
-        "CVAT", path, images or _images_of(export, folder, export.subsets), partial(read_cvat, export, export.subsets)
-    )
+    images = images or _images_of(export, folder, export.subsets)
+    return Source("CVAT", path, images, partial(read_cvat, export, export.subsets, images if is_alone else None))
 
 
 def _images_of(export: Export, folder: Path, subsets: Sequence[str]) -> Path:
     wanted = [image.get("name", "") for image in export.root.iterfind("image") if image.get("subset", "") in subsets]
-    subset = subsets[0] if len(subsets) == 1 else ""
-    tried = [folder / "images" / subset, folder / "images", folder / subset, folder]
+    subset = subsets[0] if len(subsets) == 1 and subsets[0] else export.path.stem
+    tried = [folder / "images" / subset, folder / "images", folder / "data", folder / subset, folder]
     return folder_with(wanted[:: max(1, len(wanted) // NUM_PROBES)], tried) or folder
 
 
-def read_cvat(export: Export, subsets: Sequence[str]) -> Reading:
+def read_cvat(export: Export, subsets: Sequence[str], folder: Path | None = None) -> Reading:
     """Read the images of some subsets as a COCO document.
 
-    Boxes stay boxes; a rotated one becomes the box around it. Polygons, masks and ellipses become masks. Polygons and
-    masks of one label in one group are parts of one object. The attribute ``is_crowd`` makes a crowd, as in CVAT's own
-    export to COCO. Other shapes are left out, and occlusion and the order of layers are not used.
+    Boxes stay boxes; a rotated one becomes the box around it. Polygons, masks and ellipses become masks. Those of one
+    label in one group are parts of one object, and a single box with them is theirs. The attribute ``is_crowd`` makes
+    a crowd, as in CVAT's own export to COCO. Other shapes are left out, and occlusion and the order of layers are not
+    used.
+
+    Parameters
+    ----------
+    export
+        The file.
+    subsets
+        The subsets; the empty name is that of images in none.
+    folder
+        A folder whose images the file should all have; those that it lacks are reported.
 
     Returns
     -------
@@ -143,6 +165,10 @@ def read_cvat(export: Export, subsets: Sequence[str]) -> Reading:
             continue
         image_id = draft.add_image(name, (height, width))
         draft.add_parts(image_id, (height, width), _parts(image, (height, width), draft))
+    listed = {PurePosixPath(image.get("name", "")).name for image in export.root.iterfind("image")}
+    for file in [] if folder is None else image_files(folder):
+        if file.name not in listed:
+            draft.report("warning", f"image {file.name}", "is not in the file: left out")
     return draft.document(), draft.findings
 
 

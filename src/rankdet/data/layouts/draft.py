@@ -105,24 +105,32 @@ class Draft:
     def add_parts(self, image_id: int, size: tuple[int, int], parts: Iterable[Part]) -> None:
         """Add the objects of an image of (height, width).
 
-        Outlines of one class in one group are parts of one object.
+        Outlines of one class in one group are parts of one object. A box in their group is theirs if it is the only
+        one; datumaro writes both of each object.
         """
-        objects: dict[Hashable, list[Part]] = {}
+        groups: dict[Hashable, list[Part]] = {}
         for place, part in enumerate(parts):
-            is_part = part.group is not None and part.outline is not None
-            key = (part.label, part.is_crowd, part.group) if is_part else place
-            if key in objects:
-                problem = "is in a group with another shape of its class: read as parts of one object"
-                self.report("note", part.record, problem)
-            objects.setdefault(key, []).append(part)
-        for same in objects.values():
-            outlines = [part.outline for part in same if part.outline is not None]
-            segmentation: Any = outlines or None
-            if any(isinstance(outline, Mapping) for outline in outlines):
-                segmentation = merged(outlines, size)
-            corners = [((x, y), (x + w, y + h)) for x, y, w, h in (part.box for part in same)]
-            box = box_around([corner for pair in corners for corner in pair])
-            self.add(image_id, same[0].label, box, segmentation, is_crowd=same[0].is_crowd)
+            key = place if part.group is None else (part.label, part.is_crowd, part.group)
+            groups.setdefault(key, []).append(part)
+        for group in groups.values():
+            outlined = [part for part in group if part.outline is not None]
+            boxes = [part for part in group if part.outline is None]
+            objects = [group] if outlined and len(boxes) <= 1 else [outlined, *([box] for box in boxes)]
+            for one in filter(None, objects):
+                self._add_object(image_id, size, one)
+
+    def _add_object(self, image_id: int, size: tuple[int, int], parts: Sequence[Part]) -> None:
+        """Add an object, and note where it has several parts."""
+        for part in parts[1:]:
+            problem = "is in a group with another shape of its class: read as parts of one object"
+            self.report("note", part.record, problem)
+        outlines = [part.outline for part in parts if part.outline is not None]
+        segmentation: Any = outlines or None
+        if any(isinstance(outline, Mapping) for outline in outlines):
+            segmentation = merged(outlines, size)
+        corners = [((x, y), (x + w, y + h)) for x, y, w, h in (part.box for part in parts)]
+        box = box_around([corner for pair in corners for corner in pair])
+        self.add(image_id, parts[0].label, box, segmentation, is_crowd=parts[0].is_crowd)
 
     def document(self) -> dict[str, Any]:
         """The document as it stands."""

@@ -7,12 +7,14 @@ than the files that are there, refuses a set where it is missing, and leaves out
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
+
+import numpy as np
 
 from rankdet.data.images import is_file
 from rankdet.data.layouts.draft import Draft
@@ -22,8 +24,9 @@ from rankdet.data.layouts.splits import canonical
 from rankdet.structures import InputError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-IMAGE_FOLDERS = ("jpegimages", "images", "imgs", "img")
-"""Names of folders beside ``Annotations``, in lower case."""
+IMAGE_FOLDERS = ("jpegimages", "images", "imgs", "img", "data")
+XML_FOLDERS = ("annotations", "labels", "xmls", "xml")
+"""Names of folders, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -68,31 +71,36 @@ class Folder:
 
     @cached_property
     def first_pixel(self) -> int:
-        """The number of the first pixel: 1, as VOC defines it, or 0 where some box begins before 1.
+        """The number of the first pixel: 1, as VOC defines it, or 0, as datumaro, FiftyOne, globox and others write it.
 
-        mmdetection, detectron2 and hotcoco subtract 1 in any case. Tools that count from 0 write a 0 as soon as an
-        object touches the border, which no file of VOC has.
+        Objects at the border tell: where none begins before 1 and more begin at 1 than at 2, pixels count from 1. So
+        they do in files of VOC itself, which name its database. mmdetection and detectron2 always count from 1.
         """
-        boxes = (box for root in self.roots.values() if root is not None for box in root.iterfind("object/bndbox"))
-        starts = (corners[:2] for box in boxes if (corners := _numbers(box, SIDES)) is not None)
-        return 0 if any(min(start) < 1 for start in starts) else 1
+        roots = [root for root in self.roots.values() if root is not None]
+        boxes = (box for root in roots for box in root.iterfind("object/bndbox"))
+        starts = np.array([corners[:2] for box in boxes if (corners := _numbers(box, SIDES)) is not None])
+        if (starts < 1).any():
+            return 0
+        is_original = any("VOC" in _text(root, "source/database") for root in roots)
+        return int(is_original or (starts == 1).sum() > (starts == 2).sum())
 
 
 def find(folder: Path) -> dict[str, Source] | None:
     """The splits of a folder of Pascal VOC.
 
     These are ``ImageSets/Main/train.txt`` with ``Annotations`` and ``JPEGImages`` or ``images``, folders called like
-    splits with XML files (Roboflow), or a folder of XML files without a split, which counts as ``train``. A folder
-    ``VOCdevkit/VOC2012`` is entered.
+    splits with XML files, here (Roboflow, FiftyOne) or in ``Annotations``, or a folder of XML files without a split,
+    which counts as ``train``. A folder ``VOCdevkit/VOC2012`` is entered.
     """
     years = [path for path in folders_in(folder / "VOCdevkit") if (path / "Annotations").is_dir()]
     if len(years) == 1:
         folder = years[0]
-    below = split_folders(folder).items()
-    splits = {split: Split(files, _image_folder(path)) for split, path in below if (files := _xml_files(path))}
-    if not splits:
-        files = _xml_files(folder)
-        splits = _image_sets(folder, files) if files else {}
+    splits = {}
+    for split, path in _split_folders(folder).items():
+        if files := _xml_files(path):
+            splits[split] = Split(files, _image_folder(path, folder))
+    if not splits and (files := _xml_files(folder)):
+        splits = _image_sets(folder, files)
     found = Folder(folder, splits)
     return (
         by_split(
@@ -103,10 +111,22 @@ def find(folder: Path) -> dict[str, Source] | None:
     )
 
 
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """The folders called like splits, here or in a folder of annotations."""
+    found = split_folders(folder)
+    for place in _named(folder, XML_FOLDERS):
+        found = split_folders(place) | found
+    return found
+
+
+def _named(folder: Path, names: Collection[str]) -> list[Path]:
+    """The folders in a folder that have one of some names, in letters of either case."""
+    return [path for path in folders_in(folder) if path.name.lower() in names]
+
+
 def _xml_files(folder: Path) -> list[Path]:
-    """The XML files of a folder and its folder of annotations, if they are of Pascal VOC."""
-    places = [folder, *(path for path in folders_in(folder) if path.name.lower() == "annotations")]
-    files = [path for place in places for path in sorted(place.glob("*.xml"))]
+    """The XML files of a folder and its folders of annotations, if they are of Pascal VOC."""
+    files = [path for place in (folder, *_named(folder, XML_FOLDERS)) for path in sorted(place.glob("*.xml"))]
     roots = filter(None, map(_root, files[:3]))  # one of them broken must not hide the others
     return files if any(root.tag == "annotation" for root in roots) else []
 
@@ -118,17 +138,18 @@ def _root(path: Path) -> Element | None:
         return None
 
 
-def _image_folder(folder: Path) -> Path:
-    """The folder of images that belongs to XML files in a folder or beside it."""
-    beside = [path for path in folders_in(folder) if path.name.lower() in IMAGE_FOLDERS]
-    inside = [path for path in folders_in(folder) if path.name.lower() == "annotations"]
-    has_images = (path for path in (*beside, folder, *inside) if any(is_image_name(one.name) for one in path.iterdir()))
-    return next(has_images, folder)
+def _image_folder(place: Path, folder: Path) -> Path:
+    """The folder of the images of the XML files in a place: there, or in a folder of images of the data set."""
+    outside = _named(folder, IMAGE_FOLDERS)
+    inside = [*_named(place, IMAGE_FOLDERS), place, *_named(place, XML_FOLDERS)]
+    same = [path for images in outside for path in folders_in(images) if canonical(path.name) == canonical(place.name)]
+    has_images = (path for path in (*inside, *same, *outside) if any(is_image_name(one.name) for one in path.iterdir()))
+    return next(has_images, place)
 
 
 def _image_sets(folder: Path, files: Sequence[Path]) -> dict[str, Split]:
     """The splits that ``ImageSets/Main`` lists; all files are of ``train`` where it lists none."""
-    images = _image_folder(folder)
+    images = _image_folder(folder, folder)
     by_stem = {path.stem: path for path in files}
     lists = {canonical(path.stem): path for path in sorted(folder.glob("ImageSets/Main/*.txt"))}
     if "train" not in lists and "trainval" in lists:
@@ -153,8 +174,8 @@ def _lines(path: Path) -> list[str]:
 def read_voc(folder: Folder, name: str) -> Reading:
     """Read a split as a COCO document.
 
-    A box of VOC has the numbers of its first and last pixel, from 1 on: it goes from xmin - 1 to xmax. Where a set
-    counts from 0, its numbers are taken for coordinates, and nothing is subtracted.
+    A box of VOC has the numbers of its first and last pixel, from 1 on: it goes from xmin - 1 to xmax. Most tools write
+    coordinates, so that nothing is to be subtracted (`Folder.first_pixel`).
     Objects that are marked as difficult become crowds: neither learned from nor counted as missed, as VOC means it.
     Polygons become masks. Parts of objects, pose and truncation are not used.
 
@@ -164,15 +185,14 @@ def read_voc(folder: Folder, name: str) -> Reading:
         The document, and what was left out of it.
     """
     split, draft = folder.splits[name], Draft(str(folder.path), folder.names)
-    if folder.first_pixel == 0:
-        draft.report("note", "", "has boxes that begin at 0: coordinates are taken from 0 on, where VOC counts from 1")
+    found = "from 1, as VOC has it" if folder.first_pixel else "from 0, as most tools write it"
+    draft.report("note", "", f"pixels count {found}, as boxes at the border show")
     taken = set()
     for path in split.files:
         record = f"{path.parent.name}/{path.name}"
         root = folder.roots[path]
         if root is None:
-            problem = "is no XML that can be read: left out" if is_file(path) else "is missing: left out"
-            draft.report("warning", record, problem)
+            _add_without_xml(draft, path, split, record)
             continue
         image = _image_name(root, path, split)
         taken.add(image)
@@ -189,6 +209,18 @@ def read_voc(folder: Folder, name: str) -> Reading:
     if (folder.path / "SegmentationObject").is_dir():
         draft.report("note", "SegmentationObject", "has masks, which are not read")
     return draft.document(), draft.findings
+
+
+def _add_without_xml(draft: Draft, path: Path, split: Split, record: str) -> None:
+    """Add an image that a split lists and that has no XML file, as datumaro writes those without objects."""
+    images = split.names.get(path.stem, [])
+    size = upright_size(split.images / images[0]) if images and not is_file(path) else "is missing"
+    if isinstance(size, str):
+        problem = "is no XML that can be read: left out" if is_file(path) else "is missing, as its image is: left out"
+        draft.report("warning", record, problem)
+    else:
+        draft.report("warning", record, "is missing: its image is one without objects")
+        draft.add_image(images[0], size)
 
 
 def _image_name(root: Element, path: Path, split: Split) -> str:
@@ -218,18 +250,19 @@ def _add(draft: Draft, image_id: int, one: Element, record: str, first_pixel: in
         draft.report("warning", record, "has no bndbox of four numbers: left out")
         return
     left, top = corners[0] - first_pixel, corners[1] - first_pixel
-    is_difficult = _text(one, "difficult") == "1"
+    # FiftyOne keeps crowds of COCO under their own name.
+    is_difficult = "1" in (_text(one, "difficult"), _text(one, "iscrowd"))
     if is_difficult:
-        draft.report("note", record, "is marked as difficult: neither learned from nor counted as missed")
+        draft.report("note", record, "is difficult or a crowd: neither learned from nor counted as missed")
     box = [left, top, corners[2] - left, corners[3] - top]
-    outline = None if polygon is None else _outline(polygon)
+    outline = None if polygon is None else _outline(polygon, first_pixel)
     draft.add(image_id, draft.names.index(name), box, None if outline is None else [outline], is_crowd=is_difficult)
 
 
-def _outline(polygon: Element) -> list[float] | None:
+def _outline(polygon: Element, first_pixel: int) -> list[float] | None:
     """The corners of a polygon as Roboflow writes it, ``x1``, ``y1``, ``x2``, …; None where they are fewer than 3."""
     values = _numbers(polygon, [f"{axis}{place + 1}" for place in range(len(polygon) // 2) for axis in "xy"])
-    return list(values) if values is not None and len(values) >= 6 else None
+    return [value - first_pixel for value in values] if values is not None and len(values) >= 6 else None
 
 
 def _numbers(element: Element, names: Sequence[str]) -> tuple[float, ...] | None:

@@ -43,8 +43,8 @@ class Settings:
         Where each split is: folders, or text files with a path of an image in each line.
     keypoint_values
         Numbers that follow the box in a line of a pose, 0 where the set has none.
-    not_found
-        Splits whose images are not there, as they are told.
+    remarks
+        What is odd about splits: the split, the problem, and the paths.
     """
 
     file: Path
@@ -52,7 +52,7 @@ class Settings:
     names: Mapping[int, str]
     entries: Mapping[str, Sequence[str]] = field(default_factory=dict)
     keypoint_values: int = 0
-    not_found: tuple[str, ...] = ()
+    remarks: tuple[tuple[str, str, str], ...] = ()
 
 
 def find(folder: Path) -> dict[str, Source] | None:
@@ -68,10 +68,14 @@ def find(folder: Path) -> dict[str, Source] | None:
     file = _settings_file(folder)
     if file is not None:
         return _sources(_settings(file))
-    names = next((folder / name for name in LIST_NAMES if is_file(folder / name)), None)
-    if names is None or not _has_labels(folder):
+    files = _names_files(folder)
+    if not files or not _has_labels(folder):
         return None
-    return _sources(Settings(names, folder.absolute(), _listed_names(names)))
+    names = [_settings(file).names if file.name in YAML_NAMES else _listed_names(file) for file in files]
+    different = next((file for file, other in zip(files, names, strict=True) if other != names[0]), None)
+    if different is not None:
+        raise InputError(f"{different}: has other classes than {files[0]}; write a data.yaml with those of all splits")
+    return _sources(Settings(folder / files[0].name, Path(os.path.abspath(folder)), names[0]))
 
 
 def find_without_names(folder: Path) -> None:
@@ -81,7 +85,8 @@ def find_without_names(folder: Path) -> None:
 
 
 def _has_labels(folder: Path) -> bool:
-    return any(label_file(image) is not None for images in _usual_folders(folder).values() for image in images)
+    found = _split_images(folder) or _whole(folder)
+    return any(label_file(image) is not None for images in found.values() for image in images)
 
 
 def find_file(annotations: Path, images: Path | None) -> Source | None:
@@ -102,22 +107,26 @@ def _source(settings: Settings, images: Sequence[Path]) -> Source:
 
 def _sources(settings: Settings) -> dict[str, Source]:
     """The splits that have images; the first of them also reports those that have none."""
-    found, not_found = {}, []
+    usual = _split_images(settings.file.parent)
+    found: dict[str, list[Path]] = {}
+    remarks = []
     for split in SPLITS:
-        entries = settings.entries.get(split, ())
+        entries = settings.entries.get(split, [])
         images = [image for entry in entries for image in _images(settings, entry)]
+        if not images and entries:
+            images = usual.get(split, [])
+            instead = "those of the folder called like the split are taken" if images else "left out"
+            remarks.append((split, f"has images that are not there: {instead}", ", ".join(entries)))
         if images:
             found[split] = list(dict.fromkeys(images))
-        elif entries:
-            not_found.append(f"{split}: {', '.join(entries)}")
-    found = found or {split: images for split, images in _usual_folders(settings.folder).items() if images}
+    if not settings.entries:
+        found = usual or _whole(settings.folder)
     if not found:
-        raise InputError(
-            f"{settings.file}: none of its images are there: {'; '.join(not_found) or 'it names no split'}"
-        )
+        listed = "; ".join(f"{split}: {', '.join(entries)}" for split, entries in settings.entries.items())
+        raise InputError(f"{settings.file}: none of its images are there: {listed or 'it names no split'}")
     sources: dict[str, Source] = {}
     for split, images in found.items():
-        told = replace(settings, not_found=tuple(not_found)) if not sources else settings
+        told = settings if sources else replace(settings, remarks=tuple(remarks))
         sources[split] = _source(told, images)
     return by_split(sources.items())
 
@@ -153,7 +162,7 @@ def _settings(file: Path) -> Settings:
     if not isinstance(content, dict):
         raise InputError(f"{file}: is not an object with names of classes and folders of images")
     folder = Path(os.path.abspath(file.parent))
-    given = folder / str(content.get("path") or "")
+    given = Path(os.path.abspath(folder / str(content.get("path") or "")))
     entries = {}
     for key, value in content.items():
         listed = value if isinstance(value, list) else [value]
@@ -241,11 +250,26 @@ def _existing(text: str, bases: Sequence[Path], min_parts: int) -> Path | None:
     return None
 
 
-def _usual_folders(folder: Path) -> dict[str, list[Path]]:
-    """The images of the splits that folders are named for, or of the whole set under ``train``."""
+def _split_images(folder: Path) -> dict[str, list[Path]]:
+    """The images of folders called like splits, in a folder or in ``images`` there."""
     below = split_folders(folder / "images") | split_folders(folder)
-    found = {split: image_files(path) for split, path in below.items()}
-    return found or {"train": image_files(folder)}
+    return {split: images for split, path in below.items() if (images := image_files(path))}
+
+
+def _whole(folder: Path) -> dict[str, list[Path]]:
+    """The images of a set without splits, which counts as ``train``."""
+    images = image_files(folder)
+    return {"train": images} if images else {}
+
+
+def _names_files(folder: Path) -> list[Path]:
+    """Files that name the classes of a folder without ``data.yaml``: here, beside labels, or one for each split."""
+    splits = [*split_folders(folder).values(), *split_folders(folder / "labels").values()]
+    places = [folder, folder / "labels", *splits, *(split / "labels" for split in splits)]
+    first = (
+        next((place / name for name in (*LIST_NAMES, *YAML_NAMES) if is_file(place / name)), None) for place in places
+    )
+    return [file for file in first if file is not None]
 
 
 def read_yolo(settings: Settings, images: Sequence[Path], folder: Path) -> Reading:
@@ -273,8 +297,8 @@ def read_yolo(settings: Settings, images: Sequence[Path], folder: Path) -> Readi
     labels = {number: label for label, number in enumerate(sorted(settings.names))}
     draft = Draft(str(settings.file), [settings.names[number] for number in labels])
     reader = _Lines(draft, labels, settings.keypoint_values)
-    for entry in settings.not_found:
-        draft.report("warning", entry.partition(":")[0], "has no images: left out", entry)
+    for split, problem, detail in settings.remarks:
+        draft.report("warning", split, problem, detail)
     num_unlabeled = 0
     label_folders = {}
     for image in images:
