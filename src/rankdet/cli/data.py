@@ -4,50 +4,76 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankdet.cli.options import Changes
+from rankdet.cli.options import Changes, TrainAnnotations, TrainImages, ValAnnotations, ValImages, named_files
+
+if TYPE_CHECKING:
+    from rankdet.recipes import Recipe
 
 
 def doctor(
-    folder: Annotated[Path, typer.Argument(help="A data folder.")],
+    folder: Annotated[Path | None, typer.Argument(help="A data folder of any layout in docs/formats.md.")] = None,
     changes: Changes = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Check for this recipe: a name of `rankdet list`, or a YAML file.")
+        str | None,
+        typer.Option(
+            help="Check for this recipe, a name of `rankdet list` or a YAML file; by default by COCO's rules."
+        ),
     ] = None,
+    train_annotations: TrainAnnotations = None,
+    train_images: TrainImages = None,
+    val_annotations: ValAnnotations = None,
+    val_images: ValImages = None,
     masks: Annotated[
         bool | None, typer.Option(help="Whether masks are to be learned; by default as the recipe says.")
     ] = None,
     images: Annotated[bool, typer.Option(help="Decode every image, and compare their content.")] = False,
+    fix: Annotated[Path | None, typer.Option(help="Write a cleaned copy of FOLDER here, with changes.json.")] = None,
 ) -> None:
     """Check a data folder before training.
 
     Does what a training does, and has exit status 2 exactly where it would stop before its first iteration; then looks
-    closer, at all splits.
+    closer, at all splits. With --fix the exit status is that of the copy.
     """
-    from rankdet.data import grouped
     from rankdet.recipes import load_recipe
-    from rankdet.recipes.doctor import diagnose
-    from rankdet.recipes.schema.data import Data
+    from rankdet.recipes.doctor import BY_DEFAULT
+    from rankdet.recipes.loading import parsed_overrides
     from rankdet.structures import InputError
 
-    if recipe is None:
-        if changes:
-            raise InputError(f"{changes[0]} changes a recipe: name it with --recipe")
-        data, has_masks, is_evaluated = Data(batch_size=1), False, True
-    else:
-        loaded = load_recipe(recipe, changes or [])
-        data, has_masks = loaded.data, loaded.detector.has_masks
-        is_evaluated = loaded.evaluation.at_end or loaded.evaluation.every is not None
-    with_masks = has_masks if masks is None else masks
-    diagnosis = diagnose(data.at(folder.resolve()), with_masks, is_evaluated, images)
+    if folder is not None and "=" in str(folder) and not folder.exists():  # the first change, without a folder
+        changes, folder = [str(folder), *(changes or [])], None
+    if fix is not None and folder is None:
+        raise InputError("--fix copies a data folder: name FOLDER")
+    changed = parsed_overrides(changes or [])
+    files = named_files(train_annotations, train_images, val_annotations, val_images)
+    own = {} if folder is None else {"data.folder": str(folder.resolve())}
+    is_sound = _examine(load_recipe(recipe or BY_DEFAULT, changed | files | own), masks, images)
+    if fix is not None and folder is not None:
+        from rankdet.data.fixing import CHANGES, fix_folder
+
+        made = fix_folder(folder, fix)
+        print(f"{fix}: a copy with {len(made)} changes, listed in {fix / CHANGES}")
+        copied = load_recipe(recipe or BY_DEFAULT, changed | {"data.folder": str(fix.resolve())})
+        is_sound = _examine(copied, masks, images)
+    if not is_sound:
+        raise typer.Exit(2)
+
+
+def _examine(recipe: Recipe, masks: bool | None, images: bool) -> bool:
+    """Print what doctor says of the data of a recipe; returns whether a training would begin."""
+    from rankdet.data import grouped
+    from rankdet.recipes.doctor import diagnose
+
+    is_evaluated = recipe.evaluation.at_end or recipe.evaluation.every is not None
+    with_masks = recipe.detector.has_masks if masks is None else masks
+    diagnosis = diagnose(recipe.data, with_masks, is_evaluated, images)
     print("\n".join([diagnosis.summary, *grouped(diagnosis.findings)]))
     counts = Counter(finding.severity for finding in diagnosis.findings)
-    print(f"{folder}: {counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes")
-    if counts["error"]:
-        raise typer.Exit(2)
+    print(f"{counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes")
+    return not counts["error"]
 
 
 def look(

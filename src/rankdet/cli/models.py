@@ -10,7 +10,17 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from rankdet.cli.options import Changes, DataFolder, Device, Trust
+from rankdet.cli.options import (
+    Changes,
+    DataFolder,
+    Device,
+    TrainAnnotations,
+    TrainImages,
+    Trust,
+    ValAnnotations,
+    ValImages,
+    named_files,
+)
 from rankdet.cli.printing import print_evaluation
 
 
@@ -18,10 +28,10 @@ def train(
     recipe: Annotated[str | None, typer.Argument(help="A name of `rankdet list`, or a YAML file.")] = None,
     changes: Changes = None,
     data: DataFolder = None,
-    train_annotations: Annotated[Path | None, typer.Option(help="Annotations to learn from, of any format.")] = None,
-    train_images: Annotated[Path | None, typer.Option(help="The folder of their images.")] = None,
-    val_annotations: Annotated[Path | None, typer.Option(help="Annotations to evaluate on.")] = None,
-    val_images: Annotated[Path | None, typer.Option(help="The folder of their images.")] = None,
+    train_annotations: TrainAnnotations = None,
+    train_images: TrainImages = None,
+    val_annotations: ValAnnotations = None,
+    val_images: ValImages = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint, or a run folder, whose weights training starts from.")
@@ -37,13 +47,7 @@ def train(
     from rankdet.structures import InputError
     from rankdet.training.running import train as run_training
 
-    files = {
-        "data.train_annotations": train_annotations,
-        "data.train_images": train_images,
-        "data.validation_annotations": val_annotations,
-        "data.validation_images": val_images,
-    }
-    named = {field: str(path) for field, path in files.items() if path is not None}
+    named = named_files(train_annotations, train_images, val_annotations, val_images)
     if resume is not None and recipe is not None and "=" in recipe:  # the first change, where a recipe would stand
         changes = [recipe, *(changes or [])]
         recipe = None

@@ -15,6 +15,23 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to c
 DataFolder = Annotated[
     Path | None, typer.Option("--data", help="A data folder of any layout that docs/formats.md lists.")
 ]
+TrainAnnotations = Annotated[Path | None, typer.Option(help="Annotations to learn from, of any format.")]
+TrainImages = Annotated[Path | None, typer.Option(help="The folder of their images.")]
+ValAnnotations = Annotated[Path | None, typer.Option(help="Annotations to evaluate on.")]
+ValImages = Annotated[Path | None, typer.Option(help="The folder of their images.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Import what the checkpoint names by import path, which runs its code.")
 ]
+
+
+def named_files(
+    train_annotations: Path | None, train_images: Path | None, val_annotations: Path | None, val_images: Path | None
+) -> dict[str, str]:
+    """The fields of a recipe that name files, with those that options give."""
+    files = {
+        "data.train_annotations": train_annotations,
+        "data.train_images": train_images,
+        "data.validation_annotations": val_annotations,
+        "data.validation_images": val_images,
+    }
+    return {field: str(path) for field, path in files.items() if path is not None}

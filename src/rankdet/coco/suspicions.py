@@ -5,6 +5,9 @@ Legend: A annotations. Boxes are ``(x, y, width, height)`` in pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,9 +34,9 @@ def suspicions(truth: GroundTruth, found: Annotations, files: bool) -> list[Find
     objects = ~truth.is_crowd
     if not objects.any():
         return findings
-    if _are_relative(truth, objects):
+    if are_relative(truth):
         problem = "boxes look relative to the size of the image: all lie within 0 and 1"
-        remedy = "multiply x and width by the width of the image in pixels, y and height by its height"
+        remedy = "`rankdet doctor FOLDER --fix OUT` multiplies them by width and height of the image"
         return [*findings, Finding("error" if files else "warning", truth.source, "", problem, "", remedy)]
     return findings + _contradictions(truth, found, objects)
 
@@ -65,34 +68,62 @@ def _ignored(truth: GroundTruth) -> list[Finding]:
     return [Finding("warning", truth.source, "", problem, f"{number} of {len(truth.is_ignored)}")]
 
 
-def _are_relative(truth: GroundTruth, objects: NDArray[np.bool_]) -> bool:
+def are_relative(truth: GroundTruth) -> bool:
     """Whether all objects lie within the first pixel, in images that have more."""
-    boxes = truth.boxes[objects]
+    boxes = truth.boxes[~truth.is_crowd]
+    if not len(boxes):
+        return False
     corners = boxes[:, :2] + boxes[:, 2:]
     return bool(boxes.min() >= 0 and corners.max() <= 1.001 and (truth.sizes.min(axis=1) > 1).all())
 
 
-def _contradictions(truth: GroundTruth, found: Annotations, objects: NDArray[np.bool_]) -> list[Finding]:
-    """Boxes that the polygons or the areas of their objects contradict."""
-    boxes, areas = truth.boxes, truth.areas
-    has_outline = np.array([one is not None for one in found.outlines], dtype=bool) & objects
-    outlines = np.full_like(boxes, np.nan)
-    known = [one for one, is_there in zip(found.outlines, has_outline.tolist(), strict=True) if is_there]
-    outlines[has_outline] = np.array(known, dtype=np.float64).reshape(-1, 4)
+class Corners(NamedTuple):
+    """Annotations whose boxes are two corners in place of a corner and a size, as other fields say.
+
+    rows
+        (A,) bool; all False unless most of the boxes that can be compared are so.
+    comparable
+        The number of these.
+    """
+
+    rows: NDArray[np.bool_]
+    comparable: int
+
+
+def corner_boxes(truth: GroundTruth, outlines: Sequence[list[float] | None]) -> Corners:
+    """Find boxes that are corners; ``outlines`` are ``[x, y, width, height]`` around the segmentations of objects."""
+    boxes, areas, objects = truth.boxes, truth.areas, ~truth.is_crowd
+    around = _filled(outlines)
+    has_outline = objects & ~np.isnan(around[:, 0])
     from_corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     has_corners = objects & (from_corners[:, 2:] > 0).all(axis=1) & (boxes[:, :2] > 0).any(axis=1)
-
-    overlap = _ious(boxes, outlines)
-    by_outline = has_corners & (_ious(from_corners, outlines) > SAME) & (overlap < SAME)
+    by_outline = has_corners & (_ious(from_corners, around) > SAME) & (_ious(boxes, around) < SAME)
     # Without polygons an area tells: a mask has that of the box of the corners to the pixel by chance alone.
     own, other = boxes[:, 2:].prod(axis=1), from_corners[:, 2:].prod(axis=1)
     by_area = has_corners & ~has_outline & (abs(areas - other) <= 1e-3 * other) & (abs(areas - own) > 0.05 * own)
-    number, comparable = int((by_outline | by_area).sum()), int((has_corners & (has_outline | ~np.isnan(areas))).sum())
-    if 2 * number > comparable and (by_outline.any() or number >= 5):
-        problem = "boxes look like corners x1, y1, x2, y2 in place of x, y, width, height: polygons or areas say so"
-        remedy = "write widths and heights"
-        return [Finding("warning", truth.source, "", problem, f"{number} of {comparable}", remedy)]
+    rows, comparable = by_outline | by_area, int((has_corners & (has_outline | ~np.isnan(areas))).sum())
+    number = int(rows.sum())
+    is_certain = 2 * number > comparable and (by_outline.any() or number >= 5)
+    return Corners(rows if is_certain else np.zeros_like(rows), comparable)
 
+
+def _filled(outlines: Sequence[list[float] | None]) -> NDArray[np.float64]:
+    """(A, 4): the outlines, NaN where there is none."""
+    return np.array([[np.nan] * 4 if one is None else one for one in outlines], dtype=np.float64).reshape(-1, 4)
+
+
+def _contradictions(truth: GroundTruth, found: Annotations, objects: NDArray[np.bool_]) -> list[Finding]:
+    """Boxes that the polygons or the areas of their objects contradict."""
+    boxes, areas, own = truth.boxes, truth.areas, truth.boxes[:, 2:].prod(axis=1)
+    corners = corner_boxes(truth, found.outlines)
+    if corners.rows.any():
+        problem = "boxes look like corners x1, y1, x2, y2 in place of x, y, width, height: polygons or areas say so"
+        remedy = "`rankdet doctor FOLDER --fix OUT` writes widths and heights"
+        detail = f"{int(corners.rows.sum())} of {corners.comparable}"
+        return [Finding("warning", truth.source, "", problem, detail, remedy)]
+
+    outlines = _filled(found.outlines)
+    has_outline, overlap = objects & ~np.isnan(outlines[:, 0]), _ious(boxes, outlines)
     findings = []
     far = np.abs(_corners(boxes) - _corners(outlines)).max(axis=1) > TOLERANCE
     for row in np.flatnonzero(has_outline & far & (overlap < OTHER)).tolist():

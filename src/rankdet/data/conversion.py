@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from rich.progress import track
 from rankdet.coco import Finding
 from rankdet.coco.findings import is_integer
 from rankdet.data.images import is_file
-from rankdet.data.layouts import Source, find_layout
+from rankdet.data.layouts import Reading, Source, find_layout
 from rankdet.structures import InputError
 
 
@@ -52,7 +52,14 @@ class Conversion:
     findings: Sequence[Finding]
 
 
-def convert_folder(folder: Path, out: Path, *, copy: bool = False, progress: bool = False) -> Conversion:
+def convert_folder(
+    folder: Path,
+    out: Path,
+    *,
+    copy: bool = False,
+    progress: bool = False,
+    read: Callable[[str, Source], Reading] = lambda _, source: source.content(),
+) -> Conversion:
     """Write a data folder of any known layout as a COCO folder.
 
     The annotations are ``annotations/instances_SPLIT.json``, and the images of a split lie in ``images/SPLIT`` under
@@ -71,6 +78,8 @@ def convert_folder(folder: Path, out: Path, *, copy: bool = False, progress: boo
         change of its content is one in both folders.
     progress
         Show a progress bar on standard error.
+    read
+        Returns the content that is written of a split, and what is odd about it, in place of `Source.content`.
 
     Raises
     ------
@@ -85,7 +94,7 @@ def convert_folder(folder: Path, out: Path, *, copy: bool = False, progress: boo
     with _folder_beside(out) as beside:
         for split, source in layout.sources.items():
             try:
-                splits[split], found = _convert(split, source, beside, out, copy, progress)
+                splits[split], found = _convert(split, source, read(split, source), beside, out, copy, progress)
             except InputError as error:
                 problem, detail = "the split cannot be read: left out", str(error)
                 found = [Finding("warning", str(source.annotations), split, problem, detail)]
@@ -113,10 +122,10 @@ def _folder_beside(out: Path) -> Iterator[Path]:
 
 
 def _convert(
-    split: str, source: Source, beside: Path, out: Path, copy: bool, progress: bool
+    split: str, source: Source, reading: Reading, beside: Path, out: Path, copy: bool, progress: bool
 ) -> tuple[ConvertedSplit, list[Finding]]:
     """Write a split below ``beside``; returns what it has, with paths as they will be, and the findings."""
-    document, findings = source.content()
+    document, findings = reading
     truth, found = source.check(document, masks=False)
     name = re.sub(r"[^\w.-]+", "_", split)
     # Splits of LVIS share images, and its files are known by their names.

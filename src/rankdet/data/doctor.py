@@ -81,12 +81,12 @@ def odd_images(split: ReadSplit, decode: bool = False) -> list[Finding]:
 
     Only headers are read, unless all is to be decoded (``decode``).
     """
-    truth, is_turned = split.truth, _turned(split.truth)
+    truth, is_turned = split.truth, turned_images(split.truth)
     num_images = len(truth.image_ids)
     missing = missing_files([split.path(place) for place in range(num_images)])
     findings = [split.finding(place, MISSING, str(split.path(place))) for place in missing]
     places = np.delete(np.arange(num_images), missing).tolist()
-    for place in _shown(places, f"Images of {Path(truth.source).name}"):
+    for place in shown_progress(places, f"Images of {Path(truth.source).name}"):
         path, (height, width) = split.path(place), truth.sizes[place].tolist()
         try:
             found = header(path)
@@ -150,7 +150,7 @@ def equal_files(paths: Sequence[Path]) -> list[list[int]]:
         if is_file(path):
             by_size.setdefault(path.stat().st_size, []).append(number)
     groups = []
-    for numbers in _shown([numbers for numbers in by_size.values() if len(numbers) > 1], "Equal images"):
+    for numbers in shown_progress([numbers for numbers in by_size.values() if len(numbers) > 1], "Equal images"):
         by_content: dict[str, list[int]] = {}
         for number in numbers:
             with paths[number].open("rb") as file:
@@ -159,7 +159,7 @@ def equal_files(paths: Sequence[Path]) -> list[list[int]]:
     return groups
 
 
-def _shown(values: Sequence[Value], what: str) -> Iterable[Value]:
+def shown_progress(values: Sequence[Value], what: str) -> Iterable[Value]:
     """The values, with a bar of progress on a terminal."""
     console = Console(stderr=True)
     return track(values, what, console=console, transient=True, disable=not console.is_terminal)
@@ -187,16 +187,19 @@ def leaving(truth: GroundTruth) -> dict[str, NDArray[np.bool_]]:
     return {CORNERS: leaves & are_corners & (top >= 0), LEAVES: leaves}
 
 
-def _turned(truth: GroundTruth) -> NDArray[np.bool_]:
-    """(N,) bool: some box leaves the image, and all fit into one with width and height swapped."""
+def turned_images(truth: GroundTruth, back: bool = False) -> NDArray[np.bool_]:
+    """(N,) bool: some box leaves the image, and all fit into one with width and height swapped.
+
+    ``back`` asks for the opposite: all fit, and some would leave that other one.
+    """
     left, top, width, height = truth.boxes.T
     image_height, image_width = truth.sizes[truth.images].T
     leaves = (left + width > image_width + 1) | (top + height > image_height + 1)
-    leaves_turned = (left + width > image_height + 1) | (top + height > image_width + 1)
-    num_images = len(truth.image_ids)
-    return (np.bincount(truth.images[leaves], minlength=num_images) > 0) & (
-        np.bincount(truth.images[leaves_turned], minlength=num_images) == 0
-    )
+    leaves_other = (left + width > image_height + 1) | (top + height > image_width + 1)
+    if back:
+        leaves, leaves_other = leaves_other, leaves
+    counts, others = (np.bincount(truth.images[rows], minlength=len(truth.sizes)) for rows in (leaves, leaves_other))
+    return (counts > 0) & (others == 0)
 
 
 def _repeated(truth: GroundTruth) -> NDArray[np.bool_]:

@@ -74,7 +74,7 @@ def prepare(
     found = _built(build_validation, findings)
     if isinstance(found, CocoDataset):
         validation = _comparable(found, train, findings)
-        parts.append(_measured(validation))
+        parts.append(_measured(validation, train))
     elif found is not None:
         parts.append(f"nothing is evaluated: {found}")
     return Prepared(
@@ -142,9 +142,11 @@ def _learned(dataset: CocoDataset) -> str:
     return f"trained on {used} of {truth}" + (f" (left out: {omissions})" if omissions else "")
 
 
-def _measured(dataset: CocoDataset) -> str:
+def _measured(dataset: CocoDataset, train: CocoDataset | None) -> str:
     """How much an annotation file has to evaluate on."""
     truth = dataset.ground_truth
+    held_out = " held out" if train is not None and str(train.ground_truth) == str(truth) else ""
     crowds = int(truth.is_crowd.sum())
     regions = f", and {crowds} crowds, in which detections do not count" if crowds else ""
-    return f"evaluated on {len(truth.image_ids)} images and {len(truth.labels) - crowds} objects of {truth}{regions}"
+    objects = len(truth.labels) - crowds
+    return f"evaluated on {len(truth.image_ids)} images and {objects} objects{held_out} of {truth}{regions}"
