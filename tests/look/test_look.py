@@ -89,18 +89,22 @@ def test_two_boxes_of_a_class_that_are_nearly_the_same_are_one_object_twice(
     assert kinds(scene.look()[0]) == {"twice": (1, 2)}
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"segmentation": [[30, 20, 50, 20, 50, 40, 30, 40]], "area": 400},
-        {"area": 400},
-        {"segmentation": encode_bitmap(np.pad(np.ones((20, 20), dtype=bool), ((20, 20), (30, 30))))},
-    ],
-)
-def test_a_box_that_its_outline_or_area_contradicts_is_suspicious(scene: Scene, fields: dict[str, Any]) -> None:
-    fill(scene)
-    scene.object(scene.image(), [30, 20, 50, 40], **fields)  # the corners of a box of 20 × 20
-    assert kinds(scene.look()[0])["box contradicted"] == (1, 1)
+def test_a_box_that_its_outline_contradicts_is_a_finding_of_its_image(scene: Scene) -> None:
+    outline = [[30, 20, 50, 20, 50, 40, 30, 40]]
+    scene.object(scene.image(), [30, 20, 20, 20], segmentation=outline, area=400)
+    scene.object(scene.image(), [5, 5, 12, 12], segmentation=outline, area=400)
+    overview, html = scene.look()
+    assert kinds(overview)["warning"] == (1, 1)
+    assert embedded(html)["images"][0][1] == "002.png"
+
+
+@pytest.mark.parametrize("boxes", [[[5, 6, 29, 30], [10, 20, 40, 50]], [[3, 3, 27, 27], [20, 8, 44, 32]]])
+def test_corners_in_place_of_sizes_are_found_where_outlines_contradict(tmp_path: Path, boxes: list[list[int]]) -> None:
+    scene = Scene(tmp_path / "set", ("train",))
+    for x1, y1, x2, y2 in boxes:
+        scene.object(scene.image(), [x1, y1, x2, y2], segmentation=[[x1, y1, x2, y1, x2, y2, x1, y2]])
+    overview, _ = scene.look()
+    assert any("corners" in text for _, text in overview.findings)
 
 
 def test_crowds_and_images_without_objects_are_named_last(scene: Scene) -> None:
@@ -128,8 +132,8 @@ def test_broken_records_are_findings_and_their_images_come_first(scene: Scene) -
 
 def test_thousands_of_broken_records_are_few_lines(scene: Scene) -> None:
     fill(scene)
-    for _ in range(3000):
-        scene.object(1, [10, 10, -1, 30])
+    for number in range(3000):
+        scene.object(1, [10, 10, -number - 1, 30])
     assert len(scene.look()[0].findings) < 10
 
 

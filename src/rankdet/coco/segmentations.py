@@ -249,11 +249,6 @@ def decode_rle(segmentation: Mapping[str, Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(rle.decode(dict(segmentation)))
 
 
-def rle_box(segmentation: Mapping[str, Any]) -> list[float]:
-    """The box ``[x, y, width, height]`` around the pixels of a checked run-length object, in pixels."""
-    return [float(value) for value in rle.to_bbox(dict(segmentation))]
-
-
 def _merged(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> dict[str, Any]:
     return rle.merge([rle.fr_poly(polygon, *size) for polygon in polygons if len(polygon) >= 6])
 

@@ -26,7 +26,7 @@ from rankdet.look.reading import Split
 from rankdet.recipes import Recipe
 from rankdet.structures import Assignment, Target
 
-MOST_PAIRS = 10**8
+MOST_PAIRS = 3 * 10**8
 """Pairs of anchor and object that are compared; more images are left out, evenly."""
 BINS = (0, 8, 16, 32, 64, 128, 256, math.inf)
 """Sides of objects, √(width · height) in pixels of the resized image."""
@@ -86,6 +86,16 @@ class AnchorFit:
     bins: list[SizeBin]
     images: int
     all_images: int
+
+    @property
+    def objects(self) -> int:
+        """Objects that were looked at."""
+        return sum(each.objects for each in self.bins)
+
+    @property
+    def unmatched(self) -> float:
+        """Share of the objects that have no positive anchor."""
+        return sum(each.objects * each.unmatched for each in self.bins) / max(1, self.objects)
 
 
 class _Anchors(NamedTuple):

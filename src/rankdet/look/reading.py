@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rankdet.coco import Finding, GroundTruth, PackedBytes
-from rankdet.coco.reading import read_json
+from rankdet.coco import Finding, GroundTruth, findings_of
+from rankdet.coco.findings import record_name
 from rankdet.data.doctor import ReadSplit, odd_images, odd_records
 from rankdet.data.layouts import Layout, Source, find_layout, find_source
 from rankdet.structures import InputError
@@ -88,68 +88,47 @@ def read_splits(
 
 def _read(name: str, source: Source) -> Split:
     try:
-        truth, findings = source.read(masks=False)
+        document, findings = source.content()
+        truth, found = source.check(document, masks=True)
+        if not truth.has_mask.any():  # then nothing is wrong with that
+            truth, found = source.check(document, masks=False)
     except InputError as error:
-        problem = str(error).removeprefix(f"{source.annotations}: ")
-        return Split(name, source, None, [Finding("error", str(source.annotations), "", problem)], {}, {})
-    truth, odd = _with_outlines(truth, source)
-    findings += [one._replace(severity="warning") for one in odd if one not in findings]
-    findings += odd_images(ReadSplit(truth, source.images, "error" if name == "train" else "warning"))
-    of_images, of_objects = _concerned(truth, findings, source)
+        return Split(name, source, None, findings_of(error, str(source.annotations)), {}, {})
+    findings = [
+        *findings,
+        *found,
+        *odd_images(ReadSplit(truth, source.images, "error" if name == "train" else "warning")),
+    ]
+    of_images, of_objects = _concerned(truth, findings, document.get("annotations"))
     # Boxes that are odd, though sound, have kinds of their own, and mark their images by these.
     return Split(name, source, truth, findings + odd_records(truth), of_images, of_objects)
 
 
-def _with_outlines(truth: GroundTruth, source: Source) -> tuple[GroundTruth, list[Finding]]:
-    """The same records with the segmentations that are sound, and what is wrong with the others.
-
-    A box whose segmentation is none stays. Where no annotation has any, nothing is wrong with that.
-    """
-    try:
-        masked, findings = source.read(masks=True)
-    except InputError:
-        return truth, []
-    if masked.segmentations is None or not any(masked.segmentations[row] for row in range(len(masked.boxes))):
-        return truth, []
-    rows = {one: row for row, one in enumerate(masked.annotation_ids.tolist())}
-    places = [rows.get(one) for one in truth.annotation_ids.tolist()]
-    segmentations = PackedBytes(b"" if place is None else masked.segmentations[place] for place in places)
-    return replace(truth, segmentations=segmentations), findings
-
-
 def _concerned(
-    truth: GroundTruth, findings: Iterable[Finding], source: Source
+    truth: GroundTruth, findings: Iterable[Finding], annotations: Any
 ) -> tuple[dict[int, list[Finding]], dict[int, str]]:
-    """Findings by the place of the image that they concern, and their severity by the row of the annotation."""
-    rows = {one: row for row, one in enumerate(truth.annotation_ids.tolist())}
-    objects: dict[int, str] = {}
+    """Findings by the place of the image that they concern, and their severity by the row of the annotation.
+
+    Notes are left out. ``annotations`` are the records of the file, which know the images of those that are not in
+    ``truth``.
+    """
+    by_record: dict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        if finding.record and finding.severity != "note":
+            by_record[finding.record].append(finding)
+    if not by_record:
+        return {}, {}
     places = {one: place for place, one in enumerate(truth.image_ids.tolist())}
     found: dict[int, list[Finding]] = defaultdict(list)
-    lost: dict[str, list[Finding]] = defaultdict(list)
-    for finding in findings:
-        if finding.severity == "note":
-            continue
-        kind, _, one = finding.record.partition(" ")
-        if kind == "image" and one.isdecimal() and int(one) in places:
-            found[places[int(one)]].append(finding)
-        elif kind == "annotation" and one.isdecimal() and int(one) in rows:
-            found[int(truth.images[rows[int(one)]])].append(finding)
-            objects[rows[int(one)]] = finding.severity
-        elif kind == "annotation":
-            lost[one].append(finding)
-    if lost:  # annotations that were left out: only the file knows the images they belong to
-        for row in _annotations(source):
-            for finding in lost.pop(str(row.get("id")), ()):
-                if isinstance(row.get("image_id"), int) and row["image_id"] in places:
-                    found[places[row["image_id"]]].append(finding)
-    return found, objects
-
-
-def _annotations(source: Source) -> list[Mapping[str, Any]]:
-    """The annotations of a split as they are, as far as they can be read."""
-    try:
-        document = read_json(source.annotations) if source.document is None else source.document()[0]
-    except InputError:
-        return []
-    rows = document.get("annotations") if isinstance(document, Mapping) else None
-    return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+    objects: dict[int, str] = {}
+    for one, place in places.items():
+        found[place] += by_record.get(f"image {one}", [])
+    for row, image in enumerate(truth.images.tolist()):
+        own = by_record.pop(truth.name_of(row), [])
+        if own:
+            found[image] += own
+            objects[row] = own[0].severity
+    for number, record in enumerate(annotations if isinstance(annotations, list) else []):
+        if isinstance(record, Mapping) and isinstance(record.get("image_id"), int) and record["image_id"] in places:
+            found[places[record["image_id"]]] += by_record.pop(record_name("annotation", number, record), [])
+    return {image: own for image, own in found.items() if own}, objects

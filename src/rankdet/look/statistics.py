@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rankdet.data.usable import left_out
+from rankdet.data.usable import is_usable
 from rankdet.look.reading import Split
 
 SIZES = {"small": 32, "medium": 96}
@@ -113,11 +113,9 @@ def split_numbers(split: Split) -> SplitNumbers:
             split.name, split.source.layout, split.source.annotations.name, 0, 0, 0, 0, 0, 0, 0, 0, "–", (0.0, 0.0, 0.0)
         )
     is_object = ~truth.is_crowd
-    reasons = left_out(truth)
-    unused = np.stack([rows for reason, rows in reasons.items() if reason != "is a crowd"]).any(0) & is_object
+    unused = is_object & ~is_usable(truth)
     per_image = np.bincount(truth.images, minlength=len(truth.image_ids))
     objects_per_image = np.bincount(truth.images[is_object], minlength=len(truth.image_ids))
-    masks = [] if truth.segmentations is None else [bool(truth.segmentations[row]) for row in range(len(truth.boxes))]
     return SplitNumbers(
         name=split.name,
         layout=split.source.layout,
@@ -127,7 +125,7 @@ def split_numbers(split: Split) -> SplitNumbers:
         objects=int(is_object.sum()),
         crowds=int(truth.is_crowd.sum()),
         unused=int(unused.sum()),
-        masks=sum(masks),
+        masks=int((truth.has_mask & is_object).sum()),
         classes=len(set(truth.labels[is_object].tolist())),
         most=int(objects_per_image.max(initial=0)),
         image_sizes=_sizes(truth.sizes),

@@ -6,16 +6,15 @@ Legend: N images, A annotations, G objects of an image.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankdet.coco import GroundTruth
-from rankdet.coco.segmentations import rle_box
 from rankdet.data import doctor
 from rankdet.data.doctor import leaving
-from rankdet.data.usable import left_out
+from rankdet.data.usable import is_usable
 
 
 class Kind(NamedTuple):
@@ -40,10 +39,6 @@ HUGE = 0.9
 """Share of the image from which on a box is huge."""
 SAME = 0.9
 """IoU above which two boxes of a class are one object twice."""
-DIFFERENT = 0.7
-"""IoU of a box with the box around its outline below which one of the two is wrong."""
-ROUNDED = 2.0
-"""Pixels that a box and the box around its outline may differ by on each side, whatever their IoU."""
 
 UNREADABLE = Kind("unreadable", "The image file is missing or cannot be decoded.", "broken")
 ERROR = Kind("error", "A record or the file of the image stops a training.", "broken")
@@ -51,11 +46,12 @@ WARNING = Kind("warning", "A record or the file of the image is odd, or left out
 CORNERS = Kind(
     "corners as size?", "The box leaves the image, and fits if its last two numbers are x2 and y2.", "suspicious"
 )
-CONTRADICTED = Kind(
-    "box contradicted", "The outline or the area of the object says that its box is another one.", "suspicious"
-)
 RELATIVE = Kind("relative?", "All boxes of the image lie within 0 … 1, as shares of the image would.", "suspicious")
-UNUSED = Kind("not trained on", "Less than a pixel wide or high, without area, or outside of the image.", "suspicious")
+UNUSED = Kind(
+    "not trained on",
+    "Less than a pixel wide or high, without area, outside of the image, or flagged to be ignored.",
+    "suspicious",
+)
 LEAVES = Kind("leaves the image", "The box goes beyond the image by more than a pixel.", "suspicious")
 TWICE = Kind("twice", f"Another box of the same class covers it with an IoU above {SAME:g}.", "suspicious")
 COPIED = Kind("also in another split", "An identical file belongs to another split.", "suspicious")
@@ -71,7 +67,6 @@ KINDS = (
     ERROR,
     WARNING,
     CORNERS,
-    CONTRADICTED,
     RELATIVE,
     UNUSED,
     LEAVES,
@@ -92,7 +87,7 @@ def objects_of_kinds(truth: GroundTruth) -> dict[Kind, NDArray[np.bool_]]:
     width, height = truth.boxes[:, 2:].T
     image_height, image_width = truth.sizes[truth.images].T
     is_object = ~truth.is_crowd
-    unused = is_object & np.stack([rows for reason, rows in left_out(truth).items() if reason != "is a crowd"]).any(0)
+    unused = is_object & ~is_usable(truth)
     relative = is_object & _are_relative(truth)
     beyond = leaving(truth)
     corners = is_object & ~unused & beyond[doctor.CORNERS]
@@ -100,7 +95,6 @@ def objects_of_kinds(truth: GroundTruth) -> dict[Kind, NDArray[np.bool_]]:
     area = width * height
     return {
         CORNERS: corners,
-        CONTRADICTED: is_object & ~unused & ~relative & _are_contradicted(truth),
         RELATIVE: relative,
         UNUSED: unused & ~relative,
         LEAVES: leaves,
@@ -120,37 +114,6 @@ def _are_relative(truth: GroundTruth) -> NDArray[np.bool_]:
     others = np.bincount(images[~is_within], minlength=counts)
     fractions = np.bincount(images[~is_whole], minlength=counts)
     return np.asarray((others[images] == 0) & (fractions[images] > 0))
-
-
-def _are_contradicted(truth: GroundTruth) -> NDArray[np.bool_]:
-    """(A,) bool: the box is not that around the outline, or has an area that only corners would have."""
-    left, top, width, height = truth.boxes.T
-    of_corners = (width - left) * (height - top)
-    is_corner_area = (width > left) & (height > top) & (left + top > 0)
-    is_corner_area &= np.isclose(truth.areas, of_corners, rtol=0.01) & (of_corners < 0.95 * width * height)
-    if truth.segmentations is None:
-        return is_corner_area
-    rows = [row for row in range(len(truth.boxes)) if truth.segmentations[row]]
-    bounds = np.array([_bounds(truth.segmentation(row)) for row in rows], dtype=np.float64).reshape(-1, 4)
-    boxes = truth.boxes[rows].copy()
-    boxes[:, 2:] += boxes[:, :2]
-    sides = np.minimum(boxes[:, 2:], bounds[:, 2:]) - np.maximum(boxes[:, :2], bounds[:, :2])
-    inner = sides.clip(min=0).prod(axis=1)
-    outer = [(corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (boxes, bounds)]
-    differ = inner < DIFFERENT * (outer[0] + outer[1] - inner)
-    differ &= (np.abs(boxes - bounds) > ROUNDED).any(axis=1)
-    result = is_corner_area.copy()
-    result[rows] |= differ
-    return result
-
-
-def _bounds(segmentation: Any) -> list[float]:
-    """The box (x1, y1, x2, y2) around a segmentation."""
-    if isinstance(segmentation, list):
-        numbers = [number for polygon in segmentation for number in polygon]
-        return [min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])]
-    left, top, width, height = rle_box(segmentation)
-    return [left, top, left + width, top + height]
 
 
 def _are_twice(truth: GroundTruth) -> NDArray[np.bool_]:

@@ -30,6 +30,8 @@
   const path = (o) => `M${o.x} ${o.y}h${o.w}v${o.h}h${-o.w}z`;
   const kindsOf = (o) => data.kinds.filter((_, bit) => o.kinds & (1 << bit));
 
+  const isUnusual = (o) => o.kinds && kindsOf(o).every(([, , rank]) => rank === "unusual");
+
   // ---- tiles
   const filters = { kind: null, label: "", split: "", text: "" };
   let shown = [];
@@ -40,15 +42,17 @@
     svg.append(shape("image", { href: image.source, width: image.width, height: image.height, preserveAspectRatio: "none" }));
     // One path for all boxes of a class: hundreds of objects stay cheap.
     const boxes = new Map(), outlines = new Map();
-    let suspicious = "";
+    let suspicious = "", unusual = "";
     for (const o of image.objects) {
       boxes.set(o.label, (boxes.get(o.label) ?? "") + path(o));
       if (o.outline) outlines.set(o.label, (outlines.get(o.label) ?? "") + o.outline);
-      if (o.kinds) suspicious += path(o);
+      if (isUnusual(o)) unusual += path(o);
+      else if (o.kinds) suspicious += path(o);
     }
     for (const [label, d] of outlines) svg.append(mask(image, d, label));
     svg.append(shape("path", { d: [...boxes.values()].join(""), class: "u" }));
     for (const [label, d] of boxes) svg.append(shape("path", { d, class: "o", stroke: data.colors[label] }));
+    if (unusual) svg.append(shape("path", { d: unusual, class: "s unusual" }));
     if (suspicious) svg.append(shape("path", { d: suspicious, class: "s" }));
     return svg;
   }
@@ -71,7 +75,10 @@
   function reasonChip([kind, text]) {
     const [name, meaning, rank] = data.kinds[kind];
     const count = /^(\d+) objects?$/.exec(text);
-    return element("span", { class: `chip ${rank}`, title: text ? `${text}. ${meaning}` : meaning }, count ? `${count[1]} ${name}` : name);
+    // What a reader said is worth reading; the other kinds say all by their names.
+    const said = kind === 1 || kind === 2;
+    return element("span", { class: `chip ${rank}${said ? " said" : ""}`, title: text ? `${text}. ${meaning}` : meaning },
+      element("span", {}, said ? text : count ? `${count[1]} ${name}` : name));
   }
 
   function tile(image, place) {
@@ -183,7 +190,7 @@
       title.textContent = [data.classes[o.label], ...kindsOf(o).map(([name]) => name)].join(" · ");
       hit.append(title);
       group.append(hit, shape("path", { d: path(o), class: "u" }), shape("path", { d: path(o), class: "o", stroke: color }));
-      if (o.kinds) group.append(shape("path", { d: path(o), class: "s" }));
+      if (o.kinds) group.append(shape("path", { d: path(o), class: isUnusual(o) ? "s unusual" : "s" }));
       group.addEventListener("click", () => zoomTo(o));
       group.addEventListener("mouseenter", () => point(place));
       group.addEventListener("mouseleave", () => point(null));
