@@ -54,6 +54,13 @@ def test_the_cap_of_lvis_is_for_all_classes_together():
     assert evaluate(truth, found, max_detections=310)["findings"] == []
 
 
+@pytest.mark.parametrize("counts", [[0], [0, 0, 0]])
+def test_a_data_set_without_objects_is_told(counts: list[int]):
+    truth, _ = perfect(counts)
+    (finding,) = evaluate(truth, [])["findings"]
+    assert "has no objects: there is nothing to measure by" in finding
+
+
 def test_crowd_regions_need_no_detection():
     truth, found = perfect([101])
     truth["annotations"][0]["iscrowd"] = 1

@@ -111,3 +111,8 @@ def test_no_column_of_a_progress_bar_reads_markup():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "TextColumn":
                 assert any(keyword.arg == "markup" for keyword in node.keywords), f"{path.name}:{node.lineno}"
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "track":
+                # Its description is markup, so a text of the user in it is escaped.
+                assert not any(isinstance(argument, ast.JoinedStr) for argument in node.args), (
+                    f"{path.name}:{node.lineno}"
+                )

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from rankdet.coco import Finding
@@ -134,7 +135,9 @@ def _convert(
     target.mkdir(parents=True, exist_ok=True)
     places = {image_id: place for place, image_id in enumerate(truth.image_ids.tolist())}
     rows, missing = [], 0
-    for row in track(document["images"], f"Images of {split}", console=Console(stderr=True), disable=not progress):
+    for row in track(
+        document["images"], escape(f"Images of {split}"), console=Console(stderr=True), disable=not progress
+    ):
         if isinstance(row, Mapping) and is_integer(row.get("id")) and row["id"] in places:
             place = places.pop(row["id"])
             file_name, (height, width) = truth.file_names[place].decode(), truth.sizes[place].tolist()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
@@ -120,7 +121,7 @@ def _scan(dataset: MapDataset, name: str, classes: Sequence[str], masks: bool) -
     annotations: list[dict[str, Any]] = []
     if not len(dataset):
         raise InputError(f"{name} has no images")
-    for index in track(range(len(dataset)), f"Reading {name}", transient=True):
+    for index in track(range(len(dataset)), escape(f"Reading {name}"), transient=True):
         where = f"{name}[{index}]"
         try:
             item = dataset[index]

@@ -151,6 +151,8 @@ def evaluate(
     limit = max_detections or (100 if truth.federation is None else 300)
     results, findings = read_results(detections, truth, masks, only_known, labels_from)
     findings = [*read, *findings, *cap_findings(truth, limit, of_each_class=truth.federation is None)]
+    if not len(truth.labels):
+        findings.append(Finding("warning", str(truth), "", "has no objects: there is nothing to measure by"))
     comparison = compare(truth, results, iou_type, limit)
     precision = average_precision(comparison)
     matches = match_classes(comparison)
