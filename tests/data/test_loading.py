@@ -1,11 +1,18 @@
 """Batches and loaders."""
 
 import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
 from itertools import islice
 
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from rankdet.data import (
     FixedSize,
@@ -148,6 +155,85 @@ def test_message_is_one_line_also_from_a_worker(folder, workers):
     with pytest.raises(InputError) as caught:
         list(build_training_loader(folder.dataset(), [[SampleKey(0, 0)], [SampleKey(2, 0)]], workers=workers))
     assert str(caught.value) == f"{folder.images / '12.png'}: the image is missing"
+
+
+TIGHT = """
+import sys
+from itertools import repeat
+from pathlib import Path
+from rankdet.data import CocoDataset, KeepRatio, SampleKey, Transforms, build_test_loader, build_training_loader
+from rankdet.structures import InputError
+
+folder, kind = Path(sys.argv[1]), sys.argv[2]
+transforms = Transforms(KeepRatio(999, (700,)))
+dataset = CocoDataset(folder / "annotations/instances_train.json", folder / "images", transforms, with_masks=True)
+keys = repeat([SampleKey(0, 0), SampleKey(1, 0)])
+loader = build_training_loader(dataset, keys, 2) if kind == "training" else build_test_loader(dataset, 4, 1)
+try:
+    for batch in loader:
+        pass
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["training", "test"])
+@pytest.mark.parametrize("size", ["64k", "1M", "2M"])
+def test_used_up_shared_memory_is_one_message_and_no_waiting(folder, tmp_path, kind, size):
+    """In a name space of its own, a process has as little shared memory as a container may have."""
+    folder.write()
+    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*command, mount], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("needs the right to mount in a name space of its own")
+    script = tmp_path / "tight.py"
+    script.write_text(TIGHT)
+    run = f"{mount} && exec timeout -k 1 60 {sys.executable} {script} {folder.root} {kind}"
+    result = subprocess.run([*command, run], capture_output=True, text=True, timeout=70, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("the workers that read images have no shared memory left (/dev/shm has ")
+    assert result.stdout.strip().endswith("data.workers=0 reads images without workers")
+    assert "Traceback" not in result.stderr
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Pixels whose reader is killed."""
+
+    number: int
+
+    def __call__(self, index: int) -> torch.Tensor:
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), self.number)
+        return torch.zeros(3, 48, 64, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (signal.SIGBUS, "have no shared memory left"),
+        (signal.SIGKILL, "was killed, as the system does where memory is used up"),
+        (signal.SIGSEGV, "was killed"),
+    ],
+)
+def test_a_worker_that_is_killed_is_one_message(folder, number, reason):
+    dataset = folder.dataset(read_pixels=Deadly(number))
+    with pytest.raises(InputError, match=f"{reason}.*; data.workers=0 reads images without workers$") as caught:
+        list(build_training_loader(dataset, [[SampleKey(0, 0)]], workers=1))
+    assert "\n" not in str(caught.value)
+    assert len(list(build_training_loader(dataset, [[SampleKey(0, 0)]], workers=0))) == 1
+
+
+def test_errors_of_programs_are_not_taken_for_lost_workers(folder):
+    def broken(index):
+        raise RuntimeError("shm: my own error")
+
+    for workers in (0, 1):
+        with pytest.raises(RuntimeError, match="my own error"):
+            list(build_training_loader(folder.dataset(read_pixels=broken), [[SampleKey(0, 0)]], workers=workers))
 
 
 def test_workers_use_one_thread(folder):

@@ -5,12 +5,13 @@ Legend: B images of a batch.
 
 import math
 import os
+import shutil
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from rankdet.data.dataset import CocoDataset, Sample
 from rankdet.data.sampling import GroupedBatchSampler, SampleKey
@@ -142,7 +143,12 @@ class _Readable(Dataset[Sample | str]):
 
 def _collate_readable(samples: Sequence[Sample | str]) -> Batch:
     batch = collate([sample for sample in samples if not isinstance(sample, str)])
-    return replace(batch, skipped=(*batch.skipped, *(sample for sample in samples if isinstance(sample, str))))
+    batch = replace(batch, skipped=(*batch.skipped, *(sample for sample in samples if isinstance(sample, str))))
+    if get_worker_info() is not None:
+        # Sharing is what sending a batch does, but in a thread of the worker, whose errors nobody hears: where the
+        # memory is used up, both processes would wait for each other for ever.
+        batch.share_memory()
+    return batch
 
 
 def _loader(
@@ -163,7 +169,7 @@ def _loader(
 
 
 class _Loader(DataLoader[Batch]):
-    """A loader whose input errors read the same from a worker process as from this one."""
+    """A loader whose errors read the same from a worker process as from this one; a worker that is lost is one, too."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # an iterator is all that a loader promises
         try:
@@ -172,6 +178,30 @@ class _Loader(DataLoader[Batch]):
             # Torch puts the traceback of the worker in front of the message.
             kind = type(error)
             raise kind(str(error).rsplit(f"{kind.__name__}: ", maxsplit=1)[-1].strip()) from error
+        except RuntimeError as error:
+            if (reason := _reason_of_workers(f"{error} {error.__cause__}")) is None:
+                raise
+            raise InputError(f"{reason}; data.workers=0 reads images without workers") from error
+
+
+def _reason_of_workers(message: str) -> str | None:
+    """Why workers cannot go on, in words, from torch's message; None where it is about something else."""
+    if "DataLoader worker" not in message:
+        return None
+    if any(words in message for words in ("Bus error", "shared memory", "No space left on device")):
+        return f"the workers that read images have no shared memory left{_shared_memory()}"
+    if "killed by signal" in message or "exited unexpectedly" in message:
+        return "a worker that reads images was killed, as the system does where memory is used up"
+    return None
+
+
+def _shared_memory() -> str:
+    """How much there is, where it is a file system, and how containers are given more."""
+    try:
+        total = shutil.disk_usage("/dev/shm").total
+    except OSError:
+        return ""
+    return f" (/dev/shm has {total / 2**20:.0f} MB in all; docker run --shm-size=8g gives a container more)"
 
 
 def _start_worker(worker: int) -> None:

@@ -118,6 +118,18 @@ class Batch:
         """Return a copy on ``device``."""
         return replace(self, images=self.images.to(device), targets=tuple(target.to(device) for target in self.targets))
 
+    def share_memory(self) -> None:
+        """Move the tensors into shared memory, from which another process takes them without a copy.
+
+        Raises RuntimeError of torch where it is used up.
+        """
+        self.images.pixels.share_memory_()
+        for target in self.targets:
+            masks = target.masks.edges if isinstance(target.masks, Outlines) else target.masks
+            for tensor in (target.boxes, target.labels, masks):
+                if tensor is not None:
+                    tensor.share_memory_()
+
     def pin_memory(self) -> Self:
         """Return a copy in page-locked memory; a data loader calls this by its name."""
         return replace(
