@@ -6,7 +6,7 @@ Legend: D detections of a file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -74,9 +74,11 @@ class FileNames:
         return Unknown(kind, repr(name))
 
 
-def _key(given: Any, name: Any) -> tuple[str, str]:
+def _key(given: Any, name: Any) -> Hashable:
     # True is 1 in a dictionary, and a list is no key.
-    return repr(given), repr(name)
+    if type(given) in (int, str) and (name is None or type(name) is str):
+        return given, name
+    return repr(given), repr(name), "odd"
 
 
 def _path(name: str) -> PurePosixPath:
@@ -121,8 +123,8 @@ class Matching:
         self._by_name = {name: id_ for id_, name in truth.categories if shared[name] == 1}
         if self.labels_from is not None and self.own_categories:
             raise InputError(f"{self.source} names its own categories: leave out --labels-from (labels_from)")
-        self._images: dict[tuple[str, str], int | Unknown] = {}
-        self._categories: dict[tuple[str, str], int | Unknown] = {}
+        self._images: dict[Hashable, int | Unknown] = {}
+        self._categories: dict[Hashable, int | Unknown] = {}
         self._stems = self._are_stems()
         self._missing_images()
 

@@ -171,7 +171,7 @@ def read_results(
         if isinstance(category, Unknown):
             findings.append(_unknown(name, row, record, category, only_known, matching.remedy))
             continue
-        size = ground_truth.size(places[image]) or _size(own_images.get(record["image_id"]))
+        size = (ground_truth.size(places[image]) or _size(own_images.get(record["image_id"]))) if masks else None
         problem = _problem(record, size, masks)
         if problem is not None:
             findings.append(_broken(name, row, record, *problem))
