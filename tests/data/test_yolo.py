@@ -305,4 +305,4 @@ def test_a_data_yaml_can_be_named(tmp_path: Path, find: Callable[..., Any]) -> N
     source = find(tmp_path / "data.yaml", None)
     assert contents(source.document()[0]) == expected(BOXES)
     source = find(tmp_path / "data.yaml", tmp_path / "images")
-    assert contents(source.document()[0]) == expected(BOXES)
+    assert contents(source.document()[0]) == expected(BOXES, "train/{}".format)

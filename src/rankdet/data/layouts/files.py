@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
 
 from rankdet.data.images import UnreadableImageError, header, is_file
 from rankdet.data.layouts.splits import canonical
+
+Row = TypeVar("Row")
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -15,11 +21,14 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 def image_files(folder: Path) -> list[Path]:
     """The image files of a folder and the folders in it, sorted; hidden ones are none."""
-    found = []
+    return sorted(walk_images(folder))
+
+
+def walk_images(folder: Path) -> Iterator[Path]:
+    """The same one by one, in no order, to ask for the first without a list of a hundred thousand."""
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        found += [Path(place, name) for name in names if is_image_name(name)]
-    return sorted(found)
+        yield from (Path(place, name) for name in names if is_image_name(name))
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
@@ -39,6 +48,12 @@ def upright_size(path: Path) -> tuple[int, int] | str:
         return header(path).upright
     except UnreadableImageError:
         return "cannot be read as an image" if is_file(path) else "is missing"
+
+
+def with_bar(rows: Sequence[Row], what: str) -> Iterable[Row]:
+    """The rows one by one, while a bar on the terminal, if there is one, shows how many are left."""
+    console = Console(stderr=True)
+    return track(rows, what, console=console, transient=True, disable=not console.is_terminal)
 
 
 def common_folder(files: Iterable[Path]) -> Path:

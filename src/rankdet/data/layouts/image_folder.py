@@ -16,7 +16,7 @@ import yaml
 
 from rankdet.coco.findings import are_numbers, shown
 from rankdet.data.layouts.draft import Draft, stated_size
-from rankdet.data.layouts.files import SPLITS, image_files, split_folders, upright_size
+from rankdet.data.layouts.files import SPLITS, image_files, split_folders, upright_size, with_bar
 from rankdet.data.layouts.source import Reading, Source, by_split
 from rankdet.data.layouts.splits import canonical
 from rankdet.structures import InputError
@@ -107,7 +107,7 @@ def read_image_folder(folder: ImageFolder, split: str) -> Reading:
     if any(name.isdecimal() for name in folder.names):
         draft.report("note", "", "has classes that are numbers without a name", remedy="class_label in README.md")
     taken = set()
-    for place, row in enumerate(folder.rows[file]):
+    for place, row in enumerate(with_bar(folder.rows[file], "Images")):
         record, name = f"row {place + 1}", _file_name(row)
         if not name:
             draft.report("warning", record, "has no file_name: left out", shown(row))

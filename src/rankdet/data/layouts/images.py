@@ -16,13 +16,13 @@ NUM_PROBES = 16
 """Number of images that are looked for; some of them may be missing."""
 
 
-def first_texts(annotations: Path, key: str) -> list[str]:
-    """The first texts under a key of a JSON file."""
+def first_texts(annotations: Path, key: str, most: int = NUM_PROBES) -> list[str]:
+    """The first texts under a key of a JSON file, ``most`` of them."""
     if not annotations.is_file() or not annotations.stat().st_size:
         return []  # nothing can be mapped
     pattern = re.compile(rb'"' + key.encode() + rb'"\s*:\s*("(?:[^"\\]|\\.)*")')
     with annotations.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = [match[1] for match in islice(pattern.finditer(content), NUM_PROBES)]
+        found = [match[1] for match in islice(pattern.finditer(content), most)]
     texts = []
     for text in found:
         with suppress(ValueError):  # whoever parses the file reports what is broken

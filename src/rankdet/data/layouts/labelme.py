@@ -18,7 +18,8 @@ from PIL import Image
 
 from rankdet.data.images import BROKEN, is_file
 from rankdet.data.layouts.draft import Draft, Part, Points, box_around, ellipse, flat, placed_mask, stated_size
-from rankdet.data.layouts.files import IMAGE_SUFFIXES, common_folder, folders_in, split_folders, upright_size
+from rankdet.data.layouts.files import IMAGE_SUFFIXES, common_folder, folders_in, split_folders, upright_size, with_bar
+from rankdet.data.layouts.images import first_texts
 from rankdet.data.layouts.source import Reading, Source, by_split
 
 BESIDE = ("annotations", "labels", "json", "jsons")
@@ -35,7 +36,8 @@ class Folder:
     @cached_property
     def contents(self) -> dict[Path, dict[str, Any] | None]:
         """The content of each JSON file without the image in it; None where it is none of labelme."""
-        return {path: _content(path) for paths in self.splits.values() for path in paths}
+        files = [path for paths in self.splits.values() for path in paths]
+        return {path: _content(path) for path in with_bar(files, "JSON files")}
 
     @cached_property
     def names(self) -> list[str]:
@@ -46,7 +48,7 @@ class Folder:
     @cached_property
     def images(self) -> dict[Path, Path]:
         """The image of each JSON file that has one."""
-        found = {path: _image(path, content) for path, content in self.contents.items() if content is not None}
+        found = {path: _image(path) for paths in self.splits.values() for path in paths}
         return {path: image for path, image in found.items() if image is not None}
 
 
@@ -83,11 +85,12 @@ def _content(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _image(path: Path, content: Mapping[str, Any]) -> Path | None:
-    """The image of a JSON file: where it says, beside it, or one called like it."""
-    named = PurePosixPath(str(content["imagePath"]).replace("\\", "/"))
+def _image(path: Path) -> Path | None:
+    """The image of a JSON file: where it says, beside it, or one called like it; found without parsing the file."""
+    texts = first_texts(path, "imagePath", most=1)
+    named = PurePosixPath(*texts).as_posix().replace("\\", "/")
     places = [path.parent, path.parent.parent / "images"]
-    candidates = [path.parent / named, *(place / named.name for place in places)]
+    candidates = [path.parent / named, *(place / PurePosixPath(named).name for place in places)]
     candidates += [place / f"{path.stem}{suffix}" for place in places for suffix in IMAGE_SUFFIXES]
     return next((Path(os.path.abspath(found)) for found in candidates if is_file(found)), None)
 

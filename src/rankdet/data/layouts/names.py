@@ -18,16 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from rich.progress import track
-
 from rankdet.coco import Finding
 from rankdet.coco.findings import record_name, shown
 from rankdet.data.images import UnreadableImageError, header
-from rankdet.data.layouts.files import IMAGE_SUFFIXES
+from rankdet.data.layouts.files import IMAGE_SUFFIXES, with_bar
 
 FIELDS = "data.train_images or data.validation_images names the folder of the images"
-FEW = 500
-"""Images whose headers are read before anyone asks what takes so long."""
 UPLOAD = re.compile(r"[0-9a-f]{8}[-_]+(?=.)")
 """What Label Studio puts in front of the name of a file."""
 
@@ -73,7 +69,7 @@ def with_sizes(rows: Sequence[Any], folder: Path, file: str) -> tuple[list[Any],
         return list(rows), []
     changed, findings = list(rows), []
     places = [place for place, flag in enumerate(is_open) if flag and _is_inside(rows[place].get("file_name"))]
-    for place in track(places, "Sizes of images", transient=True, disable=len(places) < FEW):
+    for place in with_bar(places, "Sizes of images"):
         row = rows[place]
         try:
             height, width = header(folder / row["file_name"]).upright

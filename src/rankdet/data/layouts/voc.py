@@ -18,7 +18,7 @@ import numpy as np
 
 from rankdet.data.images import is_file
 from rankdet.data.layouts.draft import Draft
-from rankdet.data.layouts.files import SPLITS, folders_in, is_image_name, split_folders, upright_size
+from rankdet.data.layouts.files import SPLITS, folders_in, is_image_name, split_folders, upright_size, with_bar
 from rankdet.data.layouts.source import Reading, Source, by_split
 from rankdet.data.layouts.splits import canonical
 from rankdet.structures import InputError
@@ -61,7 +61,8 @@ class Folder:
     @cached_property
     def roots(self) -> dict[Path, Element | None]:
         """The content of each XML file; None where it is broken."""
-        return {path: _root(path) for split in self.splits.values() for path in split.files}
+        files = [path for split in self.splits.values() for path in split.files]
+        return {path: _root(path) for path in with_bar(files, "XML files")}
 
     @cached_property
     def names(self) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +16,16 @@ import yaml
 
 from rankdet.data.images import is_file
 from rankdet.data.layouts.draft import Draft, box_around, flat
-from rankdet.data.layouts.files import SPLITS, common_folder, image_files, is_image_name, split_folders, upright_size
+from rankdet.data.layouts.files import (
+    SPLITS,
+    common_folder,
+    image_files,
+    is_image_name,
+    split_folders,
+    upright_size,
+    walk_images,
+    with_bar,
+)
 from rankdet.data.layouts.source import Reading, Source, by_split
 from rankdet.data.layouts.splits import canonical
 from rankdet.structures import InputError
@@ -85,8 +93,8 @@ def find_without_names(folder: Path) -> None:
 
 
 def _has_labels(folder: Path) -> bool:
-    found = _split_images(folder) or _whole(folder)
-    return any(label_file(image) is not None for images in found.values() for image in images)
+    places = [*_split_folders(folder).values()] or [folder]
+    return any(label_file(image) is not None for place in places for image in walk_images(place))
 
 
 def find_file(annotations: Path, images: Path | None) -> Source | None:
@@ -95,39 +103,47 @@ def find_file(annotations: Path, images: Path | None) -> Source | None:
         return None
     settings = _settings(annotations)
     if images is not None:
-        return _source(settings, image_files(images))
+        return _source(settings, [Path(os.path.abspath(images))])
     sources = _sources(settings)
     return sources.get("train", next(iter(sources.values())))
 
 
-def _source(settings: Settings, images: Sequence[Path]) -> Source:
-    folder = common_folder(images)
-    return Source("YOLO", settings.file, folder, partial(read_yolo, settings, images, folder))
+def _source(settings: Settings, places: Sequence[Path]) -> Source:
+    """The source of a split in places: folders of images, and files that list images."""
+    folders = [place if place.is_dir() else common_folder(_images(settings, place)) for place in places]
+    folder = Path(os.path.commonpath(folders))
+
+    def read() -> Reading:
+        images = [image for place in places for image in _images(settings, place)]
+        return read_yolo(settings, list(dict.fromkeys(images)), folder)
+
+    return Source("YOLO", settings.file, folder, read)
 
 
 def _sources(settings: Settings) -> dict[str, Source]:
     """The splits that have images; the first of them also reports those that have none."""
-    usual = _split_images(settings.file.parent)
+    usual = _split_folders(settings.file.parent)
     found: dict[str, list[Path]] = {}
     remarks = []
     for split in SPLITS:
         entries = settings.entries.get(split, [])
-        images = [image for entry in entries for image in _images(settings, entry)]
-        if not images and entries:
-            images = usual.get(split, [])
-            instead = "those of the folder called like the split are taken" if images else "left out"
+        places = [place for entry in entries if (place := _place(settings, entry)) is not None]
+        if entries and not places:
+            instead = "those of the folder called like the split are taken" if split in usual else "left out"
             remarks.append((split, f"has images that are not there: {instead}", ", ".join(entries)))
-        if images:
-            found[split] = list(dict.fromkeys(images))
+            places = [usual[split]] if split in usual else []
+        if places:
+            found[split] = places
     if not settings.entries:
-        found = usual or _whole(settings.folder)
+        whole = {"train": [_of_images(settings.folder)]} if _has_images(settings, settings.folder) else {}
+        found = {split: [place] for split, place in usual.items()} or whole
     if not found:
         listed = "; ".join(f"{split}: {', '.join(entries)}" for split, entries in settings.entries.items())
         raise InputError(f"{settings.file}: none of its images are there: {listed or 'it names no split'}")
     sources: dict[str, Source] = {}
-    for split, images in found.items():
+    for split, places in found.items():
         told = settings if sources else replace(settings, remarks=tuple(remarks))
-        sources[split] = _source(told, images)
+        sources[split] = _source(told, places)
     return by_split(sources.items())
 
 
@@ -221,17 +237,27 @@ def _lines(file: Path) -> list[str]:
         raise InputError(f"{file}: is no text file that can be read: {error}") from error
 
 
-def _images(settings: Settings, entry: str) -> list[Path]:
-    """The images of a folder or of a list, or none where neither is there; a list may name images that are missing."""
-    bases = [settings.folder, settings.file.parent.absolute()]
-    path = _existing(entry, bases, min_parts=1 if entry.endswith(".txt") else 2)
-    if path is None:
-        return []
-    if path.is_dir():
-        return image_files(path)
-    lines = [line.strip() for line in _lines(path) if line.strip()]
-    places = [_existing(line, [path.parent, *bases], min_parts=1) for line in lines]
-    return [place or Path(os.path.abspath(settings.folder / line)) for place, line in zip(places, lines, strict=True)]
+def _place(settings: Settings, entry: str) -> Path | None:
+    """The folder or list of images that an entry means, or None where there is none or it has no image."""
+    found = _existing(entry, _bases(settings), min_parts=1 if entry.endswith(".txt") else 2)
+    return found if found is not None and _has_images(settings, found) else None
+
+
+def _has_images(settings: Settings, place: Path) -> bool:
+    return any(True for _ in walk_images(place)) if place.is_dir() else bool(_images(settings, place))
+
+
+def _images(settings: Settings, place: Path) -> list[Path]:
+    """The images of a folder or of a list, which may name images that are missing."""
+    if place.is_dir():
+        return image_files(place)
+    lines = [line.strip() for line in _lines(place) if line.strip()]
+    found = [_existing(line, [place.parent, *_bases(settings)], min_parts=1) for line in lines]
+    return [one or Path(os.path.abspath(settings.folder / line)) for one, line in zip(found, lines, strict=True)]
+
+
+def _bases(settings: Settings) -> list[Path]:
+    return [settings.folder, Path(os.path.abspath(settings.file.parent))]
 
 
 def _existing(text: str, bases: Sequence[Path], min_parts: int) -> Path | None:
@@ -250,16 +276,17 @@ def _existing(text: str, bases: Sequence[Path], min_parts: int) -> Path | None:
     return None
 
 
-def _split_images(folder: Path) -> dict[str, list[Path]]:
-    """The images of folders called like splits, in a folder or in ``images`` there."""
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """The folders with images that are called like splits, in a folder or in ``images`` there."""
     below = split_folders(folder / "images") | split_folders(folder)
-    return {split: images for split, path in below.items() if (images := image_files(path))}
+    return {split: _of_images(path) for split, path in below.items() if any(True for _ in walk_images(path))}
 
 
-def _whole(folder: Path) -> dict[str, list[Path]]:
-    """The images of a set without splits, which counts as ``train``."""
-    images = image_files(folder)
-    return {"train": images} if images else {}
+def _of_images(folder: Path) -> Path:
+    """The folder, or its folder ``images`` where all others have something else."""
+    inside = folder / "images"
+    has_own = any(is_image_name(path.name) for path in folder.iterdir())
+    return Path(os.path.abspath(inside if inside.is_dir() and not has_own else folder))
 
 
 def _names_files(folder: Path) -> list[Path]:
@@ -301,7 +328,7 @@ def read_yolo(settings: Settings, images: Sequence[Path], folder: Path) -> Readi
         draft.report("warning", split, problem, detail)
     num_unlabeled = 0
     label_folders = {}
-    for image in images:
+    for image in with_bar(images, "Labels"):
         name = image.relative_to(folder).as_posix()
         size = upright_size(image)
         if isinstance(size, str):
