@@ -158,9 +158,10 @@ def box_problem(box: Any, limit: float) -> Problem | None:
     """What is wrong with a box ``[x, y, width, height]`` whose coordinates lie within ±``limit`` pixels, or None."""
     if not isinstance(box, list | tuple | np.ndarray) or len(box) != 4 or not are_numbers(box):
         return Problem("bbox is not a list of four numbers [x, y, width, height]", shown(box))
-    if not are_within(box, limit):
+    x, y, width, height = box
+    if not (-limit <= x <= limit and -limit <= y <= limit and -limit <= width <= limit and -limit <= height <= limit):
         return Problem(f"box is not finite, or goes beyond {limit:.0f} pixels", shown(box))
-    return Problem("box has a negative size", shown(box)) if box[2] < 0 or box[3] < 0 else None
+    return Problem("box has a negative size", shown(box)) if width < 0 or height < 0 else None
 
 
 def is_integer(value: Any) -> bool:

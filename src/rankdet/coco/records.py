@@ -27,12 +27,14 @@ from rankdet.coco.findings import (
     shown,
 )
 from rankdet.coco.lvis import address_problem, image_file
-from rankdet.coco.segmentations import is_empty, meant_segmentation, outline_box, plain, segmentation_problem
+from rankdet.coco.segmentations import NUMBERS, is_empty, meant_segmentation, outline_box, plain, segmentation_problem
 
 LONGEST_NAME = 255
 """Bytes of a file name without its folders, in the usual file systems."""
 FLAGS = {"0": False, "1": True, "false": False, "true": True}
 """What texts mean where 0 or 1 is asked for."""
+LARGEST_AREA = LARGEST_SIDE**2
+"""Pixels."""
 UNKNOWN = float("nan")
 """An area that the file does not name."""
 WITHOUT_MASK = "left out where masks are learned or compared"
@@ -219,10 +221,13 @@ def _file_name_problem(row: Mapping[str, Any], value: Any) -> Problem | None:
         return _key_problem(row, "file_name", "is not a name")
     if not is_encodable(value) or "\0" in value:
         return Problem("file_name cannot be the name of a file", shown(value))
-    name = PurePosixPath(value.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts:
-        return Problem("file_name leaves the folder of images", shown(value))
-    if any(len(part.encode()) > LONGEST_NAME for part in name.parts):
+    parts: tuple[str, ...] = (value,)
+    if any(one in value for one in ("/", "\\", "..")):
+        name = PurePosixPath(value.replace("\\", "/"))
+        parts = name.parts
+        if name.is_absolute() or ".." in parts:
+            return Problem("file_name leaves the folder of images", shown(value))
+    if any(len(part.encode()) > LONGEST_NAME for part in parts):
         return Problem(f"file_name is longer than {LONGEST_NAME} bytes", shown(value))
     return None
 
@@ -351,7 +356,9 @@ def _segmentation(section: Section, given: Any, size: tuple[int, int] | None, is
 def _area(section: Section, value: Any) -> float:
     if value is None:
         return UNKNOWN
-    if are_numbers([value]) and are_within([value], LARGEST_SIDE**2):
+    if type(value) in NUMBERS and -LARGEST_AREA <= value <= LARGEST_AREA:  # by far the most
+        return float(value)
+    if are_numbers([value]) and are_within([value], LARGEST_AREA):
         return float(value)
     section.say("warning", "area is not a finite number of pixels: that of the box or mask counts", shown(value))
     return UNKNOWN
