@@ -187,6 +187,26 @@ def test_processes_of_torchrun_evaluate_together_and_one_speaks(trained: Path, d
     assert written == json.loads((trained / "evaluation.json").read_text())
 
 
+def test_processes_of_torchrun_count_unreadable_validation_images_and_one_tells(
+    trained: Path, data: Path, tmp_path: Path
+):
+    folder = broken(data, tmp_path)
+    first, second, *_ = sorted((folder / "images" / "val").iterdir())
+    first.unlink()
+    second.write_bytes(b"")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rankdet"]
+    arguments = ["evaluate", str(trained), "--data", str(folder), "--device", "cpu", "--out", str(tmp_path / "out")]
+    result = subprocess.run(
+        [*command, *arguments, "--no-thresholds"],
+        capture_output=True, text=True, timeout=90, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    told = "2 records: an image cannot be read and counts as one without detections"
+    assert (result.stdout + result.stderr).count(told) == 1
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["images_unreadable"] == 2
+
+
 def test_detecting_draws_images(trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     images = sorted((data / "images" / "val").iterdir())
     assert call(monkeypatch, "detect", trained, *images[:2], "--out", tmp_path / "out", "--threshold", "0.1") == 0

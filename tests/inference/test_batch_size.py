@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from rankdet.data import CocoDataset
+from rankdet.data import CocoDataset, SampleKey, build_test_loader
+from rankdet.data.pixels import to_pixels
 from rankdet.inference.evaluation import evaluate_model
 from rankdet.inference.model import Model
 from rankdet.training.running import train
@@ -91,3 +92,27 @@ def test_detecting_and_evaluating_give_an_image_the_same_detections(mixed: Path,
     found = model.detect([dataset.path(index) for index in range(len(dataset))], batch_size=3)
     scores = torch.cat([found[row].scores for row in np.argsort(dataset.image_ids)])
     assert torch.allclose(scores, torch.tensor([row["score"] for row in evaluated.detections]), atol=1e-5)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("is_upright", [True, False])
+def test_training_evaluation_and_detection_see_the_same_pixels(orientation: int, is_upright: bool, tmp_path: Path):
+    """Of a photo that lies turned in its file, annotated as viewers show it, or as it is stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    height, width = (60, 40) if is_upright and orientation >= 5 else (40, 60)
+    image = {"id": 1, "file_name": "a.png", "height": height, "width": width}
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 20], "area": 600, "iscrowd": 0}
+    document = {"images": [image], "annotations": [box], "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    dataset = CocoDataset(tmp_path / "a.json", tmp_path)
+    learned = dataset[SampleKey(0, 0)].image
+    [evaluated] = build_test_loader(dataset, workers=0)
+    assert torch.equal(evaluated.images.pixels[0, :, :height, :width], learned)
+    detected = to_pixels(tmp_path / "a.png")
+    if (height, width) == detected.shape[1:]:
+        assert torch.equal(detected, learned)
+    else:  # the annotations can only mean the stored pixels
+        assert torch.equal(torch.from_numpy(pixels).permute(2, 0, 1), learned)
