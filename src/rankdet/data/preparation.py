@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -73,8 +73,11 @@ def prepare(
         parts += [_learned(train)] if train is not None else []
     found = _built(build_validation, findings)
     if isinstance(found, CocoDataset):
-        validation = _comparable(found, train, findings)
-        parts.append(_measured(validation, train))
+        # Where nothing can be learned, the classes are looked at all the same.
+        other = found if train is None else train
+        validation, odd = comparable(found, other.categories, other.ground_truth)
+        findings += odd
+        parts.append(measured(validation, train))
     elif found is not None:
         parts.append(f"nothing is evaluated: {found}")
     return Prepared(
@@ -106,18 +109,20 @@ def _trainable(train: CocoDataset, findings: list[Finding]) -> CocoDataset | Non
     return train if len(train) else None
 
 
-def _comparable(found: CocoDataset, train: CocoDataset | None, findings: list[Finding]) -> CocoDataset:
-    """The images to evaluate on with the classes that are learned."""
-    findings += _missing(found, "warning", "it counts as an image without detections")
+def comparable(
+    dataset: CocoDataset, categories: Sequence[tuple[int, str]], owner: object
+) -> tuple[CocoDataset, list[Finding]]:
+    """Images to evaluate on with the classes of ``owner``, matched by name, and what is wrong or odd about them.
+
+    Images whose file is missing stay: they count as images without detections. It is an error if none can be read.
+    """
+    findings = _missing(dataset, "warning", "it counts as an image without detections")
     try:
-        found.check_readable()
+        dataset.check_readable()
     except InputError as error:
-        findings += findings_of(error, str(found.ground_truth))
-    if train is None:
-        return found
-    validation, odd = found.with_categories(train.categories, train.ground_truth)
-    findings += odd
-    return validation
+        findings += findings_of(error, str(dataset.ground_truth))
+    matched, odd = dataset.with_categories(categories, owner)
+    return matched, findings + odd
 
 
 def _missing(dataset: CocoDataset, severity: Literal["error", "warning"], remedy: str) -> list[Finding]:
@@ -142,8 +147,8 @@ def _learned(dataset: CocoDataset) -> str:
     return f"trained on {used} of {truth}" + (f" (left out: {omissions})" if omissions else "")
 
 
-def _measured(dataset: CocoDataset, train: CocoDataset | None) -> str:
-    """How much an annotation file has to evaluate on."""
+def measured(dataset: CocoDataset, train: CocoDataset | None = None) -> str:
+    """How much an annotation file has to evaluate on, in words; ``train`` has the images to learn from."""
     truth = dataset.ground_truth
     held_out = " held out" if train is not None and str(train.ground_truth) == str(truth) else ""
     crowds = int(truth.is_crowd.sum())

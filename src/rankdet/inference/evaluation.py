@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -11,9 +12,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rankdet.coco import Finding, GroundTruthSource, Results, ResultsSource, grouped
+from rankdet.coco import Finding, GroundTruthSource, Results, ResultsSource, grouped, raise_errors
 from rankdet.data import CocoDataset, build_test_loader
 from rankdet.data.own import MapDataset, from_map_dataset
+from rankdet.data.preparation import comparable, measured
 from rankdet.inference.loading import build_losses, load
 from rankdet.inference.model import Model
 from rankdet.inference.progress import track
@@ -207,7 +209,8 @@ def evaluate_on_folder(
     """Evaluate a model on a split of a data folder, or on an annotation file with ``images``, the folder of its images.
 
     The arguments and the result are those of `evaluate`, with the processes of ``world`` that share the images. The
-    folder ``out`` is made before anything is computed. All processes but the main one get None.
+    folder ``out`` is made before anything is computed. What is measured, and what is odd about it, is said on standard
+    error. All processes but the main one get None. Classes are matched by name.
 
     Raises
     ------
@@ -225,7 +228,11 @@ def evaluate_on_folder(
             # Candidates of the ranking are those of training, masks included.
             has_masks = getattr(model.network, "has_masks", recipe.detector.has_masks)
             dataset = data.build_test_dataset(split, ranking and has_masks, measure_masks=has_masks)
-            dataset.ground_truth.check_categories(model.categories, model.origin.path or "the model")
+            findings = dataset.findings
+            dataset, odd = comparable(dataset, model.categories, model.origin.path or "the model")
+            raise_errors([*findings, *odd])
+            if world.is_main:
+                print("\n".join([measured(dataset), *grouped([*findings, *odd])]), file=sys.stderr)
             if world.is_main and out is not None:
                 stack.enter_context(output_folder(out))
         batch_size, workers = recipe.evaluation.batch_size, recipe.data.workers
