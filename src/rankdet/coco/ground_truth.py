@@ -113,6 +113,8 @@ class GroundTruth:
         (A,) bool: the segmentation has no pixel.
     federation
         What LVIS has beyond COCO; None for COCO.
+    num_left_out
+        Annotations of the file that make no sense and were left out.
     """
 
     source: str
@@ -132,6 +134,7 @@ class GroundTruth:
     segmentations: PackedBytes | None
     has_empty_mask: NDArray[np.bool_]
     federation: Federation | None
+    num_left_out: int = 0
 
     def __str__(self) -> str:
         return self.source
@@ -190,6 +193,7 @@ class GroundTruth:
             file_names=self.file_names.select(chosen.tolist()),
             images=new_places[kept.images],
             federation=None if self.federation is None else self.federation.select(chosen.tolist()),
+            num_left_out=0,  # of which images they are, nobody knows
         )
 
     def _with_annotations(self, rows: NDArray[np.int64]) -> GroundTruth:

@@ -225,6 +225,7 @@ def _packed(
         segmentations=PackedBytes(codes) if masks else None,
         has_empty_mask=np.array(found.has_empty_mask, dtype=bool),
         federation=federation,
+        num_left_out=found.num_left_out,
     )
 
 

@@ -151,6 +151,8 @@ class Annotations:
     outlines: list[list[float] | None] = field(default_factory=list)
     num_runs: int = 0
     """Crowds that are run lengths."""
+    num_left_out: int = 0
+    """Records that make no sense."""
 
 
 def read_categories(section: Section) -> dict[int, dict[str, Any]]:
@@ -306,6 +308,7 @@ def read_annotations(
         found.segmentations.append(segmentation if masks else None)
         found.has_empty_mask.append(segmentation is not None and masks and is_empty(segmentation, size, outline))
         found.outlines.append(outline)
+    found.num_left_out = len(section.rows) - len(found.ids)
     next_id = max(taken, default=0) + 1
     if next_id + len(found.ids) > LARGEST_ID:
         next_id = 1

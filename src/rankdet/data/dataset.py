@@ -217,6 +217,7 @@ class CocoDataset(Dataset[Sample]):
         for reason, rows in left_out(truth, self.with_masks).items():
             counts[f"annotations ({reason})"] = (rows & ~is_told).sum()
             is_told = is_told | rows
+        counts["annotations (make no sense, as warnings say)"] = truth.num_left_out
         counts["annotations (too small for data.min_object)"] = (~is_told).sum()
         counts["objects of images that are left out"] = (self._is_usable & is_out[truth.images]).sum()
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count)

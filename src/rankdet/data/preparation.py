@@ -143,7 +143,8 @@ def _missing(dataset: CocoDataset, severity: Literal["error", "warning"], remedy
 def _learned(dataset: CocoDataset) -> str:
     """How much of an annotation file is learned from, and what is left out, and why."""
     truth, omissions = dataset.ground_truth, dataset.omissions()
-    used = f"{len(dataset)} of {len(truth.image_ids)} images and {dataset.num_objects} of {len(truth.labels)} objects"
+    total = len(truth.labels) + truth.num_left_out
+    used = f"{len(dataset)} of {len(truth.image_ids)} images and {dataset.num_objects} of {total} objects"
     return f"trained on {used} of {truth}" + (f" (left out: {omissions})" if omissions else "")
 
 
