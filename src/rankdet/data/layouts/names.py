@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -90,8 +90,7 @@ def _is_inside(name: Any) -> bool:
     """Whether a name is that of a file inside of a folder, as far as the name shows."""
     if not isinstance(name, str) or not name or "\0" in name:
         return False
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+    return not name.startswith("/") and ".." not in name.split("/")
 
 
 def _existing(names: Iterable[str], folder: Path) -> set[str]:
@@ -109,14 +108,14 @@ def _existing(names: Iterable[str], folder: Path) -> set[str]:
     return there
 
 
-def readings(name: str) -> list[PurePosixPath]:
-    """What a name may mean as a path, from the most literal on: without its drive, server and steps upwards.
+def readings(name: str) -> list[str]:
+    r"""What a name may mean as a path, from the most literal on: without its drive, server and steps upwards.
 
     Examples
     --------
-    >>> [str(path) for path in readings("..\\\\media\\\\a%20b.png")]
+    >>> readings(r"..\media\a%20b.png")
     ['media/a%20b.png', 'media/a b.png']
-    >>> [str(path) for path in readings("https://host/data/local-files/?d=set/a.png")]
+    >>> readings("https://host/data/local-files/?d=set/a.png")
     ['set/a.png']
     """
     plain = name.replace("\\", "/")
@@ -124,16 +123,15 @@ def readings(name: str) -> list[PurePosixPath]:
         plain = plain.partition("?d=")[2]
     elif "://" in plain:
         plain = urlsplit(plain).path
-    plain = re.sub(r"^[A-Za-z]:/", "", plain)
-    texts = dict.fromkeys([plain, unquote(plain)])
-    return [
-        PurePosixPath(*(part for part in PurePosixPath(text).parts if part not in ("/", "//", ".."))) for text in texts
-    ]
+    elif plain[1:3] == ":/":
+        plain = plain[3:]
+    texts = dict.fromkeys([plain, unquote(plain)] if "%" in plain else [plain])
+    return ["/".join(part for part in text.split("/") if part not in ("", ".", "..")) for text in texts]
 
 
 def _key(name: str) -> str:
     """A name in the form in which names are compared: letters of either case, accents composed."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
 @dataclass(frozen=True)
@@ -144,17 +142,15 @@ class _Search:
     there: set[str]
 
     @cached_property
-    def _files(self) -> list[PurePosixPath]:
-        return [PurePosixPath(path) for path in sorted(_walk(self.folder))]
-
-    @cached_property
     def _folders(self) -> dict[str, dict[str, list[str]]]:
         """Folder → last part of a name → files; all names as `_key` writes them, with and without their suffix."""
         found: dict[str, dict[str, list[str]]] = {}
-        for path in self._files:
-            names = found.setdefault(_key(str(path.parent)), {})
-            for name in {_key(path.name), *_stem(path.name)}:
-                names.setdefault(name, []).append(str(path))
+        for folder, files in sorted(_walk(self.folder)):
+            names = found.setdefault(_key(folder), {})
+            for file in sorted(files):
+                path = os.path.join(folder, file)
+                for name in (_key(file), *_stem(file)):
+                    names.setdefault(name, []).append(path)
         return found
 
     @cached_property
@@ -162,21 +158,23 @@ class _Search:
         """End of the path of a folder → the folders whose path ends so."""
         found: dict[str, list[str]] = {}
         for folder in self._folders:
-            for end in _ends(PurePosixPath(folder)):
-                found.setdefault(str(end), []).append(folder)
+            for end in _ends(folder):
+                found.setdefault(end, []).append(folder)
         return found
 
-    def _in(self, folders: Iterable[str]) -> dict[str, list[str]]:
+    def _in(self, folders: Sequence[str]) -> dict[str, list[str]]:
         """Last part of a name → files in some folders."""
+        if len(folders) == 1:
+            return self._folders.get(folders[0], {})
         found: dict[str, list[str]] = {}
         for folder in folders:
-            for name, files in self._folders.get(folder, {}).items():
+            for name, files in self._folders[folder].items():
                 found.setdefault(name, []).extend(files)
         return found
 
     @cached_property
     def _anywhere(self) -> dict[str, list[str]]:
-        return self._in(self._folders)
+        return self._in(list(self._folders))
 
     def find(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Name → the files that it may mean, for the names that fit any.
@@ -184,44 +182,46 @@ class _Search:
         Names with the same folder in front are in one folder here; a name that is not there is missing, though some
         other folder has a file of this name.
         """
-        by_folder: dict[PurePosixPath, list[str]] = {}
+        by_folder: dict[str, list[tuple[str, list[str]]]] = {}
         for name in sorted(names):
-            by_folder.setdefault(readings(name)[-1].parent, []).append(name)
-        settled = {PurePosixPath(name).parent for name in self.there}
+            meanings = readings(name)
+            by_folder.setdefault(os.path.dirname(meanings[-1]), []).append((name, meanings))
+        settled = {os.path.dirname(name) for name in self.there}
         found: dict[str, list[str]] = {}
         for parent, group in by_folder.items():
-            places = [self._in([_key(str(parent))])] if parent in settled else self._places(group[0])
+            places = [self._in([_key(parent)])] if parent in settled else self._places(group[0][1])
             found |= next(filter(None, (_fitting(group, files) for files in places)), {})
         return found
 
-    def _places(self, name: str) -> Iterator[dict[str, list[str]]]:
+    def _places(self, meanings: Iterable[str]) -> Iterator[dict[str, list[str]]]:
         """The files of the folders that the end of a name's path may mean, from the most likely on."""
-        for path in readings(name):
-            for end in _ends(path.parent):
-                key = _key(str(end))
-                if key in self._folders:
-                    yield self._in([key])
-                if key in self._ends and end.parts:
-                    yield self._in(self._ends[key])
+        for path in meanings:
+            for end in _ends(_key(os.path.dirname(path))):
+                if end in self._folders:
+                    yield self._in([end])
+                if end and end in self._ends:
+                    yield self._in(self._ends[end])
         yield self._anywhere
 
 
-def _fitting(names: Iterable[str], files: Mapping[str, list[str]]) -> dict[str, list[str]]:
+def _fitting(names: Iterable[tuple[str, list[str]]], files: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """The names whose last part fits files, with these."""
     found = {}
-    for name in names:
-        last = [_key(path.name) for path in readings(name)]
-        keys = dict.fromkeys([*last, *(UPLOAD.sub("", key, count=1) for key in last if UPLOAD.match(key))])
+    for name, meanings in names:
+        last = [_key(os.path.basename(path)) for path in meanings]
+        keys = [*last, *(UPLOAD.sub("", key, count=1) for key in last if UPLOAD.match(key))]
         fitting = next((files[key] for key in keys if key in files), None)
         if fitting:
             found[name] = fitting
     return found
 
 
-def _ends(path: PurePosixPath) -> Iterator[PurePosixPath]:
+def _ends(path: str) -> Iterator[str]:
     """The ends of the path of a folder, from the longest to the empty one."""
-    for start in range(len(path.parts) + 1):
-        yield PurePosixPath(*path.parts[start:])
+    while path:
+        yield path
+        path = path.partition("/")[2]
+    yield ""
 
 
 def _stem(name: str) -> list[str]:
@@ -231,25 +231,23 @@ def _stem(name: str) -> list[str]:
     return [_key(stem)] if suffix.lower() in IMAGE_SUFFIXES and is_sole else []
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """The files below a folder, relative to it; folders behind links are entered once, hidden ones are not."""
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """The folders below a folder, relative to it, and their files.
+
+    Folders behind links are entered once, hidden ones are not.
+    """
     seen: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
         below = waiting.pop()
         try:
             status = os.stat(folder / below)
-            entries = list(os.scandir(folder / below))
+            entries = [entry for entry in os.scandir(folder / below) if not entry.name.startswith(".")]
         except OSError:
             continue
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        for entry in entries:
-            path = f"{below}/{entry.name}" if below else entry.name
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                waiting.append(path)
-            elif entry.is_file():
-                yield path
+        folders = {entry.name for entry in entries if entry.is_dir()}
+        waiting += [os.path.join(below, name) for name in sorted(folders)]
+        yield below, [entry.name for entry in entries if entry.name not in folders]

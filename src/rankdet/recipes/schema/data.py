@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,6 +17,7 @@ from .config import Config, input_error
 from .part import Choice, Part, built, part
 
 if TYPE_CHECKING:
+    from rankdet.coco import Finding
     from rankdet.data import CocoDataset, GroupedBatchSampler, Transforms
     from rankdet.data.layouts import Layout, Source
     from rankdet.data.preparation import Prepared
@@ -99,41 +103,54 @@ class Data(Config):
 
         Raises InputError where there are none, or several files claim the split.
         """
-        found = self._source(split)
-        if found is not None:
-            return found
-        if self.folder is None:
-            raise input_error(
-                f"data.folder is not set, and no file has the split {split!r}: name a data folder with --data FOLDER, "
-                "or an annotation file with data.train_annotations or data.validation_annotations"
-            )
-        return self._layout(self.folder).source(split)
+        return self._required(split, functools.cache(self._layout))
 
     def find_validation_source(self) -> Source | None:
         """The annotations and images to evaluate on; None where there are none and no fraction is held out.
 
         Raises InputError where ``validation_split`` names another split than ``val``, and it is missing.
         """
+        return self._validation(functools.cache(self._layout))
+
+    def _layout(self) -> Layout | None:
+        from rankdet.data.layouts import find_layout
+
+        return None if self.folder is None else find_layout(self.folder, lvis_first=self.format == "lvis")
+
+    def _required(self, split: str, layout: Callable[[], Layout | None]) -> Source:
+        found = self._source(split, layout)
+        if found is not None:
+            return found
+        known = layout()
+        if known is not None:
+            return known.source(split)
+        raise input_error(
+            f"data.folder is not set, and no file has the split {split!r}: name a data folder with --data FOLDER, or "
+            "an annotation file with data.train_annotations or data.validation_annotations"
+        )
+
+    def _validation(self, layout: Callable[[], Layout | None]) -> Source | None:
         from rankdet.data.layouts import canonical
 
-        found = self._source(self.validation_split)
+        found = self._source(self.validation_split, layout)
         if found is None and canonical(self.validation_split) != "val":
-            return self.find_source(self.validation_split)
+            return self._required(self.validation_split, layout)
         return found
 
-    def _source(self, split: str) -> Source | None:
+    def _source(self, split: str, layout: Callable[[], Layout | None]) -> Source | None:
+        """Where a split is, a held out part included; None where it is nowhere. The folder is looked at when asked."""
         from rankdet.data.layouts import canonical, held_out
 
         wanted, train, validation = map(canonical, (split, self.train_split, self.validation_split))
-        found = self._own_source(wanted)
+        found = self._own_source(wanted, layout)
         if self.validation_fraction is None or wanted not in (train, validation):
             return found
-        whole = self._own_source(train)
-        if whole is None or self._own_source(validation) is not None:
+        whole = self._own_source(train, layout)
+        if whole is None or self._own_source(validation, layout) is not None:
             return found
         return held_out(whole, self.validation_fraction)[0 if wanted == train else 1]
 
-    def _own_source(self, split: str) -> Source | None:
+    def _own_source(self, split: str, layout: Callable[[], Layout | None]) -> Source | None:
         """The file that a field names for a split, or what the folder has; None where there is neither."""
         from rankdet.data.layouts import canonical, find_source
 
@@ -143,18 +160,12 @@ class Data(Config):
         }
         annotations, images = files.get(split, (None, None))
         if annotations is not None:
-            found = find_source(annotations, images)
-        elif self.folder is None or not (layout := self._layout(self.folder)).has(split):
+            return find_source(annotations, images)
+        known = layout()
+        if known is None or not known.has(split):
             return None
-        else:
-            found = layout.source(split)
-            found = found if images is None else replace(found, images=images)
-        return replace(found, crowds_are_objects=self.crowds_are_objects)
-
-    def _layout(self, folder: Path) -> Layout:
-        from rankdet.data.layouts import find_layout
-
-        return find_layout(folder, lvis_first=self.format == "lvis")
+        found = known.source(split)
+        return found if images is None else replace(found, images=images)
 
     def build_transforms(self, training: bool) -> Transforms:
         """What is done to images: resizing, and in training all that is random."""
@@ -182,30 +193,48 @@ class Data(Config):
         from rankdet.data.preparation import prepare
         from rankdet.structures import InputError
 
+        layout = functools.cache(self._layout)
+
+        def build_training() -> CocoDataset:
+            found = self._required(self.train_split, layout)
+            return self._training_dataset(found, with_masks).with_bits(self.significant_bits)
+
         def build_validation() -> CocoDataset | str:
             if not is_evaluated:
                 return "the recipe asks for no evaluation"
-            if self.find_validation_source() is None:
+            found = self._validation(layout)
+            if found is None:
                 return "there is no split val; data.validation_fraction=0.1 holds out a part of the images"
-            return self.build_test_dataset(measure_masks=with_masks)
+            return self._test_dataset(found, measure_masks=with_masks)
 
-        def build_training() -> CocoDataset:
-            return self.build_training_dataset(with_masks).with_bits(self.significant_bits)
+        name, said = "data", []
+        with suppress(InputError):  # which is found where data sets are built
+            name = f"{self._required(self.train_split, layout).layout} data"
+            said = self._said_of_fraction(self._validation(layout))
+        prepared = prepare(name, build_training, build_validation)
+        return replace(prepared, findings=[*prepared.findings, *said])
 
-        try:
-            name = f"{self.find_source(self.train_split).layout} data"
-        except InputError:
-            name = "data"
-        return prepare(name, build_training, build_validation)
+    def _said_of_fraction(self, validation: Source | None) -> list[Finding]:
+        """What has become of ``validation_fraction``."""
+        from rankdet.coco import Finding
+
+        if self.validation_fraction is None or validation is None:
+            return []
+        field = f"data.validation_fraction={self.validation_fraction:g}"
+        held_out = f"a part of the images is held out: {field}"
+        said = f"is there to evaluate on: {field} holds out nothing" if validation.part is None else held_out
+        return [Finding("note", str(validation.annotations), "", said)]
 
     def build_training_dataset(self, with_masks: bool = False) -> CocoDataset:
         """The images to learn from, with the masks of their objects where asked for.
 
         Raises InputError where they are missing or broken.
         """
+        return self._training_dataset(self.find_source(self.train_split), with_masks)
+
+    def _training_dataset(self, found: Source, with_masks: bool) -> CocoDataset:
         from rankdet.data import CocoDataset
 
-        found = self.find_source(self.train_split)
         return CocoDataset(
             found.annotations,
             found.images,
@@ -226,9 +255,12 @@ class Data(Config):
         Targets have masks for losses alone (``with_masks``); an evaluation by masks needs them in the ground truth
         (``measure_masks``).
         """
+        found = self.find_source(self.validation_split if split is None else split)
+        return self._test_dataset(found, with_masks, measure_masks)
+
+    def _test_dataset(self, found: Source, with_masks: bool = False, measure_masks: bool = False) -> CocoDataset:
         from rankdet.data import CocoDataset
 
-        found = self.find_source(self.validation_split if split is None else split)
         return CocoDataset(
             found.annotations,
             found.images,
