@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from rankdet.recipes.doctor import check_folder
 
@@ -62,6 +63,37 @@ def test_odd_records_are_warnings(folder):
     assert "leaves the image, and would fit with x2 and y2" in messages["annotation 106"]
     assert "twice" in messages["annotation 107"]
     assert "1 of 3 have no annotation: bird" in str(findings[-1])
+
+
+@pytest.mark.parametrize(
+    ("save", "told", "is_decoded"),
+    [
+        (lambda image, path: image.save(path, exif=with_orientation(3)), "it is turned upright", False),
+        (lambda image, path: image.save(path, exif=with_orientation(6)), "it is not turned", False),
+        (lambda image, path: image.convert("RGBA").save(path), "has transparency", False),
+        (lambda image, path: image.quantize(9).save(path, transparency=0), "has transparency", False),
+        (lambda image, path: image.convert("CMYK").save(path, "tiff"), "has the colors of print", False),
+        (lambda image, path: image.save(path, "gif", save_all=True, append_images=[image.rotate(180), image]),
+         "several frames, of which the first is read: 3", False),
+        (lambda image, path: image.save(path, "tiff", save_all=True, append_images=[image]), "several frames", False),
+        (lambda image, path: image.convert("F").save(path, "tiff"), "32 bits per channel", False),
+        (lambda image, path: image.convert("I").save(path, "tiff"), "32 bits per channel", False),
+        (lambda image, path: image.point(lambda value: value // 9).save(path), "is nearly black", True),
+    ],
+)  # fmt: skip
+def test_what_is_done_with_odd_images_is_told(folder, save, told, is_decoded):
+    image = Image.open(folder.images / "12.png").convert("RGB")
+    save(image, folder.images / "12.png")
+    found = [finding for finding in check_folder(folder.root, images=True) if finding.record == "image 12"]
+    assert len(found) == 1
+    assert told in str(found[0])
+    assert [finding for finding in check_folder(folder.root) if finding.record] == ([] if is_decoded else found)
+
+
+def with_orientation(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
 
 
 def test_images_in_two_splits_are_found_by_name_and_by_content(folder):

@@ -64,7 +64,7 @@ def detect_and_draw(
     with output_folder(out), _Document(model.categories, out / "detections.json") as document:
         for path, drawing in track(list(zip(files.paths, drawings, strict=True)), "Detecting"):
             try:
-                pixels = to_pixels(path)
+                pixels = to_pixels(path, bits=model.transforms.significant_bits)
             except UnreadableImageError as error:
                 reason = str(error).removeprefix(f"{path}: ")
                 unreadable.append(Finding("error", str(path.parent), path.name, "cannot be read: left out", reason))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rankdet.data.images import decode
+from rankdet.data.images import decode, measured_bits
 from rankdet.look.choosing import Candidate
 from rankdet.look.copies import reduced
 from rankdet.look.outlines import outline_path
@@ -144,7 +144,8 @@ def _pixels(split: Split, image: Candidate) -> tuple[Image.Image | None, tuple[i
     path = split.path(image.place)
     annotated = None if split.truth is None else split.truth.size(image.place)
     try:
-        pixels = decode(path, annotated)
+        used = measured_bits([path])  # of an image of 16 bits: what a viewer sees, however dark it is
+        pixels = decode(path, annotated, bits=used[0] if used else 16)
     except InputError as error:
         image.reasons[UNREADABLE] = str(error).removeprefix(f"{path}: ")
         for kind in (ERROR, WARNING):  # which say the same
