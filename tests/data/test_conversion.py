@@ -204,6 +204,7 @@ def test_a_foreign_folder_trains_and_evaluates(tmp_path: Path, write: Callable[[
         app, ["train", "rs_faster_rcnn_shapes", "--data", str(tmp_path / "in"), "--out", str(out), *changes]
     )
     assert answer.exit_code == 0, answer.output
+    assert "held out" not in answer.output
     assert json.loads((out / "evaluation.json").read_text())["AP"] >= 0
     answer = runner.invoke(app, ["evaluate", str(out), "--data", str(tmp_path / "in"), "--out", str(tmp_path / "e")])
     assert answer.exit_code == 0, answer.output

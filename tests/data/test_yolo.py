@@ -298,11 +298,25 @@ def test_images_in_folders_of_a_split_keep_their_names(tmp_path: Path) -> None:
     assert len(document["annotations"]) == 2 * len(BOXES[0].objects)
 
 
-@pytest.mark.parametrize("find", [yolo.find_file])
+@pytest.mark.parametrize("find", [lambda file, _: find_layout(file).source("train"), yolo.find_file])
 def test_a_data_yaml_can_be_named(tmp_path: Path, find: Callable[..., Any]) -> None:
     write_images(BOXES, tmp_path / "images/train", tmp_path / "labels/train")
     write_yaml(tmp_path, train="images/train")
-    source = find(tmp_path / "data.yaml", None)
+    assert contents(find(tmp_path / "data.yaml", None).document()[0]) == expected(BOXES)
+
+
+@pytest.mark.parametrize("name", ["set.zip", "labels.json", "annotations.xml"])
+def test_another_file_in_place_of_a_folder_is_an_error_with_the_way_out(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(InputError, match=r"unpack it.*data\.train_annotations"):
+        find_layout(tmp_path / name)
+
+
+@pytest.mark.parametrize("find", [yolo.find_file])
+def test_images_of_a_data_yaml_can_be_named(tmp_path: Path, find: Callable[..., Any]) -> None:
+    write_images(BOXES, tmp_path / "images/train", tmp_path / "labels/train")
+    write_yaml(tmp_path, train="gone")
+    source = find(tmp_path / "data.yaml", tmp_path / "images/train")
     assert contents(source.document()[0]) == expected(BOXES)
     source = find(tmp_path / "data.yaml", tmp_path / "images")
     assert contents(source.document()[0]) == expected(BOXES, "train/{}".format)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from rankdet.coco import Finding, findings_of, grouped, raise_errors
+import numpy as np
+
+from rankdet.coco import Finding, GroundTruth, findings_of, grouped, raise_errors
 from rankdet.data.dataset import CocoDataset
 from rankdet.structures import InputError
 
@@ -151,8 +153,13 @@ def _learned(dataset: CocoDataset) -> str:
 def measured(dataset: CocoDataset, train: CocoDataset | None = None) -> str:
     """How much an annotation file has to evaluate on, in words; ``train`` has the images to learn from."""
     truth = dataset.ground_truth
-    held_out = " held out" if train is not None and str(train.ground_truth) == str(truth) else ""
+    held_out = " held out" if train is not None and _is_same_file(train.ground_truth, truth) else ""
     crowds = int(truth.is_crowd.sum())
     regions = f", and {crowds} crowds, in which detections do not count" if crowds else ""
     objects = len(truth.labels) - crowds
     return f"evaluated on {len(truth.image_ids)} images and {objects} objects{held_out} of {truth}{regions}"
+
+
+def _is_same_file(one: GroundTruth, other: GroundTruth) -> bool:
+    """Whether two records of annotations are parts of one file; splits of a ``data.yaml`` number their images alike."""
+    return str(one) == str(other) and not np.isin(other.image_ids, one.image_ids).any()

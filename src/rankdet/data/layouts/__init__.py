@@ -39,7 +39,7 @@ def find_layout(folder: Path, lvis_first: bool = False) -> Layout:
     Parameters
     ----------
     folder
-        The data folder.
+        The data folder, or a ``data.yaml`` of YOLO.
     lvis_first
         Which of two annotations count where the folder has those of COCO and those of LVIS for the same images.
 
@@ -49,12 +49,15 @@ def find_layout(folder: Path, lvis_first: bool = False) -> Layout:
         When there is no such folder, or it has none of the known layouts.
     """
     folder = Path(folder)
-    if folder.is_file():
-        raise InputError(f"{folder}: is a file, and a data folder is needed; unpack it where it is an archive")
-    if not folder.is_dir():
+    if not folder.exists():
         raise InputError(f"{folder}: there is no such folder")
     finders = (lvis.find, *FINDERS) if lvis_first else FINDERS
-    sources = _first(finders, folder)
+    sources = _first(finders, folder) if folder.is_dir() else yolo.find_by_settings(folder)
+    if not sources and folder.is_file():
+        raise InputError(
+            f"{folder}: is a file, where a data folder or a data.yaml is needed; unpack it where it is an archive, and "
+            "name it with data.train_annotations where it has annotations"
+        )
     if not sources:
         below = [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_known(finders, path)]
         hint = f"; a folder in it has: {', '.join(map(str, below[:3]))}" if below else ""

@@ -31,6 +31,7 @@ from rankdet.data.layouts.splits import canonical
 from rankdet.structures import InputError
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+SETTINGS_SUFFIXES = (".yaml", ".yml", ".data")
 LIST_NAMES = ("classes.txt", "obj.names", "labels.txt")
 """Files with a class in each line, which stand for ``names``."""
 SLACK = 0.01
@@ -97,15 +98,17 @@ def _has_labels(folder: Path) -> bool:
     return any(label_file(image) is not None for place in places for image in walk_images(place))
 
 
+def find_by_settings(file: Path) -> dict[str, Source] | None:
+    """The splits that a ``data.yaml`` of any name has, or None where a file is of another kind."""
+    return _sources(_settings(file)) if file.suffix in SETTINGS_SUFFIXES else None
+
+
 def find_file(annotations: Path, images: Path | None) -> Source | None:
     """The source of a ``data.yaml``: its training images, or those of the folder ``images``."""
-    if not is_file(annotations) or annotations.suffix not in (".yaml", ".yml", ".data"):
-        return None
-    settings = _settings(annotations)
-    if images is not None:
-        return _source(settings, [Path(os.path.abspath(images))])
-    sources = _sources(settings)
-    return sources.get("train", next(iter(sources.values())))
+    if images is not None and annotations.suffix in SETTINGS_SUFFIXES:
+        return _source(_settings(annotations), [Path(os.path.abspath(images))])
+    sources = find_by_settings(annotations)
+    return None if sources is None else sources.get("train", next(iter(sources.values())))
 
 
 def _source(settings: Settings, places: Sequence[Path]) -> Source:
