@@ -15,6 +15,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -270,6 +271,16 @@ def a_run_goes_on_where_its_data_have_moved(case: Path, runs: Path) -> str | Non
     return f"--resume ends with {status}: {last_line(output)}" if status else None
 
 
+def two_processes_train_and_evaluate(case: Path, runs: Path) -> str | None:
+    """torchrun ends by itself and well; a process that waits for the other would wait for ever."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rankdet"]
+    arguments = ["train", RECIPES["MASK"], "--data", case, "--out", runs / "two", *CHANGES]
+    ended = subprocess.run([*launch, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
+    if ended.returncode:
+        return f"torchrun ends with {ended.returncode}: {last_line(ended.stderr)}"
+    return missing(ended.stdout, [r"\bAP\b"], "the main process does not say")
+
+
 FRACTION = Run("BOX data.validation_fraction=0.34", says=["evaluated on", r"\bAP\b"])
 NO_VAL = Run("BOX", says=["nothing is evaluated: there is no split val", "validation_fraction"], never=[r"\bAP50\b"])
 TRAINS = Run("BOX", says=[r"\bAP\b"])
@@ -312,6 +323,8 @@ CASES = (
     Case("12b", "K3", "a val object without mask does not end the run; told at the start", [
         Run("MASK", says=[r"segmentation|mask", r"\bAP\b"], doctor=["segmentation|mask"]),
     ]),
+    Case("12b two", "K4", "the same in two processes, none of which waits for ever",
+         [two_processes_train_and_evaluate], "12b"),
     Case("13", "K8", "a flat polygon is one polygon", [TRAINS, WITH_MASKS]),
     Case("14", "K6 K7", "an empty RLE is left out, counted", [
         TRAINS,

@@ -174,3 +174,18 @@ def test_ids_of_images_that_repeat_have_no_certain_repair(folder, out):
     with pytest.raises(InputError, match="id occurs twice"):
         fix_folder(folder.root, out)
     assert not out.exists()
+
+
+UNFIXABLE = {"23", "33", "43", "d80"}
+"""Inputs whose images are all too small for the rules of COCO, that are no data set, or have no images to learn."""
+
+
+def test_every_input_of_other_tools_has_a_cleaned_copy_without_errors(shared, tmp_path):
+    for case in sorted(shared("cases").iterdir()):
+        if not case.is_dir() or case.name in UNFIXABLE:
+            continue
+        before = hashes(case)
+        fix_folder(case, tmp_path / case.name)
+        assert hashes(case) == before
+        assert errors(tmp_path / case.name) == [], case.name
+        assert fix_folder(tmp_path / case.name, tmp_path / f"{case.name} again") == [], case.name
