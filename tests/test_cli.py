@@ -58,6 +58,7 @@ def test_help_version_and_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         "evaluate",
         "detect",
         "doctor",
+        "look",
         "list",
         "show",
         "make-shapes",
@@ -254,6 +255,25 @@ def test_doctor_tells_a_sound_folder_from_a_broken_one(
     assert call(monkeypatch, "doctor", data) == 0
     assert "0 errors" in capsys.readouterr().out
     assert call(monkeypatch, "doctor", tmp_path) == 2
+
+
+def test_look_writes_one_page_about_a_folder_or_a_file(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    page = tmp_path / "page.html"
+    assert call(monkeypatch, "look", data, "--out", page, "--recipe", "rs_faster_rcnn_shapes", "--images", "3") == 0
+    assert capsys.readouterr().out.startswith(f"written: {page}")
+    assert "Anchors of rs_faster_rcnn_shapes" in page.read_text(encoding="utf-8")
+    file = data / "annotations" / "instances_val.json"
+    assert call(monkeypatch, "look", file, "--out", page, "--split", "val") == 0
+    assert call(monkeypatch, "look", "--val-annotations", file, "--out", page) == 0
+    for wrong in (
+        ["look"],
+        ["look", data, "--val-images", data],
+        ["look", data, "--split", "none"],
+        ["look", tmp_path],
+    ):
+        assert call(monkeypatch, *wrong) == 2
 
 
 def broken(data: Path, tmp_path: Path, **changes: object) -> Path:

@@ -158,6 +158,7 @@ def test_images_that_are_missing_broken_or_of_another_size_are_shown_as_such(sce
     assert [row[1] for row in embedded(html)["images"][:3]] == ["gone.png", "cut.png", "other.png"]
     assert "80 × 60 in the annotations" in json.dumps(embedded(html), ensure_ascii=False)
     assert any("another size" in text for _, text in overview.findings)
+    assert any("cannot be decoded" in text for _, text in overview.findings)
 
 
 @pytest.mark.parametrize("highest", [255, 4095, 65535])

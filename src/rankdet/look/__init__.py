@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from rich.console import Console
 from rich.progress import track
 
 from rankdet.coco import Finding
@@ -17,7 +18,7 @@ from rankdet.look.copies import similar_pairs
 from rankdet.look.page import Overview, Shown, render
 from rankdet.look.reading import Split, read_splits
 from rankdet.look.statistics import class_drift, class_names, class_numbers, split_numbers
-from rankdet.look.suspicion import ALIKE, COPIED, REPEATED
+from rankdet.look.suspicion import ALIKE, COPIED, REPEATED, UNREADABLE
 from rankdet.look.thumbnails import Thumbnail, drawings, thumbnails
 from rankdet.recipes import Recipe
 from rankdet.runs.folder import write_text
@@ -61,7 +62,7 @@ def write_look(
     files
         Split → annotation file, and folder of its images or None: beside those of the data folder, or in their place.
     progress
-        Show progress bars on standard error.
+        Show a bar of progress on standard error, where that is a terminal.
 
     Raises
     ------
@@ -78,13 +79,15 @@ def write_look(
     labels = [_labels(split, names) for split in found]
     drawn, whole_outlines = drawings(found, shown, labels, int(OUTLINES_SHARE * budget))
     left = budget - sum(drawing.length() for drawing in drawn)
+    console = Console(stderr=True)
     embedded = list(
         track(
             thumbnails(found, shown, left),
             "Reading images",
             total=len(shown),
+            console=console,
             transient=True,
-            disable=not progress,
+            disable=not (progress and console.is_terminal),
         )
     )
     copies += _mark_similar(found, shown, embedded)
@@ -98,7 +101,7 @@ def write_look(
         splits=[split_numbers(split) for split in found],
         classes=class_numbers(found, names),
         drifts=[drift for pair in _pairs(found) if (drift := class_drift(*pair, names)) is not None],
-        findings=_lines(found, place),
+        findings=_lines(found, shown, place),
         kinds=kind_counts(every),
         ranks=rank_counts(every),
         images=sorted(rows, key=lambda row: row.image.order()),
@@ -127,9 +130,15 @@ def _pairs(splits: Sequence[Split]) -> Iterator[tuple[Split, Split]]:
     yield from ((readable[0], other) for other in readable[1:])
 
 
-def _lines(splits: Sequence[Split], folder: Path) -> list[tuple[str, str]]:
+def _lines(splits: Sequence[Split], shown: Sequence[Candidate], folder: Path) -> list[tuple[str, str]]:
     """(severity, text) of all findings, grouped; files are named from the folder on."""
     findings: list[Finding] = [finding for split in splits for finding in split.findings]
+    for image in shown:  # some files are sound up to their pixels, which nobody has decoded before
+        split = splits[image.split]
+        if UNREADABLE in image.reasons and image.place not in split.of_images and split.truth is not None:
+            problem, _, detail = image.reasons[UNREADABLE].partition(": ")
+            record = f"image {split.truth.image_ids[image.place]}"
+            findings.append(Finding("warning", split.truth.source, record, problem, detail))
     lines = [line.partition(": ") for line in grouped(findings)]
     return [
         (severity, text.replace(f"{folder}/", "").replace(f"{folder.resolve()}/", "")) for severity, _, text in lines

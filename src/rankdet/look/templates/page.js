@@ -242,7 +242,7 @@
 
   function zoomTo(o) {
     const image = shown[current];
-    const side = Math.max(3 * Math.max(o.w, o.h), 0.04 * Math.max(image.width, image.height), 8);
+    const side = Math.max(2.2 * Math.max(o.w, o.h), 0.04 * Math.max(image.width, image.height), 8);
     look(o.x + o.w / 2 - side / 2, o.y + o.h / 2 - side / 2, side, side);
   }
 
