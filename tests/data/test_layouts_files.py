@@ -73,6 +73,39 @@ def test_paths_are_absolute_in_a_recipe(folder, monkeypatch):
     assert data.model_dump(mode="json")["train_images"] == str(folder.images)
 
 
+CVAT = """<annotations><version>1.1</version>
+<image id="0" name="10.png" width="64" height="48"><box label="cat" xtl="4" ytl="6" xbr="24" ybr="16" /></image>
+</annotations>"""
+METADATA = '{"file_name": "10.png", "objects": {"bbox": [[4, 6, 20, 10]], "categories": ["cat"]}}'
+YOLO = "names: [cat]\ntrain: .\n"
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "content"),
+    [
+        ("CVAT", "export of CVAT.xml", CVAT),
+        ("Hugging Face image folder", "metadata.jsonl", METADATA),
+        ("YOLO", "set.yaml", YOLO),
+    ],
+)
+def test_files_of_other_formats_are_taken_too(folder, layout, name, content):
+    file = folder.images / name
+    file.write_text(content)
+    (folder.images / "10.txt").write_text(f"0 {14 / 64} {11 / 48} {20 / 64} {10 / 48}\n")
+    data = Data(batch_size=1, train_annotations=file)
+    assert data.find_source("train").layout == layout
+    dataset = data.build_training_dataset()
+    assert (len(dataset), [name for _, name in dataset.categories]) == (1, ["cat"])
+    assert dataset.ground_truth.boxes.round(6).tolist() == [[4, 6, 20, 10]]
+    assert dataset.path(0).name == "10.png"
+
+
+def test_rows_of_an_image_folder_have_their_images_beside_them(folder):
+    (folder.root / "metadata.jsonl").write_text(METADATA)
+    with pytest.raises(InputError, match="names images beside it"):
+        find_source(folder.root / "metadata.jsonl", folder.images)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

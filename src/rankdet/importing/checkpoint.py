@@ -208,9 +208,9 @@ def _first_that_fits(
 
 
 def _categories_of(folder: Path, recipe: str | None) -> list[Category]:
-    """Return the categories of a data folder's validation split, in the format of the recipe or of the folder."""
-    data = Data(batch_size=1) if recipe is None else load_recipe(recipe).data
-    return data.at(folder).build_test_dataset().categories
+    """Return the categories of a data folder: those of its validation split, or of its training split without one."""
+    data = (Data(batch_size=1) if recipe is None else load_recipe(recipe).data).at(folder)
+    return data.build_test_dataset(None if data.find_validation_source() else data.train_split).categories
 
 
 def _class_names(meta: Mapping[str, Any]) -> list[str] | None:

@@ -29,7 +29,7 @@ FINDERS: tuple[Finder, ...] = (
     yolo.find_without_names,
 )
 """Functions from a folder to its sources by split, or None; the first that knows a folder counts."""
-FILE_FINDERS = (lvis.find_file, coco.find_file, cvat.find_file, yolo.find_file)
+FILE_FINDERS = (lvis.find_file, coco.find_file, cvat.find_file, yolo.find_file, image_folder.find_file)
 """Functions from an annotation file and the folder of its images, or None, to a source; None where it is another's."""
 
 

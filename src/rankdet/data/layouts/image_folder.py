@@ -86,6 +86,17 @@ def find(folder: Path) -> dict[str, Source] | None:
     return by_split(sources.items()) or None
 
 
+def find_file(annotations: Path, images: Path | None) -> Source | None:
+    """The source of a metadata file, with all of its rows; its images lie beside it."""
+    if annotations.name not in FILES or not annotations.is_file():
+        return None
+    folder = annotations.parent
+    if images is not None and images.resolve() != folder.resolve():
+        raise InputError(f"{annotations}: names images beside it, not in {images}: leave the folder of images out")
+    found = ImageFolder(folder, {"train": (annotations, "")})
+    return Source("Hugging Face image folder", annotations, folder, partial(read_image_folder, found, "train"))
+
+
 def _metadata(folder: Path) -> Path | None:
     return next((folder / name for name in FILES if (folder / name).is_file()), None)
 
