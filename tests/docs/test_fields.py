@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - set((RO
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 FIELD = r"(?:detector|losses|data|evaluation|runtime|optimizer|schedule)(?:\.[a-z]\w*)+"
 CHANGES = sorted(set(re.findall(rf"`({FIELD}=[^`]+)`", TEXT)) | set(re.findall(rf" ({FIELD}=[^\s`]+)", TEXT)))
-FIELDS = sorted(field for field in set(re.findall(rf"`({FIELD})`", TEXT)) if not field.endswith(".json"))
+FIELDS = sorted(field for field in set(re.findall(rf"`({FIELD})`", TEXT)) if not field.endswith((".json", ".yaml")))
 DETECTORS = r"(?:faster_rcnn|mask_rcnn|cascade_rcnn|atss|paa|yolact|solov2)"
 NAMES = sorted(set(re.findall(rf"\b(?:[a-z]+_)*{DETECTORS}_(?:\w+_)?(?:coco|lvis|shapes|bccd|nuclei)\b", TEXT)))
 

@@ -231,10 +231,10 @@ def evaluate_on_folder(
             findings = dataset.findings
             dataset, odd = comparable(dataset, model.categories, model.origin.path or "the model")
             raise_errors([*findings, *odd])
-            if world.is_main:
-                print("\n".join([measured(dataset), *grouped([*findings, *odd])]), file=sys.stderr)
             if world.is_main and out is not None:
                 stack.enter_context(output_folder(out))
+            if world.is_main:
+                print("\n".join([measured(dataset), *grouped([*findings, *odd])]), file=sys.stderr)
         batch_size, workers = recipe.evaluation.batch_size, recipe.data.workers
         evaluation = evaluate_model(model, dataset, world, batch_size, workers, progress=True)
         if evaluation is None:
