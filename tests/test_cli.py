@@ -83,7 +83,7 @@ def test_training_leaves_an_evaluated_run_that_its_recipe_alone_repeats(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     assert sorted(path.name for path in trained.iterdir()) == [
-        "checkpoints", "detections.json", "evaluation.json", "log.jsonl", "recipe.yaml"
+        "checkpoints", "data.txt", "detections.json", "evaluation.json", "log.jsonl", "recipe.yaml"
     ]  # fmt: skip
     assert "AP50" in json.loads((trained / "evaluation.json").read_text())
     assert call(monkeypatch, "train", trained / "recipe.yaml", "--out", tmp_path / "again") == 0

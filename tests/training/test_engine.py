@@ -73,7 +73,7 @@ def whole(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_leaves_recipe_log_and_newest_checkpoints(whole: Path):
     assert sorted(path.name for path in whole.iterdir()) == [
-        "checkpoints", "detections.json", "evaluation.json", "log.jsonl", "recipe.yaml"
+        "checkpoints", "data.txt", "detections.json", "evaluation.json", "log.jsonl", "recipe.yaml"
     ]  # fmt: skip
     assert [path.name for path in Run(whole).checkpoints()] == ["iteration_00000010.pt", "iteration_00000012.pt"]
     log = list(read_log(Run(whole).log))

@@ -96,7 +96,8 @@ def _of_masks(source: Source, known: Iterable[Finding]) -> list[Finding]:
         return []
     if truth.segmentations is None or not any(truth.segmentations[row] for row in range(len(truth.labels))):
         return []
-    return [finding for finding in found if finding not in set(known)]
+    told = set(known)
+    return [finding for finding in found if finding not in told]
 
 
 def _as_warnings(findings: Iterable[Finding]) -> list[Finding]:

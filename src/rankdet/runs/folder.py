@@ -1,4 +1,4 @@
-"""The run folder: recipe.yaml, log.jsonl, checkpoints/, evaluation.json, detections.json."""
+"""The run folder: recipe.yaml, data.txt, log.jsonl, checkpoints/, evaluation.json, detections.json."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ class Run:
     def recipe(self) -> Path:
         """The resolved recipe, which alone runs the experiment again."""
         return self.folder / "recipe.yaml"
+
+    @property
+    def data(self) -> Path:
+        """What was used of the data, what was left out and why."""
+        return self.folder / "data.txt"
 
     @property
     def log(self) -> Path:

@@ -38,7 +38,8 @@ class TrainedRun:
     Parameters
     ----------
     folder
-        The run folder: recipe.yaml, log.jsonl, checkpoints/, evaluation.json, detections.json.
+        The run folder: recipe.yaml, data.txt (what is used and left out), log.jsonl, checkpoints/, evaluation.json,
+        detections.json.
     model
         The trained model, in evaluation mode.
     metrics
@@ -197,6 +198,7 @@ def _prepared(
             # A run that goes on with changed fields has them from here on.
             if state is None or not run.recipe.exists() or _resolved(run.recipe, {}) != training.recipe:
                 write_text(run.recipe, dump(training.recipe))
+                write_text(run.data, training.prepared.describe() + "\n")
     return training, state
 
 
