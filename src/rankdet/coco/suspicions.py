@@ -101,15 +101,20 @@ def corner_boxes(truth: GroundTruth, outlines: Sequence[list[float] | None]) -> 
     # Without polygons an area tells: a mask has that of the box of the corners to the pixel by chance alone.
     own, other = boxes[:, 2:].prod(axis=1), from_corners[:, 2:].prod(axis=1)
     by_area = has_corners & ~has_outline & (abs(areas - other) <= 1e-3 * other) & (abs(areas - own) > 0.05 * own)
-    rows, comparable = by_outline | by_area, int((has_corners & (has_outline | ~np.isnan(areas))).sum())
-    number = int(rows.sum())
-    is_certain = 2 * number > comparable and (by_outline.any() or number >= 5)
-    return Corners(rows if is_certain else np.zeros_like(rows), comparable)
+    rows = by_outline | by_area
+    known = has_corners & has_outline  # where there are polygons, areas need not be those of boxes
+    tells = known if known.any() else has_corners & ~np.isnan(areas)
+    number = int((rows & tells).sum())
+    is_certain = 2 * number > tells.sum() and (by_outline.any() or number >= 5)
+    return Corners(rows if is_certain else np.zeros_like(rows), int((rows | tells).sum()))
 
 
 def _filled(outlines: Sequence[list[float] | None]) -> NDArray[np.float64]:
     """(A, 4): the outlines, NaN where there is none."""
-    return np.array([[np.nan] * 4 if one is None else one for one in outlines], dtype=np.float64).reshape(-1, 4)
+    known = [row for row, one in enumerate(outlines) if one is not None]
+    filled = np.full((len(outlines), 4), np.nan)
+    filled[known] = np.array([outlines[row] for row in known], dtype=np.float64).reshape(-1, 4)
+    return filled
 
 
 def _contradictions(truth: GroundTruth, found: Annotations, objects: NDArray[np.bool_]) -> list[Finding]:

@@ -158,12 +158,13 @@ class CocoDataset(Dataset[Sample]):
         self.aspect_ratios = truth.sizes[self._images, 1] / truth.sizes[self._images, 0]
 
     def _check_outlines(self) -> None:
-        for row in self._objects.tolist():
-            if not isinstance(self.ground_truth.segmentation(row), list):
-                raise InputError(
-                    f"{self.ground_truth}: {self.ground_truth.name_of(row)}: has an RLE, but outlines are asked "
-                    "for, which need polygons"
-                )
+        truth, problem = self.ground_truth, "has an RLE, but outlines are asked for, which need polygons"
+        remedy = "data.mask_outlines=false takes both"
+        raise_errors(
+            Finding("error", truth.source, truth.name_of(row), problem, "", remedy)
+            for row in self._objects.tolist()
+            if not isinstance(truth.segmentation(row), list)
+        )
 
     def __len__(self) -> int:
         return len(self.image_ids)
