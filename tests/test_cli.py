@@ -265,7 +265,8 @@ def test_look_writes_one_page_about_a_folder_or_a_file(
     assert capsys.readouterr().out.startswith(f"written: {page}")
     assert "Anchors of rs_faster_rcnn_shapes" in page.read_text(encoding="utf-8")
     file = data / "annotations" / "instances_val.json"
-    assert call(monkeypatch, "look", file, "--out", page, "--split", "val") == 0
+    assert call(monkeypatch, "look", file, "--out", page) == 0
+    assert call(monkeypatch, "look", data, "--out", page, "--split", "val") == 0
     assert call(monkeypatch, "look", "--val-annotations", file, "--out", page) == 0
     for wrong in (
         ["look"],

@@ -320,6 +320,23 @@ def test_files_can_be_looked_at_wherever_they_lie(scene: Scene, tmp_path: Path) 
     assert not overview.ranks["broken"]
 
 
+def test_a_folder_of_yolo_is_looked_at_as_it_is(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (80, 60), (40 * number, 90, 30)).save(tmp_path / "images" / split / f"{split}{number}.png")
+            (tmp_path / "labels" / split / f"{split}{number}.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    settings = tmp_path / "data.yaml"
+    settings.write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    for data in (tmp_path, settings):
+        overview = write_look(data, tmp_path / "look.html")
+        assert [(split.name, split.layout, split.objects) for split in overview.splits] == [
+            ("train", "YOLO", 3),
+            ("val", "YOLO", 3),
+        ]
+
+
 def test_classes_that_one_split_lacks_are_drift_and_equal_shares_are_none(tmp_path: Path) -> None:
     apart, alike = Scene(tmp_path / "apart"), Scene(tmp_path / "alike")
     for number in range(40):

@@ -18,6 +18,9 @@ from rankdet.data.doctor import ReadSplit, odd_images, odd_records
 from rankdet.data.layouts import Layout, Source, find_layout, find_source
 from rankdet.structures import InputError
 
+SETTINGS = (".yaml", ".yml")
+"""Files that say where the splits of a folder are, and are no annotations."""
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -63,7 +66,7 @@ def read_splits(
     Parameters
     ----------
     data
-        A data folder, or one annotation file; None: ``files`` alone.
+        A data folder or its ``data.yaml``, or one annotation file; None: ``files`` alone.
     names
         Splits to read; none: all.
     files
@@ -75,9 +78,11 @@ def read_splits(
         When there is no such folder, it has none of the known layouts, or no split of a name.
     """
     named = {split: find_source(*paths) for split, paths in files.items()}
-    if data is not None and data.is_file():
-        return [_read(data.stem, find_source(data))]
-    layout = Layout(Path(), "", {}) if data is None else find_layout(data)
+    layout = Layout(data or Path(), "", {})
+    if data is not None and data.is_file() and data.suffix not in SETTINGS:
+        named = {data.stem: find_source(data), **named}
+    elif data is not None:
+        layout = find_layout(data)
     layout = replace(layout, sources={**layout.sources, **named})
     if names:
         return [_read(name, layout.source(name)) for name in dict.fromkeys(names)]
