@@ -106,6 +106,15 @@ def test_rows_of_an_image_folder_have_their_images_beside_them(folder):
         find_source(folder.root / "metadata.jsonl", folder.images)
 
 
+@pytest.mark.parametrize("missing", [1, 2])
+def test_images_that_are_nowhere_name_the_field_of_their_folder(folder, missing):
+    for number in range(missing):
+        (folder.images / f"{10 + number}.png").unlink()
+    data = Data(folder=folder.root, batch_size=1)
+    help_ = "data.train_images names their folder" if missing == 2 else "data.skip_unreadable=true leaves it out"
+    assert {row.remedy for row in data.prepare().findings if row.severity == "error"} == {help_}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -104,7 +104,9 @@ def _trainable(train: CocoDataset, findings: list[Finding]) -> CocoDataset | Non
         missing = _missing(train, "warning", "it is left out")
         train = train.without(train.missing_files())
     else:
-        missing = _missing(train, "error", "data.skip_unreadable=true leaves it out")
+        is_elsewhere = len(train.missing_files()) == len(train)
+        helps = "data.train_images names their folder" if is_elsewhere else "data.skip_unreadable=true leaves it out"
+        missing = _missing(train, "error", helps)
     findings += missing
     if not train.num_objects:
         findings.append(Finding("error", str(train.ground_truth), "", "no image has an object to learn from"))
