@@ -147,7 +147,7 @@ def test_detecting_leaves_mode_gradients_and_random_numbers_alone(atss: Model):
         (torch.zeros(3, 20, 30, dtype=torch.int64), "a tensor of torch.int64"),
         (torch.zeros(3, 0, 30), "not "),
         (7, "int is no image: give a path, a PIL image"),
-        (Image.new("F", (30, 20)), "32 bits per pixel"),
+        (Image.new("F", (30, 20)), "32 bits per channel"),
         ("nothing.png", "nothing.png: the image is missing"),
         ([marked(20, 30), None], "image 1: NoneType is no image"),
     ],
