@@ -71,7 +71,8 @@ def candidates(splits: Sequence[Split]) -> list[Candidate]:
         for image, findings in split.of_images.items():
             one = min(findings, key=lambda finding: SEVERITIES.index(finding.severity))
             more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
-            text = ": ".join(part for part in (one.record, one.problem, one.detail) if part)
+            record = "" if one.record.startswith("image ") else one.record
+            text = ": ".join(part for part in (record, one.problem, one.detail) if part)
             own[image].reasons[_kind(one.severity)] = f"{text}{more}"
         for candidate in own:
             if not candidate.objects:
