@@ -30,7 +30,7 @@ config = "<View><Image name='image' value='$image'/><RectangleLabels name='label
 config += "<Label value='cat'/><Label value='dog'/></RectangleLabels></View>"
 tasks = []
 for number, names in enumerate((["cat", "dog"], ["dog"]), 1):
-    path = os.path.abspath(f"images/{number}.png")
+    path = f"images/{number}.png"
     Image.new("RGB", (100, 100)).save(path)
     result = []
     for place, name in enumerate(names):
