@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
@@ -145,13 +145,6 @@ def missing_key(row: Any, keys: Iterable[str]) -> Problem | None:
     if not isinstance(row, dict):
         return Problem("is not an object", shown(row))
     return next((Problem(f"key {key!r} is missing") for key in keys if key not in row), None)
-
-
-def id_problem(value: Any, taken: Container[int]) -> Problem | None:
-    """What is wrong with the id of a record, or None."""
-    if not is_integer(value) or not 0 <= value <= LARGEST_ID:
-        return Problem("id is not an integer from 0 to 2**63 - 1", shown(value))
-    return Problem("id occurs twice") if value in taken else None
 
 
 def box_problem(box: Any, limit: float) -> Problem | None:

@@ -18,10 +18,13 @@ from rich.markup import escape
 from rich.progress import track
 
 from rankdet.coco import Finding
-from rankdet.coco.findings import is_integer
+from rankdet.coco.records import whole
 from rankdet.data.images import is_file
 from rankdet.data.layouts import Reading, Source, find_layout
 from rankdet.structures import InputError
+
+MOST_LETTERS = 100
+"""Of the name of a split in names of files."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,12 @@ def _convert(
     """Write a split below ``beside``; returns what it has, with paths as they will be, and the findings."""
     document, findings = reading
     truth, found = source.check(document, masks=False)
-    name = re.sub(r"[^\w.-]+", "_", split)
+    name = re.sub(r"[^\w.-]+", "_", split).strip("._")[-MOST_LETTERS:] or "split"
     # Splits of LVIS share images, and its files are known by their names.
     annotations = Path("annotations", f"lvis_v1_{name}.json" if source.is_lvis else f"instances_{name}.json")
+    path = beside / annotations
+    if path.exists():
+        raise InputError(f"its file would be called {annotations.name}, as that of another split")
     target = beside / "images" if source.is_lvis else beside / "images" / name
     target.mkdir(parents=True, exist_ok=True)
     places = {image_id: place for place, image_id in enumerate(truth.image_ids.tolist())}
@@ -138,13 +144,11 @@ def _convert(
     for row in track(
         document["images"], escape(f"Images of {split}"), console=Console(stderr=True), disable=not progress
     ):
-        if isinstance(row, Mapping) and is_integer(row.get("id")) and row["id"] in places:
-            place = places.pop(row["id"])
+        if isinstance(row, Mapping) and (place := places.pop(whole(row.get("id")), None)) is not None:
             file_name, (height, width) = truth.file_names[place].decode(), truth.sizes[place].tolist()
             row = {**row, "file_name": file_name, "height": height, "width": width}
             missing += not _place(file_name, source.images, target, copy)
         rows.append(row)
-    path = beside / annotations
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({**document, "images": rows}), encoding="utf-8")
     num_objects = int((~truth.is_crowd).sum())
@@ -161,7 +165,7 @@ def _convert(
 
 
 def _objects(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    return (row for row in document["annotations"] if isinstance(row, Mapping))
+    return (row for row in document.get("annotations") or [] if isinstance(row, Mapping))
 
 
 def _place(name: str, images: Path, target: Path, copy: bool) -> bool:

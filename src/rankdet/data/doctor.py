@@ -8,24 +8,22 @@ Legend: N images, A annotations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from rankdet.coco import Finding, GroundTruth
 from rankdet.data.images import header, is_file, missing_files, read_image
+from rankdet.data.layouts.files import with_bar
 from rankdet.data.preparation import MISSING
 from rankdet.data.usable import left_out, shown_box
 from rankdet.structures import InputError
 
-Value = TypeVar("Value")
 MOST_NAMES = 20
 """Classes that a finding lists."""
 ORIENTATION_REMEDY = "`rankdet doctor FOLDER --fix OUT` swaps width and height"
@@ -86,7 +84,7 @@ def odd_images(split: ReadSplit, decode: bool = False) -> list[Finding]:
     missing = missing_files([split.path(place) for place in range(num_images)])
     findings = [split.finding(place, MISSING, str(split.path(place))) for place in missing]
     places = np.delete(np.arange(num_images), missing).tolist()
-    for place in shown_progress(places, f"Images of {Path(truth.source).name}"):
+    for place in with_bar(places, f"Images of {Path(truth.source).name}"):
         path, (height, width) = split.path(place), truth.sizes[place].tolist()
         try:
             found = header(path)
@@ -150,19 +148,13 @@ def equal_files(paths: Sequence[Path]) -> list[list[int]]:
         if is_file(path):
             by_size.setdefault(path.stat().st_size, []).append(number)
     groups = []
-    for numbers in shown_progress([numbers for numbers in by_size.values() if len(numbers) > 1], "Equal images"):
+    for numbers in with_bar([numbers for numbers in by_size.values() if len(numbers) > 1], "Equal images"):
         by_content: dict[str, list[int]] = {}
         for number in numbers:
             with paths[number].open("rb") as file:
                 by_content.setdefault(file_digest(file, "blake2b").hexdigest(), []).append(number)
         groups += [group for group in by_content.values() if len(group) > 1]
     return groups
-
-
-def shown_progress(values: Sequence[Value], what: str) -> Iterable[Value]:
-    """The values, with a bar of progress on a terminal."""
-    console = Console(stderr=True)
-    return track(values, what, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _files(splits: Sequence[ReadSplit]) -> Iterator[tuple[ReadSplit, int, Path]]:

@@ -22,9 +22,10 @@ from rankdet.coco.records import whole
 from rankdet.coco.segmentations import meant_segmentation, outline_box, segmentation_problem
 from rankdet.coco.suspicions import are_relative, corner_boxes
 from rankdet.data.conversion import convert_folder
-from rankdet.data.doctor import shown_progress, turned_images
+from rankdet.data.doctor import turned_images
 from rankdet.data.images import header
 from rankdet.data.layouts import Source, find_layout
+from rankdet.data.layouts.files import with_bar
 from rankdet.structures import InputError
 
 CHANGES = "changes.json"
@@ -79,7 +80,9 @@ def fix_folder(folder: Path, out: Path, *, copy: bool = False) -> list[Change]:
     documents = {split: cleaned(source, changes) for split, source in sources.items()}
     convert_folder(folder, out, copy=copy, read=lambda split, _: (documents[split], []))
     record = {"folder": str(folder), "changes": [change._asdict() for change in changes]}
-    (Path(out) / CHANGES).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    # Halves of letters, which JSON can hold and UTF-8 cannot, are escaped as in JSON.
+    (Path(out) / CHANGES).write_text(text, encoding="utf-8", errors="backslashreplace")
     return changes
 
 
@@ -154,7 +157,7 @@ def _cleaned_images(truth: GroundTruth, folder: Path) -> tuple[dict[int, dict[st
     found: dict[int, dict[str, Any]] = {}
     unusable: dict[int, str] = {}
     stored: list[int] = []
-    for place in shown_progress(range(len(truth.image_ids)), f"Images of {Path(truth.source).name}"):
+    for place in with_bar(range(len(truth.image_ids)), f"Images of {Path(truth.source).name}"):
         image_id, name = int(truth.image_ids[place]), truth.file_names[place].decode()
         height, width = truth.sizes[place].tolist()
         found[image_id] = {"id": image_id, "file_name": name, "height": height, "width": width}

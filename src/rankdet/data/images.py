@@ -255,6 +255,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """The same for a folder."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def missing_files(paths: Sequence[Path]) -> list[int]:
     """The places of the paths that are no files.
 

@@ -12,10 +12,9 @@ from rankdet.coco import read_file_names
 from rankdet.data.layouts.images import NUM_PROBES, first_texts, folder_with
 from rankdet.data.layouts.names import fits
 from rankdet.data.layouts.source import Source, by_split
-from rankdet.data.layouts.splits import ALIASES, canonical, without_year
+from rankdet.data.layouts.splits import ALIASES, SPLITS, canonical, without_year
 from rankdet.structures import InputError
 
-SPLITS = ("train", "val", "test")
 OTHER_TASKS = ("person_keypoints_", "captions_", "panoptic_", "stuff_", "image_info_", "lvis_")
 """Beginnings of the names of files that lie beside those of COCO and are for something else."""
 MOST_FILES = 64

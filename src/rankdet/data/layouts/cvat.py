@@ -18,10 +18,11 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from rankdet.data.layouts.draft import Draft, Part, Points, box_around, ellipse, flat, placed_mask, rotated
-from rankdet.data.layouts.files import SPLITS, image_files, split_folders
+from rankdet.data.layouts.files import image_files, split_folders
 from rankdet.data.layouts.images import NUM_PROBES, folder_with
+from rankdet.data.layouts.names import is_inside
 from rankdet.data.layouts.source import Reading, Source, by_split
-from rankdet.data.layouts.splits import canonical
+from rankdet.data.layouts.splits import SPLITS, canonical
 from rankdet.structures import InputError
 
 
@@ -125,6 +126,8 @@ def _whole(path: Path, folder: Path, images: Path | None = None, is_alone: bool 
 def _images_of(export: Export, folder: Path, subsets: Sequence[str]) -> Path:
     wanted = [image.get("name", "") for image in export.root.iterfind("image") if image.get("subset", "") in subsets]
     subset = subsets[0] if len(subsets) == 1 and subsets[0] else export.path.stem
+    if not is_inside(subset):
+        raise InputError(f"{export.path}: has a subset whose name leaves the folder: {subset!r}")
     tried = [folder / "images" / subset, folder / "images", folder / "data", folder / subset, folder]
     return folder_with(wanted[:: max(1, len(wanted) // NUM_PROBES)], tried) or folder
 
@@ -195,7 +198,7 @@ def _parts(image: Element, size: tuple[int, int], draft: Draft) -> Iterator[Part
         attributes = {one.get("name"): (one.text or "").strip().lower() for one in shape.iterfind("attribute")}
         is_crowd = attributes.get("is_crowd") in ("true", "1")
         group = shape.get("group_id", "0")
-        label = draft.names.index(shape.get("label", ""))
+        label = draft.labels[shape.get("label", "")]
         yield Part(label, *outlined, None if group == "0" else group, is_crowd, record)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankdet.coco import Finding, encode_bitmap
-from rankdet.coco.segmentations import mask_area, merged
+from rankdet.coco.segmentations import mask_area, meant_segmentation, merged, segmentation_problem
 
 Points = Sequence[tuple[float, float]]
 ELLIPSE_POINTS = 72
@@ -55,6 +56,11 @@ class Draft:
     annotations: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
+    @cached_property
+    def labels(self) -> dict[str, int]:
+        """Name → class."""
+        return {name: label for label, name in enumerate(self.names)}
+
     def report(
         self,
         severity: Literal["error", "warning", "note"],
@@ -84,12 +90,11 @@ class Draft:
     ) -> None:
         """Add an object: class ``label``, box [x, y, width, height], and polygons or run lengths where it has a mask.
 
-        The area is that of the mask where it is not given, or that of the box.
+        The area is that of the mask where it is not given, or that of the box. A mask that makes no sense has none, and
+        is for whoever reads the document.
         """
-        if area is None and isinstance(segmentation, Mapping):
-            area = mask_area(segmentation)
-        elif area is None:
-            area = sum(map(polygon_area, segmentation)) if segmentation else box[2] * box[3]
+        if area is None:
+            area = _area(segmentation) if segmentation else box[2] * box[3]
         self.annotations.append(
             {
                 "id": len(self.annotations) + 1,
@@ -171,6 +176,14 @@ def placed_mask(pixels: NDArray[np.bool_], left: int, top: int, size: tuple[int,
     rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
     box = [left + columns[0], top + rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
     return [float(value) for value in box], encode_bitmap(bitmap)
+
+
+def _area(segmentation: Any) -> float | None:
+    """The area of a mask; None where it makes no sense."""
+    meant, _ = meant_segmentation(segmentation)
+    if meant is None or segmentation_problem(meant, None, needs_size=False) is not None:
+        return None
+    return mask_area(meant) if isinstance(meant, Mapping) else sum(map(polygon_area, meant))
 
 
 def flat(points: Points) -> list[float]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import yaml
 from rich.console import Console
 from rich.progress import track
 
 from rankdet.data.images import UnreadableImageError, header, is_file
-from rankdet.data.layouts.splits import canonical
+from rankdet.data.layouts.splits import SPLITS, canonical
+from rankdet.structures import InputError
 
 Row = TypeVar("Row")
 
-SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -59,6 +60,22 @@ def with_bar(rows: Sequence[Row], what: str) -> Iterable[Row]:
 def common_folder(files: Iterable[Path]) -> Path:
     """The innermost folder that all files lie in."""
     return Path(os.path.commonpath([file.parent for file in files]))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file; InputError names a file that is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is no text file that can be read: {error}") from error
+
+
+def parsed_yaml(text: str | bytes, path: Path) -> Any:
+    """What a text of the file ``path`` says as YAML; InputError names the file where it says nothing."""
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: is no YAML that can be read: {error}") from error
 
 
 def folders_in(folder: Path) -> list[Path]:

@@ -12,13 +12,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rankdet.coco.findings import are_numbers, shown
 from rankdet.data.layouts.draft import Draft, stated_size
-from rankdet.data.layouts.files import SPLITS, image_files, split_folders, upright_size, with_bar
+from rankdet.data.layouts.files import image_files, parsed_yaml, split_folders, upright_size, with_bar
 from rankdet.data.layouts.source import Reading, Source, by_split
-from rankdet.data.layouts.splits import canonical
+from rankdet.data.layouts.splits import SPLITS, canonical
 from rankdet.structures import InputError
 
 FILES = ("metadata.jsonl", "metadata.csv")
@@ -154,7 +152,7 @@ def _add(draft: Draft, folder: ImageFolder, image_id: int, row: Any, record: str
         elif not isinstance(box, list) or len(box) != 4 or not are_numbers(box):
             draft.report("warning", name, "has no bbox of four numbers: left out", shown(box))
         else:
-            label = draft.names.index(folder.name(classes[0]))
+            label = draft.labels[folder.name(classes[0])]
             area = one.get("area")
             draft.add(
                 image_id,
@@ -236,22 +234,25 @@ def _value(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
 def _class_labels(card: Path) -> dict[int, str]:
     """The names of ``class_label`` in the head of a dataset card; none where there is no such list."""
     try:
-        head = card.read_text(encoding="utf-8").split("---")[1]
-        found = next(_named(yaml.safe_load(head), "class_label"), None)
-    except (OSError, ValueError, IndexError, yaml.YAMLError):
+        head = parsed_yaml(card.read_text(encoding="utf-8").split("---")[1], card)
+    except (OSError, ValueError, IndexError, InputError):  # a card is for people, and need not have a list of classes
         return {}
+    found = next(_named(head, "class_label"), None)
     names = found.get("names") if isinstance(found, dict) else None
     pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else [])
-    return {int(number): str(name) for number, name in pairs if str(number).isdecimal()}
+    are_texts = ((str(number), str(name)) for number, name in pairs if isinstance(name, int | str))
+    return {int(number): name for number, name in are_texts if number.isdecimal()}
 
 
 def _named(value: Any, key: str) -> Iterator[Any]:
     """Whatever lies under a key of nested lists and dictionaries."""
-    if isinstance(value, dict):
-        if key in value:
-            yield value[key]
-        for inside in value.values():
-            yield from _named(inside, key)
-    elif isinstance(value, list):
-        for inside in value:
-            yield from _named(inside, key)
+    seen: set[int] = set()  # YAML can name one list in many places, and in itself
+    waiting = [value]
+    while waiting:
+        inside = waiting.pop()
+        if not isinstance(inside, dict | list) or id(inside) in seen:
+            continue
+        seen.add(id(inside))
+        if isinstance(inside, dict) and key in inside:
+            yield inside[key]
+        waiting += reversed(list(inside.values()) if isinstance(inside, dict) else inside)

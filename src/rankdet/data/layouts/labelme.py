@@ -18,7 +18,15 @@ from PIL import Image
 
 from rankdet.data.images import BROKEN, is_file
 from rankdet.data.layouts.draft import Draft, Part, Points, box_around, ellipse, flat, placed_mask, stated_size
-from rankdet.data.layouts.files import IMAGE_SUFFIXES, common_folder, folders_in, split_folders, upright_size, with_bar
+from rankdet.data.layouts.files import (
+    IMAGE_SUFFIXES,
+    common_folder,
+    folders_in,
+    is_image_name,
+    split_folders,
+    upright_size,
+    with_bar,
+)
 from rankdet.data.layouts.images import first_texts
 from rankdet.data.layouts.source import Reading, Source, by_split
 
@@ -92,7 +100,9 @@ def _image(path: Path) -> Path | None:
     places = [path.parent, path.parent.parent / "images"]
     candidates = [path.parent / named, *(place / PurePosixPath(named).name for place in places)]
     candidates += [place / f"{path.stem}{suffix}" for place in places for suffix in IMAGE_SUFFIXES]
-    return next((Path(os.path.abspath(found)) for found in candidates if is_file(found)), None)
+    # A file may name any other of the machine: only images are taken.
+    found = next((one for one in candidates if is_image_name(one.name) and is_file(one)), None)
+    return None if found is None else Path(os.path.abspath(found))
 
 
 def read_labelme(folder: Folder, split: str, root: Path) -> Reading:
@@ -136,7 +146,7 @@ def _parts(shapes: Sequence[Any], size: tuple[int, int], draft: Draft, file: str
         kind = shape.get("shape_type") or "polygon"
         try:
             outlined = _outline(kind, _points(shape), shape.get("mask"), size)
-        except (TypeError, IndexError, *BROKEN) as error:
+        except (TypeError, IndexError, Image.DecompressionBombError, *BROKEN) as error:
             draft.report("warning", record, "has points that are missing or broken: left out", str(error))
             continue
         if outlined is None:
@@ -145,7 +155,7 @@ def _parts(shapes: Sequence[Any], size: tuple[int, int], draft: Draft, file: str
         if kind == "oriented_rectangle":
             draft.report("note", record, "is an oriented rectangle: read as the upright box around it")
         group = shape.get("group_id")
-        label = draft.names.index(_label(shape))
+        label = draft.labels[_label(shape)]
         yield Part(label, *outlined, group if isinstance(group, int | str) else None, record=record)
 
 

@@ -68,7 +68,7 @@ def with_sizes(rows: Sequence[Any], folder: Path, file: str) -> tuple[list[Any],
     if not any(is_open):
         return list(rows), []
     changed, findings = list(rows), []
-    places = [place for place, flag in enumerate(is_open) if flag and _is_inside(rows[place].get("file_name"))]
+    places = [place for place, flag in enumerate(is_open) if flag and is_inside(rows[place].get("file_name"))]
     for place in with_bar(places, "Sizes of images"):
         row = rows[place]
         try:
@@ -86,7 +86,7 @@ def fits(names: Iterable[str], folder: Path) -> bool:
     return bool(_Search(folder, set()).find(names))
 
 
-def _is_inside(name: Any) -> bool:
+def is_inside(name: Any) -> bool:
     """Whether a name is that of a file inside of a folder, as far as the name shows."""
     if not isinstance(name, str) or not name or "\0" in name:
         return False
@@ -96,7 +96,7 @@ def _is_inside(name: Any) -> bool:
 def _existing(names: Iterable[str], folder: Path) -> set[str]:
     """The names that are those of files as they are. Folders are listed, which is quicker than to ask for each file."""
     by_folder: dict[str, list[str]] = {}
-    for name in filter(_is_inside, names):
+    for name in filter(is_inside, names):
         by_folder.setdefault(os.path.dirname(name), []).append(name)
     there: set[str] = set()
     for below, inside in by_folder.items():

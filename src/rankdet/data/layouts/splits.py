@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+SPLITS = ("train", "val", "test")
 ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 """Other names of splits, in lower case, and the name by which this package calls them."""
 

@@ -18,10 +18,9 @@ import numpy as np
 
 from rankdet.data.images import is_file
 from rankdet.data.layouts.draft import Draft
-from rankdet.data.layouts.files import SPLITS, folders_in, is_image_name, split_folders, upright_size, with_bar
+from rankdet.data.layouts.files import folders_in, is_image_name, read_lines, split_folders, upright_size, with_bar
 from rankdet.data.layouts.source import Reading, Source, by_split
-from rankdet.data.layouts.splits import canonical
-from rankdet.structures import InputError
+from rankdet.data.layouts.splits import SPLITS, canonical
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 IMAGE_FOLDERS = ("jpegimages", "images", "imgs", "img", "data")
@@ -159,17 +158,10 @@ def _image_sets(folder: Path, files: Sequence[Path]) -> dict[str, Split]:
     for split in SPLITS:
         if split in lists:
             # Behind a name may stand 1, 0 or -1, as in the lists of single classes.
-            stems = [line.split()[0] for line in _lines(lists[split]) if line.strip()]
+            stems = [line.split()[0] for line in read_lines(lists[split]) if line.strip()]
             listed = [by_stem.get(stem, files[0].parent / f"{stem}.xml") for stem in dict.fromkeys(stems)]
             splits[split] = Split(listed, images, is_listed=True)
     return splits or {"train": Split(files, images)}
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no text file that can be read: {error}") from error
 
 
 def read_voc(folder: Folder, name: str) -> Reading:
@@ -257,7 +249,7 @@ def _add(draft: Draft, image_id: int, one: Element, record: str, first_pixel: in
         draft.report("note", record, "is difficult or a crowd: neither learned from nor counted as missed")
     box = [left, top, corners[2] - left, corners[3] - top]
     outline = None if polygon is None else _outline(polygon, first_pixel)
-    draft.add(image_id, draft.names.index(name), box, None if outline is None else [outline], is_crowd=is_difficult)
+    draft.add(image_id, draft.labels[name], box, None if outline is None else [outline], is_crowd=is_difficult)
 
 
 def _outline(polygon: Element, first_pixel: int) -> list[float] | None:

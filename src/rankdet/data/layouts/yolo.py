@@ -12,22 +12,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
-from rankdet.data.images import is_file
+from rankdet.data.images import is_file, is_folder
 from rankdet.data.layouts.draft import Draft, box_around, flat
 from rankdet.data.layouts.files import (
-    SPLITS,
     common_folder,
     image_files,
     is_image_name,
+    parsed_yaml,
+    read_lines,
     split_folders,
     upright_size,
     walk_images,
     with_bar,
 )
 from rankdet.data.layouts.source import Reading, Source, by_split
-from rankdet.data.layouts.splits import canonical
+from rankdet.data.layouts.splits import SPLITS, canonical
 from rankdet.structures import InputError
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -165,43 +164,56 @@ def _settings_file(folder: Path) -> Path | None:
 
 def _is_settings(path: Path) -> bool:
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError):
+        content = parsed_yaml(path.read_bytes(), path)
+    except (OSError, InputError):  # another file beside the data, which is not theirs
         return False
-    return isinstance(content, dict) and "names" in content and any(canonical(str(key)) in SPLITS for key in content)
+    return (
+        isinstance(content, dict)
+        and "names" in content
+        and any(isinstance(key, str) and canonical(key) in SPLITS for key in content)
+    )
 
 
 def _settings(file: Path) -> Settings:
     if file.suffix == ".data":
         return _darknet_settings(file)
     try:
-        content = yaml.safe_load(file.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{file}: is no YAML that can be read: {error}") from error
+        content = parsed_yaml(file.read_bytes(), file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file}: is not an object with names of classes and folders of images")
     folder = Path(os.path.abspath(file.parent))
-    given = Path(os.path.abspath(folder / str(content.get("path") or "")))
+    given = Path(os.path.abspath(folder / _text(file, "path", content.get("path") or "")))
     entries = {}
     for key, value in content.items():
-        listed = value if isinstance(value, list) else [value]
-        if canonical(str(key)) in SPLITS and value:
-            entries[canonical(str(key))] = [str(entry) for entry in listed]
+        split = canonical(key) if isinstance(key, str) else ""
+        if split in SPLITS and value:
+            listed = value if isinstance(value, list) else [value]
+            entries[split] = [_text(file, key, entry) for entry in listed]
     return Settings(
         file,
-        given if given.is_dir() else folder,
+        given if is_folder(given) else folder,
         _names(file, content.get("names"), content.get("nc")),
         entries,
         _keypoint_values(file, content.get("kpt_shape")),
     )
 
 
+def _text(file: Path, key: str, value: Any) -> str:
+    """A text, or a number as one; InputError where there is a list or an object, which may be endless in YAML."""
+    if value is None or isinstance(value, list | dict | tuple | set):
+        raise InputError(f"{file}: {key}: has a list, an object or nothing in place of a text")
+    return str(value)
+
+
 def _names(file: Path, names: Any, number: Any) -> dict[int, str]:
     if isinstance(names, list) and names:
-        return {place: str(name) for place, name in enumerate(names)}
+        return {place: _text(file, "names", name) for place, name in enumerate(names)}
     if isinstance(names, dict) and names:
+        texts = [_text(file, "names", name) for name in names.values()]
         try:
-            return {int(place): str(name) for place, name in names.items()}
+            return dict(zip(map(int, names), texts, strict=True))
         except (TypeError, ValueError) as error:
             raise InputError(f"{file}: names: its keys are not the numbers of the classes") from error
     if type(number) is int and number > 0:
@@ -214,12 +226,12 @@ def _keypoint_values(file: Path, shape: Any) -> int:
         return 0
     if isinstance(shape, list) and len(shape) == 2 and all(type(one) is int and one > 0 for one in shape):
         return int(shape[0] * shape[1])
-    raise InputError(f"{file}: kpt_shape: {shape!r} is not [number of keypoints, values of each]")
+    raise InputError(f"{file}: kpt_shape: is not [number of keypoints, values of each]")
 
 
 def _darknet_settings(file: Path) -> Settings:
     """The settings of a file of darknet: lines such as ``train = data/train.txt``."""
-    pairs = [line.partition("=") for line in _lines(file)]
+    pairs = [line.partition("=") for line in read_lines(file)]
     given = {key.strip(): value.strip() for key, _, value in pairs}
     folder = Path(os.path.abspath(file.parent))
     names = _existing(given.get("names", "obj.names"), [folder], min_parts=1)
@@ -230,14 +242,7 @@ def _darknet_settings(file: Path) -> Settings:
 
 
 def _listed_names(file: Path) -> dict[int, str]:
-    return dict(enumerate(line.strip() for line in _lines(file) if line.strip()))
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: is no text file that can be read: {error}") from error
+    return dict(enumerate(line.strip() for line in read_lines(file) if line.strip()))
 
 
 def _place(settings: Settings, entry: str) -> Path | None:
@@ -254,7 +259,7 @@ def _images(settings: Settings, place: Path) -> list[Path]:
     """The images of a folder or of a list, which may name images that are missing."""
     if place.is_dir():
         return image_files(place)
-    lines = [line.strip() for line in _lines(place) if line.strip()]
+    lines = [line.strip() for line in read_lines(place) if line.strip()]
     found = [_existing(line, [place.parent, *_bases(settings)], min_parts=1) for line in lines]
     return [one or Path(os.path.abspath(settings.folder / line)) for one, line in zip(found, lines, strict=True)]
 
@@ -274,7 +279,7 @@ def _existing(text: str, bases: Sequence[Path], min_parts: int) -> Path | None:
     for base in bases:
         for candidate in (path, *ends):
             found = Path(os.path.abspath(base / candidate))
-            if is_file(found) or found.is_dir():
+            if is_file(found) or is_folder(found):
                 return found
     return None
 
@@ -395,8 +400,8 @@ class _Lines:
     def read(self, file: Path, image_id: int, size: tuple[int, int]) -> None:
         shown = "/".join(file.parts[-2:])
         try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError):
+            lines = read_lines(file)
+        except InputError:
             self.draft.report("warning", shown, "is no text file that can be read: left out")
             return
         seen = set()
