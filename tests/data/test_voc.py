@@ -10,8 +10,10 @@ from xml.sax.saxutils import escape
 import pytest
 from PIL import Image
 
-from rankdet.coco import Finding
-from rankdet.data.layouts import voc
+from rankdet.coco import Finding, grouped
+from rankdet.data import convert_folder
+from rankdet.data.layouts import find_layout, voc
+from rankdet.recipes.schema.data import Data
 
 from .scene import BOXES, POLYGONS, Object, Photo, contents, expected, problems, save
 
@@ -56,7 +58,7 @@ def read(folder: Path, split: str = "train") -> tuple[dict[str, Any], list[Findi
     document, findings = read_source()
     assert all((sources[split].images / image["file_name"]).is_file() for image in document["images"])
     first, *others = findings  # which number the first pixel has is always said
-    assert first.problem.startswith("pixels count from")
+    assert "pixels count from" in first.problem
     return dict(document), others
 
 
@@ -180,6 +182,29 @@ def test_boxes_at_the_border_show_which_number_the_first_pixel_has(
     document, _ = read(tmp_path)
     expected_boxes = [[x - first, y - first, 30 - x + first, 20 - y + first] for x, y in starts]
     assert [row["bbox"] for row in document["annotations"]] == expected_boxes
+
+
+@pytest.mark.parametrize("starts", [[(9, 9), (5, 7)], [(1, 9), (2, 7)], [(1, 2), (2, 1), (40, 3)]])
+def test_where_no_box_tells_the_number_of_the_first_pixel_a_recipe_can(
+    tmp_path: Path, starts: list[tuple[int, int]]
+) -> None:
+    objects = "".join(f"<object><name>cat</name>{bndbox(x, y, 90, 45)}</object>" for x, y in starts)
+    size = "<size><width>100</width><height>50</height></size>"
+    (tmp_path / "a.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+    Image.new("RGB", (100, 50)).save(tmp_path / "a.jpg")
+    for given, first in ((None, 0), (0, 0), (1, 1)):
+        data = Data(batch_size=1, folder=tmp_path, voc_first_pixel=given)
+        truth, findings = data.find_source("train").read(masks=False)
+        assert truth.boxes[:, :2].tolist() == [[x - first, y - first] for x, y in starts]
+        (line,) = grouped(findings)
+        if given is None:
+            assert "no box at the border tells whether pixels count from 0 or 1: 0 is taken" in line
+            assert "data.voc_first_pixel=1" in line
+        else:
+            assert line.endswith(f"pixels count from {first}, as data.voc_first_pixel says")
+    convert_folder(tmp_path, tmp_path / "coco", voc_first_pixel=1)
+    truth, _ = find_layout(tmp_path / "coco").source("train").read(masks=False)
+    assert truth.boxes[:, :2].tolist() == [[x - 1, y - 1] for x, y in starts]
 
 
 def test_whether_a_set_counts_from_0_is_the_same_for_all_splits(tmp_path: Path) -> None:

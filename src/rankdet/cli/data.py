@@ -50,11 +50,12 @@ def doctor(
     changed = parsed_overrides(changes or [])
     files = named_files(train_annotations, train_images, val_annotations, val_images)
     own = {} if folder is None else {"data.folder": str(folder.resolve())}
-    is_sound = _examine(load_recipe(recipe or BY_DEFAULT, changed | files | own), masks, images)
+    loaded = load_recipe(recipe or BY_DEFAULT, changed | files | own)
+    is_sound = _examine(loaded, masks, images)
     if fix is not None and folder is not None:
         from rankdet.data.fixing import CHANGES, fix_folder
 
-        made = fix_folder(folder, fix)
+        made = fix_folder(folder, fix, voc_first_pixel=loaded.data.voc_first_pixel)
         print(f"{fix}: a copy with {len(made)} changes, listed in {fix / CHANGES}")
         copied = load_recipe(recipe or BY_DEFAULT, changed | {"data.folder": str(fix.resolve())})
         is_sound = _examine(copied, masks, images)
@@ -122,6 +123,10 @@ def convert(
     copy: Annotated[
         bool, typer.Option("--copy", help="Copy images; otherwise they are hard links, where that is possible.")
     ] = False,
+    voc_first_pixel: Annotated[
+        int | None,
+        typer.Option(min=0, max=1, help="Number of the first pixel in Pascal VOC; by default as boxes show."),
+    ] = None,
 ) -> None:
     """Write a data folder as a COCO folder.
 
@@ -130,7 +135,7 @@ def convert(
     """
     from rankdet.data import convert_folder, grouped
 
-    found = convert_folder(folder, out, copy=copy, progress=True)
+    found = convert_folder(folder, out, copy=copy, progress=True, voc_first_pixel=voc_first_pixel)
     print(f"{folder}: {found.layout}")
     for split, one in found.splits.items():
         missing = f", {one.missing} image files are missing" if one.missing else ""

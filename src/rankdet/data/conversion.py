@@ -62,6 +62,7 @@ def convert_folder(
     *,
     copy: bool = False,
     progress: bool = False,
+    voc_first_pixel: int | None = None,
     read: Callable[[str, Source], Reading] = lambda _, source: source.content(),
 ) -> Conversion:
     """Write a data folder of any known layout as a COCO folder.
@@ -82,6 +83,8 @@ def convert_folder(
         change of its content is one in both folders.
     progress
         Show a progress bar on standard error.
+    voc_first_pixel
+        The number, 0 or 1, that the first pixel has in Pascal VOC; None: as its boxes show.
     read
         Returns the content that is written of a split, and what is odd about it, in place of `Source.content`.
 
@@ -93,7 +96,7 @@ def convert_folder(
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out}: is there already and not an empty folder; choose another one")
-    layout = find_layout(folder)
+    layout = find_layout(folder, voc_first_pixel=voc_first_pixel)
     splits, findings = {}, []
     with _folder_beside(out) as beside:
         for split, source in layout.sources.items():

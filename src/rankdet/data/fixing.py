@@ -53,7 +53,7 @@ class Change(NamedTuple):
     reason: str
 
 
-def fix_folder(folder: Path, out: Path, *, copy: bool = False) -> list[Change]:
+def fix_folder(folder: Path, out: Path, *, copy: bool = False, voc_first_pixel: int | None = None) -> list[Change]:
     """Write a cleaned copy of a data folder of any known layout as a COCO folder.
 
     Parameters
@@ -64,6 +64,8 @@ def fix_folder(folder: Path, out: Path, *, copy: bool = False) -> list[Change]:
         The folder to write, which must be empty or not be there. It gets ``changes.json``, too.
     copy
         Copy images. Otherwise files get a second name (a hard link) where the file system can do that.
+    voc_first_pixel
+        The number, 0 or 1, that the first pixel has in Pascal VOC; None: as its boxes show.
 
     Returns
     -------
@@ -76,7 +78,7 @@ def fix_folder(folder: Path, out: Path, *, copy: bool = False) -> list[Change]:
         When the layout is not known, or no repair is certain: ids of images or categories repeat, or nothing is left.
     """
     changes: list[Change] = []
-    sources = find_layout(folder).sources
+    sources = find_layout(folder, voc_first_pixel=voc_first_pixel).sources
     documents = {split: cleaned(source, changes) for split, source in sources.items()}
     convert_folder(folder, out, copy=copy, read=lambda split, _: (documents[split], []))
     record = {"folder": str(folder), "changes": [change._asdict() for change in changes]}

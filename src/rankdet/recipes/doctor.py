@@ -85,7 +85,8 @@ def _used_sources(data: Data, is_evaluated: bool) -> Iterable[Source]:
 def _all_sources(data: Data) -> Iterable[Source]:
     with suppress(InputError):
         if data.folder is not None:
-            yield from find_layout(data.folder, lvis_first=data.format == "lvis").sources.values()
+            layout = find_layout(data.folder, lvis_first=data.format == "lvis", voc_first_pixel=data.voc_first_pixel)
+            yield from layout.sources.values()
 
 
 def _of_masks(source: Source, known: Iterable[Finding]) -> list[Finding]:

@@ -7,6 +7,7 @@ where it is another's. `FINDERS` is the order in which they are asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from rankdet.data.layouts import coco, cvat, image_folder, labelme, lvis, voc, yolo
@@ -33,7 +34,7 @@ FILE_FINDERS = (lvis.find_file, coco.find_file, cvat.find_file, yolo.find_file, 
 """Functions from an annotation file and the folder of its images, or None, to a source; None where it is another's."""
 
 
-def find_layout(folder: Path, lvis_first: bool = False) -> Layout:
+def find_layout(folder: Path, lvis_first: bool = False, voc_first_pixel: int | None = None) -> Layout:
     """Recognize the layout of a data folder.
 
     Parameters
@@ -42,6 +43,8 @@ def find_layout(folder: Path, lvis_first: bool = False) -> Layout:
         The data folder, or a ``data.yaml`` of YOLO.
     lvis_first
         Which of two annotations count where the folder has those of COCO and those of LVIS for the same images.
+    voc_first_pixel
+        The number, 0 or 1, that the first pixel has in Pascal VOC; None: as its boxes show.
 
     Raises
     ------
@@ -51,7 +54,8 @@ def find_layout(folder: Path, lvis_first: bool = False) -> Layout:
     folder = Path(folder)
     if not folder.exists():
         raise InputError(f"{folder}: there is no such folder")
-    finders = (lvis.find, *FINDERS) if lvis_first else FINDERS
+    voc_find = partial(voc.find, first_pixel=voc_first_pixel)
+    finders = [voc_find if find is voc.find else find for find in ((lvis.find,) if lvis_first else ()) + FINDERS]
     sources = _first(finders, folder) if folder.is_dir() else yolo.find_by_settings(folder)
     if not sources and folder.is_file():
         raise InputError(

@@ -26,6 +26,7 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 IMAGE_FOLDERS = ("jpegimages", "images", "imgs", "img", "data")
 XML_FOLDERS = ("annotations", "labels", "xmls", "xml")
 """Names of folders, in lower case."""
+CHOICE = "where it is 1, data.voc_first_pixel=1 says so (rankdet convert: --voc-first-pixel 1)"
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Folder:
-    """All splits of a data set, for their boxes and classes are numbered alike."""
+    """All splits of a data set, for their boxes and classes are numbered alike.
+
+    given_first_pixel
+        The number of the first pixel where a recipe says it; None: boxes have to tell.
+    """
 
     path: Path
     splits: Mapping[str, Split]
+    given_first_pixel: int | None = None
 
     @cached_property
     def roots(self) -> dict[Path, Element | None]:
@@ -70,27 +76,34 @@ class Folder:
         return sorted({_text(one, "name") for root in roots for one in root.iterfind("object")} - {""})
 
     @cached_property
-    def first_pixel(self) -> int:
-        """The number of the first pixel: 1, as VOC defines it, or 0, as datumaro, FiftyOne, globox and others write it.
+    def first_pixel(self) -> tuple[int, str]:
+        """The number of the first pixel, and how it is known.
 
-        Objects at the border tell: where none begins before 1 and more begin at 1 than at 2, pixels count from 1. So
-        they do in files of VOC itself, which name its database. mmdetection and detectron2 always count from 1.
+        It is 1, as VOC defines it, or 0, as datumaro, FiftyOne, globox and others write it. Objects at the border tell:
+        where none begins before 1 and more begin at 1 than at 2, pixels count from 1. So they do in files of VOC
+        itself, which name its database. mmdetection and detectron2 always count from 1.
         """
+        if self.given_first_pixel is not None:
+            return self.given_first_pixel, "as data.voc_first_pixel says"
         roots = [root for root in self.roots.values() if root is not None]
         boxes = (box for root in roots for box in root.iterfind("object/bndbox"))
         starts = np.array([corners[:2] for box in boxes if (corners := _numbers(box, SIDES)) is not None])
         if (starts < 1).any():
-            return 0
-        is_original = any("VOC" in _text(root, "source/database") for root in roots)
-        return int(is_original or (starts == 1).sum() > (starts == 2).sum())
+            return 0, "as boxes at the border show"
+        if any("VOC" in _text(root, "source/database") for root in roots):
+            return 1, "as in VOC, whose database is named"
+        if (starts == 1).sum() > (starts == 2).sum():
+            return 1, "as boxes at the border show"
+        return 0, ""
 
 
-def find(folder: Path) -> dict[str, Source] | None:
+def find(folder: Path, first_pixel: int | None = None) -> dict[str, Source] | None:
     """The splits of a folder of Pascal VOC.
 
     These are ``ImageSets/Main/train.txt`` with ``Annotations`` and ``JPEGImages`` or ``images``, folders called like
     splits with XML files, here (Roboflow, FiftyOne) or in ``Annotations``, or a folder of XML files without a split,
-    which counts as ``train``. A folder ``VOCdevkit/VOC2012`` is entered.
+    which counts as ``train``. A folder ``VOCdevkit/VOC2012`` is entered. Pixels count from ``first_pixel`` on; None: as
+    boxes show.
     """
     years = [path for path in folders_in(folder / "VOCdevkit") if (path / "Annotations").is_dir()]
     if len(years) == 1:
@@ -101,7 +114,7 @@ def find(folder: Path) -> dict[str, Source] | None:
             splits[split] = Split(files, _image_folder(path, folder))
     if not splits and (files := _xml_files(folder)):
         splits = _image_sets(folder, files)
-    found = Folder(folder, splits)
+    found = Folder(folder, splits, first_pixel)
     return (
         by_split(
             (split, Source("Pascal VOC", folder, one.images, partial(read_voc, found, split)))
@@ -178,8 +191,12 @@ def read_voc(folder: Folder, name: str) -> Reading:
         The document, and what was left out of it.
     """
     split, draft = folder.splits[name], Draft(str(folder.path), folder.names)
-    found = "from 1, as VOC has it" if folder.first_pixel else "from 0, as most tools write it"
-    draft.report("note", "", f"pixels count {found}, as boxes at the border show")
+    first_pixel, reason = folder.first_pixel
+    if reason:
+        draft.report("note", "", f"pixels count from {first_pixel}, {reason}")
+    else:
+        problem = "no box at the border tells whether pixels count from 0 or 1: 0 is taken, as most tools write it"
+        draft.report("note", "", problem, remedy=CHOICE)
     taken = set()
     for path in split.files:
         record = f"{path.parent.name}/{path.name}"
@@ -195,7 +212,7 @@ def read_voc(folder: Folder, name: str) -> Reading:
             continue
         image_id = draft.add_image(image, size)
         for place, one in enumerate(root.iterfind("object")):
-            _add(draft, image_id, one, f"{record} object {place + 1}", folder.first_pixel)
+            _add(draft, image_id, one, f"{record} object {place + 1}", first_pixel)
     if not split.is_listed:
         for image in sorted({name for names in split.names.values() for name in names} - taken):
             draft.report("warning", f"image {image}", "has no XML file: left out")

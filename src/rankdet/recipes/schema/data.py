@@ -90,6 +90,9 @@ class Data(Config):
     crowds_are_objects: bool = False
     """Whether annotations that are flagged as crowd regions are objects like all others, as those of tools are that
     flag ordinary masks so."""
+    voc_first_pixel: Literal[0, 1] | None = None
+    """The number of the first pixel in annotations of Pascal VOC: 1 by its definition, 0 as many tools write it. null:
+    as boxes at the border of images show."""
     skip_unreadable: bool = False
     """Whether an image that cannot be read in training is skipped and counted; otherwise training stops."""
 
@@ -115,7 +118,11 @@ class Data(Config):
     def _layout(self) -> Layout | None:
         from rankdet.data.layouts import find_layout
 
-        return None if self.folder is None else find_layout(self.folder, lvis_first=self.format == "lvis")
+        return (
+            None
+            if self.folder is None
+            else find_layout(self.folder, lvis_first=self.format == "lvis", voc_first_pixel=self.voc_first_pixel)
+        )
 
     def _required(self, split: str, layout: Callable[[], Layout | None]) -> Source:
         found = self._source(split, layout)
@@ -152,6 +159,10 @@ class Data(Config):
 
     def _own_source(self, split: str, layout: Callable[[], Layout | None]) -> Source | None:
         """The file that a field names for a split, or what the folder has; None where there is neither."""
+        found = self._named_source(split, layout)
+        return None if found is None else replace(found, crowds_are_objects=self.crowds_are_objects)
+
+    def _named_source(self, split: str, layout: Callable[[], Layout | None]) -> Source | None:
         from rankdet.data.layouts import canonical, find_source
 
         files = {
