@@ -130,7 +130,7 @@ class Data(Config):
             return found
         known = layout()
         if known is not None:
-            return known.source(split)
+            return known.source(split)  # which raises, and names the splits that there are
         raise input_error(
             f"data.folder is not set, and no file has the split {split!r}: name a data folder with --data FOLDER, or "
             "an annotation file with data.train_annotations or data.validation_annotations"
@@ -171,12 +171,14 @@ class Data(Config):
         }
         annotations, images = files.get(split, (None, None))
         if annotations is not None:
-            return find_source(annotations, images)
-        known = layout()
-        if known is None or not known.has(split):
-            return None
-        found = known.source(split)
-        return found if images is None else replace(found, images=images)
+            found = find_source(annotations, images)
+        else:
+            known = layout()
+            if known is None or not known.has(split):
+                return None
+            found = known.source(split)
+            found = found if images is None else replace(found, images=images)
+        return replace(found, crowds_are_objects=self.crowds_are_objects)
 
     def build_transforms(self, training: bool) -> Transforms:
         """What is done to images: resizing, and in training all that is random."""
