@@ -281,7 +281,7 @@ def two_processes_train_and_evaluate(case: Path, runs: Path) -> str | None:
     return missing(ended.stdout, [r"\bAP\b"], "the main process does not say")
 
 
-FRACTION = Run("BOX data.validation_fraction=0.34", says=["evaluated on", r"\bAP\b"])
+FRACTION = Run("BOX data.validation_fraction=0.34", says=["held out", r"\bAP\b"])
 NO_VAL = Run("BOX", says=["nothing is evaluated: there is no split val", "validation_fraction"], never=[r"\bAP50\b"])
 TRAINS = Run("BOX", says=[r"\bAP\b"])
 WITH_MASKS = Run("MASK", says=[r"\bmasks\b", r"\bAP\b"])

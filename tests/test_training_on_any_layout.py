@@ -95,7 +95,7 @@ def test_a_part_that_is_held_out_is_the_same_in_training_resuming_and_evaluating
     fields = {"data.validation_fraction": fraction}
     run, said = train(data=folder, changes=fields)
     held_out = {row["image_id"] for row in detections(run.folder)}
-    assert f"{12 - round(12 * fraction)} of {12 - round(12 * fraction)} images" in said
+    assert f"train: {12 - round(12 * fraction)} images" in said
     again, _ = train("again", data=folder, changes=fields | {"seed": 7})
     assert {row["image_id"] for row in detections(again.folder)} == held_out
     rankdet.evaluate(run.folder, folder, out=tmp_path / "out")

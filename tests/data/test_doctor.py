@@ -59,10 +59,10 @@ def test_odd_records_are_warnings(folder):
     messages = warned(findings)
     assert "outside" in messages["annotation 103"]
     assert "less than a pixel" in messages["annotation 104"]
-    assert "not positive" in messages["annotation 105"]
+    assert "without a positive area" in messages["annotation 105"]
     assert "leaves the image, and would fit with x2 and y2" in messages["annotation 106"]
     assert "twice" in messages["annotation 107"]
-    assert "1 of 3 have no annotation: bird" in str(findings[-1])
+    assert "1 of 3 has no annotation: bird" in str(findings[-1])
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def doctor(
     from rankdet.recipes import load_recipe
     from rankdet.recipes.doctor import BY_DEFAULT
     from rankdet.recipes.loading import parsed_overrides
-    from rankdet.structures import InputError
+    from rankdet.structures import InputError, counted
 
     if folder is not None and "=" in str(folder) and not folder.exists():  # the first change, without a folder
         changes, folder = [str(folder), *(changes or [])], None
@@ -56,7 +56,7 @@ def doctor(
         from rankdet.data.fixing import CHANGES, fix_folder
 
         made = fix_folder(folder, fix, voc_first_pixel=loaded.data.voc_first_pixel)
-        print(f"{fix}: a copy with {len(made)} changes, listed in {fix / CHANGES}")
+        print(f"{fix}: a copy with {counted(len(made), 'change')}, listed in {fix / CHANGES}")
         copied = load_recipe(recipe or BY_DEFAULT, changed | {"data.folder": str(fix.resolve())})
         is_sound = _examine(copied, masks, images)
     if not is_sound:
@@ -65,15 +65,16 @@ def doctor(
 
 def _examine(recipe: Recipe, masks: bool | None, images: bool) -> bool:
     """Print what doctor says of the data of a recipe; returns whether a training would begin."""
-    from rankdet.data import grouped
+    from rankdet.coco.findings import SEVERITIES
     from rankdet.recipes.doctor import diagnose
+    from rankdet.structures import counted
 
     is_evaluated = recipe.evaluation.at_end or recipe.evaluation.every is not None
     with_masks = recipe.detector.has_masks if masks is None else masks
     diagnosis = diagnose(recipe.data, with_masks, is_evaluated, images)
-    print("\n".join([diagnosis.summary, *grouped(diagnosis.findings)]))
+    print(diagnosis.describe())
     counts = Counter(finding.severity for finding in diagnosis.findings)
-    print(f"{counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes")
+    print(", ".join(counted(counts[severity], severity) for severity in SEVERITIES))
     return not counts["error"]
 
 
@@ -134,15 +135,16 @@ def convert(
     Exit status 2 where nothing in the folder can be used.
     """
     from rankdet.data import convert_folder, grouped
+    from rankdet.structures import counted
 
     found = convert_folder(folder, out, copy=copy, progress=True, voc_first_pixel=voc_first_pixel)
-    print(f"{folder}: {found.layout}")
+    print(f"{found.layout} data in {folder}, written as COCO to {out}:")
     for split, one in found.splits.items():
-        missing = f", {one.missing} image files are missing" if one.missing else ""
-        print(
-            f"{split}: {one.images} images, {one.objects} objects, {one.masks} of them with a mask, "
-            f"{one.crowds} crowds{missing}: {one.annotations}"
-        )
+        counts = [counted(one.images, "image"), counted(one.objects, "object")]
+        counts += [f"{one.masks} of them with a mask"] if one.masks else []
+        counts += [counted(one.crowds, "crowd")] if one.crowds else []
+        counts += [f"{counted(one.missing, 'image file')} missing"] if one.missing else []
+        print(f"  {split}: {', '.join(counts)} ({one.annotations.relative_to(out)})")
     for line in grouped(found.findings):
         print(line)
 

@@ -191,10 +191,11 @@ def detect(
     from rankdet.coco import grouped
     from rankdet.inference.drawing import detect_and_draw
     from rankdet.runs.processes import joined_world
+    from rankdet.structures import counted
 
     with joined_world(device) as world:
         done = detect_and_draw(checkpoint, images, out, threshold, world.device, report=print, trust=trust)
-    print(f"written: {out}, {done.images} images")
+    print(f"written: {out}, {counted(done.images, 'image')}")
     for line in grouped(done.unreadable):
         print(f"rankdet: {line}", file=sys.stderr)
     if done.unreadable:

@@ -22,7 +22,7 @@ from rankdet.data.masks import outline, rasterize
 from rankdet.data.sampling import SampleKey, repeat_factors
 from rankdet.data.transforms import Placement, Transforms
 from rankdet.data.usable import is_usable, left_out, unlearnable
-from rankdet.structures import InputError, Outlines, Source, Target
+from rankdet.structures import InputError, Outlines, Source, Target, counted
 
 COCO_MIN_SIZE = 32
 """Images with a side below this many pixels are left out of COCO training."""
@@ -144,7 +144,7 @@ class CocoDataset(Dataset[Sample]):
         if with_masks and as_outlines:
             self._check_outlines()
         if not len(self):
-            raise InputError(f"{self.ground_truth}: no image is left to learn from: {self.omissions()}")
+            raise InputError(f"{self.ground_truth}: no image is left to learn from: {', '.join(self.omissions())}")
 
     def _keep(self, is_kept: NDArray[np.bool_]) -> None:
         """Keep the places of N images, and of their usable annotations, image by image."""
@@ -201,27 +201,34 @@ class CocoDataset(Dataset[Sample]):
         """Objects in all images."""
         return len(self._objects)
 
-    def omissions(self) -> str:
-        """What the annotation file has and this data set has not: how much, why, and the field that keeps it; or ""."""
+    def omissions(self) -> list[str]:
+        """What the annotation file has and this data set has not: how much, why, and the field that keeps it."""
         truth = self.ground_truth
         is_out = np.ones(len(truth.image_ids), dtype=bool)
         is_out[self._images] = False
         is_small = is_out & (truth.sizes.min(axis=1) < self._min_size)
         is_empty = is_out & (np.bincount(truth.images[self._is_usable], minlength=len(is_out)) == 0) & ~is_small
-        keeps = "data.keep_empty=true keeps them"
-        counts = {
-            f"images with a side below {self._min_size} pixels ({keeps})": is_small.sum(),
-            f"images without objects ({keeps})": is_empty.sum(),
-            "images of other reasons": (is_out & ~is_small & ~is_empty).sum(),
-        }
+        keeps = "; data.keep_empty=true keeps {}"
+        rows = [
+            ("image", f"with a side below {self._min_size} pixels{keeps}", is_small),
+            ("image", f"without objects{keeps}", is_empty),
+            ("image", "whose file is missing", is_out & ~is_small & ~is_empty),
+        ]
         is_told = self._is_usable
-        for reason, rows in left_out(truth, self.with_masks).items():
-            counts[f"annotations ({reason})"] = (rows & ~is_told).sum()
-            is_told = is_told | rows
-        counts["annotations (make no sense, as warnings say)"] = truth.num_left_out
-        counts["annotations (too small for data.min_object)"] = (~is_told).sum()
-        counts["objects of images that are left out"] = (self._is_usable & is_out[truth.images]).sum()
-        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        for reason, are_out in left_out(truth, self.with_masks).items():
+            rows.append(("annotation", reason, are_out & ~is_told))
+            is_told = is_told | are_out
+        rows += [
+            ("annotation", "too small for data.min_object", ~is_told),
+            ("annotation", "broken, as warnings say", np.ones(truth.num_left_out, dtype=bool)),
+            ("object", "in images that are left out", self._is_usable & is_out[truth.images]),
+        ]
+        counts = [(int(are_out.sum()), noun, why) for noun, why, are_out in rows]
+        return [
+            f"{counted(count, noun)} {why.format('it' if count == 1 else 'them')}"
+            for count, noun, why in counts
+            if count
+        ]
 
     def repeats(self, threshold: float) -> NDArray[np.int64]:
         """(N,) how often each image is in an epoch so that rare classes are seen: ⌈r(I)⌉ of `repeat_factors`."""

@@ -62,11 +62,11 @@ class ReadSplit:
 def odd_records(truth: GroundTruth) -> list[Finding]:
     """Annotations and classes that are sound, but that a training leaves out or that are probably a mistake."""
     findings = [
-        Finding("warning", truth.source, truth.name_of(row), "is a crowd: left out in training")
+        Finding("warning", truth.source, truth.name_of(row), "is flagged as a crowd: left out in training")
         for row in np.flatnonzero(truth.is_crowd).tolist()
     ]
     is_told = truth.is_crowd
-    reasons = {f"{reason}: left out in training": rows for reason, rows in left_out(truth).items()}
+    reasons = {f"is {reason}: left out in training": rows for reason, rows in left_out(truth).items()}
     for problem, rows in (reasons | {IDENTICAL: _repeated(truth)} | leaving(truth)).items():
         for row in np.flatnonzero(rows & ~is_told).tolist():
             findings.append(Finding("warning", truth.source, truth.name_of(row), problem, shown_box(truth, row)))
@@ -209,5 +209,6 @@ def _unused_classes(truth: GroundTruth) -> list[Finding]:
     if not unused:
         return []
     listed = ", ".join([*unused[:MOST_NAMES], *(["…"] if len(unused) > MOST_NAMES else [])])
-    problem = f"{len(unused)} of {len(truth.categories)} have no annotation"
+    has = "has" if len(unused) == 1 else "have"
+    problem = f"{len(unused)} of {len(truth.categories)} {has} no annotation"
     return [Finding("warning", truth.source, "categories", problem, listed)]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 
 from rankdet.coco import Finding, GroundTruth, findings_of, grouped, raise_errors
 from rankdet.data.dataset import CocoDataset
-from rankdet.structures import InputError
+from rankdet.structures import InputError, counted
 
 Built = TypeVar("Built")
 MISSING = "the image file is missing"
@@ -29,13 +31,16 @@ class Prepared:
     findings
         What is wrong or odd. With an error among them, no training begins.
     summary
-        What is used and what is left out, and why, in one paragraph.
+        What is used and what is left out, and why: a line for the data, and a few for each split.
+    folder
+        The folder that paths in words are relative to; None: they stay as they are.
     """
 
     train: CocoDataset | None
     validation: CocoDataset | None
     findings: list[Finding]
     summary: str
+    folder: Path | None = None
 
     def datasets(self) -> tuple[CocoDataset, CocoDataset | None]:
         """The images to learn from, and those to evaluate on or None; raises InputError where there are errors."""
@@ -46,11 +51,25 @@ class Prepared:
 
     def describe(self) -> str:
         """The summary, and a line for each kind of finding."""
-        return "\n".join([self.summary, *grouped(self.findings)])
+        return described(self.summary, self.findings, self.folder)
+
+
+def described(summary: str, findings: Iterable[Finding], folder: Path | None) -> str:
+    """A summary of data, and a line for each kind of finding with the paths below ``folder`` relative to it."""
+    return "\n".join([summary, *grouped(findings if folder is None else (_within(one, folder) for one in findings))])
+
+
+def _within(finding: Finding, folder: Path) -> Finding:
+    file = "" if finding.file == str(folder) else finding.file
+    texts = (text.replace(f"{folder}{os.sep}", "") for text in (file, finding.record, finding.problem, finding.detail))
+    return Finding(finding.severity, *texts, finding.remedy)
 
 
 def prepare(
-    name: str, build_train: Callable[[], CocoDataset], build_validation: Callable[[], CocoDataset | str]
+    name: str,
+    build_train: Callable[[], CocoDataset],
+    build_validation: Callable[[], CocoDataset | str],
+    folder: Path | None = None,
 ) -> Prepared:
     """Read and check the data of a training; what is wrong is found, not raised.
 
@@ -66,25 +85,36 @@ def prepare(
         Reads the images to learn from. What it raises as InputError is a finding.
     build_validation
         Reads the images to evaluate on, or returns why there are none.
+    folder
+        The folder that the summary names once, and that its other paths are relative to.
+
+    Examples
+    --------
+    >>> print(prepare("COCO data", lambda: dataset, lambda: "there is no split val", folder).summary)  # doctest: +SKIP
+    COCO data in /home/me/cells:
+      train: 11 of 12 images, 205 objects (annotations/instances_train.json)
+        left out: 1 image without objects; data.keep_empty=true keeps it
+      val: nothing is evaluated: there is no split val
     """
     findings: list[Finding] = []
-    parts: list[str] = []
+    lines: list[str] = []
     train, validation = _built(build_train, findings), None
     if isinstance(train, CocoDataset):
         train = _trainable(train, findings)
-        parts += [_learned(train)] if train is not None else []
+        lines += [] if train is None else _learned(train, folder)
     found = _built(build_validation, findings)
     if isinstance(found, CocoDataset):
         # Where nothing can be learned, the classes are looked at all the same.
         other = found if train is None else train
         validation, odd = comparable(found, other.categories, other.ground_truth)
         findings += odd
-        parts.append(measured(validation, train))
+        is_held_out = train is not None and _is_same_file(train.ground_truth, validation.ground_truth)
+        lines.append(f"  val: {measured(validation)}{_place(validation, folder, 'held out' if is_held_out else '')}")
     elif found is not None:
-        parts.append(f"nothing is evaluated: {found}")
-    return Prepared(
-        train, validation, list(dict.fromkeys(findings)), f"{name}: {'; '.join(parts) or 'nothing can be used'}"
-    )
+        lines.append(f"  val: nothing is evaluated: {found}")
+    heading = f"{name}:" if folder is None else f"{name} in {folder}:"
+    summary = "\n".join([heading, *(lines or ["  nothing can be used"])])
+    return Prepared(train, validation, list(dict.fromkeys(findings)), summary, folder)
 
 
 def _built(build: Callable[[], Built], findings: list[Finding]) -> Built | None:
@@ -144,22 +174,34 @@ def _missing(dataset: CocoDataset, severity: Literal["error", "warning"], remedy
     ]
 
 
-def _learned(dataset: CocoDataset) -> str:
+def _learned(dataset: CocoDataset, folder: Path | None) -> list[str]:
     """How much of an annotation file is learned from, and what is left out, and why."""
-    truth, omissions = dataset.ground_truth, dataset.omissions()
-    total = len(truth.labels) + truth.num_left_out
-    used = f"{len(dataset)} of {len(truth.image_ids)} images and {dataset.num_objects} of {total} objects"
-    return f"trained on {used} of {truth}" + (f" (left out: {omissions})" if omissions else "")
-
-
-def measured(dataset: CocoDataset, train: CocoDataset | None = None) -> str:
-    """How much an annotation file has to evaluate on, in words; ``train`` has the images to learn from."""
     truth = dataset.ground_truth
-    held_out = " held out" if train is not None and _is_same_file(train.ground_truth, truth) else ""
+    images = _used(len(dataset), len(truth.image_ids), "image")
+    objects = _used(dataset.num_objects, len(truth.labels) + truth.num_left_out, "object")
+    omissions = [f"    left out: {omission}" for omission in dataset.omissions()]
+    return [f"  train: {images}, {objects}{_place(dataset, folder)}", *omissions]
+
+
+def _used(number: int, total: int, noun: str) -> str:
+    return counted(total, noun) if number == total else f"{number} of {counted(total, noun)}"
+
+
+def _place(dataset: CocoDataset, folder: Path | None, remark: str = "") -> str:
+    """Where the annotations of a data set are, and a remark, in parentheses."""
+    file = str(dataset.ground_truth)
+    if folder is not None:
+        file = "" if file == str(folder) else file.removeprefix(f"{folder}{os.sep}")
+    words = ", ".join(filter(None, [file, remark]))
+    return f" ({words})" if words else ""
+
+
+def measured(dataset: CocoDataset) -> str:
+    """How much an annotation file has to evaluate on, in words."""
+    truth = dataset.ground_truth
     crowds = int(truth.is_crowd.sum())
-    regions = f", and {crowds} crowds, in which detections do not count" if crowds else ""
-    objects = len(truth.labels) - crowds
-    return f"evaluated on {len(truth.image_ids)} images and {objects} objects{held_out} of {truth}{regions}"
+    regions = f", {counted(crowds, 'crowd')} in which detections do not count" if crowds else ""
+    return f"{counted(len(truth.image_ids), 'image')}, {counted(len(truth.labels) - crowds, 'object')}{regions}"
 
 
 def _is_same_file(one: GroundTruth, other: GroundTruth) -> bool:

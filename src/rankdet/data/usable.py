@@ -12,7 +12,7 @@ from rankdet.coco import Finding, GroundTruth
 
 
 def left_out(truth: GroundTruth, masks: bool = False) -> dict[str, NDArray[np.bool_]]:
-    """Reason → (A,) bool: the annotations that it concerns.
+    """What is said of an annotation → (A,) bool: those of which it is true.
 
     These are the rules of COCO training, and the flag ``ignore``, as mmdetection takes it. Where ``masks`` are learned,
     objects need one with a pixel.
@@ -24,13 +24,13 @@ def left_out(truth: GroundTruth, masks: bool = False) -> dict[str, NDArray[np.bo
         np.minimum(top + height, image_height) > np.maximum(top, 0)
     )
     reasons = {
-        "is a crowd": truth.is_crowd,
-        "is flagged `ignore`": truth.is_ignored,
-        "lies outside of the image": ~is_inside,
-        "is less than a pixel wide or high": (width < 1) | (height < 1),
-        "has an area that is not positive": ~(areas > 0),
+        "flagged as a crowd": truth.is_crowd,
+        "flagged `ignore`": truth.is_ignored,
+        "outside of the image": ~is_inside,
+        "less than a pixel wide or high": (width < 1) | (height < 1),
+        "without a positive area": ~(areas > 0),
     }
-    return reasons | {"has no mask with a pixel": ~truth.has_mask | truth.has_empty_mask} if masks else reasons
+    return reasons | {"without a mask": ~truth.has_mask | truth.has_empty_mask} if masks else reasons
 
 
 def is_usable(truth: GroundTruth, min_object: float = 0.0, masks: bool = False) -> NDArray[np.bool_]:

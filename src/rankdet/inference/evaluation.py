@@ -234,7 +234,12 @@ def evaluate_on_folder(
             if world.is_main and out is not None:
                 stack.enter_context(output_folder(out))
             if world.is_main:
-                print("\n".join([measured(dataset), *grouped([*findings, *odd])]), file=sys.stderr)
+                print(
+                    "\n".join(
+                        [f"evaluated on {measured(dataset)} ({dataset.ground_truth})", *grouped([*findings, *odd])]
+                    ),
+                    file=sys.stderr,
+                )
         batch_size, workers = recipe.evaluation.batch_size, recipe.data.workers
         evaluation = evaluate_model(model, dataset, world, batch_size, workers, progress=True)
         if evaluation is None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rankdet.coco import Finding, findings_of
 from rankdet.data.doctor import ReadSplit, odd_images, odd_records, shared_images
 from rankdet.data.layouts import Source, find_layout
-from rankdet.data.preparation import MISSING
+from rankdet.data.preparation import MISSING, described
 from rankdet.recipes.schema.data import Data
 from rankdet.structures import InputError
 
@@ -26,10 +26,17 @@ class Diagnosis(NamedTuple):
     findings
         What is wrong or odd. A training stops before its first iteration exactly where there are errors; one that only
         a look at the image files finds, stops it as soon as it comes to the image.
+    folder
+        The folder that paths in words are relative to.
     """
 
     summary: str
     findings: list[Finding]
+    folder: Path | None
+
+    def describe(self) -> str:
+        """The summary, and a line for each kind of finding."""
+        return described(self.summary, self.findings, self.folder)
 
 
 def check_folder(folder: Path, *, with_masks: bool = False, images: bool = False) -> list[Finding]:
@@ -70,7 +77,8 @@ def diagnose(data: Data, with_masks: bool = False, is_evaluated: bool = True, im
     for split in splits:
         odd = odd_images(split, images)
         findings += [one for one in odd if one.problem != MISSING or (one.file, one.record) not in missing]
-    return Diagnosis(prepared.summary, list(dict.fromkeys(findings + shared_images(splits, images))))
+    findings = list(dict.fromkeys(findings + shared_images(splits, images)))
+    return Diagnosis(prepared.summary, findings, prepared.folder)
 
 
 def _used_sources(data: Data, is_evaluated: bool) -> Iterable[Source]:

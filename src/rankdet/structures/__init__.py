@@ -8,6 +8,7 @@ from rankdet.structures.candidates import IGNORED, Assignment, Candidates, LossO
 from rankdet.structures.detections import Detection
 from rankdet.structures.errors import DivergenceError, InputError
 from rankdet.structures.masks import MaskScores, MaskWindow, Outlines
+from rankdet.structures.words import counted
 
 __all__ = [
     "IGNORED",
@@ -26,5 +27,6 @@ __all__ = [
     "Source",
     "Target",
     "check_matched",
+    "counted",
     "is_class",
 ]

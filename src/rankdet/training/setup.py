@@ -13,7 +13,7 @@ from rankdet.inference.model import Model
 from rankdet.recipes import Recipe
 from rankdet.runs.checkpoint import seed_random_numbers
 from rankdet.runs.processes import World
-from rankdet.structures import Batch, InputError
+from rankdet.structures import Batch, InputError, counted
 from rankdet.training.optimization import build_optimizer, scaled_lr
 from rankdet.training.parts import Parts
 from rankdet.training.starting import starting_weights
@@ -103,13 +103,14 @@ class Training:
             rate = f"{self.lr:g} ({scaled} {reference.lr:g} at {reference.reference_batch} images)"
         else:
             rate = f"{self._base_lrs[0]:g} (of the given optimizer)"
-        parts = f"{recipe.data.batch_size} per process × {self.world.size} × accumulation {recipe.runtime.accumulation}"
-        repeated = "" if self.num_samples == len(self.dataset) else f" ({self.num_samples} with repeated ones)"
-        return (
-            f"{recipe.name}: {self.num_iterations} iterations of {self.num_images} images ({parts}), "
-            f"{len(self.dataset)} images{repeated} with {self.dataset.num_objects} objects, learning rate {rate}, "
-            f"{self.world.device}, {recipe.runtime.precision}"
+        parts = (
+            f" ({recipe.data.batch_size} per process × {self.world.size} × accumulation {recipe.runtime.accumulation})"
         )
+        length = f"{counted(self.num_iterations, 'iteration')} of {counted(self.num_images, 'image')}"
+        length += parts if self.num_images != recipe.data.batch_size else ""
+        if self.num_samples != len(self.dataset):
+            length += f", {counted(len(self.dataset), 'image')} ({self.num_samples} with repeated ones)"
+        return f"{recipe.name}: {length}, learning rate {rate}, {self.world.device}, {recipe.runtime.precision}"
 
 
 def _scaled(dataset: CocoDataset, bits: int) -> CocoDataset:

@@ -224,7 +224,10 @@ class Data(Config):
         with suppress(InputError):  # which is found where data sets are built
             name = f"{self._required(self.train_split, layout).layout} data"
             said = self._said_of_fraction(self._validation(layout))
-        prepared = prepare(name, build_training, build_validation)
+        folder = self.folder
+        if folder is None and self.train_annotations is not None:
+            folder = self.train_annotations.parent
+        prepared = prepare(name, build_training, build_validation, folder)
         return replace(prepared, findings=[*prepared.findings, *said])
 
     def _said_of_fraction(self, validation: Source | None) -> list[Finding]:
