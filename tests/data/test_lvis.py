@@ -150,7 +150,7 @@ def test_doctor_finds_nothing_wrong_but_unused_classes_and_missing_images(lvis):
     findings = check_folder(lvis.root, with_masks=True, images=True)
     findings = [one for one in findings if "nearly black" not in one.problem]  # as the images here are
     assert [(finding.severity, finding.record) for finding in findings] == [("warning", "categories")] * 2
-    assert str(findings[0]).endswith("1 of 3 have no annotation: thing_9")
+    assert str(findings[0]).endswith("1 of 3 has no annotation: thing_9")
     (lvis.root / "train2017" / "000000000008.png").unlink()
     assert any(finding.record == "image 8" and "is missing" in finding.problem for finding in check_folder(lvis.root))
 

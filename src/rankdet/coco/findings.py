@@ -11,7 +11,8 @@ import numpy as np
 
 from rankdet.structures import InputError
 
-SEVERITIES = ("error", "warning", "note")
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 NUM_EXAMPLES = 3
 """Records that a line names."""
 LARGEST_ID = 2**63 - 1
@@ -36,7 +37,7 @@ class Finding(NamedTuple):
         The field or command that helps.
     """
 
-    severity: Literal["error", "warning", "note"]
+    severity: Severity
     file: str
     record: str
     problem: str

@@ -60,9 +60,12 @@ def described(summary: str, findings: Iterable[Finding], folder: Path | None) ->
 
 
 def _within(finding: Finding, folder: Path) -> Finding:
-    file = "" if finding.file == str(folder) else finding.file
-    texts = (text.replace(f"{folder}{os.sep}", "") for text in (file, finding.record, finding.problem, finding.detail))
-    return Finding(finding.severity, *texts, finding.remedy)
+    start = f"{folder}{os.sep}"
+    return finding._replace(
+        file="" if finding.file == str(folder) else finding.file.removeprefix(start),
+        problem=finding.problem.replace(start, ""),
+        detail=finding.detail.replace(start, ""),
+    )
 
 
 def prepare(
