@@ -229,7 +229,7 @@ def test_annotations_of_an_image_that_is_left_out_are_told_apart_from_those_of_n
     truth, findings = read_ground_truth(content, files=True)
     assert truth.annotation_ids.tolist() == [2]
     problems = {finding.record: finding.problem for finding in findings}
-    assert problems["annotation 1"] == "image_id has an image that is left out: left out"
+    assert problems[""] == "1 annotations are of images that are left out: left out with these"
     assert problems["annotation 3"] == "image_id is no image of the file: left out"
 
 

@@ -1,6 +1,7 @@
 """Names of images as tools write them, and sizes that they do not write."""
 
 import itertools
+import json
 import unicodedata
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from rankdet.coco import grouped
 from rankdet.data import CocoDataset, find_layout, find_source
+from rankdet.data.layouts import Source
 from rankdet.data.layouts.names import with_files, with_sizes
 
 
@@ -143,6 +145,28 @@ def test_a_file_without_any_of_its_images_is_one_line_that_names_the_field(tmp_p
         f"warning: a.json: none of the {count} images is in {tmp_path}: '0.png', …; data.train_images or "
         "data.validation_images names the folder of the images"
     ]
+
+
+@pytest.mark.parametrize("parent", ["/data/labels/raw", "//server/set", "../../set"])
+@pytest.mark.parametrize("inside", [0, 1, 4])
+def test_names_that_lead_out_of_the_folder_are_one_finding_that_names_the_field(tmp_path, parent, inside):
+    (tmp_path / "images").mkdir()
+    rows = [{"id": place, "file_name": f"{parent}/{place}.png", "width": 9, "height": 9} for place in range(5)]
+    for row in rows[:inside]:
+        row["file_name"] = f"{row['id']}.png"
+        Image.new("RGB", (9, 9)).save(tmp_path / "images" / row["file_name"])
+    objects = [{"id": one, "image_id": one % 5, "category_id": 1, "bbox": [1, 1, 5, 5]} for one in range(20)]
+    content = {"images": rows, "annotations": objects, "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    truth, findings = Source("COCO", tmp_path / "a.json", tmp_path / "images").read(masks=False)
+    assert len(truth.labels) == 4 * inside
+    told = [line for line in grouped(findings) if "categories" not in line]
+    assert len(told) == 2
+    assert "file_name leaves the folder of images: left out" in told[0]
+    assert told[0].startswith("warning" if inside else "error")
+    assert told[0].endswith("; data.train_images or data.validation_images names the folder of the images")
+    left_out = f"{20 - 4 * inside} annotations are of images that are left out: left out with these"
+    assert told[1] == f"warning: {tmp_path / 'a.json'}: {left_out}"
 
 
 @pytest.mark.parametrize(

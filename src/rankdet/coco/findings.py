@@ -19,6 +19,7 @@ LARGEST_ID = 2**63 - 1
 """The largest int64; evaluators take ids for unsigned, so they start at 0."""
 LARGEST_SIDE = 1_000_000
 """Pixels; no image is as wide or high, and no coordinate of an object as large."""
+NAMES_FOLDER = "data.train_images or data.validation_images names the folder of the images"
 
 
 class Finding(NamedTuple):
@@ -57,10 +58,11 @@ class Finding(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is wrong with a record: the same words for all records that have it, and what this one has there."""
+    """What is wrong with a record: the same words for all that have it, what this one has there, and what helps."""
 
     what: str
     detail: str = ""
+    remedy: str = ""
 
 
 def grouped(findings: Iterable[Finding]) -> list[str]:

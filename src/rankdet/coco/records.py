@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 from rankdet.coco.findings import (
     LARGEST_ID,
     LARGEST_SIDE,
+    NAMES_FOLDER,
     Finding,
     Problem,
     are_numbers,
@@ -53,6 +54,7 @@ class Section:
         self.place, self.row = 0, cast(Any, None)
         self._said: list[Finding] = []
         self._left_out: list[Finding] = []
+        self._num_followed = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The records that are objects, in the order of the file."""
@@ -70,13 +72,21 @@ class Section:
     def leave_out(self, problem: Problem) -> None:
         """Report that the record is left out."""
         name = record_name(self.kind, self.place, self.row)
-        self._left_out.append(Finding("warning", self.file, name, f"{problem.what}: left out", problem.detail))
+        self._left_out.append(Finding("warning", self.file, name, f"{problem.what}: left out", *problem[1:]))
+
+    def follow(self) -> None:
+        """Leave the record out with its image. All of these are one finding: what is wrong is told of the image."""
+        self._num_followed += 1
 
     def findings(self) -> list[Finding]:
         """All that was found. Where no record is left, what was wrong with them is an error."""
-        if len(self._left_out) == len(self.rows):
-            return [one._replace(severity="error") for one in self._left_out] + self._said
-        return self._left_out + self._said
+        found = self._left_out + self._said
+        if len(self._left_out) + self._num_followed == len(self.rows):
+            found = [one._replace(severity="error") for one in self._left_out] + self._said
+        if self._num_followed:
+            problem = f"{self._num_followed} {self.kind}s are of images that are left out: left out with these"
+            found.append(Finding("warning", self.file, "", problem))
+        return found
 
     def whole(self, key: str) -> int | None:
         """The whole number under a key, which may be a text or a float there; None where it is none."""
@@ -230,7 +240,7 @@ def _file_name_problem(row: Mapping[str, Any], value: Any) -> Problem | None:
         name = PurePosixPath(value.replace("\\", "/"))
         parts = name.parts
         if name.is_absolute() or ".." in parts:
-            return Problem("file_name leaves the folder of images", shown(value))
+            return Problem("file_name leaves the folder of images", shown(value), NAMES_FOLDER)
     if any(len(part.encode()) > LONGEST_NAME for part in parts):
         return Problem(f"file_name is longer than {LONGEST_NAME} bytes", shown(value))
     return None
@@ -259,8 +269,10 @@ def read_annotations(
         if type(image_id) is not int:
             image_id = section.whole("image_id")
         if image_id not in places:
-            what = "has an image that is left out" if image_id in left_out else "is no image of the file"
-            section.leave_out(_key_problem(row, "image_id", what))
+            if image_id in left_out:
+                section.follow()
+            else:
+                section.leave_out(_key_problem(row, "image_id", "is no image of the file"))
             continue
         if type(category_id) is not int:
             category_id = section.whole("category_id")

@@ -230,8 +230,8 @@ def _size(image: Mapping[str, Any] | None) -> tuple[int, int] | None:
     return (height, width) if is_integer(height) and is_integer(width) and min(height, width) > 0 else None
 
 
-def _broken(name: str, row: int, record: Any, problem: str, detail: str = "") -> Finding:
-    return Finding("error", name, record_name("detection", row, record), problem, detail)
+def _broken(name: str, row: int, record: Any, problem: str, detail: str = "", remedy: str = "") -> Finding:
+    return Finding("error", name, record_name("detection", row, record), problem, detail, remedy)
 
 
 def _unknown(name: str, row: int, record: Any, unknown: Unknown, is_left_out: bool, remedy: str) -> Finding:
@@ -240,7 +240,7 @@ def _unknown(name: str, row: int, record: Any, unknown: Unknown, is_left_out: bo
         return Finding(
             "warning", name, record_name("detection", row, record), f"{unknown.problem}: left out", unknown.detail
         )
-    return _broken(name, row, record, unknown.problem, unknown.detail)._replace(remedy=remedy)
+    return _broken(name, row, record, unknown.problem, unknown.detail, remedy)
 
 
 def _problem(record: Any, size: tuple[int, int] | None, masks: bool) -> Problem | None:

@@ -123,9 +123,9 @@ def segmentation_problem(segmentation: Any, size: tuple[int, int] | None, needs_
     Examples
     --------
     >>> segmentation_problem([[0, 0, 4, 0]], (8, 8))
-    Problem(what='no polygon of the segmentation has three points', detail='')
+    Problem(what='no polygon of the segmentation has three points', detail='', remedy='')
     >>> segmentation_problem({"size": [2, 2], "counts": [1, 2]}, (2, 2))
-    Problem(what='the counts of the RLE do not make the pixels of its size', detail='3, not 4')
+    Problem(what='the counts of the RLE do not make the pixels of its size', detail='3, not 4', remedy='')
     """
     if isinstance(segmentation, list):
         if size is None and needs_size:

@@ -19,11 +19,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rankdet.coco import Finding
-from rankdet.coco.findings import record_name, shown
+from rankdet.coco.findings import NAMES_FOLDER, record_name, shown
 from rankdet.data.images import UnreadableImageError, header
 from rankdet.data.layouts.files import IMAGE_SUFFIXES, with_bar
 
-FIELDS = "data.train_images or data.validation_images names the folder of the images"
 UPLOAD = re.compile(r"[0-9a-f]{8}[-_]+(?=.)")
 """What Label Studio puts in front of the name of a file."""
 
@@ -51,11 +50,12 @@ def with_files(rows: Sequence[Any], folder: Path, file: str) -> tuple[list[Any],
         elif files:
             problem = "file_name fits several files" if len(files) > 1 else "file_name fits the file of another name"
             detail = f"{shown(name)}: {', '.join(map(repr, files[:3]))}"
-            findings.append(Finding("warning", file, record, f"{problem}: none is taken", detail, FIELDS))
+            findings.append(Finding("warning", file, record, f"{problem}: none is taken", detail, NAMES_FOLDER))
         changed.append(row)
-    if names and not there and not any(len(files) == 1 for files in found.values()):
+    # Of names that lead out of the folder the reader says so.
+    if any(map(is_inside, names)) and not there and not any(len(files) == 1 for files in found.values()):
         problem = f"none of the {len(names)} images is in {folder}"
-        findings.append(Finding("warning", file, "", problem, f"{shown(min(names))}, …", FIELDS))
+        findings.append(Finding("warning", file, "", problem, f"{shown(min(names))}, …", NAMES_FOLDER))
     return changed, findings
 
 
