@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,20 @@ def marked(height: int, width: int) -> np.ndarray:
 
 
 BRIGHT = Model(Bright(), CLASSES)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("as_file", [True, False])
+def test_images_of_16_bits_are_drawn_as_bright_as_the_model_sees_them(
+    atss: Model, tmp_path: Path, bits: int, as_file: bool
+) -> None:
+    model = replace(atss, transforms=replace(atss.transforms, significant_bits=bits))
+    gray = photo(480, 500)[0].numpy()
+    image = Image.fromarray(gray.astype(np.uint16) << (bits - 8))
+    image.save(tmp_path / "a.png")
+    given = tmp_path / "a.png" if as_file else image
+    found = model.detect(given)
+    assert np.array_equal(np.array(found[:0].draw(given)), np.stack([gray] * 3, axis=2))
 
 
 def test_every_form_of_an_image_gives_the_same(tmp_path: Path):

@@ -52,6 +52,8 @@ class Detections:
         C pairs (id, name): label → category.
     thresholds
         C scores from which each class is drawn.
+    significant_bits
+        Of files and PIL images of 16 bits, how many are used, as the model that found the objects uses them.
 
     Examples
     --------
@@ -70,6 +72,7 @@ class Detections:
     size: tuple[int, int]
     categories: Sequence[tuple[int, str]]
     thresholds: Sequence[float]
+    significant_bits: int = 16
 
     @property
     def boxes(self) -> Tensor:
@@ -163,7 +166,7 @@ class Detections:
         """
         from rankdet.report import draw_detections  # takes a second to import
 
-        pixels = to_pixels(image)
+        pixels = to_pixels(image, bits=self.significant_bits)
         if tuple(pixels.shape[1:]) != self.size:
             raise InputError(
                 f"the image is {pixels.shape[1]} × {pixels.shape[2]} pixels, and these detections are of one of "

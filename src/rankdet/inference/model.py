@@ -175,7 +175,11 @@ class Model:
                 batch = collate(samples)
                 for source, detection in zip(batch.sources, self.detect_batch(batch), strict=True):
                     found[source.image_id] = Detections(
-                        detection, source.size, self.categories, self.drawing_thresholds()
+                        detection,
+                        source.size,
+                        self.categories,
+                        self.drawing_thresholds(),
+                        self.transforms.significant_bits,
                     )
         return found  # type: ignore[return-value]
 
