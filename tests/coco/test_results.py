@@ -58,3 +58,21 @@ def test_what_is_compared_must_be_there():
         evaluate(TRUTH, one, "segm")
     with pytest.raises(ValueError, match="boxes are compared, but the detections have none"):
         evaluate(TRUTH, Results(one.image_ids, one.category_ids, one.scores), "bbox")
+
+
+@pytest.mark.parametrize(
+    "empty", [[], [[]], {"size": [80, 100], "counts": [8000]}, [[10, 10, 10, 10, 10, 10]]], ids=str
+)
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_mask_without_a_pixel_is_a_false_positive_and_its_box_counts(empty, number):
+    rows = [{"image_id": 3, "category_id": 4, "bbox": [10, 10, 40, 40], "score": 0.9 - k / 10} for k in range(number)]
+    right = {"image_id": 3, "category_id": 4, "score": 0.1, "bbox": [10, 10, 40, 40]}
+    found = [*({**row, "segmentation": empty} for row in rows)]
+    found.append({**right, "segmentation": TRUTH["annotations"][0]["segmentation"]})
+    masks, boxes = evaluate(TRUTH, found, "segm"), evaluate(TRUTH, found, "bbox")
+    assert masks["AP"] == pytest.approx(1 / (1 + number))  # after as many false positives
+    assert boxes["AP"] == pytest.approx(1)
+    (line,) = [line for line in masks["findings"] if "mask without a pixel" in line]
+    assert line.startswith("note: ")
+    assert ("3 records" in line) == (number == 3)
+    assert "mask without a pixel" not in str(boxes.get("findings"))

@@ -81,7 +81,6 @@ def test_bad_detection_is_named(tmp_path: Path, record, message):
         ({**MASK, "counts": [0, -1]}, "the counts of the RLE are neither a string nor a list of integers"),
         ({**MASK, "counts": [10**400]}, "the counts of the RLE do not make the pixels of its size.*: 10*…"),
         ({**MASK, "counts": 5}, "the counts of the RLE are neither a string nor a list of integers"),
-        ([], "no polygon of the segmentation has three points"),
         ([[1, 2, 3, 4]], "no polygon of the segmentation has three points"),
         ([[1, 2, 3, 4, 5]], "a polygon of the segmentation is not a list of numbers"),
         ([["1"] * 6], "a polygon of the segmentation is not a list of numbers"),

@@ -28,7 +28,7 @@ from rankdet.coco.findings import (
 from rankdet.coco.ground_truth import GroundTruth
 from rankdet.coco.matching import ONLY_KNOWN, Matching, Unknown
 from rankdet.coco.reading import read_json
-from rankdet.coco.segmentations import encode_masks, outline_box, segmentation_problem, to_rle
+from rankdet.coco.segmentations import encode_masks, mask_area, outline_box, segmentation_problem, to_rle
 from rankdet.structures import Detection, InputError, Source
 
 LARGEST_COORDINATE = 1e9
@@ -36,6 +36,7 @@ LARGEST_COORDINATE = 1e9
 
 NO_BOX = [0.0, 0.0, 0.0, 0.0]
 """That of a mask without a pixel."""
+EMPTY = "has a mask without a pixel: finds nothing where masks are compared"
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,12 +181,15 @@ def read_results(
         image_ids.append(image)
         category_ids.append(category)
         if masks:
-            codes.append(to_rle(record["segmentation"], size))
+            codes.append(_code(record["segmentation"], size))
+            if not mask_area(codes[-1]):
+                finding = Finding("note", name, record_name("detection", row, record), EMPTY)
+                findings.append(finding)
     raise_errors(findings)
     has_boxes = not masks or all(record.get("bbox") is not None for record in kept)
     boxes = (
         [
-            outline_box(record["segmentation"]) or NO_BOX if record.get("bbox") is None else record["bbox"]
+            (outline_box(record["segmentation"]) or NO_BOX) if record.get("bbox") is None else record["bbox"]
             for record in kept
         ]
         if has_boxes
@@ -243,6 +247,18 @@ def _unknown(name: str, row: int, record: Any, unknown: Unknown, is_left_out: bo
     return _broken(name, row, record, unknown.problem, unknown.detail, remedy)
 
 
+def _is_nothing(segmentation: Any) -> bool:
+    """Whether a segmentation has no polygon, as some tools write a mask without a pixel."""
+    return isinstance(segmentation, list) and all(polygon == [] for polygon in segmentation)
+
+
+def _code(segmentation: Any, size: tuple[int, int] | None) -> dict[str, Any]:
+    """The run lengths of a checked mask, which may have no pixel."""
+    if _is_nothing(segmentation) and size is not None:
+        return {"size": list(size), "counts": [size[0] * size[1]]}
+    return to_rle(segmentation, size)
+
+
 def _problem(record: Any, size: tuple[int, int] | None, masks: bool) -> Problem | None:
     """What is wrong with a detection of a known image and category, and how, or None."""
     if not are_numbers((record["score"],)) or not is_finite(record["score"]):
@@ -252,4 +268,6 @@ def _problem(record: Any, size: tuple[int, int] | None, masks: bool) -> Problem 
         return wrong
     if segmentation is None and (masks or box is None):
         return Problem("has no segmentation" if masks else "has neither bbox nor segmentation")
+    if _is_nothing(segmentation) and size is not None:
+        return None
     return segmentation_problem(segmentation, size, needs_size=masks) if masks or box is None else None
