@@ -5,6 +5,9 @@ import json
 import pytest
 from PIL import Image
 
+from rankdet.data.doctor import equal_files
+from rankdet.data.layouts import Source
+from rankdet.data.layouts.files import with_bar
 from rankdet.recipes.doctor import check_folder
 
 
@@ -146,3 +149,32 @@ def test_folder_without_annotations_is_an_error(tmp_path):
 @pytest.mark.parametrize("name", ["bccd", "nuclei_dsb2018", "coco_free"])
 def test_real_sets_have_no_errors(shared, name):
     assert errors(check_folder(shared("data", name), with_masks=name != "bccd")) == set()
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_a_file_is_read_once_for_training_and_once_for_the_closer_look(folder, monkeypatch, with_masks):
+    folder.write()
+    content, files = Source.content, []
+
+    def counted(source):
+        files.append(source.annotations.name)
+        return content(source)
+
+    monkeypatch.setattr(Source, "content", counted)
+    check_folder(folder.root, with_masks=with_masks)
+    assert files == ["instances_train.json"] * 2
+
+
+def test_files_that_may_not_be_read_are_no_equal_ones(tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    for path in paths[1:]:
+        path.write_bytes(b"the same")
+    paths[0].mkdir()
+    assert equal_files([*paths, tmp_path / "missing.png"]) == [[1, 2]]
+
+
+@pytest.mark.parametrize("name", ["[/red].json", "[bold", "[link=x]y[/link]"])
+def test_a_bar_shows_any_name(capsys, monkeypatch, name):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert list(with_bar([1, 2], name)) == [1, 2]
+    assert name in capsys.readouterr().err

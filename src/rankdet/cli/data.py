@@ -89,10 +89,10 @@ def look(
     images: Annotated[int, typer.Option(min=1, help="Most images that are shown.")] = 500,
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("look.html"),
     split: Annotated[list[str] | None, typer.Option(help="This split alone; may be given several times.")] = None,
-    train_annotations: Annotated[Path | None, typer.Option(help="Annotations to learn from, of any format.")] = None,
-    train_images: Annotated[Path | None, typer.Option(help="The folder of their images.")] = None,
-    val_annotations: Annotated[Path | None, typer.Option(help="Annotations to evaluate on.")] = None,
-    val_images: Annotated[Path | None, typer.Option(help="The folder of their images.")] = None,
+    train_annotations: TrainAnnotations = None,
+    train_images: TrainImages = None,
+    val_annotations: ValAnnotations = None,
+    val_images: ValImages = None,
 ) -> None:
     """Look at a data set on one HTML page.
 

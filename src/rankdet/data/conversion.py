@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
-
 from rankdet.coco import Finding
 from rankdet.coco.records import whole
 from rankdet.data.images import is_file
 from rankdet.data.layouts import Reading, Source, find_layout
+from rankdet.data.layouts.files import with_bar
 from rankdet.structures import InputError
 
 MOST_LETTERS = 100
@@ -82,7 +79,7 @@ def convert_folder(
         Copy images. Otherwise a file has a second name (a hard link) where the file system can do that, so that a
         change of its content is one in both folders.
     progress
-        Show a progress bar on standard error.
+        Show a progress bar on standard error, where that is a terminal.
     voc_first_pixel
         The number, 0 or 1, that the first pixel has in Pascal VOC; None: as its boxes show.
     read
@@ -144,9 +141,8 @@ def _convert(
     target.mkdir(parents=True, exist_ok=True)
     places = {image_id: place for place, image_id in enumerate(truth.image_ids.tolist())}
     rows, missing = [], 0
-    for row in track(
-        document["images"], escape(f"Images of {split}"), console=Console(stderr=True), disable=not progress
-    ):
+    given = document["images"]
+    for row in with_bar(given, f"Images of {split}") if progress else given:
         if isinstance(row, Mapping) and (place := places.pop(whole(row.get("id")), None)) is not None:
             file_name, (height, width) = truth.file_names[place].decode(), truth.sizes[place].tolist()
             row = {**row, "file_name": file_name, "height": height, "width": width}

@@ -9,6 +9,7 @@ Legend: N images, A annotations.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -139,7 +140,7 @@ def _equal_images(splits: Sequence[ReadSplit]) -> list[Finding]:
 
 
 def equal_files(paths: Sequence[Path]) -> list[list[int]]:
-    """Groups of places among ``paths`` whose files have the same content; missing files are in none.
+    """Groups of places among ``paths`` whose files have the same content; files that cannot be read are in none.
 
     Only files of which there are several of one size are read. A path that is there several times has one content.
     """
@@ -151,7 +152,8 @@ def equal_files(paths: Sequence[Path]) -> list[list[int]]:
     for numbers in with_bar([numbers for numbers in by_size.values() if len(numbers) > 1], "Equal images"):
         by_content: dict[str, list[int]] = {}
         for number in numbers:
-            with paths[number].open("rb") as file:
+            # A file that may not be read is told where its header is.
+            with suppress(OSError), paths[number].open("rb") as file:
                 by_content.setdefault(file_digest(file, "blake2b").hexdigest(), []).append(number)
         groups += [group for group in by_content.values() if len(group) > 1]
     return groups

@@ -16,10 +16,9 @@ from rankdet.coco import Finding, GroundTruth, findings_of
 from rankdet.coco.findings import record_name
 from rankdet.data.doctor import ReadSplit, odd_images, odd_records
 from rankdet.data.layouts import Layout, Source, find_layout, find_source
+from rankdet.data.layouts.splits import SPLITS
+from rankdet.data.layouts.yolo import SETTINGS_SUFFIXES
 from rankdet.structures import InputError
-
-SETTINGS = (".yaml", ".yml")
-"""Files that say where the splits of a folder are, and are no annotations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,15 +78,14 @@ def read_splits(
     """
     named = {split: find_source(*paths) for split, paths in files.items()}
     layout = Layout(data or Path(), "", {})
-    if data is not None and data.is_file() and data.suffix not in SETTINGS:
+    if data is not None and data.is_file() and data.suffix not in SETTINGS_SUFFIXES:  # these name splits
         named = {data.stem: find_source(data), **named}
     elif data is not None:
         layout = find_layout(data)
     layout = replace(layout, sources={**layout.sources, **named})
     if names:
         return [_read(name, layout.source(name)) for name in dict.fromkeys(names)]
-    first = ("train", "val", "test")
-    order = sorted(layout.sources, key=lambda name: (first.index(name) if name in first else len(first), name))
+    order = sorted(layout.sources, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
     return [_read(name, layout.sources[name]) for name in order]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rankdet.coco import Finding, findings_of
 from rankdet.data.doctor import ReadSplit, odd_images, odd_records, shared_images
-from rankdet.data.layouts import Source, find_layout
+from rankdet.data.layouts import Reading, Source, find_layout
 from rankdet.data.preparation import MISSING, described
 from rankdet.recipes.schema.data import Data
 from rankdet.structures import InputError
@@ -64,12 +64,13 @@ def diagnose(data: Data, with_masks: bool = False, is_evaluated: bool = True, im
     files = {source.annotations for source in used}
     for source in used + [other for other in _all_sources(data) if other.annotations not in files]:
         try:
-            truth, found = source.read(False)
+            content = source.content()
+            truth, found = source.read(False, content)
         except InputError as error:
             findings += [] if source in used else _as_warnings(findings_of(error, str(source.annotations)))
             continue
         findings += [] if source in used else _as_warnings(found)
-        findings += [] if with_masks else _as_warnings(_of_masks(source, found))
+        findings += [] if with_masks else _as_warnings(_of_masks(source, content, found))
         findings += odd_records(truth)
         is_learned = source in used[:1] and not data.skip_unreadable
         splits.append(ReadSplit(truth, source.images, "error" if is_learned else "warning"))
@@ -97,13 +98,13 @@ def _all_sources(data: Data) -> Iterable[Source]:
             yield from layout.sources.values()
 
 
-def _of_masks(source: Source, known: Iterable[Finding]) -> list[Finding]:
+def _of_masks(source: Source, content: Reading, known: Iterable[Finding]) -> list[Finding]:
     """What a training of masks would find, too; nothing where the annotations have none."""
     try:
-        truth, found = source.read(True)
+        truth, found = source.read(True, content)
     except InputError:
         return []
-    if truth.segmentations is None or not any(truth.segmentations[row] for row in range(len(truth.labels))):
+    if not truth.has_mask.any():
         return []
     told = set(known)
     return [finding for finding in found if finding not in told]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from rankdet.data.images import UnreadableImageError, header, is_file
@@ -54,7 +55,7 @@ def upright_size(path: Path) -> tuple[int, int] | str:
 def with_bar(rows: Sequence[Row], what: str) -> Iterable[Row]:
     """The rows one by one, while a bar on the terminal, if there is one, shows how many are left."""
     console = Console(stderr=True)
-    return track(rows, what, console=console, transient=True, disable=not console.is_terminal)
+    return track(rows, escape(what), console=console, transient=True, disable=not console.is_terminal)
 
 
 def common_folder(files: Iterable[Path]) -> Path:

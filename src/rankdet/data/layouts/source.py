@@ -65,12 +65,12 @@ class Source:
             document, findings = {**document, "images": sized}, [*findings, *of_names, *of_sizes]
         return document, findings
 
-    def read(self, masks: bool) -> tuple[GroundTruth, list[Finding]]:
-        """Read and check the annotations, with segmentations or without.
+    def read(self, masks: bool, content: Reading | None = None) -> tuple[GroundTruth, list[Finding]]:
+        """Read and check the annotations, with segmentations or without; ``content`` is what `content` has returned.
 
         Returns the sound records and what is wrong with the others; raises InputError when nothing can be read.
         """
-        document, odd = self.content()
+        document, odd = self.content() if content is None else content
         truth, found = self.check(document, masks)
         return truth if self.part is None else truth.subset(np.flatnonzero(self.part(truth))), [*odd, *found]
 
