@@ -117,6 +117,23 @@ def test_classes_keep_their_names_where_numbers_are_missing(tmp_path: Path) -> N
     assert problems(findings) == ["warning: has a class that has no name: left out"]
 
 
+@pytest.mark.parametrize(
+    ("numbers", "detail"),
+    [([1, 2, 3], "the largest is 3, and 0 never occurs; names go from 0 to 2"),
+     ([18, 90], "the largest is 90, and 0 never occurs; names go from 0 to 2"),
+     ([0, 1, 2, 3, 3], "the largest is 3, and 0 is one of them; names go from 0 to 2"),
+     ([0, 1, 2], None), ([1, 2], None), ([], None)],
+)  # fmt: skip
+def test_class_numbers_that_look_like_category_ids_are_one_warning(
+    tmp_path: Path, numbers: list[int], detail: str | None
+) -> None:
+    lines = [f"{number} 0.5 0.5 0.{place + 1} 0.2" for place, number in enumerate(numbers)]
+    rows, findings = one_label(tmp_path, *lines)
+    assert len(rows) == sum(number < 3 for number in numbers)
+    told = [finding for finding in findings if "look like category ids" in finding.problem]
+    assert [(one.severity, one.record, one.detail) for one in told] == ([("warning", "", detail)] if detail else [])
+
+
 @pytest.mark.parametrize("name", ["classes.txt", "obj.names", "labels.txt"])
 def test_a_list_of_classes_stands_for_data_yaml(tmp_path: Path, name: str) -> None:
     write_images(BOXES, tmp_path / "images", tmp_path / "labels")
@@ -211,7 +228,7 @@ def test_white_space_does_not_matter(tmp_path: Path, end: str) -> None:
     assert not findings
 
 
-@pytest.mark.parametrize("text", ["0 a 0.5 0.2 0.2", "cat 0.5 0.5 0.2 0.2", "3 0.5 0.5 0.2 0.2", "-1 0.5 0.5 0.2 0.2",
+@pytest.mark.parametrize("text", ["0 a 0.5 0.2 0.2", "cat 0.5 0.5 0.2 0.2", "-1 0.5 0.5 0.2 0.2",
                                   "0.5 0.5 0.5 0.2 0.2", "0 0.5 0.5", "0 0.1 0.1 0.2 0.2 0.3 0.3 0.4 0.4 0.5 nan",
                                   "0 50 25 20 10", "0 -0.2 0.5 0.1 0.1", "0", "0 0.5 0.5 inf 0.2"])  # fmt: skip
 def test_one_bad_line_is_left_out_and_the_others_stay(tmp_path: Path, text: str) -> None:

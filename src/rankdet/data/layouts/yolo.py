@@ -33,6 +33,7 @@ YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 SETTINGS_SUFFIXES = (".yaml", ".yml", ".data")
 LIST_NAMES = ("classes.txt", "obj.names", "labels.txt")
 """Files with a class in each line, which stand for ``names``."""
+IDS = "class numbers go beyond the names: they look like category ids, as sahi writes them, and all names may be wrong"
 SLACK = 0.01
 """How far a fraction may lie outside of 0…1, as ultralytics allows: more are pixels, or broken."""
 
@@ -352,6 +353,11 @@ def read_yolo(settings: Settings, images: Sequence[Path], folder: Path) -> Readi
     for label_folder, image_folder in label_folders.items():
         for file in _without_image(label_folder, image_folder):
             draft.report("warning", "/".join(file.parts[-2:]), "has labels of an image that is missing: left out")
+    largest = max(reader.numbers, default=0)
+    if largest > max(labels):
+        zero = "0 is one of them" if 0 in reader.numbers else "0 never occurs"
+        detail = f"the largest is {largest:g}, and {zero}; names go from {min(labels)} to {max(labels)}"
+        draft.report("warning", "", IDS, detail, "compare some objects with their names: rankdet look")
     if num_unlabeled and num_unlabeled == len(draft.images):
         looked = ", ".join(str(path) for path in label_candidates(images[0]))
         draft.report("warning", "", "no image has a label file", f"looked for {looked}")
@@ -391,11 +397,12 @@ def _without_image(label_folder: Path, image_folder: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class _Lines:
-    """Reads label files into a draft."""
+    """Reads label files into a draft; ``numbers`` are those of the classes in them."""
 
     draft: Draft
     labels: Mapping[int, int]
     keypoint_values: int
+    numbers: set[float] = field(default_factory=set)
 
     def read(self, file: Path, image_id: int, size: tuple[int, int]) -> None:
         shown = "/".join(file.parts[-2:])
@@ -423,6 +430,8 @@ class _Lines:
         except ValueError:
             self.draft.report("warning", record, "has words in place of numbers: left out", shown)
             return
+        if number.is_integer():
+            self.numbers.add(number)
         if number not in self.labels:
             known = f"class {row[0]}; the classes are {min(self.labels)} to {max(self.labels)}"
             self.draft.report("warning", record, "has a class that has no name: left out", known, "names in data.yaml")
