@@ -426,7 +426,34 @@ def test_broken_image_stops_all_processes_of_torchrun_with_its_name(data: Path, 
         capture_output=True, text=True, timeout=90, env=environment, check=False,
     )  # fmt: skip
     assert result.returncode != 0
-    assert f"{image}: the image cannot be decoded" in result.stderr
-    assert "rankdet: error: process 1: " in result.stderr
+    assert result.stderr.count(f"{image}: the image cannot be decoded") == 1
+    assert result.stderr.count("rankdet: error: ") == 1
     assert "rankdet/cli/" not in result.stderr  # no trace of ours; torchrun shows its own
     assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [(["optimizer.lrr=1"], "optimizer.lrr: unknown field"), (["data.folder=absent"], "there is no such folder")],
+)
+def test_a_mistake_is_told_once_by_the_processes_of_torchrun(data: Path, tmp_path: Path, changes: list[str], message):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rankdet"]
+    result = subprocess.run(
+        [*command, "train", "rs_faster_rcnn_shapes", "--out", str(tmp_path / "run"), *SMALL, *changes],
+        capture_output=True, text=True, timeout=90, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert result.returncode != 0
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("rankdet: error: ")]
+    assert message in line
+    assert "process 1" not in line
+
+
+def test_a_mistake_of_one_process_alone_is_told_by_it(tmp_path: Path):
+    environment = os.environ | {"RANK": "1", "WORLD_SIZE": "2"}
+    result = subprocess.run(
+        [sys.executable, "-m", "rankdet", "train", "absent_recipe"],
+        capture_output=True, text=True, timeout=60, env=environment, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr.startswith("rankdet: error: process 1: ")
+    assert result.stderr.count("\n") == 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import time
 from contextlib import suppress
 from typing import Annotated, NoReturn
 
@@ -12,6 +14,9 @@ import typer
 
 from rankdet import __version__
 from rankdet.cli import data, experiments, models
+
+SECONDS_TO_TELL = 5.0
+"""How long a process waits for the message of the main process: it may be as much later at the same mistake."""
 
 app = typer.Typer(
     help="Object detectors trained with ranking-based losses.",
@@ -56,11 +61,13 @@ def main() -> None:
 
         if not isinstance(error, OSError | InputError):
             raise
+        status = DIVERGED if isinstance(error, DivergenceError) else 2
+        _leave_to_main_process(status)
         lines = [" ".join(line.split()) for line in str(error).splitlines()]
         print(f"rankdet: error: {_process()}" + "\n".join(filter(None, lines)), file=sys.stderr)
         if isinstance(error, OSError):
             _discard_output()
-        sys.exit(DIVERGED if isinstance(error, DivergenceError) else 2)
+        sys.exit(status)
 
 
 def _end_of_pipe() -> NoReturn:
@@ -73,6 +80,16 @@ def _discard_output() -> None:
     """What is still buffered cannot be written: Python must not try once more at its end."""
     with suppress(io.UnsupportedOperation):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _leave_to_main_process(status: int) -> None:
+    """Wait, in the other processes of torchrun, while the main process says the same.
+
+    When it has, torchrun ends all others. Who is still there has an error of its own, or nobody to end it.
+    """
+    if not models.is_main_process():
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(status))
+        time.sleep(SECONDS_TO_TELL)
 
 
 def _process() -> str:

@@ -62,16 +62,21 @@ class World:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared)
 
+    def shared(self, error: InputError | None) -> InputError:
+        """The error of this process, or that of the first that has one: the main process can tell it."""
+        first = next((one for one in self.gather(error) if one is not None), InputError(ELSEWHERE))
+        return error or first
+
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Where one process raises InputError inside, every process raises InputError at the end: none waits for it."""
+        """Where one process raises InputError inside, every process raises it at the end: none waits for another."""
         error = None
         try:
             yield
         except InputError as raised:
             error = raised
         if self.highest(error is not None):
-            raise error or InputError(ELSEWHERE)
+            raise self.shared(error)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of a host tensor over all processes."""

@@ -169,7 +169,7 @@ class Loop:
         # All processes learn of a broken image before any of them waits for the gradients of another.
         status = self._world.highest(FAILED if error is not None else STOP if is_stopped else OK)
         if status == FAILED:
-            raise error or InputError(ELSEWHERE)
+            raise self._world.shared(error)
         return steps, status == STOP
 
     def _fetch(self) -> Tensor:
