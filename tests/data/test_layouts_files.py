@@ -1,10 +1,12 @@
 """Annotation files and folders of images that are named one by one."""
 
 import json
+import re
 
 import pytest
 
 from rankdet.data import CocoDataset, find_source
+from rankdet.data.layouts import Source
 from rankdet.recipes.schema.data import Data
 from rankdet.structures import InputError
 
@@ -131,3 +133,22 @@ def test_messages_name_what_is_missing(folder, monkeypatch, fields, message):
     monkeypatch.chdir(folder.root)
     with pytest.raises(InputError, match=message):
         Data(batch_size=1, **fields).build_training_dataset()
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("name", ["a.json", "b [red].json"])
+def test_a_terminal_shows_which_file_is_read(tmp_path, monkeypatch, capsys, is_terminal, name):
+    monkeypatch.setenv("TTY_COMPATIBLE", str(int(is_terminal)))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "500")
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 9, "height": 9}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / name).write_text(json.dumps(content))
+    Source("COCO", tmp_path / name, tmp_path).read(masks=False)
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert (f"Reading {tmp_path / name}" in re.sub(r"\x1b\[[0-9;]*m", "", shown.err)) == is_terminal
+    assert bool(shown.err) == is_terminal

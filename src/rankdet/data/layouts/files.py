@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +57,12 @@ def with_bar(rows: Sequence[Row], what: str) -> Iterable[Row]:
     """The rows one by one, while a bar on the terminal, if there is one, shows how many are left."""
     console = Console(stderr=True)
     return track(rows, escape(what), console=console, transient=True, disable=not console.is_terminal)
+
+
+def with_spinner(what: str) -> AbstractContextManager[object]:
+    """What goes on inside, named on the terminal, if there is one, until it has ended."""
+    console = Console(stderr=True)
+    return console.status(escape(what)) if console.is_terminal else nullcontext()
 
 
 def common_folder(files: Iterable[Path]) -> Path:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rankdet.coco import Finding, GroundTruth, read_ground_truth
 from rankdet.coco.reading import read_json
+from rankdet.data.layouts.files import with_spinner
 from rankdet.data.layouts.names import with_files, with_sizes
 from rankdet.data.layouts.splits import canonical, without_year
 from rankdet.structures import InputError
@@ -57,7 +58,12 @@ class Source:
         Records are not checked. Raises InputError when nothing can be read.
         """
         file = str(self.annotations)
-        document, findings = (read_json(file), []) if self.document is None else self.document()
+        findings: list[Finding] = []
+        if self.document is None:
+            with with_spinner(f"Reading {file}"):
+                document = read_json(file)
+        else:
+            document, findings = self.document()
         # Names in LVIS are addresses, which are not written in other ways.
         if isinstance(document, Mapping) and isinstance(document.get("images"), list) and not self.is_lvis:
             named, of_names = with_files(document["images"], self.images, file)
@@ -76,14 +82,15 @@ class Source:
 
     def check(self, document: Mapping[str, Any], masks: bool) -> tuple[GroundTruth, list[Finding]]:
         """The sound records of what `content` returns, with segmentations or without, and what is wrong with others."""
-        return read_ground_truth(
-            document,
-            files=True,
-            masks=masks,
-            lvis=self.is_lvis,
-            crowds_are_objects=self.crowds_are_objects,
-            name=str(self.annotations),
-        )
+        with with_spinner(f"Checking {self.annotations}"):
+            return read_ground_truth(
+                document,
+                files=True,
+                masks=masks,
+                lvis=self.is_lvis,
+                crowds_are_objects=self.crowds_are_objects,
+                name=str(self.annotations),
+            )
 
     def __str__(self) -> str:
         """What is read, for messages: the layout, the annotations and the folder of the images."""
