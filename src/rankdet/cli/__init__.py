@@ -61,13 +61,13 @@ def main() -> None:
 
         if not isinstance(error, OSError | InputError):
             raise
-        status = DIVERGED if isinstance(error, DivergenceError) else 2
-        _leave_to_main_process(status)
+        code = DIVERGED if isinstance(error, DivergenceError) else 2
+        _leave_to_main_process(code)
         lines = [" ".join(line.split()) for line in str(error).splitlines()]
         print(f"rankdet: error: {_process()}" + "\n".join(filter(None, lines)), file=sys.stderr)
         if isinstance(error, OSError):
             _discard_output()
-        sys.exit(status)
+        sys.exit(code)
 
 
 def _end_of_pipe() -> NoReturn:
