@@ -26,12 +26,11 @@ from rankdet.coco.records import (
     WITHOUT_MASK,
     Annotations,
     Image,
-    Section,
     read_annotations,
     read_categories,
     read_images,
-    whole,
 )
+from rankdet.coco.sections import Section, whole
 from rankdet.coco.suspicions import NO_MASKS, suspicions
 from rankdet.structures import InputError
 

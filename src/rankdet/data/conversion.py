@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rankdet.coco import Finding
-from rankdet.coco.records import whole
+from rankdet.coco.sections import whole
 from rankdet.data.images import is_file
 from rankdet.data.layouts import Reading, Source, find_layout
 from rankdet.data.layouts.files import with_bar

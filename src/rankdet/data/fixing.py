@@ -18,7 +18,7 @@ import numpy as np
 from rankdet.coco import GroundTruth, raise_errors
 from rankdet.coco.findings import record_name
 from rankdet.coco.reading import read_json
-from rankdet.coco.records import whole
+from rankdet.coco.sections import whole
 from rankdet.coco.segmentations import meant_segmentation, outline_box, segmentation_problem
 from rankdet.coco.suspicions import are_relative, corner_boxes
 from rankdet.data.conversion import convert_folder

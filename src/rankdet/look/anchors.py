@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from rankdet.backbones import pyramid_strides
+from rankdet.coco import GroundTruth
 from rankdet.data import Transforms
 from rankdet.data.usable import is_usable
 from rankdet.heads import AnchorGenerator, CenteredAnchors, DenseStage, InstanceStage, RegionProposalNetwork
@@ -120,7 +122,7 @@ def anchor_fit(recipe: Recipe, splits: Sequence[Split], num_classes: int) -> Anc
     if found is None:
         return AnchorFit(recipe.name, "This detector has no anchors.", [], 0, len(images))
     transforms = Transforms(recipe.data.build_transforms(training=True).resize)
-    usable = {id(split): is_usable(split.truth) for split in splits if split.truth is not None}
+    objects_of = {id(split): _usable_objects(split.truth) for split in splits if split.truth is not None}
     rows: list[Tensor] = []
     looked_at, pairs = 0, 0
     # A fixed shuffle: wherever the pairs run out, the images are spread over the data set.
@@ -131,7 +133,7 @@ def anchor_fit(recipe: Recipe, splits: Sequence[Split], num_classes: int) -> Anc
         if split.truth is None:
             continue
         looked_at += 1
-        objects = np.flatnonzero((split.truth.images == place) & usable[id(split)])
+        objects = objects_of[id(split)][place]
         if not len(objects):
             continue
         boxes = torch.from_numpy(split.truth.boxes[objects]).float()
@@ -147,6 +149,13 @@ def anchor_fit(recipe: Recipe, splits: Sequence[Split], num_classes: int) -> Anc
         pairs += len(anchors.boxes) * len(placed)
     table = torch.cat(rows) if rows else torch.zeros(0, 3)
     return AnchorFit(recipe.name, found.rule, list(_bins(table, found.threshold)), looked_at, len(images))
+
+
+def _usable_objects(truth: GroundTruth) -> list[NDArray[np.int64]]:
+    """The rows of the objects to learn from, image by image."""
+    rows = np.flatnonzero(is_usable(truth))
+    rows = rows[np.argsort(truth.images[rows], kind="stable")]
+    return np.split(rows, np.cumsum(np.bincount(truth.images[rows], minlength=len(truth.image_ids)))[:-1])
 
 
 def _measured(found: _Anchors, anchors: PyramidAnchors, target: Target) -> Tensor:
