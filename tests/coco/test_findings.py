@@ -13,8 +13,8 @@ def broken(number: int, problem: str = "has no area", severity="error", file="a.
 @pytest.mark.parametrize("number", [4, 100, 5000])
 def test_many_records_with_one_problem_are_one_line_with_three_examples(number):
     assert grouped(broken(number)) == [
-        f"error: a.json: {number} records: has no area (annotation 0: [0, 0]; annotation 1: [1, 0]; annotation 2: "
-        "[2, 0]; …)"
+        f"error: a.json: each of {number} records: has no area (annotation 0: [0, 0]; annotation 1: [1, 0]; "
+        "annotation 2: [2, 0]; …)"
     ]
 
 

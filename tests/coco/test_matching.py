@@ -129,7 +129,7 @@ def test_what_the_truth_does_not_have_is_refused_or_left_out_and_counted(change:
     with pytest.raises(InputError, match=r"2 records: .*--only-known \(only_known=True\) leaves such detections out"):
         evaluate(TRUTH, rows)
     (finding,) = same(rows, only_known=True)
-    assert finding.startswith("warning: detections: 2 records: ")
+    assert finding.startswith("warning: detections: each of 2 records: ")
     assert ": left out (detection" in finding
 
 

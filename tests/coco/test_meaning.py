@@ -219,7 +219,7 @@ def test_thousands_of_broken_records_are_few_lines_and_the_others_stay(bad):
     truth, findings = read(*rows, annotation(6000), masks=False)
     assert truth.annotation_ids.tolist() == [6000]
     (line,) = grouped(findings)
-    assert line.startswith("warning: ground truth: 5000 records: ")
+    assert line.startswith("warning: ground truth: each of 5000 records: ")
     assert severities(read(*rows, masks=False)[1]) == {"error"}
 
 

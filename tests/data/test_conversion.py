@@ -151,7 +151,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "link", full)
     monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match="the disk is full"):
         convert_folder(tmp_path / "in", tmp_path / "deep/out")
     assert not any((tmp_path / "deep").iterdir())
 

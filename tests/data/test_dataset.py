@@ -235,7 +235,7 @@ def test_missing_file_and_folder_are_named(folder):
 
 def test_set_without_usable_image_is_refused(folder):
     folder.document["annotations"].clear()
-    with pytest.raises(InputError, match="no image is left"):
+    with pytest.raises(InputError, match="no image has an object to learn from"):
         folder.dataset(keep_empty=False)
 
 

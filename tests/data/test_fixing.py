@@ -1,7 +1,10 @@
 """A cleaned copy has no errors, every change is recorded, and the original stays as it was."""
 
+import errno
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -166,6 +169,46 @@ def test_sizes_stay_where_boxes_of_another_image_fit_the_stored_pixels_alone(fol
     folder.add(13, 7, [50, 5, 20, 25])
     changes, _ = fixed(folder, out)
     assert changes == []
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [("9 0.5 0.5 0.2 0.2", "no name"), ("0 1.5 0.5 0.2 0.2", "outside"), ("0 0.5 0.5", "neither a box nor a polygon")],
+)
+def test_lines_of_a_foreign_format_that_are_left_out_are_changes(tmp_path, out, line, reason):
+    for name in ("images", "labels"):
+        (tmp_path / "set" / name / "train").mkdir(parents=True)
+    Image.new("RGB", (64, 48)).save(tmp_path / "set/images/train/a.png")
+    (tmp_path / "set/labels/train/a.txt").write_text(f"0 0.5 0.5 0.2 0.2\n{line}\n")
+    (tmp_path / "set/data.yaml").write_text("train: images/train\nnames: [cell]\n")
+    change, *others = fix_folder(tmp_path / "set", out)
+    assert not others
+    assert reason in change.reason
+    assert change.after is None
+    assert len(annotations_of(out)) == 1
+
+
+def test_a_full_disk_leaves_no_copy_and_one_message(folder, out, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder.write()
+    monkeypatch.setattr("shutil.copyfile", fail)
+    with pytest.raises(InputError, match="the disk is full: nothing is written"):
+        fix_folder(folder.root, out, copy=True)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_the_list_of_changes_is_there_as_soon_as_the_copy_is(folder, out, monkeypatch):
+    def checked(beside, place):
+        assert (Path(beside) / CHANGES).is_file()
+        rename(beside, place)
+
+    rename = os.replace
+    folder.write()
+    monkeypatch.setattr("os.replace", checked)
+    fix_folder(folder.root, out)
+    assert (out / CHANGES).is_file()
 
 
 def test_ids_of_images_that_repeat_have_no_certain_repair(folder, out):

@@ -87,3 +87,11 @@ def test_paths_of_findings_are_relative_to_the_folder_that_the_summary_names(fol
     heading, *lines = found.describe().splitlines()
     assert str(folder.root) in heading
     assert str(folder.root) not in "\n".join(lines)
+
+
+@pytest.mark.parametrize("keep_empty", [False, True])
+def test_without_any_object_no_field_is_named_that_does_not_help(folder, keep_empty):
+    folder.document["annotations"].clear()
+    with pytest.raises(InputError, match="no image has an object to learn from") as raised:
+        prepared(folder, keep_empty=keep_empty).datasets()
+    assert "data.keep_empty" not in str(raised.value)

@@ -70,11 +70,11 @@ def grouped(findings: Iterable[Finding]) -> list[str]:
 
     Examples
     --------
-    >>> rows = [Finding("warning", "a.json", f"annotation {id_}", "has no area", f"[{id_}, 0]") for id_ in range(5)]
+    >>> rows = [Finding("warning", "a.json", f"annotation {id_}", "has no area", f"[{id_}]") for id_ in range(5)]
     >>> for line in grouped([*rows, Finding("error", "b.json", "", "there is no such file")]):
     ...     print(line)
     error: b.json: there is no such file
-    warning: a.json: 5 records: has no area (annotation 0: [0, 0]; annotation 1: [1, 0]; annotation 2: [2, 0]; …)
+    warning: a.json: each of 5 records: has no area (annotation 0: [0]; annotation 1: [1]; annotation 2: [2]; …)
     """
     rows = list(findings)
     return [f"{severity}: {line}" for severity in SEVERITIES for line in _lines(rows, severity)]
@@ -93,7 +93,7 @@ def _line(group: Sequence[Finding]) -> str:
     """Several records of a file that have the same problem."""
     examples = [": ".join(part for part in (one.record, one.detail) if part) for one in group[:NUM_EXAMPLES]]
     shown_rows = "; ".join([*filter(None, examples), *(["…"] if len(group) > NUM_EXAMPLES else [])])
-    problem = f"{len(group)} records: {group[0].problem} ({shown_rows})"
+    problem = f"each of {len(group)} records: {group[0].problem} ({shown_rows})"
     return str(group[0]._replace(record="", problem=problem, detail=""))
 
 

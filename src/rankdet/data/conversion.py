@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from rankdet.coco import Finding
@@ -61,6 +63,7 @@ def convert_folder(
     progress: bool = False,
     voc_first_pixel: int | None = None,
     read: Callable[[str, Source], Reading] = lambda _, source: source.content(),
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> Conversion:
     """Write a data folder of any known layout as a COCO folder.
 
@@ -84,11 +87,13 @@ def convert_folder(
         The number, 0 or 1, that the first pixel has in Pascal VOC; None: as its boxes show.
     read
         Returns the content that is written of a split, and what is odd about it, in place of `Source.content`.
+    files
+        Text files that the folder gets as well: name → content.
 
     Raises
     ------
     InputError
-        When the layout is not known, no split has an object, or ``out`` holds something.
+        When the layout is not known, no split has an object, or ``out`` holds something or cannot be written.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -106,6 +111,8 @@ def convert_folder(
         if not any(one.objects for one in splits.values()):
             broken = [finding.detail for finding in findings if finding.record in layout.sources]
             raise InputError(f"{folder}: no split has an object{': ' if broken else ''}{'; '.join(broken)}")
+        for name, text in files.items():
+            (beside / name).write_text(text, encoding="utf-8")
     return Conversion(layout.name, splits, findings)
 
 
@@ -121,6 +128,10 @@ def _folder_beside(out: Path) -> Iterator[Path]:
         beside.chmod(0o755)  # temporary folders are private, data sets are not
         yield beside
         os.replace(beside, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a file that cannot be read is named as it is
+            raise
+        raise InputError(f"{out}: the disk is full: nothing is written; make room, or choose another folder") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

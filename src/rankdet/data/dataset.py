@@ -143,6 +143,10 @@ class CocoDataset(Dataset[Sample]):
         self._keep(is_kept)
         if with_masks and as_outlines:
             self._check_outlines()
+        if not len(self) and not self._is_usable.any():
+            # No field that keeps empty images would help.
+            reasons = ", ".join(reason.partition(";")[0] for reason in self.omissions())
+            raise InputError(f"{self.ground_truth}: no image has an object to learn from: {reasons or 'there is none'}")
         if not len(self):
             raise InputError(f"{self.ground_truth}: no image is left to learn from: {', '.join(self.omissions())}")
 

@@ -80,11 +80,10 @@ def fix_folder(folder: Path, out: Path, *, copy: bool = False, voc_first_pixel: 
     changes: list[Change] = []
     sources = find_layout(folder, voc_first_pixel=voc_first_pixel).sources
     documents = {split: cleaned(source, changes) for split, source in sources.items()}
-    convert_folder(folder, out, copy=copy, read=lambda split, _: (documents[split], []))
     record = {"folder": str(folder), "changes": [change._asdict() for change in changes]}
-    text = json.dumps(record, indent=1, ensure_ascii=False)
     # Halves of letters, which JSON can hold and UTF-8 cannot, are escaped as in JSON.
-    (Path(out) / CHANGES).write_text(text, encoding="utf-8", errors="backslashreplace")
+    text = json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
+    convert_folder(folder, out, copy=copy, read=lambda split, _: (documents[split], []), files={CHANGES: text})
     return changes
 
 
@@ -93,7 +92,11 @@ def cleaned(source: Source, changes: list[Change]) -> dict[str, Any]:
 
     Raises InputError where errors are left.
     """
-    given = read_json(source.annotations) if source.document is None else source.document()[0]
+    given, told = (read_json(source.annotations), []) if source.document is None else source.document()
+    # What a foreign format has lost on the way to records is no record that could be compared.
+    for one in told:
+        if one.severity == "warning" and one.record:
+            changes.append(Change(one.file, one.record, "", one.detail or None, None, one.problem))
     content, odd = source.content()
     truth, findings = source.check(content, masks=True)
     # Which of two records with one id is meant, nobody knows; nor what a section means that makes no sense at all.

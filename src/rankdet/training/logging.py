@@ -119,7 +119,7 @@ class Display:
     def show_evaluation(self, record: Mapping[str, Any]) -> None:
         """Show the main numbers of an evaluation."""
         metrics = record["metrics"]
-        text = f"iteration {record['iteration']}: {_main_numbers(metrics)}"
+        text = f"iteration {record['iteration']}: {_main_numbers(metrics) or 'nothing is measured'}"
         self.say(f"{text}  masks: {_main_numbers(metrics['masks'])}" if "masks" in metrics else text)
         for line in metrics.get("findings", ()):
             if line not in self._told:

@@ -220,7 +220,7 @@ class Data(Config):
                 return "there is no split val; data.validation_fraction=0.1 holds out a part of the images"
             return self._test_dataset(found, measure_masks=with_masks)
 
-        name, said = "data", []
+        name, said = "Data", []
         with suppress(InputError):  # which is found where data sets are built
             name = f"{self._required(self.train_split, layout).layout} data"
             said = self._said_of_fraction(self._validation(layout))
