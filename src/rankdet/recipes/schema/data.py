@@ -159,10 +159,6 @@ class Data(Config):
 
     def _own_source(self, split: str, layout: Callable[[], Layout | None]) -> Source | None:
         """The file that a field names for a split, or what the folder has; None where there is neither."""
-        found = self._named_source(split, layout)
-        return None if found is None else replace(found, crowds_are_objects=self.crowds_are_objects)
-
-    def _named_source(self, split: str, layout: Callable[[], Layout | None]) -> Source | None:
         from rankdet.data.layouts import canonical, find_source
 
         files = {
