@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from rankdet.coco import read_ground_truth
+from rankdet.coco.reading import read_json
+from rankdet.data import make_shapes
+from rankdet.data.layouts import source as source_module
 from rankdet.data.layouts.holdout import choose_validation
 from rankdet.recipes.schema.data import Data
 from rankdet.structures import InputError
@@ -123,3 +126,13 @@ def test_a_split_of_the_folder_counts_before_a_fraction(data, folder):
 def test_a_fraction_lies_between_none_and_all(fraction):
     with pytest.raises(ValueError, match="validation_fraction"):
         Data(batch_size=1, validation_fraction=fraction)
+
+
+def test_both_parts_of_a_file_are_of_one_reading(tmp_path, monkeypatch):
+    folder = make_shapes(tmp_path / "shapes", train=6, val=1)
+    (folder / "annotations" / "instances_val.json").unlink()
+    parsed = []
+    monkeypatch.setattr(source_module, "read_json", lambda path: parsed.append(path) or read_json(path))
+    prepared = Data(batch_size=1, folder=folder, validation_fraction=0.3).prepare()
+    assert not set(prepared.train.image_ids) & set(prepared.validation.image_ids)
+    assert len(parsed) == 1

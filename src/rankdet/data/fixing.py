@@ -17,7 +17,6 @@ import numpy as np
 
 from rankdet.coco import GroundTruth, raise_errors
 from rankdet.coco.findings import record_name
-from rankdet.coco.reading import read_json
 from rankdet.coco.sections import whole
 from rankdet.coco.segmentations import meant_segmentation, outline_box, segmentation_problem
 from rankdet.coco.suspicions import are_relative, corner_boxes
@@ -92,12 +91,12 @@ def cleaned(source: Source, changes: list[Change]) -> dict[str, Any]:
 
     Raises InputError where errors are left.
     """
-    given, told = (read_json(source.annotations), []) if source.document is None else source.document()
+    given, told = source.given()
     # What a foreign format has lost on the way to records is no record that could be compared.
     for one in told:
         if one.severity == "warning" and one.record:
             changes.append(Change(one.file, one.record, "", one.detail or None, None, one.problem))
-    content, odd = source.content()
+    content, odd = source.content((given, told))
     truth, findings = source.check(content, masks=True)
     # Which of two records with one id is meant, nobody knows; nor what a section means that makes no sense at all.
     raise_errors(one for one in source.check(content, masks=False)[1] if one.record)

@@ -47,10 +47,11 @@ def batches_of_one_shape(
     """
     waiting: dict[Hashable, list[Item]] = {}
     for item in items:
-        group = waiting.setdefault(shape(item), [])
+        own = shape(item)
+        group = waiting.setdefault(own, [])
         group.append(item)
         if len(group) == batch_size:
-            yield waiting.pop(shape(item))
+            yield waiting.pop(own)
     yield from waiting.values()
 
 

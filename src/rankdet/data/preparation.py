@@ -133,14 +133,14 @@ def _built(build: Callable[[], Built], findings: list[Finding]) -> Built | None:
 
 def _trainable(train: CocoDataset, findings: list[Finding]) -> CocoDataset | None:
     """The images to learn from, without those that have no file where these are skipped; None where nothing is left."""
+    missing = train.missing_files()
     if train.skip_unreadable:
-        missing = _missing(train, "warning", "it is left out")
-        train = train.without(train.missing_files())
+        findings += _of_missing(train, missing, "warning", "it is left out")
+        train = train.without(missing)
     else:
-        is_elsewhere = len(train.missing_files()) == len(train)
+        is_elsewhere = len(missing) == len(train)
         helps = "data.train_images names their folder" if is_elsewhere else "data.skip_unreadable=true leaves it out"
-        missing = _missing(train, "error", helps)
-    findings += missing
+        findings += _of_missing(train, missing, "error", helps)
     if not train.num_objects:
         findings.append(Finding("error", str(train.ground_truth), "", "no image has an object to learn from"))
     return train if len(train) else None
@@ -153,7 +153,8 @@ def comparable(
 
     Images whose file is missing stay: they count as images without detections. It is an error if none can be read.
     """
-    findings = _missing(dataset, "warning", "it counts as an image without detections")
+    remedy = "it counts as an image without detections"
+    findings = _of_missing(dataset, dataset.missing_files(), "warning", remedy)
     try:
         dataset.check_readable()
     except InputError as error:
@@ -162,8 +163,10 @@ def comparable(
     return matched, findings + odd
 
 
-def _missing(dataset: CocoDataset, severity: Literal["error", "warning"], remedy: str) -> list[Finding]:
-    """A finding for each image whose file is missing."""
+def _of_missing(
+    dataset: CocoDataset, indices: Sequence[int], severity: Literal["error", "warning"], remedy: str
+) -> list[Finding]:
+    """A finding for each image, by index, whose file is missing."""
     return [
         Finding(
             severity,
@@ -173,7 +176,7 @@ def _missing(dataset: CocoDataset, severity: Literal["error", "warning"], remedy
             str(dataset.path(index)),
             remedy,
         )
-        for index in dataset.missing_files()
+        for index in indices
     ]
 
 

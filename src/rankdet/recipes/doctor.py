@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rankdet.coco import Finding, findings_of
 from rankdet.data.doctor import ReadSplit, odd_images, odd_records, shared_images
-from rankdet.data.layouts import Reading, Source, find_layout
+from rankdet.data.layouts import Reading, Source
 from rankdet.data.preparation import MISSING, described
 from rankdet.recipes.schema.data import Data
 from rankdet.structures import InputError
@@ -93,9 +93,8 @@ def _used_sources(data: Data, is_evaluated: bool) -> Iterable[Source]:
 
 def _all_sources(data: Data) -> Iterable[Source]:
     with suppress(InputError):
-        if data.folder is not None:
-            layout = find_layout(data.folder, lvis_first=data.format == "lvis", voc_first_pixel=data.voc_first_pixel)
-            yield from layout.sources.values()
+        layout = data.find_layout()
+        yield from () if layout is None else layout.sources.values()
 
 
 def _of_masks(source: Source, content: Reading, known: Iterable[Finding]) -> list[Finding]:

@@ -52,18 +52,20 @@ class Source:
     crowds_are_objects: bool = False
     part: Callable[[GroundTruth], NDArray[np.bool_]] | None = None
 
-    def content(self) -> Reading:
+    def given(self) -> Reading:
+        """Return the annotations as they are, in the form of a COCO file; raises InputError where there are none."""
+        if self.document is not None:
+            return self.document()
+        with with_spinner(f"Reading {self.annotations}"):
+            return read_json(self.annotations), []
+
+    def content(self, given: Reading | None = None) -> Reading:
         """Return the annotations in the form of a COCO file, with names of files below ``images`` and with sizes.
 
-        Records are not checked. Raises InputError when nothing can be read.
+        Records are not checked. ``given`` is what `given` has returned. Raises InputError when nothing can be read.
         """
         file = str(self.annotations)
-        findings: list[Finding] = []
-        if self.document is None:
-            with with_spinner(f"Reading {file}"):
-                document = read_json(file)
-        else:
-            document, findings = self.document()
+        document, findings = self.given() if given is None else given
         # Names in LVIS are addresses, which are not written in other ways.
         if isinstance(document, Mapping) and isinstance(document.get("images"), list) and not self.is_lvis:
             named, of_names = with_files(document["images"], self.images, file)
@@ -78,7 +80,11 @@ class Source:
         """
         document, odd = self.content() if content is None else content
         truth, found = self.check(document, masks)
-        return truth if self.part is None else truth.subset(np.flatnonzero(self.part(truth))), [*odd, *found]
+        return self.chosen(truth), [*odd, *found]
+
+    def chosen(self, truth: GroundTruth) -> GroundTruth:
+        """The part of the annotations that is this split, of all that are read."""
+        return truth if self.part is None else truth.subset(np.flatnonzero(self.part(truth)))
 
     def check(self, document: Mapping[str, Any], masks: bool) -> tuple[GroundTruth, list[Finding]]:
         """The sound records of what `content` returns, with segmentations or without, and what is wrong with others."""

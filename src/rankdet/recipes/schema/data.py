@@ -17,10 +17,12 @@ from .config import Config, input_error
 from .part import Choice, Part, built, part
 
 if TYPE_CHECKING:
-    from rankdet.coco import Finding
+    from rankdet.coco import Finding, GroundTruth
     from rankdet.data import CocoDataset, GroupedBatchSampler, Transforms
     from rankdet.data.layouts import Layout, Source
     from rankdet.data.preparation import Prepared
+
+    _Read = Callable[[bool], tuple[GroundTruth, list[Finding]]]
 
 KeepRatio = part("rankdet.data.transforms:KeepRatio", "keep_ratio")
 FixedSize = part("rankdet.data.transforms:FixedSize", "fixed")
@@ -106,16 +108,17 @@ class Data(Config):
 
         Raises InputError where there are none, or several files claim the split.
         """
-        return self._required(split, functools.cache(self._layout))
+        return self._required(split, functools.cache(self.find_layout))
 
     def find_validation_source(self) -> Source | None:
         """The annotations and images to evaluate on; None where there are none and no fraction is held out.
 
         Raises InputError where ``validation_split`` names another split than ``val``, and it is missing.
         """
-        return self._validation(functools.cache(self._layout))
+        return self._validation(functools.cache(self.find_layout))
 
-    def _layout(self) -> Layout | None:
+    def find_layout(self) -> Layout | None:
+        """The layout of the data folder; None where there is no folder. Raises InputError where it is not known."""
         from rankdet.data.layouts import find_layout
 
         return (
@@ -199,14 +202,21 @@ class Data(Config):
 
         Masks are read where they are learned (``with_masks``), images to evaluate on where there will be an evaluation.
         """
+        from rankdet.data.layouts import Source
         from rankdet.data.preparation import prepare
         from rankdet.structures import InputError
 
-        layout = functools.cache(self._layout)
+        layout = functools.cache(self.find_layout)
+        read_whole = functools.cache(Source.read)  # what is held out is of the same reading
+
+        def read(found: Source, masks: bool) -> tuple[GroundTruth, list[Finding]]:
+            truth, findings = read_whole(replace(found, part=None), masks)
+            return found.chosen(truth), findings
 
         def build_training() -> CocoDataset:
             found = self._required(self.train_split, layout)
-            return self._training_dataset(found, with_masks).with_bits(self.significant_bits)
+            dataset = self._training_dataset(found, with_masks, functools.partial(read, found))
+            return dataset.with_bits(self.significant_bits)
 
         def build_validation() -> CocoDataset | str:
             if not is_evaluated:
@@ -214,7 +224,7 @@ class Data(Config):
             found = self._validation(layout)
             if found is None:
                 return "there is no split val; data.validation_fraction=0.1 holds out a part of the images"
-            return self._test_dataset(found, measure_masks=with_masks)
+            return self._test_dataset(found, functools.partial(read, found), measure_masks=with_masks)
 
         name, said = "Data", []
         with suppress(InputError):  # which is found where data sets are built
@@ -242,9 +252,10 @@ class Data(Config):
 
         Raises InputError where they are missing or broken.
         """
-        return self._training_dataset(self.find_source(self.train_split), with_masks)
+        found = self.find_source(self.train_split)
+        return self._training_dataset(found, with_masks, found.read)
 
-    def _training_dataset(self, found: Source, with_masks: bool) -> CocoDataset:
+    def _training_dataset(self, found: Source, with_masks: bool, read: _Read) -> CocoDataset:
         from rankdet.data import CocoDataset
 
         return CocoDataset(
@@ -256,7 +267,7 @@ class Data(Config):
             keep_empty=self.keep_empty,
             skip_unreadable=self.skip_unreadable,
             min_object=self.min_object,
-            read=found.read,
+            read=read,
         )
 
     def build_test_dataset(
@@ -268,9 +279,11 @@ class Data(Config):
         (``measure_masks``).
         """
         found = self.find_source(self.validation_split if split is None else split)
-        return self._test_dataset(found, with_masks, measure_masks)
+        return self._test_dataset(found, found.read, with_masks, measure_masks)
 
-    def _test_dataset(self, found: Source, with_masks: bool = False, measure_masks: bool = False) -> CocoDataset:
+    def _test_dataset(
+        self, found: Source, read: _Read, with_masks: bool = False, measure_masks: bool = False
+    ) -> CocoDataset:
         from rankdet.data import CocoDataset
 
         return CocoDataset(
@@ -281,7 +294,7 @@ class Data(Config):
             as_outlines=self.mask_outlines,
             measure_masks=measure_masks,
             keep_empty=True,
-            read=found.read,
+            read=read,
         )
 
     def build_sampler(
