@@ -40,9 +40,9 @@ def meant_segmentation(given: Any) -> tuple[Any, str]:
         if NUMBERS.issuperset(map(type, given)):
             return [given], "one flat list: read as a polygon"
         if _is_points(given):
-            return [_flat(given)], "a list of points: read as a polygon"
+            return [flat(given)], "a list of points: read as a polygon"
         if all(map(_is_points, given)):
-            return [_flat(points) for points in given], "lists of points: read as polygons"
+            return [flat(points) for points in given], "lists of points: read as polygons"
         if len(given) == 1 and isinstance(first, Mapping):
             meant, _ = meant_segmentation(first)
             return meant, "an RLE in a list: read as an RLE"
@@ -50,7 +50,7 @@ def meant_segmentation(given: Any) -> tuple[Any, str]:
     if isinstance(given, Mapping) and "counts" in given:
         return _meant_rle(given)
     if isinstance(given, Mapping) and _is_points(given.get("exterior")) and not given.get("interiors"):
-        return [_flat(given["exterior"])], "the exterior of a polygon: read as a polygon"
+        return [flat(given["exterior"])], "the exterior of a polygon: read as a polygon"
     return (given, "") if given else (None, "")
 
 
@@ -63,7 +63,8 @@ def _is_points(value: Any) -> bool:
     )
 
 
-def _flat(points: Sequence[Sequence[float]]) -> list[float]:
+def flat(points: Sequence[Sequence[float]]) -> list[float]:
+    """Points (x, y) as COCO writes a polygon: x1, y1, x2, y2, …"""
     return [value for point in points for value in point]
 
 

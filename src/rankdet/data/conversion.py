@@ -18,7 +18,7 @@ from typing import Any
 from rankdet.coco import Finding
 from rankdet.coco.sections import whole
 from rankdet.data.images import is_file
-from rankdet.data.layouts import Reading, Source, find_layout
+from rankdet.data.layouts import Layout, Reading, Source, find_layout
 from rankdet.data.layouts.files import with_bar
 from rankdet.structures import InputError
 
@@ -62,8 +62,6 @@ def convert_folder(
     copy: bool = False,
     progress: bool = False,
     voc_first_pixel: int | None = None,
-    read: Callable[[str, Source], Reading] = lambda _, source: source.content(),
-    files: Mapping[str, str] = MappingProxyType({}),
 ) -> Conversion:
     """Write a data folder of any known layout as a COCO folder.
 
@@ -85,20 +83,33 @@ def convert_folder(
         Show a progress bar on standard error, where that is a terminal.
     voc_first_pixel
         The number, 0 or 1, that the first pixel has in Pascal VOC; None: as its boxes show.
-    read
-        Returns the content that is written of a split, and what is odd about it, in place of `Source.content`.
-    files
-        Text files that the folder gets as well: name → content.
 
     Raises
     ------
     InputError
         When the layout is not known, no split has an object, or ``out`` holds something or cannot be written.
     """
+    layout = find_layout(folder, voc_first_pixel=voc_first_pixel)
+    return write_folder(layout, out, lambda _, source: source.content(), copy=copy, progress=progress)
+
+
+def write_folder(
+    layout: Layout,
+    out: Path,
+    read: Callable[[str, Source], Reading],
+    *,
+    copy: bool = False,
+    progress: bool = False,
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> Conversion:
+    """Write the splits of a layout as a COCO folder, whole or not at all; see `convert_folder`.
+
+    ``read`` returns the content that is written of a split, and what is odd about it. ``files`` are text files that the
+    folder gets as well: name → content.
+    """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out}: is there already and not an empty folder; choose another one")
-    layout = find_layout(folder, voc_first_pixel=voc_first_pixel)
     splits, findings = {}, []
     with _folder_beside(out) as beside:
         for split, source in layout.sources.items():
@@ -110,7 +121,7 @@ def convert_folder(
             findings += found
         if not any(one.objects for one in splits.values()):
             broken = [finding.detail for finding in findings if finding.record in layout.sources]
-            raise InputError(f"{folder}: no split has an object{': ' if broken else ''}{'; '.join(broken)}")
+            raise InputError(f"{layout.folder}: no split has an object{': ' if broken else ''}{'; '.join(broken)}")
         for name, text in files.items():
             (beside / name).write_text(text, encoding="utf-8")
     return Conversion(layout.name, splits, findings)

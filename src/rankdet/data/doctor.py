@@ -94,7 +94,7 @@ def odd_images(split: ReadSplit, decode: bool = False) -> list[Finding]:
         except InputError as error:
             findings.append(_broken(split, place, path, error))
             continue
-        if (height, width) not in (found.stored, found.upright):
+        if not found.fits((height, width)):
             detail = f"{found.upright[1]} × {found.upright[0]} pixels, {width} × {height} in the annotations"
             findings.append(split.finding(place, "has another size than its annotations say", detail))
             findings[-1] = findings[-1]._replace(severity=split.severity)

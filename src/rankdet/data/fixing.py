@@ -20,7 +20,7 @@ from rankdet.coco.findings import record_name
 from rankdet.coco.sections import whole
 from rankdet.coco.segmentations import meant_segmentation, outline_box, segmentation_problem
 from rankdet.coco.suspicions import are_relative, corner_boxes
-from rankdet.data.conversion import convert_folder
+from rankdet.data.conversion import write_folder
 from rankdet.data.doctor import turned_images
 from rankdet.data.images import header
 from rankdet.data.layouts import Source, find_layout
@@ -77,12 +77,12 @@ def fix_folder(folder: Path, out: Path, *, copy: bool = False, voc_first_pixel: 
         When the layout is not known, or no repair is certain: ids of images or categories repeat, or nothing is left.
     """
     changes: list[Change] = []
-    sources = find_layout(folder, voc_first_pixel=voc_first_pixel).sources
-    documents = {split: cleaned(source, changes) for split, source in sources.items()}
+    layout = find_layout(folder, voc_first_pixel=voc_first_pixel)
+    documents = {split: cleaned(source, changes) for split, source in layout.sources.items()}
     record = {"folder": str(folder), "changes": [change._asdict() for change in changes]}
     # Halves of letters, which JSON can hold and UTF-8 cannot, are escaped as in JSON.
     text = json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
-    convert_folder(folder, out, copy=copy, read=lambda split, _: (documents[split], []), files={CHANGES: text})
+    write_folder(layout, out, lambda split, _: (documents[split], []), copy=copy, files={CHANGES: text})
     return changes
 
 
@@ -170,7 +170,7 @@ def _cleaned_images(truth: GroundTruth, folder: Path) -> tuple[dict[int, dict[st
         except InputError as error:
             unusable[image_id] = str(error)
             continue
-        if (height, width) not in (head.stored, head.upright):
+        if not head.fits((height, width)):
             unusable[image_id] = "the image file has another size"
         elif head.stored == (height, width) != head.upright:
             stored.append(place)

@@ -102,9 +102,13 @@ class Header(NamedTuple):
         """
         return self.orientation != 1 and size in (None, self.upright)
 
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Whether the image has the annotated ``size`` (height, width), upright or as it is stored."""
+        return size in (self.stored, self.upright)
+
     def check_size(self, size: tuple[int, int], path: Path) -> None:
-        """Raise InputError that names the file unless the image has the annotated ``size`` in one of its two forms."""
-        if size not in (self.stored, self.upright):
+        """Raise InputError that names the file unless the image has the annotated ``size``, upright or stored."""
+        if not self.fits(size):
             height, width = self.upright
             raise InputError(
                 f"{path}: the image is {width} × {height} pixels, its annotations say {size[1]} × {size[0]}"

@@ -17,7 +17,7 @@ from rankdet.look.choosing import Candidate, candidates, chosen, kind_counts, ra
 from rankdet.look.copies import similar_pairs
 from rankdet.look.page import Overview, Shown, render
 from rankdet.look.reading import Split, read_splits
-from rankdet.look.statistics import class_drift, class_names, class_numbers, split_numbers
+from rankdet.look.statistics import class_drift, class_names, class_numbers, labels_of, split_numbers
 from rankdet.look.suspicion import ALIKE, COPIED, REPEATED, UNREADABLE
 from rankdet.look.thumbnails import Thumbnail, drawings, thumbnails
 from rankdet.recipes import Recipe
@@ -76,7 +76,7 @@ def write_look(
     names = class_names(found)
     shown = chosen(every, images)
     budget = BYTES_PER_IMAGE * max(MANY, len(shown))
-    labels = [_labels(split, names) for split in found]
+    labels = [labels_of(split, names).tolist() for split in found]
     drawn, whole_outlines = drawings(found, shown, labels, int(OUTLINES_SHARE * budget))
     left = budget - sum(drawing.length() for drawing in drawn)
     console = Console(stderr=True)
@@ -112,11 +112,6 @@ def write_look(
     )
     write_text(out, render(overview))
     return overview
-
-
-def _labels(split: Split, names: Sequence[str]) -> list[int]:
-    """The class of the whole data set for each label of a split."""
-    return [] if split.truth is None else [names.index(name) for name in split.truth.names]
 
 
 def _file_name(splits: Sequence[Split], image: Candidate) -> str:

@@ -158,16 +158,22 @@ def class_names(splits: Sequence[Split]) -> list[str]:
     return list(dict.fromkeys(name for split in splits if split.truth is not None for name in split.truth.names))
 
 
+def labels_of(split: Split, names: Sequence[str]) -> NDArray[np.int64]:
+    """The class among C ``names`` of each label of a split; none where the split cannot be read."""
+    places = {name: place for place, name in enumerate(names)}
+    own = [] if split.truth is None else split.truth.names
+    return np.array([places[name] for name in own], dtype=np.int64)
+
+
 def class_numbers(splits: Sequence[Split], names: Sequence[str]) -> list[ClassNumbers]:
     """Count the objects of each class and measure their boxes; crowd regions are left out."""
-    places = {name: place for place, name in enumerate(names)}
     counts = np.zeros((len(names), len(splits), 2), dtype=np.int64)
     labels, sides = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
     for column, split in enumerate(splits):
         if split.truth is None:
             continue
         is_object = ~split.truth.is_crowd
-        own = np.array([places[name] for name in split.truth.names], dtype=np.int64)[split.truth.labels[is_object]]
+        own = labels_of(split, names)[split.truth.labels[is_object]]
         pairs = np.unique(np.stack([own, split.truth.images[is_object]]), axis=1)
         counts[:, column, 0] = np.bincount(own, minlength=len(names))
         counts[:, column, 1] = np.bincount(pairs[0], minlength=len(names))
@@ -194,15 +200,13 @@ def class_drift(first: Split, second: Split, names: Sequence[str]) -> Drift | No
     such would nearly always find a difference. The images are divided anew at random, therefore, into splits of the
     same numbers of images.
     """
-    places = {name: place for place, name in enumerate(names)}
     images, labels = [], []
     for split in (first, second):
         if split.truth is None or not (~split.truth.is_crowd).any():
             return None
         is_object = ~split.truth.is_crowd
-        own = np.array([places[name] for name in split.truth.names], dtype=np.int64)
         images.append(split.truth.images[is_object])
-        labels.append(own[split.truth.labels[is_object]])
+        labels.append(labels_of(split, names)[split.truth.labels[is_object]])
     num_first = len(first.truth.image_ids) if first.truth is not None else 0
     num_second = len(second.truth.image_ids) if second.truth is not None else 0
     all_images, all_labels = np.concatenate([images[0], images[1] + num_first]), np.concatenate(labels)

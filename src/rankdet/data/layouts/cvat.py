@@ -17,7 +17,8 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from rankdet.data.layouts.draft import Draft, Part, Points, box_around, ellipse, flat, placed_mask, rotated
+from rankdet.coco.segmentations import flat
+from rankdet.data.layouts.draft import Draft, Part, Points, box_around, ellipse, placed_mask, rotated
 from rankdet.data.layouts.files import image_files, split_folders
 from rankdet.data.layouts.images import NUM_PROBES, folder_with
 from rankdet.data.layouts.names import is_inside

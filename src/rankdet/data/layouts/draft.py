@@ -186,11 +186,6 @@ def _area(segmentation: Any) -> float | None:
     return mask_area(meant) if isinstance(meant, Mapping) else sum(map(polygon_area, meant))
 
 
-def flat(points: Points) -> list[float]:
-    """Points as COCO writes a polygon: x1, y1, x2, y2, …"""
-    return [value for point in points for value in point]
-
-
 def polygon_area(polygon: Sequence[float]) -> float:
     """The area that a polygon x1, y1, x2, y2, … encloses.
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rankdet.coco.segmentations import flat
 from rankdet.data.images import BROKEN, is_file
-from rankdet.data.layouts.draft import Draft, Part, Points, box_around, ellipse, flat, placed_mask, stated_size
+from rankdet.data.layouts.draft import Draft, Part, Points, box_around, ellipse, placed_mask, stated_size
 from rankdet.data.layouts.files import (
     IMAGE_SUFFIXES,
     common_folder,

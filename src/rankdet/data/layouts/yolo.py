@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rankdet.coco.segmentations import flat
 from rankdet.data.images import is_file, is_folder
-from rankdet.data.layouts.draft import Draft, box_around, flat
+from rankdet.data.layouts.draft import Draft, box_around
 from rankdet.data.layouts.files import (
     common_folder,
     image_files,
