@@ -12,6 +12,7 @@ from PIL import Image
 
 from rankdet.coco import Finding
 from rankdet.coco.segmentations import to_rle
+from rankdet.data.layouts import Source
 
 NAMES = ("cat", "dog", "a: bird")
 
@@ -76,6 +77,16 @@ def save(photo: Photo, folder: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, exif=exif)
     return path
+
+
+def read_split(sources: Mapping[str, Source] | None, split: str = "train") -> tuple[dict[str, Any], list[Finding]]:
+    """The document of a split that was found, whose images are all there, and what is said of it."""
+    assert sources is not None
+    source = sources[split]
+    assert source.document is not None
+    document, findings = source.document()
+    assert all((source.images / image["file_name"]).is_file() for image in document["images"])
+    return dict(document), findings
 
 
 def contents(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rankdet.coco.segmentations import decode_rle
 from rankdet.data.layouts import cvat, find_layout
 from rankdet.structures import InputError
 
-from .scene import BOXES, NAMES, POLYGONS, Object, Photo, contents, expected, masks, problems, save
+from .scene import BOXES, NAMES, POLYGONS, Object, Photo, contents, expected, masks, problems, read_split, save
 
 
 def shape(one: Object) -> str:
@@ -47,13 +47,7 @@ def write_xml(folder: Path, *images: str, meta: str | None = None, name: str = "
 
 
 def read(folder: Path, split: str = "train") -> tuple[dict[str, Any], list[Finding]]:
-    sources = cvat.find(folder)
-    assert sources is not None
-    read_source = sources[split].document
-    assert read_source is not None
-    document, findings = read_source()
-    assert all((sources[split].images / one["file_name"]).is_file() for one in document["images"])
-    return dict(document), findings
+    return read_split(cvat.find(folder), split)
 
 
 def shapes_of(folder: Path, shapes: str) -> tuple[dict[str, Any], list[Finding]]:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from rankdet.data.doctor import equal_files
 from rankdet.data.layouts import Source
-from rankdet.data.layouts.files import with_bar
+from rankdet.data.progress import with_bar
 from rankdet.recipes.doctor import check_folder
 
 

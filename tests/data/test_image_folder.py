@@ -13,7 +13,7 @@ import pytest
 from rankdet.coco import Finding
 from rankdet.data.layouts import find_layout, image_folder
 
-from .scene import BOXES, NAMES, POLYGONS, Photo, contents, expected, problems, save
+from .scene import BOXES, NAMES, POLYGONS, Photo, contents, expected, problems, read_split, save
 
 Objects = Callable[[Photo], Any]
 
@@ -51,13 +51,7 @@ def write(photos: Sequence[Photo], folder: Path, objects: Objects = lists(), sta
 
 
 def read(folder: Path, split: str = "train") -> tuple[dict[str, Any], list[Finding]]:
-    sources = image_folder.find(folder)
-    assert sources is not None
-    read_source = sources[split].document
-    assert read_source is not None
-    document, findings = read_source()
-    assert all((sources[split].images / one["file_name"]).is_file() for one in document["images"])
-    return dict(document), findings
+    return read_split(image_folder.find(folder), split)
 
 
 @pytest.mark.parametrize(

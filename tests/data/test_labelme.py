@@ -17,7 +17,7 @@ from rankdet.coco import Finding
 from rankdet.coco.segmentations import decode_rle
 from rankdet.data.layouts import find_layout, labelme
 
-from .scene import BOXES, POLYGONS, Object, Photo, contents, expected, masks, problems, save
+from .scene import BOXES, POLYGONS, Object, Photo, contents, expected, masks, problems, read_split, save
 
 
 def shape(one: Object, **fields: Any) -> dict[str, Any]:
@@ -47,13 +47,7 @@ def write(photos: Sequence[Photo], images: Path, files: Path, start: str = "", *
 
 
 def read(folder: Path, split: str = "train") -> tuple[dict[str, Any], list[Finding]]:
-    sources = labelme.find(folder)
-    assert sources is not None
-    read_source = sources[split].document
-    assert read_source is not None
-    document, findings = read_source()
-    assert all((sources[split].images / one["file_name"]).is_file() for one in document["images"])
-    return dict(document), findings
+    return read_split(labelme.find(folder), split)
 
 
 def shapes_of(folder: Path, *shapes: Any) -> tuple[dict[str, Any], list[Finding]]:

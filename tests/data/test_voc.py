@@ -15,7 +15,7 @@ from rankdet.data import convert_folder
 from rankdet.data.layouts import find_layout, voc
 from rankdet.recipes.schema.data import Data
 
-from .scene import BOXES, POLYGONS, Object, Photo, contents, expected, problems, save
+from .scene import BOXES, POLYGONS, Object, Photo, contents, expected, problems, read_split, save
 
 
 def bndbox(left: float, top: float, right: float, bottom: float) -> str:
@@ -51,15 +51,10 @@ def write(photos: Sequence[Photo], images: Path, xml: Path, **fields: Any) -> No
 
 
 def read(folder: Path, split: str = "train") -> tuple[dict[str, Any], list[Finding]]:
-    sources = voc.find(folder)
-    assert sources is not None
-    read_source = sources[split].document
-    assert read_source is not None
-    document, findings = read_source()
-    assert all((sources[split].images / image["file_name"]).is_file() for image in document["images"])
+    document, findings = read_split(voc.find(folder), split)
     first, *others = findings  # which number the first pixel has is always said
     assert "pixels count from" in first.problem
-    return dict(document), others
+    return document, others
 
 
 def one_xml(folder: Path, objects: str, **sizes: str) -> tuple[list[dict[str, Any]], list[Finding]]:

@@ -14,7 +14,7 @@ from rankdet.coco import Finding
 from rankdet.data.layouts import find_layout, yolo
 from rankdet.structures import InputError
 
-from .scene import BOXES, NAMES, POLYGONS, Photo, contents, expected, problems, save
+from .scene import BOXES, NAMES, POLYGONS, Photo, contents, expected, problems, read_split, save
 
 
 def line(photo: Photo, place: int) -> str:
@@ -44,12 +44,7 @@ def write_yaml(folder: Path, **fields: Any) -> None:
 
 
 def read(folder: Path, split: str = "train") -> tuple[dict[str, Any], list[Finding]]:
-    sources = yolo.find(folder)
-    assert sources is not None
-    read_source = sources[split].document
-    assert read_source is not None
-    document, findings = read_source()
-    return dict(document), findings
+    return read_split(yolo.find(folder), split)
 
 
 def one_label(folder: Path, *lines: str, **fields: Any) -> tuple[list[dict[str, Any]], list[Finding]]:

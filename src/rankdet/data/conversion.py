@@ -19,7 +19,7 @@ from rankdet.coco import Finding
 from rankdet.coco.sections import whole
 from rankdet.data.images import is_file
 from rankdet.data.layouts import Layout, Reading, Source, find_layout
-from rankdet.data.layouts.files import with_bar
+from rankdet.data.progress import with_bar
 from rankdet.structures import InputError
 
 MOST_LETTERS = 100
@@ -164,7 +164,7 @@ def _convert(
     places = {image_id: place for place, image_id in enumerate(truth.image_ids.tolist())}
     rows, missing = [], 0
     given = document["images"]
-    for row in with_bar(given, f"Images of {split}") if progress else given:
+    for row in with_bar(given, f"Images of {split}", progress):
         if isinstance(row, Mapping) and (place := places.pop(whole(row.get("id")), None)) is not None:
             file_name, (height, width) = truth.file_names[place].decode(), truth.sizes[place].tolist()
             row = {**row, "file_name": file_name, "height": height, "width": width}

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from rankdet.coco import Finding, GroundTruth
 from rankdet.data.images import header, is_file, missing_files, read_image
-from rankdet.data.layouts.files import with_bar
 from rankdet.data.preparation import MISSING
+from rankdet.data.progress import with_bar
 from rankdet.data.usable import left_out, shown_box
 from rankdet.structures import InputError
 

@@ -24,7 +24,7 @@ from rankdet.data.conversion import write_folder
 from rankdet.data.doctor import turned_images
 from rankdet.data.images import header
 from rankdet.data.layouts import Source, find_layout
-from rankdet.data.layouts.files import with_bar
+from rankdet.data.progress import with_bar
 from rankdet.structures import InputError
 
 CHANGES = "changes.json"

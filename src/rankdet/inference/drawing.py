@@ -13,11 +13,11 @@ from hotcoco import mask as rle
 from rankdet.coco import Finding, raise_errors
 from rankdet.data.images import UnreadableImageError
 from rankdet.data.pixels import to_pixels
+from rankdet.data.progress import with_bar
 from rankdet.inference.detections import Detections
 from rankdet.inference.files import find_images
 from rankdet.inference.loading import load
 from rankdet.inference.model import NO_THRESHOLD
-from rankdet.inference.progress import track
 from rankdet.runs.folder import output_folder, write_json, written_whole
 from rankdet.structures import InputError
 
@@ -62,7 +62,7 @@ def detect_and_draw(
         report(f"no evaluation has stored thresholds in {checkpoint}; drawing from score {NO_THRESHOLD:g} on")
     unreadable: list[Finding] = []
     with output_folder(out), _Document(model.categories, out / "detections.json") as document:
-        for path, drawing in track(list(zip(files.paths, drawings, strict=True)), "Detecting"):
+        for path, drawing in with_bar(list(zip(files.paths, drawings, strict=True)), "Detecting"):
             try:
                 pixels = to_pixels(path, bits=model.transforms.significant_bits)
             except UnreadableImageError as error:

@@ -16,9 +16,9 @@ from rankdet.coco import Finding, GroundTruthSource, Results, ResultsSource, gro
 from rankdet.data import CocoDataset, build_test_loader
 from rankdet.data.own import MapDataset, from_map_dataset
 from rankdet.data.preparation import comparable, measured
+from rankdet.data.progress import with_bar
 from rankdet.inference.loading import build_losses, load
 from rankdet.inference.model import Model
-from rankdet.inference.progress import track
 from rankdet.inference.ranking_quality import ranking_quality
 from rankdet.metrics import RAISE_CAP, cap_findings
 from rankdet.metrics import evaluate as measure
@@ -160,7 +160,7 @@ def evaluate_model(
     with model.evaluating(), world.together():
         dataset.check_readable()
         loader = build_test_loader(dataset, batch_size, workers, rank=world.rank, world_size=world.size)
-        for batch in track(loader, "Evaluating", is_shown=progress and world.is_main):
+        for batch in with_bar(loader, "Evaluating", is_shown=progress and world.is_main):
             reasons += batch.skipped
             if not len(batch.images):
                 continue

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from rich.console import Console
-from rich.progress import track
-
 from rankdet.coco import Finding
 from rankdet.coco.findings import grouped
 from rankdet.data.doctor import equal_files
+from rankdet.data.progress import with_bar
 from rankdet.look.anchors import anchor_fit
 from rankdet.look.choosing import Candidate, candidates, chosen, kind_counts, rank_counts
 from rankdet.look.copies import similar_pairs
@@ -79,17 +77,7 @@ def write_look(
     labels = [labels_of(split, names).tolist() for split in found]
     drawn, whole_outlines = drawings(found, shown, labels, int(OUTLINES_SHARE * budget))
     left = budget - sum(drawing.length() for drawing in drawn)
-    console = Console(stderr=True)
-    embedded = list(
-        track(
-            thumbnails(found, shown, left),
-            "Reading images",
-            total=len(shown),
-            console=console,
-            transient=True,
-            disable=not (progress and console.is_terminal),
-        )
-    )
+    embedded = list(with_bar(thumbnails(found, shown, left), "Reading images", progress, total=len(shown)))
     copies += _mark_similar(found, shown, embedded)
     rows = [
         Shown(_file_name(found, image), image, thumbnail, drawing)

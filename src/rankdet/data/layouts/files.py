@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
 
 from rankdet.data.images import UnreadableImageError, header, is_file
 from rankdet.data.layouts.splits import SPLITS, canonical
 from rankdet.structures import InputError
-
-Row = TypeVar("Row")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -51,18 +45,6 @@ def upright_size(path: Path) -> tuple[int, int] | str:
         return header(path).upright
     except UnreadableImageError:
         return "cannot be read as an image" if is_file(path) else "is missing"
-
-
-def with_bar(rows: Sequence[Row], what: str) -> Iterable[Row]:
-    """The rows one by one, while a bar on the terminal, if there is one, shows how many are left."""
-    console = Console(stderr=True)
-    return track(rows, escape(what), console=console, transient=True, disable=not console.is_terminal)
-
-
-def with_spinner(what: str) -> AbstractContextManager[object]:
-    """What goes on inside, named on the terminal, if there is one, until it has ended."""
-    console = Console(stderr=True)
-    return console.status(escape(what)) if console.is_terminal else nullcontext()
 
 
 def common_folder(files: Iterable[Path]) -> Path:

@@ -14,9 +14,15 @@ from typing import Any
 
 from rankdet.coco.findings import are_numbers, shown
 from rankdet.data.layouts.draft import Draft, stated_size
-from rankdet.data.layouts.files import image_files, parsed_yaml, split_folders, upright_size, with_bar
+from rankdet.data.layouts.files import (
+    image_files,
+    parsed_yaml,
+    split_folders,
+    upright_size,
+)
 from rankdet.data.layouts.source import Reading, Source, by_split
 from rankdet.data.layouts.splits import SPLITS, canonical
+from rankdet.data.progress import with_bar
 from rankdet.structures import InputError
 
 FILES = ("metadata.jsonl", "metadata.csv")

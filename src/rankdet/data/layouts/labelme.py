@@ -26,10 +26,10 @@ from rankdet.data.layouts.files import (
     is_image_name,
     split_folders,
     upright_size,
-    with_bar,
 )
 from rankdet.data.layouts.images import first_texts
 from rankdet.data.layouts.source import Reading, Source, by_split
+from rankdet.data.progress import with_bar
 
 BESIDE = ("annotations", "labels", "json", "jsons")
 """Names of folders of JSON files beside those of images, in lower case."""

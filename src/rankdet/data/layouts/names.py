@@ -21,7 +21,10 @@ from urllib.parse import unquote, urlsplit
 from rankdet.coco import Finding
 from rankdet.coco.findings import NAMES_FOLDER, record_name, shown
 from rankdet.data.images import UnreadableImageError, header
-from rankdet.data.layouts.files import IMAGE_SUFFIXES, with_bar
+from rankdet.data.layouts.files import (
+    IMAGE_SUFFIXES,
+)
+from rankdet.data.progress import with_bar
 
 UPLOAD = re.compile(r"[0-9a-f]{8}[-_]+(?=.)")
 """What Label Studio puts in front of the name of a file."""

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from rankdet.coco import Finding, GroundTruth, read_ground_truth
 from rankdet.coco.reading import read_json
-from rankdet.data.layouts.files import with_spinner
 from rankdet.data.layouts.names import with_files, with_sizes
 from rankdet.data.layouts.splits import canonical, without_year
+from rankdet.data.progress import with_spinner
 from rankdet.structures import InputError
 
 Reading = tuple[Mapping[str, Any], list[Finding]]

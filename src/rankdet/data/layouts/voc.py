@@ -18,9 +18,16 @@ import numpy as np
 
 from rankdet.data.images import is_file
 from rankdet.data.layouts.draft import Draft
-from rankdet.data.layouts.files import folders_in, is_image_name, read_lines, split_folders, upright_size, with_bar
+from rankdet.data.layouts.files import (
+    folders_in,
+    is_image_name,
+    read_lines,
+    split_folders,
+    upright_size,
+)
 from rankdet.data.layouts.source import Reading, Source, by_split
 from rankdet.data.layouts.splits import SPLITS, canonical
+from rankdet.data.progress import with_bar
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 IMAGE_FOLDERS = ("jpegimages", "images", "imgs", "img", "data")

@@ -24,10 +24,10 @@ from rankdet.data.layouts.files import (
     split_folders,
     upright_size,
     walk_images,
-    with_bar,
 )
 from rankdet.data.layouts.source import Reading, Source, by_split
 from rankdet.data.layouts.splits import SPLITS, canonical
+from rankdet.data.progress import with_bar
 from rankdet.structures import InputError
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
