@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankdet.data.images import missing_files
+from rankdet.data.files import missing_files
 from rankdet.recipes.schema.data import Data
 from rankdet.structures import InputError
 

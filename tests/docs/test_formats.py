@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rankdet.cli import app
-from rankdet.data.layouts import FINDERS, image_folder, labelme, yolo
+from rankdet.data.layouts import FINDERS, image_folder, labelme, yolo_settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
 
@@ -71,5 +71,5 @@ def test_the_page_names_every_layout_and_the_files_that_tell_it() -> None:
               "image_folder": "Hugging Face image folder"}  # fmt: skip
     assert modules == set(titles)
     assert all(f"| {title} |" in text for title in titles.values())
-    named = (*yolo.LIST_NAMES, *image_folder.FILES, *labelme.BESIDE[:2])
+    named = (*yolo_settings.LIST_NAMES, *image_folder.FILES, *labelme.BESIDE[:2])
     assert [name for name in named if f"`{name}" not in text] == []

@@ -17,7 +17,7 @@ from typing import Any
 
 from rankdet.coco import Finding
 from rankdet.coco.sections import whole
-from rankdet.data.images import is_file
+from rankdet.data.files import is_file
 from rankdet.data.layouts import Layout, Reading, Source, find_layout
 from rankdet.data.progress import with_bar
 from rankdet.structures import InputError

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rankdet.coco import Finding, GroundTruth, raise_errors
-from rankdet.data.images import UnreadableImageError, header, measured_bits, missing_files, read_image
+from rankdet.data.files import missing_files
+from rankdet.data.images import UnreadableImageError, header, measured_bits, read_image
 from rankdet.data.layouts import find_source
 from rankdet.data.masks import outline, rasterize
 from rankdet.data.sampling import SampleKey, repeat_factors

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdet.coco import Finding, GroundTruth
-from rankdet.data.images import header, is_file, missing_files, read_image
+from rankdet.data.files import is_file, missing_files
+from rankdet.data.images import header, read_image
 from rankdet.data.preparation import MISSING
 from rankdet.data.progress import with_bar
 from rankdet.data.usable import left_out, shown_box

@@ -4,23 +4,21 @@ Pillow decodes. The decoders of torchvision give the same pixels, but warn since
 """
 
 import math
-import os
 import re
 import struct
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from rankdet.data.depth import deep_colors, has_deep_tiles, scaled
 from rankdet.structures import InputError
 
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
@@ -191,7 +189,7 @@ def decode(path: Path, size: tuple[int, int] | None = None, *, upright: bool = T
         is_turned = upright and found.is_turned(size)
         image: Image.Image = file
         if found.is_deep_color and bits < 16:
-            image = Image.fromarray(_scaled(_deep_colors(path), bits))
+            image = Image.fromarray(scaled(deep_colors(path), bits))
         if file.format == "TIFF":
             image.load()  # which turns it: of this format alone, Pillow never shows the stored pixels
             if not is_turned and found.orientation != 1:
@@ -227,7 +225,7 @@ def to_rgb(image: Image.Image, name: str, bits: int = 16) -> Tensor:
         When the image has 32 bits per channel, or negative values; the message starts with ``name``.
     """
     if image.mode.startswith("I;16"):
-        return torch.from_numpy(_scaled(np.array(image), bits)).expand(3, -1, -1)
+        return torch.from_numpy(scaled(np.array(image), bits)).expand(3, -1, -1)
     _check_mode(image, name)
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
@@ -244,52 +242,11 @@ def measured_bits(paths: Sequence[Path]) -> tuple[int, int] | None:
             with _opened(path) as file:
                 found = _header(file, path)
                 if found.depth == 16:
-                    values = _deep_colors(path) if found.is_deep_color else np.array(file)
+                    values = deep_colors(path) if found.is_deep_color else np.array(file)
                     largest = max(largest or 0, int(values.max()))
         except UnreadableImageError:
             continue
     return None if largest is None else (min(bits for bits in (8, 10, 12, 14, 16) if largest < 1 << bits), largest)
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; False also where the file system refuses the name, as too long for instance."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """The same for a folder."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def missing_files(paths: Sequence[Path]) -> list[int]:
-    """The places of the paths that are no files.
-
-    Folders are listed once: asking for each of 100,000 files by itself takes many seconds on a network drive.
-    """
-    names: dict[Path, set[str]] = {}
-    missing = []
-    for place, path in enumerate(paths):
-        if path.parent not in names:
-            names[path.parent] = _names_in(path.parent)
-        # A link is asked for, and so is what is not listed: some file systems take a name for another's.
-        if path.name not in names[path.parent] and not is_file(path):
-            missing.append(place)
-    return missing
-
-
-def _names_in(folder: Path) -> set[str]:
-    """The names of the files in a folder that are no links."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
-    except OSError:
-        return set()
 
 
 @contextmanager
@@ -350,7 +307,7 @@ def _header(file: Image.Image, path: Path) -> Header:
         (height, width),
         _orientation(lambda: Image.Image.getexif(file)),  # the class of PNG files would decode the image for its EXIF
         file.mode,
-        16 if file.mode.startswith("I;16") or _has_deep_tiles(file) else 8,
+        16 if file.mode.startswith("I;16") or has_deep_tiles(file) else 8,
         is_transparent=file.has_transparency_data,
     )
 
@@ -360,40 +317,6 @@ def _check_mode(image: Image.Image, name: str) -> None:
         raise UnreadableImageError(
             f"{name}: the image has 32 bits per channel, or signed ones, which are no colors; save it with 8 or 16 bits"
         )
-
-
-def _scaled(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """Values of so many bits as bytes."""
-    return np.minimum(values.astype(np.int32) >> (bits - 8), 255).astype(np.uint8)
-
-
-def _deep_colors(path: Path) -> NDArray[np.int32]:
-    """The colors of an image of 16 bits, (height, width, 3).
-
-    Pillow keeps the upper byte of each. Where the order of bytes is told the other way round, it keeps the lower one.
-    """
-    halves = []
-    for keeps_lower in (False, True):
-        with Image.open(path) as file:
-            if keeps_lower:
-                file.tile = [(*tile[:3], _swapped(tile[3])) for tile in file.tile]  # type: ignore[misc]
-            halves.append(np.array(file.convert("RGB")).astype(np.int32))
-    return (halves[0] << 8) | halves[1]
-
-
-def _swapped(mode: Any) -> Any:
-    """Pillow's name for how pixels lie in a file, or arguments of a decoder with it, in the other order of bytes."""
-    if isinstance(mode, tuple):
-        return tuple(map(_swapped, mode))
-    if isinstance(mode, str) and ";16" in mode:
-        lower = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-        return mode[:-1] + lower[mode[-1]]
-    return mode
-
-
-def _has_deep_tiles(file: Image.Image) -> bool:
-    """Whether the colors of an image have 16 bits in the file."""
-    return any("RGB" in str(tile[3]) and ";16" in str(tile[3]) for tile in getattr(file, "tile", ()))
 
 
 def _orientation(read: Callable[[], Image.Exif]) -> int:

@@ -17,7 +17,7 @@ from rankdet.coco.findings import record_name
 from rankdet.data.doctor import ReadSplit, odd_images, odd_records
 from rankdet.data.layouts import Layout, Source, find_layout, find_source
 from rankdet.data.layouts.splits import SPLITS
-from rankdet.data.layouts.yolo import SETTINGS_SUFFIXES
+from rankdet.data.layouts.yolo_settings import SETTINGS_SUFFIXES
 from rankdet.structures import InputError
 
 

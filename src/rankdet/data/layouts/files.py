@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from rankdet.data.images import UnreadableImageError, header, is_file
+from rankdet.data.files import is_file
+from rankdet.data.images import UnreadableImageError, header
 from rankdet.data.layouts.splits import SPLITS, canonical
 from rankdet.structures import InputError
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from rankdet.data.images import is_file
+from rankdet.data.files import is_file
 
 NUM_PROBES = 16
 """Number of images that are looked for; some of them may be missing."""

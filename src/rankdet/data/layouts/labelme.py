@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from rankdet.coco.segmentations import flat
-from rankdet.data.images import BROKEN, is_file
+from rankdet.data.files import is_file
+from rankdet.data.images import BROKEN
 from rankdet.data.layouts.draft import Draft, Part, Points, box_around, ellipse, placed_mask, stated_size
 from rankdet.data.layouts.files import (
     IMAGE_SUFFIXES,

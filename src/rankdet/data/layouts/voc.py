@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from rankdet.data.images import is_file
+from rankdet.data.files import is_file
 from rankdet.data.layouts.draft import Draft
 from rankdet.data.layouts.files import (
     folders_in,
