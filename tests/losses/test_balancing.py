@@ -9,6 +9,7 @@ from rankdet.losses import (
     ConstantBalance,
     EpochBalance,
     MagnitudeBalance,
+    MaximumBalance,
     RankSortLoss,
     Tasks,
     ValueBalance,
@@ -56,8 +57,15 @@ def head(logits: Tensor, deltas: Tensor | None = None, masks: Tensor | None = No
 NOTHING = head(torch.zeros(0, 1))
 BALANCES = pytest.mark.parametrize(
     "balance",
-    [ConstantBalance(2.0), ValueBalance(), MagnitudeBalance(), EpochBalance(iterations=3)],
-    ids=["constant", "value", "magnitude", "epoch"],
+    [
+        ConstantBalance(2.0),
+        ValueBalance(),
+        ValueBalance(floor=1.0),
+        MaximumBalance(),
+        MagnitudeBalance(),
+        EpochBalance(iterations=3),
+    ],
+    ids=["constant", "value", "floor", "maximum", "magnitude", "epoch"],
 )
 
 
@@ -79,6 +87,33 @@ def test_a_constant_balance_is_what_it_was_given() -> None:
 
 def test_the_value_balance_is_that_of_the_function() -> None:
     assert ValueBalance()(torch.tensor(3.0), torch.tensor(0.5), NOTHING).item() == 6
+
+
+def test_a_floor_keeps_the_value_of_the_task() -> None:
+    balance = ValueBalance(floor=1.0)
+    assert balance(torch.tensor(0.25), torch.tensor(0.5), NOTHING).item() == 2
+    assert balance(torch.tensor(3.0), torch.tensor(0.5), NOTHING).item() == 6
+    assert balance(torch.tensor(0.25), torch.tensor(0.0), NOTHING).item() == 0
+
+
+def test_with_a_floor_above_the_classification_a_task_descends_its_logarithm() -> None:
+    errors = torch.tensor([0.5, 0.25], requires_grad=True)
+    error = errors.mean()
+    weight = ValueBalance(floor=1.0)(torch.tensor(0.3), error, NOTHING)
+    (gradient,) = torch.autograd.grad(weight * error, errors)
+    (expected,) = torch.autograd.grad(errors.mean().log(), errors)
+    assert torch.equal(gradient, expected)
+
+
+def test_the_maximum_balance_remembers_the_largest_value_and_resumes() -> None:
+    balance = MaximumBalance()
+    values = [balance(torch.tensor(value), torch.tensor(0.5), NOTHING).item() for value in (0.75, 1.0, 0.25)]
+    assert values == [1.5, 2.0, 2.0]
+    with torch.no_grad():
+        assert balance(torch.tensor(4.0), torch.tensor(0.5), NOTHING).item() == 8
+    resumed = MaximumBalance()
+    resumed.load_state_dict(balance.state_dict())
+    assert resumed(torch.tensor(0.1), torch.tensor(0.5), NOTHING).item() == 2
 
 
 def test_the_magnitude_balance_worked_out_by_hand() -> None:

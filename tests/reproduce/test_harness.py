@@ -3,12 +3,13 @@
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from rich.console import Console
 
 from rankdet import cli
 from rankdet.data import make_long_tailed_shapes, make_shapes
+from rankdet.data.layouts import find_layout
 from rankdet.recipes import RECIPES, Recipe, load_recipe
-from rankdet.reproduce import Plan, make_plan, paper_tables
+from rankdet.reproduce import Plan, all_tables, make_plan
 from rankdet.reproduce.experiments import (
     BCCD,
     COCO,
@@ -32,8 +34,10 @@ from rankdet.reproduce.experiments import (
     make_trial,
 )
 from rankdet.reproduce.harness import Ending, Harness
+from rankdet.reproduce.nuclei import cut_nuclei, names_of_test
 from rankdet.reproduce.processes import take_lock
 from rankdet.reproduce.study import Study
+from rankdet.reproduce.summary import markdown, summarize
 from rankdet.reproduce.tables import Family, Row, method, sampled, table_rows
 from rankdet.runs.folder import Run, read_log
 from rankdet.structures import InputError
@@ -210,7 +214,7 @@ def test_json_holds_every_figure_of_the_markdown(whole):
                 mean, _, spread = cell.strip().rstrip("*").partition(" ± ")
                 assert float(mean) == pytest.approx(entry["mean"][name], abs=0.051)
                 assert float(spread or 0) == pytest.approx(entry["spread"][name] or 0, abs=0.051)
-    for found in paper_tables()["1"].rows:
+    for found in all_tables()["1"].rows:
         assert f"| {found.name} " in written
 
 
@@ -321,11 +325,11 @@ def test_shared_machine_is_marked(data: Path, tmp_path: Path):
 
 def test_dry_run_prints_commands_that_parse(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for scale in (False, True):
-        for name in paper_tables():
+        for name in all_tables():
             plan = make_plan(name, full=scale, out=tmp_path / "out", seeds="0,3", equal_time=None)
             lines = list(plan.describe())
             assert not (tmp_path / "out").exists()
-            if scale and table_rows(name):
+            if scale and any(COCO in found.experiments for found in table_rows(name)):
                 assert any(line.startswith("# missing: COCO_FOLDER: there is no such folder") for line in lines)
             for line in lines:
                 words = shlex.split(line, comments=True)
@@ -346,9 +350,9 @@ def test_dry_run_knows_what_is_done(data: Path, tmp_path: Path):
 
 
 def test_every_row_is_one_of_the_paper_and_its_overrides_give_its_recipe():
-    for name in paper_tables():
+    for name in all_tables():
         for found in table_rows(name):
-            assert not paper_tables()[name].row(found.name).reference
+            assert not all_tables()[name].row(found.name).reference
             for scale, experiment in found.experiments.items():
                 base = experiment.base()
                 assert RECIPES[base.name]() == base
@@ -512,9 +516,31 @@ def test_what_a_row_needs_is_made_or_named(tmp_path: Path):
 def test_folder_given_is_that_of_nuclei_where_no_row_is_for_blood_cells(tmp_path: Path):
     masks, boxes = make_plan("4", data=tmp_path), make_plan("1", data=tmp_path)
     assert (masks.settings.scale, boxes.settings.scale) == (NUCLEI, BCCD)
-    assert {study.name: study.rates for study in masks.studies} == {"mask_rcnn": (1e-3,), "rs": (1e-3,)}
-    with pytest.raises(InputError, match="on nuclei each row has the learning rate of its recipe"):
-        make_plan("4", data=tmp_path, learning_rates="0.1,0.2")
+    assert masks.settings.data == Path("runs/reproduce/nuclei")  # with the test split that the folder lacks
+    assert boxes.settings.data == tmp_path
+
+
+def test_nuclei_get_a_test_split_of_a_fixed_list(shared: Callable[..., Path], tmp_path: Path):
+    given = shared("data", "nuclei_dsb2018")
+    names = names_of_test()
+    assert len(names) == 133
+    for _ in range(2):
+        cut_nuclei(given, tmp_path / "cut")
+    splits = {name: source.read(masks=False)[0] for name, source in find_layout(tmp_path / "cut").sources.items()}
+    files = {name: {name.decode() for name in truth.file_names} for name, truth in splits.items()}
+    assert files["test"] == names
+    assert (len(files["train"]), len(files["val"])) == (531 - 133, 133)
+    assert not files["train"] & (files["test"] | files["val"])
+    with pytest.raises(InputError, match="lacks 133 images of the test split"):
+        cut_nuclei(shared("data", "bccd"), tmp_path / "other")
+
+
+def test_own_tables_show_no_figures_of_a_paper(data: Path, tmp_path: Path):
+    plan = make_plan("balance", data=data, out=tmp_path, rows="value")
+    text = markdown(summarize("balance", plan.studies, None, plan.settings))
+    assert "paper" not in text.lower()
+    assert re.search(r"\| value +\| L_RS / L \(published\)", text)
+    assert "not run" in text
 
 
 def test_trainings_that_share_processors_are_compared_by_seconds_of_the_processor(data: Path, tmp_path: Path):

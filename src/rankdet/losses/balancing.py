@@ -38,14 +38,56 @@ class ConstantBalance(nn.Module):
         return torch.full_like(task.detach(), self.weight)
 
 
+@checked
 class ValueBalance(nn.Module):
-    """The weight at which the task has the value of the classification, in each iteration: :func:`value_balance`."""
+    r"""The weight at which the task has the value of the classification, in each iteration: :func:`value_balance`.
+
+    .. math:: \lambda_t = \max(L_{RS}, f) / L_t
+
+    Parameters
+    ----------
+    floor
+        f, the least value that a task gets. 0 is the published form. A ranking error starts near 1 and falls. Where it
+        falls fast, because there are few classes and easy ones, the published form takes the localization down with it.
+        With a floor of 1 tasks keep the value of a ranking that is all wrong: they descend :math:`\log L_t`, whatever
+        the classification has learned.
+    """
+
+    def __init__(self, floor: NonNegative = 0.0) -> None:
+        super().__init__()
+        self.floor = floor
 
     def forward(
         self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes = Processes()
     ) -> Tensor:
         """Return the scalar λ by which the loss of the task is multiplied."""
-        return value_balance(classification, task)
+        return value_balance(classification.detach().clamp(min=self.floor), task)
+
+
+class MaximumBalance(nn.Module):
+    r"""The weight at which the task has the largest value that the classification has had so far.
+
+    .. math:: \lambda_t^{(k)} = \max_{i \le k} L_{RS}^{(i)} / L_t^{(k)}
+
+    Notes
+    -----
+    The maximum is in a buffer, so a ``state_dict`` resumes it bit for bit. An evaluation changes nothing.
+    """
+
+    largest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("largest", torch.zeros((), dtype=torch.float64))
+
+    def forward(
+        self, classification: Tensor, task: Tensor, candidates: Candidates, processes: Processes = Processes()
+    ) -> Tensor:
+        """Return the scalar λ by which the loss of the task is multiplied."""
+        largest = torch.maximum(self.largest, classification.detach().to(self.largest))
+        if torch.is_grad_enabled():
+            self.largest.copy_(largest)
+        return value_balance(largest.to(task.dtype), task)
 
 
 class MagnitudeBalance(nn.Module):
@@ -155,7 +197,7 @@ class EpochBalance(nn.Module):
             total.masked_fill_(is_over, 0)
 
 
-Balancing = ConstantBalance | ValueBalance | MagnitudeBalance | EpochBalance
+Balancing = ConstantBalance | ValueBalance | MaximumBalance | MagnitudeBalance | EpochBalance
 
 
 def set_epoch_length(losses: nn.Module | Iterable[nn.Module], iterations: int) -> None:

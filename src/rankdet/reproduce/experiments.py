@@ -17,6 +17,8 @@ from rankdet.recipes.changes import FREE_FIELDS, differences, flow, overrides_be
 from rankdet.runs.folder import Run
 from rankdet.structures import InputError
 
+from .nuclei import cut_nuclei
+
 _LONGEST_SLUG = 120
 
 
@@ -44,6 +46,8 @@ class Scale:
     """The split that is reported; nothing is chosen on it."""
     made: MadeData | None = None
     """The generator of its data; None: ``--data`` names them."""
+    cut: Callable[[Path, Path], None] | None = None
+    """Function that cuts a test split off the folder of ``--data`` into a folder; None: that has one, or needs none."""
 
 
 SHAPES = Scale("shapes", learning_rates=(1.5e-3, 3e-3, 6e-3), seeds=(0, 1, 2), split="test", made=MadeData(make_shapes))
@@ -54,11 +58,8 @@ LONG_TAILED_SHAPES = replace(
 """A small network from scratch on the long-tailed procedural set, in place of LVIS."""
 BCCD = Scale("bccd", learning_rates=(5e-4, 1e-3, 2e-3), seeds=(0, 1, 2), split="test")
 """EfficientNet-Lite0 from ImageNet weights on a small folder in COCO format."""
-NUCLEI = Scale("nuclei", learning_rates=(), seeds=(0, 1, 2), split="val")
-"""EfficientNet-Lite0 from ImageNet weights on the nuclei of DSB 2018, one class, up to 375 objects in an image.
-
-There is no test split, so nothing is chosen here: all rows have the learning rate of their recipes.
-"""
+NUCLEI = Scale("nuclei", learning_rates=(5e-4, 1e-3, 2e-3), seeds=(0, 1, 2), split="test", cut=cut_nuclei)
+"""EfficientNet-Lite0 from ImageNet weights on the nuclei of DSB 2018, one class, up to 375 objects in an image."""
 COCO = Scale("coco", learning_rates=(), seeds=(0,), split="val")
 """The paper's recipe with the paper's learning rate. Nothing is chosen here, so minival can be reported.
 

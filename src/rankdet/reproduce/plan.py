@@ -18,7 +18,8 @@ from rankdet.structures import InputError
 
 from .experiments import BCCD, COCO, LONG_TAILED_SHAPES, NUCLEI, SHAPES, Scale
 from .harness import Ending, Harness
-from .paper import paper_tables
+from .nuclei import is_nuclei
+from .paper import all_tables
 from .processes import Launch, start_process
 from .study import FIRST_EPOCH, TUNING_SEED, Settings, Study
 from .tables import Row, table_rows
@@ -52,12 +53,16 @@ class Plan:
         for scale, folder in self._made():
             if scale.made is not None:
                 scale.made.make(folder, test=NUM_TEST, progress=console.is_terminal)
+        if self.settings.scale.cut is not None and self.settings.given is not None:
+            self.settings.scale.cut(self.settings.given, self.settings.data)
         return Harness(self.table, self.studies, self.selected, self.settings, console, launch).run()
 
     def describe(self) -> Iterator[str]:
         """Yield lines for a shell: a command for everything that is left to do, the rest as comments."""
-        paper, scale = paper_tables()[self.table], self.settings.scale
+        paper, scale = all_tables()[self.table], self.settings.scale
         yield f"# Table {self.table}: {paper.title}; on {scale.name}"
+        if scale.cut is not None:
+            yield f"# {self.settings.data}: a training makes it, with a test split, from {self.settings.given}"
         for message in self.missing():
             yield f"# missing: {message}"
         yield from (f"# {line}" for line in sorted({line for row in self._chosen() for line in _downloads(row)}))
@@ -122,15 +127,16 @@ class Plan:
 
 
 def _missing_data(settings: Settings, recipe: Recipe) -> Iterator[str]:
-    scale, folder = settings.scale, settings.data
-    if scale.made is not None:
+    scale, folder = settings.scale, settings.given
+    if scale.made is not None or folder is None:
         return
     if scale is COCO and not folder.is_dir():
         yield f"{folder}: there is no such folder; name that of COCO (train2017, val2017, annotations) with --data"
         return
-    for split in dict.fromkeys((recipe.data.train_split, recipe.data.validation_split, scale.split)):
+    needed = (recipe.data.train_split, recipe.data.validation_split, *(() if scale.cut else (scale.split,)))
+    for split in dict.fromkeys(needed):
         try:
-            recipe.data.find_source(split)
+            recipe.data.at(folder).find_source(split)
         except InputError as error:
             yield str(error)
 
@@ -178,7 +184,9 @@ def make_plan(
     if full:
         scales: tuple[Scale, ...] = (COCO,)
     else:
-        scales = (SHAPES, LONG_TAILED_SHAPES) if data is None else (BCCD, NUCLEI)
+        scales = (SHAPES, LONG_TAILED_SHAPES)
+    if data is not None and not full:
+        scales = (NUCLEI, BCCD) if is_nuclei(data) else (BCCD, NUCLEI)
     rows_of_table = rows_of(name)
     scale = next((one for one in scales if any(one in row.experiments for row in rows_of_table)), scales[0])
     if data is not None:
@@ -188,9 +196,10 @@ def make_plan(
             f"--lrs is for the small scale, on data with a test split: on {scale.name} each row has the learning rate "
             "of its recipe"
         )
+    given = Path("COCO_FOLDER") if full and data is None else data
     settings = Settings(
         scale=scale,
-        data=data or (Path("COCO_FOLDER") if full else out / scale.name),
+        data=given if given is not None and scale.cut is None else out / scale.name,
         out=out,
         seeds=scale.seeds if seeds is None else tuple(_numbers(seeds, int, "--seeds")),
         learning_rates=(
@@ -202,15 +211,16 @@ def make_plan(
         threads=1 if threads is None and jobs > 1 else threads,
         jobs=jobs,
         processes=processes,
+        given=given,
     )
     places = {row.name: next((one for one in scales if one in row.experiments), None) for row in rows_of_table}
     trainable = [name for name, place in places.items() if place is not None]
     selected = trainable if rows is None else [row.strip() for row in rows.split(",")]
-    known = [row.name for row in paper_tables()[name].rows]
+    known = [row.name for row in all_tables()[name].rows]
     _check_rows(name, [*selected, *([] if equal_time is None else [equal_time])], known, trainable, scale)
     if equal_time is not None and equal_time not in selected:
         selected.append(equal_time)  # its seconds are needed
-    with_first_epoch = FIRST_EPOCH in paper_tables()[name].figures
+    with_first_epoch = FIRST_EPOCH in all_tables()[name].figures
     studies = tuple(
         Study(row.name, row.experiments[place], _at(settings, place), row.is_of_masks, with_first_epoch)
         for row in rows_of_table
@@ -225,7 +235,7 @@ def _at(settings: Settings, scale: Scale) -> Settings:
 
 
 def find_table(name: str) -> str:
-    """Return the name of a table in `paper_tables`; "table", the appendix's letter, dots and case are optional.
+    """Return the name of a table in `all_tables`; "table", the appendix's letter, dots and case are optional.
 
     Raises
     ------
@@ -237,7 +247,7 @@ def find_table(name: str) -> str:
     >>> find_table("a11"), find_table("11"), find_table("Table 1")
     ('A.11', 'A.11', '1')
     """
-    known = {_plain(key): key for key in paper_tables()}
+    known = {_plain(key): key for key in all_tables()}
     if _plain(name) not in known:
         raise InputError(f"there is no table {name!r}; there are {', '.join(known.values())}")
     return known[_plain(name)]
@@ -271,7 +281,7 @@ def _check_rows(table: str, names: Sequence[str], known: Sequence[str], trainabl
 
 def overview() -> Iterator[str]:
     """Return all tables with their titles, and their rows with a recipe on shapes, on BCCD and on COCO."""
-    for name, table in paper_tables().items():
+    for name, table in all_tables().items():
         yield f"{name:<8} {table.title}"
         rows = {row.name: row for row in table_rows(name)}
         for row in table.rows:

@@ -35,6 +35,7 @@ class Settings:
 
     scale: Scale
     data: Path
+    """The folder that trainings read."""
     out: Path
     seeds: tuple[int, ...]
     learning_rates: tuple[float, ...]
@@ -46,6 +47,8 @@ class Settings:
     threads: int | None = None
     jobs: int = 1
     processes: int = 1
+    given: Path | None = None
+    """The folder of ``--data``, which ``data`` is or is cut from; None: ``data`` are generated."""
 
     @property
     def free_fields(self) -> list[str]:
@@ -101,6 +104,11 @@ class Study:
             if recipe.schedule.epochs is not None:
                 self._changes.append("schedule.epochs=null")
         self.rates = settings.learning_rates or (recipe.optimizer.lr,)
+
+    @property
+    def has_masks(self) -> bool:
+        """Return True if the row has figures of masks besides those of boxes."""
+        return not self._is_of_masks and getattr(self._recipe.detector, "has_masks", False)
 
     def trial(self, lr: float, seed: int, changes: list[str] | None = None) -> Trial:
         """Return the run of a learning rate and seed; ``changes`` replace those of the settings if given."""

@@ -10,11 +10,12 @@ from typing import Any
 from rankdet.report import markdown_table
 
 from .experiments import COCO, Trial
-from .paper import PaperRow, PaperTable, paper_tables
+from .paper import Table, TableRow, all_tables
 from .study import Settings, Study
 
 STANDARD = ("AP", "AP50", "AP75", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN", "spearman", "seconds_per_iteration")
 """Figures of every table, after those that the paper prints."""
+MASKS = ("mask_AP", "mask_AP50", "mask_AP75", "mask_oLRP")
 HEADINGS = {"spearman": "ρ", "seconds_per_iteration": "s/iteration"}
 
 NOTES = """\
@@ -29,7 +30,7 @@ def summarize(table: str, studies: Sequence[Study], reference: Study | None, set
     The values are plain ones for JSON. ``rows`` has one entry for each row of the paper, with its progress in
     ``status``.
     """
-    paper = paper_tables()[table]
+    paper = all_tables()[table]
     by_name = {study.name: study for study in studies}
     return {
         "table": table,
@@ -43,16 +44,21 @@ def summarize(table: str, studies: Sequence[Study], reference: Study | None, set
         "learning_rates": list(settings.learning_rates),
         "seeds": list(settings.seeds),
         "equal_time": settings.equal_time,
-        "figures": [*paper.figures, *(name for name in STANDARD if name not in paper.figures)],
+        "figures": [*paper.figures, *(name for name in _standard(studies) if name not in paper.figures)],
         "settings": list(paper.settings),
         "rows": [_row(paper, row, by_name.get(row.name), reference, settings) for row in paper.rows],
     }
 
 
+def _standard(studies: Sequence[Study]) -> tuple[str, ...]:
+    """Figures of a table after those that the paper prints; those of masks come first where a row has them."""
+    return (*MASKS, *STANDARD) if any(study.has_masks for study in studies) else STANDARD
+
+
 def _command(table: str, settings: Settings) -> str:
     parts = ["rankdet", "reproduce", table, "--scale", "full" if settings.scale is COCO else "small"]
-    if settings.scale.made is None:
-        parts += ["--data", str(settings.data)]
+    if settings.given is not None:
+        parts += ["--data", str(settings.given)]
     parts += ["--seeds", ",".join(map(str, settings.seeds))]
     if settings.learning_rates:
         parts += ["--lrs", ",".join(f"{lr:g}" for lr in settings.learning_rates)]
@@ -64,7 +70,7 @@ def _command(table: str, settings: Settings) -> str:
 
 
 def _row(
-    paper: PaperTable, row: PaperRow, study: Study | None, reference: Study | None, settings: Settings
+    paper: Table, row: TableRow, study: Study | None, reference: Study | None, settings: Settings
 ) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "name": row.name,
@@ -138,10 +144,10 @@ def markdown(summary: Mapping[str, Any]) -> str:
     figures = summary["figures"]
     columns = ["row", *summary["settings"], "", *(HEADINGS.get(name, name) for name in figures)]
     columns += ["iterations", "seconds", "lr", "seeds"]
-    rows = [line for row in summary["rows"] for line in _lines(row, figures)]
+    rows = [line for row in summary["rows"] for line in _lines(row, figures, summary["setup"] is not None)]
     parts = [
         f"# Table {summary['table']}: {summary['title']}",
-        f"Paper: {summary['setup']}. {summary['note'] or ''}".rstrip(),
+        _about(summary),
         f"Here: `{summary['command']}`, on {summary['scale']}, split `{summary['split']}`.",
         markdown_table(columns, rows),
         NOTES + _shared_note(summary),
@@ -151,14 +157,23 @@ def markdown(summary: Mapping[str, Any]) -> str:
         parts += [
             f"Learning rate, chosen by AP (of masks where there are) on the validation split with seed 0:\n\n{tuning}"
         ]
-    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+    return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
 
-def _lines(row: Mapping[str, Any], figures: Sequence[str]) -> list[list[str]]:
+def _about(summary: Mapping[str, Any]) -> str:
+    paper = [] if summary["setup"] is None else [f"Paper: {summary['setup']}."]
+    return " ".join([*paper, summary["note"] or ""]).rstrip()
+
+
+def _lines(row: Mapping[str, Any], figures: Sequence[str], is_of_paper: bool) -> list[list[str]]:
     label = [row["name"], *(_setting(value) for value in row["settings"])]
     printed = [_printed(name, row["paper"].get(name)) for name in figures]
     note = "" if row["measured"] else f" ({row['status']})"
-    lines = [[*label, f"paper{note}", *printed, "", "", "", ""]]
+    lines = []
+    if is_of_paper:
+        lines.append([*label, f"paper{note}", *printed, "", "", "", ""])
+    elif not row["measured"]:
+        lines.append([*label, row["status"], *printed, "", "", "", ""])
     for entry in row["measured"]:
         shared = "*" if entry["jobs"] > 1 else ""
         values = [
@@ -168,8 +183,8 @@ def _lines(row: Mapping[str, Any], figures: Sequence[str]) -> list[list[str]]:
         ]
         source = f"here, {entry['budget']}" + ("" if row["status"] == "complete" else f" ({row['status']})")
         ends = [str(entry["iterations"]), f"{entry['seconds']:.1f}{shared}", f"{row['learning_rate']:g}"]
-        blank = [""] * len(row["settings"])
-        lines.append([row["name"], *blank, source, *values, *ends, str(len(entry["seeds"]))])
+        first = [row["name"], *[""] * len(row["settings"])] if lines else label
+        lines.append([*first, source, *values, *ends, str(len(entry["seeds"]))])
     return lines
 
 

@@ -10,7 +10,7 @@ from rankdet.recipes.schema.optimization import AdamW, StepSchedule
 from rankdet.recipes.schema.recipe import Evaluation, Recipe, Runtime
 
 from .experiment import Experiment
-from .ranking import STANDARD_LOSSES, ranking_form
+from .ranking import STANDARD_LOSSES, own_data_form, ranking_form
 
 LITE0 = Timm(
     name="tf_efficientnet_lite0",
@@ -49,10 +49,10 @@ def faster_rcnn_lite0_bccd() -> Recipe:
         optimizer=AdamW(lr=1e-3, reference_batch=4),
         schedule=StepSchedule(iterations=300, milestones=(0.7, 0.92), warmup_iterations=50, warmup_factor=0.02),
         evaluation=Evaluation(batch_size=4),
-        runtime=Runtime(log_interval=10, channels_last=True),
+        runtime=Runtime(log_interval=10, channels_last=True, clip_gradient_norm=1.0),
     )
 
 
-rs_faster_rcnn_lite0_bccd = Experiment(faster_rcnn_lite0_bccd, ranking_form).described(
+rs_faster_rcnn_lite0_bccd = Experiment(faster_rcnn_lite0_bccd, ranking_form, own_data_form).described(
     "RS Faster R-CNN on BCCD: the same network, budget and learning rate."
 )

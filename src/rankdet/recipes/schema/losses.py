@@ -24,6 +24,7 @@ RankingWeights = part("rankdet.losses.weighting:RankingWeights", "ranking")
 
 ConstantBalance = part("rankdet.losses.balancing:ConstantBalance", "constant")
 ValueBalance = part("rankdet.losses.balancing:ValueBalance", "value")
+MaximumBalance = part("rankdet.losses.balancing:MaximumBalance", "maximum")
 MagnitudeBalance = part("rankdet.losses.balancing:MagnitudeBalance", "magnitude")
 EpochBalance = part("rankdet.losses.balancing:EpochBalance", "epoch")
 
