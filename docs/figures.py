@@ -368,18 +368,22 @@ def describe(axes: Axes, x: str, y: str) -> None:
 
 
 def draw(name: str, folder: Path) -> Path:
-    """Draw one figure; 64 colors are enough, and keep the file small."""
+    """Draw one figure."""
     drawing = FIGURES[name]
     figure = Figure(figsize=(8, drawing.height), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     drawing.draw(figure)
-    for axes in figure.axes:
-        if (legend := axes.get_legend()) is not None:
-            legend.set_frame_on(False)
-            for text in legend.get_texts():
-                text.set(fontsize=8.5, color=INK)
+    return write(figure, folder / f"{name}.png")
+
+
+def write(figure: Figure, path: Path) -> Path:
+    """Write a figure; 64 colors are enough, and keep the file small."""
+    canvas = FigureCanvasAgg(figure)
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+    for legend in filter(None, legends):
+        legend.set_frame_on(False)
+        for text in legend.get_texts():
+            text.set(fontsize=8.5, color=INK)
     canvas.draw()
-    path = folder / f"{name}.png"
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     image.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
     return path
