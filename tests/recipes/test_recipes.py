@@ -274,6 +274,7 @@ def test_small_recipes_give_both_forms_the_same_budget():
     for name in (
         "faster_rcnn_shapes",
         "faster_rcnn_lite0_bccd",
+        "atss_lite0_bccd",
         "mask_rcnn_shapes",
         "mask_rcnn_lite0_nuclei",
         "mask_rcnn_long_tail_shapes",

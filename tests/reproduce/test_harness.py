@@ -591,6 +591,19 @@ def test_samplers_are_switched_for_each_stage_of_any_detector():
         sampled(method("rs_cascade_rcnn"), method("cascade_rcnn"), ("rcnn",)).experiments[COCO].overrides()
 
 
+def test_approximation_differs_from_the_exact_loss_in_nothing_else():
+    rows = {found.name: found.experiments for found in table_rows("bucketed")}
+    for detector in ("faster_rcnn", "atss", "paa"):
+        exact, bucketed = rows[f"{detector}-exact"], rows[f"{detector}-bucketed"]
+        assert exact.keys() == bucketed.keys()
+        for scale, experiment in exact.items():
+            first, second = (each.change(each.base()) for each in (experiment, bucketed[scale]))
+            assert first.changed(losses=second.losses) == second
+            for head, loss in second.losses.items():
+                assert loss.type == "bucketed_rank_sort"
+                assert all(getattr(loss, field) == getattr(first.losses[head], field) for field in loss.own)
+
+
 def test_first_epoch_is_a_run_of_its_own_that_starts_like_the_whole_one(data: Path, tmp_path: Path):
     launch = InThisProcess()
     ending = run(plan_of("A.12", tmp_path, data, iterations=5), launch)  # an epoch has 3

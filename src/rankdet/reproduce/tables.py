@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from rankdet.recipes import RECIPES, Recipe
 from rankdet.recipes.library.ranking import stages_of
+from rankdet.recipes.schema.losses import LOSSES
+from rankdet.recipes.schema.part import type_of
 
 from .experiments import BCCD, COCO, LONG_TAILED_SHAPES, NUCLEI, SHAPES, Experiment, Scale, unchanged
 
@@ -94,6 +96,7 @@ class _Method(BaseModel):
     takes: tuple[str, ...] = ()
     change: dict[str, Any] = {}
     at_most: dict[str, float] = {}
+    loss: str | None = None
     samplers: tuple[str, ...] | None = None
     recipes: dict[str, str] = {}
     masks: bool = False
@@ -106,6 +109,8 @@ class _Method(BaseModel):
         changed = Family({scale: source[scale] for scale in source if scale.name in self.at})
         if self.takes or self.change or self.at_most:
             changed = changed.changed(self._changed)
+        if self.loss is not None:
+            changed = changed.changed(functools.partial(_with_loss, type=self.loss))
         if self.samplers is not None:
             changed = sampled(changed, method("faster_rcnn"), self.samplers)
         return Family({**changed.experiments, **own.experiments})
@@ -114,6 +119,16 @@ class _Method(BaseModel):
         taken = {name: _field(RECIPES[self.recipes[COCO.name]](), name) for name in self.takes}
         lowered = {name: min(most, _field(recipe, name)) for name, most in self.at_most.items()}
         return recipe.changed(taken | self.change | lowered)
+
+
+def _with_loss(recipe: Recipe, type: str) -> Recipe:
+    """Return the recipe with losses of another type, which keep all fields that they have."""
+    model = next(loss for loss in LOSSES if type_of(loss) == type)
+    losses = {
+        head: {name: value for name, value in loss.model_dump(mode="json").items() if name in model.own}
+        for head, loss in recipe.losses.items()
+    }
+    return recipe.changed(losses={head: {"type": type, **fields} for head, fields in losses.items()})
 
 
 def _field(recipe: Recipe, name: str) -> Any:

