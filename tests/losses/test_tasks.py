@@ -26,6 +26,7 @@ from rankdet.losses import (
     ValueBalance,
 )
 from rankdet.losses.balancing import Balancing
+from rankdet.losses.localization import saturated_share
 from rankdet.structures import Candidates, LossOutput, Matched
 
 BOXES = torch.tensor([[0.0, 0, 4, 4], [1, 1, 3, 3], [0, 0, 2, 2]])
@@ -82,6 +83,7 @@ def test_box_and_mask_worked_out_by_hand() -> None:
             "balance": 0.6 / box,
             "mask_error": mask,
             "mask_balance": 0.6 / mask,
+            "masks_saturated": 1.0,
         },
         rel=1e-4,
     )
@@ -115,7 +117,7 @@ def test_masks_of_a_part_get_the_weights_of_their_own_positives() -> None:
 def test_a_head_of_masks_alone_has_no_box_term() -> None:
     terms, stats = run(Tasks(), replace(make_candidates(), boxes=None, deltas=None))
     assert set(terms) == {"mask"}
-    assert set(stats) == {"positives", "background", "negatives", "mask_error", "mask_balance"}
+    assert set(stats) == {"positives", "background", "negatives", "mask_error", "mask_balance", "masks_saturated"}
 
 
 def test_a_head_without_boxes_and_masks_is_refused() -> None:
@@ -290,3 +292,24 @@ def test_any_callable_of_the_same_arguments_serves_as_a_part() -> None:
     assert stats["localization_error"].item() == pytest.approx(expected)
     assert terms["localization"].item() == pytest.approx(2 * expected)
     assert stats["mask_balance"] == 2
+
+
+def test_boxes_at_the_clamp_and_masks_without_gradient_are_counted() -> None:
+    candidates = replace(make_candidates(), limited=torch.tensor([True, False, False]))
+    _, stats = run(Tasks(), candidates)
+    assert stats["boxes_limited"].item() == pytest.approx(1 / 3)
+    assert stats["masks_saturated"].item() == 1
+    assert candidates.masks is not None
+    soft = replace(candidates, masks=Matched(candidates.masks.predicted / 50, candidates.masks.target))
+    assert run(Tasks(), soft)[1]["masks_saturated"].item() == 0
+
+
+def test_right_masks_are_not_saturated_however_large_their_logits() -> None:
+    logits = torch.tensor([[[50.0, -50.0, -torch.inf]]])
+    assert saturated_share(logits, torch.tensor([[[True, False, True]]])).item() == 0
+
+
+def test_a_head_without_positives_has_no_share_of_anything() -> None:
+    candidates = replace(make_candidates(0), limited=torch.zeros(0, dtype=torch.bool))
+    _, stats = run(Tasks(), candidates)
+    assert stats["boxes_limited"].item() == stats["masks_saturated"].item() == 0

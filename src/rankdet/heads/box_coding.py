@@ -66,6 +66,17 @@ class BoxCoder:
         height = anchor_height * torch.exp((log_height * self.stds[3]).clamp(-largest, largest))
         return torch.stack((x - width / 2, y - height / 2, x + width / 2, y + height / 2), dim=-1)
 
+    def limited(self, deltas: Tensor) -> Tensor:
+        """Return which boxes (…,) bool are decoded at a clamp, in width or height: there deltas have no gradient.
+
+        Examples
+        --------
+        >>> BoxCoder().limited(torch.tensor([[0.0, 0.0, 5.0, 0.0], [9.0, 0.0, 0.0, 0.0]]))
+        tensor([ True, False])
+        """
+        scales = deltas[..., 2:].detach().float() * deltas.new_tensor(self.stds[2:], dtype=torch.float32)
+        return (scales.abs() > LARGEST_LOG_SCALE).any(dim=-1)
+
 
 def _centers_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     left, top, right, bottom = boxes.unbind(dim=-1)

@@ -164,6 +164,7 @@ class BoxStage(nn.Module):
             num_classes=self.head.num_classes,
             boxes=boxes,
             deltas=box_deltas,
+            limited=self.coder.limited(box_deltas.predicted),
             rows=rows,
         )
 

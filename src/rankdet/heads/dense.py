@@ -173,6 +173,7 @@ class DenseStage(nn.Module):
             num_classes=self.head.num_classes,
             boxes=boxes,
             deltas=deltas,
+            limited=self.coder.limited(deltas.predicted),
             auxiliary=pairs,
             centerness=centerness(anchors, objects),
             per_image=(len(outputs.anchors.boxes),) * len(targets),
@@ -237,9 +238,9 @@ def tower(in_channels: int, channels: int, num_convolutions: int, groups: int) -
 
 
 def start_normal(module: nn.Module) -> None:
-    """Fill the weights of all convolutions with normal numbers of standard deviation 0.01, and their biases with 0."""
+    """Fill weights of convolutions and linear layers with normal numbers of deviation 0.01, and their biases with 0."""
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, nn.Conv2d | nn.Linear):
             nn.init.normal_(part.weight, std=0.01)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from rankdet.heads.dense import by_anchor
+from rankdet.heads.dense import by_anchor, start_normal
 from rankdet.ranges import Count, CountOrZero, checked
 
 
@@ -21,7 +21,8 @@ class InstanceHead(nn.Module):
 
     ``num_convolutions`` are shared; then one each makes the logits, the deltas and the Q = ``num_prototypes``
     coefficients of ``num_per_cell`` anchors. With softmax there are C + 1 logits, the background last; else C, for
-    sigmoids. Weights start Xavier uniform, biases 0: every score starts around ½, and there is no prior.
+    sigmoids. Weights start Xavier uniform, biases 0: every score starts around ½, and there is no prior. Weights of the
+    coefficients start normal with deviation 0.01 instead, so that tanh does not start where it is flat.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class InstanceHead(nn.Module):
         self.classifier = nn.Conv2d(in_channels, num_per_cell * (num_classes + softmax), 3, padding=1)
         self.regressor = nn.Conv2d(in_channels, num_per_cell * 4, 3, padding=1)
         self.coefficients = nn.Conv2d(in_channels, num_per_cell * num_prototypes, 3, padding=1)
-        for convolution in (*self.convolutions, self.classifier, self.regressor, self.coefficients):
+        for convolution in (*self.convolutions, self.classifier, self.regressor):
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)
+        start_normal(self.coefficients)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, deltas and coefficients, (B, M, …) each in the order of the anchors.

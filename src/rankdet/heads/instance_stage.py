@@ -97,6 +97,7 @@ class InstanceStage:
             num_classes=num_classes,
             boxes=boxes,
             deltas=deltas,
+            limited=self.coder.limited(deltas.predicted),
             masks=Matched(torch.cat(masks), target, None if len(learned) == len(rows) else learned),
             auxiliary=None if maps is None else {"semantic": maps},
             box_shares=_shares(objects.split(counts), image_sizes),

@@ -6,16 +6,13 @@ Legend: K RoIs, C classes, S cells per side of the pooled features.
 from __future__ import annotations
 
 import itertools
-import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from rankdet.heads.dense import start_normal
 from rankdet.ranges import Count, CountOrZero, checked
-
-FEWEST_CLASSES = 80
-"""Fewest classes that the last layer starts for, the number of COCO."""
 
 
 @checked
@@ -27,9 +24,10 @@ class MaskHead(nn.Module):
 
     Notes
     -----
-    Weights start Kaiming-normal in their outputs, biases at 0. Differs from the published code where there are fewer
-    than 80 classes: here logits start as with 80. With one class they would start with a standard deviation of ten and
-    more there, where neither Dice nor cross-entropy has a usable gradient.
+    Weights start Kaiming-normal in their outputs, those of the classifier normal with deviation 0.01, biases at 0.
+    Differs from the published code, whose classifier starts Kaiming-normal, too. There logits start as large as
+    features and few classes make them, with a deviation of ten and more for one class. Dice has no usable gradient
+    there: that of a pixel is multiplied by p (1 − p).
     """
 
     def __init__(
@@ -48,7 +46,7 @@ class MaskHead(nn.Module):
                 nn.init.zeros_(parameter)
             else:
                 nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.classifier.weight, std=math.sqrt(2 / max(num_classes, FEWEST_CLASSES)))
+        start_normal(self.classifier)
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
         """Return mask logits (K, 2S, 2S) float32 of pooled features (K, channels, S, S) and classes (K,) of RoIs."""

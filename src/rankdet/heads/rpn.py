@@ -232,6 +232,7 @@ class RegionProposalNetwork(nn.Module):
             num_classes=1,
             boxes=boxes,
             deltas=deltas,
+            limited=self.coder.limited(deltas.predicted),
             rows=rows,
         )
 

@@ -17,6 +17,8 @@ DICE_EPSILON = 1e-5
 """Added to the denominator of Dice (the authors' code)."""
 MASK_CHUNK = 1 << 22
 """Pixels of masks handled at a time: their temporaries stay small beside the masks."""
+SEEN_MASKS = 32
+"""About as many masks as statistics look at."""
 MIN_AREA = 1e-6
 """Floor of union and enclosing area in square pixels, so that boxes without area divide by no zero."""
 
@@ -115,6 +117,28 @@ def _dice(logits: Tensor, target: Tensor, epsilon: float) -> tuple[tuple[Tensor]
         return result
 
     return (dice,), gradient
+
+
+@torch.no_grad()
+def saturated_share(logits: Tensor, target: Tensor) -> Tensor:
+    r"""Share of the wrong pixels of masks that Dice can hardly correct, a scalar in [0, 1]; 0 without any.
+
+    Dice sees logits through a sigmoid, so :math:`p (1 - p)` is a factor of its gradient. Counted are wrong pixels where
+    that is below 0.01. Arguments are those of :func:`dice_coefficient`; at most some dozens of masks are looked at.
+
+    Examples
+    --------
+    Three pixels are wrong, one of them by far:
+
+    >>> saturated_share(torch.tensor([[[9.0, 1.0], [-1.0, 9.0]]]), torch.tensor([[[False, False], [True, True]]]))
+    tensor(0.3333)
+    """
+    step = max(1, len(logits) // SEEN_MASKS)
+    values, inside = logits[::step].float(), target[::step] > 0.5
+    wrong = ((values > 0) != inside) & (values > -torch.inf)
+    scores = values.sigmoid()
+    stuck = wrong & (scores * (1 - scores) < 0.01)
+    return stuck.sum() / wrong.sum().clamp(min=1)
 
 
 def mask_parts(masks: Tensor) -> Iterator[slice]:

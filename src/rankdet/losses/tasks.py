@@ -13,6 +13,7 @@ from rankdet.losses.auxiliary import Auxiliary
 from rankdet.losses.balancing import Balancing, ValueBalance
 from rankdet.losses.box_losses import BoxLoss, GIoULoss
 from rankdet.losses.candidates import Positives, find_positives, task_counts
+from rankdet.losses.localization import saturated_share
 from rankdet.losses.processes import Processes, with_value
 from rankdet.losses.weighting import Ranking, ScoreWeights, Weighting, usable_sum
 from rankdet.ranges import Positive, checked
@@ -57,8 +58,9 @@ class Tasks(nn.Module):
     -----
     Terms: ``localization`` where a head passes boxes (or deltas), ``mask`` where it passes masks, both balanced, and
     one by the name of each auxiliary head. Statistics: ``positives``, ``background``, ``negatives``; the errors before
-    λ, ``localization_error`` and ``mask_error``; their λ, ``balance`` and ``mask_balance``. Without positives, and
-    where all weights vanish, the terms are zeros connected to all outputs of the positives.
+    λ, ``localization_error`` and ``mask_error``; their λ, ``balance`` and ``mask_balance``; the shares of what has no
+    gradient, ``boxes_limited`` and ``masks_saturated``. Without positives, and where all weights vanish, the terms are
+    zeros connected to all outputs of the positives.
     """
 
     def __init__(
@@ -129,6 +131,10 @@ class Tasks(nn.Module):
             stats[f"{name}_error"] = loss.detach()
             stats[balance] = balancing(classification, loss, candidates, processes)
             terms[name] = stats[balance] * loss
+        if candidates.limited is not None:
+            stats["boxes_limited"] = candidates.limited.sum() / max(1, len(candidates.limited))
+        if candidates.masks is not None:
+            stats["masks_saturated"] = saturated_share(candidates.masks.predicted, candidates.masks.target)
         return LossOutput(terms, stats)
 
     def _localized(self, candidates: Candidates, positives: Positives, weights: Tensor) -> Iterator[_Sum]:

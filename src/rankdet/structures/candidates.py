@@ -74,6 +74,8 @@ class Candidates:
     box_shares
         (P,) in (0, 1], detached: the part of its image that the box of a positive's object covers, for losses of masks
         that are divided by it.
+    limited
+        (P,) bool: which boxes are as large or as small as the head can make them, for a warning.
     per_image
         B numbers that add up to M: the candidates of each image, in order, for losses that choose among those of an
         image.
@@ -96,6 +98,7 @@ class Candidates:
     auxiliary: Mapping[str, Matched] | None = None
     centerness: Tensor | None = None
     box_shares: Tensor | None = None
+    limited: Tensor | None = None
     per_image: tuple[int, ...] | None = None
     rows: Tensor | None = None
 
@@ -115,7 +118,11 @@ class Candidates:
                 check_matched(f"head {self.head!r}: {field.name}", pairs)
         for name, pairs in (self.auxiliary or {}).items():
             check_matched(f"head {self.head!r}: auxiliary {name!r}", pairs)
-        for name, values in (("centerness", self.centerness), ("box_shares", self.box_shares)):
+        for name, values in (
+            ("centerness", self.centerness),
+            ("box_shares", self.box_shares),
+            ("limited", self.limited),
+        ):
             if values is not None:
                 pairs_of_all = self.boxes or self.deltas
                 shape = tuple(values.shape)

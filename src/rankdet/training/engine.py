@@ -26,6 +26,7 @@ from rankdet.runs.folder import Run
 from rankdet.runs.processes import ELSEWHERE
 from rankdet.runs.signals import StopRequest
 from rankdet.structures import Batch, DivergenceError, InputError
+from rankdet.training.health import Health
 from rankdet.training.logging import Display, RunLog
 from rankdet.training.parts import Callback
 from rankdet.training.resuming import fingerprint
@@ -56,7 +57,7 @@ class Loop:
         self.metrics: dict[str, Any] | None = None
         """On the main process the numbers of the last evaluation made here."""
         self._clock, self._statistics, self._num_skipped = Clock(self.state), IntervalStatistics(), 0
-        self._model = training.model
+        self._model, self._health = training.model, Health()
         self._log: RunLog | None = None
         self._callback_error: Exception | SystemExit | None = None
 
@@ -224,6 +225,8 @@ class Loop:
         if self._log is not None:
             self._log.write(record)
             self.display.show(record)
+            for message in self._health.warnings(record["statistics"]):
+                self.display.say(message)
             self._call(lambda callback: callback.on_log(record))
 
     def _evaluate(self) -> None:
