@@ -33,6 +33,7 @@ from rankdet.losses import (
     quality_focal_loss,
     rank_sort_loss,
     soft_step,
+    varifocal_loss,
 )
 
 OUT = Path(__file__).parent / "images" / "losses"
@@ -184,11 +185,19 @@ def draw_focal(figure: Figure) -> None:
 
 
 def draw_quality_focal(figure: Figure) -> None:
-    def positive(quality: float) -> Callable[[Tensor], Tensor]:
-        return of_rows(lambda row, label: quality_focal_loss(row, label, row.new_full((1,), quality)), 0)
+    draw_of_qualities(figure, quality_focal_loss, "y")
 
-    curves = {f"positive, y = {quality}": positive(quality) for quality in (1.0, 0.75, 0.5)}
-    negative = of_rows(lambda row, label: quality_focal_loss(row, label, row.new_zeros(0)), 1)
+
+def draw_varifocal(figure: Figure) -> None:
+    draw_of_qualities(figure, varifocal_loss, "q")
+
+
+def draw_of_qualities(figure: Figure, loss: Callable[[Tensor, Tensor, Tensor], Tensor], symbol: str) -> None:
+    def positive(quality: float) -> Callable[[Tensor], Tensor]:
+        return of_rows(lambda row, label: loss(row, label, row.new_full((1,), quality)), 0)
+
+    curves = {f"positive, {symbol} = {quality}": positive(quality) for quality in (1.0, 0.75, 0.5)}
+    negative = of_rows(lambda row, label: loss(row, label, row.new_zeros(0)), 1)
     draw_of_scores(figure, curves, negative)
 
 
@@ -332,6 +341,7 @@ FIGURES = {
     "cross_entropy": Drawing(draw_cross_entropy, 2.7),
     "focal": Drawing(draw_focal, 2.7),
     "quality_focal": Drawing(draw_quality_focal, 2.7),
+    "varifocal": Drawing(draw_varifocal, 2.7),
     "shift": Drawing(draw_shift),
     "pools": Drawing(draw_pools),
     "cells": Drawing(draw_cells, 4.6),

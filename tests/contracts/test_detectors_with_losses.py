@@ -36,6 +36,7 @@ from rankdet.losses import (
     SoftmaxCrossEntropyLoss,
     Tasks,
     ValueBalance,
+    VarifocalLoss,
 )
 from rankdet.structures import Batch, Images, Source, Target
 
@@ -143,6 +144,9 @@ DETECTORS = {
     "ATSS, Rank & Sort": Form("tiny_atss", ranking=True, losses={"dense": RankSortLoss()}, falling=DENSE_RANKING),
     "ATSS, quality focal loss": Form(
         "tiny_atss", ranking=True, losses={"dense": QualityFocalLoss()}, falling=("dense/localization",)
+    ),
+    "ATSS, varifocal loss": Form(
+        "tiny_atss", ranking=True, losses={"dense": VarifocalLoss()}, falling=("dense/localization",)
     ),
     "ATSS, AP Loss": Form("tiny_atss", ranking=True, losses={"dense": APLoss()}, falling=DENSE_STANDARD),
     "ATSS, AP Loss and centerness": Form(

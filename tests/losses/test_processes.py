@@ -40,6 +40,7 @@ from rankdet.losses import (
     RankingWeights,
     RankSortLoss,
     Tasks,
+    VarifocalLoss,
     alrp_loss,
     alrp_loss_of_labels,
     ap_loss,
@@ -186,6 +187,7 @@ MODULES: dict[str, Callable[[Sync], nn.Module]] = {
         sync=sync,
     ),
     "quality focal": lambda sync: QualityFocalLoss(sync=sync),
+    "varifocal": lambda sync: VarifocalLoss(sync=sync),
 }
 
 

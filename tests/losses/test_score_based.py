@@ -30,8 +30,10 @@ from rankdet.losses import (
     SmoothL1Loss,
     SoftmaxCrossEntropyLoss,
     Tasks,
+    VarifocalLoss,
     focal_loss,
     quality_focal_loss,
+    varifocal_loss,
 )
 from rankdet.structures import Candidates, Matched
 
@@ -152,12 +154,38 @@ def test_quality_focal_loss_is_the_equation(beta: float, chunk: int, monkeypatch
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("alpha", [0.75, 1.5])
+@pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
+@pytest.mark.parametrize("iou_weighted", [True, False])
+@pytest.mark.parametrize("chunk", [1, 17, 1 << 17])
+def test_varifocal_loss_is_the_equation(
+    alpha: float, gamma: float, iou_weighted: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A positive of quality 0 is a negative."""
+    monkeypatch.setattr("rankdet.losses.focal.CPU_CHUNK", chunk)
+    logits, labels, targets = draw_problem(1)
+    quality = torch.rand(int((targets == 1).sum()), dtype=torch.float64)
+    quality[::3] = 0
+    targets = targets.masked_scatter(targets == 1, quality)[labels >= 0]
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    found = varifocal_loss(ours, labels, quality, alpha, gamma, iou_weighted=iou_weighted)
+    scores = theirs[labels >= 0].sigmoid()
+    cross_entropy = -(targets * scores.log() + (1 - targets) * (1 - scores).log())
+    positive = (targets if iou_weighted else 1) * cross_entropy
+    expected = torch.where(targets > 0, positive, -alpha * scores**gamma * (1 - scores).log()).sum()
+    torch.testing.assert_close(found, expected)
+    (3 * found).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 def test_the_gradients_of_focal_losses_are_their_derivatives() -> None:
     logits, labels, targets = draw_problem(2, count=8)
     quality = torch.rand(int((targets == 1).sum()), dtype=torch.float64)
     logits.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: focal_loss(x, labels), logits)
     assert torch.autograd.gradcheck(lambda x: quality_focal_loss(x, labels, quality), logits)
+    assert torch.autograd.gradcheck(lambda x: varifocal_loss(x, labels, quality), logits)
 
 
 def test_focal_losses_take_the_positives_where_they_are_known() -> None:
@@ -165,22 +193,28 @@ def test_focal_losses_take_the_positives_where_they_are_known() -> None:
     rows = ((labels >= 0) & (labels < 5)).nonzero().squeeze(1)
     quality = torch.rand(len(rows), dtype=torch.float64)
     assert focal_loss(logits, labels, rows=rows) == focal_loss(logits, labels)
-    expected = quality_focal_loss(logits, labels, quality)
-    assert quality_focal_loss(logits, labels, quality, rows=rows) == expected
+    for loss in (quality_focal_loss, varifocal_loss):
+        assert loss(logits, labels, quality, rows=rows) == loss(logits, labels, quality)
 
 
 def test_focal_losses_refuse_shapes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"must be \(M, C\) and \(M,\)"):
         focal_loss(torch.zeros(3), torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="1 positives among the labels but quality of shape"):
-        quality_focal_loss(torch.zeros(2, 1), torch.tensor([0, 1]), torch.zeros(2))
+    for loss in (quality_focal_loss, varifocal_loss):
+        with pytest.raises(ValueError, match="1 positives among the labels but quality of shape"):
+            loss(torch.zeros(2, 1), torch.tensor([0, 1]), torch.zeros(2))
 
 
 @pytest.mark.parametrize("logit", [1e4, -1e4])
 def test_extreme_logits_give_finite_focal_losses(logit: float) -> None:
     logits = torch.full((3, 2), logit, requires_grad=True)
     labels = torch.tensor([0, 2, -1])
-    (focal_loss(logits, labels) + quality_focal_loss(logits, labels, torch.tensor([0.5]))).backward()
+    quality = torch.tensor([0.5])
+    losses = (
+        focal_loss(logits, labels),
+        *(loss(logits, labels, quality) for loss in (quality_focal_loss, varifocal_loss)),
+    )
+    sum(losses).backward()
     assert logits.grad.isfinite().all()
 
 
@@ -189,7 +223,8 @@ def test_a_logit_that_is_no_number_is_not_lost() -> None:
         logits = torch.zeros(2, 2)
         logits[row, 0] = torch.nan
         assert focal_loss(logits, torch.tensor([0, 2])).isnan()
-        assert quality_focal_loss(logits, torch.tensor([0, 2]), torch.tensor([0.5])).isnan()
+        for loss in (quality_focal_loss, varifocal_loss):
+            assert loss(logits, torch.tensor([0, 2]), torch.tensor([0.5])).isnan()
 
 
 def test_the_focal_loss_of_a_head_worked_out_by_hand() -> None:
@@ -248,6 +283,20 @@ def test_the_quality_focal_loss_of_a_head_worked_out_by_hand() -> None:
     assert candidates.boxes.predicted.grad is None
 
 
+def test_the_varifocal_loss_of_a_head_worked_out_by_hand() -> None:
+    """Logits 0: a negative costs 3 ln 2 / 16, a positive q ln 2; boxes count as much as their IoU."""
+    candidates = make_candidates(torch.zeros(3, 2), [0, 1, 2], 2)
+    terms, _ = VarifocalLoss()(candidates)
+    ious, giou_errors = [1 / 2, 1 / 7], [1 / 2, 1 - 1 / 7 + 2 / 9]
+    assert terms["classification"].item() == pytest.approx((4 * 3 / 16 + sum(ious)) * math.log(2) / 2)
+    expected = 2 * sum(w * error for w, error in zip(ious, giou_errors, strict=True)) / sum(ious)
+    assert terms["localization"].item() == pytest.approx(expected)
+    terms["classification"].backward()
+    assert candidates.boxes.predicted.grad is None
+    terms, _ = VarifocalLoss(alpha=0, iou_weighted=False)(candidates)
+    assert terms["classification"].item() == pytest.approx(math.log(2))
+
+
 class TwoProcesses(Processes):
     """Another process has nothing at all."""
 
@@ -292,9 +341,9 @@ def test_images_without_positives_count_as_published() -> None:
     torch.testing.assert_close(terms["centerness"], torch.tensor(2 * math.log(2) / 4))
 
 
-@pytest.mark.parametrize("build", [FocalLoss, QualityFocalLoss])
+@pytest.mark.parametrize("build", [FocalLoss, QualityFocalLoss, VarifocalLoss])
 def test_normalizers_can_be_those_of_all_processes(
-    build: type[FocalLoss | QualityFocalLoss], monkeypatch: pytest.MonkeyPatch
+    build: type[FocalLoss | QualityFocalLoss | VarifocalLoss], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four positives here and none there: the values are the same, and the gradients twice as large, to be halved."""
     gradients, terms = [], []
@@ -317,8 +366,9 @@ LOSSES = pytest.mark.parametrize(
         (SoftmaxCrossEntropyLoss(GIoULoss()), 3),
         (FocalLoss(tasks=Tasks(box_loss=L1Loss(), weighting=NoWeights(), balancing=ConstantBalance())), 2),
         (QualityFocalLoss(tasks=Tasks(box_loss=L1Loss(), balancing=ConstantBalance())), 2),
+        (VarifocalLoss(tasks=Tasks(box_loss=L1Loss(), balancing=ConstantBalance())), 2),
     ],
-    ids=["sigmoid", "softmax", "focal", "quality focal"],
+    ids=["sigmoid", "softmax", "focal", "quality focal", "varifocal"],
 )
 
 
@@ -359,6 +409,7 @@ def test_without_positives_the_background_still_counts(loss: nn.Module, columns:
         SoftmaxCrossEntropyLoss: math.log(3),
         FocalLoss: 6 * 3 / 16 * math.log(2),
         QualityFocalLoss: 6 / 4 * math.log(2),
+        VarifocalLoss: 6 * 3 / 16 * math.log(2),
     }[type(loss)]
     assert terms["classification"].item() == pytest.approx(expected)
     assert terms["localization"].item() == 0

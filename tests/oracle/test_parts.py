@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rankdet.heads import AnchorGenerator, BoxCoder, RoIPooling
 from rankdet.label_assignment import ATSSAssigner, MaxIoUAssigner, PyramidAnchors, RandomSampler
-from rankdet.losses import focal_loss, quality_focal_loss
+from rankdet.losses import focal_loss, quality_focal_loss, varifocal_loss
 from rankdet.recipes import RECIPES
 from rankdet.structures import Assignment, Target
 
@@ -188,12 +188,21 @@ def test_focal_losses_and_their_gradients_are_the_same() -> None:
     labels = torch.randint(NUM_CLASSES + 1, (400,))
     rows = torch.nonzero(labels < NUM_CLASSES).squeeze(1)
     quality = torch.rand(len(rows))
+    quality[::5] = 0
     all_quality = torch.zeros(400).scatter(0, rows, quality)
     focal = MODELS.build({"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25, "reduction": "sum"})
     quality_focal = MODELS.build({"type": "QualityFocalLoss", "use_sigmoid": True, "beta": 2.0, "reduction": "sum"})
+    targets = torch.zeros(400, NUM_CLASSES)
+    targets[rows, labels[rows]] = quality
+    varifocal = [
+        MODELS.build({"type": "VarifocalLoss", "iou_weighted": iou_weighted, "reduction": "sum"})
+        for iou_weighted in (True, False)
+    ]
     for own, other in (
         (focal_loss(logits, labels), focal(logits, labels)),
         (quality_focal_loss(logits, labels, quality), quality_focal(logits, (labels, all_quality))),
+        (varifocal_loss(logits, labels, quality), varifocal[0](logits, targets)),
+        (varifocal_loss(logits, labels, quality, iou_weighted=False), varifocal[1](logits, targets)),
     ):
         assert_equal(own.detach(), other.detach(), "loss")
         (found,), (expected,) = torch.autograd.grad(own, logits), torch.autograd.grad(other, logits)

@@ -32,6 +32,7 @@ LOSSES = {
     "{type: focal, tasks: {balancing: {type: epoch}, mask_balancing: {type: constant, weight: 3}}}": losses.FocalLoss,
     "{type: focal, tasks: {box_loss: {type: l1}, weighting: {type: iou}, auxiliary: [{type: iou}]}}": losses.FocalLoss,
     "{type: quality_focal, beta: 1, tasks: {mask_balancing: {type: value}}}": losses.QualityFocalLoss,
+    "{type: varifocal, alpha: 1.5, iou_weighted: false, quality: {type: dice}}": losses.VarifocalLoss,
     "{type: focal, tasks: {auxiliary: [{type: semantic, weight: 3}]}}": losses.FocalLoss,
     "{type: sigmoid_cross_entropy, box_loss: {type: l1}}": losses.SigmoidCrossEntropyLoss,
     "{type: sigmoid_cross_entropy, box_loss: {type: l1}, mask_loss: {type: dice}}": losses.SigmoidCrossEntropyLoss,
@@ -112,7 +113,7 @@ def test_the_fields_arrive_where_they_belong() -> None:
     assert (bucketed.delta, type(bucketed.quality)) == (0.1, losses.BinaryQuality)
 
 
-@pytest.mark.parametrize("name", ["rank_sort", "average_precision", "alrp", "focal", "quality_focal"])
+@pytest.mark.parametrize("name", ["rank_sort", "average_precision", "alrp", "focal", "quality_focal", "varifocal"])
 @pytest.mark.parametrize("sync", [False, True])
 def test_a_loss_shares_with_all_processes_where_the_recipe_says_so(name: str, sync: bool) -> None:
     loss = parse(f"{{type: {name}, sync: {str(sync).lower()}}}").build()

@@ -1,11 +1,13 @@
 """Ranking losses and the baselines beside them; imports torch alone, so that it fits into any training.
 
 **Functions** of logits and targets, or of logits and labels: :func:`rank_sort_loss`, :func:`ap_loss`,
-:func:`alrp_loss`, :func:`focal_loss`, :func:`quality_focal_loss`, and the ``…_of_labels`` of the first three.
+:func:`alrp_loss`, :func:`focal_loss`, :func:`quality_focal_loss`, :func:`varifocal_loss`, and the ``…_of_labels`` of
+the first three.
 
 **Modules** that map the ``Candidates`` of a head to a ``LossOutput``: :class:`RankSortLoss`, :class:`APLoss`,
-:class:`ALRPLoss`, :class:`FocalLoss`, :class:`QualityFocalLoss`, :class:`SigmoidCrossEntropyLoss`,
-:class:`SoftmaxCrossEntropyLoss`; :class:`BucketedRankSortLoss` and :class:`BucketedAPLoss` to compare with.
+:class:`ALRPLoss`, :class:`FocalLoss`, :class:`QualityFocalLoss`, :class:`VarifocalLoss`,
+:class:`SigmoidCrossEntropyLoss`, :class:`SoftmaxCrossEntropyLoss`; :class:`BucketedRankSortLoss` and
+:class:`BucketedAPLoss` to compare with.
 
 **Parts** of modules: :class:`Tasks` and what it is made of. The aliases ``BoxLoss``, ``MaskLoss``, ``Weighting``,
 ``Balancing``, ``Quality``, ``Auxiliary`` and ``Normalizer`` are the types of parts in annotations.
@@ -50,7 +52,14 @@ from rankdet.losses.candidates import Positives, find_positives
 from rankdet.losses.checks import Levels
 from rankdet.losses.cross_entropy import SigmoidCrossEntropyLoss, SoftmaxCrossEntropyLoss
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
-from rankdet.losses.focal import FocalLoss, QualityFocalLoss, focal_loss, quality_focal_loss
+from rankdet.losses.focal import (
+    FocalLoss,
+    QualityFocalLoss,
+    VarifocalLoss,
+    focal_loss,
+    quality_focal_loss,
+    varifocal_loss,
+)
 from rankdet.losses.gradients import with_gradient
 from rankdet.losses.localization import Overlap, box_overlap, dice_coefficient
 from rankdet.losses.mask_losses import DiceLoss, MaskCrossEntropyLoss, MaskLoss, mask_cross_entropy
@@ -132,6 +141,7 @@ __all__ = [
     "Tasks",
     "ValueBalance",
     "Values",
+    "VarifocalLoss",
     "Weighting",
     "Window",
     "alrp_loss",
@@ -154,5 +164,6 @@ __all__ = [
     "set_epoch_length",
     "soft_step",
     "value_balance",
+    "varifocal_loss",
     "with_gradient",
 ]

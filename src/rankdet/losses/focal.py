@@ -1,4 +1,4 @@
-"""Focal and quality focal loss, the score-based baselines of dense detectors."""
+"""Focal, quality focal and varifocal loss, the score-based baselines of dense detectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rankdet.losses.normalizers import Normalizer, PositiveCount
 from rankdet.losses.processes import Processes, Sync, with_value
 from rankdet.losses.quality import IoUQuality, Quality
 from rankdet.losses.tasks import Tasks
-from rankdet.losses.weighting import NoWeights, ScoreWeights
+from rankdet.losses.weighting import IoUWeights, NoWeights, ScoreWeights
 from rankdet.ranges import Fraction, NonNegative, Positive, checked
 from rankdet.structures import Candidates, LossOutput, is_class
 
@@ -90,16 +90,67 @@ def quality_focal_loss(
     >>> quality_focal_loss(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([0.5]))
     tensor(0.1733)
     """
-    quality = quality.detach()
 
     def of_positives(logits: Tensor) -> Tensor:
-        if quality.shape != logits.shape:
-            raise ValueError(f"{len(logits)} positives among the labels but quality of shape {tuple(quality.shape)}")
-        target = quality.to(logits.dtype)
+        target = _targets(quality, logits)
         cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return (target - logits.sigmoid()).abs().pow(beta) * cross_entropy
 
     return _focal_sum(logits, labels, rows, beta, 1.0, of_positives)
+
+
+def varifocal_loss(
+    logits: Tensor,
+    labels: Tensor,
+    quality: Tensor,
+    alpha: float = 0.75,
+    gamma: float = 2.0,
+    *,
+    iou_weighted: bool = True,
+    rows: Tensor | None = None,
+) -> Tensor:
+    r"""Varifocal loss, summed over all logits of all candidates that are not ignored; a scalar.
+
+    .. math:: VFL = -q \left( q \log \sigma + (1 - q) \log(1 - \sigma) \right) \;(q > 0), \qquad
+        VFL = -\alpha\, \sigma^\gamma \log(1 - \sigma) \;(q = 0)
+
+    with the localization quality q of a positive for the class of its object, and 0 for all other logits (H. Zhang et
+    al., "VarifocalNet: An IoU-aware Dense Object Detector", CVPR 2021, arXiv:2008.13367, equation 2). Only negatives
+    are played down where they are classified well. The gradient is the derivative.
+
+    Parameters
+    ----------
+    logits, labels, quality, rows
+        As in :func:`quality_focal_loss`. A positive of quality 0 is a negative.
+    alpha
+        Weight of negatives.
+    gamma
+        Exponent of negatives.
+    iou_weighted
+        False: without the factor q before the parenthesis, so that all positives count alike.
+
+    Examples
+    --------
+    At σ = 1/2, a positive of quality 1/2 costs ln 2 / 2, and a negative 3 ln 2 / 16:
+
+    >>> varifocal_loss(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([0.5]))
+    tensor(0.4765)
+    """
+
+    def of_positives(logits: Tensor) -> Tensor:
+        target = _targets(quality, logits)
+        weight = target if iou_weighted else torch.ones_like(target)
+        weight = torch.where(target > 0, weight, alpha * logits.sigmoid().pow(gamma))
+        return weight * functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+    return _focal_sum(logits, labels, rows, gamma, alpha, of_positives)
+
+
+def _targets(quality: Tensor, logits: Tensor) -> Tensor:
+    """The qualities of positives as targets of their logits."""
+    if quality.shape != logits.shape:
+        raise ValueError(f"{len(logits)} positives among the labels but quality of shape {tuple(quality.shape)}")
+    return quality.detach().to(logits.dtype)
 
 
 def _focal_sum(
@@ -112,7 +163,7 @@ def _focal_sum(
 ) -> Tensor:
     """The sum Σ factor · σ^exponent · softplus over negative logits, and of ``of_positives`` over those of positives.
 
-    Both focal losses treat negatives alike, and nearly all logits are negatives: their derivative is written out, and
+    All focal losses treat negatives alike, and nearly all logits are negatives: their derivative is written out, and
     no intermediate result is kept. The derivative of the few positives is left to automatic differentiation.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
@@ -260,8 +311,74 @@ class QualityFocalLoss(nn.Module):
         return _output(self, candidates, positives, total)
 
 
+@checked
+class VarifocalLoss(nn.Module):
+    r"""Varifocal loss, whose scores learn the localization quality, and the losses of a dense detector beside it.
+
+    .. math:: L = \frac{VFL}{\max(N, 1)} + \lambda \frac{\sum_i w_i \ell_i}{\sum_i w_i} + \text{auxiliary heads}
+
+    Parameters
+    ----------
+    alpha
+        Weight of negatives.
+    gamma
+        Exponent: how much well-classified negatives are played down.
+    iou_weighted
+        Whether a positive counts as much as its quality.
+    quality
+        What the scores of positives learn.
+    normalizer
+        N, which divides the classification.
+    tasks
+        What the head learns beside its classification. The loss keeps a copy.
+    sync
+        Whether the sums are divided by the positives of all processes, as in the published VFNet, instead of the own.
+
+    Notes
+    -----
+    Terms: ``classification`` and those of :class:`Tasks`. The defaults are those of VFNet, which weighs boxes by IoU,
+    and refines them by a head that no detector of this package has.
+    """
+
+    def __init__(
+        self,
+        alpha: NonNegative = 0.75,
+        gamma: NonNegative = 2.0,
+        *,
+        iou_weighted: bool = True,
+        quality: Quality = IoUQuality(),
+        normalizer: Normalizer = PositiveCount(),
+        tasks: Tasks = Tasks(box_loss=GIoULoss(2.0), weighting=IoUWeights(), balancing=ConstantBalance()),
+        sync: Sync = False,
+    ) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.gamma = gamma
+        self.iou_weighted = iou_weighted
+        self.quality = quality
+        self.normalizer = normalizer
+        self.tasks = deepcopy(tasks)  # a balance has a state, which no two losses may share
+        self.sync = sync
+
+    def forward(self, candidates: Candidates) -> LossOutput:
+        """The terms and statistics of one head; raises ValueError where it does not pass what the quality needs."""
+        check_sigmoid(candidates)
+        positives = self.tasks.find_positives(candidates)
+        quality = self.quality(candidates, positives)
+        total = varifocal_loss(
+            candidates.logits,
+            candidates.labels,
+            quality,
+            self.alpha,
+            self.gamma,
+            iou_weighted=self.iou_weighted,
+            rows=positives.rows,
+        )
+        return _output(self, candidates, positives, total)
+
+
 def _output(
-    loss: FocalLoss | QualityFocalLoss, candidates: Candidates, positives: Positives, total: Tensor
+    loss: FocalLoss | QualityFocalLoss | VarifocalLoss, candidates: Candidates, positives: Positives, total: Tensor
 ) -> LossOutput:
     """The sum of a focal loss over a count of positives, at least 1 per process, and the tasks beside it."""
     processes, count = Processes(loss.sync), loss.normalizer(candidates, len(positives.rows))

@@ -1,4 +1,5 @@
-"""ATSS and PAA: the rows of Table 2 of the RS Loss paper (ICCV 2021) on COCO, and small forms for ``shapes`` and BCCD.
+"""ATSS and PAA: the rows of Table 2 of the RS Loss paper (ICCV 2021) on COCO, varifocal loss beside them, and small
+forms for ``shapes`` and BCCD.
 
 What the rows of one detector differ in: the loss, the anchors of a cell, whether there is an auxiliary head, and the
 learning rate; in PAA also the cost by which it assigns labels.
@@ -22,6 +23,7 @@ from rankdet.recipes.schema.losses import (
     IoUWeights,
     QualityFocalLoss,
     RankSortLoss,
+    VarifocalLoss,
 )
 from rankdet.recipes.schema.part import Part
 from rankdet.recipes.schema.recipe import Recipe
@@ -94,6 +96,9 @@ ap_centerness_atss_r50_coco = _atss(AP_CENTERNESS, 0.008).described(
 )
 qfl_atss_r50_coco = _atss(QualityFocalLoss(normalizer=CountPerImage()), 0.01).described(
     "ATSS with quality focal loss, without centerness (39.7 AP)."
+)
+vfl_atss_r50_coco = _atss(VarifocalLoss(), 0.01).described(
+    "ATSS with varifocal loss, without centerness; no row of the paper."
 )
 alrp_atss_r50_coco = _atss(ALRPLoss(), 0.005).described("ATSS with aLRP Loss, without centerness (37.7 AP).")
 rs_atss_r50_coco = _atss(RankSortLoss(), 0.008).described(

@@ -54,6 +54,7 @@ BucketedRankSortLoss = part("rankdet.losses.bucketed:BucketedRankSortLoss", "buc
 BucketedAPLoss = part("rankdet.losses.bucketed:BucketedAPLoss", "bucketed_average_precision")
 FocalLoss = part("rankdet.losses.focal:FocalLoss", "focal")
 QualityFocalLoss = part("rankdet.losses.focal:QualityFocalLoss", "quality_focal")
+VarifocalLoss = part("rankdet.losses.focal:VarifocalLoss", "varifocal")
 SigmoidCrossEntropyLoss = part("rankdet.losses.cross_entropy:SigmoidCrossEntropyLoss", "sigmoid_cross_entropy")
 SoftmaxCrossEntropyLoss = part(
     "rankdet.losses.cross_entropy:SoftmaxCrossEntropyLoss",
@@ -69,6 +70,7 @@ LOSSES = (
     BucketedAPLoss,
     FocalLoss,
     QualityFocalLoss,
+    VarifocalLoss,
     SigmoidCrossEntropyLoss,
     SoftmaxCrossEntropyLoss,
 )
