@@ -85,6 +85,26 @@ def test_ranking_weights_worked_out_by_hand() -> None:
     )
 
 
+def test_ranking_weights_of_the_worked_example_add_up_to_what_the_ranking_error_leaves() -> None:
+    """Figure A.4 of the paper: a positive counts in the ranks of itself and of those below it, and L_R is 0.2071."""
+    logits, ranks = torch.tensor([3.0, 2.0, -1.0, -3.0]), torch.tensor([1.0, 2.0, 5.0, 7.0])
+    weights = ranking_weights(logits, ranks)
+    fractions = [1 + 1 / 2 + 1 / 5 + 1 / 7, 1 / 2 + 1 / 5 + 1 / 7, 1 / 5 + 1 / 7, 1 / 7]
+    assert weights.tolist() == pytest.approx([fraction / 4 for fraction in fractions])
+    assert 1 - weights.sum().item() == pytest.approx((0 + 0 + 2 / 5 + 3 / 7) / 4)
+
+
+@pytest.mark.parametrize(("delta_loc", "share", "effective"), [(0.0, 0.15, 0.50), (100.0, 0.5, 1.0)])
+def test_ranking_weights_of_a_perfect_ranking_lie_on_the_upper_positives_unless_smoothed(
+    delta_loc: float, share: float, effective: float
+) -> None:
+    """w of the r-th of P is about ln(P / r) / P: the lower half has (1 − ln 2) / 2 of all, as if half of P counted."""
+    logits, ranks = torch.arange(1000.0, 0, -1) / 100, torch.arange(1.0, 1001)
+    weights = ranking_weights(logits, ranks, delta_loc)
+    assert (weights[500:].sum() / weights.sum()).item() == pytest.approx(share, abs=0.03)
+    assert (weights.sum() ** 2 / (weights**2).sum() / 1000).item() == pytest.approx(effective, abs=0.01)
+
+
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 10_000),

@@ -94,6 +94,13 @@ class RankingWeights:
     delta_loc
         Half the width of the linear part of H in the numerator, in logits; 0, the default, is the hard step. The ranks
         are those of the ranking loss, with its own δ.
+
+    Notes
+    -----
+    With the hard step weights add up to 1 − L_R (but for the δ of the ranks), and the upper positives have most of it.
+    Of P that are all ranked right, the r-th has about ln(P / r) / P, and the lower half (1 − ln 2) / 2 = 15 % of all. A
+    soft step is nearer to equal weights. Table A.13 of the paper is best with 1.5 (39.9 AP, and 39.5 without), and
+    table A.11 has the 39.9.
     """
 
     def __init__(self, delta_loc: NonNegative = 0.0) -> None:
