@@ -12,7 +12,7 @@ from rankdet.recipes.schema.optimization import AdamW, StepSchedule
 from rankdet.recipes.schema.recipe import Evaluation, Recipe, Runtime
 
 from .experiment import Experiment
-from .ranking import STANDARD_LOSSES, own_data_form, ranking_form
+from .ranking import STANDARD_LOSSES, ranking_form
 
 LITE0 = Timm(
     name="tf_efficientnet_lite0",
@@ -60,6 +60,6 @@ def faster_rcnn_lite0_bccd() -> Recipe:
     )
 
 
-rs_faster_rcnn_lite0_bccd = Experiment(faster_rcnn_lite0_bccd, ranking_form, own_data_form).described(
+rs_faster_rcnn_lite0_bccd = Experiment(faster_rcnn_lite0_bccd, ranking_form).described(
     "RS Faster R-CNN on BCCD: the same network, budget and learning rate."
 )

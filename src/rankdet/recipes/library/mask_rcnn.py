@@ -13,7 +13,7 @@ from rankdet.recipes.schema.recipe import Recipe
 from .bccd import faster_rcnn_lite0_bccd
 from .coco import faster_rcnn_l1_r50_coco
 from .experiment import Experiment, require
-from .ranking import own_data_form, ranking_form
+from .ranking import ranking_form
 from .shapes import FEWER_PROPOSALS, faster_rcnn_shapes
 
 
@@ -64,6 +64,6 @@ ON_NUCLEI = {
 mask_rcnn_lite0_nuclei = Experiment(
     faster_rcnn_lite0_bccd, partial(mask_form, channels=64, convolutions=2, budget=128), ON_NUCLEI
 ).described("Standard Mask R-CNN with EfficientNet-Lite0 on nuclei: one class, up to 375 objects in an image.")
-rs_mask_rcnn_lite0_nuclei = Experiment(mask_rcnn_lite0_nuclei, ranking_form, own_data_form).described(
+rs_mask_rcnn_lite0_nuclei = Experiment(mask_rcnn_lite0_nuclei, ranking_form).described(
     "RS Mask R-CNN with EfficientNet-Lite0 on nuclei: the same network, budget and learning rate."
 )

@@ -31,7 +31,6 @@ from rankdet.recipes.schema.recipe import Recipe
 from .bccd import LITE0, ON_BCCD
 from .coco import ON_COCO, resnet
 from .experiment import Experiment
-from .ranking import own_data_form
 from .shapes import ON_SHAPES
 
 ONE_ANCHOR = (8.0,)
@@ -156,6 +155,6 @@ ON_CELLS = {
 }
 """About the time of Faster R-CNN on BCCD."""
 atss_lite0_bccd = Experiment(atss_r50_coco, ON_BCCD, ON_CELLS).described("Standard ATSS on BCCD.")
-rs_atss_lite0_bccd = Experiment(rs_atss_r50_coco, ON_BCCD, ON_CELLS, own_data_form).described(
+rs_atss_lite0_bccd = Experiment(rs_atss_r50_coco, ON_BCCD, ON_CELLS).described(
     "RS ATSS on BCCD: the same network, budget and learning rate."
 )

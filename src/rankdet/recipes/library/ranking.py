@@ -1,13 +1,7 @@
 """From a standard recipe to the one of Rank & Sort Loss: what the method changes, and nothing else."""
 
 from rankdet.recipes.schema.detectors import CascadeRCNN, FasterRCNN, MaskRCNN
-from rankdet.recipes.schema.losses import (
-    RankSortLoss,
-    SigmoidCrossEntropyLoss,
-    SmoothL1Loss,
-    SoftmaxCrossEntropyLoss,
-    ValueBalance,
-)
+from rankdet.recipes.schema.losses import RankSortLoss, SigmoidCrossEntropyLoss, SmoothL1Loss, SoftmaxCrossEntropyLoss
 from rankdet.recipes.schema.recipe import Recipe
 
 from .experiment import require
@@ -36,12 +30,3 @@ def ranking_form(standard: Recipe) -> Recipe:
     detector = {"rpn": form} | dict.fromkeys(stages, form | {"softmax": False})
     losses = dict.fromkeys(["rpn", *stages], RankSortLoss())
     return standard.changed({"detector": detector}, losses=losses, head_weights={"rpn": 0.2})
-
-
-def own_data_form(ranking: Recipe) -> Recipe:
-    """Return ``ranking``, whose losses all are Rank & Sort Losses, for data that are not COCO.
-
-    Boxes and masks keep the value of a ranking that is all wrong, 1, however soon the classes are ranked right; see
-    docs/when-ranking.md.
-    """
-    return ranking.changed({f"losses.{head}.tasks.balancing": ValueBalance(floor=1.0) for head in ranking.losses})

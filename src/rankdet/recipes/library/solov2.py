@@ -10,7 +10,6 @@ from rankdet.recipes.schema.recipe import Recipe
 from .coco import ON_COCO, resnet
 from .experiment import Experiment, require
 from .mask_rcnn import mask_rcnn_lite0_nuclei
-from .ranking import own_data_form
 from .shapes import ON_SHAPES
 
 STANDARD = FocalLoss(
@@ -118,6 +117,6 @@ def solov2_lite0_nuclei() -> Recipe:
     return mask_rcnn_lite0_nuclei().changed(changes, detector=detector, losses={"grid": STANDARD})
 
 
-rs_solov2_lite0_nuclei = Experiment(solov2_lite0_nuclei, rank_sort_form, own_data_form).described(
+rs_solov2_lite0_nuclei = Experiment(solov2_lite0_nuclei, rank_sort_form).described(
     "RS SOLOv2 with EfficientNet-Lite0 on nuclei: the same network, budget and learning rate."
 )

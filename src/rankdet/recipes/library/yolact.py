@@ -18,7 +18,6 @@ from rankdet.recipes.schema.recipe import Evaluation, Recipe, Runtime
 from .coco import augmented
 from .experiment import Experiment, require
 from .mask_rcnn import mask_rcnn_lite0_nuclei
-from .ranking import own_data_form
 from .shapes import ON_SHAPES
 
 MEAN, STD = (123.68, 116.78, 103.94), (58.40, 57.12, 57.38)
@@ -134,8 +133,6 @@ def yolact_lite0_nuclei() -> Recipe:
     return base.changed({"data.resize": FixedSize(height=384, width=384)}, detector=detector, losses=losses)
 
 
-rs_yolact_lite0_nuclei = Experiment(
-    yolact_lite0_nuclei, ranking_yolact, {"detector.masks_per_image": 64}, own_data_form
-).described(
+rs_yolact_lite0_nuclei = Experiment(yolact_lite0_nuclei, ranking_yolact, {"detector.masks_per_image": 64}).described(
     "RS YOLACT with EfficientNet-Lite0 on nuclei: the same network, budget and learning rate, and as many masks."
 )
