@@ -91,6 +91,22 @@ def test_training_leaves_an_evaluated_run_that_its_recipe_alone_repeats(
     assert (tmp_path / "again" / "detections.json").read_text() == (trained / "detections.json").read_text()
 
 
+def test_training_without_a_recipe_takes_the_small_one_and_says_so_and_which_one_learns_masks(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    changes = ["detector.backbone.weights=null", "schedule.epochs=null", "evaluation.at_end=false", "data.workers=0"]
+    small = ["schedule.iterations=1", "data.resize=null", "data.batch_size=2", "runtime.threads=1"]
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "train", *changes, *small, "--data", data) == 0
+    said = "no recipe is named: rs_faster_rcnn_lite0 is taken, a small one for boxes"
+    assert capsys.readouterr().out.splitlines()[0] == f"{said}; the objects have masks, which rs_mask_rcnn_lite0 learns"
+    assert load_recipe(tmp_path / "runs" / "rs_faster_rcnn_lite0" / "recipe.yaml").data.folder == data
+    (without := tmp_path / "boxes").mkdir()
+    (without / "labels.json").write_text('{"images": [], "annotations": [{"segmentation": []}], "categories": []}')
+    assert call(monkeypatch, "train", "--data", without) == 2
+    assert capsys.readouterr().out == f"{said}\n"
+
+
 def test_checkpoint_and_its_detections_measure_alike(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -307,7 +323,7 @@ def assert_refused(
         (("train", "rs_faster_rcnn_shapes", "--data", "nowhere"), "nowhere: there is no such folder"),
         (("train", "rs_faster_rcnn_shapes", "--resume", "nowhere"), "--resume takes the run's own recipe"),
         (("train", "--resume", "nowhere"), "nowhere is no run folder"),
-        (("train",), "name a RECIPE"),
+        (("train",), "name a recipe (`rankdet list` shows them)"),
         (("evaluate", "nowhere.pt", "--data", "nowhere"), "cannot read checkpoint nowhere.pt"),
         (("evaluate", "--detections", "nowhere.json"), "--ground-truth"),
         (("evaluate", "--detections", "no.json", "--ground-truth", "nowhere.json"), "nowhere.json"),

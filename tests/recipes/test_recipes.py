@@ -275,6 +275,8 @@ def test_small_recipes_give_both_forms_the_same_budget():
         "faster_rcnn_shapes",
         "faster_rcnn_lite0_bccd",
         "atss_lite0_bccd",
+        "faster_rcnn_lite0",
+        "mask_rcnn_lite0",
         "mask_rcnn_shapes",
         "mask_rcnn_lite0_nuclei",
         "mask_rcnn_long_tail_shapes",

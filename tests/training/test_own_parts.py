@@ -414,7 +414,7 @@ def test_recipes_are_changed_by_mappings_texts_and_data(
     assert Run(tmp_path / "b").checkpoint(1).exists()
     with pytest.raises(InputError, match=r"schedule\.iteration: unknown field; did you mean 'iterations'"):
         rankdet.train(tiny(), out=tmp_path / "c", changes={"schedule.iteration": 1})
-    with pytest.raises(InputError, match="name a recipe, or resume a run"):
+    with pytest.raises(InputError, match=r"name a recipe .*, data for a small one, or a run to resume"):
         rankdet.train()
     with pytest.raises(InputError, match="give neither out nor weights"):
         rankdet.train(resume=tmp_path / "a", out=tmp_path / "d")

@@ -20,7 +20,7 @@ def doctor(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Check for this recipe, a name of `rankdet list` or a YAML file; by default by COCO's rules."
+            help="Check for this recipe, a name of `rankdet list` or a YAML file; by default that of `rankdet train`."
         ),
     ] = None,
     train_annotations: TrainAnnotations = None,
@@ -39,7 +39,7 @@ def doctor(
     closer, at all splits. With --fix the exit status is that of the copy.
     """
     from rankdet.recipes import load_recipe
-    from rankdet.recipes.doctor import BY_DEFAULT
+    from rankdet.recipes.default import BOXES
     from rankdet.recipes.loading import parsed_overrides
     from rankdet.structures import InputError, counted
 
@@ -50,14 +50,14 @@ def doctor(
     changed = parsed_overrides(changes or [])
     files = named_files(train_annotations, train_images, val_annotations, val_images)
     own = {} if folder is None else {"data.folder": str(folder.resolve())}
-    loaded = load_recipe(recipe or BY_DEFAULT, changed | files | own)
+    loaded = load_recipe(recipe or BOXES, changed | files | own)
     is_sound = _examine(loaded, masks, images)
     if fix is not None and folder is not None:
         from rankdet.data.fixing import CHANGES, fix_folder
 
         made = fix_folder(folder, fix, voc_first_pixel=loaded.data.voc_first_pixel)
         print(f"{fix}: a copy with {counted(len(made), 'change')}, listed in {fix / CHANGES}")
-        copied = load_recipe(recipe or BY_DEFAULT, changed | {"data.folder": str(fix.resolve())})
+        copied = load_recipe(recipe or BOXES, changed | {"data.folder": str(fix.resolve())})
         is_sound = _examine(copied, masks, images)
     if not is_sound:
         raise typer.Exit(2)

@@ -25,7 +25,9 @@ from rankdet.cli.printing import print_evaluation
 
 
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A name of `rankdet list`, or a YAML file.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A name of `rankdet list`, or a YAML file; by default a small one for boxes.")
+    ] = None,
     changes: Changes = None,
     data: DataFolder = None,
     train_annotations: TrainAnnotations = None,
@@ -48,7 +50,7 @@ def train(
     from rankdet.training.running import train as run_training
 
     named = named_files(train_annotations, train_images, val_annotations, val_images)
-    if resume is not None and recipe is not None and "=" in recipe:  # the first change, where a recipe would stand
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():  # the first change, without a recipe
         changes = [recipe, *(changes or [])]
         recipe = None
     if resume is not None and any(option is not None for option in (recipe, out, weights)):
@@ -56,8 +58,6 @@ def train(
             "--resume takes the run's own recipe and folder: give neither RECIPE nor --out nor --weights (FIELD=VALUE "
             "and --data may say what changes)"
         )
-    if resume is None and recipe is None:
-        raise InputError("name a RECIPE (`rankdet list` shows them), or --resume RUN")
     changed = parsed_overrides(changes or []) | named
     run = run_training(recipe, data=data, out=out, changes=changed, weights=weights, resume=resume, trust=trust)
     if is_main_process():

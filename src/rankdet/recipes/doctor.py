@@ -14,9 +14,6 @@ from rankdet.data.preparation import MISSING, described
 from rankdet.recipes.schema.data import Data
 from rankdet.structures import InputError
 
-BY_DEFAULT = "rs_faster_rcnn_r50_coco"
-"""The recipe that data are checked for where none is named: boxes, by the rules of COCO."""
-
 
 class Diagnosis(NamedTuple):
     """What doctor says of a data set.

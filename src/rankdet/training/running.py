@@ -17,6 +17,7 @@ from torch import nn
 from rankdet.inference.model import Model, Origin
 from rankdet.recipes import Recipe, dump, load_recipe
 from rankdet.recipes.changes import PLACES_OF_DATA
+from rankdet.recipes.default import BOXES, said_of_default
 from rankdet.recipes.loading import parsed_overrides
 from rankdet.runs.checkpoint import FOR_TRAINING, load_checkpoint, random_state, restore_random_state
 from rankdet.runs.folder import Run, write_text
@@ -79,7 +80,8 @@ def train(
     Parameters
     ----------
     recipe
-        A name of ``rankdet list``, a YAML file, or a recipe. With ``resume`` None, for a run has its own.
+        A name of ``rankdet list``, a YAML file, or a recipe. None: a small one for boxes, `rankdet.recipes.default`,
+        which is said; with ``resume`` the run has its own.
     data
         The data folder.
     out
@@ -141,17 +143,20 @@ def train(
             raise InputError(f"{resume} is no run folder: it has no recipe.yaml")
         resolved = _resolved(recipe or run.recipe, changed)
         _check_data_are_there(resolved, datasets is not None)
-    elif recipe is None:
-        raise InputError("name a recipe, or resume a run")
     else:
-        resolved = _resolved(recipe, changed)
+        resolved = _resolved(BOXES if recipe is None else recipe, changed)
+        if recipe is None and datasets is None and not any(getattr(resolved.data, place) for place in PLACES_OF_DATA):
+            raise InputError("name a recipe (`rankdet list` shows them), data for a small one, or a run to resume")
         run = Run(Path(out or Path("runs") / resolved.name))
     with _caller_undisturbed(), joined_world(resolved.runtime.device) as world, StopRequest() as stop:
         if resolved.runtime.threads is not None:
             torch.set_num_threads(resolved.runtime.threads)
+        console = console or Console()
+        if recipe is None and resume is None and world.is_main:
+            said = said_of_default(None if datasets is not None else resolved.data)
+            console.print(said, soft_wrap=True, highlight=False)
         training, state = _prepared(resolved, run, world, parts, is_new=resume is None, trust=trust)
         # One bar is enough; the others may still have something to report.
-        console = console or Console()
         own_console = console if world.is_main else Console(file=console.file, force_terminal=False)
         shift = 0 if state is None else state["shift"]
         loop = Loop(training, run, Display(own_console, resolved.name, training.num_iterations + shift), stop)
