@@ -20,6 +20,7 @@ from rankdet.losses import (
     CenternessWeights,
     ConstantBalance,
     DiceQuality,
+    EqualizationLossV2,
     FocalLoss,
     GIoULoss,
     IoUCrossEntropyLoss,
@@ -81,6 +82,12 @@ DETECTORS = {
         "tiny_faster_rcnn",
         ranking=False,
         losses={"rpn": SigmoidCrossEntropyLoss(L1Loss()), "rcnn": SoftmaxCrossEntropyLoss(GIoULoss(10.0))},
+        falling=STANDARD,
+    ),
+    "Faster R-CNN, Equalization Loss v2": Form(
+        "tiny_faster_rcnn",
+        ranking=True,
+        losses={"rpn": SigmoidCrossEntropyLoss(L1Loss()), "rcnn": EqualizationLossV2(L1Loss())},
         falling=STANDARD,
     ),
     "Faster R-CNN, Rank & Sort": Form(

@@ -17,6 +17,7 @@ from rankdet.losses import (
     ConstantBalance,
     DiceLoss,
     DiceQuality,
+    EqualizationLossV2,
     FocalLoss,
     GIoULoss,
     L1Loss,
@@ -186,6 +187,7 @@ WITHOUT_BOXES = {
     "bucketed rank & sort": BucketedRankSortLoss(quality=DiceQuality()),
     "bucketed average precision": BucketedAPLoss(),
     "sigmoid": SigmoidCrossEntropyLoss(L1Loss(), DiceLoss()),
+    "equalization": EqualizationLossV2(L1Loss(), DiceLoss()),
     "softmax": SoftmaxCrossEntropyLoss(L1Loss(), DiceLoss()),
 }
 

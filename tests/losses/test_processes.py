@@ -28,6 +28,7 @@ from rankdet.losses import (
     CenternessWeights,
     ConstantBalance,
     EpochBalance,
+    EqualizationLossV2,
     FocalLoss,
     GIoULoss,
     IoUCrossEntropyLoss,
@@ -238,6 +239,15 @@ def of_no_positives(pool: Pool, sync: Sync = False) -> dict[str, Any]:
     return found
 
 
+def of_equalization(pool: Pool, sync: Sync = False) -> dict[str, Any]:
+    """The gradients that decide the weights of classes, after two steps."""
+    loss = EqualizationLossV2(GIoULoss(), sync=sync)
+    boxes = Matched(pool.boxes, pool.objects)
+    for _ in range(2):
+        loss(Candidates("rcnn", pool.logits, pool.labels, C, boxes=boxes))
+    return {"values": {"gradients": loss.gradients}, "gradients": {}}
+
+
 def of_weights(pool: Pool, part: Pool, sync: Sync = False, parallel: bool = False) -> dict[str, Any]:
     """Gradient of a model of one layer, which real data-parallel training averages."""
     torch.manual_seed(0)
@@ -269,6 +279,7 @@ def main(rank: int, folder: Path) -> None:
             if split in SPLITS_OF_MODULES:
                 for name in MODULES:
                     found[split, "module", name] = of_module(name, shares[rank], sync)
+            found[split, "equalization", ""] = of_equalization(shares[rank], sync)
             if split in SPLITS_WITHOUT_POSITIVES:
                 found[split, "no positives", ""] = of_no_positives(shares[rank], sync)
     split = "four processes"
@@ -330,6 +341,11 @@ def test_whole_losses_of_all_processes_are_those_of_one(found: list[dict], name:
 @pytest.mark.parametrize("split", SPLITS_WITHOUT_POSITIVES)
 def test_without_positives_anywhere_all_are_connected_zeros(found: list[dict], split: str) -> None:
     check(of(found, split, "no positives", ""), of_no_positives(draw()), 1e-9)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_classes_are_weighted_by_the_gradients_on_all_processes(found: list[dict], split: str) -> None:
+    check(of(found, split, "equalization", ""), of_equalization(draw()), 1e-6)
 
 
 def test_data_parallel_training_follows_the_gradient_of_the_whole(found: list[dict]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from rankdet.losses import (
     ConstantBalance,
     CountOrImages,
     CountPerImage,
+    EqualizationLossV2,
     FocalLoss,
     GIoULoss,
     IoUCrossEntropyLoss,
@@ -341,6 +343,71 @@ def test_images_without_positives_count_as_published() -> None:
     torch.testing.assert_close(terms["centerness"], torch.tensor(2 * math.log(2) / 4))
 
 
+def test_equalization_worked_out_by_hand() -> None:
+    """Logits 0, two positives of class 0 and a background: at first the weights are 1, and each gradient is 1/2."""
+    loss = EqualizationLossV2(L1Loss(), gamma=2, mu=0.5, alpha=3)
+    candidates = make_candidates(torch.zeros(4, 2), [0, 0, 2, -1], 2)
+    terms, stats = loss(candidates)
+    assert terms["classification"].item() == pytest.approx(6 * math.log(2) / 3)
+    assert terms["localization"].item() == pytest.approx(3.75 / 3)
+    assert (stats["positives"], stats["background"], stats["negatives"]) == (2, 1, 4)
+    assert loss.gradients.tolist() == [[1, 0], [1 / 2, 3 / 2]]
+    ratios = torch.tensor([2.0, 0.0])
+    negative = (2 * (ratios - 0.5)).sigmoid().double()
+    found = loss.weights()
+    torch.testing.assert_close(found, (1 + 3 * (1 - negative), negative))
+    terms, _ = loss(candidates)
+    total = 2 * found[0][0] + found[1][0] + 3 * found[1][1]
+    assert terms["classification"].item() == pytest.approx(total.item() * math.log(2) / 3)
+    terms["classification"].backward()
+    expected = torch.stack([-found[0][0] / 2, found[1][1] / 2]).float() / 3
+    torch.testing.assert_close(candidates.logits.grad[0], expected)
+    assert loss.gradients[0, 0].item() == pytest.approx(1 + found[0][0].item())
+
+
+def test_equalization_at_equal_weights_is_cross_entropy() -> None:
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    candidates = make_candidates(logits, [0, 3, 2, -1, 3, 3], 3)
+    equalized = EqualizationLossV2(L1Loss())
+    torch.testing.assert_close(equalized(candidates).terms, SigmoidCrossEntropyLoss(L1Loss())(candidates).terms)
+    flat = EqualizationLossV2(L1Loss(), gamma=100, mu=0, alpha=0)  # classes that have positives have a weight of 1
+    flat.gradients = torch.ones(2, 3, dtype=torch.float64)
+    torch.testing.assert_close(flat(candidates).terms, SigmoidCrossEntropyLoss(L1Loss())(candidates).terms)
+
+
+def test_a_class_without_objects_is_hardly_pushed_down() -> None:
+    loss = EqualizationLossV2(L1Loss())
+    for _ in range(2):
+        candidates = make_candidates(torch.zeros(5, 3), [0, 3, 1, 3, 3], 3)
+        loss(candidates).terms["classification"].backward()
+    assert candidates.logits.grad[3, 2] < 1e-4 * 1 / 2 / 5
+    assert loss.weights()[0][2] == pytest.approx(5, abs=1e-3)
+
+
+def test_gradients_so_far_are_resumed_to_the_bit() -> None:
+    def step(loss: EqualizationLossV2, seed: int) -> Tensor:
+        logits = torch.randn(9, 4, generator=torch.Generator().manual_seed(seed))
+        candidates = make_candidates(logits, [0, 2, 4, 4, 4, -1, 4, 4, 4], 4)
+        return loss(candidates).terms["classification"].detach()
+
+    whole = EqualizationLossV2(L1Loss())
+    for seed in range(3):
+        step(whole, seed)
+    resumed = EqualizationLossV2(L1Loss())
+    resumed.load_state_dict(whole.state_dict())
+    assert torch.equal(step(resumed, 4), step(whole, 4))
+    assert torch.equal(resumed.gradients, whole.gradients)
+    before = whole.gradients.clone()
+    with torch.no_grad():
+        step(whole, 5)  # an evaluation
+    assert torch.equal(whole.gradients, before)
+    fresh = EqualizationLossV2(L1Loss())
+    fresh.load_state_dict(EqualizationLossV2(L1Loss()).state_dict())  # before the first iteration
+    assert step(fresh, 0).isfinite()
+    with pytest.raises(ValueError, match="head 'head' has 2 classes, but the loss has gradients of 4"):
+        whole(make_candidates(torch.zeros(2, 2), [0, 1], 2))
+
+
 @pytest.mark.parametrize("build", [FocalLoss, QualityFocalLoss, VarifocalLoss])
 def test_normalizers_can_be_those_of_all_processes(
     build: type[FocalLoss | QualityFocalLoss | VarifocalLoss], monkeypatch: pytest.MonkeyPatch
@@ -359,16 +426,18 @@ def test_normalizers_can_be_those_of_all_processes(
     torch.testing.assert_close(gradients[1], [2 * gradient for gradient in gradients[0]])
 
 
+# One of them has a state: each call is that of a copy.
 LOSSES = pytest.mark.parametrize(
     ("loss", "columns"),
     [
         (SigmoidCrossEntropyLoss(L1Loss()), 2),
+        (EqualizationLossV2(L1Loss()), 2),
         (SoftmaxCrossEntropyLoss(GIoULoss()), 3),
         (FocalLoss(tasks=Tasks(box_loss=L1Loss(), weighting=NoWeights(), balancing=ConstantBalance())), 2),
         (QualityFocalLoss(tasks=Tasks(box_loss=L1Loss(), balancing=ConstantBalance())), 2),
         (VarifocalLoss(tasks=Tasks(box_loss=L1Loss(), balancing=ConstantBalance())), 2),
     ],
-    ids=["sigmoid", "softmax", "focal", "quality focal", "varifocal"],
+    ids=["sigmoid", "equalization", "softmax", "focal", "quality focal", "varifocal"],
 )
 
 
@@ -380,9 +449,9 @@ def test_ignored_candidates_do_not_matter(loss: nn.Module, columns: int, noise: 
     noisy = make_candidates(logits.where(labels[:, None] >= 0, noise), labels.tolist(), 2)
     clean = make_candidates(logits[labels >= 0], labels[labels >= 0].tolist(), 2)
     for candidates in (noisy, clean):
-        sum(loss(candidates).terms.values()).backward()
-    for name, term in loss(noisy).terms.items():
-        torch.testing.assert_close(term, loss(clean).terms[name])
+        sum(deepcopy(loss)(candidates).terms.values()).backward()
+    for name, term in deepcopy(loss)(noisy).terms.items():
+        torch.testing.assert_close(term, deepcopy(loss)(clean).terms[name])
     torch.testing.assert_close(noisy.logits.grad[labels >= 0], clean.logits.grad)
     assert not noisy.logits.grad[labels < 0].any()
 
@@ -391,7 +460,7 @@ def test_ignored_candidates_do_not_matter(loss: nn.Module, columns: int, noise: 
 @pytest.mark.parametrize("labels", [[], [-1, -1, -1]], ids=["empty", "all ignored"])
 def test_where_nothing_takes_part_terms_are_connected_zeros(loss: nn.Module, columns: int, labels: list[int]) -> None:
     candidates = make_candidates(torch.randn(len(labels), columns), labels, 2, positives=0)
-    terms, stats = loss(candidates)
+    terms, stats = deepcopy(loss)(candidates)
     assert [term.item() for term in terms.values()] == [0, 0]
     assert (stats["positives"], stats["negatives"]) == (0, 0)
     sum(terms.values()).backward()
@@ -403,9 +472,10 @@ def test_where_nothing_takes_part_terms_are_connected_zeros(loss: nn.Module, col
 @LOSSES
 def test_without_positives_the_background_still_counts(loss: nn.Module, columns: int) -> None:
     candidates = make_candidates(torch.zeros(4, columns), [2, 2, -1, 2], 2, positives=0)
-    terms, _ = loss(candidates)
+    terms, _ = deepcopy(loss)(candidates)
     expected = {
         SigmoidCrossEntropyLoss: 2 * math.log(2),
+        EqualizationLossV2: 2 * math.log(2),
         SoftmaxCrossEntropyLoss: math.log(3),
         FocalLoss: 6 * 3 / 16 * math.log(2),
         QualityFocalLoss: 6 / 4 * math.log(2),
@@ -420,8 +490,8 @@ def test_without_positives_the_background_still_counts(loss: nn.Module, columns:
 def test_bfloat16_logits_are_taken_in_float32(loss: nn.Module, columns: int) -> None:
     logits = torch.randn(4, columns, generator=torch.Generator().manual_seed(1)).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        half = loss(make_candidates(logits.clone(), [0, 1, 2, -1], 2)).terms
-    full = loss(make_candidates(logits.float(), [0, 1, 2, -1], 2)).terms
+        half = deepcopy(loss)(make_candidates(logits.clone(), [0, 1, 2, -1], 2)).terms
+    full = deepcopy(loss)(make_candidates(logits.float(), [0, 1, 2, -1], 2)).terms
     for name, term in half.items():
         assert term.dtype == torch.float32
         torch.testing.assert_close(term, full[name])

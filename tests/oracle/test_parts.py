@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rankdet.heads import AnchorGenerator, BoxCoder, RoIPooling
 from rankdet.label_assignment import ATSSAssigner, MaxIoUAssigner, PyramidAnchors, RandomSampler
-from rankdet.losses import focal_loss, quality_focal_loss, varifocal_loss
+from rankdet.losses import EqualizationLossV2, GIoULoss, focal_loss, quality_focal_loss, varifocal_loss
 from rankdet.recipes import RECIPES
-from rankdet.structures import Assignment, Target
+from rankdet.structures import Assignment, Candidates, Matched, Target
 
 from .comparing import assert_equal
 from .mmdetection import CONFIGS, MODELS, TASK_UTILS, Config, InstanceData
@@ -207,6 +208,25 @@ def test_focal_losses_and_their_gradients_are_the_same() -> None:
         assert_equal(own.detach(), other.detach(), "loss")
         (found,), (expected,) = torch.autograd.grad(own, logits), torch.autograd.grad(other, logits)
         assert_equal(found, expected, "gradient")
+
+
+def test_classes_are_equalized_in_the_same_way() -> None:
+    """Over iterations; there the last logit is background's, a cross-entropy of its own."""
+    other = MODELS.build({"type": "EQLV2Loss", "num_classes": NUM_CLASSES})
+    own = EqualizationLossV2(GIoULoss())
+    torch.manual_seed(0)
+    for _ in range(6):
+        logits = (torch.randn(400, NUM_CLASSES + 1) - 1).requires_grad_()
+        labels = (torch.rand(400) ** 2 * (NUM_CLASSES + 1)).long()  # few of the last classes
+        boxes = torch.rand(int((labels < NUM_CLASSES).sum()), 4)
+        candidates = Candidates("rcnn", logits[:, :-1], labels, NUM_CLASSES, boxes=Matched(boxes, boxes))
+        found = own(candidates).terms["classification"]
+        background = binary_cross_entropy_with_logits(logits[:, -1], (labels == NUM_CLASSES).float(), reduction="sum")
+        expected = other(logits, labels) - background / len(labels)
+        assert_equal(found.detach(), expected.detach(), "loss")
+        (ours,), (theirs,) = torch.autograd.grad(found, logits), torch.autograd.grad(expected, logits)
+        assert_equal(ours, theirs, "gradient")
+    assert_equal(own.gradients.float(), torch.stack([other.pos_grad, other.neg_grad]), "gradients so far")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ LOSSES = {
     "{type: varifocal, alpha: 1.5, iou_weighted: false, quality: {type: dice}}": losses.VarifocalLoss,
     "{type: focal, tasks: {auxiliary: [{type: semantic, weight: 3}]}}": losses.FocalLoss,
     "{type: sigmoid_cross_entropy, box_loss: {type: l1}}": losses.SigmoidCrossEntropyLoss,
+    "{type: equalization_v2, box_loss: {type: l1}, gamma: 8, mu: 0.5, alpha: 2}": losses.EqualizationLossV2,
     "{type: sigmoid_cross_entropy, box_loss: {type: l1}, mask_loss: {type: dice}}": losses.SigmoidCrossEntropyLoss,
 }
 

@@ -291,6 +291,15 @@ def test_small_recipes_give_both_forms_the_same_budget():
         assert isinstance(standard.optimizer, AdamW)
 
 
+def test_equalization_changes_the_classification_of_the_second_stage_alone():
+    standard, equalized = load_recipe("faster_rcnn_long_tail_shapes"), load_recipe("eql_faster_rcnn_long_tail_shapes")
+    stage = {"detector.rcnn": {"softmax": False, "prior": 0.01}, "name": equalized.name}
+    assert standard.changed(stage, losses=equalized.losses) == equalized
+    assert equalized.losses["rpn"] == standard.losses["rpn"]
+    for part in ("box_loss", "mask_loss"):
+        assert getattr(equalized.losses["rcnn"], part) == getattr(standard.losses["rcnn"], part)
+
+
 def test_detector_of_the_coco_recipe_has_its_levels_and_heads():
     recipe: Recipe = load_recipe("rs_faster_rcnn_r50_coco")
     detector = recipe.detector.build(80, pretrained=False)

@@ -6,8 +6,8 @@ the first three.
 
 **Modules** that map the ``Candidates`` of a head to a ``LossOutput``: :class:`RankSortLoss`, :class:`APLoss`,
 :class:`ALRPLoss`, :class:`FocalLoss`, :class:`QualityFocalLoss`, :class:`VarifocalLoss`,
-:class:`SigmoidCrossEntropyLoss`, :class:`SoftmaxCrossEntropyLoss`; :class:`BucketedRankSortLoss` and
-:class:`BucketedAPLoss` to compare with.
+:class:`SigmoidCrossEntropyLoss`, :class:`SoftmaxCrossEntropyLoss`, :class:`EqualizationLossV2`;
+:class:`BucketedRankSortLoss` and :class:`BucketedAPLoss` to compare with.
 
 **Parts** of modules: :class:`Tasks` and what it is made of. The aliases ``BoxLoss``, ``MaskLoss``, ``Weighting``,
 ``Balancing``, ``Quality``, ``Auxiliary`` and ``Normalizer`` are the types of parts in annotations.
@@ -50,7 +50,7 @@ from rankdet.losses.box_losses import BoxLoss, GIoULoss, L1Loss, SmoothL1Loss
 from rankdet.losses.bucketed import BucketedAPLoss, BucketedRankSortLoss, bucketed_ap_loss, bucketed_rank_sort_loss
 from rankdet.losses.candidates import Positives, find_positives
 from rankdet.losses.checks import Levels
-from rankdet.losses.cross_entropy import SigmoidCrossEntropyLoss, SoftmaxCrossEntropyLoss
+from rankdet.losses.cross_entropy import EqualizationLossV2, SigmoidCrossEntropyLoss, SoftmaxCrossEntropyLoss
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
 from rankdet.losses.focal import (
     FocalLoss,
@@ -103,6 +103,7 @@ __all__ = [
     "DiceLoss",
     "DiceQuality",
     "EpochBalance",
+    "EqualizationLossV2",
     "FocalLoss",
     "GIoULoss",
     "Implementation",

@@ -10,6 +10,7 @@ WITHOUT_TASKS = {
     "alrp": ("balancing",),
     "sigmoid_cross_entropy": ("box_loss",),
     "softmax_cross_entropy": ("box_loss", "auxiliary"),
+    "equalization_v2": ("box_loss",),
 }
 """Losses that have no ``tasks``, and which of these fields are their own."""
 NORMALIZERS = {"per_picture": "per_image", "or_pictures": "or_images"}

@@ -56,6 +56,7 @@ FocalLoss = part("rankdet.losses.focal:FocalLoss", "focal")
 QualityFocalLoss = part("rankdet.losses.focal:QualityFocalLoss", "quality_focal")
 VarifocalLoss = part("rankdet.losses.focal:VarifocalLoss", "varifocal")
 SigmoidCrossEntropyLoss = part("rankdet.losses.cross_entropy:SigmoidCrossEntropyLoss", "sigmoid_cross_entropy")
+EqualizationLossV2 = part("rankdet.losses.cross_entropy:EqualizationLossV2", "equalization_v2")
 SoftmaxCrossEntropyLoss = part(
     "rankdet.losses.cross_entropy:SoftmaxCrossEntropyLoss",
     "softmax_cross_entropy",
@@ -72,6 +73,7 @@ LOSSES = (
     QualityFocalLoss,
     VarifocalLoss,
     SigmoidCrossEntropyLoss,
+    EqualizationLossV2,
     SoftmaxCrossEntropyLoss,
 )
 Loss = Annotated[Part, Choice(LOSSES)]
