@@ -98,15 +98,18 @@ def measured_terms(
 
 
 def measured_steps(network: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, float] | None]:
-    """``step`` and ``scale`` of each group of weights after a step of Adam, see above; None without v."""
+    """``step`` and ``scale`` of each group of weights after a step of Adam, see above; None without v.
+
+    ``scale`` is 0 where there are no gradients any more.
+    """
     betas = {id(weight): group.get("betas") for group in optimizer.param_groups for weight in group["params"]}
     groups: dict[str, list[Tensor]] = {}
     for name, weight in network.named_parameters():
-        if weight.grad is not None:
+        if weight.grad is not None or weight in optimizer.state:
             groups.setdefault(group_of(name), []).append(weight)
     found: dict[str, dict[str, float] | None] = {}
     for group, weights in groups.items():
-        if "exp_avg_sq" not in optimizer.state[weights[0]]:
+        if "exp_avg_sq" not in optimizer.state.get(weights[0], {}):
             found[group] = None
             continue
         steps, remembered = [], []

@@ -4,13 +4,15 @@
 
 tasks: a row of panels for each data set, a column for each form; the norms of the gradients of all tasks.
 balance: a row for each data set; λ of the R-CNN's boxes, their error before λ, and what they are worth with it.
-adam: a row for each data set; how far Adam moves the R-CNN's regressor, and in units of which memory.
+adam: a row for each data set; how far Adam moves the R-CNN's regressor, and in units of which memory. Prints a table:
+    what the first iteration has, and the medians of the second half of what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from figures import BLUE, GREEN, INK, ORANGE, PINK, SKY, YELLOW, describe, write
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from rankdet.report import markdown_table
 
 OUT = Path(__file__).parent / "images" / "when_ranking"
 Run = Mapping[str, Any]
@@ -119,6 +123,29 @@ def draw_adam(runs: Sequence[Run]) -> Figure:
     )
 
 
+def summary(runs: Sequence[Run]) -> str:
+    """A row for each run: what is first, and medians of the second half."""
+    rows = []
+    for run in runs:
+        records = run["records"]
+
+        def late(read: Callable[[Mapping[str, Any]], float], records: Sequence[Any] = records) -> float:
+            return statistics.median(read(record) for record in records[len(records) // 2 :])
+
+        def boxes(record: Mapping[str, Any]) -> float:
+            return record["terms"]["rcnn/localization"]["pyramid"]
+
+        row = [run["data"], run["label"], f"{records[0]['iteration']}–{records[-1]['iteration']}"]
+        numbers = [records[0]["gradient"], late(lambda record: record["gradient"])]
+        numbers += [1000 * boxes(records[0]), 1000 * late(boxes)]
+        numbers += [late(lambda record, key=key: record["adam"]["rcnn regressor"][key]) for key in ("scale", "step")]
+        numbers += [late(lambda record: record["adam"]["backbone"]["step"])]
+        rows.append([*row, *(f"{number:.2g}" for number in numbers)])
+    of_boxes = "1000 ∥∂L/∂P∥ of boxes"
+    header = ["data", "form", "iterations", "∥g∥ first", "late", f"{of_boxes} first", "late"]
+    return markdown_table([*header, "g / √v, R-CNN regressor", "m / √v, R-CNN regressor", "m / √v, backbone"], rows)
+
+
 FIGURES = {"tasks": draw_tasks, "balance": draw_balance, "adam": draw_adam}
 
 
@@ -132,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = [json.loads(file.read_text(encoding="utf-8")) for file in options.files]
     path = write(FIGURES[options.name](runs), options.out / f"{options.name}.png")
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+    if options.name == "adam":
+        print(summary(runs))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from rankdet.runs.folder import Run
 from rankdet.structures import LossOutput
 from rankdet.training.running import train
 
@@ -49,6 +50,13 @@ def test_gradients_that_shrink_are_small_beside_what_adam_remembers(module) -> N
     remembered = math.sqrt((0.999 * 1 + 0.01) / 1.999)
     assert found[0] == pytest.approx({"step": 1.0, "scale": 1.0})
     assert found[1] == pytest.approx({"step": (0.25 + 0.05) / 0.75 / remembered, "scale": 0.1 / remembered}, rel=1e-5)
+
+
+def test_steps_read_from_a_checkpoint_are_those_that_were_measured(module, tiny, tmp_path: Path) -> None:
+    measured = module("task_gradients").measured_training(tiny(), every=1)[-1]["adam"]
+    run = train(tiny(), out=tmp_path / "run")
+    read = module("adam_steps").last_steps(Run(run.folder))
+    assert read == pytest.approx({group: found["step"] for group, found in measured.items()})
 
 
 def test_an_optimizer_without_squares_has_no_such_memory(module) -> None:
