@@ -15,6 +15,7 @@ from rankdet.losses import (
     RankingWeights,
     ScoreWeights,
     Weighting,
+    alrp_loss,
     find_positives,
     ranking_weights,
     score_weights,
@@ -92,6 +93,19 @@ def test_ranking_weights_of_the_worked_example_add_up_to_what_the_ranking_error_
     fractions = [1 + 1 / 2 + 1 / 5 + 1 / 7, 1 / 2 + 1 / 5 + 1 / 7, 1 / 5 + 1 / 7, 1 / 7]
     assert weights.tolist() == pytest.approx([fraction / 4 for fraction in fractions])
     assert 1 - weights.sum().item() == pytest.approx((0 + 0 + 2 / 5 + 3 / 7) / 4)
+
+
+def test_ranking_weights_are_those_of_the_boxes_in_alrp_loss() -> None:
+    """Where they come from: with hard steps they are the gradient of its localization by the errors."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(200, generator=generator, dtype=torch.float64)
+    targets, errors = torch.zeros_like(logits), torch.rand(20, generator=generator, dtype=torch.float64)
+    targets[::10] = 1.0
+    errors.requires_grad_()
+    alrp_loss(logits, targets, errors, delta=0).localization.backward()
+    positives = logits[::10]
+    ranks = (logits >= positives[:, None]).sum(dim=1)
+    torch.testing.assert_close(ranking_weights(positives, ranks), errors.grad.float())
 
 
 @pytest.mark.parametrize(("delta_loc", "share", "effective"), [(0.0, 0.15, 0.50), (100.0, 0.5, 1.0)])
