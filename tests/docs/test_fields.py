@@ -20,7 +20,8 @@ FIELD = r"(?:detector|losses|data|evaluation|runtime|optimizer|schedule)(?:\.[a-
 CHANGES = sorted(set(re.findall(rf"`({FIELD}=[^`]+)`", TEXT)) | set(re.findall(rf" ({FIELD}=[^\s`]+)", TEXT)))
 FIELDS = sorted(field for field in set(re.findall(rf"`({FIELD})`", TEXT)) if not field.endswith((".json", ".yaml")))
 DETECTORS = r"(?:faster_rcnn|mask_rcnn|cascade_rcnn|atss|paa|yolact|solov2)"
-NAMES = sorted(set(re.findall(rf"\b(?:[a-z]+_)*{DETECTORS}_(?:\w+_)?(?:coco|lvis|shapes|bccd|nuclei)\b", TEXT)))
+ENDS = r"(?:coco|lvis|shapes|bccd|nuclei|lite0|mobilenetv4_m|r50|convnext_t)"
+NAMES = sorted(set(re.findall(rf"\b(?:[a-z]+_)*{DETECTORS}_(?:\w+_)?{ENDS}\b", TEXT)))
 
 
 @cache
