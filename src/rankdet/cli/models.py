@@ -50,7 +50,7 @@ def train(
     from rankdet.training.running import train as run_training
 
     named = named_files(train_annotations, train_images, val_annotations, val_images)
-    if recipe is not None and "=" in recipe and not Path(recipe).exists():  # the first change, without a recipe
+    if recipe is not None and "=" in recipe and not os.path.exists(recipe):  # the first change, without a recipe
         changes = [recipe, *(changes or [])]
         recipe = None
     if resume is not None and any(option is not None for option in (recipe, out, weights)):
