@@ -62,6 +62,18 @@ def test_statistics_leave_the_device_as_one_table():
     assert len(other.fetch()) == 3
 
 
+def test_interval_that_another_version_began_with_other_statistics_begins_anew():
+    old, statistics = IntervalStatistics(), IntervalStatistics()
+    old.add(1, {"rpn/ranking": torch.tensor(0.5)}, {}, ["a.png"])
+    statistics.restore(old.state())
+    for iteration in (2, 3):
+        statistics.add(iteration, {"rpn/ranking": torch.tensor(0.25)}, {"rpn/balance": torch.tensor(1.0)}, ["b.png"])
+    assert statistics.names == ("loss", "rpn/ranking", "rpn/balance")
+    assert statistics.fetch().tolist() == [[0.25, 0.25, 1.0]] * 2
+    with pytest.raises(RuntimeError, match="changed their names"):
+        statistics.add(4, {"rpn/ranking": torch.tensor(0.25)}, {}, ["c.png"])
+
+
 def test_loss_that_is_not_finite_is_named_with_iteration_terms_and_images():
     statistics = IntervalStatistics()
     statistics.add(4, {"rpn/ranking": torch.tensor(0.5)}, {}, ["good.png"])

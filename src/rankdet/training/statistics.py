@@ -37,7 +37,10 @@ class IntervalStatistics:
         """Remember the detached scalars of a step of an iteration, and the files of its images."""
         names = ("loss", *terms, *stats)
         if self.names and names != self.names:
-            raise RuntimeError(f"terms or statistics changed their names from {self.names} to {names}")
+            if self._sources:
+                raise RuntimeError(f"terms or statistics changed their names from {self.names} to {names}")
+            # The rows, if any, are of a checkpoint by another version, whose losses had other statistics.
+            self._fetched = torch.empty(0, 0)
         self.names, self._num_terms = names, 1 + len(terms)
         values = [value.float() for value in (*terms.values(), *stats.values())]
         total = torch.stack(values[: len(terms)]).sum()
