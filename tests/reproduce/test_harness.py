@@ -535,6 +535,27 @@ def test_nuclei_get_a_test_split_of_a_fixed_list(shared: Callable[..., Path], tm
         cut_nuclei(shared("data", "bccd"), tmp_path / "other")
 
 
+def test_nuclei_are_cut_again_from_a_folder_that_has_moved_and_names_files_with_their_folder(tmp_path: Path):
+    names = sorted(names_of_test())
+    for place in ("old", "new"):
+        (tmp_path / place / "annotations").mkdir(parents=True)
+        (tmp_path / place / "images").mkdir()
+        for split, files in {"train": [*names, "other.jpg"], "val": ["val.jpg"]}.items():
+            images = [
+                {"id": number, "file_name": f"stage1/{name}", "width": 9, "height": 9}
+                for number, name in enumerate(files)
+            ]
+            annotations = [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}]
+            document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "nucleus"}]}
+            (tmp_path / place / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+            for name in files:
+                (tmp_path / place / "images" / name).touch()
+        cut_nuclei(tmp_path / place, tmp_path / "cut")
+        assert (tmp_path / "cut" / "images").resolve() == tmp_path / place / "images"
+    train, test = (find_layout(tmp_path / "cut").source(split).read(masks=False)[0] for split in ("train", "test"))
+    assert (list(train.file_names), len(test.file_names)) == ([b"other.jpg"], 133)
+
+
 def test_own_tables_show_no_figures_of_a_paper(data: Path, tmp_path: Path):
     plan = make_plan("balance", data=data, out=tmp_path, rows="value")
     text = markdown(summarize("balance", plan.studies, None, plan.settings))

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from rankdet.data.layouts import find_layout
-from rankdet.runs.folder import make_folder, write_text
+from rankdet.runs.folder import make_folder, write_text, written_whole
 from rankdet.structures import InputError
 
 
@@ -31,23 +31,28 @@ def is_nuclei(given: Path) -> bool:
 def cut_nuclei(given: Path, folder: Path) -> None:
     """Write the annotations of the splits train, val and test of the folder ``given`` into ``folder``.
 
-    Images stay where they are; ``folder`` has a link to them. The same files are written whenever this is called.
+    Images stay where they are; ``folder`` has a link to them, or a copy that was put in its place. The same files are
+    written whenever this is called, each in one step, so that trainings may read them meanwhile.
 
     Raises
     ------
     InputError
-        When a split, or an image of the list, is missing.
+        When a split, or an image of the list, is missing, the splits have separate folders of images, or the folder
+        cannot be written.
     """
     layout = find_layout(given)
     train, val = layout.source("train"), layout.source("val")
-    content = train.given()[0]
-    found = {image["file_name"] for image in content["images"]}
+    content = train.content()[0]
+    found = {name.decode() for name in train.check(content, masks=False)[0].file_names}
     missing = names_of_test() - found
     if missing:
         raise InputError(
             f"{train.annotations} lacks {len(missing)} images of the test split, for example {min(missing)}; "
             "these tables are of the nuclei of the 2018 Data Science Bowl"
         )
+    target = train.images.resolve()
+    if val.images.resolve() != target:
+        raise InputError(f"{given}: the images of train and val must be in one folder, not {target} and {val.images}")
     parts = {"train": found - names_of_test(), "test": names_of_test()}
     make_folder(folder / "annotations")
     for split, names in parts.items():
@@ -56,7 +61,11 @@ def cut_nuclei(given: Path, folder: Path) -> None:
         annotations = [each for each in content["annotations"] if each["image_id"] in ids]
         part = {**content, "images": images, "annotations": annotations}
         write_text(folder / "annotations" / f"instances_{split}.json", json.dumps(part))
-    write_text(folder / "annotations" / "instances_val.json", val.annotations.read_text(encoding="utf-8"))
+    write_text(folder / "annotations" / "instances_val.json", json.dumps(val.content()[0]))
     link = folder / "images"
-    if not link.exists():
-        link.symlink_to(train.images.resolve(), target_is_directory=True)
+    if link.is_symlink() or not link.exists():  # a link may be that of another folder ``given``
+        try:
+            with written_whole(link) as new:
+                new.symlink_to(target, target_is_directory=True)
+        except OSError as error:
+            raise InputError(f"cannot link {link} to {target}: {error.strerror}; copy these images there") from error
