@@ -43,7 +43,8 @@ def cut_nuclei(given: Path, folder: Path) -> None:
     layout = find_layout(given)
     train, val = layout.source("train"), layout.source("val")
     content = train.content()[0]
-    found = {name.decode() for name in train.check(content, masks=False)[0].file_names}
+    truth = train.check(content, masks=False)[0]
+    found = {truth.file_names[place].decode() for place in range(len(truth.image_ids))}
     missing = names_of_test() - found
     if missing:
         raise InputError(
