@@ -34,3 +34,10 @@ def test_half_precision_deltas_are_decoded_in_single_precision() -> None:
     anchors = torch.tensor([[1000.0, 1000.0, 1003.0, 1003.0]])
     boxes = BoxCoder().decode(torch.zeros(1, 4, dtype=torch.bfloat16), anchors)
     assert torch.equal(boxes, anchors)
+
+
+def test_boxes_are_limited_where_decoding_gives_a_side_no_gradient():
+    coder = BoxCoder((0.1, 0.1, 0.2, 0.2))
+    deltas = torch.tensor([[0.0, 0, 20, 20], [0, 0, 21, 0], [0, 0, 0, -21], [900, 900, 0, 0]], requires_grad=True)
+    coder.decode(deltas, torch.tensor([[0.0, 0, 8, 8]]).expand(4, 4)).square().sum().backward()
+    assert coder.limited(deltas).tolist() == (deltas.grad[:, 2:] == 0).any(dim=1).tolist() == [False, True, True, False]

@@ -74,8 +74,10 @@ class BoxCoder:
         >>> BoxCoder().limited(torch.tensor([[0.0, 0.0, 5.0, 0.0], [9.0, 0.0, 0.0, 0.0]]))
         tensor([ True, False])
         """
-        scales = deltas[..., 2:].detach().float() * deltas.new_tensor(self.stds[2:], dtype=torch.float32)
-        return (scales.abs() > LARGEST_LOG_SCALE).any(dim=-1)
+        # Standard deviations as numbers: a tensor of them would make the host wait for a GPU.
+        log_width, log_height = deltas[..., 2:].detach().float().unbind(dim=-1)
+        is_limited_in_width = (log_width * self.stds[2]).abs() > LARGEST_LOG_SCALE
+        return is_limited_in_width | ((log_height * self.stds[3]).abs() > LARGEST_LOG_SCALE)
 
 
 def _centers_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
