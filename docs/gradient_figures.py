@@ -77,17 +77,19 @@ def draw_tasks(runs: Sequence[Run]) -> Figure:
 
 
 def draw_by_form(
-    runs: Sequence[Run], columns: Mapping[str, Callable[[Mapping[str, Any]], float]], **options: Any
+    runs: Sequence[Run], columns: Mapping[str, Callable[[Mapping[str, Any]], float]], scale: str = "log"
 ) -> Figure:
-    """A panel for each data set and quantity, a line for each form."""
+    """A panel for each data set and quantity, a line for each form; ``scale`` is that of the vertical axes."""
     data, forms = distinct(runs, "data"), distinct(runs, "label")
     style = dict(zip(forms, LINES, strict=False))
-    figure, panels = grid(len(data), len(columns), sharex="row", **options)
+    figure, panels = grid(len(data), len(columns), sharex="row")
     for run in runs:
         color, line = style[run["label"]]
         for axes, read in zip(panels[data.index(run["data"])], columns.values(), strict=True):
             axes.plot(*values(run, read), color=color, linestyle=line, linewidth=1.5)
-            axes.set_yscale("log")
+            axes.set_yscale(scale)
+            if scale == "linear":
+                axes.set_ylim(bottom=0)
     for axes, title in zip(panels[0], columns, strict=True):
         axes.set_title(title)
     lines = [Line2D([], [], label=form, color=color, linestyle=line) for form, (color, line) in style.items()]
@@ -106,6 +108,7 @@ def draw_balance(runs: Sequence[Run]) -> Figure:
             "error before λ": of_boxes("error"),
             "value, the product": of_boxes("value"),
         },
+        "linear",
     )
 
 

@@ -28,8 +28,8 @@ class PrototypeNetwork(nn.Module):
     Notes
     -----
     Differs from the published code, where all start Xavier uniform. There mask logits start as large as the features
-    of the backbone. With those of a pretrained EfficientNet-Lite0 they were 14, where the derivative p (1 − p) of a
-    sigmoid is next to nothing: Dice never moved the masks, which stayed the whole boxes.
+    of the backbone. With those of a pretrained EfficientNet-Lite0 the derivative p (1 − p) of a sigmoid is next to
+    nothing: Dice never moved the masks, which stayed the whole boxes.
     """
 
     def __init__(

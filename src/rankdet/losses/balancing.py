@@ -47,10 +47,9 @@ class ValueBalance(nn.Module):
     Parameters
     ----------
     floor
-        f, the least value that a task gets. 0 is the published form. A ranking error starts near 1 and falls. Where it
-        falls fast, because there are few classes and easy ones, the published form takes the localization down with it.
-        With a floor of 1 tasks keep the value of a ranking that is all wrong: they descend :math:`\log L_t`, whatever
-        the classification has learned.
+        f, the least value that a task gets. 0 is the published form, whose tasks fall with the ranking error. With a
+        floor of 1 tasks keep the value of a ranking that is all wrong: they descend :math:`\log L_t`, whatever the
+        classification has learned. It is for comparison; with clipped gradients it gained nothing.
     """
 
     def __init__(self, floor: NonNegative = 0.0) -> None:

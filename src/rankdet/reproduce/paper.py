@@ -29,7 +29,7 @@ class TableRow(_Printed):
 
 
 class Table(_Printed):
-    """One table of the paper, or one of our own, which has no figures yet."""
+    """One table of the paper, or one of our own, without printed figures."""
 
     title: str
     """Subject of the table."""

@@ -280,7 +280,7 @@ def _check_rows(table: str, names: Sequence[str], known: Sequence[str], trainabl
 
 
 def overview() -> Iterator[str]:
-    """Return all tables with their titles, and their rows with a recipe on shapes, on BCCD and on COCO."""
+    """Return all tables with their titles, and the sets on which their rows have a recipe."""
     for name, table in all_tables().items():
         yield f"{name:<8} {table.title}"
         rows = {row.name: row for row in table_rows(name)}

@@ -27,8 +27,7 @@ the positives of the last head. Seconds are of training alone.
 def summarize(table: str, studies: Sequence[Study], reference: Study | None, settings: Settings) -> dict[str, Any]:
     """Return everything that a table shows, from the files on disk.
 
-    The values are plain ones for JSON. ``rows`` has one entry for each row of the paper, with its progress in
-    ``status``.
+    The values are plain ones for JSON. ``rows`` has one entry for each row, with its progress in ``status``.
     """
     paper = all_tables()[table]
     by_name = {study.name: study for study in studies}
@@ -46,7 +45,12 @@ def summarize(table: str, studies: Sequence[Study], reference: Study | None, set
         "equal_time": settings.equal_time,
         "figures": [*paper.figures, *(name for name in _standard(studies) if name not in paper.figures)],
         "settings": list(paper.settings),
-        "rows": [_row(paper, row, by_name.get(row.name), reference, settings) for row in paper.rows],
+        # Without a recipe here a row of our own has nothing to show; one of the paper has its figures.
+        "rows": [
+            _row(paper, row, by_name.get(row.name), reference, settings)
+            for row in paper.rows
+            if paper.setup is not None or row.name in by_name
+        ],
     }
 
 

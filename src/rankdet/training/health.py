@@ -9,7 +9,7 @@ MOST = 0.5
 
 _MESSAGES = {
     "boxes_limited": (
-        "the boxes of {share:.0%} of the positives are as large or as small as boxes can be, where their loss has no "
+        "the boxes of {share:.0%} of the positives are as large or as small as boxes can be, where GIoU has no "
         "gradient; lower the learning rate, or set runtime.clip_gradient_norm=1.0"
     ),
     "masks_saturated": (
