@@ -309,6 +309,7 @@ def test_checkpoint_without_the_state_of_the_optimizer_does_not_fit(tiny: Load, 
 def test_effective_batch_and_learning_rate_are_printed(tiny: Load, tmp_path: Path):
     _, text = run(tiny("schedule.iterations=1", "runtime.accumulation=2"), tmp_path / "run")
     assert "1 iteration of 4 images (2 per process × 1 × accumulation 2)" in text
+    assert "all of them in the warm-up of" in text
     assert "learning rate 0.0015 (scaled from 0.003 at 8 images)" in text
     assert "rcnn: ranking" in text
 

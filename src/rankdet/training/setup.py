@@ -111,7 +111,9 @@ class Training:
         if self.num_samples != len(self.dataset):
             length += f", {counted(len(self.dataset), 'image')} ({self.num_samples} with repeated ones)"
         if self.num_iterations <= recipe.schedule.warmup_iterations:
-            length += f", all of them in the warm-up of {recipe.schedule.warmup_iterations} (a longer schedule leaves it)"
+            length += (
+                f", all of them in the warm-up of {recipe.schedule.warmup_iterations} (a longer schedule leaves it)"
+            )
         return f"{recipe.name}: {length}, learning rate {rate}, {self.world.device}, {recipe.runtime.precision}"
 
 
