@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from rankdet.data.layouts.coco import has_segmentations
 from rankdet.recipes.schema.data import Data
 from rankdet.structures import InputError
 
@@ -26,8 +25,10 @@ def said_of_default(data: Data | None) -> str:
 def _has_masks(data: Data) -> bool:
     """Whether an object to learn from has a segmentation, sound or not."""
     try:
-        document, _ = data.find_source(data.train_split).given()
-    except InputError:
+        source = data.find_source(data.train_split)
+        if source.document is None:
+            return has_segmentations(source.annotations)  # the file may be large, and the training reads it anyway
+        document, _ = source.document()
+    except (InputError, OSError, ValueError):
         return False
-    rows = document.get("annotations") if isinstance(document, Mapping) else None
-    return isinstance(rows, list) and any(isinstance(row, Mapping) and row.get("segmentation") for row in rows)
+    return any(row.get("segmentation") for row in document["annotations"])

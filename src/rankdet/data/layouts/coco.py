@@ -21,6 +21,8 @@ MOST_FILES = 64
 """JSON files in a folder that are looked into; where there are more, each is of one image."""
 SCORE = re.compile(rb'"score"\s*:\s*[0-9]')
 """What detections have and annotations have not; some tools write ``null`` for it."""
+SEGMENTATION = re.compile(rb'"segmentation"\s*:\s*(\{|\[\s*[\[0-9])')
+"""A segmentation that is not empty: run lengths, polygons or a flat polygon."""
 SECTIONS = (b'"images"', b'"annotations"', b'"categories"')
 
 
@@ -82,6 +84,12 @@ def has_annotations(path: Path) -> bool:
         is_object = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
         has_all = is_object and all(content.find(section) >= 0 for section in SECTIONS)
         return has_all and SCORE.search(content) is None
+
+
+def has_segmentations(path: Path) -> bool:
+    """Whether an object of a COCO file has a segmentation, sound or not, as far as its text shows."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return SEGMENTATION.search(content) is not None
 
 
 def _split_in(name: str) -> str:
