@@ -513,7 +513,8 @@ def test_nuclei_leave_room_for_all_of_them():
 
 
 def test_recipes_of_one_stage_detectors_have_the_numbers_of_the_paper():
-    rows = {name: load_recipe(name) for name in RECIPES if name.endswith(("atss_r50_coco", "paa_r50_coco"))}
+    names = [name for name in RECIPES if name.endswith(("atss_r50_coco", "paa_r50_coco"))]
+    rows = {name: load_recipe(name) for name in names if not name.startswith("vfl_")}  # no row of the paper
     assert len(rows) == 14
     for name, recipe in rows.items():
         kind = name.split("_")[0]
