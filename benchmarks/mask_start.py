@@ -13,19 +13,16 @@ from pathlib import Path
 
 import torch
 
-from rankdet.data import build_training_loader
 from rankdet.recipes import Recipe, load_recipe
 from rankdet.report import markdown_table
-from rankdet.runs.processes import World, find_device
 from rankdet.structures import InputError
-from rankdet.training.setup import Training
+from trainings import built, iterations
 
 
 def mask_start(recipe: Recipe) -> tuple[float, float]:
     """The median size of the mask logits of the first batch, and their mean p (1 − p); cropped pixels do not count."""
-    training = Training(recipe, World.alone(find_device(recipe.runtime.device)))
-    training.model.network.train()
-    batch = next(iter(build_training_loader(training.dataset, training.sampler(), recipe.data.workers)))
+    training = built(recipe)
+    _, batch = next(iterations(training))
     with torch.no_grad():
         masks = [candidates.masks for candidates in training.model.forward(batch) if candidates.masks is not None]
     if not masks:

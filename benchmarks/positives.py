@@ -21,14 +21,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from rankdet.data import build_training_loader
 from rankdet.losses import (
     IoUWeights,
     NoWeights,
@@ -40,12 +38,11 @@ from rankdet.losses import (
     Weighting,
     rank_sort_loss_of_labels,
 )
-from rankdet.recipes import Recipe, load_recipe
+from rankdet.recipes import Recipe
 from rankdet.report import markdown_table
-from rankdet.runs.processes import World, find_device
 from rankdet.structures import Assignment, Candidates
 from rankdet.training.setup import Training
-from task_gradients import update
+from trainings import add_training, built, iterations, named_recipe, update
 
 WEIGHTINGS: dict[str, Weighting] = {
     "none": NoWeights(),
@@ -187,16 +184,9 @@ def mask_record(objects: Tensor, rows: Tensor | None) -> Record:
 
 def watched_training(recipe: Recipe, stop: int | None = None) -> dict[str, Watched]:
     """Train a recipe in this process, at most ``stop`` iterations, and watch each of its heads."""
-    if recipe.runtime.threads is not None:
-        torch.set_num_threads(recipe.runtime.threads)
-    training = Training(recipe, World.alone(find_device(recipe.runtime.device)))
+    training = built(recipe)
     found = watch(training)
-    training.model.network.train()
-    batches = build_training_loader(training.dataset, training.sampler(), recipe.data.workers)
-    num_iterations = min(training.num_iterations, stop or training.num_iterations)
-    for iteration, batch in zip(range(num_iterations), batches, strict=False):
-        training.set_lr(iteration)
-        training.optimizer.zero_grad(set_to_none=True)
+    for _, batch in iterations(training, stop):
         update(training, training.step(training.model, batch)[0])
     return found
 
@@ -250,16 +240,10 @@ def tables(watched: Watched, every: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="a name of `rankdet list`, or a YAML file")
-    parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE", help="fields of the recipe")
-    parser.add_argument("--data", type=Path, required=True, help="the data folder")
+    add_training(parser)
     parser.add_argument("--every", type=int, default=25, help="iterations of which a row has the means")
-    parser.add_argument("--stop", type=int, help="iterations to train; the schedule is that of the whole training")
     options = parser.parse_intermixed_args(arguments)
-    # Nothing is evaluated, so that the data need no images for it.
-    own = {"data.folder": str(options.data.resolve()), "evaluation.at_end": False, "evaluation.every": None}
-    recipe = load_recipe(options.recipe, options.changes).changed(own)
-    for head, watched in watched_training(recipe, options.stop).items():
+    for head, watched in watched_training(named_recipe(options), options.stop).items():
         print(f"{head}\n\n{tables(watched, options.every)}\n")
 
 

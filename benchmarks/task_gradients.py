@@ -37,12 +37,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rankdet.data import build_training_loader
-from rankdet.recipes import Recipe, load_recipe
+from rankdet.recipes import Recipe
 from rankdet.report import markdown_table
-from rankdet.runs.processes import World, find_device
 from rankdet.structures import Batch, LossOutput
 from rankdet.training.setup import Training
+from trainings import add_training, built, iterations, named_recipe, num_iterations, update
 
 ERRORS = {"localization": ("localization_error", "balance"), "mask": ("mask_error", "mask_balance")}
 """Names of the statistics that are the error of a term before λ, and its λ."""
@@ -148,30 +147,12 @@ def measured_iteration(training: Training, batch: Batch) -> dict[str, Any]:
     }
 
 
-def update(training: Training, total: Tensor) -> float:
-    """Change the weights as a training does; return the norm of their whole gradient before it is clipped."""
-    total.backward()
-    weights = [weight for weight in training.model.network.parameters() if weight.grad is not None]
-    limit = training.recipe.runtime.clip_gradient_norm
-    before = float(nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit))
-    training.optimizer.step()
-    return before
-
-
 def measured_training(recipe: Recipe, every: int, stop: int | None = None) -> list[dict[str, Any]]:
     """Train a recipe in this process, at most ``stop`` iterations; return what was measured, in their order."""
-    if recipe.runtime.threads is not None:
-        torch.set_num_threads(recipe.runtime.threads)
-    training = Training(recipe, World.alone(find_device(recipe.runtime.device)))
+    training, records = built(recipe), []
     print(training.describe(), flush=True)
-    training.model.network.train()
-    batches = build_training_loader(training.dataset, training.sampler(), recipe.data.workers)
-    num_iterations = min(training.num_iterations, stop or training.num_iterations)
-    records = []
-    for iteration, batch in zip(range(num_iterations), batches, strict=False):
-        training.set_lr(iteration)
-        training.optimizer.zero_grad(set_to_none=True)
-        if iteration % every and iteration != num_iterations - 1:
+    for iteration, batch in iterations(training, stop):
+        if iteration % every and iteration != num_iterations(training, stop) - 1:
             update(training, training.step(training.model, batch)[0])
         else:
             records.append({"iteration": iteration} | measured_iteration(training, batch))
@@ -207,18 +188,12 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="a name of `rankdet list`, or a YAML file")
-    parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE", help="fields of the recipe")
-    parser.add_argument("--data", type=Path, required=True, help="the data folder")
+    add_training(parser)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--every", type=int, default=10, help="iterations from one measurement to the next")
-    parser.add_argument("--stop", type=int, help="iterations to train; the schedule is that of the whole training")
     parser.add_argument("--label", help="name of the form in figures; the recipe and its changes by default")
     options = parser.parse_intermixed_args(arguments)
-    # Nothing is evaluated, so that the data need no images for it.
-    own = {"data.folder": str(options.data.resolve()), "evaluation.at_end": False, "evaluation.every": None}
-    recipe = load_recipe(options.recipe, options.changes).changed(own)
-    records = measured_training(recipe, options.every, options.stop)
+    records = measured_training(named_recipe(options), options.every, options.stop)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     described = {
         "recipe": options.recipe,

@@ -1,4 +1,4 @@
-"""The command ``rankdet reproduce``: tables of the paper, with its printed figures beside those of own runs."""
+"""The command ``rankdet reproduce``: tables of the paper, with its figures beside those of own runs, and our own."""
 
 from rankdet.reproduce.paper import Table, TableRow, all_tables
 from rankdet.reproduce.plan import Plan, make_plan, overview

@@ -183,9 +183,9 @@ def make_plan(
     name = find_table(table)
     if full:
         scales: tuple[Scale, ...] = (COCO,)
-    else:
+    elif data is None:
         scales = (SHAPES, LONG_TAILED_SHAPES)
-    if data is not None and not full:
+    else:
         scales = (NUCLEI, BCCD) if is_nuclei(data) else (BCCD, NUCLEI)
     rows_of_table = rows_of(name)
     scale = next((one for one in scales if any(one in row.experiments for row in rows_of_table)), scales[0])

@@ -108,7 +108,7 @@ class Study:
     @property
     def has_masks(self) -> bool:
         """Return True if the row has figures of masks besides those of boxes."""
-        return not self._is_of_masks and getattr(self._recipe.detector, "has_masks", False)
+        return not self._is_of_masks and bool(self._recipe.detector.has_masks)
 
     def trial(self, lr: float, seed: int, changes: list[str] | None = None) -> Trial:
         """Return the run of a learning rate and seed; ``changes`` replace those of the settings if given."""
