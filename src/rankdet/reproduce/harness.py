@@ -60,7 +60,7 @@ class Harness:
         self._launch = launch
         self._running: dict[str, _Job] = {}
         self._failures: dict[str, str] = {}
-        self._waited_for: set[str] = set()
+        self._unsurprising: set[str] = set()  # runs whose lock may be taken without a word
         stem = settings.out / f"table_{table}-{settings.scale.name}"
         self._files = (stem.with_name(f"{stem.name}.md"), stem.with_name(f"{stem.name}.json"))
         self._progress = Progress(
@@ -117,9 +117,9 @@ class Harness:
         make_folder(folder)
         lock = take_lock(folder / ".lock")
         if lock is None:
-            if trial.label not in self._waited_for:
+            if trial.label not in self._unsurprising:
                 self._say(f"{trial.label}: another process works on it; waiting for that")
-                self._waited_for.add(trial.label)
+                self._unsurprising.add(trial.label)
             return
         try:
             trial.check_is_same()
@@ -137,6 +137,8 @@ class Harness:
         if task.is_training:
             goes_on = command.arguments[1] == "--resume"
             self._say(f"{trial.label}: {'going on' if goes_on else 'training'}")
+        # Workers of a process that has just ended hold its lock for a moment; that is no other process.
+        self._unsurprising.add(trial.label)
         bar = self._progress.add_task(f"  {trial.label}")
         self._running[trial.label] = _Job(task, process, bar)
 
