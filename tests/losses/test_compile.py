@@ -23,11 +23,14 @@ from rankdet.losses import (
     RankSortLoss,
     Tasks,
     alrp_loss,
+    alrp_loss_at,
     alrp_loss_of_labels,
     ap_loss,
+    ap_loss_at,
     ap_loss_of_labels,
     find_positives,
     rank_sort_loss,
+    rank_sort_loss_at,
     rank_sort_loss_of_labels,
 )
 from rankdet.structures import Candidates, LossOutput, Matched
@@ -44,12 +47,13 @@ def _nothing_was_compiled() -> Iterator[None]:
 
 
 class Pool(NamedTuple):
-    """(M, C) logits, (M,) labels, (M, C) targets that say the same, (P,) localization errors."""
+    """(M, C) logits, (M,) labels, (M, C) targets that say the same, (P,) localization errors, (P,) places."""
 
     logits: Tensor
     labels: Tensor
     targets: Tensor
     errors: Tensor
+    index: Tensor
 
 
 def draw(num: int, dtype: torch.dtype = torch.float32, positives: bool = True) -> Pool:
@@ -61,7 +65,8 @@ def draw(num: int, dtype: torch.dtype = torch.float32, positives: bool = True) -
     targets = is_positive * (0.1 + 0.8 * torch.rand(num, C, generator=generator))
     targets[labels < 0] = -1
     logits = 2 * torch.randn(num, C, generator=generator)
-    return Pool(logits.to(dtype), labels, targets, 1 - targets[targets > 0])
+    index = (targets.reshape(-1) > 0).nonzero().squeeze(1)
+    return Pool(logits.to(dtype), labels, targets, 1 - targets[targets > 0], index)
 
 
 class Compiled:
@@ -90,6 +95,10 @@ FUNCTIONS: dict[str, Callable[[Pool], tuple[Tensor, ...] | Tensor]] = {
     "average precision, labels and P": lambda pool: ap_loss_of_labels(pool.logits, pool.labels, len(pool.errors)),
     "alrp": lambda pool: alrp_loss(pool.logits, pool.targets, pool.errors),
     "alrp, labels": lambda pool: alrp_loss_of_labels(pool.logits, pool.labels, pool.errors),
+    "rank & sort, index": lambda pool: rank_sort_loss_at(pool.logits, pool.index, 1 - pool.errors),
+    "average precision, index": lambda pool: ap_loss_at(pool.logits, pool.index),
+    "alrp, index": lambda pool: alrp_loss_at(pool.logits, (pool.index // C, pool.index % C), pool.errors),
+    "index, ignored": lambda pool: rank_sort_loss_at(pool.logits, pool.index, 1 - pool.errors, ignored=pool.labels < 0),
     "levels": lambda pool: rank_sort_loss_of_labels(
         [pool.logits[:7], pool.logits[7:]], [pool.labels[:7], pool.labels[7:]], 1 - pool.errors
     ),
@@ -123,7 +132,7 @@ def test_functions_compile_once_for_all_sizes(name: str) -> None:
     assert graphs[1:] == graphs[1:2] * (len(graphs) - 1)
 
 
-@pytest.mark.parametrize("name", ["rank & sort, labels", "average precision"])
+@pytest.mark.parametrize("name", ["rank & sort, labels", "rank & sort, index", "average precision"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
 def test_functions_compile_in_other_dtypes(name: str, dtype: torch.dtype) -> None:
     compiled = Compiled(FUNCTIONS[name])
@@ -131,7 +140,9 @@ def test_functions_compile_in_other_dtypes(name: str, dtype: torch.dtype) -> Non
         assert_equal(evaluated(compiled, draw(num, dtype)), evaluated(FUNCTIONS[name], draw(num, dtype)))
 
 
-@pytest.mark.parametrize("name", ["rank & sort", "average precision, labels", "alrp, labels", "levels"])
+@pytest.mark.parametrize(
+    "name", ["rank & sort", "rank & sort, index", "average precision, labels", "alrp, labels", "alrp, index", "levels"]
+)
 def test_compiled_functions_meet_no_positives(name: str) -> None:
     compiled = Compiled(FUNCTIONS[name])
     for positives in (True, False, True):
@@ -150,6 +161,22 @@ def test_compiled_functions_can_go_back_twice(name: str) -> None:
         passes = [torch.autograd.grad(total, logits, retain_graph=True)[0] for _ in range(3)]
     torch.testing.assert_close(passes[1], passes[0], rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(passes[2], passes[0], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["rank & sort, index", "average precision, index", "alrp, index"])
+def test_where_positives_are_named_no_graph_breaks(name: str) -> None:
+    """Also where nobody asks for one graph, as in the training loops of others."""
+    explained = torch._dynamo.explain(FUNCTIONS[name])(draw(50))
+    assert (explained.graph_count, explained.break_reasons) == (1, [])
+
+
+@pytest.mark.parametrize("wrong", [[3, 3], [-1, 2], [2, 200]], ids=str)
+def test_compiled_functions_turn_a_wrong_index_into_nan(wrong: list[int]) -> None:
+    """In eager mode they raise; a graph does not look."""
+    pool = draw(50)._replace(index=torch.tensor(wrong), errors=torch.rand(2))
+    for name in ("rank & sort, index", "average precision, index", "alrp, index"):
+        values = Compiled(FUNCTIONS[name])(pool)
+        assert all(value.isnan() for value in (values if isinstance(values, tuple) else [values]))
 
 
 MODULES: dict[str, Callable[[], nn.Module]] = {

@@ -19,17 +19,20 @@ from rankdet.losses import (
     PrimaryTerms,
     RankSortValues,
     alrp_loss,
+    alrp_loss_at,
     alrp_loss_of_labels,
     ap_loss,
+    ap_loss_at,
     ap_loss_of_labels,
     error_driven_loss,
     rank_sort,
     rank_sort_loss,
+    rank_sort_loss_at,
     rank_sort_loss_of_labels,
     sorting,
 )
 
-Form = Literal["targets", "labels"]
+Form = Literal["targets", "labels", "index"]
 Part = Literal["ranking", "sorting", "both"]
 
 
@@ -59,11 +62,27 @@ def from_labels(
     return rank_sort_loss_of_labels(logits, labels.reshape(-1), quality, delta, implementation=implementation)
 
 
+def shuffled_index(targets: Tensor) -> Tensor:
+    """Places of the positives, in an order of its own."""
+    index = (targets > 0).nonzero().squeeze(1)
+    return index[torch.randperm(len(index), generator=torch.Generator().manual_seed(len(index)))]
+
+
+def from_index(
+    logits: Tensor, targets: Tensor, delta: float, implementation: rank_sort.Implementation
+) -> RankSortValues:
+    """The form that names its positives."""
+    index, options = shuffled_index(targets), {"ignored": targets < 0, "implementation": implementation}
+    return rank_sort_loss_at(logits, index, targets[index], delta, **options)
+
+
 def rank_and_sort(part: Part, implementation: rank_sort.Implementation, form: Form = "targets") -> ErrorDriven:
     def build(implementation: rank_sort.Implementation, form: Form) -> Callable[[Tensor, Tensor, float], Tensor]:
         def evaluate(logits: Tensor, targets: Tensor, delta: float) -> Tensor:
             if form == "labels":
                 parts = from_labels(logits, targets, delta, implementation)
+            elif form == "index":
+                parts = from_index(logits, targets, delta, implementation)
             else:
                 parts = rank_sort_loss(logits, targets, delta, implementation=implementation)
             return {"ranking": parts.ranking, "sorting": parts.sorting, "both": parts.ranking + parts.sorting}[part]
@@ -113,6 +132,16 @@ def alrp_of_labels(logits: Tensor, targets: Tensor, delta: float, implementation
     ).classification
 
 
+def average_precision_at(logits: Tensor, targets: Tensor, delta: float, implementation: str) -> Tensor:
+    index, options = shuffled_index(targets), {"ignored": targets < 0, "implementation": implementation}
+    return ap_loss_at(logits, index, delta, **options)
+
+
+def alrp_at(logits: Tensor, targets: Tensor, delta: float, implementation: str) -> Tensor:
+    index, options = shuffled_index(targets), {"ignored": targets < 0, "implementation": implementation}
+    return alrp_loss_at(logits, index, 1 - targets[index], delta, **options).classification
+
+
 def discounted_gain(logits: Tensor, targets: Tensor, delta: float, implementation: str) -> Tensor:
     """The example of docs/adding-a-loss.md: written as a definition, it obeys the laws of all the others."""
 
@@ -135,14 +164,19 @@ LOSSES = {
     "rank & sort: both, reference, labels": rank_and_sort("both", "reference", "labels"),
     "rank & sort: both, torch": rank_and_sort("both", "torch"),
     "rank & sort: both, auto, labels": rank_and_sort("both", "auto", "labels"),
+    "rank & sort: both, torch, index": rank_and_sort("both", "torch", "index"),
+    "rank & sort: both, reference, index": rank_and_sort("both", "reference", "index"),
     "average precision, reference": scalar(average_precision, "reference"),
     "average precision, torch": scalar(average_precision, "torch"),
     "average precision, torch, labels": scalar(average_precision_of_labels, "torch"),
+    "average precision, torch, index": scalar(average_precision_at, "torch"),
     "average precision, plain, reference": scalar(plain_average_precision, "reference"),
     "average precision, plain, torch": scalar(plain_average_precision, "torch"),
     "aLRP, reference": scalar(alrp_classification, "reference"),
     "aLRP, torch": scalar(alrp_classification, "torch"),
     "aLRP, torch, labels": scalar(alrp_of_labels, "torch"),
+    "aLRP, torch, index": scalar(alrp_at, "torch"),
+    "aLRP, reference, index": scalar(alrp_at, "reference"),
     "discounted gain": scalar(discounted_gain, "reference"),
 }
 EVERY_LOSS = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

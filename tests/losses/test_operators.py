@@ -17,21 +17,24 @@ from torch.library import opcheck
 from rankdet.losses import (
     alrp,
     alrp_loss,
+    alrp_loss_at,
     alrp_loss_of_labels,
     ap_loss,
+    ap_loss_at,
     ap_loss_of_labels,
     average_precision,
     rank_sort,
     rank_sort_loss,
+    rank_sort_loss_at,
     rank_sort_loss_of_labels,
 )
 from rankdet.losses.operators import Implementation, RankingOperator, uses_triton
 from rankdet.losses.rank_sort import _without_zeros
-from rankdet.losses.roles import RankedCandidates, from_labels, from_targets
+from rankdet.losses.roles import RankedCandidates, from_index, from_labels, from_targets
 from rankdet.structures import is_class
 
-Form = Literal["labels", "targets"]
-FORMS: list[Form] = ["labels", "targets"]
+Form = Literal["labels", "targets", "index"]
+FORMS: list[Form] = ["labels", "targets", "index"]
 C = 4
 # Levels that start and end with ignored rows, one of them without candidates and one of a single row.
 SIZES = [20, 0, 7, 3, 1]
@@ -67,6 +70,19 @@ def draw(sizes: Sequence[int] = SIZES, dtype: torch.dtype = torch.float32, posit
     return Pool(logits, labels, targets, targets[targets > 0])
 
 
+def index_of(
+    logits: Tensor | Sequence[Tensor], labels: Tensor | Sequence[Tensor]
+) -> tuple[Tensor, Tensor | list[Tensor]]:
+    """Places of the positives in the logits of all levels, and which rows of each are ignored."""
+    if isinstance(logits, Tensor):
+        places, (ignored,) = index_of([logits], [labels])
+        return places, ignored
+    flat, width = torch.cat(list(labels)), logits[0].shape[-1]
+    rows = is_class(flat, width).nonzero().squeeze(1)
+    ignored = [(mark < 0).reshape(level.shape[:-1]) for level, mark in zip(logits, labels, strict=True)]
+    return rows * width + flat[rows], ignored
+
+
 def evaluate(
     name: str,
     form: Form,
@@ -76,8 +92,16 @@ def evaluate(
     delta: float = 0.5,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """(K,) values of a loss."""
+    """(K,) values of a loss; the form that names its positives is made from labels."""
     options = {"delta": delta, "implementation": implementation}
+    if form == "index":
+        index, ignored = index_of(logits, marks)
+        if name == "rank_sort":
+            return torch.stack(rank_sort_loss_at(logits, index, quality, ignored=ignored, **options))
+        if name == "alrp":
+            return torch.stack(alrp_loss_at(logits, index, 1 - quality, ignored=ignored, **options))
+        interpolate = name == "average_precision"
+        return ap_loss_at(logits, index, ignored=ignored, interpolate=interpolate, **options)[None]
     if name == "rank_sort" and form == "labels":
         return torch.stack(rank_sort_loss_of_labels(logits, marks, quality, **options))
     if name == "rank_sort":
@@ -121,13 +145,16 @@ def leaves(levels: Sequence[Tensor]) -> list[Tensor]:
 
 
 def marks_of(pool: Pool, form: Form) -> Tensor:
-    return pool.labels if form == "labels" else pool.targets
+    return pool.targets if form == "targets" else pool.labels
 
 
 def candidates_of(pool: Pool, sizes: Sequence[int], form: Form) -> tuple[RankedCandidates, Tensor]:
     levels, marks = leaves(pool.logits.split(list(sizes))), marks_of(pool, form).split(list(sizes))
     if form == "labels":
         return from_labels(levels, marks, len(pool.quality)), pool.quality
+    if form == "index":
+        index, ignored = index_of(levels, marks)
+        return from_index(levels, index, ignored=ignored)[0], pool.quality
     return from_targets(levels, marks)
 
 
@@ -254,7 +281,7 @@ def test_maps_of_a_convolution_are_ranked_as_they_lie(name: str, form: Form, dty
     marks = marks_of(pool, form).split([24, 6])
     if form == "labels":
         permuted = [level.reshape(-1, C) for level in permuted]
-    else:
+    if form == "targets":
         # As strided as the logits, or otherwise.
         marks = [marks[0].reshape(shapes[0]).transpose(1, 2).contiguous().transpose(1, 2), marks[1].reshape(shapes[1])]
     weighed(evaluate(name, form, permuted, marks, pool.quality)).backward()
@@ -419,7 +446,7 @@ def test_a_crowd_above_a_positive_neither_overflows_nor_vanishes(name: str, form
     logits[0], logits[1] = 0.0, -8.0
     labels = torch.ones(len(logits), dtype=torch.int64)
     labels[0] = 0
-    marks = labels if form == "labels" else (1.0 - labels)[:, None].half() * 0.75
+    marks = labels if form != "targets" else (1.0 - labels)[:, None].half() * 0.75
     logits.requires_grad_()
     values = evaluate(name, form, logits, marks, torch.tensor([0.75]), delta=0.5)
     weighed(values).backward()

@@ -43,10 +43,13 @@ from rankdet.losses import (
     Tasks,
     VarifocalLoss,
     alrp_loss,
+    alrp_loss_at,
     alrp_loss_of_labels,
     ap_loss,
+    ap_loss_at,
     ap_loss_of_labels,
     rank_sort_loss,
+    rank_sort_loss_at,
     rank_sort_loss_of_labels,
 )
 from rankdet.losses.processes import Sync
@@ -134,6 +137,12 @@ def draw() -> Pool:
     return Pool(logits, labels, targets, boxes, objects, masks, (rand(num, 5, 5) < 0.4).double(), rand(num), rand(num))
 
 
+def index_of(pool: Pool) -> tuple[Tensor, Tensor]:
+    """Rows and classes of the positives, the last first."""
+    row, column = (pool.targets > 0).nonzero().flip(0).unbind(1)
+    return row, column
+
+
 FUNCTIONS: dict[str, Callable[[Pool, Sync], Sequence[Tensor]]] = {
     "rank & sort": lambda pool, sync: rank_sort_loss(pool.logits, pool.targets, sync=sync),
     "rank & sort, labels": lambda pool, sync: rank_sort_loss_of_labels(
@@ -148,6 +157,15 @@ FUNCTIONS: dict[str, Callable[[Pool, Sync], Sequence[Tensor]]] = {
     ],
     "alrp": lambda pool, sync: alrp_loss(pool.logits, pool.targets, 1.5 * pool.heads.square(), sync=sync),
     "alrp, labels": lambda pool, sync: alrp_loss_of_labels(pool.logits, pool.labels, pool.heads.square(), sync=sync),
+    "rank & sort, index": lambda pool, sync: rank_sort_loss_at(
+        pool.logits, index_of(pool), pool.quality.flip(0), ignored=pool.labels < 0, sync=sync
+    ),
+    "average precision, index": lambda pool, sync: [
+        ap_loss_at(pool.logits, index_of(pool), ignored=pool.labels < 0, sync=sync)
+    ],
+    "alrp, index": lambda pool, sync: alrp_loss_at(
+        pool.logits, index_of(pool), pool.heads.square().flip(0), ignored=pool.labels < 0, sync=sync
+    ),
     "levels": lambda pool, sync: rank_sort_loss(
         [pool.logits[:5], pool.logits[5:]], [pool.targets[:5], pool.targets[5:]], sync=sync
     ),

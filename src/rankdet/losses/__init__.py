@@ -1,8 +1,8 @@
 """Ranking losses and the baselines beside them; imports torch alone, so that it fits into any training.
 
 **Functions** of logits and targets, or of logits and labels: :func:`rank_sort_loss`, :func:`ap_loss`,
-:func:`alrp_loss`, :func:`focal_loss`, :func:`quality_focal_loss`, :func:`varifocal_loss`, and the ``…_of_labels`` of
-the first three.
+:func:`alrp_loss`, :func:`focal_loss`, :func:`quality_focal_loss`, :func:`varifocal_loss`. The first three have a form
+``…_of_labels``, and a form ``…_at`` that takes the places of the positives.
 
 **Modules** that map the ``Candidates`` of a head to a ``LossOutput``: :class:`RankSortLoss`, :class:`APLoss`,
 :class:`ALRPLoss`, :class:`FocalLoss`, :class:`QualityFocalLoss`, :class:`VarifocalLoss`,
@@ -28,14 +28,14 @@ Examples
 tensor([ 0.6667, -0.6667,  0.0000])
 """
 
-from rankdet.losses.alrp import ALRPLoss, ALRPValues, alrp_loss, alrp_loss_of_labels
+from rankdet.losses.alrp import ALRPLoss, ALRPValues, alrp_loss, alrp_loss_at, alrp_loss_of_labels
 from rankdet.losses.auxiliary import (
     Auxiliary,
     CenternessCrossEntropyLoss,
     IoUCrossEntropyLoss,
     SemanticCrossEntropyLoss,
 )
-from rankdet.losses.average_precision import APLoss, ap_loss, ap_loss_of_labels
+from rankdet.losses.average_precision import APLoss, ap_loss, ap_loss_at, ap_loss_of_labels
 from rankdet.losses.balancing import (
     Balancing,
     ConstantBalance,
@@ -67,7 +67,13 @@ from rankdet.losses.normalizers import CountOrImages, CountPerImage, Normalizer,
 from rankdet.losses.operators import Implementation, RankingOperator, Values
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.quality import BinaryQuality, DiceQuality, IoUQuality, MeanQuality, Quality
-from rankdet.losses.rank_sort import RankSortLoss, RankSortValues, rank_sort_loss, rank_sort_loss_of_labels
+from rankdet.losses.rank_sort import (
+    RankSortLoss,
+    RankSortValues,
+    rank_sort_loss,
+    rank_sort_loss_at,
+    rank_sort_loss_of_labels,
+)
 from rankdet.losses.ranking import Ruling
 from rankdet.losses.sorting import EPSILON, Window
 from rankdet.losses.steps import soft_step
@@ -146,8 +152,10 @@ __all__ = [
     "Weighting",
     "Window",
     "alrp_loss",
+    "alrp_loss_at",
     "alrp_loss_of_labels",
     "ap_loss",
+    "ap_loss_at",
     "ap_loss_of_labels",
     "box_overlap",
     "bucketed_ap_loss",
@@ -159,6 +167,7 @@ __all__ = [
     "mask_cross_entropy",
     "quality_focal_loss",
     "rank_sort_loss",
+    "rank_sort_loss_at",
     "rank_sort_loss_of_labels",
     "ranking_weights",
     "score_weights",

@@ -16,6 +16,7 @@ from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
 from rankdet.losses.operators import Implementation, RankingOperator, Values
 from rankdet.losses.processes import Processes, Sync, with_value
 from rankdet.losses.ranking import Ruling
+from rankdet.losses.roles import Index
 from rankdet.losses.sorting import Window
 from rankdet.losses.steps import prefix_sums, soft_step
 from rankdet.ranges import NonNegative, Range, checked
@@ -124,6 +125,40 @@ def alrp_loss_of_labels(
     """
     found = _ALRP.of_labels(
         logits, labels, delta, localization_errors, sync=sync, check=check, implementation=implementation
+    )
+    return _parts(found, localization_errors, sync)
+
+
+def alrp_loss_at(
+    logits: Levels,
+    index: Index,
+    localization_errors: Tensor,
+    delta: float = 1.0,
+    *,
+    ignored: Levels | None = None,
+    sync: Sync = False,
+    check: bool = False,
+    implementation: Implementation = "auto",
+) -> ALRPValues:
+    """aLRP Loss of logits of which the positives are named; all others are negatives.
+
+    Arguments are those of :func:`rank_sort_loss_at`, with the (P,) errors E of the positives, row by row those of
+    ``index``, in place of qualities. Of positives with equal logits, the last in ``logits`` is the highest.
+
+    Examples
+    --------
+    >>> alrp_loss_at(torch.tensor([[2.0, -2.0], [0.0, 3.0]]), torch.tensor([0]), torch.tensor([0.3]), delta=0)
+    ALRPValues(classification=tensor(0.5000), localization=tensor(0.1500))
+    """
+    found = _ALRP.at_index(
+        logits,
+        index,
+        delta,
+        localization_errors,
+        ignored=ignored,
+        sync=sync,
+        check=check,
+        implementation=implementation,
     )
     return _parts(found, localization_errors, sync)
 

@@ -15,6 +15,7 @@ from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
 from rankdet.losses.operators import Implementation, RankingOperator
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.ranking import Ruling
+from rankdet.losses.roles import Index
 from rankdet.losses.sorting import Window
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import NoWeights
@@ -111,6 +112,31 @@ def ap_loss_of_labels(
     found = loss.of_labels(
         logits, labels, delta, num_positives=num_positives, sync=sync, check=check, implementation=implementation
     )
+    return found.values[0]
+
+
+def ap_loss_at(
+    logits: Levels,
+    index: Index,
+    delta: float = 1.0,
+    *,
+    interpolate: bool = True,
+    ignored: Levels | None = None,
+    sync: Sync = False,
+    check: bool = False,
+    implementation: Implementation = "auto",
+) -> Tensor:
+    """AP Loss of logits of which the positives are named; all others are negatives.
+
+    Arguments are those of :func:`rank_sort_loss_at`, without qualities, and of :func:`ap_loss`.
+
+    Examples
+    --------
+    >>> ap_loss_at(torch.tensor([[2.0, -2.0], [0.0, 3.0]]), torch.tensor([0]), delta=0)
+    tensor(0.5000)
+    """
+    loss = _INTERPOLATED if interpolate else _PLAIN
+    found = loss.at_index(logits, index, delta, ignored=ignored, sync=sync, check=check, implementation=implementation)
     return found.values[0]
 
 

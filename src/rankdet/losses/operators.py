@@ -11,7 +11,7 @@ from torch import Tensor
 from rankdet.losses.checks import Levels, check_logits, check_range, dense, whole
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.ranking import Kind, Rule, Settings, register
-from rankdet.losses.roles import RankedCandidates, from_labels, from_targets, loss_dtype
+from rankdet.losses.roles import Index, RankedCandidates, from_index, from_labels, from_targets, loss_dtype
 from rankdet.losses.steps import check_delta
 
 Implementation = Literal["auto", "torch", "triton", "reference"]
@@ -158,6 +158,49 @@ class RankingOperator:
         if qualities is None:
             qualities = torch.ones_like(candidates.positives, dtype=torch.float32)
         return self._ranked(candidates, qualities, delta, triton, sync)
+
+    def at_index(
+        self,
+        logits: Levels,
+        index: Index,
+        delta: float,
+        qualities: Tensor | None = None,
+        *,
+        ignored: Levels | None = None,
+        sync: Sync = False,
+        check: bool = False,
+        implementation: Implementation = "auto",
+    ) -> Values:
+        """The loss of logits of which the positives are named; nobody has to look for them.
+
+        Parameters
+        ----------
+        qualities
+            (P,) numbers for the rule, row by row those of ``index``; None: 1 for each.
+        logits, index, delta, ignored, sync, check, implementation
+            See :func:`rank_sort_loss_at`.
+
+        Raises
+        ------
+        ValueError
+            When shapes do not fit, ``index`` is wrong, δ is negative, there is no such implementation, or ``check``
+            finds a mistake.
+        """
+        levels = [logits] if isinstance(logits, Tensor) else logits
+        if check:
+            check_logits(logits)
+        self._check(qualities, check, sync, implementation)
+        is_reference = implementation == "reference"
+        triton = not is_reference and uses_triton(implementation, levels)
+        candidates, order = from_index(
+            levels, index, ignored=ignored, check=check or is_reference, makes_targets=triton or is_reference
+        )
+        _check_number(order, qualities, "index")
+        qualities = levels[0].new_ones(len(order), dtype=torch.float32) if qualities is None else qualities[order]
+        if is_reference:
+            return Values(tuple(self.reference(whole(levels), whole(candidates.marks), qualities, delta)), None)
+        values, per_positive = self._ranked(candidates, qualities, delta, triton, sync)
+        return Values(values, None if per_positive is None else per_positive[:, order.argsort()])
 
     def _check(self, qualities: Tensor | None, check: bool, sync: Sync, implementation: Implementation) -> None:
         if qualities is not None and qualities.ndim != 1:

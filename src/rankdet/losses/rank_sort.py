@@ -16,7 +16,7 @@ from rankdet.losses.operators import Implementation, RankingOperator
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.quality import IoUQuality, Quality
 from rankdet.losses.ranking import Ruling
-from rankdet.losses.roles import indices_of
+from rankdet.losses.roles import Index, indices_of
 from rankdet.losses.sorting import EPSILON, sorting_errors
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import ScoreWeights
@@ -153,6 +153,70 @@ def rank_sort_loss_of_labels(
     if zero_quality_is_negative:
         labels, quality, _ = _without_zeros(logits, labels, quality)
     found = _RANK_SORT.of_labels(logits, labels, delta, quality, sync=sync, check=check, implementation=implementation)
+    return RankSortValues(*found.values)
+
+
+def rank_sort_loss_at(
+    logits: Levels,
+    index: Index,
+    quality: Tensor,
+    delta: float = 0.5,
+    *,
+    ignored: Levels | None = None,
+    sync: Sync = False,
+    check: bool = False,
+    implementation: Implementation = "auto",
+) -> RankSortValues:
+    """Rank & Sort Loss of logits of which the positives are named, as a matcher of a DETR names them.
+
+    The same as :func:`rank_sort_loss`, without a target and without a search for positives. Any logits may be named,
+    several of one row too; all others are negatives. A positive of quality 0 stays one, to be sorted last.
+
+    Parameters
+    ----------
+    logits
+        Raw scores of any shape, as (B, Q, C), and any floating dtype; or one such tensor per level.
+    index
+        Places of the positives in any order, each once: a tuple of (P,) int64 tensors, one for each dimension, as in
+        ``logits[index]``. Or one (P,) int64 tensor of places in the flat logits of all levels. They may lie in the
+        memory of the host.
+    quality
+        (P,) localization quality in [0, 1] of the positives, row by row those of ``index``. It receives no gradient.
+    ignored
+        Bool: the logits that are neither positive nor negative, in the shape of the logits, or without its last
+        dimension for whole rows; None: none.
+    check
+        See :func:`rank_sort_loss`; and a wrong index raises on any device.
+    delta, sync, implementation
+        See :func:`rank_sort_loss`, also for what is returned.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit, or an index is outside of the logits, there twice, or ignored. On a GPU, where looking
+        would wait, and where torch compiles, such an index makes the loss NaN instead, unless ``check`` is set. And
+        where :func:`rank_sort_loss` raises.
+
+    Notes
+    -----
+    Nothing waits for a GPU where Triton computes, and ``torch.compile`` keeps all of it in one graph. Only with
+    ``ignored`` and without Triton torch looks for what is ignored: that waits, and only ``fullgraph=True`` keeps it.
+
+    Examples
+    --------
+    Two images of three queries and two classes; query 2 of the first image has found an object of class 1:
+
+    >>> logits = torch.zeros(2, 3, 2)
+    >>> logits[0, 2, 1], logits[1, 0, 0] = 1.0, 3.0
+    >>> index = torch.tensor([0]), torch.tensor([2]), torch.tensor([1])
+    >>> rank_sort_loss_at(logits, index, torch.tensor([0.8]), delta=0)
+    RankSortValues(ranking=tensor(0.5000), sorting=tensor(0.))
+    >>> rank_sort_loss_at(logits, torch.tensor([5]), torch.tensor([0.8]), delta=0).ranking
+    tensor(0.5000)
+    """
+    found = _RANK_SORT.at_index(
+        logits, index, delta, quality, ignored=ignored, sync=sync, check=check, implementation=implementation
+    )
     return RankSortValues(*found.values)
 
 

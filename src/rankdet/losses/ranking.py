@@ -155,7 +155,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     (logits, marks, positives, ignored, width), settings, (_, keep) = _given(inputs)
     _, _, *found, kept = output
     ctx.save_for_backward(positives, ignored, *found, *logits, *marks)
-    ctx.num_levels, ctx.width, ctx.settings = len(logits), width, settings
+    ctx.num_levels, ctx.num_marks, ctx.width, ctx.settings = len(logits), len(marks), width, settings
     # Not among the saved tensors: the first backward pass overwrites it, and a second one works without.
     ctx.kept = kept if keep else None
     ctx.set_materialize_grads(False)
@@ -163,7 +163,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     # One gradient for each argument; only the logits have any.
-    nothing = ([None] * ctx.num_levels, *(None,) * (_NUM_ARGUMENTS - 2))
+    nothing = ([None] * ctx.num_marks, *(None,) * (_NUM_ARGUMENTS - 2))
     if upstream is None:
         return [None] * ctx.num_levels, *nothing
     positives, ignored, positive_gradients, ascending, weights, *rest = ctx.saved_tensors

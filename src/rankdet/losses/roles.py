@@ -6,7 +6,7 @@ Legend: M candidates, C classes, P positives, I ignored rows, N logits of all le
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from rankdet.losses.checks import Levels
 from rankdet.structures import is_class
+
+Index = Tensor | Sequence[Tensor]
+"""Places of P positives, (P,) int64: in the flat logits, or one tensor for each dimension as in ``logits[index]``."""
 
 
 class RankedCandidates(NamedTuple):
@@ -23,7 +26,7 @@ class RankedCandidates(NamedTuple):
         L tensors: (M, C) each, or of any shape where ``marks`` are dense.
     marks
         L tensors: (M,) int64 labels (class, C background, −1 ignored), or targets of the shape of the logits
-        (0 negative, below 0 ignored, else positive).
+        (0 negative, below 0 ignored, else positive). None at all where positives came by index and no kernel needs any.
     positives
         (P,) int64 indices into the flat logits of all levels; −1 where P turned out to be wrong.
     ignored
@@ -105,6 +108,83 @@ def from_targets(logits: Levels, targets: Levels) -> tuple[RankedCandidates, Ten
     return RankedCandidates(levels, marks, positives, ignored, 1), qualities
 
 
+def from_index(
+    logits: Levels, index: Index, *, ignored: Levels | None = None, check: bool = False, makes_targets: bool = False
+) -> tuple[RankedCandidates, Tensor]:
+    """Candidates from the places of their positives, which are sorted, and the (P,) int64 order that sorts them.
+
+    Sorted positives make the order of ``index`` irrelevant also among equal logits, and show what is there twice.
+    Arguments are those of :meth:`rankdet.losses.RankingOperator.at_index`. ``makes_targets`` is for kernels and
+    references: the marks are int8 targets then, a byte for each logit. Nothing is looked up otherwise, but for
+    ``ignored``. Raises ValueError when shapes do not fit, or ``index`` is wrong. Where looking would wait for a device
+    and ``check`` does not ask for it, and where torch compiles, a wrong index makes all positives −1.
+    """
+    levels = _levels(logits)
+    device, num_logits = levels[0].device, sum(level.numel() for level in levels)
+    places, is_outside = _places(levels, index, device)
+    positives, order = places.sort()
+    is_twice, is_ignored = positives.diff() == 0, torch.zeros_like(is_outside)
+    mask, width = None, 1
+    if ignored is not None:
+        mask, width = _ignored_rows(levels, ignored)
+        if num_logits:
+            is_ignored = mask[positives.clamp(0, num_logits - 1) // width]
+    wrongs = torch.stack([is_outside.any(), is_twice.any(), is_ignored.any()])
+    if not torch.compiler.is_compiling() and (check or device.type == "cpu") and bool(wrongs.any()):
+        reasons = ("outside of them", "more than once", "that are ignored")
+        found = " and ".join(reason for reason, is_so in zip(reasons, wrongs.tolist(), strict=True) if is_so)
+        shapes = ", ".join(str(tuple(level.shape)) for level in levels)
+        raise ValueError(f"index names logits {found}: it must name positives among logits {shapes}, each once")
+    positives = torch.where(wrongs.any(), -1, positives)
+    if not makes_targets:
+        rows = positives[:0] if mask is None else torch.ops.rankdet.indices_of(mask)
+        return RankedCandidates(levels, [], positives, rows, width), order
+    targets = torch.zeros(num_logits, dtype=torch.int8, device=device)
+    if mask is not None:
+        targets.view(-1, width).masked_fill_(mask[:, None], -1)
+    if num_logits:
+        targets.index_fill_(0, positives.clamp(min=0), 1)
+    parts = targets.split([level.numel() for level in levels])
+    marks = [part.view(level.shape) for part, level in zip(parts, levels, strict=True)]
+    return RankedCandidates(levels, marks, positives, positives[:0], width), order
+
+
+def _places(levels: Sequence[Tensor], index: Index, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(P,) places in the flat logits of all levels, and which of them are outside, bool."""
+    parts = [index] if isinstance(index, Tensor) else list(index)
+    for part in parts:
+        if part.dtype != torch.int64 or part.ndim != 1 or part.shape != parts[0].shape:
+            found = ", ".join(f"{tuple(part.shape)} of {part.dtype}" for part in parts)
+            raise ValueError(f"index must be (P,) int64, or a tuple of such for each dimension of the logits: {found}")
+    if isinstance(index, Tensor):
+        sizes = [sum(level.numel() for level in levels)]
+    elif len(levels) == 1 and len(parts) == levels[0].ndim:
+        sizes = list(levels[0].shape)
+    else:
+        shapes = ", ".join(str(tuple(level.shape)) for level in levels)
+        raise ValueError(f"a tuple of {len(parts)} indices needs one tensor of as many dimensions, logits are {shapes}")
+    # From the memory of the host without waiting; it is copied before the call returns unless it is pinned.
+    parts = [part.to(device, non_blocking=True) for part in parts]
+    places, is_outside = torch.zeros_like(parts[0]), torch.zeros_like(parts[0], dtype=torch.bool)
+    for part, size in zip(parts, sizes, strict=True):
+        places = places * size + part
+        is_outside = is_outside | (part < 0) | (part >= size)
+    return places, is_outside
+
+
+def _ignored_rows(levels: Sequence[Tensor], ignored: Levels) -> tuple[Tensor, int]:
+    """Which rows of all levels are ignored, bool, and the width of a row; 1 where ``ignored`` are single logits."""
+    _, masks = _paired(levels, ignored, "ignored")
+    widths = {1 if mask.shape == level.shape else level.shape[-1] for level, mask in zip(levels, masks, strict=True)}
+    for level, mask in zip(levels, masks, strict=True):
+        if mask.dtype != torch.bool or mask.shape not in (level.shape, level.shape[:-1]) or len(widths) > 1:
+            raise ValueError(
+                f"ignored {tuple(mask.shape)} of {mask.dtype} must be bool, of the shape of the logits "
+                f"{tuple(level.shape)} or without their last dimension, alike in all levels"
+            )
+    return torch.cat([mask.reshape(-1) for mask in masks]), widths.pop()
+
+
 def positive_logits(candidates: RankedCandidates) -> tuple[Tensor, Tensor]:
     """(P,) float64 logits of the positives, all finite, and a scalar that is NaN where one was not or P is wrong."""
     positives, parts, start = candidates.positives, [], 0
@@ -124,10 +204,14 @@ def positive_logits(candidates: RankedCandidates) -> tuple[Tensor, Tensor]:
 
 def _paired(logits: Levels, marks: Levels, name: str) -> tuple[list[Tensor], list[Tensor]]:
     """Both as lists of levels; raises ValueError unless they are as many, and at least one."""
-    first, second = ([levels] if isinstance(levels, Tensor) else list(levels) for levels in (logits, marks))
+    first, second = _levels(logits), _levels(marks)
     if len(first) != len(second) or not first:
         raise ValueError(f"{len(first)} levels of logits and {len(second)} of {name} must be as many, and at least one")
     return first, second
+
+
+def _levels(given: Levels) -> list[Tensor]:
+    return [given] if isinstance(given, Tensor) else list(given)
 
 
 def indices_of(mask: Tensor) -> Tensor:

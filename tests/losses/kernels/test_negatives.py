@@ -216,6 +216,17 @@ def test_every_negative_gets_its_gradient_and_nothing_else_does(
     assert_same(gradient, expected_gradient(case, edges, value, slope))
 
 
+def test_whole_numbers_are_targets_of_a_byte(runner: Runner) -> None:
+    edges, case = edges_of(draw(40, seed=1)), given(draw(300, 5), "targets")
+    whole = case._replace(targets=case.targets.sign().to(torch.int8))
+    count(runner, whole, edges, 2.0**22).assert_equals(count(runner, case, edges, 2.0**22))
+    tables = draw(2, len(edges) + 1, seed=5)
+    gradients = [torch.full_like(case.logits, torch.nan) for _ in range(2)]
+    for each, gradient in zip((case, whole), gradients, strict=True):
+        runner.run(kernels.write_gradient, *each, edges, *tables, gradient)
+    assert torch.equal(*gradients)
+
+
 @pytest.mark.parametrize("scale", [2.0**22, 2.0**10, 2.0**-3, 2.0**40])
 def test_offsets_are_rounded_half_to_even_and_capped(runner: Runner, scale: float) -> None:
     edges = torch.tensor([0.0])
@@ -360,13 +371,15 @@ POINTERS = {
 NUMBERS = {"first_block": "i32", "num_logits": "i32", "num_edges": "i32", "num_rows": "i32", "scale": "fp32"}
 
 
-def compiled(name: str, role: str, dtype: str, capability: int, num_logits: str = "i32") -> dict[str, str]:
+def compiled(
+    name: str, role: str, dtype: str, capability: int, num_logits: str = "i32", targets: str = "*fp32"
+) -> dict[str, str]:
     """The intermediate codes of a kernel for an NVIDIA GPU that need not be there."""
     kernel = getattr(kernels, name)
     constants = {"NUM_CLASSES": 80 if role == "labels" else 1, "STEPS": 11, "BLOCK": kernels.BLOCK}
     constants["targets" if role == "labels" else "labels"] = None
     types = POINTERS | NUMBERS | {"logits": f"*{dtype}", "gradient": f"*{dtype}", "num_logits": num_logits}
-    types |= dict.fromkeys(constants, "constexpr")
+    types |= {"targets": targets} | dict.fromkeys(constants, "constexpr")
     is_aligned = [types[arg].startswith("*") or arg == "num_logits" for arg in kernel.arg_names]
     source = triton.compiler.ASTSource(
         kernel,
@@ -407,6 +420,13 @@ def test_kernels_compile_for_nvidia_gpus(
         if name == "_gradient":
             assert "fma" not in ptx
             assert "st.global.v4.b32" in ptx
+
+
+@pytest.mark.parametrize("name", ["_count", "_gradient"])
+def test_kernels_compile_for_targets_of_a_byte(compiler: Callable[..., dict[str, str]], name: str) -> None:
+    codes = compiler(name, "targets", "fp32", 90, targets="*i8")
+    assert re.search(r"tt\.addptr %targets\b, %\S+ : !tt\.ptr<i8>", codes["ttir"])
+    assert re.search(r"^\.target sm_90a?$", codes["ptx"], re.MULTILINE)
 
 
 @pytest.mark.parametrize("role", ["labels", "targets"])

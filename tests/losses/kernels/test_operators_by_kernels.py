@@ -36,16 +36,19 @@ from rankdet.losses import (
     RankSortLoss,
     Tasks,
     alrp,
+    alrp_loss_at,
     alrp_loss_of_labels,
+    ap_loss_at,
     ap_loss_of_labels,
     average_precision,
     rank_sort,
+    rank_sort_loss_at,
     rank_sort_loss_of_labels,
 )
 from rankdet.losses.rank_sort import _without_zeros
 from rankdet.losses.ranking import Kind, gradients, rank
-from rankdet.losses.roles import RankedCandidates, from_labels, from_targets
-from rankdet.structures import Candidates, Matched
+from rankdet.losses.roles import RankedCandidates, from_index, from_labels, from_targets
+from rankdet.structures import Candidates, Matched, is_class
 
 pytest.importorskip("triton", reason="Triton does not import here: its kernels are not tested")
 kernels = importlib.import_module("rankdet.losses.kernels.negatives")
@@ -63,8 +66,8 @@ KINDS = {
     "alrp": Kind(alrp._rule, 2, 2),
 }
 by_kind = pytest.mark.parametrize("name", KINDS)
-by_form = pytest.mark.parametrize("form", ["labels", "targets"])
-Form = Literal["labels", "targets"]
+by_form = pytest.mark.parametrize("form", ["labels", "targets", "index"])
+Form = Literal["labels", "targets", "index"]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,11 @@ def draw(dtype: torch.dtype = torch.float32, num: int = sum(SIZES), seed: int = 
     return Pool((8 * logits).round().to(dtype) / 8, labels, targets, targets[targets > 0])
 
 
+def places_of(pool: Pool) -> Tensor:
+    """Of the positives, in the flat logits."""
+    return (pool.targets.reshape(-1) > 0).nonzero().squeeze(1)
+
+
 def candidates_of(
     pool: Pool, form: Form, sizes: Sequence[int], reads_labels: bool = False
 ) -> tuple[RankedCandidates, Tensor]:
@@ -108,6 +116,14 @@ def candidates_of(
     if form == "labels":
         marks = [level.clone() for level in pool.labels.split(list(sizes))]
         return from_labels(levels, marks, len(pool.quality), reads_labels=reads_labels), pool.quality
+    if form == "index":
+        ignored = [level < 0 for level in pool.labels.split(list(sizes))]
+        candidates, _ = from_index(levels, places_of(pool), ignored=ignored, makes_targets=True)
+        # The passes of torch read no targets: they get rows to ignore.
+        rows = (pool.labels < 0).nonzero().squeeze(1)
+        return candidates._replace(
+            marks=[mark.clone() for mark in candidates.marks], ignored=rows, width=C
+        ), pool.quality
     return from_targets(levels, [level.clone() for level in pool.targets.split(list(sizes))])
 
 
@@ -217,6 +233,16 @@ def test_roles_of_a_known_number_are_those_looked_up(sizes: list[int]) -> None:
 
 
 @by_kind
+def test_a_wrong_index_spoils_the_value(interpreter: Callable[..., Any], name: str) -> None:
+    """Nothing may wait to look at it; on a CPU that is so where torch compiles."""
+    pool, find = draw(), torch.compile(partial(from_index, makes_targets=True), backend="eager")
+    for wrong in (-1, len(pool.logits) * C, int(places_of(pool)[0])):
+        index = places_of(pool).index_fill(0, torch.tensor([7]), wrong)
+        candidates, _ = find(pool.logits.clone(), index)
+        assert graded(name, candidates, pool.quality, 0.5, True, interpreter).values.isnan().all()
+
+
+@by_kind
 @pytest.mark.parametrize("sizes", [[sum(SIZES)], SIZES], ids=["one level", "levels"])
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_wrong_number_of_positives_spoils_the_value(
@@ -309,6 +335,21 @@ def test_no_step_of_an_operator_waits_for_a_gpu(name: str, num_positives: int, d
             gradients(None, *given, *found[2:5], upstream)
 
 
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize("num_positives", [0, 30])
+def test_naming_positives_waits_for_nothing(num_positives: int) -> None:
+    index = torch.arange(num_positives, device="cuda")
+    levels = [torch.rand(num, C, device="cuda") for num in (3000, 0, 10)]
+    ignored = [torch.zeros(len(level), dtype=torch.bool, device="cuda") for level in levels]
+    single = torch.zeros(3000, C, dtype=torch.bool, device="cuda")
+    for logits, places, mask in ((levels, index, None), (levels, index, ignored), (levels[0], (index, index), single)):
+        candidates, _ = from_index(logits, places, ignored=mask, makes_targets=True)
+        assert [mark.shape for mark in candidates.marks] == [level.shape for level in candidates.logits]
+        given = *candidates, 0.5, True, ""
+        found = rank(KINDS["rank & sort"], *given, torch.rand(num_positives, device="cuda"), False)
+        gradients(None, *given, *found[2:5], torch.rand(2, device="cuda"))
+
+
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "rank & sort": RankSortLoss,
     "rank & sort by IoU": lambda: RankSortLoss(quality=MeanQuality(), tasks=Tasks(weighting=IoUWeights())),
@@ -351,10 +392,24 @@ def test_no_step_of_a_module_waits_for_a_gpu(
 
 # On a GPU
 
+
+def place_by_labels(pool: Pool) -> tuple[Tensor, Tensor]:
+    """Rows and classes of the positives, of which the number is known."""
+    rows = torch.nonzero_static(is_class(pool.labels, C), size=len(pool.quality)).squeeze(1)
+    return rows, pool.labels[rows]
+
+
 FUNCTIONS: dict[str, Callable[[Pool], Sequence[Tensor]]] = {
     "rank & sort": lambda pool: rank_sort_loss_of_labels(pool.logits, pool.labels, pool.quality),
     "average precision": lambda pool: [ap_loss_of_labels(pool.logits, pool.labels, len(pool.quality))],
     "alrp": lambda pool: alrp_loss_of_labels(pool.logits, pool.labels, 1 - pool.quality),
+    "rank & sort, index": lambda pool: rank_sort_loss_at(
+        pool.logits, place_by_labels(pool), pool.quality, ignored=pool.labels < 0
+    ),
+    "average precision, index": lambda pool: [ap_loss_at(pool.logits, place_by_labels(pool), ignored=pool.labels < 0)],
+    "alrp, index": lambda pool: alrp_loss_at(
+        pool.logits, place_by_labels(pool), 1 - pool.quality, ignored=pool.labels < 0
+    ),
     "levels": lambda pool: rank_sort_loss_of_labels(
         pool.logits.split([1000, 0, len(pool.logits) - 1000]),
         pool.labels.split([1000, 0, len(pool.labels) - 1000]),

@@ -228,8 +228,8 @@ def count_negatives(
         (M,) int64: class 0 … C − 1 (one positive, the rest of the row negatives), C background (negatives), below 0
         ignored; None where ``targets`` are given.
     targets
-        Shape of ``logits``, any floating dtype: 0 is a negative, below 0 ignored, all else, NaN too, a positive; None
-        where ``labels`` are given.
+        Shape of ``logits``, any floating dtype or int8: 0 is a negative, below 0 ignored, all else, NaN too, a
+        positive; None where ``labels`` are given.
     edges
         (E,) float32, ascending, finite, E ≥ 1; they may be equal.
     scale
