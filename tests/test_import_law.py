@@ -49,7 +49,7 @@ ALLOWED = {
 OUTSIDE = {
     "structures": {"torch"},
     "losses": {"torch"},
-    "label_assignment": {"torch", "torchvision"},
+    "label_assignment": {"scipy", "torch", "torchvision"},
     "heads": {"torch", "torchvision"},
     "detectors": {"torch", "torchvision"},
     "backbones": {"safetensors", "timm", "torch", "torchvision"},

@@ -13,6 +13,7 @@ from torch import Tensor
 from rankdet.backbones.carafe import CARAFE, CarafeFPN
 from rankdet.backbones.deformable import DeformableConv2d, make_deformable
 from rankdet.backbones.fpn import FPN, pyramid_strides
+from rankdet.backbones.hybrid_encoder import HybridEncoder
 from rankdet.backbones.normalization import PixelNormalization
 from rankdet.backbones.timm_backbone import TimmBackbone
 from rankdet.backbones.tiny import TinyBackbone
@@ -27,6 +28,7 @@ __all__ = [
     "DeformableConv2d",
     "FileWeights",
     "HubWeights",
+    "HybridEncoder",
     "PixelNormalization",
     "Pyramid",
     "TimmBackbone",

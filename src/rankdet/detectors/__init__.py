@@ -7,12 +7,14 @@ from rankdet.detectors.detection import DetectionSettings
 from rankdet.detectors.faster_rcnn import FasterRCNN
 from rankdet.detectors.mask_rcnn import MaskRCNN
 from rankdet.detectors.paa import PAA
+from rankdet.detectors.rt_detr import RTDETR, QueryDetectionSettings
 from rankdet.detectors.solov2 import MaskDetectionSettings, SOLOv2
 from rankdet.detectors.yolact import YOLACT
 
 __all__ = [
     "ATSS",
     "PAA",
+    "RTDETR",
     "YOLACT",
     "CascadeRCNN",
     "DenseDetector",
@@ -20,5 +22,6 @@ __all__ = [
     "FasterRCNN",
     "MaskDetectionSettings",
     "MaskRCNN",
+    "QueryDetectionSettings",
     "SOLOv2",
 ]

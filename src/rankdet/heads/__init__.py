@@ -5,6 +5,8 @@ from rankdet.heads.box_coding import BoxCoder
 from rankdet.heads.box_head import BoxHead
 from rankdet.heads.box_stage import BoxStage, RoIs
 from rankdet.heads.decoding import best_anchors, boxes_at, matched_boxes
+from rankdet.heads.deformable_attention import DeformableAttention, sample_levels
+from rankdet.heads.denoising import Denoising, NoisedQueries
 from rankdet.heads.dense import DenseHead, DenseOutputs, DenseStage, centerness
 from rankdet.heads.instance_head import InstanceHead, SemanticHead
 from rankdet.heads.instance_stage import InstanceOutputs, InstanceStage
@@ -14,6 +16,8 @@ from rankdet.heads.mask_stage import MaskStage
 from rankdet.heads.mask_targets import crop_masks, crop_outlines, fill_outlines, resize_masks, shrink_masks
 from rankdet.heads.nms import fast_nms, grouped_nms, select_detections
 from rankdet.heads.prototypes import PrototypeNetwork, assemble_masks, canvas_scores
+from rankdet.heads.queries import Padding, QueryOutputs, padding_of, query_candidates
+from rankdet.heads.query_decoder import DecoderOutputs, QueryDecoder
 from rankdet.heads.roi_pooling import RoIPooling, poolable
 from rankdet.heads.rpn import ProposalSettings, RegionProposalNetwork, RPNHead, RPNOutputs
 from rankdet.heads.solo import GridHead, GridOutputs, GridStage, MaskFeatures, MaskFeatureSettings, mask_logits
@@ -24,6 +28,9 @@ __all__ = [
     "BoxHead",
     "BoxStage",
     "CenteredAnchors",
+    "DecoderOutputs",
+    "DeformableAttention",
+    "Denoising",
     "DenseHead",
     "DenseOutputs",
     "DenseStage",
@@ -37,8 +44,12 @@ __all__ = [
     "MaskFeatures",
     "MaskHead",
     "MaskStage",
+    "NoisedQueries",
+    "Padding",
     "ProposalSettings",
     "PrototypeNetwork",
+    "QueryDecoder",
+    "QueryOutputs",
     "RPNHead",
     "RPNOutputs",
     "RegionProposalNetwork",
@@ -59,8 +70,11 @@ __all__ = [
     "mask_logits",
     "matched_boxes",
     "matrix_nms",
+    "padding_of",
     "poolable",
+    "query_candidates",
     "resize_masks",
+    "sample_levels",
     "select_detections",
     "shrink_masks",
 ]

@@ -1,6 +1,7 @@
 """Anchors, proposals or cells and the objects of an image → Assignment."""
 
 from rankdet.label_assignment.atss import ATSSAssigner
+from rankdet.label_assignment.hungarian import HungarianAssigner, Matching, PaddedObjects, pad_objects
 from rankdet.label_assignment.interfaces import Assigner, Sampler
 from rankdet.label_assignment.max_iou import MaxIoUAssigner
 from rankdet.label_assignment.overlap import aligned_iou
@@ -14,14 +15,18 @@ __all__ = [
     "Assigner",
     "GridAssigner",
     "GridAssignment",
+    "HungarianAssigner",
     "MaskShapes",
+    "Matching",
     "MaxIoUAssigner",
     "PAAAssigner",
+    "PaddedObjects",
     "PyramidAnchors",
     "RandomSampler",
     "Sampler",
     "aligned_iou",
     "assign_by_overlap",
     "mask_shapes",
+    "pad_objects",
     "positive_rows",
 ]

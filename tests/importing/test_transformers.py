@@ -1,0 +1,122 @@
+"""Imported weights of RT-DETR compute what transformers computes: logits, boxes, and the losses of all heads."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rankdet.backbones import HybridEncoder, TimmBackbone
+from rankdet.detectors import RTDETR
+from rankdet.heads import Denoising, QueryDecoder
+from rankdet.importing import from_transformers
+from rankdet.importing.from_transformers import NEWER, Names
+from rankdet.importing.rules import translated
+from rankdet.structures import Images
+
+transformers = pytest.importorskip("transformers", reason="compares with RT-DETR of transformers")
+
+SIDES = (128, 160)
+"""(height, width) of images."""
+NUM_CLASSES = 3
+
+
+def theirs(num_denoising: int = 0, expansion: float = 1.0) -> Any:
+    """RT-DETR as transformers builds it, on a tiny ResNet, with weights that are not those of its start."""
+    backbone = transformers.RTDetrResNetConfig(
+        embedding_size=16,
+        hidden_sizes=[32, 64, 128, 256],
+        depths=[1, 2, 1, 1],
+        layer_type="bottleneck",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = transformers.RTDetrConfig(
+        backbone_config=backbone,
+        encoder_in_channels=[64, 128, 256],
+        encoder_hidden_dim=32,
+        encoder_ffn_dim=24,
+        encoder_attention_heads=4,
+        hidden_expansion=expansion,
+        d_model=16,
+        decoder_in_channels=[32, 32, 32],
+        decoder_attention_heads=2,
+        decoder_ffn_dim=20,
+        decoder_layers=3,
+        decoder_n_points=2,
+        num_queries=20,
+        num_labels=NUM_CLASSES,
+        num_denoising=num_denoising,
+        label_noise_ratio=0.0,
+        box_noise_scale=1e-6,
+    )
+    model = transformers.RTDetrForObjectDetection(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if hasattr(module, "running_var"):
+            module.running_mean.normal_(std=0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "sampling_offsets" in name or "attention_weights" in name or "bbox" in name or "class_embed" in name:
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+class Doubled(nn.Module):
+    """Pixels from 0 to 1 in double precision."""
+
+    def forward(self, images: Images) -> Tensor:
+        return images.pixels.double() / 255
+
+
+def ours(model: Any, dtype: torch.dtype, names: Names = NEWER, expansion: float = 1.0) -> RTDETR:
+    """The same detector of this package, with the weights of ``model``."""
+    config = model.config
+    options = {"layers": (1, 2, 1, 1), "channels": (8, 16, 32, 64), "stem_width": 8}
+    backbone = TimmBackbone("resnet50d", (2, 3, 4), mean=(0.0,) * 3, std=(255.0,) * 3, options=options)
+    detector = RTDETR(
+        NUM_CLASSES,
+        backbone=backbone,
+        pyramid_channels=32,
+        encoder=partial(HybridEncoder, heads=4, feedforward=24, expansion=expansion),
+        decoder=partial(QueryDecoder, channels=16, queries=20, layers=3, heads=2, points=2, feedforward=20),
+        denoising=partial(Denoising, queries=config.num_denoising, label_noise=0.0, box_noise=1e-6)
+        if config.num_denoising
+        else None,
+    ).eval()
+    tensors = {name.removeprefix("model."): value for name, value in model.state_dict().items()}
+    detector.load_state_dict(translated(tensors, from_transformers.rt_detr(detector, names), detector.state_dict()))
+    if dtype == torch.float64:
+        detector.double()
+        detector.backbone.normalization = Doubled()
+    return detector
+
+
+def images() -> Images:
+    """Two images of blobs that fill their canvas."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.rand(2, 3, 8, 10, generator=generator)
+    pixels = nn.functional.interpolate(pixels, size=SIDES, mode="bilinear")
+    return Images((255 * pixels).round().to(torch.uint8), (SIDES, SIDES))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("expansion", [1.0, 0.5])
+def test_logits_and_boxes_are_those_of_transformers(dtype: torch.dtype, tolerance: float, expansion: float) -> None:
+    model, batch = theirs(expansion=expansion), images()
+    detector = ours(model, dtype, expansion=expansion)
+    model.to(dtype)
+    with torch.no_grad():
+        expected = model.model(batch.pixels.to(dtype) / 255)
+        outputs = detector._outputs(batch)
+    close = partial(torch.testing.assert_close, atol=tolerance, rtol=tolerance)
+    assert expected.intermediate_logits.std() > 0.1
+    close(outputs.selected.logits, expected.enc_topk_logits)
+    close(outputs.selected.boxes, expected.enc_topk_bboxes)
+    for layer, found in enumerate(outputs.layers):
+        close(found.logits, expected.intermediate_logits[:, layer])
+        close(found.boxes, expected.intermediate_reference_points[:, layer])
