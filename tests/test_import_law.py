@@ -23,6 +23,7 @@ ALLOWED = {
     "ranges": set(),
     "structures": set(),
     "losses": BASE,
+    "adapters": BASE | {"losses"},
     "label_assignment": BASE,
     "backbones": BASE,
     "coco": BASE,

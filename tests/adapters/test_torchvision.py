@@ -1,0 +1,516 @@
+"""Detectors of torchvision learn by Rank & Sort Loss, and stay detectors of torchvision.
+
+This file is also the program of each of two processes: ``test_torchvision.py RANK FOLDER`` trains a step beside the
+other one, which sees no object, and leaves its weights in the folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import pickle
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.models.detection import FCOS, FasterRCNN, KeypointRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import MultiScaleRoIAlign, box_iou
+
+from rankdet.adapters.torchvision import check_labels, log_odds, on_unit_anchor, plain, use_rank_sort
+from rankdet.losses import box_overlap, dice_coefficient, rank_sort_loss
+
+NUM_CLASSES = 4
+"""As torchvision counts: with the background."""
+SIZE = 64
+
+
+class Backbone(nn.Sequential):
+    """Maps of one or two strides, of 32 channels."""
+
+    out_channels: Any = 32
+
+    def __init__(self, maps: int = 1) -> None:
+        layers: list[nn.Module] = []
+        for number, channels in enumerate((3, 32, 32, 32)[: 2 + maps]):
+            layers += [nn.Conv2d(channels, 32, 3, 2 if number != 1 else 1, 1), nn.GroupNorm(4, 32), nn.ReLU()]
+        super().__init__(*layers)
+        self.maps = maps
+        if maps > 1:
+            self.out_channels = [32] * maps
+
+    def forward(self, images: Tensor) -> Any:
+        found = []
+        for number, layer in enumerate(self):
+            images = layer(images)
+            if number % 3 == 2:
+                found.append(images)
+        return OrderedDict((str(number), each) for number, each in enumerate(found[-self.maps :]))
+
+
+def two_stage(**parts: Any) -> dict[str, Any]:
+    return {
+        "num_classes": None,
+        "min_size": SIZE,
+        "max_size": SIZE,
+        "rpn_anchor_generator": AnchorGenerator(((12, 24, 48),), ((1.0,),)),
+        "rpn_post_nms_top_n_train": 60,
+        "rpn_post_nms_top_n_test": 40,
+        "box_roi_pool": MultiScaleRoIAlign(["0"], 3, 1),
+        "box_head": TwoMLPHead(32 * 9, 32),
+        "box_predictor": FastRCNNPredictor(32, NUM_CLASSES),
+        **parts,
+    }
+
+
+def faster_rcnn(**parts: Any) -> FasterRCNN:
+    return FasterRCNN(Backbone(), **two_stage(**parts))
+
+
+def mask_rcnn(**parts: Any) -> MaskRCNN:
+    heads = {
+        "mask_roi_pool": MultiScaleRoIAlign(["0"], 4, 1),
+        "mask_head": MaskRCNNHeads(32, (8,), 1),
+        "mask_predictor": MaskRCNNPredictor(8, 8, NUM_CLASSES),
+    }
+    return MaskRCNN(Backbone(), **two_stage(**heads, **parts))
+
+
+def retinanet() -> RetinaNet:
+    anchors = AnchorGenerator(((12, 24, 48),), ((1.0,),))
+    return RetinaNet(Backbone(), NUM_CLASSES, SIZE, SIZE, anchor_generator=anchors)
+
+
+def fcos() -> FCOS:
+    anchors = AnchorGenerator(((4,),), ((1.0,),))
+    return FCOS(Backbone(), NUM_CLASSES, SIZE, SIZE, anchor_generator=anchors)
+
+
+def ssd() -> SSD:
+    anchors = DefaultBoxGenerator([[2], [2]], scales=[0.2, 0.4, 0.8])
+    return SSD(Backbone(2), anchors, (SIZE, SIZE), NUM_CLASSES)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "faster": faster_rcnn,
+    "mask": mask_rcnn,
+    "retinanet": retinanet,
+    "fcos": fcos,
+    "ssd": ssd,
+}
+CLASSIFICATIONS = {"loss_objectness", "loss_classifier", "classification"}
+BOXES = {"loss_rpn_box_reg", "loss_box_reg", "bbox_regression"}
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return MODELS[request.param]()
+
+
+def scene(*counts: int, seed: int = 0) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Images of bright rectangles on noise, whose colors are their classes, and the objects."""
+    generator = torch.Generator().manual_seed(seed)
+    images, targets = [], []
+    for count in counts:
+        corner = torch.randint(0, 30, (count, 2), generator=generator)
+        boxes = torch.cat([corner, corner + torch.randint(14, 32, (count, 2), generator=generator)], dim=1)
+        labels = torch.randint(1, NUM_CLASSES, (count,), generator=generator)
+        image = 0.3 * torch.rand(3, SIZE, SIZE, generator=generator)
+        masks = torch.zeros(count, SIZE, SIZE, dtype=torch.uint8)
+        for (left, top, right, bottom), label, mask in zip(boxes.tolist(), labels.tolist(), masks, strict=True):
+            image[label - 1, top:bottom, left:right] += 0.7
+            mask[top:bottom, left:right] = 1
+        images.append(image.clamp(max=1))
+        targets.append({"boxes": boxes.float(), "labels": labels, "masks": masks})
+    return images, targets
+
+
+def sums(terms: dict[str, Tensor], names: set[str] | None = None) -> Tensor:
+    return torch.stack([value for name, value in terms.items() if names is None or name in names]).sum()
+
+
+def same(first: list[dict[str, Tensor]], second: list[dict[str, Tensor]]) -> bool:
+    return all(
+        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        for one, other in zip(first, second, strict=True)
+    )
+
+
+def test_steps_lower_the_ranking_error_and_all_weights_learn_that_learned_before(model: nn.Module) -> None:
+    images, targets = scene(2, 1, 0)
+    sums(model(images, targets)).backward()
+    learned = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
+    model.zero_grad()
+    use_rank_sort(model)
+    optimizer = torch.optim.Adam([weight for weight in model.parameters() if weight.requires_grad], lr=2e-3)
+    values = []
+    for _ in range(12):
+        terms = model(images, targets)
+        optimizer.zero_grad()
+        sums(terms).backward()
+        if not values:
+            learns = {
+                name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()
+            }
+            assert learned - learns == {name for name in learned if "ctrness" in name}
+        optimizer.step()
+        values.append(sums(terms, CLASSIFICATIONS).item())
+    assert values[-1] < 0.9 * values[0]
+
+
+def test_the_boxes_of_a_head_have_the_value_of_its_classification(model: nn.Module) -> None:
+    terms = use_rank_sort(model)(*scene(2, 1))
+    assert sums(terms, CLASSIFICATIONS) > 0
+    torch.testing.assert_close(sums(terms, BOXES), sums(terms, CLASSIFICATIONS))
+
+
+def test_without_objects_all_terms_are_zero_and_gradients_finite(model: nn.Module) -> None:
+    terms = use_rank_sort(model)(*scene(0, 0))
+    assert all(value == 0 for value in terms.values())
+    sums(terms).backward()
+    assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
+
+
+def test_bfloat16_autocast_learns(model: nn.Module) -> None:
+    use_rank_sort(model)
+    images, targets = scene(2, 0)
+    whole = model(images, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(images, targets)
+    sums(half).backward()
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
+    torch.testing.assert_close(sums(half, CLASSIFICATIONS), sums(whole, CLASSIFICATIONS), rtol=0.2, atol=0.1)
+
+
+def test_copies_and_pickles_have_a_loss_of_their_own(model: nn.Module) -> None:
+    use_rank_sort(model)
+    inputs = scene(1, 2)
+    torch.manual_seed(0)
+    expected = model(*inputs)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch.manual_seed(0)
+        terms = other(*inputs)
+        assert {name: value.item() for name, value in terms.items()} == {n: v.item() for n, v in expected.items()}
+        sums(terms).backward()
+        assert all(weight.grad is None for weight in model.parameters())
+        assert any(weight.grad is not None for weight in other.parameters())
+
+
+def test_a_plain_model_has_the_same_detections_by_code_of_torchvision_alone(model: nn.Module) -> None:
+    classes = {name: type(part) for name, part in model.named_modules()}
+    images, targets = scene(2, 1)
+    use_rank_sort(model)
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.01)
+    sums(model(images, targets)).backward()
+    optimizer.step()
+    detections = model.eval()(images)
+    assert sum(len(found["scores"]) for found in detections) > 10
+    assert plain(model) is model
+    assert {name: type(part) for name, part in model.named_modules()} == classes
+    assert same(model(images), detections)
+    assert b"rankdet" not in pickle.dumps(model)
+
+
+def test_weights_of_a_plain_model_are_loaded_by_any_model(model: nn.Module) -> None:
+    other = copy.deepcopy(model)
+    state = plain(use_rank_sort(model)).state_dict()
+    assert "All keys matched" in str(other.load_state_dict(state))
+
+
+def test_a_model_without_the_loss_refuses_weights_that_were_learned_with_it(model: nn.Module) -> None:
+    other = copy.deepcopy(model)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*rankdet_use_rank_sort"):
+        other.load_state_dict(use_rank_sort(model).state_dict())
+    use_rank_sort(other).load_state_dict(model.state_dict())
+
+
+def test_weights_of_before_are_loaded_by_a_model_with_the_loss(model: nn.Module) -> None:
+    state = copy.deepcopy(model).state_dict()
+    assert "All keys matched" in str(use_rank_sort(model).load_state_dict(state))
+    with pytest.raises(RuntimeError, match=r"Missing key.*bias"):
+        model.load_state_dict({name: value for name, value in state.items() if "bias" not in name})
+
+
+def test_detections_are_kept_at_any_score_and_a_second_call_changes_the_options_alone(model: nn.Module) -> None:
+    scored = getattr(model, "roi_heads", model)
+    usual = scored.score_thresh
+    use_rank_sort(model)
+    use_rank_sort(model, delta=0.25, boxes="theirs")
+    assert (scored.score_thresh, scored.usual_score_thresh) == (0.0, usual)
+    losses = [part for part in model.modules() if type(part).__name__ == "HeadLoss"]
+    assert {(part.loss.delta, part.boxes) for part in losses} == {(0.25, "theirs")}
+
+
+def test_their_box_terms_are_theirs(model: nn.Module) -> None:
+    for part in model.modules():
+        if hasattr(part, "fg_bg_sampler"):  # draws all
+            part.fg_bg_sampler.batch_size_per_image, part.fg_bg_sampler.positive_fraction = 10**6, 1.0
+    inputs = scene(2, 0, 1)
+    theirs = model(*inputs)
+    ours = use_rank_sort(model, boxes="theirs")(*inputs)
+    for name in BOXES & theirs.keys():
+        torch.testing.assert_close(ours[name], theirs[name])
+    assert theirs.keys() - ours.keys() <= {"bbox_ctrness"}
+
+
+def test_log_odds_are_those_of_the_softmax_and_finite_where_a_class_is_certain() -> None:
+    logits = (8 * torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).requires_grad_()
+    found, expected = log_odds(logits), logits.softmax(dim=1)[:, 1:].logit()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    upstream = torch.randn(200, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = [torch.autograd.grad((values * upstream).sum(), logits)[0] for values in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+    certain = torch.tensor([[0.0, 500.0, -500.0], [300.0, 0.0, 0.0]], requires_grad=True)
+    odds = log_odds(certain)
+    torch.testing.assert_close(odds, torch.tensor([[500.0, -1000.0], [-300.0, -300.0]]))
+    odds.sum().backward()
+    assert certain.grad is not None
+    assert certain.grad.isfinite().all()
+
+
+def test_overlaps_do_not_need_the_anchors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+    corner = 500 * torch.rand(300, 2, generator=generator)
+    anchors = torch.cat([corner, corner + 1 + 300 * torch.rand(300, 2, generator=generator)], dim=1).double()
+    moved = anchors + 40 * torch.rand(300, 4, generator=generator) * torch.tensor([-1, -1, 1, 1])
+    deltas = torch.randn(300, 4, generator=generator).double()
+    pairs = on_unit_anchor(coder, deltas, coder.encode_single(moved, anchors))
+    pixels = box_overlap(coder.decode_single(deltas, anchors), moved)
+    assert (pixels.iou > 0).any()
+    torch.testing.assert_close(box_overlap(*pairs[:2]).iou, pixels.iou)
+    torch.testing.assert_close(box_overlap(*pairs[:2]).giou, pixels.giou)
+
+
+def test_the_rpn_ranks_all_anchors_by_the_overlap_in_pixels() -> None:
+    torch.manual_seed(0)
+    model = use_rank_sort(faster_rcnn())
+    generator = torch.Generator().manual_seed(1)
+    anchors = [torch.tensor([[0.0, 0, 20, 20], [10, 10, 42, 30], [30, 5, 60, 60]])] * 2
+    labels = [torch.tensor([1.0, 0, 1]), torch.tensor([-1.0, 1, 0])]
+    objects = [anchors[0] + torch.tensor([1.0, 2, 3, -1])] * 2
+    deltas, logits = 0.3 * torch.randn(6, 4, generator=generator), torch.randn(6, 1, generator=generator)
+    encoded = [model.rpn.box_coder.encode_single(*each) for each in zip(objects, anchors, strict=True)]
+    found, _ = model.rpn.compute_loss(logits, deltas, labels, encoded)
+    decoded = model.rpn.box_coder.decode_single(deltas, torch.cat(anchors))
+    iou = box_iou(decoded, torch.cat(objects)).diagonal()
+    targets = torch.where(torch.cat(labels) > 0, iou, torch.cat(labels))
+    torch.testing.assert_close(found, sum(rank_sort_loss(logits[:, 0], targets)))
+
+
+class Fixed(nn.Module):
+    """A predictor of the same logits and deltas for any features, some for each proposal."""
+
+    def __init__(self, logits: Tensor, deltas: Tensor) -> None:
+        super().__init__()
+        self.logits, self.deltas = nn.Parameter(logits), nn.Parameter(deltas)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.logits[: len(features)], self.deltas[: len(features)]
+
+
+def test_an_rcnn_ranks_the_log_odds_of_all_proposals_and_objects() -> None:
+    torch.manual_seed(0)
+    heads = use_rank_sort(faster_rcnn()).roi_heads
+    heads.box_predictor = Fixed(torch.randn(9, NUM_CLASSES), 0.5 * torch.randn(9, 4 * NUM_CLASSES))
+    proposals = [torch.tensor([[0.0, 0, 20, 20], [40, 40, 60, 60], [8, 8, 30, 36]]), torch.tensor([[5.0, 5, 15, 25]])]
+    targets = [
+        {"boxes": torch.tensor([[2.0, 1, 21, 22], [8, 6, 30, 34]]), "labels": torch.tensor([3, 1])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    features = {"0": torch.rand(2, 32, 16, 16)}
+    _, found = heads(features, [each.clone() for each in proposals], [(SIZE, SIZE)] * 2, targets)
+
+    everything = torch.cat([proposals[0], targets[0]["boxes"], proposals[1]])  # with the objects of the first image
+    probabilities = heads.box_predictor.logits[:6].softmax(dim=1)
+    expected = torch.zeros(6, NUM_CLASSES - 1)
+    for row, (label, place) in {0: (3, 0), 2: (1, 1), 3: (3, 0), 4: (1, 1)}.items():
+        deltas = heads.box_predictor.deltas[row : row + 1, 4 * label : 4 * label + 4]
+        box = heads.box_coder.decode_single(deltas, everything[row : row + 1])
+        expected[row, label - 1] = box_iou(box, targets[0]["boxes"][place : place + 1]).item()
+    torch.testing.assert_close(
+        found["loss_classifier"], sum(rank_sort_loss(probabilities[:, 1:].logit(), expected)), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("name", "first"), [("retinanet", 0), ("fcos", 0), ("ssd", 1)])
+def test_a_dense_head_ranks_all_anchors_of_all_images(name: str, first: int) -> None:
+    torch.manual_seed(0)
+    model = use_rank_sort(MODELS[name]())
+    num_anchors, columns = 5, NUM_CLASSES
+    outputs = {"cls_logits": torch.randn(2, num_anchors, columns), "bbox_regression": torch.rand(2, num_anchors, 4)}
+    if name == "fcos":
+        outputs["bbox_ctrness"] = torch.zeros(2, num_anchors, 1)
+    anchors = [torch.tensor([[0.0, 0, 16, 16], [8, 8, 24, 24], [20, 4, 36, 20], [30, 30, 46, 46], [4, 40, 20, 56]])] * 2
+    matches = [torch.tensor([1, -1, 0, -1, -1]), torch.tensor([-1, -1, -1, 0, -1])]
+    if name == "retinanet":
+        matches[1][4] = -2
+    targets = [
+        {"boxes": torch.tensor([[18.0, 2, 34, 22], [1, 1, 20, 14]]), "labels": torch.tensor([2, 1])},
+        {"boxes": torch.tensor([[28.0, 31, 50, 44]]), "labels": torch.tensor([3])},
+    ]
+    head = model if name == "ssd" else model.head
+    found = head.compute_loss(targets, outputs, anchors, matches)["classification"]
+
+    logits = outputs["cls_logits"].flatten(0, 1)
+    if first:
+        logits = logits.softmax(dim=1).logit()[:, 1:]
+    expected = torch.zeros_like(logits)
+    for image, match in enumerate(matches):
+        for anchor, place in enumerate(match.tolist()):
+            row = image * num_anchors + anchor
+            if place == -2:
+                expected[row] = -1
+            if place >= 0:
+                box = model.box_coder.decode(
+                    *(
+                        (outputs["bbox_regression"][image, anchor][None], anchors[image][anchor][None])
+                        if name == "fcos"
+                        else (outputs["bbox_regression"][image, anchor][None], [anchors[image][anchor][None]])
+                    )
+                ).reshape(1, 4)
+                label = targets[image]["labels"][place] - first
+                expected[row, label] = box_iou(box, targets[image]["boxes"][place : place + 1]).item()
+    assert (expected > 0).sum() == 3
+    torch.testing.assert_close(found, sum(rank_sort_loss(logits, expected)), rtol=1e-5, atol=1e-6)
+
+
+def test_fcos_scores_without_centerness_are_those_of_its_classes() -> None:
+    torch.manual_seed(0)
+    model = use_rank_sort(fcos()).eval()
+    images, _ = scene(2)
+    (found,) = model(images)
+    with torch.no_grad():
+        outputs = model.head(list(model.backbone(model.transform(images)[0].tensors).values()))
+    assert (outputs["bbox_ctrness"].sigmoid() == 1).all()
+    torch.testing.assert_close(found["scores"].max(), outputs["cls_logits"].max().sigmoid().sqrt())
+
+
+@pytest.mark.parametrize("masks", ["theirs", "dice"])
+def test_no_more_positives_get_a_mask_than_allowed(masks: Any) -> None:
+    torch.manual_seed(0)
+    model = use_rank_sort(mask_rcnn(), masks=masks, masks_per_image=2)
+    seen: list[int] = []
+    model.roi_heads.mask_predictor.register_forward_hook(lambda part, inputs, output: seen.append(len(output)))
+    terms = model(*scene(3, 1, 0))
+    assert seen == [2 + 2 + 0] or seen == [2 + 1 + 0]
+    terms["loss_mask"].backward()
+    assert model.roi_heads.mask_predictor.mask_fcn_logits.weight.grad.any()
+
+
+def test_dice_compares_masks_of_the_own_class_with_their_objects() -> None:
+    """A mask head that is certain of the right pixels has no error; the balanced term is then 0."""
+    torch.manual_seed(0)
+    model = use_rank_sort(mask_rcnn(), masks="dice")
+    images, targets = scene(1)
+    targets[0]["masks"][:] = 1
+    x1, y1, x2, y2 = (0.0, 0.0, float(SIZE), float(SIZE))
+    targets[0]["boxes"] = torch.tensor([[x1, y1, x2, y2]])
+    label = int(targets[0]["labels"])
+    last = model.roi_heads.mask_predictor.mask_fcn_logits
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.fill_(-100.0)
+    wrong = model(images, targets)
+    with torch.no_grad():
+        last.bias[label] = 100.0
+    right = model(images, targets)
+    torch.testing.assert_close(wrong["loss_mask"], wrong["loss_classifier"])
+    assert right["loss_mask"] <= 1e-6 + right["loss_classifier"]
+    full = torch.full((1, 8, 8), 100.0)
+    assert dice_coefficient(full, torch.ones(1, 8, 8)) > 0.999
+
+
+@pytest.mark.parametrize(("name", "label", "message"), [
+    ("faster", 0, "image 1 has an object of class 0, but classes are 1 … 3, and 0 is the background"),
+    ("faster", 4, "image 1 has an object of class 4, but classes are 1 … 3"),
+    ("mask", 0, "class 0"),
+    ("ssd", 0, "class 0"),
+    ("ssd", 4, "class 4"),
+    ("retinanet", 4, "image 1 has an object of class 4, but classes are 0 … 3"),
+    ("fcos", -1, "class -1"),
+])  # fmt: skip
+def test_labels_that_the_model_does_not_have_are_refused(name: str, label: int, message: str) -> None:
+    model = use_rank_sort(MODELS[name]())
+    images, targets = scene(1, 1)
+    targets[1]["labels"] = torch.tensor([label])
+    with pytest.raises(ValueError, match=message):
+        model(images, targets)
+
+
+def test_labels_within_the_range_are_no_error() -> None:
+    check_labels([{"labels": torch.tensor([1, 3])}, {"labels": torch.zeros(0, dtype=torch.int64)}], range(1, 4))
+
+
+def test_what_is_not_known_is_refused() -> None:
+    class OwnHeads(RoIHeads):
+        pass
+
+    model = faster_rcnn()
+    model.roi_heads.__class__ = OwnHeads
+    with pytest.raises(TypeError, match="OwnHeads has a loss of its own"):
+        use_rank_sort(model)
+    assert type(model.rpn).__name__ == "RegionProposalNetwork"
+    with pytest.raises(TypeError, match="before it is compiled or wrapped; got DataParallel"):
+        use_rank_sort(nn.DataParallel(faster_rcnn()))
+    with pytest.raises(ValueError, match="keypoints are learned by a loss of their own"):
+        use_rank_sort(KeypointRCNN(Backbone(), **two_stage(keypoint_roi_pool=MultiScaleRoIAlign(["0"], 3, 1))))
+
+
+@pytest.mark.parametrize("option", [{"delta": -1.0}, {"boxes": "their"}, {"masks": "bce"}, {"masks_per_image": 0}])
+def test_options_out_of_range_are_refused_and_leave_the_model(option: dict[str, Any]) -> None:
+    model = retinanet()
+    (name,) = option
+    with pytest.raises(ValueError, match=name):
+        use_rank_sort(model, **option)
+    assert type(model.head).__name__ == "RetinaNetHead"
+
+
+def step_beside_another(rank: int, folder: Path) -> None:
+    """Two steps of two detectors; the second process sees no object."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for name in ("fcos", "faster"):
+        for sync in (False, True):
+            torch.manual_seed(0)
+            model = DistributedDataParallel(use_rank_sort(MODELS[name](), sync=sync))
+            optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.01)
+            for _ in range(2):
+                optimizer.zero_grad()
+                sums(model(*scene(0 if rank else 2, seed=rank))).backward()
+                optimizer.step()
+            buffer = io.BytesIO()
+            torch.save(model.module.state_dict(), buffer)
+            (folder / f"{name}-{sync}-{rank}").write_bytes(buffer.getvalue())
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_keep_the_same_weights_where_one_sees_no_object(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", __file__]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    both = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    for name in ("fcos", "faster"):
+        for sync in (False, True):
+            first, second = (torch.load(tmp_path / f"{name}-{sync}-{rank}", weights_only=True) for rank in range(2))
+            torch.manual_seed(0)
+            start = use_rank_sort(MODELS[name]()).state_dict()
+            assert all(torch.equal(first[key], second[key]) for key in first)
+            assert any(not torch.equal(first[key], start[key]) for key in first)
+
+
+if __name__ == "__main__":
+    step_beside_another(int(sys.argv[1]), Path(sys.argv[2]))
