@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from rankdet.losses import APLoss, ap_loss, ap_loss_of_labels
+from rankdet.losses import APLoss, Tasks, ap_loss, ap_loss_of_labels
 from rankdet.structures import Candidates, Matched
 
 LOGITS = torch.tensor([0.30, 0.10, -0.20, 0.25, 0.05, 0.60, -0.60, 2.00, -0.90])
@@ -75,6 +77,14 @@ def test_the_loss_of_a_head_is_that_of_its_labels_and_twice_the_boxes() -> None:
     assert terms["classification"] == ap_loss_of_labels(head.logits, head.labels)
     torch.testing.assert_close(terms["localization"], torch.tensor(1.0))
     assert stats["balance"] == 2
+
+
+def test_a_head_may_learn_its_boxes_elsewhere() -> None:
+    head = candidates([0, 2, 1, -1], 2)
+    loss = APLoss(tasks=Tasks(box_loss=None))
+    for given in (head, replace(head, boxes=None)):
+        terms, _ = loss(given)
+        assert terms == {"classification": ap_loss_of_labels(head.logits, head.labels)}
 
 
 def test_a_head_without_positives_has_connected_zeros() -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou
 
-from rankdet.losses import GIoULoss, L1Loss, SmoothL1Loss, find_positives
+from rankdet.losses import GIoULoss, L1GIoULoss, L1Loss, SmoothL1Loss, find_positives
 from rankdet.structures import Candidates, Matched
 
 DELTAS = torch.tensor([[0.5, -2.0, 0.0, 1.0], [0.0, 0.0, 0.25, 0.0]])
 BOXES = torch.tensor([[0.0, 0, 4, 2], [1, 1, 3, 3]])
 OBJECTS = torch.tensor([[0.0, 0, 4, 4], [0, 0, 2, 2]])
 BOX_LOSSES = pytest.mark.parametrize(
-    "box_loss", [L1Loss(), SmoothL1Loss(1.0), GIoULoss()], ids=["L1", "smooth L1", "GIoU"]
+    "box_loss", [L1Loss(), SmoothL1Loss(1.0), GIoULoss(), L1GIoULoss()], ids=["L1", "smooth L1", "GIoU", "both"]
 )
 
 
@@ -39,6 +39,8 @@ def make_candidates() -> Candidates:
         (SmoothL1Loss(1.0, weight=10), [21.25, 0.3125]),
         (GIoULoss(), [1 / 2, 1 - 1 / 7 + 2 / 9]),
         (GIoULoss(3.0), [3 / 2, 3 - 3 / 7 + 6 / 9]),
+        (L1GIoULoss(), [5 * 3.5 + 2 / 2, 5 * 0.25 + 2 * (1 - 1 / 7 + 2 / 9)]),
+        (L1GIoULoss(l1=0, giou=3), [3 / 2, 3 - 3 / 7 + 6 / 9]),
     ],
 )
 def test_box_losses_worked_out_by_hand(box_loss: nn.Module, expected: list[float]) -> None:
@@ -59,3 +61,26 @@ def test_box_losses_need_their_pairs(box_loss: nn.Module) -> None:
     bare = Candidates("head", torch.zeros(2, 1), torch.tensor([0, 0]), 1)
     with pytest.raises(ValueError, match="'head' passes no"):
         box_loss(bare, find_positives(bare))
+
+
+def test_boxes_of_a_detr_are_parts_of_the_image() -> None:
+    """Encoded as center and size, decoded as corners; its own code multiplies the same two losses by 5 and 2."""
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = 0.2 + 0.3 * torch.rand(2, 7, 4, generator=generator)
+
+    def corners(boxes: Tensor) -> Tensor:
+        center, size = boxes.split(2, dim=1)
+        return torch.cat([center - size / 2, center + size / 2], dim=1)
+
+    candidates = Candidates(
+        "decoder",
+        torch.zeros(7, 2),
+        torch.zeros(7, dtype=torch.int64),
+        2,
+        boxes=Matched(corners(predicted), corners(target)),
+        deltas=Matched(predicted, target),
+    )
+    expected = 5 * (predicted - target).abs().sum(1) + 2 * (
+        1 - generalized_box_iou(corners(predicted), corners(target)).diagonal()
+    )
+    torch.testing.assert_close(L1GIoULoss()(candidates, find_positives(candidates)), expected)

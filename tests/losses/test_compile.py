@@ -99,6 +99,9 @@ FUNCTIONS: dict[str, Callable[[Pool], tuple[Tensor, ...] | Tensor]] = {
     "average precision, index": lambda pool: ap_loss_at(pool.logits, pool.index),
     "alrp, index": lambda pool: alrp_loss_at(pool.logits, (pool.index // C, pool.index % C), pool.errors),
     "index, ignored": lambda pool: rank_sort_loss_at(pool.logits, pool.index, 1 - pool.errors, ignored=pool.labels < 0),
+    "rank & sort, zeros": lambda pool: rank_sort_loss(
+        pool.logits, pool.targets.clamp(max=0.5), is_positive=pool.targets > 0
+    ),
     "levels": lambda pool: rank_sort_loss_of_labels(
         [pool.logits[:7], pool.logits[7:]], [pool.labels[:7], pool.labels[7:]], 1 - pool.errors
     ),
@@ -185,6 +188,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
         tasks=Tasks(weighting=IoUWeights(), balancing=EpochBalance(iterations=2))
     ),
     "rank & sort, weights by rank": lambda: RankSortLoss(tasks=Tasks(weighting=RankingWeights(0.5))),
+    "rank & sort, boxes elsewhere": lambda: RankSortLoss(tasks=Tasks(box_loss=None)),
     "average precision": APLoss,
     "alrp": lambda: ALRPLoss(balancing=EpochBalance(iterations=3)),
 }
@@ -203,7 +207,8 @@ def steps(loss: Callable[..., LossOutput], num: int) -> tuple[dict[str, Tensor],
     candidates = candidates_of(draw(num))
     terms, stats = loss(candidates)
     sum(terms.values()).backward()
-    return {**terms, **stats}, [candidates.logits.grad, candidates.boxes.predicted.grad]
+    gradients = candidates.logits.grad, candidates.boxes.predicted.grad
+    return {**terms, **stats}, [gradient for gradient in gradients if gradient is not None]
 
 
 @pytest.mark.parametrize("name", MODULES)

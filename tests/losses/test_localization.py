@@ -12,6 +12,7 @@ from torchvision.ops import box_iou, generalized_box_iou
 from rankdet.losses import (
     BinaryQuality,
     DiceQuality,
+    GivenQuality,
     IoUQuality,
     MeanQuality,
     box_overlap,
@@ -71,6 +72,49 @@ def test_boxes_without_area_divide_by_no_zero() -> None:
     assert overlap.giou.isfinite().all()
     (overlap.iou + overlap.giou).sum().backward()
     assert predicted.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("side", [1.0, 800.0, 10_000.0])
+def test_overlaps_have_no_unit(side: float) -> None:
+    """Boxes in parts of an image have the overlaps of their pixels, those of single pixels too."""
+    predicted, target = draw_boxes(5, 40, side), draw_boxes(6, 40, side)
+    target[:20] = predicted[:20] + 0.2 * (predicted[:20, 2:] - predicted[:20, :2]).repeat(1, 2)
+    expected = box_overlap(predicted.double(), target.double())
+    found = box_overlap(predicted.double() / side, target.double() / side)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert (expected.iou > 0.4).sum() >= 20
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-6, 1e-7])
+def test_a_tiny_box_in_a_large_image_overlaps_itself(size: float) -> None:
+    box = torch.tensor([[0.0, 0.0, size, size]])
+    half = torch.tensor([[0.0, 0.0, size, size / 2]])
+    torch.testing.assert_close(box_overlap(box, box), localization.Overlap(torch.ones(1), torch.ones(1)))
+    torch.testing.assert_close(
+        box_overlap(half, box), localization.Overlap(torch.full((1,), 0.5), torch.full((1,), 0.5))
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_gradients_of_boxes_without_area_are_finite_in_any_unit(scale: float) -> None:
+    point, line, box = [1.0, 1, 1, 1], [1.0, 1, 1, 3], [0.0, 0, 2, 2]
+    turned, far = [5.0, 5, 2, 2], [9.0, 9, 9, 9]
+    kinds = torch.tensor([point, line, box, turned, far])
+    predicted = (scale * kinds.repeat_interleave(5, 0)).requires_grad_()
+    target = (scale * kinds.repeat(5, 1)).requires_grad_()
+    overlap = box_overlap(predicted, target)
+    assert overlap.iou.isfinite().all()
+    assert (overlap.giou.abs() <= 1).all()
+    (overlap.iou + overlap.giou).sum().backward()
+    for boxes in (predicted, target):
+        assert boxes.grad.isfinite().all()
+        assert boxes.grad.abs().max() * scale < 10
+
+
+def test_a_box_that_is_not_a_number_spoils_its_overlap() -> None:
+    boxes = torch.tensor([[0.0, 0, 1, 1], [torch.nan, 0, 1, 1]])
+    for overlap in (box_overlap(boxes, torch.ones(2, 4)), box_overlap(torch.zeros(2, 4), boxes)):
+        assert overlap.iou.isnan().tolist() == overlap.giou.isnan().tolist() == [False, True]
 
 
 def test_no_pairs_are_no_error() -> None:
@@ -177,12 +221,19 @@ def labeled_candidates(rows: Tensor | None = None) -> Candidates:
         1,
         boxes=Matched(torch.tensor([[0.0, 0, 4, 4]], requires_grad=True), torch.tensor([[0.0, 0, 4, 2]])),
         masks=Matched(torch.tensor([[[100.0, -100.0]]], requires_grad=True), torch.ones(1, 1, 2), rows),
+        quality=torch.tensor([0.3]),
     )
 
 
 @pytest.mark.parametrize(
     ("quality", "expected"),
-    [(BinaryQuality(), 1), (IoUQuality(), 1 / 2), (DiceQuality(), 2 / 3), (MeanQuality(), 7 / 12)],
+    [
+        (BinaryQuality(), 1),
+        (IoUQuality(), 1 / 2),
+        (DiceQuality(), 2 / 3),
+        (MeanQuality(), 7 / 12),
+        (GivenQuality(), 0.3),
+    ],
 )
 def test_qualities_worked_out_by_hand(quality: Quality, expected: float) -> None:
     candidates = labeled_candidates()
@@ -192,7 +243,8 @@ def test_qualities_worked_out_by_hand(quality: Quality, expected: float) -> None
 
 
 @pytest.mark.parametrize(
-    ("quality", "missing"), [(IoUQuality(), "boxes"), (DiceQuality(), "masks"), (MeanQuality(), "boxes")]
+    ("quality", "missing"),
+    [(IoUQuality(), "boxes"), (DiceQuality(), "masks"), (MeanQuality(), "boxes"), (GivenQuality(), "quality")],
 )
 def test_a_quality_names_what_a_head_does_not_hand(quality: Quality, missing: str) -> None:
     bare = Candidates("head", torch.zeros(1, 1), torch.tensor([0]), 1)
@@ -204,3 +256,10 @@ def test_the_dice_label_needs_the_masks_of_all_positives() -> None:
     candidates = labeled_candidates(rows=torch.tensor([0]))
     with pytest.raises(ValueError, match="a part of its positives"):
         DiceQuality()(candidates, find_positives(candidates))
+
+
+def test_a_quality_that_a_head_passes_is_one_for_each_positive() -> None:
+    for labels in ([0, 0], [1, 1]):
+        candidates = Candidates("head", torch.zeros(2, 1), torch.tensor(labels), 1, quality=torch.rand(1))
+        with pytest.raises(ValueError, match=r"'head': . positives but a quality of shape \(1,\)"):
+            GivenQuality()(candidates, find_positives(candidates))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,16 @@ import yaml
 from torch import Tensor
 
 from rankdet.losses import (
+    GivenQuality,
     RankSortLoss,
     RankSortValues,
+    Tasks,
     alrp_loss,
     ap_loss,
     box_overlap,
     rank_sort,
     rank_sort_loss,
+    rank_sort_loss_at,
     rank_sort_loss_of_labels,
 )
 from rankdet.structures import Candidates, Matched
@@ -210,6 +214,42 @@ def test_logits_need_not_be_contiguous(implementation: rank_sort.Implementation)
     expected = rank_sort_loss(copy, targets.contiguous(), implementation="reference")
     torch.testing.assert_close(parts, expected)
     torch.testing.assert_close(gradient_of(total(parts), logits), gradient_of(total(expected), copy))
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("shape", [(80,), (4, 20), (2, 8, 5)], ids=str)
+def test_a_target_of_zero_can_be_a_positive(implementation: rank_sort.Implementation, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = (2 * torch.randn(shape, generator=generator, dtype=torch.float64)).requires_grad_()
+    is_positive = torch.rand(shape, generator=generator) < 0.3
+    targets = (is_positive * (torch.rand(shape, generator=generator) - 0.4)).clamp(min=0).double()
+    targets[~is_positive & (torch.rand(shape, generator=generator) < 0.1)] = -1
+    assert (is_positive & (targets == 0)).any()
+    assert (targets == -1).any()
+    before = targets.clone()
+    parts = rank_sort_loss(logits, targets, is_positive=is_positive, implementation=implementation)
+    expected = rank_sort_loss_at(logits, is_positive.nonzero().unbind(1), targets[is_positive], ignored=targets < 0)
+    torch.testing.assert_close(parts, expected, rtol=1e-12, atol=1e-12)
+    gradients = (gradient_of(total(values), logits) for values in (parts, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+    assert parts.ranking != rank_sort_loss(logits, targets, implementation=implementation).ranking
+    assert torch.equal(targets, before)
+
+
+def test_positives_are_those_that_are_named_and_no_others() -> None:
+    logits, targets = torch.randn(9, generator=torch.Generator().manual_seed(4)), torch.full((9,), 0.5)
+    is_positive = torch.arange(9) < 4
+    found = rank_sort_loss(logits, targets, is_positive=is_positive)
+    assert found == rank_sort_loss(logits, targets * is_positive)
+    levels = logits.split([3, 0, 6]), targets.split([3, 0, 6]), is_positive.split([3, 0, 6])
+    assert found == rank_sort_loss(levels[0], levels[1], is_positive=levels[2])
+
+
+def test_positives_must_be_named_in_the_shape_of_the_targets() -> None:
+    with pytest.raises(ValueError, match=r"targets \[\(3,\)\] and is_positive \[\(2,\)\] must have the same shapes"):
+        rank_sort_loss(torch.zeros(3), torch.zeros(3), is_positive=torch.ones(2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"quality must lie in \[0, 1\]"):
+        rank_sort_loss(torch.zeros(2), torch.tensor([-1.0, 0]), is_positive=torch.tensor([True, False]), check=True)
 
 
 # --- labels instead of dense targets ---
@@ -454,6 +494,25 @@ def test_perfect_boxes_leave_nothing_to_balance() -> None:
     sum(terms.values()).backward()
     assert candidates.boxes.predicted.grad.isfinite().all()
     assert candidates.logits.grad.isfinite().all()
+
+
+def test_a_head_without_boxes_and_masks_learns_its_classification_alone() -> None:
+    head, quality = make_candidates(), torch.tensor([0.5, 0.2])
+    bare = replace(head, boxes=None, quality=quality)
+    terms, stats = RankSortLoss(quality=GivenQuality(), tasks=Tasks(box_loss=None))(bare)
+    assert terms == rank_sort_loss_of_labels(head.logits, head.labels, quality)._asdict()
+    assert set(stats) == {"positives", "background", "negatives"}
+    with pytest.raises(ValueError, match="passes no boxes, which the quality IoU needs; GivenQuality takes one"):
+        RankSortLoss(tasks=Tasks(box_loss=None))(bare)
+    with pytest.raises(ValueError, match="passes neither boxes nor masks"):
+        RankSortLoss(quality=GivenQuality())(bare)
+
+
+def test_boxes_that_others_learn_still_are_the_quality() -> None:
+    head = make_candidates()
+    terms, _ = RankSortLoss(tasks=Tasks(box_loss=None))(head)
+    iou = box_overlap(*head.boxes[:2]).iou
+    assert terms == rank_sort_loss_of_labels(head.logits, head.labels, iou)._asdict()
 
 
 def test_without_positives_all_terms_are_zeros_connected_to_logits_and_boxes() -> None:

@@ -20,6 +20,7 @@ from rankdet.losses import (
     L1Loss,
     MagnitudeBalance,
     NoWeights,
+    Positives,
     Processes,
     ScoreWeights,
     Tasks,
@@ -124,6 +125,44 @@ def test_a_head_without_boxes_and_masks_is_refused() -> None:
     bare = Candidates("head", torch.zeros(2, 1), torch.tensor([0, 1]), 1)
     with pytest.raises(ValueError, match="'head' passes neither boxes nor masks"):
         run(Tasks(), bare)
+
+
+def test_boxes_that_are_learned_elsewhere_have_no_term_and_need_not_be_there() -> None:
+    tasks = Tasks(box_loss=None)
+    bare = replace(make_candidates(), boxes=None, deltas=None, masks=None, auxiliary=None)
+    for candidates in (bare, replace(bare, boxes=make_candidates().boxes)):
+        terms, stats = run(tasks, candidates)
+        assert terms == {}
+        assert set(stats) == set(COUNTS)
+    terms, stats = run(tasks, make_candidates())
+    assert set(terms) == {"mask"}
+    assert terms["mask"].item() == pytest.approx(0.6)
+    assert "localization_error" not in stats
+
+
+def test_boxes_that_are_learned_elsewhere_need_no_weights_of_their_own() -> None:
+    bare = replace(make_candidates(), boxes=None, deltas=None, masks=None)
+    tasks = Tasks(box_loss=None, weighting=IoUWeights(), auxiliary=(CenternessCrossEntropyLoss(),))
+    assert set(run(tasks, bare).terms) == {"centerness"}
+
+
+def test_a_box_loss_of_someone_else_finds_boxes_of_any_form() -> None:
+    """Here rotated boxes of five numbers, which no loss of this package can compare."""
+
+    def squared(candidates: Candidates, positives: Positives) -> Tensor:
+        predicted, target, _ = candidates.deltas
+        return (predicted - target).square().mean(dim=1)
+
+    predicted = torch.ones(3, 5, requires_grad=True)
+    candidates = replace(
+        make_candidates(masks=False),
+        boxes=None,
+        deltas=Matched(predicted, torch.tensor([[0.0], [1], [3]]).expand(3, 5)),
+    )
+    terms, _ = run(Tasks(box_loss=squared, weighting=NoWeights(), balancing=ConstantBalance()), candidates)
+    assert terms["localization"].item() == pytest.approx((1 + 0 + 4) / 3)
+    terms["localization"].backward()
+    assert predicted.grad.any(dim=1).tolist() == [True, False, True]
 
 
 BALANCES = pytest.mark.parametrize(

@@ -18,6 +18,8 @@ LOSSES = {
     "{type: rank_sort, quality: {type: mean}, tasks: {weighting: {type: ranking}, balancing: {type: constant}}}": (
         losses.RankSortLoss
     ),
+    "{type: rank_sort, tasks: {box_loss: {type: l1_giou, l1: 3}, balancing: {type: constant}}}": losses.RankSortLoss,
+    "{type: rank_sort, quality: {type: given}, tasks: {box_loss: null}}": losses.RankSortLoss,
     "{type: average_precision, interpolate: false}": losses.APLoss,
     "{type: average_precision, tasks: {weighting: {type: centerness}, auxiliary: [{type: centerness}]}}": losses.APLoss,
     "{type: alrp, tau: 0.7}": losses.ALRPLoss,
@@ -63,6 +65,7 @@ def everything() -> Candidates:
         },
         centerness=torch.tensor([0.5]),
         box_shares=torch.tensor([0.1]),
+        quality=torch.tensor([0.7]),
         per_image=(2,),
     )
 

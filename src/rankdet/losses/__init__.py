@@ -16,6 +16,8 @@
 positives, or of all) of H × W pixels, B images, I ignored candidates, N negatives. **Symbols** of equations: s logits,
 y localization qualities, E localization errors, H the soft step, δ half its width.
 
+**Labels** of other frameworks: :func:`from_pairs`, :func:`from_background_zero`, :func:`from_background_last`.
+
 **Tools** for a loss of one's own: a definition (:func:`error_driven_loss`) or a rule (:class:`RankingOperator`).
 
 Examples
@@ -46,7 +48,7 @@ from rankdet.losses.balancing import (
     set_epoch_length,
     value_balance,
 )
-from rankdet.losses.box_losses import BoxLoss, GIoULoss, L1Loss, SmoothL1Loss
+from rankdet.losses.box_losses import BoxLoss, GIoULoss, L1GIoULoss, L1Loss, SmoothL1Loss
 from rankdet.losses.bucketed import BucketedAPLoss, BucketedRankSortLoss, bucketed_ap_loss, bucketed_rank_sort_loss
 from rankdet.losses.candidates import Positives, find_positives
 from rankdet.losses.checks import Levels
@@ -61,12 +63,13 @@ from rankdet.losses.focal import (
     varifocal_loss,
 )
 from rankdet.losses.gradients import with_gradient
+from rankdet.losses.labels import from_background_last, from_background_zero, from_pairs
 from rankdet.losses.localization import Overlap, box_overlap, dice_coefficient
 from rankdet.losses.mask_losses import DiceLoss, MaskCrossEntropyLoss, MaskLoss, mask_cross_entropy
 from rankdet.losses.normalizers import CountOrImages, CountPerImage, Normalizer, PositiveCount
 from rankdet.losses.operators import Implementation, RankingOperator, Values
 from rankdet.losses.processes import Processes, Sync
-from rankdet.losses.quality import BinaryQuality, DiceQuality, IoUQuality, MeanQuality, Quality
+from rankdet.losses.quality import BinaryQuality, DiceQuality, GivenQuality, IoUQuality, MeanQuality, Quality
 from rankdet.losses.rank_sort import (
     RankSortLoss,
     RankSortValues,
@@ -112,10 +115,12 @@ __all__ = [
     "EqualizationLossV2",
     "FocalLoss",
     "GIoULoss",
+    "GivenQuality",
     "Implementation",
     "IoUCrossEntropyLoss",
     "IoUQuality",
     "IoUWeights",
+    "L1GIoULoss",
     "L1Loss",
     "Levels",
     "MagnitudeBalance",
@@ -164,6 +169,9 @@ __all__ = [
     "error_driven_loss",
     "find_positives",
     "focal_loss",
+    "from_background_last",
+    "from_background_zero",
+    "from_pairs",
     "mask_cross_entropy",
     "quality_focal_loss",
     "rank_sort_loss",

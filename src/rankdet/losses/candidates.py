@@ -167,4 +167,4 @@ def _num_positives(candidates: Candidates) -> int | None:
     for pairs in (candidates.boxes, candidates.deltas, candidates.masks):
         if pairs is not None and pairs.rows is None:
             return len(pairs.predicted)
-    return None
+    return None if candidates.quality is None else len(candidates.quality)

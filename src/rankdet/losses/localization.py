@@ -1,6 +1,6 @@
 """Localization of matched pairs: how well each positive is localized, never reduced.
 
-Boxes are (x1, y1, x2, y2) in pixels.
+Boxes are (x1, y1, x2, y2), in pixels or in parts of an image: overlaps have no unit.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MASK_CHUNK = 1 << 22
 """Pixels of masks handled at a time: their temporaries stay small beside the masks."""
 SEEN_MASKS = 32
 """About as many masks as statistics look at."""
-MIN_AREA = 1e-6
-"""Floor of union and enclosing area in square pixels, so that boxes without area divide by no zero."""
+MIN_AREA = 1e-16
+"""An area of no more than this is none. Boxes in [0, 1] that have one have more: float32 has steps of 6e-8 below 1."""
 
 
 class Overlap(NamedTuple):
@@ -37,7 +37,8 @@ def box_overlap(predicted: Tensor, target: Tensor) -> Overlap:
 
     with C the smallest box around both (Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019).
 
-    Both are (P, 4) boxes; gradients flow to both.
+    Both are (P, 4) boxes (x1, y1, x2, y2) in one unit: pixels, or parts of an image. Gradients flow to both. Where
+    neither has an area, the IoU is 0 and has no gradient.
 
     Examples
     --------
@@ -52,10 +53,16 @@ def box_overlap(predicted: Tensor, target: Tensor) -> Overlap:
     predicted, target = predicted.to(dtype), target.to(dtype)
     corner, opposite = predicted.split(2, dim=1), target.split(2, dim=1)
     inner = _area(torch.maximum(corner[0], opposite[0]), torch.minimum(corner[1], opposite[1]))
-    outer = _area(torch.minimum(corner[0], opposite[0]), torch.maximum(corner[1], opposite[1])).clamp(min=MIN_AREA)
-    union = (_area(*corner) + _area(*opposite) - inner).clamp(min=MIN_AREA)
-    iou = inner / union
-    return Overlap(iou, iou - (outer - union) / outer)
+    outer = _area(torch.minimum(corner[0], opposite[0]), torch.maximum(corner[1], opposite[1]))
+    union = _area(*corner) + _area(*opposite) - inner
+    iou = _share(inner, union)
+    return Overlap(iou, iou - _share(outer - union, outer))
+
+
+def _share(part: Tensor, area: Tensor) -> Tensor:
+    """``part / area``; 0, without gradient, where the area is none."""
+    is_none = area <= MIN_AREA  # NaN is not
+    return (part / area.masked_fill(is_none, 1.0)).masked_fill(is_none, 0.0)
 
 
 def _area(top_left: Tensor, bottom_right: Tensor) -> Tensor:

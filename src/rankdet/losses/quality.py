@@ -26,8 +26,29 @@ class IoUQuality:
     def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
         """(P,) in [0, 1], detached; raises ValueError where a head passes no boxes."""
         if positives.overlap is None:
-            raise ValueError(f"head {candidates.head!r} passes no boxes, which the quality IoU needs")
+            raise ValueError(
+                f"head {candidates.head!r} passes no boxes, which the quality IoU needs; GivenQuality takes one "
+                "that the head passes itself"
+            )
         return positives.overlap.iou.detach()
+
+
+class GivenQuality:
+    """The quality of a positive is what the head says it is, ``Candidates.quality``.
+
+    For boxes that a loss here cannot compare, such as rotated ones, and for heads that pass none.
+    """
+
+    def __call__(self, candidates: Candidates, positives: Positives) -> Tensor:
+        """(P,), detached; raises ValueError where a head passes no quality, or not one of each positive."""
+        if candidates.quality is None:
+            raise ValueError(f"head {candidates.head!r} passes no quality of its own")
+        if candidates.quality.shape != positives.rows.shape:
+            raise ValueError(
+                f"head {candidates.head!r}: {len(positives.rows)} positives but a quality of shape "
+                f"{tuple(candidates.quality.shape)}"
+            )
+        return candidates.quality.detach()
 
 
 class DiceQuality:
@@ -53,4 +74,4 @@ class MeanQuality:
         return (IoUQuality()(candidates, positives) + DiceQuality()(candidates, positives)) / 2
 
 
-Quality = BinaryQuality | IoUQuality | DiceQuality | MeanQuality
+Quality = BinaryQuality | IoUQuality | DiceQuality | MeanQuality | GivenQuality

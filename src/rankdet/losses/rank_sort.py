@@ -36,11 +36,15 @@ def rank_sort_loss(
     targets: Levels,
     delta: float = 0.5,
     *,
+    is_positive: Levels | None = None,
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation = "auto",
 ) -> RankSortValues:
     r"""Rank & Sort Loss of logits against continuous targets.
+
+    A target of 0 is a negative: also that of a matched box that misses its object, if it is its IoU. ``is_positive``
+    keeps such positives, and so do :func:`rank_sort_loss_at` and :func:`rank_sort_loss_of_labels`.
 
     For every positive i, with :math:`x_{ij} = s_j - s_i` and the soft step H (the term j = i is part of every sum):
 
@@ -68,6 +72,9 @@ def rank_sort_loss(
         Same shapes: −1 ignored, 0 negative, (0, 1] localization quality of a positive. They receive no gradient.
     delta
         δ, half the width of the soft step, in logits; 0 gives the hard step.
+    is_positive
+        Bool, same shapes: which logits are positives, of whatever target in [0, 1]; all others with a target of 0 or
+        more are negatives. None: those with a target above 0.
     sync
         Rank the candidates of all processes in one pool; see :class:`Processes`.
     check
@@ -93,7 +100,7 @@ def rank_sort_loss(
     -----
     Differs from the authors' code, which fails without positives. It returns the same pair but back-propagates the sum
     of both gradients from the first entry, and nothing from the second. A target of exactly 0 is a negative there and
-    here; :func:`rank_sort_loss_of_labels` distinguishes a positive of quality 0 from a negative.
+    here, unless ``is_positive`` says otherwise.
 
     Examples
     --------
@@ -108,7 +115,12 @@ def rank_sort_loss(
     >>> logits.grad
     tensor([ 0.0000,  0.0375,  0.0857,  0.0857, -0.1375,  0.0357, -0.1071,  0.0000])
     """
-    found = _RANK_SORT.of_targets(logits, targets, delta, sync=sync, check=check, implementation=implementation)
+    quality = None
+    if is_positive is not None:
+        targets, quality = _with_zeros(targets, is_positive)
+    found = _RANK_SORT.of_targets(
+        logits, targets, delta, quality, sync=sync, check=check, implementation=implementation
+    )
     return RankSortValues(*found.values)
 
 
@@ -218,6 +230,19 @@ def rank_sort_loss_at(
         logits, index, delta, quality, ignored=ignored, sync=sync, check=check, implementation=implementation
     )
     return RankSortValues(*found.values)
+
+
+def _with_zeros(targets: Levels, is_positive: Levels) -> tuple[Levels, Tensor]:
+    """Targets in which the positives that are named, and no others, are 1, and the (P,) targets that these had."""
+    levels, masks = ([given] if isinstance(given, Tensor) else list(given) for given in (targets, is_positive))
+    if [level.shape for level in levels] != [mask.shape for mask in masks]:
+        raise ValueError(
+            f"targets {[tuple(level.shape) for level in levels]} and is_positive "
+            f"{[tuple(mask.shape) for mask in masks]} must have the same shapes"
+        )
+    marks = [level.clamp(max=0).masked_fill(mask, 1) for level, mask in zip(levels, masks, strict=True)]
+    quality = torch.cat([level[mask] for level, mask in zip(levels, masks, strict=True)])
+    return marks[0] if isinstance(targets, Tensor) else marks, quality
 
 
 def _without_zeros(

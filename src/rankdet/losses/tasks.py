@@ -41,7 +41,8 @@ class Tasks(nn.Module):
     Parameters
     ----------
     box_loss
-        ℓ, the loss of the box of each positive.
+        ℓ, the loss of the box of each positive. None where boxes are learned elsewhere: a head need not pass any, and
+        what it passes serves as quality alone.
     weighting
         w, what each positive counts in the localization.
     balancing
@@ -66,7 +67,7 @@ class Tasks(nn.Module):
     def __init__(
         self,
         *,
-        box_loss: BoxLoss = GIoULoss(),
+        box_loss: BoxLoss | None = GIoULoss(),
         weighting: Weighting = ScoreWeights(),
         balancing: Balancing = ValueBalance(),
         mask_balancing: Balancing | None = None,
@@ -111,12 +112,12 @@ class Tasks(nn.Module):
         Raises
         ------
         ValueError
-            When the head passes neither boxes nor masks, or not what the parts of this loss need.
+            When the head passes neither boxes nor masks where there is a loss of boxes, or not what the parts of this
+            loss need.
         """
         ranking = None if ranks is None else Ranking(ranks, processes)
-        weights = self.weighting(candidates, positives, ranking)
-        localized = list(self._localized(candidates, positives, weights))
-        if not localized:
+        localized = list(self._localized(candidates, positives, ranking))
+        if not localized and self.box_loss is not None:
             raise ValueError(f"head {candidates.head!r} passes neither boxes nor masks, which its loss needs")
         auxiliary = list(self._auxiliary(candidates, positives))
         own = [_Sum("classification", classification, torch.ones_like(classification)), *auxiliary, *localized]
@@ -137,9 +138,14 @@ class Tasks(nn.Module):
             stats["masks_saturated"] = saturated_share(candidates.masks.predicted, candidates.masks.target)
         return LossOutput(terms, stats)
 
-    def _localized(self, candidates: Candidates, positives: Positives, weights: Tensor) -> Iterator[_Sum]:
-        if candidates.boxes is not None or candidates.deltas is not None:
-            yield _Sum("localization", (weights * self.box_loss(candidates, positives)).sum(), weights.sum())
+    def _localized(self, candidates: Candidates, positives: Positives, ranking: Ranking | None) -> Iterator[_Sum]:
+        has_boxes = candidates.boxes is not None or candidates.deltas is not None
+        box_loss = self.box_loss if has_boxes else None
+        if box_loss is None and candidates.masks is None:
+            return
+        weights = self.weighting(candidates, positives, ranking)
+        if box_loss is not None:
+            yield _Sum("localization", (weights * box_loss(candidates, positives)).sum(), weights.sum())
         if candidates.masks is not None and positives.dice is not None:
             rows = candidates.masks.rows
             weights = weights if rows is None else weights[rows]

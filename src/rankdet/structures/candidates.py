@@ -59,7 +59,8 @@ class Candidates:
     num_classes
         Number of classes C, without background.
     boxes
-        (P, 4) decoded boxes and their objects, xyxy in pixels; their IoU is the localization quality.
+        (P, 4) decoded boxes and their objects, xyxy in pixels, or both in parts of the image; their IoU is the
+        localization quality.
     deltas
         (P, 4) the same pairs as encoded regression values, for losses that work on these (L1, smooth L1).
     masks
@@ -81,6 +82,9 @@ class Candidates:
         image.
     rows
         (P,) int64, ascending: which candidates are positives. None has the loss look for them.
+    quality
+        (P,) in [0, 1], detached: the localization quality of the positives, where a head knows it better than the IoU
+        of boxes or the Dice coefficient of masks; for losses that are told to look at it.
 
     Raises
     ------
@@ -101,6 +105,7 @@ class Candidates:
     limited: Tensor | None = None
     per_image: tuple[int, ...] | None = None
     rows: Tensor | None = None
+    quality: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.logits.ndim != 2 or self.labels.shape != self.logits.shape[:1]:
@@ -122,6 +127,7 @@ class Candidates:
             ("centerness", self.centerness),
             ("box_shares", self.box_shares),
             ("limited", self.limited),
+            ("quality", self.quality),
         ):
             if values is not None:
                 pairs_of_all = self.boxes or self.deltas

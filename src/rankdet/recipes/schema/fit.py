@@ -32,6 +32,8 @@ class Head(NamedTuple):
         Which image a candidate is of.
     box_shares
         The part of the image that the box of each positive's object covers.
+    quality
+        A localization quality of the positives beside those of boxes and masks.
     auxiliary
         Names of auxiliary heads.
     """
@@ -42,6 +44,7 @@ class Head(NamedTuple):
     centerness: bool = False
     per_image: bool = False
     box_shares: bool = False
+    quality: bool = False
     auxiliary: tuple[str, ...] = ()
 
 
@@ -51,6 +54,7 @@ WORDS = {
     "centerness": "the centerness of anchors",
     "per_image": "the image of each candidate",
     "box_shares": "the size of objects in their image",
+    "quality": "a quality of its own",
 }
 
 

@@ -10,6 +10,7 @@ from .part import Choice, Part, part
 L1Loss = part("rankdet.losses.box_losses:L1Loss", "l1")
 SmoothL1Loss = part("rankdet.losses.box_losses:SmoothL1Loss", "smooth_l1")
 GIoULoss = part("rankdet.losses.box_losses:GIoULoss", "giou")
+L1GIoULoss = part("rankdet.losses.box_losses:L1GIoULoss", "l1_giou", needs=("boxes",))
 
 MaskCrossEntropyLoss = part(
     "rankdet.losses.mask_losses:MaskCrossEntropyLoss", "cross_entropy", needs_where={"over_box_size": "box_shares"}
@@ -32,6 +33,7 @@ BinaryQuality = part("rankdet.losses.quality:BinaryQuality", "binary")
 IoUQuality = part("rankdet.losses.quality:IoUQuality", "iou", needs=("boxes",))
 DiceQuality = part("rankdet.losses.quality:DiceQuality", "dice", needs=("masks",))
 MeanQuality = part("rankdet.losses.quality:MeanQuality", "mean", needs=("boxes", "masks"))
+GivenQuality = part("rankdet.losses.quality:GivenQuality", "given", needs=("quality",))
 
 CenternessCrossEntropyLoss = part(
     "rankdet.losses.auxiliary:CenternessCrossEntropyLoss", "centerness", learns="centerness"
