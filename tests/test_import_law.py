@@ -23,7 +23,7 @@ ALLOWED = {
     "ranges": set(),
     "structures": set(),
     "losses": BASE,
-    "adapters": BASE | {"losses"},
+    "adapters": BASE | {"losses", "metrics"},
     "label_assignment": BASE,
     "backbones": BASE,
     "coco": BASE,

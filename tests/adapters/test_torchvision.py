@@ -30,8 +30,10 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
-from rankdet.adapters.torchvision import check_labels, log_odds, on_unit_anchor, plain, use_rank_sort
+from rankdet.adapters.torchvision import calibrate, check_labels, on_unit_anchor, plain, use_rank_sort
 from rankdet.losses import box_overlap, dice_coefficient, rank_sort_loss
+from rankdet.metrics import evaluate
+from rankdet.structures import InputError
 
 NUM_CLASSES = 4
 """As torchvision counts: with the background."""
@@ -96,7 +98,9 @@ def retinanet() -> RetinaNet:
 
 def fcos() -> FCOS:
     anchors = AnchorGenerator(((4,),), ((1.0,),))
-    return FCOS(Backbone(), NUM_CLASSES, SIZE, SIZE, anchor_generator=anchors)
+    model = FCOS(Backbone(), NUM_CLASSES, SIZE, SIZE, anchor_generator=anchors)
+    nn.init.constant_(model.head.regression_head.bbox_reg.bias, 2.0)  # no box without area
+    return model
 
 
 def ssd() -> SSD:
@@ -218,31 +222,70 @@ def test_a_plain_model_has_the_same_detections_by_code_of_torchvision_alone(mode
     sums(model(images, targets)).backward()
     optimizer.step()
     detections = model.eval()(images)
-    assert sum(len(found["scores"]) for found in detections) > 10
-    assert plain(model) is model
-    assert {name: type(part) for name, part in model.named_modules()} == classes
+    scored = getattr(model, "roi_heads", model)
+    scored.score_thresh = detections[0]["scores"][9:11].mean().item()
+    kept = model(images)
+    assert len(kept[0]["scores"]) == 10 < len(detections[0]["scores"])
+
+    own, buffers = plain(model), dict(model.named_buffers())
+    assert {name: type(part) for name, part in own.named_modules()} == classes
+    assert b"rankdet" not in pickle.dumps(own)
+    for found, expected in zip(own(images), kept, strict=True):
+        if isinstance(model, FasterRCNN | SSD):
+            found["scores"] = (found["scores"].log() + 40).sigmoid()
+        torch.testing.assert_close(found, expected)
+    scored.score_thresh = 0.0
     assert same(model(images), detections)
-    assert b"rankdet" not in pickle.dumps(model)
+    assert buffers.keys() == dict(model.named_buffers()).keys()
+
+
+def test_a_plain_model_of_one_class_has_the_same_scores() -> None:
+    torch.manual_seed(0)
+    model = use_rank_sort(faster_rcnn(box_predictor=FastRCNNPredictor(32, 2))).eval()
+    images, _ = scene(2)
+    torch.testing.assert_close(plain(model)(images), model(images))
 
 
 def test_weights_of_a_plain_model_are_loaded_by_any_model(model: nn.Module) -> None:
     other = copy.deepcopy(model)
-    state = plain(use_rank_sort(model)).state_dict()
-    assert "All keys matched" in str(other.load_state_dict(state))
+    assert "All keys matched" in str(other.load_state_dict(plain(use_rank_sort(model)).state_dict()))
 
 
-def test_a_model_without_the_loss_refuses_weights_that_were_learned_with_it(model: nn.Module) -> None:
+def test_weights_and_model_must_both_be_of_the_loss_or_neither(model: nn.Module) -> None:
     other = copy.deepcopy(model)
     with pytest.raises(RuntimeError, match=r"Unexpected key.*rankdet_use_rank_sort"):
         other.load_state_dict(use_rank_sort(model).state_dict())
+    with pytest.raises(RuntimeError, match=r"Missing key.*rankdet_use_rank_sort"):
+        model.load_state_dict(other.state_dict())
     use_rank_sort(other).load_state_dict(model.state_dict())
 
 
-def test_weights_of_before_are_loaded_by_a_model_with_the_loss(model: nn.Module) -> None:
-    state = copy.deepcopy(model).state_dict()
-    assert "All keys matched" in str(use_rank_sort(model).load_state_dict(state))
-    with pytest.raises(RuntimeError, match=r"Missing key.*bias"):
-        model.load_state_dict({name: value for name, value in state.items() if "bias" not in name})
+@pytest.mark.parametrize("name", ["faster", "ssd"])
+def test_a_detector_that_has_learned_starts_with_its_odds_against_the_background(name: str) -> None:
+    """And with the same softmax. The background's logit is 0 from then on, also under weight decay."""
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    part = model.roi_heads.box_predictor if name == "faster" else model.head.classification_head
+    with torch.no_grad():
+        for weight in part.parameters():
+            weight.normal_(std=0.3)
+    found: list[Tensor] = []
+    part.register_forward_hook(
+        lambda _, inputs, output: found.append((output[0] if name == "faster" else output).flatten(0, -2))
+    )
+    images, targets = scene(2)
+    model.eval()(images)
+    use_rank_sort(model)(images)
+    before, after = found
+    torch.testing.assert_close(after.softmax(dim=1), before.softmax(dim=1))
+    probabilities = before.double().softmax(dim=1)
+    torch.testing.assert_close(after.double(), (probabilities / probabilities[:, :1]).log(), rtol=1e-4, atol=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    sums(model.train()(images, targets)).backward()
+    optimizer.step()
+    model.eval()(images)
+    assert not found[-1][:, 0].any()
+    assert found[-1][:, 1:].any()
 
 
 def test_detections_are_kept_at_any_score_and_a_second_call_changes_the_options_alone(model: nn.Module) -> None:
@@ -265,21 +308,6 @@ def test_their_box_terms_are_theirs(model: nn.Module) -> None:
     for name in BOXES & theirs.keys():
         torch.testing.assert_close(ours[name], theirs[name])
     assert theirs.keys() - ours.keys() <= {"bbox_ctrness"}
-
-
-def test_log_odds_are_those_of_the_softmax_and_finite_where_a_class_is_certain() -> None:
-    logits = (8 * torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).requires_grad_()
-    found, expected = log_odds(logits), logits.softmax(dim=1)[:, 1:].logit()
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-    upstream = torch.randn(200, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    gradients = [torch.autograd.grad((values * upstream).sum(), logits)[0] for values in (found, expected)]
-    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
-    certain = torch.tensor([[0.0, 500.0, -500.0], [300.0, 0.0, 0.0]], requires_grad=True)
-    odds = log_odds(certain)
-    torch.testing.assert_close(odds, torch.tensor([[500.0, -1000.0], [-300.0, -300.0]]))
-    odds.sum().backward()
-    assert certain.grad is not None
-    assert certain.grad.isfinite().all()
 
 
 def test_overlaps_do_not_need_the_anchors() -> None:
@@ -323,7 +351,7 @@ class Fixed(nn.Module):
         return self.logits[: len(features)], self.deltas[: len(features)]
 
 
-def test_an_rcnn_ranks_the_log_odds_of_all_proposals_and_objects() -> None:
+def test_an_rcnn_ranks_all_proposals_and_the_objects_themselves() -> None:
     torch.manual_seed(0)
     heads = use_rank_sort(faster_rcnn()).roi_heads
     heads.box_predictor = Fixed(torch.randn(9, NUM_CLASSES), 0.5 * torch.randn(9, 4 * NUM_CLASSES))
@@ -336,14 +364,13 @@ def test_an_rcnn_ranks_the_log_odds_of_all_proposals_and_objects() -> None:
     _, found = heads(features, [each.clone() for each in proposals], [(SIZE, SIZE)] * 2, targets)
 
     everything = torch.cat([proposals[0], targets[0]["boxes"], proposals[1]])  # with the objects of the first image
-    probabilities = heads.box_predictor.logits[:6].softmax(dim=1)
     expected = torch.zeros(6, NUM_CLASSES - 1)
     for row, (label, place) in {0: (3, 0), 2: (1, 1), 3: (3, 0), 4: (1, 1)}.items():
         deltas = heads.box_predictor.deltas[row : row + 1, 4 * label : 4 * label + 4]
         box = heads.box_coder.decode_single(deltas, everything[row : row + 1])
         expected[row, label - 1] = box_iou(box, targets[0]["boxes"][place : place + 1]).item()
     torch.testing.assert_close(
-        found["loss_classifier"], sum(rank_sort_loss(probabilities[:, 1:].logit(), expected)), rtol=1e-5, atol=1e-6
+        found["loss_classifier"], sum(rank_sort_loss(heads.box_predictor.logits[:6, 1:], expected))
     )
 
 
@@ -366,9 +393,7 @@ def test_a_dense_head_ranks_all_anchors_of_all_images(name: str, first: int) -> 
     head = model if name == "ssd" else model.head
     found = head.compute_loss(targets, outputs, anchors, matches)["classification"]
 
-    logits = outputs["cls_logits"].flatten(0, 1)
-    if first:
-        logits = logits.softmax(dim=1).logit()[:, 1:]
+    logits = outputs["cls_logits"].flatten(0, 1)[:, first:]
     expected = torch.zeros_like(logits)
     for image, match in enumerate(matches):
         for anchor, place in enumerate(match.tolist()):
@@ -478,6 +503,97 @@ def test_options_out_of_range_are_refused_and_leave_the_model(option: dict[str, 
     with pytest.raises(ValueError, match=name):
         use_rank_sort(model, **option)
     assert type(model.head).__name__ == "RetinaNetHead"
+
+
+def own_objects(model: nn.Module, images: list[Tensor]) -> list[dict[str, Tensor]]:
+    """Objects where the model sees some anyway: some of its detections, a bit off."""
+    found = model.eval()(images)
+    return [{"boxes": each["boxes"][1:30:4] + 0.3, "labels": each["labels"][1:30:4]} for each in found]
+
+
+def ap50(found: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> float:
+    """By the evaluator of COCO."""
+
+    def records(images: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
+        return [
+            {"image_id": image, "category_id": label, "bbox": [x, y, w - x, h - y], "score": score}
+            for image, each in enumerate(images)
+            for (x, y, w, h), label, score in zip(
+                *(each[name].tolist() for name in ("boxes", "labels", "scores")), strict=True
+            )
+        ]
+
+    objects = [target | {"scores": target["labels"]} for target in targets]
+    annotations = [record | {"id": number} for number, record in enumerate(records(objects))]
+    truth = {
+        "images": [{"id": image, "width": SIZE, "height": SIZE} for image in range(len(targets))],
+        "categories": [{"id": label, "name": str(label)} for label in range(NUM_CLASSES)],
+        "annotations": annotations,
+    }
+    return evaluate(truth, records(found))["AP50"]
+
+
+def test_after_calibration_the_usual_threshold_keeps_what_ap50_needs(model: nn.Module) -> None:
+    scored = getattr(model, "roi_heads", model)
+    usual = scored.score_thresh
+    use_rank_sort(model)
+    for name, weight in model.named_parameters():
+        if "cls_score" in name or "classification_head" in name:
+            nn.init.normal_(weight, std=0.1)  # logits further apart than float32 rounds
+    images, _ = scene(2, 2, 1)
+    targets = own_objects(model, images)
+    before = model(images)
+    model.train()
+    found = calibrate(model, [(images[:1], targets[:1]), (images[1:], targets[1:])])
+    assert model.training
+    assert scored.score_thresh == found.threshold == usual
+
+    model.eval()
+    kept = model(images)
+    scored.score_thresh = 0.0
+    everything = model(images)
+    power = 2 if isinstance(model, FCOS) else 1
+    for one, other in zip(before, everything, strict=True):
+        # Scores far below the threshold may become 0, above which detections are.
+        number = len(other["scores"])
+        one = {name: values[:number] for name, values in one.items()}
+        logits = (one["scores"] ** power).double().logit()
+        scores = (found.scale * logits + found.shift).sigmoid() ** (1 / power)
+        torch.testing.assert_close(other["scores"].double(), scores, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(other["boxes"], one["boxes"])
+    expected = ap50(before, targets)
+    assert expected > 0.3
+    assert ap50(everything, targets) == pytest.approx(expected, abs=1e-6)
+    assert found.ap50 == pytest.approx(expected, abs=1e-3)
+    assert found.kept_ap50 == pytest.approx(ap50(kept, targets), abs=1e-3)
+    assert expected - 0.005 <= ap50(kept, targets) <= expected
+    assert sum(len(each["scores"]) for each in kept) < 0.9 * sum(len(each["scores"]) for each in everything)
+
+
+def test_a_calibrated_model_learns_on_from_its_scores_after_another_call() -> None:
+    torch.manual_seed(0)
+    model = use_rank_sort(retinanet())
+    images, _ = scene(2, 1)
+    targets = own_objects(model, images)
+    calibrate(model, [(images, targets)])
+    state = copy.deepcopy(model.state_dict())
+    use_rank_sort(model)
+    assert (model.score_thresh, model.usual_score_thresh) == (0.0, 0.05)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_what_cannot_be_calibrated_is_refused_and_stays() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(TypeError, match="calibrate takes a model of use_rank_sort"):
+        calibrate(retinanet(), [])
+    model = use_rank_sort(retinanet())
+    images, targets = scene(1)
+    targets[0]["boxes"] = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match="no detection hits an object"):
+        calibrate(model, [(images, targets)])
+    assert model.score_thresh == 0
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 def step_beside_another(rank: int, folder: Path) -> None:

@@ -4,14 +4,17 @@
     use_rank_sort(model)
 
 :func:`use_rank_sort` changes the classes of the parts that compute losses, in place. Weights, state dict, matching and
-detection stay torchvision's, so that a trained model is an ordinary one (:func:`plain`).
+detection stay torchvision's. :func:`calibrate` makes its thresholds fit, and :func:`plain` is for deployment.
 
 Legend: B images, A anchors of an image, M candidates of all images, P positives among them, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
@@ -24,7 +27,9 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_loss, project_masks_on_boxes
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
+from rankdet.adapters.calibration import Calibration, Matches, find_calibration, match, rescale
 from rankdet.losses import RankSortLoss, Sync
 from rankdet.ranges import Count, NonNegative, checked
 from rankdet.structures import IGNORED, Candidates, Matched
@@ -36,7 +41,9 @@ Targets = Sequence[Mapping[str, Tensor]]
 Model = TypeVar("Model", bound=nn.Module)
 
 CERTAIN = 100.0
-"""A logit of which a sigmoid in float32 is exactly 1."""
+"""A logit whose sigmoid is 1 in float32."""
+FAINT = 40.0
+"""How far below the background's logit those of classes are put, so that a softmax lets them not compete."""
 
 
 def use_rank_sort(
@@ -52,14 +59,15 @@ def use_rank_sort(
 
     Its heads then return :math:`L_R + L_S` (K. Oksuz et al., "Rank & Sort Loss for Object Detection and Instance
     Segmentation", ICCV 2021, arXiv:2107.11669) as their classification, over all anchors or proposals of a batch.
-    Nothing is sampled. What is ranked are the scores by which torchvision sorts detections. Where classes share a
-    softmax with the background (R-CNN, SSD), these are the log-odds of the probabilities, :func:`log_odds`.
+    Nothing is sampled, and each class has a sigmoid of its own. Where classes share a softmax with the background
+    (R-CNN, SSD), the logit of the background is subtracted from theirs and stays 0 from then on. Detectors that have
+    learned before therefore begin with the log-odds of a class against the background.
 
     Parameters
     ----------
     model
-        A detector of torchvision with weights or without, before it is compiled or wrapped. Where its heads have a new
-        number of classes, they are replaced before.
+        A detector of torchvision with weights or without, before it is compiled or wrapped. A head for another number
+        of classes is put in before.
     delta
         δ, half the width of the soft step, in logits.
     boxes
@@ -75,7 +83,7 @@ def use_rank_sort(
     Raises
     ------
     TypeError
-        When it is no detector of torchvision, or a part that computes losses is of an unknown class.
+        When it is no detector of torchvision, or a part that computes losses or logits is of an unknown class.
     ValueError
         When the model has keypoints, or an argument is out of range.
 
@@ -84,11 +92,11 @@ def use_rank_sort(
     The names of the terms stay. With balanced boxes both terms of a head have one value, which says nothing of boxes.
     FCOS loses its centerness, which is frozen at 1, in loss and scores.
 
-    A ranking fixes differences of scores, not scores. Therefore detections are kept at any score: ``score_thresh`` is
-    0, and the usual one is remembered as ``usual_score_thresh``.
+    A ranking fixes differences of scores, not scores. Therefore detections are kept at any score (``score_thresh`` is
+    0) until :func:`calibrate` makes the usual threshold fit.
 
-    A state dict has the buffer ``rankdet_use_rank_sort``, so that a model without the loss refuses it; :func:`plain`
-    takes it away. Weights without it are loaded as ever.
+    A state dict has buffers ``rankdet_use_rank_sort``, so that torch refuses it for a model without the loss, and that
+    of a model without it here. Weights from elsewhere are loaded before, and :func:`plain` gives weights for elsewhere.
 
     Examples
     --------
@@ -99,25 +107,85 @@ def use_rank_sort(
     >>> sorted(model([torch.rand(3, 64, 64)], [target]))
     ['loss_box_reg', 'loss_classifier', 'loss_objectness', 'loss_rpn_box_reg']
     """
-    for part in _parts(model):
+    parts, classifiers = _parts(model), _classifiers(model)
+    for part in parts:
         part.rank_sort = HeadLoss(delta, boxes, masks, sync, masks_per_image=masks_per_image).to(_device(part))
         part.__class__ = RANKING.get(type(part), type(part))
+    for classifier in classifiers:
+        classifier.subtract_background()
     if isinstance(model, FCOS):
         centerness = model.head.regression_head.bbox_ctrness.requires_grad_(False)
         nn.init.zeros_(centerness.weight)
         nn.init.constant_(centerness.bias, CERTAIN)
     scored = _scored(model)
-    if not hasattr(scored, "usual_score_thresh"):
-        scored.usual_score_thresh = scored.score_thresh
-        scored.score_thresh = 0.0
+    scored.usual_score_thresh = scored.score_thresh or getattr(scored, "usual_score_thresh", 0.0)
+    scored.score_thresh = 0.0
     return model
 
 
-def plain(model: Model) -> Model:
-    """Make a model of :func:`use_rank_sort` an ordinary one of torchvision again, in place, with the same detections.
+@torch.no_grad()
+def calibrate(
+    model: nn.Module,
+    loader: Iterable[tuple[Sequence[Tensor], Targets]],
+    threshold: float | None = None,
+    tolerance: float = 0.005,
+) -> Calibration:
+    """Store a scale and a shift of the logits in the classifier, so that a threshold fits: :func:`find_calibration`.
 
-    It needs rankdet no more: to be scripted, exported or pickled, or to have its state dict loaded elsewhere. Its
-    ``score_thresh``, which is no part of a state dict, is 0. FCOS stays without centerness.
+    The order of the detections stays. ``score_thresh`` is the threshold from then on. Another training starts with
+    :func:`use_rank_sort`, as the first did.
+
+    Parameters
+    ----------
+    model
+        A model that has learned after :func:`use_rank_sort`.
+    loader
+        Validation images and their objects, as the model takes them, without crowd regions.
+    threshold
+        The threshold of the scores; None: the one of the model before :func:`use_rank_sort`.
+    tolerance
+        AP50 that the detections below the threshold may be worth.
+
+    Returns
+    -------
+    Calibration
+        What was found. Its ``best_threshold`` is for those who want few false boxes.
+
+    Raises
+    ------
+    InputError
+        When no detection hits an object, or the threshold is not between 0 and 1.
+    TypeError
+        When it is no model of :func:`use_rank_sort`.
+    """
+    if not all(type(part) in RANKING.values() for part in _parts(model)):
+        raise TypeError("calibrate takes a model of use_rank_sort")
+    scored = _scored(model)
+    usual = threshold or scored.score_thresh or scored.usual_score_thresh
+    # The score of FCOS is the square root of a probability, beside a centerness of 1.
+    power = 2 if isinstance(model, FCOS) else 1
+    with _evaluating(model):
+        found = find_calibration(_matches(model, loader, power), usual**power, tolerance)
+    for weight, bias, is_background in _classifiers(model):
+        rescale(weight, bias, found, ~is_background)
+    scored.score_thresh = usual
+    return found._replace(threshold=usual, best_threshold=found.best_threshold ** (1 / power))
+
+
+@torch.no_grad()
+def plain(model: Model) -> Model:
+    r"""Return a copy of a model of :func:`use_rank_sort` that is an ordinary one of torchvision, with its detections.
+
+    The copy needs rankdet no more: to be scripted, exported or pickled, or to have its state dict loaded elsewhere. Its
+    ``score_thresh`` is no part of a state dict. It is for detection; a further training begins with the model itself.
+
+    RetinaNet, FCOS and detectors of one class have the same scores s as before. Where several classes share a softmax,
+    that would let them compete. They are put far below the background therefore, and ``score_thresh`` with them. A
+    score is then
+
+    .. math:: \frac{e^{s - 40}}{1 + \sum_k e^{s_k - 40}} \approx e^{s - 40}
+
+    in the same order, and ``(scores.log() + 40).sigmoid()`` are the scores of before.
 
     Raises
     ------
@@ -127,43 +195,23 @@ def plain(model: Model) -> Model:
     Examples
     --------
     >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
-    >>> model = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
-    >>> type(use_rank_sort(model)).__name__, type(plain(model)).__name__
+    >>> model = use_rank_sort(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3))
+    >>> type(model).__name__, type(plain(model)).__name__
     ('RankSortSSD', 'SSD')
     """
-    theirs = {ours: theirs for theirs, ours in RANKING.items()}
+    model = deepcopy(model)
+    scored, theirs = _scored(model), {ours: theirs for theirs, ours in RANKING.items()}
     for part in _parts(model):
-        if type(part) in theirs:
-            part.__class__ = theirs[type(part)]
-            del part.rank_sort
+        if type(part) not in theirs:
+            return model
+        part.__class__ = theirs[type(part)]
+        del part.rank_sort
+    del scored.usual_score_thresh
+    if max(classifier.columns for classifier in _classifiers(model)) > 2:
+        for _, bias, is_background in _classifiers(model):
+            bias.sub_(FAINT * ~is_background)
+        scored.score_thresh *= math.exp(-FAINT) / (1 - scored.score_thresh)
     return model
-
-
-def log_odds(logits: Tensor) -> Tensor:
-    r"""Log-odds of the classes' probabilities, (M, C), of a softmax over background and classes, in float32 or better.
-
-    .. math:: s_c = \log \frac{p_c}{1 - p_c} = z_c - \log \sum_{k \ne c} e^{z_k}
-
-    They have the order of the probabilities over all candidates and classes, and their sigmoids are these.
-
-    Parameters
-    ----------
-    logits
-        z, (M, C + 1), of the background first.
-
-    Examples
-    --------
-    >>> logits = torch.tensor([[0.0, 1.0, -2.0]])
-    >>> log_odds(logits).sigmoid(), logits.softmax(dim=1)[:, 1:]
-    (tensor([[0.7054, 0.0351]]), tensor([[0.7054, 0.0351]]))
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    is_best = torch.zeros_like(logits, dtype=torch.bool).scatter(1, logits.argmax(dim=1, keepdim=True), True)
-    total = logits.logsumexp(dim=1, keepdim=True)
-    # 1 − p loses all digits where p is close to 1, which only the best class of a row can be.
-    rest_of_best = logits.masked_fill(is_best, -torch.inf).logsumexp(dim=1, keepdim=True)
-    rest = total + torch.log1p(-(logits - total).exp().masked_fill(is_best, 0))
-    return (logits - torch.where(is_best, rest_of_best, rest))[:, 1:]
 
 
 @checked
@@ -173,7 +221,7 @@ class HeadLoss(nn.Module):
     Attributes
     ----------
     rankdet_use_rank_sort
-        A buffer without a meaning. torch reports its name where a model without the loss is to load it.
+        A buffer whose name torch reports where a model without the loss is to load it, or the reverse.
     """
 
     rankdet_use_rank_sort: Tensor
@@ -202,11 +250,6 @@ class HeadLoss(nn.Module):
         """Return ranking + sorting, and the balanced terms of boxes and masks."""
         terms = self.loss(candidates).terms
         return terms["ranking"] + terms["sorting"], terms["localization"], terms.get("mask")
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Weights of before the first training are loaded like any other.
-        state_dict.setdefault(f"{prefix}rankdet_use_rank_sort", self.rankdet_use_rank_sort)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class RankSortRPN(RegionProposalNetwork):
@@ -270,7 +313,7 @@ class RankSortRoIHeads(RoIHeads):
             return super().forward(features, proposals, image_shapes, targets)
         proposals, matched, labels, regression_targets = self.select_training_samples(proposals, targets)
         logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_shapes)))
-        num_classes = logits.shape[1] - 1
+        num_classes = logits.shape[1] - 1  # the first logit is that of the background, which stays 0
         check_labels(targets, range(1, num_classes + 1))
 
         terms: dict[str, Tensor] = {}
@@ -288,7 +331,7 @@ class RankSortRoIHeads(RoIHeads):
         own_deltas = deltas.reshape(len(all_labels), -1, 4)[rows, all_labels[rows]]
         candidates = Candidates(
             head="rcnn",
-            logits=log_odds(logits),
+            logits=logits[:, 1:],
             labels=torch.where(all_labels > 0, all_labels - 1, num_classes),
             num_classes=num_classes,
             boxes=on_unit_anchor(self.box_coder, own_deltas, torch.cat(regression_targets)[rows]),
@@ -301,6 +344,27 @@ class RankSortRoIHeads(RoIHeads):
         if mask is not None:
             terms["loss_mask"] = mask
         return [], {"loss_classifier": classification, "loss_box_reg": localization, **terms}
+
+    def postprocess_detections(
+        self, class_logits: Tensor, box_regression: Tensor, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Return boxes, scores and labels of the detections of each image, after suppression within each class."""
+        sizes = [len(boxes) for boxes in proposals]
+        scores = class_logits[:, 1:].float().sigmoid()
+        boxes = self.box_coder.decode(box_regression, proposals)[:, 1:]
+        found = [
+            self._detect(*each) for each in zip(boxes.split(sizes), scores.split(sizes), image_shapes, strict=True)
+        ]
+        return [each[0] for each in found], [each[1] for each in found], [each[2] for each in found]
+
+    def _detect(self, boxes: Tensor, scores: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Detections of an image, from a box (A, C, 4) and a score (A, C) for each proposal and class."""
+        rows, columns = (scores > self.score_thresh).nonzero().unbind(1)
+        boxes, scores, labels = clip_boxes_to_image(boxes[rows, columns], shape), scores[rows, columns], columns + 1
+        large = remove_small_boxes(boxes, min_size=1e-2)
+        kept = large[batched_nms(boxes[large], scores[large], labels[large], self.nms_thresh)]
+        kept = kept[: self.detections_per_img]
+        return boxes[kept], scores[kept], labels[kept]
 
     def _draw(
         self,
@@ -381,12 +445,29 @@ class RankSortSSD(SSD):
         self, targets: Targets, head_outputs: dict[str, Tensor], anchors: list[Tensor], matched_idxs: list[Tensor]
     ) -> dict[str, Tensor]:
         """Return the terms of classes and boxes."""
-        logits = log_odds(head_outputs["cls_logits"].flatten(0, 1))
+        logits = head_outputs["cls_logits"].flatten(0, 1)[:, 1:]
         candidates = _dense(logits, 1, self.box_coder.decode_single, targets, head_outputs, anchors, matched_idxs)
         classification, localization, _ = self.rank_sort(candidates)
         if self.rank_sort.boxes == "theirs":
             localization = super().compute_loss(targets, head_outputs, anchors, matched_idxs)["bbox_regression"]
         return {"bbox_regression": localization, "classification": classification}
+
+    def postprocess_detections(
+        self, head_outputs: dict[str, Tensor], image_anchors: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Return the detections of each image, after suppression within each class."""
+        scores = head_outputs["cls_logits"][..., 1:].float().sigmoid()
+        images = zip(head_outputs["bbox_regression"], scores, image_anchors, image_shapes, strict=True)
+        return [self._detect(*each) for each in images]
+
+    def _detect(self, deltas: Tensor, scores: Tensor, anchors: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """Detections of an image: the best anchors of each class above the threshold, suppressed."""
+        scores, places = scores.topk(min(self.topk_candidates, len(scores)), dim=0)
+        ranks, columns = (scores > self.score_thresh).nonzero().unbind(1)
+        boxes = clip_boxes_to_image(self.box_coder.decode_single(deltas, anchors), shape)[places[ranks, columns]]
+        scores, labels = scores[ranks, columns], columns + 1
+        kept = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+        return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
 
 
 RANKING: dict[type[nn.Module], type[nn.Module]] = {
@@ -414,7 +495,7 @@ def on_unit_anchor(coder: BoxCoder, predicted: Tensor, targets: Tensor) -> Match
     >>> objects, deltas = torch.tensor([[16.0, 42.0, 50.0, 60.0]]), torch.tensor([[1.0, -2.0, 0.5, 1.0]])
     >>> pairs = on_unit_anchor(coder, deltas, coder.encode_single(objects, anchors))
     >>> box_overlap(pairs.predicted, pairs.target).iou, box_overlap(coder.decode_single(deltas, anchors), objects).iou
-    (tensor([0.5085]), tensor([0.5085]))
+    (tensor([0.3789]), tensor([0.3789]))
     """
     dtype = torch.promote_types(predicted.dtype, torch.float32)
     anchors = predicted.new_tensor([0, 0, 1, 1], dtype=dtype).expand(len(predicted), 4)
@@ -498,6 +579,71 @@ def _parts(model: nn.Module) -> list[nn.Module]:
     if isinstance(model, GeneralizedRCNN) and model.roi_heads.has_keypoint():
         raise ValueError("use_rank_sort: keypoints are learned by a loss of their own, which it does not replace")
     return parts
+
+
+def _matches(model: nn.Module, loader: Iterable[tuple[Sequence[Tensor], Targets]], power: int) -> Iterator[Matches]:
+    """Detections at any score beside objects, image by image; logits are those of ``score ** power``."""
+    device = _device(model)
+    for images, targets in loader:
+        for found, target in zip(model([image.to(device) for image in images]), targets, strict=True):
+            boxes, labels = found["boxes"].cpu(), found["labels"].cpu()
+            logits = (found["scores"].cpu().double() ** power).logit(eps=1e-12)
+            yield match(boxes, logits, labels, target["boxes"].cpu(), target["labels"].cpu())
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, its detections kept at any score, within the context."""
+    scored = _scored(model)
+    training, threshold = model.training, scored.score_thresh
+    model.eval()
+    scored.score_thresh = 0.0
+    try:
+        yield
+    finally:
+        model.train(training)
+        scored.score_thresh = threshold
+
+
+class Classifier(NamedTuple):
+    """The last layer of a classifier: (O, …) weight and (O,) bias of its logits, and which are of the background."""
+
+    weight: Tensor
+    bias: Tensor
+    is_background: Tensor
+
+    @property
+    def columns(self) -> int:
+        """Logits of an anchor or proposal, the background's first; 1 where there is no background."""
+        number = int(self.is_background.sum())
+        return len(self.bias) // number if number else 1
+
+    def subtract_background(self) -> None:
+        """Make the background's logits 0, and lower those of the classes by as much."""
+        if self.columns > 1:
+            for values in (self.weight, self.bias):
+                values -= values[self.is_background].repeat_interleave(self.columns, dim=0)
+
+
+def _classifiers(model: Any) -> list[Classifier]:
+    """The classifiers of a detector, where levels do not share one that of each; raises TypeError for unknown ones."""
+    if isinstance(model, GeneralizedRCNN):
+        layers: list[Any] = [getattr(model.roi_heads.box_predictor, "cls_score", None)]
+    elif isinstance(model, RetinaNet | FCOS):
+        layers = [model.head.classification_head.cls_logits]
+    else:
+        levels = model.head.classification_head.module_list
+        layers = [level[-1] if isinstance(level, nn.Sequential) else level for level in levels]
+    classifiers = []
+    for layer in layers:
+        if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.bias is None:
+            raise TypeError(f"use_rank_sort knows no classifier that ends with {layer}")
+        outputs = torch.arange(len(layer.bias), device=layer.bias.device)
+        if isinstance(model, SSD):
+            outputs %= model.head.classification_head.num_columns
+        has_background = not isinstance(model, RetinaNet | FCOS)
+        classifiers.append(Classifier(layer.weight.detach(), layer.bias.detach(), (outputs == 0) & has_background))
+    return classifiers
 
 
 def _scored(model: nn.Module) -> Any:
