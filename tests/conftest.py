@@ -9,17 +9,19 @@ import pytest
 import torch
 import yaml
 
-from rankdet.backbones import CarafeFPN, TimmBackbone, TinyBackbone, make_deformable
+from rankdet.backbones import CarafeFPN, HybridEncoder, TimmBackbone, TinyBackbone, make_deformable
 from rankdet.data import make_shapes
-from rankdet.detectors import ATSS, PAA, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN, SOLOv2
+from rankdet.detectors import ATSS, PAA, RTDETR, YOLACT, CascadeRCNN, FasterRCNN, MaskRCNN, SOLOv2
 from rankdet.heads import (
     AnchorGenerator,
     BoxStage,
+    Denoising,
     DenseStage,
     GridStage,
     MaskFeatureSettings,
     MaskStage,
     ProposalSettings,
+    QueryDecoder,
     RegionProposalNetwork,
 )
 from rankdet.label_assignment import RandomSampler
@@ -281,4 +283,22 @@ def build_tiny_solov2(ranking: bool) -> SOLOv2:
             groups=4,
         ),
         mask_features=MaskFeatureSettings(channels=8, out_channels=8, groups=4),
+    )
+
+
+@pytest.fixture
+def tiny_rt_detr() -> Callable[[bool], RTDETR]:
+    """As ``tiny_faster_rcnn``; both forms are the same network."""
+    return build_tiny_rt_detr
+
+
+def build_tiny_rt_detr(ranking: bool) -> RTDETR:
+    torch.manual_seed(0)
+    return RTDETR(
+        3,
+        backbone=TinyBackbone((8, 16, 32)),
+        pyramid_channels=16,
+        encoder=partial(HybridEncoder, heads=2, feedforward=32, blocks=1, groups=4),
+        decoder=partial(QueryDecoder, channels=16, queries=30, layers=2, heads=2, points=2, feedforward=32, groups=4),
+        denoising=partial(Denoising, queries=10),
     )

@@ -25,6 +25,7 @@ from rankdet.losses import (
     GIoULoss,
     IoUCrossEntropyLoss,
     IoUWeights,
+    L1GIoULoss,
     L1Loss,
     MaskCrossEntropyLoss,
     NoWeights,
@@ -70,6 +71,9 @@ STANDARD = "rpn/classification", "rpn/localization", "rcnn/classification"
 RANKING = "rpn/ranking", "rpn/localization_error", "rcnn/ranking", "rcnn/localization_error"
 DENSE_STANDARD = "dense/classification", "dense/localization"
 DENSE_RANKING = "dense/ranking", "dense/localization_error"
+
+UNBALANCED = Tasks(box_loss=L1GIoULoss(), weighting=NoWeights(), balancing=ConstantBalance())
+QUERY_HEADS = ("encoder", "denoising1", "denoising2", "decoder1", "decoder2")
 
 DETECTORS = {
     "Faster R-CNN, standard": Form(
@@ -239,6 +243,24 @@ DETECTORS = {
         ranking=True,
         losses={"grid": RankSortLoss(quality=DiceQuality(), tasks=Tasks(dice_epsilon=2e-3))},
         falling=("grid/ranking", "grid/mask_error"),
+    ),
+    "RT-DETR, standard": Form(
+        "tiny_rt_detr",
+        ranking=False,
+        losses=dict.fromkeys(QUERY_HEADS, VarifocalLoss(constant_weights=True, tasks=UNBALANCED)),
+        falling=("encoder/localization", "decoder2/localization"),
+    ),
+    "RT-DETR, Rank & Sort": Form(
+        "tiny_rt_detr",
+        ranking=True,
+        losses=dict.fromkeys(QUERY_HEADS, RankSortLoss(tasks=UNBALANCED)),
+        falling=("decoder2/ranking", "denoising2/ranking", "decoder2/localization"),
+    ),
+    "RT-DETR, balanced, Rank & Sort": Form(
+        "tiny_rt_detr",
+        ranking=True,
+        losses={head: RankSortLoss(tasks=Tasks(box_loss=L1GIoULoss(), weighting=NoWeights())) for head in QUERY_HEADS},
+        falling=("decoder2/ranking", "denoising2/ranking", "decoder2/localization_error"),
     ),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from rankdet.backbones import HybridEncoder, TimmBackbone
 from rankdet.detectors import RTDETR
@@ -15,7 +16,8 @@ from rankdet.heads import Denoising, QueryDecoder
 from rankdet.importing import from_transformers
 from rankdet.importing.from_transformers import NEWER, Names
 from rankdet.importing.rules import translated
-from rankdet.structures import Images
+from rankdet.losses import ConstantBalance, L1GIoULoss, NoWeights, Tasks, VarifocalLoss, find_positives
+from rankdet.structures import Batch, Images, Source, Target
 
 transformers = pytest.importorskip("transformers", reason="compares with RT-DETR of transformers")
 
@@ -26,6 +28,7 @@ NUM_CLASSES = 3
 
 def theirs(num_denoising: int = 0, expansion: float = 1.0) -> Any:
     """RT-DETR as transformers builds it, on a tiny ResNet, with weights that are not those of its start."""
+    torch.manual_seed(0)
     backbone = transformers.RTDetrResNetConfig(
         embedding_size=16,
         hidden_sizes=[32, 64, 128, 256],
@@ -52,17 +55,18 @@ def theirs(num_denoising: int = 0, expansion: float = 1.0) -> Any:
         label_noise_ratio=0.0,
         box_noise_scale=1e-6,
     )
+    # With the other implementation torch 2.14 takes the float32 mask of noised queries for one in double precision.
+    config._attn_implementation = "eager"
     model = transformers.RTDetrForObjectDetection(config).eval()
-    generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if hasattr(module, "running_var"):
-            module.running_mean.normal_(std=0.1, generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "sampling_offsets" in name or "attention_weights" in name or "bbox" in name or "class_embed" in name:
-                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+                parameter += 0.1 * torch.randn_like(parameter)
     return model
 
 
@@ -120,3 +124,63 @@ def test_logits_and_boxes_are_those_of_transformers(dtype: torch.dtype, toleranc
     for layer, found in enumerate(outputs.layers):
         close(found.logits, expected.intermediate_logits[:, layer])
         close(found.boxes, expected.intermediate_reference_points[:, layer])
+
+
+def targets() -> tuple[Target, ...]:
+    """Two large objects in each image, which some box of every cell overlaps."""
+    height, width = SIDES
+    scale = torch.tensor([width, height] * 2)
+    first = torch.tensor([[0.02, 0.01, 0.99, 0.95], [0.04, 0.03, 0.97, 0.99]]) * scale
+    second = torch.tensor([[0.01, 0.04, 0.96, 0.98], [0.05, 0.02, 0.98, 0.94]]) * scale
+    return Target(first, torch.tensor([0, 2])), Target(second, torch.tensor([1, 1]))
+
+
+STANDARD = VarifocalLoss(
+    constant_weights=True, tasks=Tasks(box_loss=L1GIoULoss(), weighting=NoWeights(), balancing=ConstantBalance())
+)
+
+
+@pytest.mark.parametrize("num_denoising", [0, 8])
+def test_losses_of_all_heads_and_their_gradients_are_those_of_transformers(num_denoising: int) -> None:
+    model, pixels = theirs(num_denoising), images()
+    detector = ours(model, torch.float64)
+    for parameter in detector.backbone.parameters():
+        parameter.requires_grad_(parameter.ndim > 1)  # normalization of the backbone is no parameter there
+    model.double().train()  # noised queries are made in training alone
+    detector.train()
+    labels = [
+        {
+            "class_labels": target.labels,
+            "boxes": box_convert(target.boxes / torch.tensor(SIDES[::-1] * 2), "xyxy", "cxcywh").double(),
+        }
+        for target in targets()
+    ]
+    expected = model(pixels.pixels.double() / 255, labels=labels)
+    sources = tuple(Source(number, f"{number}.png", SIDES) for number in range(2))
+    heads = detector(Batch(pixels, targets(), sources))
+    # They number the layers but the last, and then the encoder.
+    names = {"decoder3": "", "decoder1": "_aux_0", "decoder2": "_aux_1", "encoder": "_aux_2"}
+    names |= {f"denoising{layer + 1}": f"_dn_{layer}" for layer in range(3) if num_denoising}
+    assert [candidates.head for candidates in heads][-1] == "decoder3"
+    assert {candidates.head for candidates in heads} == set(names)
+    total = 0
+    for candidates in heads:
+        assert (find_positives(candidates).overlap.iou > 0).all()  # there such a positive has no classification loss
+        terms = STANDARD(candidates).terms
+        parts = [expected.loss_dict[f"loss_{part}{names[candidates.head]}"] for part in ("vfl", "giou", "bbox")]
+        assert min(parts) > 0.05
+        close = partial(torch.testing.assert_close, atol=0, rtol=1e-5, check_dtype=False)
+        close(terms["classification"], parts[0])
+        close(terms["localization"], parts[1] + parts[2])
+        total = total + sum(terms.values())
+    expected.loss.backward()
+    total.backward()
+    gradients = {
+        name.removeprefix("model."): value.grad for name, value in model.named_parameters() if value.grad is not None
+    }
+    rules = list(from_transformers.rt_detr(detector, NEWER))
+    own = {name: value.grad for name, value in detector.named_parameters() if value.grad is not None}
+    for name, gradient in translated(gradients, rules, own).items():
+        # Noised boxes are drawn on each side: they differ by a millionth of their sides.
+        difference = float((own[name] - gradient).abs().max())
+        assert difference < 1e-4 * float(gradient.abs().max()) + 1e-9, name

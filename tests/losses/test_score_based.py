@@ -285,6 +285,18 @@ def test_the_quality_focal_loss_of_a_head_worked_out_by_hand() -> None:
     assert candidates.boxes.predicted.grad is None
 
 
+def test_the_weights_of_varifocal_loss_may_be_constants_to_its_gradient() -> None:
+    logits = torch.tensor([[-2.0, 1.0], [0.5, -1.0]], dtype=torch.float64, requires_grad=True)
+    labels, quality = torch.tensor([1, 0]), torch.tensor([0.6, 0.0])
+    value = varifocal_loss(logits, labels, quality, constant_weights=True)
+    (gradient,) = torch.autograd.grad(value, logits)
+    scores = logits.detach().sigmoid()
+    expected = 0.75 * scores**2 * scores
+    expected[0, 1] = 0.6 * (scores[0, 1] - 0.6)
+    torch.testing.assert_close(gradient, expected)
+    assert value == varifocal_loss(logits, labels, quality)
+
+
 def test_the_varifocal_loss_of_a_head_worked_out_by_hand() -> None:
     """Logits 0: a negative costs 3 ln 2 / 16, a positive q ln 2; boxes count as much as their IoU."""
     candidates = make_candidates(torch.zeros(3, 2), [0, 1, 2], 2)

@@ -107,6 +107,7 @@ def varifocal_loss(
     gamma: float = 2.0,
     *,
     iou_weighted: bool = True,
+    constant_weights: bool = False,
     rows: Tensor | None = None,
 ) -> Tensor:
     r"""Varifocal loss, summed over all logits of all candidates that are not ignored; a scalar.
@@ -128,6 +129,9 @@ def varifocal_loss(
         Exponent of negatives.
     iou_weighted
         False: without the factor q before the parenthesis, so that all positives count alike.
+    constant_weights
+        True: the gradient takes the factor σ^γ of negatives for a constant, as in the published code of RT-DETR. Where
+        scores are low, it is a third of the derivative then.
 
     Examples
     --------
@@ -140,10 +144,11 @@ def varifocal_loss(
     def of_positives(logits: Tensor) -> Tensor:
         target = _targets(quality, logits)
         weight = target if iou_weighted else torch.ones_like(target)
-        weight = torch.where(target > 0, weight, alpha * logits.sigmoid().pow(gamma))
+        of_negatives = alpha * (logits.detach() if constant_weights else logits).sigmoid().pow(gamma)
+        weight = torch.where(target > 0, weight, of_negatives)
         return weight * functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
-    return _focal_sum(logits, labels, rows, gamma, alpha, of_positives)
+    return _focal_sum(logits, labels, rows, gamma, alpha, of_positives, constant_weights)
 
 
 def _targets(quality: Tensor, logits: Tensor) -> Tensor:
@@ -160,11 +165,13 @@ def _focal_sum(
     exponent: float,
     factor: float,
     of_positives: Callable[[Tensor], Tensor],
+    constant_weights: bool = False,
 ) -> Tensor:
     """The sum Σ factor · σ^exponent · softplus over negative logits, and of ``of_positives`` over those of positives.
 
     All focal losses treat negatives alike, and nearly all logits are negatives: their derivative is written out, and
-    no intermediate result is kept. The derivative of the few positives is left to automatic differentiation.
+    no intermediate result is kept. With ``constant_weights`` it is that of softplus alone. The derivative of the few
+    positives is left to automatic differentiation.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must be (M, C) and (M,)")
@@ -188,7 +195,10 @@ def _focal_sum(
             for part, values in _negatives(logits, labels, dtype):
                 # d(p^γ softplus)/ds = p^γ (γ (1 − p) softplus + p)
                 scores = values.sigmoid()
-                slope = softplus(values).mul_(1 - scores).mul_(exponent).add_(scores)
+                if constant_weights:
+                    slope = scores.clone()
+                else:
+                    slope = softplus(values).mul_(1 - scores).mul_(exponent).add_(scores)
                 result[part] = slope.mul_(scores.pow_(exponent)).mul_(factor * upstream[0])
             result[index] = (slopes * upstream[0]).to(result.dtype)
             return result
@@ -325,6 +335,8 @@ class VarifocalLoss(nn.Module):
         Exponent: how much well-classified negatives are played down.
     iou_weighted
         Whether a positive counts as much as its quality.
+    constant_weights
+        Whether the gradient takes the factor of negatives for a constant, as in RT-DETR; see :func:`varifocal_loss`.
     quality
         What the scores of positives learn.
     normalizer
@@ -346,6 +358,7 @@ class VarifocalLoss(nn.Module):
         gamma: NonNegative = 2.0,
         *,
         iou_weighted: bool = True,
+        constant_weights: bool = False,
         quality: Quality = IoUQuality(),
         normalizer: Normalizer = PositiveCount(),
         tasks: Tasks = Tasks(box_loss=GIoULoss(2.0), weighting=IoUWeights(), balancing=ConstantBalance()),
@@ -355,6 +368,7 @@ class VarifocalLoss(nn.Module):
         self.alpha = alpha
         self.gamma = gamma
         self.iou_weighted = iou_weighted
+        self.constant_weights = constant_weights
         self.quality = quality
         self.normalizer = normalizer
         self.tasks = deepcopy(tasks)  # a balance has a state, which no two losses may share
@@ -372,6 +386,7 @@ class VarifocalLoss(nn.Module):
             self.alpha,
             self.gamma,
             iou_weighted=self.iou_weighted,
+            constant_weights=self.constant_weights,
             rows=positives.rows,
         )
         return _output(self, candidates, positives, total)
