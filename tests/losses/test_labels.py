@@ -71,6 +71,14 @@ def test_an_object_that_is_not_in_its_image_is_refused(wrong: int) -> None:
         from_pairs([(torch.tensor([5]), torch.tensor([0]))], [torch.zeros(0, dtype=torch.int64)])
 
 
+def test_pairs_become_places_in_one_graph() -> None:
+    compiled = torch.compile(from_pairs, backend="eager", fullgraph=True)
+    pairs, labels = draw_pairs([2, 0, 3])
+    assert all(map(torch.equal, compiled(pairs, labels), from_pairs(pairs, labels)))
+    pairs[0][1][0] = 2
+    assert compiled(pairs, labels)[2].tolist()[0] == -1
+
+
 def test_images_and_pairs_must_be_as_many() -> None:
     with pytest.raises(ValueError, match="pairs of 1 images but labels of 2"):
         from_pairs([(torch.tensor([0]), torch.tensor([0]))], [torch.tensor([1]), torch.tensor([1])])

@@ -33,7 +33,7 @@ def from_pairs(pairs: Sequence[tuple[Tensor, Tensor]], labels: Sequence[Tensor])
     ------
     ValueError
         When there are not as many images in both, or an object is not in its image. On a GPU, where looking would
-        wait, the class of such an object is −1, which the loss makes NaN.
+        wait, and where torch compiles, the class of such an object is −1, which the loss makes NaN.
 
     Notes
     -----
@@ -58,13 +58,15 @@ def from_pairs(pairs: Sequence[tuple[Tensor, Tensor]], labels: Sequence[Tensor])
         raise ValueError(f"{len(query)} matched queries but {len(objects)} objects")
     # Images, and what follows from shapes, are known without looking at any device.
     sizes = torch.tensor([len(each) for each in labels])
-    image = torch.arange(len(pairs)).repeat_interleave(torch.tensor([len(each) for _, each in pairs]))
+    matched = torch.tensor([len(each) for _, each in pairs])
+    image = torch.arange(len(pairs)).repeat_interleave(matched, output_size=len(query))
     first, size = (sizes.cumsum(0) - sizes)[image], sizes[image]
+    on_host = classes.device.type == "cpu"
     image, query, objects, first, size = (
-        part.to(classes.device, non_blocking=True) for part in (image, query, objects, first, size)
+        part.to(classes.device, non_blocking=not on_host) for part in (image, query, objects, first, size)
     )
     is_there = (objects >= 0) & (objects < size)
-    if classes.device.type == "cpu" and not bool(is_there.all()):
+    if on_host and not torch.compiler.is_compiling() and not bool(is_there.all()):
         wrong = int((~is_there).nonzero()[0])
         raise ValueError(f"object {int(objects[wrong])} of image {int(image[wrong])}, which has {int(size[wrong])}")
     if not len(classes):
@@ -92,8 +94,8 @@ def from_background_zero(labels: Tensor, num_classes: int) -> Tensor:
     Raises
     ------
     ValueError
-        When a label is above C. On a GPU, where looking would wait, it stays as it is, which the ``check`` of a loss
-        finds.
+        When a label is above C. On a GPU, where looking would wait, and where torch compiles, it stays as it is, which
+        the ``check`` of a loss finds.
 
     Examples
     --------

@@ -163,8 +163,8 @@ def _places(levels: Sequence[Tensor], index: Index, device: torch.device) -> tup
     else:
         shapes = ", ".join(str(tuple(level.shape)) for level in levels)
         raise ValueError(f"a tuple of {len(parts)} indices needs one tensor of as many dimensions, logits are {shapes}")
-    # From the memory of the host without waiting; it is copied before the call returns unless it is pinned.
-    parts = [part.to(device, non_blocking=True) for part in parts]
+    # To a GPU without waiting: what is not pinned is copied before the call returns. To the host that would be unsafe.
+    parts = [part.to(device, non_blocking=device.type != "cpu") for part in parts]
     places, is_outside = torch.zeros_like(parts[0]), torch.zeros_like(parts[0], dtype=torch.bool)
     for part, size in zip(parts, sizes, strict=True):
         places = places * size + part
