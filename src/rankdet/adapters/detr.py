@@ -1,0 +1,233 @@
+"""Rank & Sort Loss in the criterion that DETR repositories share.
+
+The original DETR, Deformable DETR, DINO, RT-DETR, D-FINE, DEIM, LW-DETR and RF-DETR have one protocol. A criterion
+matches the queries of each decoder layer with objects, and asks itself for ``get_loss(name, outputs, targets, indices,
+num_boxes)``. :class:`RankSortLabels`, in front of such a criterion, answers where the name is that of a classification.
+
+Shapes: B images, Q queries, C classes, P matched queries of all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rankdet.losses import (
+    Processes,
+    RankSortValues,
+    Sync,
+    box_overlap,
+    from_pairs,
+    rank_sort_loss_at,
+    score_weights,
+    value_balance,
+)
+from rankdet.losses.processes import with_value
+from rankdet.losses.weighting import usable_sum
+from rankdet.ranges import NonNegative, Positive, checked
+
+Boxes = Literal["theirs", "balanced"]
+Index = tuple[Tensor, Tensor, Tensor]
+"""Image, query and class of each matched query, (P,) int64 each, in any order."""
+Indices = Sequence[tuple[Tensor, Tensor]]
+"""For each image the queries that are matched and the object of each, two int64 tensors of one length."""
+Targets = Sequence[Mapping[str, Tensor]]
+
+CLASSIFICATIONS = {"labels": "loss_ce", "vfl": "loss_vfl", "mal": "loss_mal", "focal": "loss_focal", "bce": "loss_bce"}
+"""Names of classifications in ``get_loss``, and of the term that each returns."""
+
+
+@checked
+@dataclass(frozen=True)
+class RankSort:
+    r"""Rank & Sort Loss of the queries of one decoder layer, those of all images in one pool.
+
+    A matched query is a positive of its object's class, even where its box has IoU 0 with the object. Its quality is
+    that IoU, detached. All other logits are negatives. A layer gets, in place of its classification,
+
+    .. math:: w (L_R + L_S), \qquad L_R, L_S \in [0, 1)
+
+    (K. Oksuz et al., "Rank & Sort Loss for Object Detection and Instance Segmentation", ICCV 2021, arXiv:2107.11669).
+    Balanced boxes get :math:`\lambda (c_1 L_1 + c_2 L_{GIoU})` of the same value, where the c are the criterion's
+    weights. :math:`L_1` and :math:`L_{GIoU}` are means over the matched queries, weighted by their best scores.
+
+    Parameters
+    ----------
+    delta
+        δ, half the width of the soft step, in logits.
+    weight
+        w, a factor beside the weight that the criterion gives its classification.
+    boxes
+        ``"theirs"``: the criterion's own box losses. ``"balanced"``: those above in their place.
+    sync
+        Rank the queries of all processes in one pool.
+
+    Raises
+    ------
+    ValueError
+        When δ is negative, w is not positive, or ``boxes`` is neither of the two.
+    """
+
+    delta: NonNegative = 0.5
+    weight: Positive = 1.0
+    boxes: Boxes = "theirs"
+    sync: Sync = False
+
+    def __post_init__(self) -> None:
+        if self.boxes not in ("theirs", "balanced"):
+            raise ValueError(f"RankSort: boxes must be 'theirs' or 'balanced', got {self.boxes!r}")
+
+    def __call__(self, logits: Tensor, boxes: Tensor, index: Index, objects: Tensor) -> RankSortValues:
+        """Return ranking and sorting of one layer, without w.
+
+        Parameters
+        ----------
+        logits
+            (B, Q, C), of a sigmoid per class.
+        boxes
+            (B, Q, 4) predicted boxes (center x, center y, width, height), relative to the image.
+        index
+            Image, query and class of each matched query, (P,) int64 each, in any order.
+        objects
+            (P, 4) boxes of their objects, in the same form and order.
+
+        Examples
+        --------
+        One image, three queries, two classes. The second query is matched with an object of class 1:
+
+        >>> logits = torch.tensor([[[0.0, -2.0], [-3.0, 1.0], [2.0, -1.0]]], requires_grad=True)
+        >>> boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.3, 0.3, 0.2, 0.2], [0.8, 0.8, 0.1, 0.1]]])
+        >>> index = (torch.tensor([0]), torch.tensor([1]), torch.tensor([1]))
+        >>> ranking, sorting = RankSort()(logits, boxes, index, torch.tensor([[0.3, 0.3, 0.2, 0.1]]))
+        >>> print(f"{ranking:.3f} {sorting:.3f}")
+        0.667 0.000
+        """
+        image, query, _ = index
+        iou = box_overlap(_corners(boxes[image, query]), _corners(objects)).iou
+        return rank_sort_loss_at(logits, index, iou.detach(), self.delta, sync=self.sync)
+
+    def localization(self, logits: Tensor, boxes: Tensor, index: Index, objects: Tensor) -> tuple[Tensor, Tensor]:
+        """L1 distance of relative boxes and 1 − GIoU, each the mean of one layer weighted by scores, without λ and c.
+
+        Parameters are those of a call.
+
+        Examples
+        --------
+        >>> index = (torch.tensor([0]), torch.tensor([0]), torch.tensor([1]))
+        >>> boxes, objects = torch.tensor([[[0.3, 0.3, 0.2, 0.2]]]), torch.tensor([[0.3, 0.3, 0.2, 0.1]])
+        >>> RankSort().localization(torch.zeros(1, 1, 2), boxes, index, objects)
+        (tensor(0.1000), tensor(0.5000))
+        """
+        image, query, _ = index
+        matched, weights = boxes[image, query], score_weights(logits[image, query])
+        distance = (_precise(matched) - _precise(objects)).abs().sum(dim=1)
+        giou = box_overlap(_corners(matched), _corners(objects)).giou
+        totals = torch.stack([(weights * distance).sum(), (weights * (1 - giou)).sum()])
+        *means, divisor = Processes(self.sync).mean(torch.cat([totals, weights.sum()[None].to(totals)]))
+        l1, one_minus_giou = with_value(totals, torch.stack(means)) / usable_sum(divisor)
+        return l1, one_minus_giou
+
+
+class RankSortLabels:
+    """Mixin in front of a DETR criterion, which puts Rank & Sort Loss in the place of its classification.
+
+    Matching, auxiliary layers, denoising queries, masks: all else stays the criterion's. Each layer is a pool of its
+    own, and so are the denoising queries of a layer. Groups of queries (``group_detr``) are one pool.
+
+    Attributes
+    ----------
+    rank_sort
+        The loss of a layer; a subclass or an instance sets another one.
+    logits_name, labels_name
+        Keys of the logits in outputs and of the classes in targets. Those of the boxes are ``pred_boxes`` and
+        ``boxes``.
+
+    Notes
+    -----
+    The dict of a layer has w (ranking + sorting) by the criterion's own name (``loss_ce``, ``loss_vfl``, …), and beside
+    it the detached ``ranking`` and ``sorting``. Criteria that keep only what has a weight drop these two.
+
+    Examples
+    --------
+    >>> class Criterion(torch.nn.Module):  # stands for the criterion of a repository
+    ...     num_classes = 2
+    >>> class RankSortCriterion(RankSortLabels, Criterion):
+    ...     rank_sort = RankSort(delta=0.4)
+    >>> outputs = {"pred_logits": torch.zeros(1, 3, 2), "pred_boxes": torch.full((1, 3, 4), 0.5)}
+    >>> targets = [{"labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.25]])}]
+    >>> indices = [(torch.tensor([2]), torch.tensor([0]))]
+    >>> RankSortCriterion().get_loss("labels", outputs, targets, indices, num_boxes=1.0)["loss_ce"]
+    tensor(0.8333)
+    """
+
+    rank_sort: RankSort = RankSort()
+    logits_name: str = "pred_logits"
+    labels_name: str = "labels"
+    weight_dict: Mapping[str, float]
+
+    def get_loss(
+        self,
+        loss: str,
+        outputs: Mapping[str, Tensor],
+        targets: Targets,
+        indices: Indices,
+        num_boxes: Any,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        """Return the terms of one loss of one layer; ``kwargs`` are what a repository passes to its own losses.
+
+        Raises
+        ------
+        ValueError
+            When the logits have a column for "no object", so that the classes share a softmax.
+        """
+        if loss in CLASSIFICATIONS:
+            return self._classified(CLASSIFICATIONS[loss], outputs, targets, self.positives(targets, indices))
+        if loss == "boxes" and self.rank_sort.boxes == "balanced":
+            return {}  # They came with the classification, whose value they have.
+        terms: dict[str, Tensor] = super().get_loss(  # type: ignore[misc]
+            loss, outputs, targets, indices, num_boxes, **kwargs
+        )
+        return terms
+
+    def positives(self, targets: Targets, indices: Indices) -> Indices:
+        """Return the matched pairs that are positives; a criterion that matches fillers as well leaves these out."""
+        return indices
+
+    def _classified(
+        self, name: str, outputs: Mapping[str, Tensor], targets: Targets, indices: Indices
+    ) -> dict[str, Tensor]:
+        logits, boxes = outputs[self.logits_name], outputs["pred_boxes"]
+        if logits.shape[-1] - 1 == getattr(self, "num_classes", None):
+            raise ValueError(
+                f"{type(self).__name__}: logits have a column for 'no object' beside {logits.shape[-1] - 1} classes. "
+                "They share a softmax, and Rank & Sort Loss needs a sigmoid per class"
+            )
+        index = from_pairs(indices, [target[self.labels_name].long() for target in targets])
+        objects = torch.cat([target["boxes"][rows] for target, (_, rows) in zip(targets, indices, strict=True)])
+        ranking, sorting = self.rank_sort(logits, boxes, index, objects)
+        classification = self.rank_sort.weight * (ranking + sorting)
+        terms = {name: classification, "ranking": ranking.detach(), "sorting": sorting.detach()}
+        if self.rank_sort.boxes == "balanced":
+            weights = self.weight_dict
+            l1, giou = self.rank_sort.localization(logits, boxes, index, objects)
+            both = weights["loss_bbox"] * l1 + weights["loss_giou"] * giou
+            balance = value_balance(weights[name] * classification, both)
+            terms |= {"loss_bbox": balance * l1, "loss_giou": balance * giou}
+        return terms
+
+
+def _precise(boxes: Tensor) -> Tensor:
+    """In float32 or better: an IoU of bfloat16 has two digits."""
+    return boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    """(P, 4) boxes (x1, y1, x2, y2) of boxes with center and size."""
+    center, half = _precise(boxes).split(2, dim=1)
+    half = half / 2
+    return torch.cat([center - half, center + half], dim=1)
