@@ -26,7 +26,7 @@ from rankdet.runs.folder import Run, read_log
 
 RECIPES = [
     f"{form}{detector}_shapes"
-    for detector in ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "atss", "paa", "yolact", "solov2")
+    for detector in ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "atss", "paa", "yolact", "solov2", "detr")
     for form in ("", "rs_")
 ]
 QUIET = Console(quiet=True)

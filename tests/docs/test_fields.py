@@ -19,7 +19,7 @@ TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 FIELD = r"(?:detector|losses|data|evaluation|runtime|optimizer|schedule)(?:\.[a-z]\w*)+"
 CHANGES = sorted(set(re.findall(rf"`({FIELD}=[^`]+)`", TEXT)) | set(re.findall(rf" ({FIELD}=[^\s`]+)", TEXT)))
 FIELDS = sorted(field for field in set(re.findall(rf"`({FIELD})`", TEXT)) if not field.endswith((".json", ".yaml")))
-DETECTORS = r"(?:faster_rcnn|mask_rcnn|cascade_rcnn|atss|paa|yolact|solov2)"
+DETECTORS = r"(?:faster_rcnn|mask_rcnn|cascade_rcnn|atss|paa|yolact|solov2|detr)"
 ENDS = r"(?:coco|lvis|shapes|bccd|nuclei|lite0|mobilenetv4_m|r50|convnext_t)"
 NAMES = sorted(set(re.findall(rf"\b(?:[a-z]+_)*{DETECTORS}_(?:\w+_)?{ENDS}\b", TEXT)))
 

@@ -44,7 +44,7 @@ def mixed(shapes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-DETECTORS = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "atss", "paa", "yolact", "solov2")
+DETECTORS = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "atss", "paa", "yolact", "solov2", "detr")
 
 
 def trained(detector: str, folder: Path, out: Path) -> tuple[Model, CocoDataset]:

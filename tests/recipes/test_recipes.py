@@ -29,7 +29,13 @@ from rankdet.recipes.schema.losses import PositiveCount, RankSortLoss
 from rankdet.recipes.schema.optimization import SGD, AdamW, CosineSchedule, StepSchedule
 from rankdet.recipes.schema.part import Part
 from rankdet.reproduce.tables import table_rows
-from rankdet.structures import Images, InputError
+from rankdet.structures import Batch, Images, InputError, Source, Target
+
+EMPTY_BATCH = Batch(
+    Images(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), ((64, 64),)),
+    (Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)),),
+    (Source(0, "0.png", (64, 64)),),
+)
 
 
 def test_command_line_and_recipes_start_without_torch():
@@ -283,6 +289,8 @@ def test_small_recipes_give_both_forms_the_same_budget():
         "cascade_rcnn_shapes",
         "solov2_shapes",
         "solov2_lite0_nuclei",
+        "detr_shapes",
+        "detr_lite0_bccd",
     ):
         standard, rank_sort = load_recipe(name), load_recipe(f"rs_{name}")
         for part in ("seed", "data", "optimizer", "schedule", "evaluation", "runtime"):
@@ -426,6 +434,36 @@ def test_a_mask_branch_is_added_to_faster_rcnn_alone():
         mask_form(load_recipe("mask_rcnn_shapes"))
     with pytest.raises(TypeError, match="mask_rcnn_shapes has a detector of type mask_rcnn"):
         cascade_form(load_recipe("mask_rcnn_shapes"))
+
+
+@pytest.mark.parametrize("name", ["detr_shapes", "detr_lite0_bccd"])
+def test_forms_of_detr_differ_in_the_loss_of_each_head_alone(name: str):
+    standard, rank_sort, balanced = (load_recipe(f"{form}{name}") for form in ("", "rs_", "rs_balanced_"))
+    heads = ["encoder", *(f"denoising{n}" for n in (1, 2, 3)), *(f"decoder{n}" for n in (1, 2, 3))]
+    for recipe, kind, balance in ((standard, "varifocal", "constant"), (rank_sort, "rank_sort", "constant"),
+                                  (balanced, "rank_sort", "value")):  # fmt: skip
+        assert recipe.detector == standard.detector
+        assert list(recipe.losses) == heads
+        for loss in recipe.losses.values():
+            assert (loss.type, loss.tasks.balancing.type, loss.tasks.weighting.type) == (kind, balance, "none")
+            assert (loss.tasks.box_loss.l1, loss.tasks.box_loss.giou) == (5, 2)
+    detector = standard.detector.build(3, pretrained=False)
+    assert not [part for part in detector.modules() if isinstance(part, torch.nn.BatchNorm2d) and part.training]
+
+
+def test_losses_of_detr_follow_its_layers_and_noised_queries():
+    recipe = load_recipe("rs_detr_shapes")
+    loss = recipe.losses["encoder"]
+    changed = recipe.changed(
+        {"detector.decoder.layers": 1, "detector.denoising": None}, losses={"encoder": loss, "decoder1": loss}
+    )
+    assert [candidates.head for candidates in changed.detector.build(3)(EMPTY_BATCH)] == ["encoder", "decoder1"]
+    with pytest.raises(InputError, match=r"losses must name the heads .*'decoder2'.*, not \["):
+        load_recipe("rs_detr_shapes", ["detector.decoder.layers=2"])
+    with pytest.raises(InputError, match=r"detector.decoder: channels = 64 is no multiple of heads = 5"):
+        load_recipe("rs_detr_shapes", ["detector.decoder.heads=5"])
+    with pytest.raises(InputError, match=r"detector: pyramid_channels = 64 is no multiple of encoder.groups = 3"):
+        load_recipe("rs_detr_shapes", ["detector.encoder.groups=3"])
 
 
 CASCADE = ("rcnn1", "rcnn2", "rcnn3")

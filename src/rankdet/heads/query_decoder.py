@@ -91,8 +91,9 @@ class QueryDecoder(nn.Module):
         groups: Count | None = None,
     ) -> None:
         super().__init__()
-        if groups is not None and channels % groups:
-            raise ValueError(f"channels = {channels} is no multiple of groups = {groups}")
+        for name, divisor in (("heads", heads), ("groups", groups)):
+            if divisor is not None and channels % divisor:
+                raise ValueError(f"channels = {channels} is no multiple of {name} = {divisor}")
         self.channels = channels
         self.num_queries = queries
         self.anchor_size = anchor_size

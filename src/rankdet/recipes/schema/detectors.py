@@ -70,12 +70,31 @@ def _check_levels(detector: Any) -> None:
         )
 
 
+def _check_encoder(detector: Any) -> None:
+    for name, divisor in (
+        ("4", 4),
+        ("encoder.heads", detector.encoder.heads),
+        ("encoder.groups", detector.encoder.groups),
+    ):
+        _check_multiple("pyramid_channels", detector.pyramid_channels, name, divisor or 1)
+
+
+def _check_decoder(decoder: Any) -> None:
+    for name in ("heads", "groups"):
+        _check_multiple("channels", decoder.channels, name, getattr(decoder, name) or 1)
+
+
 part("rankdet.heads.rpn:RegionProposalNetwork", late=("in_channels", "strides"), check=_check_thresholds)
 part("rankdet.heads.box_stage:BoxStage", late=(*PLACE, "class_agnostic"), check=_check_prior)
 part("rankdet.heads.mask_stage:MaskStage", late=("in_channels", "num_classes", "boxes"))
 part("rankdet.heads.dense:DenseStage", late=PLACE)
 part("rankdet.heads.solo:GridStage", late=(*PLACE, "mask_features"), check=_check_grids)
 part("rankdet.heads.solo:MaskFeatureSettings", check=_check_groups)
+part("rankdet.backbones.hybrid_encoder:HybridEncoder", late=("in_channels", "channels"))
+part(
+    "rankdet.heads.query_decoder:QueryDecoder", late=("in_channels", "num_levels", "num_classes"), check=_check_decoder
+)
+part("rankdet.heads.denoising:Denoising", late=("num_classes", "channels"))
 
 
 def _detector(
@@ -91,6 +110,14 @@ def _dense(auxiliary: str) -> Callable[[Any], dict[str, Head]]:
     return lambda detector: {
         "dense": Head(centerness=True, per_image=True, auxiliary=(auxiliary,) * detector.dense.auxiliary)
     }
+
+
+def _queries(detector: Any) -> dict[str, Head]:
+    """The heads of RT-DETR: selected cells, then noised queries and queries behind each layer of the decoder."""
+    layers = [str(number + 1) for number in range(detector.decoder.layers)]
+    noised = [] if detector.denoising is None else [f"denoising{layer}" for layer in layers]
+    names = ["encoder", *noised, *(f"decoder{layer}" for layer in layers)]
+    return dict.fromkeys(names, Head(per_image=True))
 
 
 FasterRCNN = _detector(
@@ -122,5 +149,6 @@ YOLACT = _detector(
     _check_thresholds,
 )
 SOLOv2 = _detector("SOLOv2", "solov2", lambda detector: {"grid": Head(boxes=False, masks=True)}, _check_levels)
-DETECTORS = (FasterRCNN, MaskRCNN, CascadeRCNN, ATSS, PAA, YOLACT, SOLOv2)
+RTDETR = _detector("RTDETR", "rt_detr", _queries, _check_encoder)
+DETECTORS = (FasterRCNN, MaskRCNN, CascadeRCNN, ATSS, PAA, YOLACT, SOLOv2, RTDETR)
 Detector = Annotated[Part, Choice(DETECTORS, DetectorPart, ("num_classes",))]
