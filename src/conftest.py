@@ -6,6 +6,7 @@ NEEDED = {
     "rankdet/losses/kernels/negatives.py": "triton",
     "rankdet/adapters/rfdetr.py": "rfdetr",
     "rankdet/adapters/transformers.py": "transformers",
+    "rankdet/adapters/mmdet.py": "mmdet",
 }
 
 collect_ignore = [path for path, package in NEEDED.items() if find_spec(package) is None]

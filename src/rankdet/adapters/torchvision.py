@@ -30,7 +30,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from rankdet.adapters.calibration import Calibration, Matches, find_calibration, match, rescale
-from rankdet.losses import RankSortLoss, Sync
+from rankdet.losses import RankSortLoss, Sync, from_background_zero
 from rankdet.ranges import Count, NonNegative, checked
 from rankdet.structures import IGNORED, Candidates, Matched
 
@@ -264,7 +264,7 @@ class RankSortRPN(RegionProposalNetwork):
         marks = torch.cat(labels)
         rows = (marks > 0).nonzero().squeeze(1)
         boxes = on_unit_anchor(self.box_coder, pred_bbox_deltas[rows], torch.cat(regression_targets)[rows])
-        classes = torch.where(marks < 0, IGNORED, 1 - marks).long()
+        classes = from_background_zero(marks, 1)
         candidates = Candidates("rpn", objectness.reshape(-1, 1), classes, 1, boxes=boxes, rows=rows)
         classification, localization, _ = self.rank_sort(candidates)
         if self.rank_sort.boxes == "theirs":
@@ -332,7 +332,7 @@ class RankSortRoIHeads(RoIHeads):
         candidates = Candidates(
             head="rcnn",
             logits=logits[:, 1:],
-            labels=torch.where(all_labels > 0, all_labels - 1, num_classes),
+            labels=from_background_zero(all_labels, num_classes),
             num_classes=num_classes,
             boxes=on_unit_anchor(self.box_coder, own_deltas, torch.cat(regression_targets)[rows]),
             masks=masks,
