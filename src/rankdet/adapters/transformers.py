@@ -10,7 +10,7 @@ Conditional DETR. Matching, box losses, auxiliary layers and denoising stay thei
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType
@@ -32,6 +32,7 @@ from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss, RTDetrL
 from transformers.loss.loss_utils import LOSS_MAPPING
 from transformers.utils.versions import require_version
 
+from rankdet.adapters.calibration import Calibration, Matches, find_calibration, match, rescale
 from rankdet.adapters.detr import Boxes, RankSort, RankSortLabels
 from rankdet.losses import Sync
 
@@ -114,6 +115,53 @@ def plain(model: Model) -> Model:
         delattr(model, MARK)
         del model._loss_function
     return model
+
+
+@torch.no_grad()
+def calibrate(
+    model: PreTrainedModel,
+    loader: Iterable[Mapping[str, Any]],
+    threshold: float = 0.5,
+    tolerance: float = 0.005,
+) -> Calibration:
+    """Store a scale and a shift of the logits in the classifiers, so that a threshold fits: :func:`find_calibration`.
+
+    The classifiers of all decoder layers change alike. Those of an encoder, which choose queries by their order, stay.
+    So does the order of the detections. ``save_pretrained`` and exports keep the change, and a further training begins
+    with it.
+
+    Parameters
+    ----------
+    model
+        A detector that has learned after :func:`use_rank_sort`.
+    loader
+        Validation batches as ``Trainer.get_eval_dataloader()`` has them: ``pixel_values``, ``labels`` with
+        ``class_labels`` and relative ``boxes``, and ``pixel_mask`` where the model takes one.
+    threshold
+        The threshold of ``post_process_object_detection``.
+    tolerance
+        AP50 that the detections below the threshold may be worth.
+
+    Raises
+    ------
+    InputError
+        When no detection hits an object, or the threshold is not between 0 and 1.
+    TypeError
+        When it is no model of :func:`use_rank_sort`.
+    """
+    if not hasattr(model, MARK):
+        raise TypeError("calibrate takes a model of use_rank_sort")
+    training = model.training
+    model.eval()
+    try:
+        found = find_calibration(_matches(model, loader), threshold, tolerance)
+    finally:
+        model.train(training)
+    for layer in _last_layers(model, "class_embed", "class_labels_classifier"):
+        rescale(layer.weight, layer.bias, found)
+    for layer in _last_layers(model, "lqe_layers"):  # what D-FINE and DEIM add to all logits of a query
+        rescale(layer.weight, layer.bias, found._replace(shift=0.0))
+    return found
 
 
 @dataclass(frozen=True)
@@ -214,6 +262,36 @@ def _criterion(
 def _add_mark(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Let weights without the mark be loaded, those of the model before its training for example."""
     state.setdefault(prefix + MARK, torch.ones((), dtype=torch.bool))
+
+
+def _matches(model: PreTrainedModel, loader: Iterable[Mapping[str, Any]]) -> Iterator[Matches]:
+    """Detections beside objects, image by image: as many pairs of a query and a class as there are queries."""
+    for batch in loader:
+        inputs = {key: batch[key].to(model.device) for key in ("pixel_values", "pixel_mask") if key in batch}
+        outputs = model(**inputs)
+        _, num_queries, num_classes = outputs.logits.shape
+        for logits, boxes, labels in zip(outputs.logits, outputs.pred_boxes, batch["labels"], strict=True):
+            best, places = logits.flatten().topk(num_queries)
+            queries, classes = places // num_classes, places % num_classes
+            objects = _corners(labels["boxes"]).cpu(), labels["class_labels"].cpu()
+            yield match(_corners(boxes[queries]).cpu(), best.cpu(), classes.cpu(), *objects)
+
+
+def _last_layers(model: nn.Module, *names: str) -> list[Any]:
+    """The last linear layer of each part of these names, or of each entry of such a list; shared ones once."""
+    found: dict[int, nn.Linear] = {}
+    for name, part in model.named_modules():
+        if name.rpartition(".")[2] in names:
+            for entry in part if isinstance(part, nn.ModuleList) else [part]:
+                *_, last = (layer for layer in entry.modules() if isinstance(layer, nn.Linear))
+                found[id(last.weight)] = last
+    return list(found.values())
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    """(…, 4) boxes (x1, y1, x2, y2) of those with center and size."""
+    center, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([center - half, center + half], dim=-1)
 
 
 def _refusal(model: PreTrainedModel) -> str:
