@@ -61,7 +61,7 @@ OUTSIDE = {
     "look": {"PIL", "contourpy", "jinja2", "markupsafe", "numpy", "rich", "torch", "torchvision"},
     "recipes": {"pydantic", "torch", "yaml"},
     "reproduce": {"pydantic", "rich", "yaml"},
-    "importing": {"torch"},
+    "importing": {"safetensors", "torch"},
 }
 """Other packages that a package of ours may import, besides the standard library."""
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from rankdet.backbones import HybridEncoder, TimmBackbone
+from rankdet import load
+from rankdet.backbones import HybridEncoder, TimmBackbone, TinyBackbone
 from rankdet.detectors import RTDETR
 from rankdet.heads import Denoising, QueryDecoder
-from rankdet.importing import from_transformers
+from rankdet.importing import from_transformers, import_checkpoint
+from rankdet.importing.categories import reordered
 from rankdet.importing.from_transformers import NEWER, Names
 from rankdet.importing.rules import translated
 from rankdet.losses import ConstantBalance, L1GIoULoss, NoWeights, Tasks, VarifocalLoss, find_positives
@@ -184,3 +189,83 @@ def test_losses_of_all_heads_and_their_gradients_are_those_of_transformers(num_d
         # Noised boxes are drawn on each side: they differ by a millionth of their sides.
         difference = float((own[name] - gradient).abs().max())
         assert difference < 1e-4 * float(gradient.abs().max()) + 1e-9, name
+
+
+@pytest.mark.parametrize("is_saved", [True, False], ids=["saved by transformers", "tensors of its network"])
+def test_a_checkpoint_of_transformers_is_imported_with_its_sizes_and_classes(is_saved: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    names = ["cat", "dog", "bird"]
+    config = transformers.RTDetrConfig(
+        encoder_hidden_dim=32,
+        encoder_ffn_dim=24,
+        hidden_expansion=0.5,
+        d_model=16,
+        decoder_in_channels=[32, 32, 32],
+        decoder_ffn_dim=20,
+        id2label=dict(enumerate(names)),
+        label2id={name: label for label, name in enumerate(names)},
+    )
+    model = transformers.RTDetrForObjectDetection(config).eval()
+    if is_saved:
+        model.save_pretrained(tmp_path)
+        file = tmp_path / "model.safetensors"
+    else:
+        file = tmp_path / "weights.pth"
+        torch.save(model.state_dict(), file)
+    folder = None if is_saved else coco_folder(tmp_path / "data", names)
+    found = import_checkpoint(file, tmp_path / "ours.pt", data=folder)
+    assert found.origin == "transformers"
+    assert found.recipe.name == "detr_r50_coco"
+    assert [name for _, name in found.categories[0]] == names
+    changed = {field: theirs for field, _, theirs in found.changes if "backbone" not in field}
+    assert changed == {
+        "detector.pyramid_channels": 32,
+        "detector.encoder.feedforward": 24,
+        "detector.encoder.expansion": 0.5,
+        "detector.decoder.channels": 16,
+        "detector.decoder.feedforward": 20,
+    }
+    network = load(tmp_path / "ours.pt", "cpu").network
+    batch = images()
+    with torch.no_grad():
+        expected = model(batch.pixels / 255)
+    best, pairs = expected.logits.sigmoid().flatten(1).topk(300)
+    scale = torch.tensor([SIDES[1], SIDES[0]] * 2)
+    boxes = box_convert(expected.pred_boxes, "cxcywh", "xyxy") * scale
+    for image, detected in enumerate(network.detect(batch)):
+        torch.testing.assert_close(detected.scores, best[image], atol=1e-5, rtol=1e-5)
+        close = (detected.boxes - boxes[image, pairs[image] // 3].clamp(min=0).minimum(scale)).abs().amax(dim=1) < 0.01
+        assert close.float().mean() > 0.95  # ties of scores stand in any order
+
+
+def coco_folder(folder: Path, names: list[str]) -> Path:
+    """A validation split without objects, with these categories."""
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "val").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "val" / "0.png")
+    document = {
+        "images": [{"id": 1, "file_name": "0.png", "width": 8, "height": 8}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names, start=1)],
+    }
+    (folder / "annotations" / "instances_val.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_classes_of_all_heads_and_of_noised_queries_take_the_order_of_the_data() -> None:
+    detector = RTDETR(
+        3,
+        backbone=TinyBackbone((8, 16)),
+        pyramid_channels=8,
+        encoder=partial(HybridEncoder, heads=2, feedforward=8, blocks=1, groups=4),
+        decoder=partial(QueryDecoder, channels=8, queries=5, layers=2, heads=2, feedforward=8, groups=4),
+    )
+    weights = {name: torch.rand(value.shape) for name, value in detector.state_dict().items()}
+    moved = reordered(weights, [2, 0, 1], {})
+    layers = ["decoder.selector.classifier", *(f"decoder.predictors.{layer}.classifier" for layer in (0, 1))]
+    for name, value in weights.items():
+        layer = name.rpartition(".")[0]
+        if layer == "denoising.embedding":
+            assert torch.equal(moved[name], value[[2, 0, 1, 3]])
+        else:
+            assert torch.equal(moved[name], value[[2, 0, 1]] if layer in layers else value)

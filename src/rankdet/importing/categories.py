@@ -6,6 +6,7 @@ Legend: C classes, A anchors per cell.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
@@ -32,9 +33,13 @@ CLASS_INNERMOST = {
     "grid.head.classifier": None,
     "mask.head.classifier": None,
     "semantic.classifier": None,
+    "decoder.selector.classifier": None,
+    "decoder.predictors.classifier": None,
 }
 """Layers with rows for C classes, and perhaps the background at the end, for each anchor of a cell; and the head that
-knows if there is a background."""
+knows if there is a background. Predictors of a decoder have numbers in their names."""
+CLASS_EMBEDDING = "denoising.embedding"
+"""Layer with a row for each of C classes, and one for no class at the end."""
 CLASS_OUTERMOST = ("rcnn.head.regressor",)
 """Layers with four rows of deltas for each of C classes, or four for all classes, which have no order."""
 
@@ -116,7 +121,9 @@ def _reordered(name: str, tensor: Tensor, order: Sequence[int], heads: Mapping[s
     num_classes = len(order)
     if is_under(name, CLASS_OUTERMOST) and len(tensor) == 4 * num_classes:
         return picked(tensor, order, per_row=4)
-    layer = name.rpartition(".")[0]
+    if is_under(name, [CLASS_EMBEDDING]):
+        return picked(tensor, [*order, num_classes])
+    layer = re.sub(r"predictors\.\d+", "predictors", name.rpartition(".")[0])
     if layer not in CLASS_INNERMOST:
         return tensor
     head = CLASS_INNERMOST[layer]

@@ -9,17 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rankdet.detectors import RTDETR
+from rankdet.recipes import Recipe
 from rankdet.recipes.schema.part import Part
 
+from .adapting import Adaptation
+from .layout import Layout
 from .rules import Rule, rule
 
 BACKBONE = "backbone.model"
+NOTES = (
+    "pixels go from 0 to 1 without further normalization, as the image processor of RT-DETR makes them",
+    "images are resized to the size of the recipe, 640 × 640 in the published ones",
+)
+"""Notes that the command prints."""
+RESNETS = {6: "resnet50d.ra2_in1k", 23: "resnet101d.ra2_in1k"}
+"""timm's networks by the blocks of their third stage."""
 CLASSIFIER = "enc_score_head"
 STEM = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))
 """timm's names of the convolutions of the stem and of their normalizations."""
@@ -127,3 +138,42 @@ def perceptron(own: str, foreign: str, layers: int) -> Iterator[Rule]:
 def num_classes(tensors: Mapping[str, Tensor], detector: Part, num_categories: int | None) -> int:
     """Return C, from a logit for each class."""
     return len(tensors[f"{CLASSIFIER}.bias"])
+
+
+def adapt(adaptation: Adaptation, recipe: Recipe, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Record what tensors show of the network: its backbone and numbers of channels."""
+    adaptation.notes += NOTES
+    adaptation.change("detector.backbone.mean", (0.0, 0.0, 0.0))
+    adaptation.change("detector.backbone.std", (255.0, 255.0, 255.0))
+    blocks = {name.split(".")[6] for name in tensors if name.startswith(f"{BACKBONE}.encoder.stages.2.layers.")}
+    name = RESNETS.get(len(blocks), recipe.detector.backbone.name)
+    adaptation.change("detector.backbone.name", name)
+    adaptation.change("detector.backbone.weights", {"type": "hub", "name": name})
+    names = NEWER if mark(NEWER) in tensors else OLDER
+    channels = len(tensors["encoder_input_proj.0.0.weight"])
+    found = {
+        "detector.pyramid_channels": channels,
+        "detector.encoder.feedforward": len(tensors[mark(names)]),
+        "detector.encoder.expansion": len(tensors["encoder.fpn_blocks.0.conv1.conv.weight"]) / channels,
+        "detector.decoder.channels": len(tensors["enc_output.0.weight"]),
+        "detector.decoder.feedforward": len(tensors[f"decoder.layers.0.{names.feedforward}fc1.bias"]),
+    }
+    for field, value in found.items():
+        adaptation.change(field, value)
+
+
+def mark(names: Names) -> str:
+    """Return the name of a tensor that only these names have."""
+    return f"{names.encoder}.layers.0.{names.feedforward}fc1.bias"
+
+
+LAYOUTS = tuple(
+    Layout(
+        family="rt_detr",
+        marks=(mark(names), f"{CLASSIFIER}.bias"),
+        rules=partial(rt_detr, names=names),
+        num_classes=num_classes,
+        recipes=("detr_r50_coco",),
+    )
+    for names in (NEWER, OLDER)
+)

@@ -12,7 +12,7 @@ from torch import Tensor
 from rankdet.recipes import Recipe
 from rankdet.structures import InputError
 
-from . import from_mmdetection, from_mmdetection_1, from_torchvision
+from . import from_mmdetection, from_mmdetection_1, from_torchvision, from_transformers
 from .adapting import Adaptation
 from .layout import Layout
 from .rules import translated
@@ -34,6 +34,7 @@ ORIGINS = (
     Origin("mmdetection 2.x or 3.x", from_mmdetection.LAYOUTS, from_mmdetection.adapt),
     Origin("mmdetection 1.x", from_mmdetection_1.LAYOUTS, from_mmdetection_1.adapt),
     Origin("torchvision", from_torchvision.LAYOUTS, from_torchvision.adapt, from_torchvision.BACKBONE),
+    Origin("transformers", from_transformers.LAYOUTS, from_transformers.adapt, from_transformers.BACKBONE),
 )
 
 

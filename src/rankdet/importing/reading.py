@@ -7,8 +7,10 @@ accepts whatever the file does with it and does nothing.
 
 from __future__ import annotations
 
+import json
 import pickle
 import pickletools
+import re
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rankdet.runs.checkpoint import FORMAT
@@ -68,15 +72,18 @@ class ForeignCheckpoint:
 
 
 def read_foreign(path: Path, ema: bool | None = None) -> ForeignCheckpoint:
-    """Read a checkpoint of mmdetection, torchvision, or of bare named tensors, to the CPU; no code of it runs.
+    """Read a checkpoint of mmdetection, torchvision, transformers, or of bare named tensors, to the CPU.
 
-    ``ema`` says whether averages of the weights are taken, as in `rankdet.importing.wrappings.unwrapped`.
+    No code of it runs. Names of classes of a ``.safetensors`` file are those in the ``config.json`` beside it. ``ema``
+    says whether averages of the weights are taken, as in `rankdet.importing.wrappings.unwrapped`.
 
     Raises
     ------
     InputError
         When the file is missing or damaged, holds no named tensors, or names code that no reader may load.
     """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         names = foreign_names(path)
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([(Inert, n) for n in names]):
@@ -96,6 +103,27 @@ def read_foreign(path: Path, ema: bool | None = None) -> ForeignCheckpoint:
     except InputError as error:
         raise InputError(f"{path} {error}") from error
     return ForeignCheckpoint(path, weights.tensors, meta, weights.notes)
+
+
+def _read_safetensors(path: Path) -> ForeignCheckpoint:
+    try:
+        tensors = load_file(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged, or no file of tensors: {_reason(error)}") from error
+    weights = unwrapped(tensors)
+    return ForeignCheckpoint(path, weights.tensors, _named_classes(path.with_name("config.json")), weights.notes)
+
+
+def _named_classes(config: Path) -> dict[str, list[str]]:
+    """Return the names of labels in a configuration of transformers; none where it only numbers them."""
+    try:
+        names = json.loads(config.read_text(encoding="utf-8"))["id2label"]
+        ordered = [str(names[str(label)]) for label in range(len(names))]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return {} if all(re.fullmatch(r"LABEL_\d+", name) for name in ordered) else {"classes": ordered}
 
 
 def foreign_names(path: Path) -> set[str]:
