@@ -1,6 +1,7 @@
 """Object detectors and instance segmenters trained with ranking-based losses.
 
-The names below are imported when they are used, so that ``import rankdet`` is quick and needs no torch.
+The names below are imported when they are used, so that ``import rankdet`` is quick and needs no torch. All but
+InputError belong to the trainer, which needs the extra ``train``; `rankdet.losses` and `rankdet.metrics` do not.
 """
 
 from importlib import import_module
@@ -52,6 +53,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'rankdet' has no attribute {name!r}")
+    if name != "InputError":
+        from rankdet.extras import missing
+
+        if absent := missing():
+            raise ModuleNotFoundError(f"rankdet.{name}: {absent}")
     globals()[name] = value = getattr(import_module(_MODULES[name]), name)
     return value
 

@@ -326,7 +326,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str,
             process.kill()
             process.wait()
     assert [process.returncode for process in running] == [0] * WORLD, "\n".join(errors)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 def check(mine: Sequence[Mapping[str, Any]], whole: Mapping[str, Any], tolerance: float) -> None:

@@ -22,7 +22,8 @@ from rankdet.structures import Batch, LossOutput
 from . import extension
 from .comparing import assert_all_equal
 
-with warnings.catch_warnings(action="ignore"):
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
     import mmcv
 
     extension.install()

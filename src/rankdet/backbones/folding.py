@@ -100,8 +100,9 @@ def fold_batch_norm(network: nn.Module, maps: Sequence[Tensor]) -> None:
     names = {module: name for name, module in network.named_modules()}
     for convolution, norm in list(_pairs(network, maps)):
         folded = FoldedBatchNorm2d(norm)
-        network.set_submodule(names[norm], folded)
-        network.set_submodule(names[convolution], FoldedConv2d(convolution, folded))
+        for module, replacement in ((norm, folded), (convolution, FoldedConv2d(convolution, folded))):
+            parent, _, name = names[module].rpartition(".")
+            setattr(network.get_submodule(parent), name, replacement)
 
 
 def _pairs(network: nn.Module, maps: Sequence[Tensor]) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:

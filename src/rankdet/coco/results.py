@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from rankdet.coco.findings import (
     Finding,
@@ -100,6 +101,16 @@ class Results:
             np.concatenate([part.scores for part in parts])[order],
             np.concatenate(boxes)[order],
             [masks[row] for row in order.tolist()] if any(part.masks is not None for part in parts) else None,
+        )
+
+    def select(self, rows: NDArray[np.int64]) -> Results:
+        """The detections in these rows, in this order."""
+        return Results(
+            self.image_ids[rows],
+            self.category_ids[rows],
+            self.scores[rows],
+            None if self.boxes is None else self.boxes[rows],
+            None if self.masks is None else [self.masks[row] for row in rows.tolist()],
         )
 
     def records(self) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ def deep_colors(path: Path) -> NDArray[np.int32]:
     for keeps_lower in (False, True):
         with Image.open(path) as file:
             if keeps_lower:
-                file.tile = [(*tile[:3], _swapped(tile[3])) for tile in file.tile]  # type: ignore[misc]
+                file.tile = [(*tile[:3], _swapped(tile[3])) for tile in file.tile]
             halves.append(np.array(file.convert("RGB")).astype(np.int32))
     return (halves[0] << 8) | halves[1]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import file_digest
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -151,13 +151,21 @@ def equal_files(paths: Sequence[Path]) -> list[list[int]]:
             by_size.setdefault(path.stat().st_size, []).append(number)
     groups = []
     for numbers in with_bar([numbers for numbers in by_size.values() if len(numbers) > 1], "Equal images"):
-        by_content: dict[str, list[int]] = {}
+        by_content: dict[bytes, list[int]] = {}
         for number in numbers:
             # A file that may not be read is told where its header is.
-            with suppress(OSError), paths[number].open("rb") as file:
-                by_content.setdefault(file_digest(file, "blake2b").hexdigest(), []).append(number)
+            with suppress(OSError):
+                by_content.setdefault(_digest(paths[number]), []).append(number)
         groups += [group for group in by_content.values() if len(group) > 1]
     return groups
+
+
+def _digest(path: Path) -> bytes:
+    content = blake2b()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            content.update(block)
+    return content.digest()
 
 
 def _files(splits: Sequence[ReadSplit]) -> Iterator[tuple[ReadSplit, int, Path]]:

@@ -253,8 +253,7 @@ def measured_bits(paths: Sequence[Path]) -> tuple[int, int] | None:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """An image file, opened by Pillow; what is broken about it is raised as UnreadableImageError."""
     try:
-        # Pillow warns of odd metadata each time, but decoding shows whether the pixels are sound.
-        with warnings.catch_warnings(action="ignore"), _UNLIMITED, Image.open(path) as file:
+        with _silent(), _UNLIMITED, Image.open(path) as file:
             if file.format == "TIFF":
                 # Pillow 13.0 maps uncompressed gray pixels of a named file into memory, by the size after turning.
                 file.filename = ""
@@ -272,6 +271,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         # A missing reader and a broken file sound alike in Pillow, and the path is in the message already.
         reason = str(error).replace(f" '{path}'", "").replace(f" {str(path)!r}", "") or type(error).__name__
         raise UnreadableImageError(f"{path}: the image cannot be decoded: {reason}") from error
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Pillow warns of odd metadata each time, but decoding shows whether the pixels are sound."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class _Unlimited:

@@ -5,6 +5,7 @@ Legend: N images, G objects of an image, C classes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -126,7 +127,8 @@ def _scan(dataset: MapDataset, name: str, classes: Sequence[str], masks: bool) -
         try:
             item = dataset[index]
         except Exception as error:
-            error.add_note(f"raised by {where}")
+            if sys.version_info >= (3, 11):
+                error.add_note(f"raised by {where}")
             raise
         if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[1], Mapping):
             raise InputError(f"{where}: is no pair of an image and a target, the target a mapping")

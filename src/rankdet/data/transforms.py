@@ -4,13 +4,14 @@ Legend: G objects of an image. Sizes are (height, width) in pixels.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Self
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
+from typing_extensions import Self
 
 from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window, holds_center
 from rankdet.ranges import Bits, Count, Fraction, NotEmpty, checked

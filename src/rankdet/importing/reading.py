@@ -86,7 +86,8 @@ def read_foreign(path: Path, ema: bool | None = None) -> ForeignCheckpoint:
         return _read_safetensors(path)
     try:
         names = foreign_names(path)
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([(Inert, n) for n in names]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([(Inert, n) for n in names]):
+            warnings.simplefilter("ignore")
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error

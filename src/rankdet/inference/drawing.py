@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from hotcoco import mask as rle
+from typing_extensions import Self
 
 from rankdet.coco import Finding, raise_errors
 from rankdet.data.images import UnreadableImageError

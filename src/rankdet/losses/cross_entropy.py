@@ -5,6 +5,8 @@ Equalization Loss v2 is the first with weights, for classes of which there are f
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -110,7 +112,6 @@ class EqualizationLossV2(nn.Module):
         self.sync = sync
         # In float64: a training adds up millions of values.
         self.register_buffer("gradients", torch.zeros(2, 0, dtype=torch.float64))
-        self.register_load_state_dict_pre_hook(_take_size)
 
     def forward(self, candidates: Candidates) -> LossOutput:
         """The terms and statistics of one head; raises ValueError where the state is that of other classes."""
@@ -145,12 +146,12 @@ class EqualizationLossV2(nn.Module):
         own = torch.stack([(gradients * targets).sum(dim=0), (gradients * (1 - targets)).sum(dim=0)])
         self.gradients += Processes(self.sync).sum(own)
 
-
-def _take_size(loss: EqualizationLossV2, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Give the buffer the size of what is loaded into it."""
-    saved = state.get(f"{prefix}gradients")
-    if saved is not None:
-        loss.gradients = loss.gradients.new_zeros(saved.shape)
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        # The buffer gets the size of what is loaded into it. torch 2.4 has no public hook before that.
+        saved = state_dict.get(f"{prefix}gradients")
+        if saved is not None:
+            self.gradients = self.gradients.new_zeros(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 @checked

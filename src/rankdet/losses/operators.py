@@ -15,6 +15,7 @@ from rankdet.losses.roles import Index, RankedCandidates, from_index, from_label
 from rankdet.losses.steps import check_delta
 
 Implementation = Literal["auto", "torch", "triton", "reference"]
+_IMPLEMENTATIONS = get_args(Implementation)  # here, because torch 2.4 cannot compile the call
 
 Reference = Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]
 """Maps logits and targets of one shape, the (P,) qualities of the positives in their order, and δ to K values."""
@@ -232,10 +233,10 @@ def uses_triton(implementation: Implementation, logits: Sequence[Tensor]) -> boo
     """Whether the kernels of Triton are to be used: for logits on CUDA, of less than double precision, if it imports.
 
     Raises ValueError when there is no such implementation, or Triton is asked for logits that it cannot rank, and
-    ImportError when it is asked for and not installed.
+    ImportError when it is asked for and not installed, or older than 3.4.
     """
-    if implementation not in get_args(Implementation):
-        raise ValueError(f"implementation must be one of {get_args(Implementation)}, got {implementation!r}")
+    if implementation not in _IMPLEMENTATIONS:
+        raise ValueError(f"implementation must be one of {_IMPLEMENTATIONS}, got {implementation!r}")
     device, dtype = logits[0].device.type, loss_dtype(logits)
     is_possible = device == "cuda" and dtype == torch.float32
     if implementation == "triton" and not is_possible:

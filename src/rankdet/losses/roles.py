@@ -228,12 +228,15 @@ def indices_of(mask: Tensor) -> Tensor:
     return torch.cat([words[word] * 8 + byte, mask[whole:].nonzero().squeeze(1) + whole])
 
 
-torch.library.custom_op("rankdet::indices_of", indices_of, mutates_args=()).register_fake(
-    lambda mask: mask.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+# The schemas are written out: torch 2.4 reads them off no annotation that is a string.
+torch.library.custom_op(
+    "rankdet::indices_of", indices_of, mutates_args=(), schema="(Tensor mask) -> Tensor"
+).register_fake(lambda mask: mask.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64))
+
+
+@torch.library.custom_op(
+    "rankdet::special_targets", mutates_args=(), schema="(Tensor[] targets) -> (Tensor, Tensor, Tensor)"
 )
-
-
-@torch.library.custom_op("rankdet::special_targets", mutates_args=())
 def _special_targets(targets: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of positives, indices of ignored logits, and the targets of the positives, over all levels."""
     positives, ignored, qualities, start = [], [], [], 0

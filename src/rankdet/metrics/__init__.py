@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict, cast
+from typing import TypedDict, cast
 
 import numpy as np
+from typing_extensions import NotRequired
 
 from rankdet.coco import (
     Finding,

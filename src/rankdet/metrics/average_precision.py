@@ -5,6 +5,7 @@ Legend: T IoU thresholds, R recall levels, K classes, A area ranges, M caps on t
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +48,10 @@ def average_precision(comparison: Comparison) -> AveragePrecision:
     evaluation = comparison.evaluator()
     evaluation.params.max_dets = list(caps.values())
     evaluation.evaluate()
-    evaluation.accumulate()
+    with warnings.catch_warnings():
+        # hotcoco 1.0 takes a set without objects and detections for one that was not evaluated.
+        warnings.filterwarnings("ignore", "hotcoco: accumulate")
+        evaluation.accumulate()
     results = evaluation.eval
     if results is None:
         raise RuntimeError("the evaluator returned no result")

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from hotcoco import COCO, COCOeval, LVISResults
+from hotcoco import COCO, COCOeval
 from hotcoco import mask as rle
+from numpy.typing import NDArray
 
 from rankdet.coco import Federation, GroundTruth, Results
 from rankdet.coco.segmentations import to_rle
@@ -23,8 +24,8 @@ class Comparison(NamedTuple):
     """Detections beside the objects that they are compared with.
 
     ``objects`` and ``detections`` are the ground truth and the results in the evaluator. The detection in row i has the
-    id i + 1; of a federated set those beyond the cap are left out. The cap ``max_detections`` is for each class of an
-    image, in LVIS for all classes together.
+    id i + 1. The cap ``max_detections`` is for each class of an image. In LVIS it is for all classes together, and
+    results beyond it are left out already.
     """
 
     ground_truth: GroundTruth
@@ -52,13 +53,19 @@ def compare(ground_truth: GroundTruth, results: Results, iou_type: IouType, max_
     mask, or, as in pycocotools, that of its box if it has one. Objects without a mask are left out then, and the mask
     of a crowd without one is its box.
     """
+    if ground_truth.federation is not None:
+        results = results.select(_best_of_images(results, max_detections))
     objects = _objects(ground_truth, iou_type)
-    table = _table(results) if iou_type == "bbox" else _mask_records(results)
-    if ground_truth.federation is None:
-        detections = objects.load_res(table)
-    else:
-        detections = LVISResults(objects, table, max_detections)
+    detections = objects.load_res(_table(results) if iou_type == "bbox" else _mask_records(results))
     return Comparison(ground_truth, results, objects, detections, iou_type, max_detections)
+
+
+def _best_of_images(results: Results, number: int) -> NDArray[np.int64]:
+    """Ascending rows of each image's ``number`` best detections; of equal scores the first rows."""
+    by_image = np.lexsort((-results.scores, results.image_ids))
+    image_ids = results.image_ids[by_image]
+    place_in_image = np.arange(len(results)) - np.searchsorted(image_ids, image_ids)
+    return np.sort(by_image[place_in_image < number])
 
 
 def _objects(truth: GroundTruth, iou_type: IouType) -> COCO:
@@ -88,17 +95,19 @@ def _objects(truth: GroundTruth, iou_type: IouType) -> COCO:
         areas[unknown] = [rle.area(codes[row]) for row in np.flatnonzero(unknown).tolist()]
     if truth.federation is not None:
         areas[truth.is_ignored[rows]] = OUTSIDE
-    return COCO.from_arrays(
-        images,
-        classes,
-        image_ids=truth.image_ids[truth.images[rows]],
-        category_ids=np.array(truth.category_ids, dtype=np.int64)[truth.labels[rows]],
-        boxes=boxes,
-        ids=truth.annotation_ids[rows],
-        area=areas,
-        iscrowd=truth.is_crowd[rows] & (truth.federation is None),
-        segmentation=codes if iou_type == "segm" else None,
-    )
+    columns = {
+        "id": truth.annotation_ids[rows],
+        "image_id": truth.image_ids[truth.images[rows]],
+        "category_id": np.array(truth.category_ids, dtype=np.int64)[truth.labels[rows]],
+        "bbox": boxes,
+        "area": areas,
+        "iscrowd": (truth.is_crowd[rows] & (truth.federation is None)).astype(np.int64),
+    }
+    values = zip(*(column.tolist() for column in columns.values()), strict=True)
+    annotations: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in values]
+    for annotation, code in zip(annotations, codes, strict=iou_type == "segm"):
+        annotation["segmentation"] = code
+    return COCO({"images": images, "categories": classes, "annotations": annotations})
 
 
 def _code(truth: GroundTruth, row: int) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from rankdet import __version__
 from rankdet.runs.folder import written_whole
@@ -135,7 +136,8 @@ def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | 
         When the file is missing, damaged, incomplete, or no checkpoint of rankdet.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns of pickles of other programs
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of pickles of other programs
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"cannot read checkpoint {path}: {error.strerror}") from error

@@ -6,10 +6,11 @@ Legend: B images, G objects of an image, H, W height and width of the canvas in 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from rankdet.structures.masks import Outlines
 

@@ -6,9 +6,9 @@ Legend: D detections, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
 
 from torch import Tensor
+from typing_extensions import Self
 
 from rankdet.structures.masks import MaskScores
 

@@ -6,7 +6,6 @@ its own, which works on the tensors of this one through shared memory; here the 
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,8 +16,8 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
-triton = pytest.importorskip("triton", reason="Triton does not import here: its kernels are not tested")
-kernels = importlib.import_module("rankdet.losses.kernels.negatives")
+kernels = pytest.importorskip("rankdet.losses.kernels.negatives", exc_type=ImportError)
+triton = pytest.importorskip("triton")
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

@@ -35,6 +35,9 @@ from rankdet.losses.cells import Cells, PiecewiseLinear
 from rankdet.losses.negatives import Counted
 from rankdet.losses.roles import RankedCandidates
 
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4):
+    raise ImportError(f"the kernels need Triton 3.4 or newer, which torch 2.8 brings; this is {triton.__version__}")
+
 LARGEST_OFFSET = (1 << 23) - 1
 """Offsets are capped here: 2²⁰ of them stay below 2⁴³, and float32 can round every smaller number by itself."""
 

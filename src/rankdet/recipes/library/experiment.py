@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any
+
+from typing_extensions import Self
 
 from rankdet.recipes.schema.part import Part, type_of
 from rankdet.recipes.schema.recipe import Recipe

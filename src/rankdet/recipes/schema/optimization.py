@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, model_validator
+from typing_extensions import Self
 
 from rankdet.ranges import Count, CountOrZero, Fraction, NonNegative, Positive
 

@@ -283,7 +283,7 @@ def field_type(annotation: Any) -> Any:
     if origin in (Union, UnionType):
         return _union(members)
     if origin is Annotated:
-        return Annotated[field_type(members[0]), *annotation.__metadata__]
+        return annotated(field_type(members[0]), annotation.__metadata__)
     if origin is Callable:
         return Annotated[field_type(members[-1]), DEFERRED]
     if origin is tuple:
@@ -292,6 +292,13 @@ def field_type(annotation: Any) -> Any:
         return tuple.__class_getitem__((field_type(members[0]), ...))
     if origin in (Mapping, dict):
         return dict.__class_getitem__(tuple(map(field_type, members)))
+    return annotation
+
+
+def annotated(annotation: Any, metadata: Iterable[Any]) -> Any:
+    """An annotation with metadata: ``Annotated[annotation, *metadata]``, which Python 3.10 cannot write."""
+    for each in metadata:
+        annotation = Annotated[annotation, each]
     return annotation
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from rankdet.ranges import Count, NonNegative, Positive
 from rankdet.recipes.changes import merged, nested
@@ -19,7 +20,7 @@ from .detectors import Detector
 from .fit import check_fit, parts_of
 from .losses import Loss
 from .optimization import AnyOptimizer, AnySchedule
-from .part import Choice, Unresolved
+from .part import Choice, Unresolved, annotated
 
 
 class Evaluation(Config):
@@ -170,7 +171,7 @@ def _known_fields(fields: Any, location: tuple[int | str, ...], trust: bool) -> 
         here = _model_or_container(annotation, fields, trust)
         if isinstance(here, type) and issubclass(here, BaseModel):
             field = here.model_fields[str(key)]
-            annotation = Annotated[field.annotation, *field.metadata, None]
+            annotation = annotated(field.annotation, field.metadata)
         else:
             annotation = get_args(here)[-1 if get_origin(here) is dict else 0]
         fields = fields[key]
