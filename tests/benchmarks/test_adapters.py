@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,14 +30,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def study(benchmark, module, folder: Path, tmp_path: Path) -> Any:
-    changes = {"data.folder": str(folder), "data.batch_size": 2, "schedule.iterations": 2, "data.keep_empty": False}
-    family = module("frameworks.torchvision").FAMILIES["retinanet"]
-    recipe = load_recipe("faster_rcnn_shapes", changes)
-    return benchmark.Study("torchvision", "retinanet", family, recipe, tmp_path, pretrained=False)
+def studied(benchmark, module, folder: Path, tmp_path: Path) -> Callable[[str, str], Any]:
+    """Makes a study of a detector in two iterations."""
+
+    def make(framework: str, detector: str) -> Any:
+        changes = {"data.folder": str(folder), "data.batch_size": 2, "schedule.iterations": 2, "data.keep_empty": False}
+        family = module(f"frameworks.{framework}").FAMILIES[detector]
+        recipe = load_recipe("faster_rcnn_shapes", changes)
+        return benchmark.Study(framework, detector, family, recipe, tmp_path, pretrained=False)
+
+    return make
 
 
-def test_a_run_is_measured_once_and_shown_in_the_tables(benchmark, study) -> None:
+@pytest.fixture
+def study(studied) -> Any:
+    return studied("torchvision", "retinanet")
+
+
+@pytest.mark.parametrize(("framework", "detector"), [("torchvision", "retinanet"), ("transformers", "rt_detr")])
+def test_a_run_is_measured_once_and_shown_in_the_tables(benchmark, studied, framework: str, detector: str) -> None:
+    pytest.importorskip(framework)
+    study = studied(framework, detector)
     for form in benchmark.FORMS:
         for lr in (1e-3, 2e-3):
             benchmark.run(study, form, lr, seed=0)
