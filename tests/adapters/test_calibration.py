@@ -97,7 +97,8 @@ def test_without_a_hit_nothing_can_be_found() -> None:
 def test_an_object_is_hit_once_by_the_best_logit_and_only_within_its_class() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 10], [20, 20, 30, 30], [20, 20, 30, 24]])
     labels = torch.tensor([1, 1, 2, 1, 1])
-    found = match(boxes, torch.tensor([1.0, 2.0, 3.0, 0.5, 5.0]), labels, boxes[[0, 3]], torch.tensor([1, 1]))
+    logits = torch.tensor([1.0, 2.0, 3.0, 0.5, 5.0], requires_grad=True)
+    found = match(boxes, logits, labels, boxes[[0, 3]], torch.tensor([1, 1]))
     np.testing.assert_array_equal(found.logits, [5.0, 3.0, 2.0, 1.0, 0.5])
     np.testing.assert_array_equal(found.labels, [1, 2, 1, 1, 1])
     np.testing.assert_allclose(found.ious, [np.nan, np.nan, 0.9, np.nan, 1.0])

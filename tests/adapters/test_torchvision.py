@@ -30,8 +30,9 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
+from rankdet.adapters.calibration import find_calibration, match
 from rankdet.adapters.torchvision import calibrate, check_labels, on_unit_anchor, plain, use_rank_sort
-from rankdet.losses import box_overlap, dice_coefficient, rank_sort_loss
+from rankdet.losses import box_overlap, rank_sort_loss
 from rankdet.metrics import evaluate
 from rankdet.structures import InputError
 
@@ -239,6 +240,23 @@ def test_a_plain_model_has_the_same_detections_by_code_of_torchvision_alone(mode
     assert buffers.keys() == dict(model.named_buffers()).keys()
 
 
+def test_boxes_without_an_area_are_no_detections() -> None:
+    torch.manual_seed(0)
+    model = use_rank_sort(faster_rcnn())
+    proposals = [
+        torch.tensor([[4.0, 4, 20, 20], [30, 30, 30.001, 50], [70, 8, 90, 20]]),
+        torch.tensor([[9.0, 9, 40, 50]]),
+    ]
+    arguments = (torch.randn(4, NUM_CLASSES), torch.zeros(4, 4 * NUM_CLASSES), proposals, [(SIZE, SIZE)] * 2)
+    boxes, scores, labels = model.roi_heads.postprocess_detections(*arguments)
+    assert [len(each) for each in boxes] == [3, 3]
+    plain_boxes, plain_scores, plain_labels = plain(model).roi_heads.postprocess_detections(*arguments)
+    for image in range(2):
+        torch.testing.assert_close(boxes[image], plain_boxes[image])
+        assert labels[image].equal(plain_labels[image])
+        torch.testing.assert_close(scores[image].shape, plain_scores[image].shape)
+
+
 def test_a_plain_model_of_one_class_has_the_same_scores() -> None:
     torch.manual_seed(0)
     model = use_rank_sort(faster_rcnn(box_predictor=FastRCNNPredictor(32, 2))).eval()
@@ -395,8 +413,8 @@ def test_a_dense_head_ranks_all_anchors_of_all_images(name: str, first: int) -> 
 
     logits = outputs["cls_logits"].flatten(0, 1)[:, first:]
     expected = torch.zeros_like(logits)
-    for image, match in enumerate(matches):
-        for anchor, place in enumerate(match.tolist()):
+    for image, own in enumerate(matches):
+        for anchor, place in enumerate(own.tolist()):
             row = image * num_anchors + anchor
             if place == -2:
                 expected[row] = -1
@@ -422,42 +440,44 @@ def test_fcos_scores_without_centerness_are_those_of_its_classes() -> None:
     with torch.no_grad():
         outputs = model.head(list(model.backbone(model.transform(images)[0].tensors).values()))
     assert (outputs["bbox_ctrness"].sigmoid() == 1).all()
+    assert not any(weight.requires_grad for weight in model.head.regression_head.bbox_ctrness.parameters())
     torch.testing.assert_close(found["scores"].max(), outputs["cls_logits"].max().sigmoid().sqrt())
 
 
 @pytest.mark.parametrize("masks", ["theirs", "dice"])
 def test_no_more_positives_get_a_mask_than_allowed(masks: Any) -> None:
     torch.manual_seed(0)
-    model = use_rank_sort(mask_rcnn(), masks=masks, masks_per_image=2)
+    model = use_rank_sort(mask_rcnn(), masks=masks, masks_per_image=1)
     seen: list[int] = []
     model.roi_heads.mask_predictor.register_forward_hook(lambda part, inputs, output: seen.append(len(output)))
-    terms = model(*scene(3, 1, 0))
-    assert seen == [2 + 2 + 0] or seen == [2 + 1 + 0]
+    terms = model(*scene(3, 2, 0))
+    assert seen == [2]
     terms["loss_mask"].backward()
     assert model.roi_heads.mask_predictor.mask_fcn_logits.weight.grad.any()
 
 
-def test_dice_compares_masks_of_the_own_class_with_their_objects() -> None:
-    """A mask head that is certain of the right pixels has no error; the balanced term is then 0."""
+def test_dice_compares_masks_of_the_own_class_with_those_of_the_own_object() -> None:
+    """Logits of class c are c; masks of objects are full or empty, by their class."""
     torch.manual_seed(0)
-    model = use_rank_sort(mask_rcnn(), masks="dice")
-    images, targets = scene(1)
-    targets[0]["masks"][:] = 1
-    x1, y1, x2, y2 = (0.0, 0.0, float(SIZE), float(SIZE))
-    targets[0]["boxes"] = torch.tensor([[x1, y1, x2, y2]])
-    label = int(targets[0]["labels"])
+    model = use_rank_sort(mask_rcnn(), masks="dice", masks_per_image=2)
     last = model.roi_heads.mask_predictor.mask_fcn_logits
     with torch.no_grad():
         last.weight.zero_()
-        last.bias.fill_(-100.0)
-    wrong = model(images, targets)
-    with torch.no_grad():
-        last.bias[label] = 100.0
-    right = model(images, targets)
-    torch.testing.assert_close(wrong["loss_mask"], wrong["loss_classifier"])
-    assert right["loss_mask"] <= 1e-6 + right["loss_classifier"]
-    full = torch.full((1, 8, 8), 100.0)
-    assert dice_coefficient(full, torch.ones(1, 8, 8)) > 0.999
+        last.bias.copy_(torch.arange(float(NUM_CLASSES)))
+    images, targets = scene(3, 3)
+    for target in targets:
+        target["labels"] = torch.tensor([1, 2, 3])
+        target["masks"][:] = torch.tensor([1, 0, 1])[:, None, None]
+    found: list[Any] = []
+    model.roi_heads.rank_sort.register_forward_hook(lambda part, inputs, output: found.append(inputs[0]))
+    terms = model(images, targets)
+    (candidates,) = found
+    masks, positives = candidates.masks, candidates.labels[candidates.rows]
+    assert len(masks.rows) == 4 < len(positives)
+    own = positives[masks.rows] + 1
+    assert (masks.predicted == own[:, None, None]).all()
+    assert (masks.target.mean(dim=(1, 2)) > 0.5).equal(own != 2)
+    torch.testing.assert_close(terms["loss_mask"], terms["loss_classifier"])
 
 
 @pytest.mark.parametrize(("name", "label", "message"), [
@@ -561,6 +581,17 @@ def test_after_calibration_the_usual_threshold_keeps_what_ap50_needs(model: nn.M
         scores = (found.scale * logits + found.shift).sigmoid() ** (1 / power)
         torch.testing.assert_close(other["scores"].double(), scores, rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(other["boxes"], one["boxes"])
+    logits = [(each["scores"].double() ** power).logit() for each in before]
+    matches = [
+        match(one["boxes"], score, one["labels"], target["boxes"], target["labels"])
+        for one, score, target in zip(before, logits, targets, strict=True)
+    ]
+    assert found[:2] == pytest.approx(find_calibration(matches, usual**power)[:2], rel=1e-4)
+    scored.score_thresh = usual
+    for one, other in zip(plain(model)(images), model(images), strict=True):
+        if isinstance(model, FasterRCNN | SSD):
+            one["scores"] = (one["scores"].log() + 40).sigmoid()
+        torch.testing.assert_close(one, other)
     expected = ap50(before, targets)
     assert expected > 0.3
     assert ap50(everything, targets) == pytest.approx(expected, abs=1e-6)

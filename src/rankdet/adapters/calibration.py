@@ -81,6 +81,7 @@ def match(boxes: Tensor, logits: Tensor, labels: Tensor, objects: Tensor, classe
     >>> matches.logits, matches.ious
     (array([3., 2., 1.]), array([0.75,  nan,  nan]))
     """
+    boxes, logits, objects = boxes.detach(), logits.detach(), objects.detach()
     order = logits.argsort(descending=True, stable=True)
     boxes, logits, labels = boxes[order].double(), logits[order].double(), labels[order]
     overlaps = (_pairwise_iou(boxes, objects.double()) * (labels[:, None] == classes)).cpu().numpy()

@@ -207,8 +207,11 @@ def plain(model: Model) -> Model:
         part.__class__ = theirs[type(part)]
         del part.rank_sort
     del scored.usual_score_thresh
-    if max(classifier.columns for classifier in _classifiers(model)) > 2:
-        for _, bias, is_background in _classifiers(model):
+    classifiers = _classifiers(model)
+    for weight, bias, is_background in classifiers:
+        weight[is_background], bias[is_background] = 0, 0
+    if max(classifier.columns for classifier in classifiers) > 2:
+        for _, bias, is_background in classifiers:
             bias.sub_(FAINT * ~is_background)
         scored.score_thresh *= math.exp(-FAINT) / (1 - scored.score_thresh)
     return model
