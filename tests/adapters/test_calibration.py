@@ -33,7 +33,7 @@ def kept(found: Matches, is_kept: np.ndarray) -> Matches:
 
 @pytest.mark.parametrize("threshold", [0.01, 0.05, 0.2, 0.25, 0.5])
 @pytest.mark.parametrize(("spread", "mean"), [(1.0, 0.0), (0.1, -4.0), (6.0, 20.0)])
-def test_the_threshold_keeps_ap50_and_drops_what_it_does_not_need(threshold: float, spread: float, mean: float) -> None:
+def test_the_threshold_keeps_ap50(threshold: float, spread: float, mean: float) -> None:
     matches = detections(0, spread, mean)
     found = find_calibration([matches], threshold)
     assert found.scale > 0
@@ -41,9 +41,17 @@ def test_the_threshold_keeps_ap50_and_drops_what_it_does_not_need(threshold: flo
     again = find_calibration([kept(matches, is_kept)], threshold)
     assert again.ap50 == found.kept_ap50
     assert found.ap50 - 0.005 <= found.kept_ap50 < found.ap50
-    lowest = matches.logits[is_kept].min()
-    without = find_calibration([kept(matches, matches.logits > lowest)], threshold)
-    assert without.ap50 < found.ap50 - 0.005 or without.ap50 == found.kept_ap50
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_threshold_is_the_highest_cut_that_keeps_ap50(seed: int) -> None:
+    matches = detections(seed, 1.0, 0.0, number=120)
+    found = find_calibration([matches], 0.05)
+    best = optimal_lrp(matches.logits, matches.ious, len(matches.objects)).threshold
+    cuts = [cut for cut in np.unique(matches.logits) if cut <= best]
+    precisions = [find_calibration([kept(matches, matches.logits >= cut)], 0.05).ap50 for cut in cuts]
+    highest = max(cut for cut, ap50 in zip(cuts, precisions, strict=True) if ap50 >= found.ap50 - 0.005)
+    assert (scores(matches, found.scale, found.shift) > 0.05).sum() == (matches.logits >= highest).sum()
 
 
 def test_the_best_cut_has_the_score_halfway_between_threshold_and_one() -> None:
