@@ -18,7 +18,7 @@ from torchvision.ops import box_convert, box_iou
 try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rfdetr scripts functions when it is imported, which torch deprecates
-        import rfdetr
+        import rfdetr  # noqa: F401
 except ImportError:
     pytest.skip("rfdetr is not installed", allow_module_level=True)
 
@@ -184,22 +184,23 @@ def write(folder: Path, split: str, images: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning warns of itself, and of what it is built on
-def test_their_tutorial_trains_and_detects(tmp_path: Path) -> None:
+def test_their_tutorial_trains_and_detects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split, images in (("train", 4), ("valid", 2), ("test", 2)):
-        write(tmp_path / "data", split, images)
-    model = rfdetr.RFDETRNano(**TINY)
-    with rank_sort():
-        model.train(
-            dataset_dir=str(tmp_path / "data"),
-            output_dir=str(tmp_path / "out"),
-            epochs=1,
-            batch_size=2,
-            grad_accum_steps=2,
-            num_workers=0,
-            multi_scale=False,
-            tensorboard=False,
-            device="cpu",
-        )
+        write(tmp_path / "my_data", split, images)
+    page = (Path(__file__).resolve().parents[2] / "docs" / "plugging-in.md").read_text(encoding="utf-8")
+    tutorial = page.split("\n## rfdetr\n")[1].split("```python\n")[1].split("```")[0]
+    smaller = {"RFDETRNano()": "RFDETRNano(**tiny)", "epochs=10, batch_size=4, grad_accum_steps=4": "**short"}
+    for text, replacement in smaller.items():
+        assert text in tutorial
+        tutorial = tutorial.replace(text, replacement)
+    short = {"epochs": 1, "batch_size": 2, "grad_accum_steps": 2, "num_workers": 0, "multi_scale": False}
+    names: dict[str, Any] = {
+        "tiny": TINY,
+        "short": short | {"device": "cpu", "tensorboard": False, "output_dir": "out"},
+    }
+    monkeypatch.chdir(tmp_path)
+    exec(compile(tutorial, "docs/plugging-in.md", "exec"), names)
+    model = names["model"]
     logged = (tmp_path / "out" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"train/ranking", "train/sorting_enc", "train/loss_ce"} <= set(logged)
-    assert len(model.predict(Image.open(tmp_path / "data" / "valid" / "0.png"), threshold=0.0)) == QUERIES
+    assert len(model.predict(Image.open(tmp_path / "my_data" / "valid" / "0.png"), threshold=0.0)) == QUERIES
