@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rankdet.adapters.calibration import Matches, find_calibration, match
+from rankdet.adapters.calibration import Matches, find_calibration, logits_of, match
 from rankdet.metrics.lrp import optimal_lrp
 from rankdet.structures import InputError
 
@@ -100,6 +100,21 @@ def test_without_a_hit_nothing_can_be_found() -> None:
         find_calibration([kept(matches, np.isnan(matches.ious))], 0.05)
     with pytest.raises(InputError, match="no detection hits an object of its class"):
         find_calibration([], 0.05)
+
+
+def test_scores_become_logits_also_far_from_one_half() -> None:
+    logits = torch.linspace(-80, 14, 95, dtype=torch.float64)
+    torch.testing.assert_close(logits_of(logits.sigmoid().float()), logits, atol=0.1, rtol=1e-6)
+    torch.testing.assert_close(logits_of(logits.sigmoid().sqrt().float(), power=2), logits, atol=0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("logit", [20.0, -120.0])
+def test_an_image_of_scores_without_an_order_is_refused(logit: float) -> None:
+    with pytest.raises(InputError, match="rounded to 0 or 1, and their order is lost"):
+        logits_of(torch.full((3,), logit).sigmoid())
+    logits_of(torch.full((1,), logit).sigmoid())
+    logits_of(torch.zeros(0))
+    assert logits_of(torch.tensor([0.0, logit]).sigmoid()).isfinite().all()
 
 
 def test_an_object_is_hit_once_by_the_best_logit_and_only_within_its_class() -> None:

@@ -601,6 +601,21 @@ def test_after_calibration_the_usual_threshold_keeps_what_ap50_needs(model: nn.M
     assert sum(len(each["scores"]) for each in kept) < 0.9 * sum(len(each["scores"]) for each in everything)
 
 
+@pytest.mark.parametrize("shift", [-60.0, 11.0])
+def test_logits_may_lie_anywhere_before_calibration(shift: float) -> None:
+    torch.manual_seed(0)
+    model = use_rank_sort(retinanet())
+    nn.init.normal_(model.head.classification_head.cls_logits.weight, std=0.1)
+    images, _ = scene(2, 1)
+    targets = own_objects(model, images)
+    with torch.no_grad():
+        model.head.classification_head.cls_logits.bias.add_(shift)
+    found = calibrate(model, [(images, targets)])
+    assert found.kept_ap50 > 0.3
+    # Logits far from 0 have few digits, so that some detections change places.
+    assert ap50(model(images), targets) == pytest.approx(found.kept_ap50, abs=0.02)
+
+
 def test_a_calibrated_model_learns_on_from_its_scores_after_another_call() -> None:
     torch.manual_seed(0)
     model = use_rank_sort(retinanet())
@@ -623,6 +638,8 @@ def test_what_cannot_be_calibrated_is_refused_and_stays() -> None:
     state = copy.deepcopy(model.state_dict())
     with pytest.raises(InputError, match="no detection hits an object"):
         calibrate(model, [(images, targets)])
+    with pytest.raises(InputError, match="must be between 0 and 1, not 0"):
+        calibrate(model, [(images, own_objects(model, images))], threshold=0.0)
     assert model.score_thresh == 0
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 from torchvision.ops import box_convert, box_iou
 
 if __name__ == "__main__":
@@ -35,6 +36,7 @@ from transformers import (
     PreTrainedModel,
     RTDetrModel,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     YolosConfig,
     YolosForObjectDetection,
@@ -220,6 +222,7 @@ def test_a_plain_model_is_saved_and_loaded_without_a_word(tmp_path: Path, report
     AutoModelForObjectDetection.from_pretrained(tmp_path)
     assert MARK not in reports.text
     assert plain(model) is model
+    model.load_state_dict(tiny.build("RT-DETR").state_dict())
 
 
 def test_a_second_call_replaces_the_settings() -> None:
@@ -242,6 +245,15 @@ def test_a_compiled_model_has_the_same_loss() -> None:
     expected = model(**tiny.batch()).loss
     compiled = torch.compile(model, backend="eager")
     torch.testing.assert_close(compiled(**tiny.batch()).loss, expected)
+
+
+def test_averages_of_weights_and_buffers_have_the_loss_too() -> None:
+    model = use_rank_sort(tiny.build("RT-DETR"))
+    averaged = AveragedModel(model, use_buffers=True)
+    for _ in range(2):
+        averaged.update_parameters(model)
+    assert averaged.module.loss_function == model.loss_function
+    torch.testing.assert_close(averaged.module.state_dict(), model.state_dict())
 
 
 def test_models_of_a_softmax_are_refused_with_the_reason() -> None:
@@ -321,9 +333,16 @@ def test_a_trainer_averages_accumulated_losses(tmp_path: Path) -> None:
 def test_a_trainer_in_bfloat16_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     model = use_rank_sort(tiny.build("RT-DETR"))
     trainer(model, tmp_path, bf16=True, save_strategy="steps", save_steps=1).train()
-    again = use_rank_sort(tiny.build("RT-DETR"))
+    saved = {key: value.clone() for key, value in model.state_dict().items()}
+    again = use_rank_sort(type(model).from_pretrained(tmp_path / "checkpoint-1")).train()
     following = trainer(again, tmp_path, bf16=True)
     following.args.max_steps = 2
+
+    class Start(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            torch.testing.assert_close(again.state_dict(), saved, rtol=0, atol=0)
+
+    following.add_callback(Start())
     result = following.train(resume_from_checkpoint=True)
     assert result.global_step == 2
     assert 0 < result.training_loss < 100

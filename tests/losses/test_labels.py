@@ -71,6 +71,18 @@ def test_an_object_that_is_not_in_its_image_is_refused(wrong: int) -> None:
         from_pairs([(torch.tensor([5]), torch.tensor([0]))], [torch.zeros(0, dtype=torch.int64)])
 
 
+def test_pairs_of_wrong_lengths_are_refused_also_where_their_sums_agree() -> None:
+    pairs = [(torch.tensor([1, 2]), torch.tensor([0])), (torch.tensor([5]), torch.tensor([0, 1]))]
+    with pytest.raises(ValueError, match="image 0 has 2 matched queries but 1 objects"):
+        from_pairs(pairs, [torch.tensor([0, 1]), torch.tensor([2, 3])])
+
+
+def test_where_nobody_looks_an_object_of_no_image_has_no_class() -> None:
+    compiled = torch.compile(from_pairs, backend="eager", fullgraph=True)
+    for labels in (torch.zeros(0, dtype=torch.int64), torch.tensor([1, 2])):
+        assert compiled([(torch.tensor([5]), torch.tensor([3]))], [labels])[2].tolist() == [-1]
+
+
 def test_pairs_become_places_in_one_graph() -> None:
     compiled = torch.compile(from_pairs, backend="eager", fullgraph=True)
     pairs, labels = draw_pairs([2, 0, 3])
@@ -82,7 +94,7 @@ def test_pairs_become_places_in_one_graph() -> None:
 def test_images_and_pairs_must_be_as_many() -> None:
     with pytest.raises(ValueError, match="pairs of 1 images but labels of 2"):
         from_pairs([(torch.tensor([0]), torch.tensor([0]))], [torch.tensor([1]), torch.tensor([1])])
-    with pytest.raises(ValueError, match="2 matched queries but 1 objects"):
+    with pytest.raises(ValueError, match="image 0 has 2 matched queries but 1 objects"):
         from_pairs([(torch.tensor([0, 1]), torch.tensor([0]))], [torch.tensor([1])])
 
 

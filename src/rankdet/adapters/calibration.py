@@ -93,6 +93,31 @@ def match(boxes: Tensor, logits: Tensor, labels: Tensor, objects: Tensor, classe
     return Matches(logits.cpu().numpy(), labels.cpu().numpy(), ious, classes.cpu().numpy())
 
 
+def logits_of(scores: Tensor, power: int = 1) -> Tensor:
+    """Return the (D,) float64 logits of ``scores ** power``, for frameworks whose detections have scores alone.
+
+    In float32 a score is 1 from a logit of 17 on. Such scores get the logit of the next lower number, 16.6.
+
+    Raises
+    ------
+    InputError
+        When all scores of an image are 1, or all are 0: their order is lost.
+
+    Examples
+    --------
+    >>> logits_of(torch.tensor([-60.0, 3, 16, 40]).sigmoid())
+    tensor([-60.0000,   3.0000,  15.9424,  16.6355], dtype=torch.float64)
+    """
+    exact = scores.detach().double() ** power
+    low, high = float(torch.finfo(torch.float32).tiny), 1 - 2.0**-24
+    if len(exact) > 1 and bool((exact >= high).all() | (exact <= low).all()):
+        raise InputError(
+            "all scores of an image have rounded to 0 or 1, and their order is lost: add a number to the bias of the "
+            "classifier that brings its logits near 0"
+        )
+    return exact.clamp(low, high).logit()
+
+
 def find_calibration(matches: Iterable[Matches], threshold: float, tolerance: float = 0.005) -> Calibration:
     r"""Find the scale a and the shift b of the logits that make a threshold of the scores fit.
 

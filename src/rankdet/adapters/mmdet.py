@@ -27,7 +27,7 @@ from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
 from rankdet import losses
-from rankdet.adapters.calibration import Calibration, Matches, find_calibration, match, rescale
+from rankdet.adapters.calibration import Calibration, Matches, find_calibration, logits_of, match, rescale
 from rankdet.losses import Sync, from_background_last, rank_sort_loss_of_labels
 from rankdet.ranges import NonNegative, Positive, checked
 from rankdet.structures import Candidates, Matched, is_class
@@ -274,13 +274,13 @@ def calibrate(
     Raises
     ------
     InputError
-        When no detection hits an object, or the threshold is not between 0 and 1.
+        When no detection hits an object, the threshold is not between 0 and 1, or scores have lost their order.
     TypeError
         When the classifier is of an unknown form.
     """
     layers, settings = _classifiers(model), (model.roi_head if hasattr(model, "roi_head") else model.bbox_head).test_cfg
     drops = "score_thr" in settings
-    usual = threshold or (settings.get("score_thr") or USUAL if drops else SHOWN)
+    usual = (settings.get("score_thr") or USUAL if drops else SHOWN) if threshold is None else threshold
     with _evaluating(model, settings):
         found = find_calibration(_matches(model, loader), usual, tolerance)
     for layer in layers:
@@ -347,7 +347,7 @@ def _matches(model: Any, loader: Iterable[Any]) -> Iterator[Matches]:
         for sample in model.test_step(batch):
             found, truth = sample.pred_instances.cpu(), sample.gt_instances.cpu()
             boxes, objects = get_box_tensor(found.bboxes), get_box_tensor(truth.bboxes)
-            yield match(boxes, found.scores.double().logit(eps=1e-12), found.labels, objects, truth.labels)
+            yield match(boxes, logits_of(found.scores), found.labels, objects, truth.labels)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from rankdet.adapters.calibration import Calibration, Matches, find_calibration, match, rescale
+from rankdet.adapters.calibration import Calibration, Matches, find_calibration, logits_of, match, rescale
 from rankdet.losses import RankSortLoss, Sync, from_background_zero
 from rankdet.ranges import Count, NonNegative, checked
 from rankdet.structures import IGNORED, Candidates, Matched
@@ -154,14 +154,14 @@ def calibrate(
     Raises
     ------
     InputError
-        When no detection hits an object, or the threshold is not between 0 and 1.
+        When no detection hits an object, the threshold is not between 0 and 1, or scores have lost their order.
     TypeError
         When it is no model of :func:`use_rank_sort`.
     """
     if not all(type(part) in RANKING.values() for part in _parts(model)):
         raise TypeError("calibrate takes a model of use_rank_sort")
     scored = _scored(model)
-    usual = threshold or scored.score_thresh or scored.usual_score_thresh
+    usual = (scored.score_thresh or scored.usual_score_thresh) if threshold is None else threshold
     # The score of FCOS is the square root of a probability, beside a centerness of 1.
     power = 2 if isinstance(model, FCOS) else 1
     with _evaluating(model):
@@ -590,7 +590,7 @@ def _matches(model: nn.Module, loader: Iterable[tuple[Sequence[Tensor], Targets]
     for images, targets in loader:
         for found, target in zip(model([image.to(device) for image in images]), targets, strict=True):
             boxes, labels = found["boxes"].cpu(), found["labels"].cpu()
-            logits = (found["scores"].cpu().double() ** power).logit(eps=1e-12)
+            logits = logits_of(found["scores"].cpu(), power)
             yield match(boxes, logits, labels, target["boxes"].cpu(), target["labels"].cpu())
 
 

@@ -78,6 +78,10 @@ def use_rank_sort(
     then, and before a further training the model needs ``use_rank_sort`` again. Detection needs nothing; :func:`plain`
     takes the mark away before it is saved.
 
+    A checkpoint of ``Trainer`` has the names of the original weights, and ``Trainer`` does not translate them back when
+    it goes on from one or loads the best (huggingface/transformers#43701): backbones keep the weights that they have.
+    Therefore ``from_pretrained(checkpoint)`` comes before ``train(resume_from_checkpoint=checkpoint)``.
+
     Examples
     --------
     A tiny Conditional DETR of random weights:
@@ -104,7 +108,8 @@ def use_rank_sort(
         )
     model.loss_function = RankSortLossFunction(theirs, RankSort(delta, weight, boxes, sync))
     if not hasattr(model, MARK):
-        model.register_buffer(MARK, torch.ones((), dtype=torch.bool, device=model.device))
+        # A float: averages of weights that take buffers along cannot subtract truth values.
+        model.register_buffer(MARK, torch.ones((), device=model.device))
         model.register_load_state_dict_pre_hook(_add_mark)
     return model
 
@@ -261,7 +266,8 @@ def _criterion(
 
 def _add_mark(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Let weights without the mark be loaded, those of the model before its training for example."""
-    state.setdefault(prefix + MARK, torch.ones((), dtype=torch.bool))
+    if hasattr(model, MARK):  # not after :func:`plain`
+        state.setdefault(prefix + MARK, torch.ones(()))
 
 
 def _matches(model: PreTrainedModel, loader: Iterable[Mapping[str, Any]]) -> Iterator[Matches]:

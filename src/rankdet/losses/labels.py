@@ -54,8 +54,9 @@ def from_pairs(pairs: Sequence[tuple[Tensor, Tensor]], labels: Sequence[Tensor])
         return none, none, none
     classes = torch.cat(list(labels))
     query, objects = (torch.cat(list(side)) for side in zip(*pairs, strict=True))
-    if query.shape != objects.shape:
-        raise ValueError(f"{len(query)} matched queries but {len(objects)} objects")
+    for number, (queries, found) in enumerate(pairs):
+        if queries.shape != found.shape:
+            raise ValueError(f"image {number} has {len(queries)} matched queries but {len(found)} objects")
     # Images, and what follows from shapes, are known without looking at any device.
     sizes = torch.tensor([len(each) for each in labels])
     matched = torch.tensor([len(each) for _, each in pairs])
@@ -70,7 +71,7 @@ def from_pairs(pairs: Sequence[tuple[Tensor, Tensor]], labels: Sequence[Tensor])
         wrong = int((~is_there).nonzero()[0])
         raise ValueError(f"object {int(objects[wrong])} of image {int(image[wrong])}, which has {int(size[wrong])}")
     if not len(classes):
-        return image, query, objects - 1
+        return image, query, torch.full_like(objects, -1)
     found = classes[(first + objects).clamp(0, len(classes) - 1)]
     return image, query, found.where(is_there, -1)
 
