@@ -119,6 +119,15 @@ def test_packages_import_only_their_own_dependencies() -> None:
     assert not broken
 
 
+def test_an_adapter_imports_the_framework_of_its_name_and_no_other() -> None:
+    broken = []
+    for file, package, module in edges():
+        name = module.split(".")[0]
+        if package == "adapters" and name not in sys.stdlib_module_names | {"numpy", "rankdet", "torch", file.stem}:
+            broken.append(f"{file.relative_to(ROOT)} imports {module}")
+    assert not broken
+
+
 def test_the_table_has_no_circle() -> None:
     assert len(list(TopologicalSorter(ALLOWED).static_order())) == len(ALLOWED)
 

@@ -45,7 +45,11 @@ class RankSortCriterion(RankSortLabels, SetCriterion):
         """Return the pairs whose object is none of those that fill the targets of an image up to a fixed number."""
         if not targets or "valid" not in targets[0]:
             return indices
-        kept = [target["valid"].bool()[objects] for target, (_, objects) in zip(targets, indices, strict=True)]
+        # Matchers leave their pairs in the memory of the host.
+        valid = [
+            target["valid"].bool().to(objects.device) for target, (_, objects) in zip(targets, indices, strict=True)
+        ]
+        kept = [mask[objects] for mask, (_, objects) in zip(valid, indices, strict=True)]
         return [(queries[keep], objects[keep]) for keep, (queries, objects) in zip(kept, indices, strict=True)]
 
 
