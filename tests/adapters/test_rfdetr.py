@@ -18,7 +18,7 @@ from torchvision.ops import box_convert, box_iou
 try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rfdetr scripts functions when it is imported, which torch deprecates
-        import rfdetr  # noqa: F401
+        import rfdetr
 except ImportError:
     pytest.skip("rfdetr is not installed", allow_module_level=True)
 
@@ -28,7 +28,7 @@ from rfdetr.models.criterion import SetCriterion
 from rfdetr.utilities.tensors import NestedTensor
 
 import rankdet.adapters.rfdetr
-from rankdet.adapters.rfdetr import RankSortCriterion, rank_sort
+from rankdet.adapters.rfdetr import RankSortCriterion, calibrate, rank_sort
 from rankdet.losses import rank_sort_loss
 
 pytestmark = [
@@ -167,6 +167,26 @@ def test_keypoints_are_refused() -> None:
     arguments = {"matcher": None, "weight_dict": {}, "focal_alpha": 0.25}
     with pytest.raises(ValueError, match="a training of keypoints divides all terms by the number of objects"):
         RankSortCriterion(CLASSES, losses=["labels", "boxes", "keypoints"], **arguments)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_after_calibration_predict_keeps_what_ap50_needs_in_the_same_order() -> None:
+    torch.manual_seed(0)
+    model = rfdetr.RFDETRNano(**TINY)
+    with torch.no_grad():
+        model.model.model.class_embed.weight.normal_(std=0.3)
+    image = Image.fromarray((255 * torch.rand(SIZE, SIZE, 3)).byte().numpy())
+    before = model.predict(image, threshold=0.0)
+    boxes, classes = torch.from_numpy(before.xyxy[1::4] + 0.1), torch.from_numpy(before.class_id[1::4])
+    found = calibrate(model, [(image, boxes, classes)])
+    assert found.threshold == 0.5
+    assert found.ap50 - 0.005 <= found.kept_ap50
+    after, kept = model.predict(image, threshold=0.0), model.predict(image)
+    scores = torch.from_numpy(after.confidence)
+    expected = (found.scale * torch.from_numpy(before.confidence).double().logit() + found.shift).sigmoid()
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(after.xyxy), torch.from_numpy(before.xyxy))
+    assert 0 < len(kept) == (scores > 0.5).sum() < len(after)
 
 
 def write(folder: Path, split: str, images: int) -> None:

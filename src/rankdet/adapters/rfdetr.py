@@ -9,13 +9,17 @@ one that ranks in its place for as long.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from rfdetr import RFDETR
 from rfdetr.models import lwdetr
 from rfdetr.models.criterion import SetCriterion
+from torch import Tensor
 
+from rankdet.adapters.calibration import Calibration, find_calibration, match, rescale
 from rankdet.adapters.detr import Boxes, Indices, RankSort, RankSortLabels, Targets
 from rankdet.losses import Sync
 
@@ -100,3 +104,43 @@ def rank_sort(
         lwdetr.SetCriterion = theirs
     if not made:
         raise RuntimeError("no training of rfdetr began inside of rank_sort(): model.train(...) belongs there")
+
+
+def calibrate(
+    model: RFDETR,
+    validation: Iterable[tuple[Any, Tensor, Tensor]],
+    threshold: float = 0.5,
+    tolerance: float = 0.005,
+) -> Calibration:
+    """Store a scale and a shift of the logits in the classifier, so that a threshold fits: :func:`find_calibration`.
+
+    The classifier of the decoder changes. Those of the encoder, which choose queries by their order, stay. So does the
+    order of the detections.
+
+    Parameters
+    ----------
+    model
+        A model that has learned inside of :func:`rank_sort`, before ``inference`` optimizes it.
+    validation
+        Of each image what ``model.predict`` takes for one, the (G, 4) boxes (x1, y1, x2, y2) of its objects in pixels,
+        and their (G,) int64 classes, as ``predict`` counts them.
+    threshold
+        The threshold of ``predict``.
+    tolerance
+        AP50 that the detections below the threshold may be worth.
+
+    Raises
+    ------
+    InputError
+        When no detection hits an object, or the threshold is not between 0 and 1.
+    """
+    matches = []
+    for image, boxes, classes in validation:
+        found = model.predict(image, threshold=0.0, include_source_image=False)
+        logits = torch.from_numpy(found.confidence).double().logit(eps=1e-12)
+        labels = torch.from_numpy(found.class_id).long()
+        matches.append(match(torch.from_numpy(found.xyxy), logits, labels, boxes.cpu(), classes.cpu()))
+    calibration = find_calibration(matches, threshold, tolerance)
+    layer = model.model.model.class_embed
+    rescale(layer.weight, layer.bias, calibration)
+    return calibration
