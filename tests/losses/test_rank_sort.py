@@ -250,6 +250,12 @@ def test_positives_must_be_named_in_the_shape_of_the_targets() -> None:
         rank_sort_loss(torch.zeros(3), torch.zeros(3), is_positive=torch.ones(2, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"quality must lie in \[0, 1\]"):
         rank_sort_loss(torch.zeros(2), torch.tensor([-1.0, 0]), is_positive=torch.tensor([True, False]), check=True)
+    with pytest.raises(ValueError, match=r"is_positive must be bool, got torch\.int64"):
+        rank_sort_loss(torch.zeros(2), torch.zeros(2), is_positive=torch.tensor([1, 0]))
+    ignored = rank_sort_loss(
+        torch.tensor([1.0, 0, -1]), torch.tensor([-1.0, 0, 0.5]), is_positive=torch.tensor([True, False, True])
+    )
+    assert ignored.sorting.isnan()
 
 
 # --- labels instead of dense targets ---

@@ -107,7 +107,7 @@ class RankSort:
         0.667 0.000
         """
         image, query, _ = index
-        iou = box_overlap(_corners(boxes[image, query]), _corners(objects)).iou
+        iou = box_overlap(corners(boxes[image, query]), corners(objects)).iou
         return rank_sort_loss_at(logits, index, iou.detach(), self.delta, sync=self.sync)
 
     def localization(self, logits: Tensor, boxes: Tensor, index: Index, objects: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +125,7 @@ class RankSort:
         image, query, _ = index
         matched, weights = boxes[image, query], score_weights(logits[image, query])
         distance = (_precise(matched) - _precise(objects)).abs().sum(dim=1)
-        giou = box_overlap(_corners(matched), _corners(objects)).giou
+        giou = box_overlap(corners(matched), corners(objects)).giou
         totals = torch.stack([(weights * distance).sum(), (weights * (1 - giou)).sum()])
         *means, divisor = Processes(self.sync).mean(torch.cat([totals, weights.sum()[None].to(totals)]))
         l1, one_minus_giou = with_value(totals, torch.stack(means)) / usable_sum(divisor)
@@ -226,8 +226,8 @@ def _precise(boxes: Tensor) -> Tensor:
     return boxes.to(torch.promote_types(boxes.dtype, torch.float32))
 
 
-def _corners(boxes: Tensor) -> Tensor:
-    """(P, 4) boxes (x1, y1, x2, y2) of boxes with center and size."""
-    center, half = _precise(boxes).split(2, dim=1)
+def corners(boxes: Tensor) -> Tensor:
+    """Return the boxes (x1, y1, x2, y2) of (…, 4) boxes with center and size, in float32 or better."""
+    center, half = _precise(boxes).split(2, dim=-1)
     half = half / 2
-    return torch.cat([center - half, center + half], dim=1)
+    return torch.cat([center - half, center + half], dim=-1)

@@ -33,7 +33,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING
 from transformers.utils.versions import require_version
 
 from rankdet.adapters.calibration import Calibration, Matches, find_calibration, match, rescale
-from rankdet.adapters.detr import Boxes, RankSort, RankSortLabels
+from rankdet.adapters.detr import Boxes, RankSort, RankSortLabels, corners
 from rankdet.losses import Sync
 
 # Before, the main loss of RT-DETR and D-FINE saw the denoising queries (huggingface/transformers#48528).
@@ -279,8 +279,8 @@ def _matches(model: PreTrainedModel, loader: Iterable[Mapping[str, Any]]) -> Ite
         for logits, boxes, labels in zip(outputs.logits, outputs.pred_boxes, batch["labels"], strict=True):
             best, places = logits.flatten().topk(num_queries)
             queries, classes = places // num_classes, places % num_classes
-            objects = _corners(labels["boxes"]).cpu(), labels["class_labels"].cpu()
-            yield match(_corners(boxes[queries]).cpu(), best.cpu(), classes.cpu(), *objects)
+            objects = corners(labels["boxes"]).cpu(), labels["class_labels"].cpu()
+            yield match(corners(boxes[queries]).cpu(), best.cpu(), classes.cpu(), *objects)
 
 
 def _last_layers(model: nn.Module, *names: str) -> list[Any]:
@@ -292,12 +292,6 @@ def _last_layers(model: nn.Module, *names: str) -> list[Any]:
                 *_, last = (layer for layer in entry.modules() if isinstance(layer, nn.Linear))
                 found[id(last.weight)] = last
     return list(found.values())
-
-
-def _corners(boxes: Tensor) -> Tensor:
-    """(…, 4) boxes (x1, y1, x2, y2) of those with center and size."""
-    center, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([center - half, center + half], dim=-1)
 
 
 def _refusal(model: PreTrainedModel) -> str:

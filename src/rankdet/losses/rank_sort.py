@@ -240,8 +240,11 @@ def _with_zeros(targets: Levels, is_positive: Levels) -> tuple[Levels, Tensor]:
             f"targets {[tuple(level.shape) for level in levels]} and is_positive "
             f"{[tuple(mask.shape) for mask in masks]} must have the same shapes"
         )
+    if any(mask.dtype != torch.bool for mask in masks):
+        raise ValueError(f"is_positive must be bool, got {', '.join(str(mask.dtype) for mask in masks)}")
     marks = [level.clamp(max=0).masked_fill(mask, 1) for level, mask in zip(levels, masks, strict=True)]
     quality = torch.cat([level[mask] for level, mask in zip(levels, masks, strict=True)])
+    quality = quality.masked_fill(quality < 0, torch.nan)  # ignored and a positive at once: out of range
     return marks[0] if isinstance(targets, Tensor) else marks, quality
 
 
