@@ -28,6 +28,7 @@ from rankdet.losses import set_epoch_length
 from rankdet.recipes import Recipe
 from rankdet.recipes.library.cascade_rcnn import cascade_rcnn_r50_coco, rs_cascade_rcnn_r50_coco
 from rankdet.recipes.library.coco import faster_rcnn_r50_coco, rs_faster_rcnn_r50_coco
+from rankdet.recipes.library.detr import detr_r50_coco, rs_detr_r50_coco
 from rankdet.recipes.library.mask_rcnn import mask_rcnn_r50_coco, rs_mask_rcnn_r50_coco
 from rankdet.recipes.library.one_stage import (
     THREE_ANCHORS,
@@ -108,6 +109,7 @@ PAIRS: dict[str, tuple[Callable[[], Recipe], Callable[[], Recipe]]] = {
     "Cascade R-CNN, as published": (rs_cascade_rcnn_r50_coco, cascade_rcnn_r50_coco),
     "YOLACT, as published": (rs_yolact_r50_coco, yolact_r50_coco),
     "SOLOv2-light, as published": (rs_solov2_light_r34_coco, solov2_light_r34_coco),
+    "RT-DETR, as published": (rs_detr_r50_coco, detr_r50_coco),
 }
 
 
