@@ -305,24 +305,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in chosen:
         study = Study(options.framework, name, families[name], recipe, options.out, not options.scratch)
         rates = options.lrs or study.family.rates
-        for form in () if options.table else options.forms:
+        forms = [form for form in options.forms if form in study.family.forms]
+        for form in () if options.table else forms:
             for lr in rates:
                 run(study, form, lr, options.seeds[0])
             best = study.choice(form, rates, options.seeds[0])
             assert best is not None
             for seed in options.seeds[1:]:
                 run(study, form, best, seed)
-        print(tables(study, options.forms, rates, options.seeds), flush=True)
+        print(tables(study, forms, rates, options.seeds), flush=True)
 
 
 def times(families: Mapping[str, Family], options: argparse.Namespace) -> str:
     """A row for each detector: seconds of its own losses, and those of the other forms as ratios."""
     others = [form for form in options.forms if form != "theirs"]
-    rows: list[list[str | float]] = []
+    rows: list[list[str | float | None]] = []
     for name, family in families.items():
-        taken = list(turns(family, ["theirs", *others], options.images, tuple(options.size), options.repeats))
-        middle = {form: statistics.median(each[form] for each in taken) for form in taken[0]}
-        rows.append([name, middle["theirs"], *(middle[form] / middle["theirs"] for form in others)])
+        forms = ["theirs", *(form for form in others if form in family.forms)]
+        taken = list(turns(family, forms, options.images, tuple(options.size), options.repeats))
+        middle = {form: statistics.median(each[form] for each in taken) for form in forms}
+        rows.append(
+            [name, middle["theirs"], *(middle[form] / middle["theirs"] if form in forms else None for form in others)]
+        )
         print(f"{name}: {', '.join(f'{form} {value:.2f} s' for form, value in middle.items())}", flush=True)
     return markdown_table(["detector", "theirs, s", *(f"{form} / theirs" for form in others)], rows, digits=2)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from rankdet.adapters.calibration import Matches, match
 from rankdet.backbones import TimmBackbone
 from rankdet.recipes.library.bccd import LITE0
 from rankdet.structures import Batch, Detection, Images
@@ -54,12 +56,15 @@ class Family(NamedTuple):
         Learning rates to choose from.
     clip
         The largest norm of the gradient of all weights.
+    forms
+        The forms that the adapter offers.
     """
 
     small: Callable[[int, tuple[int, int], bool], Detector]
     large: Callable[[tuple[int, int]], Detector]
     rates: tuple[float, ...]
     clip: float
+    forms: tuple[str, ...] = ("theirs", "rs", "rs-balanced")
 
 
 def lite0(pretrained: bool) -> TimmBackbone:
@@ -75,3 +80,25 @@ def smallest_anchor(size: tuple[int, int]) -> int:
     (32, 16)
     """
     return 1 << (min(size) // 8).bit_length() - 1
+
+
+def normalized(images: Images) -> Tensor:
+    """Pixels (B, 3, H, W) in −1 … 1, as the backbone was pretrained."""
+    return images.pixels / 127.5 - 1
+
+
+def relative_boxes(batch: Batch) -> list[Tensor]:
+    """Boxes (n, 4) of the objects of each image as DETRs take them: center and size, relative to the image."""
+    found = []
+    for target, (height, width) in zip(batch.targets, batch.images.sizes, strict=True):
+        low, high = (target.boxes / target.boxes.new_tensor([width, height, width, height])).split(2, dim=1)
+        found.append(torch.cat([(low + high) / 2, high - low], dim=1))
+    return found
+
+
+def matches(detect: Callable[[Images], list[Detection]], batches: Iterable[Batch]) -> Iterator[Matches]:
+    """Detections beside objects, for the calibration of frameworks whose adapter has none."""
+    for batch in batches:
+        for found, target in zip(detect(batch.images), batch.targets, strict=True):
+            logits = found.scores.double().logit(eps=1e-12)
+            yield match(found.boxes, logits, found.labels, target.boxes, target.labels)

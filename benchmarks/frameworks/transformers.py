@@ -29,7 +29,7 @@ from transformers.modeling_outputs import BackboneOutput
 from rankdet.adapters.transformers import calibrate, use_rank_sort
 from rankdet.structures import Batch, Detection, Images
 
-from .interface import CLASSES, Family, lite0
+from .interface import CLASSES, Family, lite0, normalized, relative_boxes
 
 THRESHOLD = 0.5
 """The default of ``post_process_object_detection``."""
@@ -77,18 +77,12 @@ class TransformersDetector:
         calibrate(self.network, map(inputs, batches), self.threshold)
 
 
-def normalized(images: Images) -> Tensor:
-    """Pixels (B, 3, H, W) in −1 … 1, as the backbone was pretrained."""
-    return images.pixels / 127.5 - 1
-
-
 def inputs(batch: Batch) -> dict[str, Any]:
-    """Images and objects as transformers takes them: boxes by center and size, relative to the image."""
-    labels = []
-    for target, (height, width) in zip(batch.targets, batch.images.sizes, strict=True):
-        corners = target.boxes / target.boxes.new_tensor([width, height, width, height])
-        low, high = corners.split(2, dim=1)
-        labels.append({"class_labels": target.labels, "boxes": torch.cat([(low + high) / 2, high - low], dim=1)})
+    """Images and objects as transformers takes them."""
+    labels = [
+        {"class_labels": target.labels, "boxes": boxes}
+        for target, boxes in zip(batch.targets, relative_boxes(batch), strict=True)
+    ]
     return {"pixel_values": normalized(batch.images), "labels": labels}
 
 
