@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from rankdet.importing.categories import reordered
 from rankdet.importing.from_transformers import NEWER, Names
 from rankdet.importing.rules import translated
 from rankdet.losses import ConstantBalance, L1GIoULoss, NoWeights, Tasks, VarifocalLoss, find_positives
-from rankdet.structures import Batch, Images, Source, Target
+from rankdet.structures import Batch, Images, InputError, Source, Target
 
 transformers = pytest.importorskip("transformers", reason="compares with RT-DETR of transformers")
 
@@ -269,3 +270,38 @@ def test_classes_of_all_heads_and_of_noised_queries_take_the_order_of_the_data()
             assert torch.equal(moved[name], value[[2, 0, 1, 3]])
         else:
             assert torch.equal(moved[name], value[[2, 0, 1]] if layer in layers else value)
+
+
+TINY_SIZES = {
+    "encoder_hidden_dim": 32,
+    "encoder_ffn_dim": 24,
+    "d_model": 16,
+    "decoder_in_channels": [32, 32, 32],
+    "decoder_ffn_dim": 20,
+    "num_labels": 80,
+}
+
+
+def with_basic_blocks() -> Any:
+    backbone = transformers.RTDetrResNetConfig(
+        hidden_sizes=[64, 128, 256, 512],
+        depths=[2, 2, 2, 2],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    sizes = TINY_SIZES | {"encoder_in_channels": [128, 256, 512]}
+    return transformers.RTDetrForObjectDetection(transformers.RTDetrConfig(backbone_config=backbone, **sizes))
+
+
+def of_version_2() -> Any:
+    return transformers.RTDetrV2ForObjectDetection(transformers.RTDetrV2Config(**TINY_SIZES))
+
+
+@pytest.mark.parametrize(
+    ("build", "mistake"), [(with_basic_blocks, r"\d+ missing"), (of_version_2, "6 left over: decoder.layers.0")]
+)
+def test_networks_that_are_not_here_are_refused(build: Callable[[], Any], mistake: str, tmp_path: Path) -> None:
+    build().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=f"rt_detr of transformers, as recipe detr_r50_coco has it: {mistake}"):
+        import_checkpoint(tmp_path / "model.safetensors", tmp_path / "ours.pt")
+    assert not (tmp_path / "ours.pt").exists()
