@@ -53,7 +53,7 @@ def trainer_is_asked_for() -> None:
     for name in sorted(set(rankdet.__all__) - {"InputError", "__version__"}):
         try:
             getattr(rankdet, name)
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             if not str(error).startswith(f"rankdet.{name}: ") or HINT not in str(error):
                 sys.exit(f"rankdet.{name} says: {error}")
         else:

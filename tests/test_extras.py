@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from importlib.metadata import distribution
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 import pytest
 
 import rankdet
+from rankdet import extras
 from rankdet.extras import TRAIN
 from rankdet.structures import InputError
 
@@ -37,6 +38,21 @@ def test_the_modules_of_the_extra_are_those_of_its_packages() -> None:
     assert found == set(TRAIN)
 
 
+def test_the_oldest_torch_is_that_of_the_extra() -> None:
+    (listed,) = re.findall(r"^train = \[(.*?)^\]", PROJECT, re.MULTILINE | re.DOTALL)
+    assert f'"torch>={extras.OLDEST_TORCH[0]}.{extras.OLDEST_TORCH[1]}"' in listed
+
+
+def test_an_older_torch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    major, minor = map(int, version("torch").split(".")[:2])
+    monkeypatch.setattr(extras, "OLDEST_TORCH", (major, minor))
+    assert extras.missing() is None
+    monkeypatch.setattr(extras, "OLDEST_TORCH", (major, minor + 1))
+    assert extras.missing() == (
+        f"torch {version('torch')} is older than {major}.{minor + 1}: pip install 'rankdet[train]'"
+    )
+
+
 def test_losses_and_metrics_import_only_what_the_package_requires() -> None:
     packages: set[str] = {"losses", "metrics"}
     while more := set().union(*(ALLOWED[package] for package in packages)) - packages:
@@ -48,7 +64,7 @@ def test_losses_and_metrics_import_only_what_the_package_requires() -> None:
 def test_a_name_of_the_trainer_says_what_to_install(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.delitem(vars(rankdet), name, raising=False)
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ModuleNotFoundError) as caught:
+    with pytest.raises(ImportError) as caught:
         getattr(rankdet, name)
     assert str(caught.value) == f"rankdet.{name}: timm is not installed: pip install 'rankdet[train]'"
 

@@ -57,7 +57,7 @@ def __getattr__(name: str) -> Any:
         from rankdet.extras import missing
 
         if absent := missing():
-            raise ModuleNotFoundError(f"rankdet.{name}: {absent}")
+            raise ImportError(f"rankdet.{name}: {absent}")
     globals()[name] = value = getattr(import_module(_MODULES[name]), name)
     return value
 

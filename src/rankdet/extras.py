@@ -19,11 +19,19 @@ TRAIN = (
     "yaml",
 )
 """The modules of its packages."""
+_INSTALL = "pip install 'rankdet[train]'"
+OLDEST_TORCH = 2, 9
+"""Major and minor version of the oldest torch of the trainer."""
 
 
 def missing() -> str | None:
-    """One line that says which modules of the extra are not installed, and how to install them; None if all are."""
+    """One line that says what of the extra is missing, and how to install it; None if it is complete."""
     absent = [module for module in TRAIN if find_spec(module) is None]
-    if not absent:
-        return None
-    return f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed: pip install 'rankdet[train]'"
+    if absent:
+        return f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed: {_INSTALL}"
+    from importlib.metadata import version
+
+    torch = version("torch")
+    if tuple(map(int, torch.split(".")[:2])) < OLDEST_TORCH:
+        return f"torch {torch} is older than {'.'.join(map(str, OLDEST_TORCH))}: {_INSTALL}"
+    return None
