@@ -21,7 +21,8 @@ CHANGES = sorted(set(re.findall(rf"`({FIELD}=[^`]+)`", TEXT)) | set(re.findall(r
 FIELDS = sorted(field for field in set(re.findall(rf"`({FIELD})`", TEXT)) if not field.endswith((".json", ".yaml")))
 DETECTORS = r"(?:faster_rcnn|mask_rcnn|cascade_rcnn|atss|paa|yolact|solov2|detr)"
 ENDS = r"(?:coco|lvis|shapes|bccd|nuclei|lite0|mobilenetv4_m|r50|convnext_t)"
-NAMES = sorted(set(re.findall(rf"\b(?:[a-z]+_)*{DETECTORS}_(?:\w+_)?{ENDS}\b", TEXT)))
+NAMES = sorted(set(re.findall(rf"\b(?:[a-z]+_)*{DETECTORS}_(?:\w+_)?{ENDS}\b(?!\.py)", TEXT)))
+"""A name with .py is a config of mmdetection."""
 
 
 @cache
