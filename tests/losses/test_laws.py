@@ -477,6 +477,23 @@ def test_fast_equals_reference_with_more_positives_than_the_dense_form_takes(los
 
 
 @pytest.fixture
+def _denormals_are_zero() -> Iterator[None]:
+    """As a library that was built with ``-ffast-math`` leaves a process that loads it."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor keeps denormal numbers")
+    yield
+    torch.set_flush_denormal(False)
+
+
+@EVERY_FAST_LOSS
+@pytest.mark.usefixtures("_denormals_are_zero")
+def test_ignored_logits_count_nothing_where_denormal_numbers_are_zero(loss: ErrorDriven) -> None:
+    """The number below the step of a positive of logit 0 would be one."""
+    problem = Problem(torch.zeros(9), torch.tensor([0.75, *8 * [-1.0]]))
+    check_equal(run(loss.evaluate, problem, 0.0), exactly(loss, problem, 0.0), 1e-6)
+
+
+@pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Sizes at which the fast path changes its form, low enough for small problems to cross them."""
     monkeypatch.setattr(sorting, "DENSE_UP_TO", 6)

@@ -70,7 +70,10 @@ class TorchNegatives:
         self.cells = cells
         self.kept = kept
         self.edges = cells.edges
-        self.below = float(self.edges[0].nextafter(torch.full_like(self.edges[0], -torch.inf)))
+        # Below 0 the next number is denormal, which a process may take for 0 (`torch.set_flush_denormal`).
+        lowest = self.edges[0]
+        below = lowest.nextafter(torch.full_like(lowest, -torch.inf))
+        self.below = float(torch.minimum(below, lowest - torch.finfo(lowest.dtype).tiny))
         size = max(CHUNK, len(cells)) if self.edges.device.type == "cpu" else candidates.num_logits
         # A chunk holds whole rows of ``width`` logits, and no fewer logits than there are cells to be added up.
         self.size = max(size // self.candidates.width, 1) * self.candidates.width
