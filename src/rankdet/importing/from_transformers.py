@@ -83,9 +83,7 @@ def rt_detr(detector: RTDETR, names: Names) -> Iterator[Rule]:
 def backbone(network: Any) -> Iterator[Rule]:
     """Yield the rules of a ResNet, which a backbone holds as ``network``."""
     stem = f"{BACKBONE}.embedder.embedder"
-    for layer, (convolved, normalized) in enumerate(
-        (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))
-    ):
+    for layer, (convolved, normalized) in enumerate(STEM):
         yield rule(f"backbone.network.{convolved}", f"{stem}.{layer}.convolution")
         yield rule(f"backbone.network.{normalized}", f"{stem}.{layer}.normalization")
     for stage in range(4):
