@@ -13,6 +13,11 @@ Levels = Tensor | Sequence[Tensor]
 """One tensor, or the levels of a pyramid (or any chunks) one after another, which are never concatenated."""
 
 
+def levels_of(given: Levels) -> list[Tensor]:
+    """The levels as a list, of one where it is one tensor."""
+    return [given] if isinstance(given, Tensor) else list(given)
+
+
 def check_range(name: str, values: Tensor, low: float, high: float) -> None:
     """Raise ValueError unless all values lie in [low, high]."""
     if not bool(((values >= low) & (values <= high)).all()):
@@ -40,8 +45,7 @@ def dense(logits: Levels, labels: Levels, qualities: Tensor | None) -> tuple[Ten
     ValueError
         When there is not one quality per positive.
     """
-    stacked = torch.cat([logits] if isinstance(logits, Tensor) else list(logits))
-    marks = torch.cat([labels] if isinstance(labels, Tensor) else list(labels))
+    stacked, marks = torch.cat(levels_of(logits)), torch.cat(levels_of(labels))
     rows = is_class(marks, stacked.shape[1]).nonzero().squeeze(1)
     if qualities is None:
         qualities = stacked.new_ones(len(rows))

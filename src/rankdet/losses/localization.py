@@ -31,14 +31,15 @@ class Overlap(NamedTuple):
 
 
 def box_overlap(predicted: Tensor, target: Tensor) -> Overlap:
-    r"""IoU and generalized IoU of aligned pairs of boxes, in float32 or better.
+    r"""IoU and generalized IoU of pairs of boxes, in float32 or better.
 
     .. math:: IoU = \frac{|A \cap B|}{|A \cup B|}, \qquad GIoU = IoU - \frac{|C| - |A \cup B|}{|C|}
 
     with C the smallest box around both (Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019).
 
     Both are (P, 4) boxes (x1, y1, x2, y2) in one unit: pixels, or parts of an image. Gradients flow to both. Where
-    neither has an area, the IoU is 0 and has no gradient.
+    neither has an area, the IoU is 0 and has no gradient. Other shapes (…, 4) are broadcast: (D, 1, 4) beside (G, 4)
+    give all pairs, (D, G).
 
     Examples
     --------
@@ -51,7 +52,7 @@ def box_overlap(predicted: Tensor, target: Tensor) -> Overlap:
     """
     dtype = torch.promote_types(torch.promote_types(predicted.dtype, target.dtype), torch.float32)
     predicted, target = predicted.to(dtype), target.to(dtype)
-    corner, opposite = predicted.split(2, dim=1), target.split(2, dim=1)
+    corner, opposite = predicted.split(2, dim=-1), target.split(2, dim=-1)
     inner = _area(torch.maximum(corner[0], opposite[0]), torch.minimum(corner[1], opposite[1]))
     outer = _area(torch.minimum(corner[0], opposite[0]), torch.maximum(corner[1], opposite[1]))
     union = _area(*corner) + _area(*opposite) - inner
@@ -66,7 +67,7 @@ def _share(part: Tensor, area: Tensor) -> Tensor:
 
 
 def _area(top_left: Tensor, bottom_right: Tensor) -> Tensor:
-    width, height = (bottom_right - top_left).clamp(min=0).unbind(1)
+    width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
     return width * height
 
 

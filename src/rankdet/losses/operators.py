@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from rankdet.losses.checks import Levels, check_logits, check_range, dense, whole
+from rankdet.losses.checks import Levels, check_logits, check_range, dense, levels_of, whole
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.ranking import Kind, Rule, Settings, register
 from rankdet.losses.roles import Index, RankedCandidates, from_index, from_labels, from_targets, loss_dtype
@@ -142,7 +142,7 @@ class RankingOperator:
         ValueError
             In the cases of :meth:`of_targets`, or when P is wrong. On a GPU a wrong P makes the loss NaN.
         """
-        levels = [logits] if isinstance(logits, Tensor) else logits
+        levels = levels_of(logits)
         if check:
             check_logits(logits)
             check_range("labels", whole(labels), -1, levels[0].shape[-1])
@@ -187,7 +187,7 @@ class RankingOperator:
             When shapes do not fit, ``index`` is wrong, δ is negative, there is no such implementation, or ``check``
             finds a mistake.
         """
-        levels = [logits] if isinstance(logits, Tensor) else logits
+        levels = levels_of(logits)
         if check:
             check_logits(logits)
         self._check(qualities, check, sync, implementation)

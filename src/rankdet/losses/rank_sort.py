@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rankdet.losses.balancing import ValueBalance
 from rankdet.losses.candidates import check_sigmoid
-from rankdet.losses.checks import Levels
+from rankdet.losses.checks import Levels, levels_of
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
 from rankdet.losses.operators import Implementation, RankingOperator
 from rankdet.losses.processes import Processes, Sync
@@ -234,7 +234,7 @@ def rank_sort_loss_at(
 
 def _with_zeros(targets: Levels, is_positive: Levels) -> tuple[Levels, Tensor]:
     """Targets in which the positives that are named, and no others, are 1, and the (P,) targets that these had."""
-    levels, masks = ([given] if isinstance(given, Tensor) else list(given) for given in (targets, is_positive))
+    levels, masks = levels_of(targets), levels_of(is_positive)
     if [level.shape for level in levels] != [mask.shape for mask in masks]:
         raise ValueError(
             f"targets {[tuple(level.shape) for level in levels]} and is_positive "
@@ -252,8 +252,7 @@ def _without_zeros(
     logits: Levels, labels: Levels, quality: Tensor, rows: Tensor | None = None
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """Labels of the levels in which positives of quality 0 are background, and qualities and rows of the others."""
-    levels = [labels] if isinstance(labels, Tensor) else list(labels)
-    num_classes = (logits if isinstance(logits, Tensor) else logits[0]).shape[-1]
+    levels, num_classes = levels_of(labels), levels_of(logits)[0].shape[-1]
     flat = torch.cat(levels)
     if rows is None:
         rows = indices_of(is_class(flat, num_classes))

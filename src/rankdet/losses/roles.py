@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rankdet.losses.checks import Levels
+from rankdet.losses.checks import Levels, levels_of
 from rankdet.structures import is_class
 
 Index = Tensor | Sequence[Tensor]
@@ -119,7 +119,7 @@ def from_index(
     ``ignored``. Raises ValueError when shapes do not fit, or ``index`` is wrong. Where looking would wait for a device
     and ``check`` does not ask for it, and where torch compiles, a wrong index makes all positives −1.
     """
-    levels = _levels(logits)
+    levels = levels_of(logits)
     device, num_logits = levels[0].device, sum(level.numel() for level in levels)
     places, is_outside = _places(levels, index, device)
     positives, order = places.sort()
@@ -204,14 +204,10 @@ def positive_logits(candidates: RankedCandidates) -> tuple[Tensor, Tensor]:
 
 def _paired(logits: Levels, marks: Levels, name: str) -> tuple[list[Tensor], list[Tensor]]:
     """Both as lists of levels; raises ValueError unless they are as many, and at least one."""
-    first, second = _levels(logits), _levels(marks)
+    first, second = levels_of(logits), levels_of(marks)
     if len(first) != len(second) or not first:
         raise ValueError(f"{len(first)} levels of logits and {len(second)} of {name} must be as many, and at least one")
     return first, second
-
-
-def _levels(given: Levels) -> list[Tensor]:
-    return [given] if isinstance(given, Tensor) else list(given)
 
 
 def indices_of(mask: Tensor) -> Tensor:
