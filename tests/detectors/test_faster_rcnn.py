@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou
 
 from rankdet.backbones import FPN
 from rankdet.detectors import DetectionSettings, FasterRCNN
 from rankdet.heads import AnchorGenerator, RoIPooling
 from rankdet.structures import Batch, Candidates, Images, Source, Target
+
+from .waits import Waits
 
 Build = Callable[[bool], FasterRCNN]
 FORMS = pytest.mark.parametrize("ranking", [False, True], ids=["standard", "ranking"])
@@ -113,22 +114,6 @@ def test_without_samplers_every_anchor_and_every_proposal_takes_part(tiny_faster
     assert 52 < len(rcnn.labels) <= 102
     counts = rcnn.labels[:52].tolist()
     assert {2, 0} <= set(counts)
-
-
-class Waits(TorchDispatchMode):
-    """Counts what makes a host wait for a device: sizes and numbers that depend on the values of tensors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        is_mask = func is torch.ops.aten.index.Tensor and any(
-            rows is not None and rows.dtype == torch.bool for rows in args[1]
-        )
-        waits = (torch.ops.aten.nonzero.default, torch.ops.aten._local_scalar_dense.default)
-        self.count += is_mask or func in waits
-        return func(*args, **(kwargs or {}))
 
 
 def test_choosing_proposals_and_rois_waits_once_each(tiny_faster_rcnn: Build, monkeypatch: pytest.MonkeyPatch) -> None:

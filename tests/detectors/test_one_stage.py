@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou, nms
 
 from rankdet.detectors import ATSS, PAA, DetectionSettings
 from rankdet.detectors.paa import voted
 from rankdet.structures import Batch, Candidates, Detection, Images, Source, Target
+
+from .waits import Waits
 
 OneStage = ATSS | PAA
 Build = Callable[[str, bool], OneStage]
@@ -181,22 +182,6 @@ def test_every_score_starts_near_one_percent(build: Build) -> None:
     torch.testing.assert_close(dense.logits.sigmoid(), torch.full_like(dense.logits, 0.01), rtol=0.5, atol=0)
 
 
-class Waits(TorchDispatchMode):
-    """Counts what makes a host wait for a device: sizes and masks that depend on the values of tensors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nonzero = self.scalars = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        is_mask = func is torch.ops.aten.index.Tensor and any(
-            rows is not None and rows.dtype == torch.bool for rows in args[1]
-        )
-        self.nonzero += is_mask or func is torch.ops.aten.nonzero.default
-        self.scalars += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(("kind", "count"), [("tiny_atss", 1), ("tiny_paa", 2)])
 def test_a_batch_waits_for_the_device_once_for_its_positives_and_in_paa_once_for_its_candidates(
     build: Build, kind: str, count: int
@@ -204,9 +189,9 @@ def test_a_batch_waits_for_the_device_once_for_its_positives_and_in_paa_once_for
     detector, batch = build(kind, True), make_batch([TWO, TWO, EMPTY], [(64, 64), (32, 96), (64, 64)])
     with Waits() as waits:
         detector(batch)
-    assert waits.nonzero == count
+    assert waits.sizes == count
     # Mixtures look whether all are done, on a CPU only.
-    assert kind == "tiny_paa" or waits.scalars == 0
+    assert kind == "tiny_paa" or waits.numbers == 0
 
 
 @KINDS

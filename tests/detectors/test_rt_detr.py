@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_convert
 
 from rankdet.detectors import RTDETR, QueryDetectionSettings
 from rankdet.structures import Batch, Images, Source, Target
+
+from .waits import Waits
 
 Build = Callable[[bool], RTDETR]
 NUM_CLASSES = 3
@@ -192,22 +193,6 @@ def test_boxes_of_a_layer_send_no_gradient_to_those_before_it(detector: RTDETR) 
     assert all(parameter.grad.any() for parameter in own.parameters())
     assert all(parameter.grad is None for parameter in before.parameters())
     assert all(parameter.grad is None for parameter in detector.decoder.selector.parameters())
-
-
-class Waits(TorchDispatchMode):
-    """Counts what makes a host wait for a device: sizes, masks and numbers that depend on the values of tensors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        is_mask = func is torch.ops.aten.index.Tensor and any(
-            rows is not None and rows.dtype == torch.bool for rows in args[1]
-        )
-        waits = (torch.ops.aten.nonzero.default, torch.ops.aten._local_scalar_dense.default)
-        self.count += is_mask or func in waits
-        return func(*args, **(kwargs or {}))
 
 
 def test_nothing_but_the_costs_of_matching_waits_for_the_device(detector: RTDETR) -> None:

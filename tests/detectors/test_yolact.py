@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou
 
 from rankdet.detectors import YOLACT, DetectionSettings
 from rankdet.heads import assemble_masks, fast_nms, resize_masks
 from rankdet.losses import DiceQuality, IoUQuality, MeanQuality, RankSortLoss
 from rankdet.structures import Batch, Candidates, Images, Outlines, Source, Target
+
+from .waits import Waits
 
 Build = Callable[[bool], YOLACT]
 FORMS = pytest.mark.parametrize("ranking", [False, True], ids=["standard", "ranking"])
@@ -197,22 +198,6 @@ def test_an_object_of_one_pixel_is_a_positive_with_an_empty_mask(tiny_yolact: Bu
             terms = RankSortLoss(quality=quality)(dense).terms
             assert all(term.isfinite() for term in terms.values())
             sum(terms.values()).backward(retain_graph=True)
-
-
-class Waits(TorchDispatchMode):
-    """Counts what makes a host wait for a device: sizes and masks that depend on the values of tensors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        is_mask = func is torch.ops.aten.index.Tensor and any(
-            rows is not None and rows.dtype == torch.bool for rows in args[1]
-        )
-        waits = (torch.ops.aten.nonzero.default, torch.ops.aten._local_scalar_dense.default)
-        self.count += is_mask or func in waits
-        return func(*args, **(kwargs or {}))
 
 
 @FORMS
