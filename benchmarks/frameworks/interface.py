@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
-from rankdet.adapters.calibration import Matches, match
+from rankdet.adapters.calibration import Matches, logits_of, match
 from rankdet.backbones import TimmBackbone
 from rankdet.recipes.library.bccd import LITE0
 from rankdet.structures import Batch, Detection, Images
@@ -91,8 +91,8 @@ def relative_boxes(batch: Batch) -> list[Tensor]:
     """Boxes (n, 4) of the objects of each image as DETRs take them: center and size, relative to the image."""
     found = []
     for target, (height, width) in zip(batch.targets, batch.images.sizes, strict=True):
-        low, high = (target.boxes / target.boxes.new_tensor([width, height, width, height])).split(2, dim=1)
-        found.append(torch.cat([(low + high) / 2, high - low], dim=1))
+        relative = target.boxes / target.boxes.new_tensor([width, height, width, height])
+        found.append(box_convert(relative, "xyxy", "cxcywh"))
     return found
 
 
@@ -100,5 +100,4 @@ def matches(detect: Callable[[Images], list[Detection]], batches: Iterable[Batch
     """Detections beside objects, for the calibration of frameworks whose adapter has none."""
     for batch in batches:
         for found, target in zip(detect(batch.images), batch.targets, strict=True):
-            logits = found.scores.double().logit(eps=1e-12)
-            yield match(found.boxes, logits, found.labels, target.boxes, target.labels)
+            yield match(found.boxes, logits_of(found.scores), found.labels, target.boxes, target.labels)

@@ -19,7 +19,7 @@ from rfdetr.models import lwdetr
 from rfdetr.models.criterion import SetCriterion
 from torch import Tensor
 
-from rankdet.adapters.calibration import Calibration, find_calibration, match, rescale
+from rankdet.adapters.calibration import Calibration, find_calibration, logits_of, match, rescale
 from rankdet.adapters.detr import Boxes, Indices, RankSort, RankSortLabels, Targets
 from rankdet.losses import Sync
 
@@ -132,12 +132,12 @@ def calibrate(
     Raises
     ------
     InputError
-        When no detection hits an object, or the threshold is not between 0 and 1.
+        When no detection hits an object, the threshold is not between 0 and 1, or scores have lost their order.
     """
     matches = []
     for image, boxes, classes in validation:
         found = model.predict(image, threshold=0.0, include_source_image=False)
-        logits = torch.from_numpy(found.confidence).double().logit(eps=1e-12)
+        logits = logits_of(torch.from_numpy(found.confidence))
         labels = torch.from_numpy(found.class_id).long()
         matches.append(match(torch.from_numpy(found.xyxy), logits, labels, boxes.cpu(), classes.cpu()))
     calibration = find_calibration(matches, threshold, tolerance)
