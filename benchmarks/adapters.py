@@ -156,9 +156,7 @@ def detections(detector: Detector, dataset: CocoDataset, batch_size: int) -> Res
 
 def above(results: Results, threshold: float) -> Results:
     """The detections whose scores are above a threshold."""
-    kept = results.scores > threshold
-    boxes = None if results.boxes is None else results.boxes[kept]
-    return Results(results.image_ids[kept], results.category_ids[kept], results.scores[kept], boxes)
+    return results.select(np.flatnonzero(results.scores > threshold))
 
 
 def figures(dataset: CocoDataset, results: Results, threshold: float) -> Figures:

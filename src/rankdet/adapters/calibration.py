@@ -12,14 +12,16 @@ Legend: D detections of an image, G objects, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from rankdet.losses import box_overlap
 from rankdet.metrics.lrp import MATCH_IOU, optimal_lrp
 from rankdet.structures import InputError
 
@@ -84,7 +86,7 @@ def match(boxes: Tensor, logits: Tensor, labels: Tensor, objects: Tensor, classe
     boxes, logits, objects = boxes.detach(), logits.detach(), objects.detach()
     order = logits.argsort(descending=True, stable=True)
     boxes, logits, labels = boxes[order].double(), logits[order].double(), labels[order]
-    overlaps = (_pairwise_iou(boxes, objects.double()) * (labels[:, None] == classes)).cpu().numpy()
+    overlaps = (box_overlap(boxes[:, None], objects.double()).iou * (labels[:, None] == classes)).cpu().numpy()
     ious = np.full(len(boxes), np.nan)
     for row, own in enumerate(overlaps):
         if own.max(initial=0) >= MATCH_IOU:
@@ -182,6 +184,17 @@ def find_calibration(matches: Iterable[Matches], threshold: float, tolerance: fl
     return Calibration(scale, shift, threshold, best_threshold, whole, _ap50(everything, kept_cut))
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode within the context, and in its own mode after it."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 @torch.no_grad()
 def rescale(weight: Tensor, bias: Tensor, calibration: Calibration, is_class: Tensor | None = None) -> None:
     """Make a classifier return scale · s + shift in place of its logits s.
@@ -229,13 +242,3 @@ def _between(cuts: NDArray[np.float64], place: int) -> float:
 
 def _logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
-
-
-def _pairwise_iou(boxes: Tensor, objects: Tensor) -> Tensor:
-    """(D, G) IoU of boxes (x1, y1, x2, y2)."""
-    low = torch.maximum(boxes[:, None, :2], objects[:, :2])
-    high = torch.minimum(boxes[:, None, 2:], objects[:, 2:])
-    inner = (high - low).clamp(min=0).prod(dim=2)
-    areas, other = ((each[:, 2:] - each[:, :2]).prod(dim=1) for each in (boxes, objects))
-    union = areas[:, None] + other - inner
-    return torch.where(union > 0, inner / union, 0)

@@ -27,7 +27,7 @@ from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
 from rankdet import losses
-from rankdet.adapters.calibration import Calibration, Matches, find_calibration, logits_of, match, rescale
+from rankdet.adapters.calibration import Calibration, Matches, evaluating, find_calibration, logits_of, match, rescale
 from rankdet.losses import Sync, from_background_last, rank_sort_loss_of_labels
 from rankdet.ranges import NonNegative, Positive, checked
 from rankdet.structures import Candidates, Matched, is_class
@@ -281,7 +281,7 @@ def calibrate(
     layers, settings = _classifiers(model), (model.roi_head if hasattr(model, "roi_head") else model.bbox_head).test_cfg
     drops = "score_thr" in settings
     usual = (settings.get("score_thr") or USUAL if drops else SHOWN) if threshold is None else threshold
-    with _evaluating(model, settings):
+    with evaluating(model), _at_any_score(settings):
         found = find_calibration(_matches(model, loader), usual, tolerance)
     for layer in layers:
         rescale(layer.weight, layer.bias, found)
@@ -351,15 +351,13 @@ def _matches(model: Any, loader: Iterable[Any]) -> Iterator[Matches]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module, settings: Any) -> Iterator[None]:
-    """The model in evaluation mode, its detections kept at any score, within the context."""
-    training, threshold = model.training, settings.get("score_thr")
-    model.eval()
+def _at_any_score(settings: Any) -> Iterator[None]:
+    """Detections are kept at any score within the context."""
+    threshold = settings.get("score_thr")
     if threshold is not None:
         settings.score_thr = 0.0
     try:
         yield
     finally:
-        model.train(training)
         if threshold is not None:
             settings.score_thr = threshold

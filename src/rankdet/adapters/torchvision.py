@@ -29,7 +29,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from rankdet.adapters.calibration import Calibration, Matches, find_calibration, logits_of, match, rescale
+from rankdet.adapters.calibration import Calibration, Matches, evaluating, find_calibration, logits_of, match, rescale
 from rankdet.losses import RankSortLoss, Sync, from_background_zero
 from rankdet.ranges import Count, NonNegative, checked
 from rankdet.structures import IGNORED, Candidates, Matched
@@ -164,7 +164,7 @@ def calibrate(
     usual = (scored.score_thresh or scored.usual_score_thresh) if threshold is None else threshold
     # The score of FCOS is the square root of a probability, beside a centerness of 1.
     power = 2 if isinstance(model, FCOS) else 1
-    with _evaluating(model):
+    with evaluating(model), _at_any_score(scored):
         found = find_calibration(_matches(model, loader, power), usual**power, tolerance)
     for weight, bias, is_background in _classifiers(model):
         rescale(weight, bias, found, ~is_background)
@@ -595,16 +595,13 @@ def _matches(model: nn.Module, loader: Iterable[tuple[Sequence[Tensor], Targets]
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, its detections kept at any score, within the context."""
-    scored = _scored(model)
-    training, threshold = model.training, scored.score_thresh
-    model.eval()
+def _at_any_score(scored: Any) -> Iterator[None]:
+    """Detections are kept at any score within the context."""
+    threshold = scored.score_thresh
     scored.score_thresh = 0.0
     try:
         yield
     finally:
-        model.train(training)
         scored.score_thresh = threshold
 
 

@@ -32,7 +32,7 @@ from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss, RTDetrL
 from transformers.loss.loss_utils import LOSS_MAPPING
 from transformers.utils.versions import require_version
 
-from rankdet.adapters.calibration import Calibration, Matches, find_calibration, match, rescale
+from rankdet.adapters.calibration import Calibration, Matches, evaluating, find_calibration, match, rescale
 from rankdet.adapters.detr import Boxes, RankSort, RankSortLabels, corners
 from rankdet.losses import Sync
 
@@ -156,12 +156,8 @@ def calibrate(
     """
     if not hasattr(model, MARK):
         raise TypeError("calibrate takes a model of use_rank_sort")
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         found = find_calibration(_matches(model, loader), threshold, tolerance)
-    finally:
-        model.train(training)
     for layer in _last_layers(model, "class_embed", "class_labels_classifier"):
         rescale(layer.weight, layer.bias, found)
     for layer in _last_layers(model, "lqe_layers"):  # what D-FINE and DEIM add to all logits of a query
