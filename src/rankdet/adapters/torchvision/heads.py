@@ -1,35 +1,25 @@
-"""Rank & Sort Loss in the detectors of torchvision: Faster and Mask R-CNN, RetinaNet, FCOS, SSD and SSDlite.
+"""The parts of torchvision's detectors that compute losses, learning by Rank & Sort Loss.
 
-    model = fasterrcnn_resnet50_fpn(weights="DEFAULT")
-    use_rank_sort(model)
-
-:func:`use_rank_sort` changes the classes of the parts that compute losses, in place. Weights, state dict, matching and
-detection stay torchvision's. :func:`calibrate` makes its thresholds fit, and :func:`plain` is for deployment.
+Each is torchvision's own class with another loss, so that a part changes by its class alone.
 
 Legend: B images, A anchors of an image, M candidates of all images, P positives among them, C classes.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.fcos import FCOSHead
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_loss, project_masks_on_boxes
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from rankdet.adapters.calibration import Calibration, Matches, evaluating, find_calibration, logits_of, match, rescale
 from rankdet.losses import RankSortLoss, Sync, from_background_zero
 from rankdet.ranges import Count, NonNegative, checked
 from rankdet.structures import IGNORED, Candidates, Matched
@@ -38,183 +28,6 @@ Boxes = Literal["balanced", "theirs"]
 Masks = Literal["theirs", "dice"]
 Targets = Sequence[Mapping[str, Tensor]]
 """Objects of each image: boxes (n, 4), labels (n,) int64, for a Mask R-CNN masks (n, H, W)."""
-Model = TypeVar("Model", bound=nn.Module)
-
-CERTAIN = 100.0
-"""A logit whose sigmoid is 1 in float32."""
-FAINT = 40.0
-"""How far below the background's logit those of classes are put, so that a softmax lets them not compete."""
-
-
-def use_rank_sort(
-    model: Model,
-    delta: float = 0.5,
-    boxes: Boxes = "balanced",
-    masks: Masks = "theirs",
-    sync: Sync = False,
-    *,
-    masks_per_image: int = 128,
-) -> Model:
-    r"""Make a detector of torchvision learn by Rank & Sort Loss; it returns the same model.
-
-    Its heads then return :math:`L_R + L_S` (K. Oksuz et al., "Rank & Sort Loss for Object Detection and Instance
-    Segmentation", ICCV 2021, arXiv:2107.11669) as their classification, over all anchors or proposals of a batch.
-    Nothing is sampled, and each class has a sigmoid of its own. Where classes share a softmax with the background
-    (R-CNN, SSD), the logit of the background is subtracted from theirs and stays 0 from then on. Detectors that have
-    learned before therefore begin with the log-odds of a class against the background.
-
-    Parameters
-    ----------
-    model
-        A detector of torchvision with weights or without, before it is compiled or wrapped. A head for another number
-        of classes is put in before.
-    delta
-        δ, half the width of the soft step, in logits.
-    boxes
-        ``"balanced"``: 1 − GIoU, weighted by scores, with the value of the classification, as published. ``"theirs"``:
-        the model's own term, in an R-CNN over its own samples.
-    masks
-        ``"theirs"``: cross-entropy. ``"dice"``: 1 − Dice coefficient, weighted and balanced like the boxes.
-    sync
-        Rank the candidates of all processes in one pool.
-    masks_per_image
-        Most positives of an image that get a mask in a step, drawn uniformly: a bound on memory.
-
-    Raises
-    ------
-    TypeError
-        When it is no detector of torchvision, or a part that computes losses or logits is of an unknown class.
-    ValueError
-        When the model has keypoints, or an argument is out of range.
-
-    Notes
-    -----
-    The names of the terms stay. With balanced boxes both terms of a head have one value, which says nothing of boxes.
-    FCOS loses its centerness, which is frozen at 1, in loss and scores.
-
-    A ranking fixes differences of scores, not scores. Therefore detections are kept at any score (``score_thresh`` is
-    0) until :func:`calibrate` makes the usual threshold fit.
-
-    A state dict has buffers ``rankdet_use_rank_sort``, so that torch refuses it for a model without the loss, and that
-    of a model without it here. Weights from elsewhere are loaded before, and :func:`plain` gives weights for elsewhere.
-
-    Examples
-    --------
-    >>> from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
-    >>> model = fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64)
-    >>> model = use_rank_sort(model).train()
-    >>> target = {"boxes": torch.tensor([[8.0, 8.0, 40.0, 48.0]]), "labels": torch.tensor([2])}
-    >>> sorted(model([torch.rand(3, 64, 64)], [target]))
-    ['loss_box_reg', 'loss_classifier', 'loss_objectness', 'loss_rpn_box_reg']
-    """
-    parts, classifiers = _parts(model), _classifiers(model)
-    for part in parts:
-        part.rank_sort = HeadLoss(delta, boxes, masks, sync, masks_per_image=masks_per_image).to(_device(part))
-        part.__class__ = RANKING.get(type(part), type(part))
-    for classifier in classifiers:
-        classifier.subtract_background()
-    if isinstance(model, FCOS):
-        centerness = model.head.regression_head.bbox_ctrness.requires_grad_(False)
-        nn.init.zeros_(centerness.weight)
-        nn.init.constant_(centerness.bias, CERTAIN)
-    scored = _scored(model)
-    scored.usual_score_thresh = scored.score_thresh or getattr(scored, "usual_score_thresh", 0.0)
-    scored.score_thresh = 0.0
-    return model
-
-
-@torch.no_grad()
-def calibrate(
-    model: nn.Module,
-    loader: Iterable[tuple[Sequence[Tensor], Targets]],
-    threshold: float | None = None,
-    tolerance: float = 0.005,
-) -> Calibration:
-    """Store a scale and a shift of the logits in the classifier, so that a threshold fits: :func:`find_calibration`.
-
-    The order of the detections stays. ``score_thresh`` is the threshold from then on. Another training starts with
-    :func:`use_rank_sort`, as the first did.
-
-    Parameters
-    ----------
-    model
-        A model that has learned after :func:`use_rank_sort`.
-    loader
-        Validation images and their objects, as the model takes them, without crowd regions.
-    threshold
-        The threshold of the scores; None: the one of the model before :func:`use_rank_sort`.
-    tolerance
-        AP50 that the detections below the threshold may be worth.
-
-    Returns
-    -------
-    Calibration
-        What was found. Its ``best_threshold`` is for those who want few false boxes.
-
-    Raises
-    ------
-    InputError
-        When no detection hits an object, the threshold is not between 0 and 1, or scores have lost their order.
-    TypeError
-        When it is no model of :func:`use_rank_sort`.
-    """
-    if not all(type(part) in RANKING.values() for part in _parts(model)):
-        raise TypeError("calibrate takes a model of use_rank_sort")
-    scored = _scored(model)
-    usual = (scored.score_thresh or scored.usual_score_thresh) if threshold is None else threshold
-    # The score of FCOS is the square root of a probability, beside a centerness of 1.
-    power = 2 if isinstance(model, FCOS) else 1
-    with evaluating(model), _at_any_score(scored):
-        found = find_calibration(_matches(model, loader, power), usual**power, tolerance)
-    for weight, bias, is_background in _classifiers(model):
-        rescale(weight, bias, found, ~is_background)
-    scored.score_thresh = usual
-    return found._replace(threshold=usual, best_threshold=found.best_threshold ** (1 / power))
-
-
-@torch.no_grad()
-def plain(model: Model) -> Model:
-    r"""Return a copy of a model of :func:`use_rank_sort` that is an ordinary one of torchvision, with its detections.
-
-    The copy needs rankdet no more: to be scripted, exported or pickled, or to have its state dict loaded elsewhere. Its
-    ``score_thresh`` is no part of a state dict. It is for detection; a further training begins with the model itself.
-
-    RetinaNet, FCOS and detectors of one class have the same scores s as before. Where several classes share a softmax,
-    that would let them compete. They are put far below the background therefore, and ``score_thresh`` with them. A
-    score is then
-
-    .. math:: \frac{e^{s - 40}}{1 + \sum_k e^{s_k - 40}} \approx e^{s - 40}
-
-    in the same order, and ``(scores.log() + 40).sigmoid()`` are the scores of before.
-
-    Raises
-    ------
-    TypeError
-        When it is no detector of torchvision.
-
-    Examples
-    --------
-    >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
-    >>> model = use_rank_sort(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3))
-    >>> type(model).__name__, type(plain(model)).__name__
-    ('RankSortSSD', 'SSD')
-    """
-    model = deepcopy(model)
-    scored, theirs = _scored(model), {ours: theirs for theirs, ours in RANKING.items()}
-    for part in _parts(model):
-        if type(part) not in theirs:
-            return model
-        part.__class__ = theirs[type(part)]
-        del part.rank_sort
-    del scored.usual_score_thresh
-    classifiers = _classifiers(model)
-    for weight, bias, is_background in classifiers:
-        weight[is_background], bias[is_background] = 0, 0
-    if max(classifier.columns for classifier in classifiers) > 2:
-        for _, bias, is_background in classifiers:
-            bias.sub_(FAINT * ~is_background)
-        scored.score_thresh *= math.exp(-FAINT) / (1 - scored.score_thresh)
-    return model
 
 
 @checked
@@ -561,95 +374,3 @@ def _matched_masks(drawn: Drawn, bitmaps: Sequence[Tensor]) -> Matched:
     size = own.shape[-1]
     cut = zip(bitmaps, drawn.boxes, drawn.objects, strict=True)
     return Matched(own, torch.cat([project_masks_on_boxes(*each, size) for each in cut]), drawn.rows)
-
-
-def _parts(model: nn.Module) -> list[nn.Module]:
-    """The parts of a detector that compute losses; raises TypeError or ValueError where they are not known here."""
-    if isinstance(model, GeneralizedRCNN):
-        parts = [model.rpn, model.roi_heads]
-    elif isinstance(model, RetinaNet | FCOS):
-        parts = [model.head]
-    elif isinstance(model, SSD):
-        parts = [model]
-    else:
-        raise TypeError(
-            "use_rank_sort takes a Faster or Mask R-CNN, RetinaNet, FCOS or SSD of torchvision, before it is compiled "
-            f"or wrapped; got {type(model).__name__}"
-        )
-    for part in parts:
-        if type(part) not in {*RANKING, *RANKING.values()}:
-            raise TypeError(f"use_rank_sort: {type(part).__name__} has a loss of its own, which it does not know")
-    if isinstance(model, GeneralizedRCNN) and model.roi_heads.has_keypoint():
-        raise ValueError("use_rank_sort: keypoints are learned by a loss of their own, which it does not replace")
-    return parts
-
-
-def _matches(model: nn.Module, loader: Iterable[tuple[Sequence[Tensor], Targets]], power: int) -> Iterator[Matches]:
-    """Detections at any score beside objects, image by image; logits are those of ``score ** power``."""
-    device = _device(model)
-    for images, targets in loader:
-        for found, target in zip(model([image.to(device) for image in images]), targets, strict=True):
-            boxes, labels = found["boxes"].cpu(), found["labels"].cpu()
-            logits = logits_of(found["scores"].cpu(), power)
-            yield match(boxes, logits, labels, target["boxes"].cpu(), target["labels"].cpu())
-
-
-@contextmanager
-def _at_any_score(scored: Any) -> Iterator[None]:
-    """Detections are kept at any score within the context."""
-    threshold = scored.score_thresh
-    scored.score_thresh = 0.0
-    try:
-        yield
-    finally:
-        scored.score_thresh = threshold
-
-
-class Classifier(NamedTuple):
-    """The last layer of a classifier: (O, …) weight and (O,) bias of its logits, and which are of the background."""
-
-    weight: Tensor
-    bias: Tensor
-    is_background: Tensor
-
-    @property
-    def columns(self) -> int:
-        """Logits of an anchor or proposal, the background's first; 1 where there is no background."""
-        number = int(self.is_background.sum())
-        return len(self.bias) // number if number else 1
-
-    def subtract_background(self) -> None:
-        """Make the background's logits 0, and lower those of the classes by as much."""
-        if self.columns > 1:
-            for values in (self.weight, self.bias):
-                values -= values[self.is_background].repeat_interleave(self.columns, dim=0)
-
-
-def _classifiers(model: Any) -> list[Classifier]:
-    """The classifiers of a detector, where levels do not share one that of each; raises TypeError for unknown ones."""
-    if isinstance(model, GeneralizedRCNN):
-        layers: list[Any] = [getattr(model.roi_heads.box_predictor, "cls_score", None)]
-    elif isinstance(model, RetinaNet | FCOS):
-        layers = [model.head.classification_head.cls_logits]
-    else:
-        levels = model.head.classification_head.module_list
-        layers = [level[-1] if isinstance(level, nn.Sequential) else level for level in levels]
-    classifiers = []
-    for layer in layers:
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.bias is None:
-            raise TypeError(f"use_rank_sort knows no classifier that ends with {layer}")
-        outputs = torch.arange(len(layer.bias), device=layer.bias.device)
-        if isinstance(model, SSD):
-            outputs %= model.head.classification_head.num_columns
-        has_background = not isinstance(model, RetinaNet | FCOS)
-        classifiers.append(Classifier(layer.weight.detach(), layer.bias.detach(), (outputs == 0) & has_background))
-    return classifiers
-
-
-def _scored(model: nn.Module) -> Any:
-    """The part with the threshold of the scores."""
-    return model.roi_heads if isinstance(model, GeneralizedRCNN) else model
-
-
-def _device(part: nn.Module) -> torch.device:
-    return next(part.parameters()).device
