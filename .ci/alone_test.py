@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,6 +59,14 @@ def trainer_is_asked_for() -> None:
                 sys.exit(f"rankdet.{name} says: {error}")
         else:
             sys.exit(f"rankdet.{name} needs no extra: this environment has more than it should")
+    for package in ("data", "detectors", "recipes", "training"):
+        try:
+            import_module(f"rankdet.{package}")
+        except ImportError as error:
+            if not str(error).startswith(f"rankdet.{package}: ") or HINT not in str(error):
+                sys.exit(f"import rankdet.{package} says: {error}")
+        else:
+            sys.exit(f"rankdet.{package} needs no extra: this environment has more than it should")
     if not issubclass(rankdet.InputError, ValueError):
         sys.exit("rankdet.InputError is no ValueError")
     for command in ([Path(sys.prefix) / "bin" / "rankdet", "--help"], [sys.executable, "-m", "rankdet", "train"]):

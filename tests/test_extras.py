@@ -53,11 +53,39 @@ def test_an_older_torch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_losses_and_metrics_import_only_what_the_package_requires() -> None:
-    packages: set[str] = {"losses", "metrics"}
+def needs_extra(name: str) -> bool:
+    """Whether a package, or one that it imports, imports more than is installed without an extra."""
+    packages = {name}
     while more := set().union(*(ALLOWED[package] for package in packages)) - packages:
         packages |= more
-    assert set().union(*(OUTSIDE.get(package, set()) for package in packages)) <= names_in("dependencies")
+    return not set().union(*(OUTSIDE.get(package, set()) for package in packages)) <= names_in("dependencies")
+
+
+PACKAGES = sorted(file.parent.name for file in Path(rankdet.__file__).parent.glob("*/__init__.py"))
+
+
+def test_losses_metrics_and_adapters_import_only_what_the_package_requires() -> None:
+    assert not any(map(needs_extra, ("losses", "metrics", "adapters")))
+
+
+def test_every_package_that_needs_the_extra_says_what_to_install_and_no_other_does() -> None:
+    program = """if True:
+        import importlib, sys
+        sys.modules["timm"] = sys.modules["torchvision"] = None
+        for package in sys.argv[1:]:
+            try:
+                importlib.import_module(f"rankdet.{package}")
+            except ImportError as error:
+                print(f"{type(error).__name__}: {error}")
+    """
+    done = subprocess.run([sys.executable, "-c", program, *PACKAGES], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    needed = [package for package in PACKAGES if needs_extra(package)]
+    assert {"data", "detectors", "training"} < set(needed)
+    assert done.stdout.splitlines() == [
+        f"ImportError: rankdet.{package}: timm, torchvision are not installed: pip install 'rankdet[train]'"
+        for package in needed
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(set(rankdet.__all__) - {"InputError", "__version__"}))

@@ -18,6 +18,8 @@ ROOT = Path(rankdet.__file__).parent
 
 BASE = {"ranges", "structures"}
 TENSORS = BASE | {"backbones", "heads", "label_assignment"}
+EXTRA = {"extras"}
+"""What the packages import that need the extra ``train``."""
 ALLOWED = {
     "__init__": {"extras", "inference", "recipes", "structures", "training"},
     "extras": set(),
@@ -25,23 +27,24 @@ ALLOWED = {
     "structures": set(),
     "losses": BASE,
     "adapters": BASE | {"losses", "metrics"},
-    "label_assignment": BASE,
-    "backbones": BASE,
+    "label_assignment": BASE | EXTRA,
+    "backbones": BASE | EXTRA,
     "coco": BASE,
     "metrics": BASE | {"coco"},
-    "data": BASE | {"coco"},
-    "report": BASE,
-    "heads": BASE | {"backbones", "label_assignment"},
-    "detectors": TENSORS,
-    "recipes": TENSORS | {"coco", "data", "detectors", "losses", "metrics"},
+    "data": BASE | EXTRA | {"coco"},
+    "report": BASE | EXTRA,
+    "heads": BASE | EXTRA | {"backbones", "label_assignment"},
+    "detectors": TENSORS | EXTRA,
+    "recipes": TENSORS | EXTRA | {"coco", "data", "detectors", "losses", "metrics"},
     "runs": {"structures"},
-    "inference": TENSORS | {"coco", "data", "detectors", "losses", "metrics", "recipes", "report", "runs"},
-    "training": TENSORS | {"coco", "data", "inference", "losses", "recipes", "runs"},
-    "look": TENSORS | {"coco", "data", "recipes", "report", "runs"},
-    "importing": TENSORS | {"data", "detectors", "recipes", "runs", "training"},
+    "inference": TENSORS | EXTRA | {"coco", "data", "detectors", "losses", "metrics", "recipes", "report", "runs"},
+    "training": TENSORS | EXTRA | {"coco", "data", "inference", "losses", "recipes", "runs"},
+    "look": TENSORS | EXTRA | {"coco", "data", "recipes", "report", "runs"},
+    "importing": TENSORS | EXTRA | {"data", "detectors", "recipes", "runs", "training"},
     "demo": TENSORS | {"data", "inference", "recipes", "report", "runs", "training"},
-    "reproduce": {"data", "recipes", "report", "runs", "structures", "training"},
+    "reproduce": EXTRA | {"data", "recipes", "report", "runs", "structures", "training"},
     "cli": TENSORS
+    | EXTRA
     | {"coco", "data", "demo", "importing", "inference", "look", "metrics"}
     | {"recipes", "report", "reproduce", "runs", "training"},
     "__main__": {"cli", "extras"},

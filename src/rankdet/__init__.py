@@ -54,10 +54,9 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'rankdet' has no attribute {name!r}")
     if name != "InputError":
-        from rankdet.extras import missing
+        from rankdet.extras import require
 
-        if absent := missing():
-            raise ImportError(f"rankdet.{name}: {absent}")
+        require(f"rankdet.{name}")
     globals()[name] = value = getattr(import_module(_MODULES[name]), name)
     return value
 

@@ -35,3 +35,9 @@ def missing() -> str | None:
     if tuple(map(int, torch.split(".")[:2])) < OLDEST_TORCH:
         return f"torch {torch} is older than {'.'.join(map(str, OLDEST_TORCH))}: {_INSTALL}"
     return None
+
+
+def require(name: str) -> None:
+    """Raise ImportError with that line where something is missing of the extra, which the package ``name`` needs."""
+    if absent := missing():
+        raise ImportError(f"{name}: {absent}", name=name)

@@ -10,6 +10,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+from rankdet.extras import require
+
+require(__name__)
+
 from rankdet.backbones.carafe import CARAFE, CarafeFPN
 from rankdet.backbones.deformable import DeformableConv2d, make_deformable
 from rankdet.backbones.fpn import FPN, pyramid_strides

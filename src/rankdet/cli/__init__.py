@@ -10,6 +10,10 @@ import time
 from contextlib import suppress
 from typing import Annotated, NoReturn
 
+from rankdet.extras import require
+
+require(__name__)
+
 import typer
 
 from rankdet import __version__

@@ -1,5 +1,9 @@
 """From data folders to batches: layouts, transforms, sampling, loading, a check of folders, sets of shapes."""
 
+from rankdet.extras import require
+
+require(__name__)
+
 from rankdet.coco import Finding, grouped
 from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion, Window
 from rankdet.data.conversion import Conversion, convert_folder

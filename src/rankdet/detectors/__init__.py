@@ -1,5 +1,9 @@
 """Images and targets → Candidates; images → Detections. One file per detector."""
 
+from rankdet.extras import require
+
+require(__name__)
+
 from rankdet.detectors.atss import ATSS
 from rankdet.detectors.cascade_rcnn import CascadeRCNN
 from rankdet.detectors.dense import DenseDetector

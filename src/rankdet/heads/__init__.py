@@ -1,5 +1,9 @@
 """Feature maps → logits, boxes and Candidates: the parts that detectors are made of."""
 
+from rankdet.extras import require
+
+require(__name__)
+
 from rankdet.heads.anchors import AnchorGenerator, CenteredAnchors
 from rankdet.heads.box_coding import BoxCoder
 from rankdet.heads.box_head import BoxHead

@@ -1,1 +1,5 @@
 """Running a trained detector: loading, detection, evaluation, drawing, profiling."""
+
+from rankdet.extras import require
+
+require(__name__)

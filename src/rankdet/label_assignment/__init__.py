@@ -1,5 +1,9 @@
 """Anchors, proposals or cells and the objects of an image → Assignment."""
 
+from rankdet.extras import require
+
+require(__name__)
+
 from rankdet.label_assignment.atss import ATSSAssigner
 from rankdet.label_assignment.hungarian import HungarianAssigner, Matching, PaddedObjects, pad_objects
 from rankdet.label_assignment.interfaces import Assigner, Sampler

@@ -6,6 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from rankdet.extras import require
+
+require(__name__)
+
 from rankdet.coco import Finding
 from rankdet.coco.findings import grouped
 from rankdet.data.doctor import equal_files

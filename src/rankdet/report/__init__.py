@@ -1,5 +1,9 @@
 """Reports: tables, curves, images and an HTML page from numbers and detections."""
 
+from rankdet.extras import require
+
+require(__name__)
+
 from rankdet.report.curves import History, Panel, Series, draw_curves, draw_equal_budgets, select_series
 from rankdet.report.images import class_color, draw_detections, draw_grid, write_image
 from rankdet.report.page import Illustration, Section, write_page
