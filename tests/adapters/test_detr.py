@@ -224,6 +224,54 @@ def test_small_objects_have_the_iou_of_large_ones() -> None:
     torch.testing.assert_close(*values)
 
 
+BOXES = torch.tensor([[0.2, 0.3, 0.4, 0.4], [0.7, 0.6, 0.2, 0.5], [0.5, 0.9, 0.1, 0.3]])
+"""Of objects, as a criterion takes them; the last reaches over the edge of its image."""
+
+
+def given(*boxes: Tensor) -> tuple[dict[str, Tensor], list[Any], list[Any]]:
+    """Outputs, targets with these boxes for each image, and matches; the images have the numbers 40, 41, …"""
+    outputs, targets, indices = draw([len(each) for each in boxes])
+    for number, (target, each) in enumerate(zip(targets, boxes, strict=True)):
+        target |= {"boxes": each, "image_id": torch.tensor([40 + number])}
+    return outputs, targets, indices
+
+
+@pytest.mark.parametrize(
+    ("convert", "words"),
+    [
+        (lambda boxes: boxes * torch.tensor([640, 480, 640, 480]), r"box in pixels\. Boxes of objects are \(center x"),
+        (
+            lambda boxes: box_convert(boxes, "cxcywh", "xyxy"),
+            r"box of corners \(x1, y1, x2, y2\)\. Boxes of objects are",
+        ),
+    ],
+)
+def test_boxes_of_objects_in_another_form_are_refused_with_their_image_and_field(convert: Any, words: str) -> None:
+    outputs, targets, indices = given(torch.zeros(0, 4), convert(BOXES))
+    for target in targets:
+        with pytest.raises(ValueError, match=rf"'boxes' of image 1 of the batch, image_id 41: \([\d., ]+\) .*{words}"):
+            criterion().get_loss("labels", outputs, targets, indices, 5.0)
+        del target["image_id"]
+    with pytest.raises(ValueError, match=r"'boxes' of image 1 of the batch: "):
+        criterion().get_loss("labels", outputs, targets, indices, 5.0)
+
+
+def test_boxes_over_the_edge_or_of_the_whole_image_are_taken() -> None:
+    whole, corner = torch.tensor([[0.5, 0.5, 1.0, 1.0]]), torch.tensor([[0.02, 0.03, 0.2, 0.2]])
+    for boxes in ([BOXES], [whole], [corner], [whole, torch.zeros(0, 4), BOXES]):
+        criterion().get_loss("labels", *given(*boxes), 5.0)
+
+
+def test_boxes_of_objects_are_looked_at_in_the_first_batch_that_has_any() -> None:
+    """Each look waits for the device."""
+    seen, waiting = criterion(), criterion()
+    seen.get_loss("labels", *given(BOXES), 5.0)
+    seen.get_loss("labels", *given(BOXES * 600), 5.0)
+    waiting.get_loss("labels", *given(torch.zeros(0, 4)), 5.0)
+    with pytest.raises(ValueError, match="in pixels"):
+        waiting.get_loss("labels", *given(BOXES * 600), 5.0)
+
+
 def test_fillers_that_a_criterion_leaves_out_are_no_positives() -> None:
     class Padded(RankSortCriterion):
         def positives(self, targets: Any, indices: Any) -> Any:

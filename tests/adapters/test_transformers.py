@@ -151,6 +151,14 @@ def test_balanced_boxes_have_the_value_of_the_classification_in_each_layer(name:
 
 
 @pytest.mark.parametrize("name", BOXES_ALONE)
+def test_labels_in_pixels_are_refused_with_their_image_and_field(name: str) -> None:
+    model, batch = use_rank_sort(tiny.build(name)), tiny.batch()
+    batch["labels"][1] |= {"boxes": batch["labels"][1]["boxes"] * tiny.SIZE, "image_id": torch.tensor([7])}
+    with pytest.raises(ValueError, match=r"'boxes' of image 1 of the batch, image_id 7: \(.*\) .* in pixels"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("name", BOXES_ALONE)
 def test_autocast_keeps_the_loss_in_float32(name: str) -> None:
     model = use_rank_sort(tiny.build(name))
     with torch.autocast("cpu", torch.bfloat16):

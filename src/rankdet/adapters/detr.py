@@ -39,6 +39,10 @@ Targets = Sequence[Mapping[str, Tensor]]
 
 CLASSIFICATIONS = {"labels": "loss_ce", "vfl": "loss_vfl", "mal": "loss_mal", "focal": "loss_focal", "bce": "loss_bce"}
 """Names of classifications in ``get_loss``, and of the term that each returns."""
+IN_PIXELS = 2.0
+"""No value of a box that is relative to its image is as large; of a box in pixels one is, unless it is a dot."""
+SLACK = 0.1
+"""By what part of its sides boxes may leave an image: few annotations are exact."""
 
 
 @checked
@@ -151,6 +155,9 @@ class RankSortLabels:
     The dict of a layer has w (ranking + sorting) by the criterion's own name (``loss_ce``, ``loss_vfl``, …), and beside
     it the detached ``ranking`` and ``sorting``. Criteria that keep only what has a weight drop these two.
 
+    Boxes of objects are looked at in the first batch that has any, which waits for the device once. Those of
+    transformers' models are looked at in each batch, for it makes a criterion anew; its matching waits anyway.
+
     Examples
     --------
     >>> class Criterion(torch.nn.Module):  # stands for the criterion of a repository
@@ -168,6 +175,7 @@ class RankSortLabels:
     logits_name: str = "pred_logits"
     labels_name: str = "labels"
     weight_dict: Mapping[str, float]
+    _has_seen_boxes: bool = False
 
     def get_loss(
         self,
@@ -183,7 +191,8 @@ class RankSortLabels:
         Raises
         ------
         ValueError
-            When the logits have a column for "no object", so that the classes share a softmax.
+            When the logits have a column for "no object", so that the classes share a softmax. When boxes of objects
+            are in pixels, or (x1, y1, x2, y2).
         """
         if loss in CLASSIFICATIONS:
             return self._classified(CLASSIFICATIONS[loss], outputs, targets, self.positives(targets, indices))
@@ -209,6 +218,9 @@ class RankSortLabels:
             )
         index = from_pairs(indices, [target[self.labels_name].long() for target in targets])
         objects = torch.cat([target["boxes"][rows] for target, (_, rows) in zip(targets, indices, strict=True)])
+        if not self._has_seen_boxes and len(objects):
+            _check_objects(objects, index[0], targets)
+            self._has_seen_boxes = True
         ranking, sorting = self.rank_sort(logits, boxes, index, objects)
         classification = self.rank_sort.weight * (ranking + sorting)
         terms = {name: classification, "ranking": ranking.detach(), "sorting": sorting.detach()}
@@ -219,6 +231,32 @@ class RankSortLabels:
             balance = value_balance(weights[name] * classification, both)
             terms |= {"loss_bbox": balance * l1, "loss_giou": balance * giou}
         return terms
+
+
+def _check_objects(boxes: Tensor, image: Tensor, targets: Targets) -> None:
+    """Raise ValueError unless (P, 4) boxes of objects can be centers and sizes, relative to (P,) images.
+
+    Single corners between 0 and 1 may also be a center and a size. They are told by all boxes together: the second
+    corner of each is beyond the first, and as centers and sizes some would leave the image.
+    """
+    found = boxes.detach().float().cpu()
+    x1, y1, x2, y2 = found.unbind(1)
+    are_corners = bool(((x1 < x2) & (y1 < y2)).all())
+    in_pixels = (found > IN_PIXELS).any(dim=1)
+    leaves = (corners(found).sub(0.5).abs() > 0.5 + SLACK).any(dim=1)
+    wrong = in_pixels if bool(in_pixels.any()) else leaves & are_corners
+    if not bool(wrong.any()):
+        return
+    row = int(wrong.nonzero()[0])
+    number = int(image[row])
+    given = targets[number].get("image_id")
+    name = "" if given is None else f", image_id {given.item() if isinstance(given, Tensor) else given}"
+    values = ", ".join(f"{value:.4g}" for value in found[row].tolist())
+    meant = "in pixels" if in_pixels[row] else "of corners (x1, y1, x2, y2)"
+    raise ValueError(
+        f"'boxes' of image {number} of the batch{name}: ({values}) looks like a box {meant}. Boxes of objects are "
+        "(center x, center y, width, height), relative to the image, between 0 and 1"
+    )
 
 
 def _precise(boxes: Tensor) -> Tensor:
