@@ -53,7 +53,7 @@ from rankdet.coco import Results
 from rankdet.data import CocoDataset, build_test_loader, build_training_loader, make_shapes
 from rankdet.metrics import evaluate, spearman_correlation
 from rankdet.metrics.evaluator import compare
-from rankdet.metrics.lrp import match_classes
+from rankdet.metrics.matching import match_classes
 from rankdet.recipes import Recipe, load_recipe
 from rankdet.report import markdown_table
 from rankdet.reproduce.plan import NUM_TEST

@@ -65,6 +65,20 @@ class Results:
     def __len__(self) -> int:
         return len(self.scores)
 
+    @property
+    def known_boxes(self) -> NDArray[np.float64]:
+        """The boxes; ValueError where masks alone are known."""
+        if self.boxes is None:
+            raise ValueError("boxes are compared, but the detections have none")
+        return self.boxes
+
+    @property
+    def known_masks(self) -> list[dict[str, Any]]:
+        """The masks; ValueError where boxes alone are known."""
+        if self.masks is None:
+            raise ValueError("masks are compared, but the detections have none")
+        return self.masks
+
     @classmethod
     def of_image(cls, source: Source, detection: Detection, category_ids: Sequence[int]) -> Self:
         """Detections of one image, in pixels of its file and on the CPU; ``category_ids`` has the id of each label.

@@ -19,7 +19,8 @@ from rankdet.coco import (
 )
 from rankdet.metrics.average_precision import average_precision
 from rankdet.metrics.evaluator import IouType, compare
-from rankdet.metrics.lrp import OptimalLRP, match_classes, optimal_lrp
+from rankdet.metrics.lrp import OptimalLRP, optimal_lrp
+from rankdet.metrics.matching import match_classes
 from rankdet.metrics.ranking import spearman_correlation
 from rankdet.structures import InputError
 

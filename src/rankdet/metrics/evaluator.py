@@ -9,11 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from hotcoco import COCO, COCOeval
-from hotcoco import mask as rle
 from numpy.typing import NDArray
 
 from rankdet.coco import Federation, GroundTruth, Results
-from rankdet.coco.segmentations import to_rle
+from rankdet.coco.segmentations import mask_area, to_rle
 
 IouType = Literal["bbox", "segm"]
 OUTSIDE = -1.0
@@ -23,17 +22,27 @@ OUTSIDE = -1.0
 class Comparison(NamedTuple):
     """Detections beside the objects that they are compared with.
 
-    ``objects`` and ``detections`` are the ground truth and the results in the evaluator. The detection in row i has the
-    id i + 1. The cap ``max_detections`` is for each class of an image. In LVIS it is for all classes together, and
-    results beyond it are left out already.
+    The cap ``max_detections`` is for each class of an image. In LVIS it is for all classes together, and results beyond
+    it are left out already.
+
+    rows
+        (O,) int64, the annotations of the ground truth that count: all, or those with a mask where masks are compared.
+    areas
+        (O,) float64, the area that an object is measured by; `OUTSIDE` of all ranges where it is not measured by.
+    is_crowd
+        (O,) bool, crowd regions.
+    masks
+        O run-length objects where masks are compared, otherwise none.
     """
 
     ground_truth: GroundTruth
     results: Results
-    objects: COCO
-    detections: COCO
     iou_type: IouType
     max_detections: int
+    rows: NDArray[np.int64]
+    areas: NDArray[np.float64]
+    is_crowd: NDArray[np.bool_]
+    masks: list[dict[str, Any]]
 
     @property
     def federation(self) -> Federation | None:
@@ -42,22 +51,39 @@ class Comparison(NamedTuple):
 
     def evaluator(self) -> COCOeval:
         """A new evaluator under the rules of COCO or LVIS."""
-        return COCOeval(self.objects, self.detections, self.iou_type, lvis_style=self.federation is not None)
+        objects = _objects(self)
+        detections = objects.load_res(_table(self.results) if self.iou_type == "bbox" else _mask_records(self.results))
+        return COCOeval(objects, detections, self.iou_type, lvis_style=self.federation is not None)
 
 
 def compare(ground_truth: GroundTruth, results: Results, iou_type: IouType, max_detections: int) -> Comparison:
-    """Load both into the evaluator.
+    """Choose what is compared.
 
     A missing area of an object is that of its box, or of its mask where masks are compared. LVIS has no crowds, and
     does not measure by what is flagged ``ignore``. Where masks are compared, the area of a detection is that of its
     mask, or, as in pycocotools, that of its box if it has one. Objects without a mask are left out then, and the mask
     of a crowd without one is its box.
     """
-    if ground_truth.federation is not None:
+    truth, is_federated = ground_truth, ground_truth.federation is not None
+    if is_federated:
         results = results.select(_best_of_images(results, max_detections))
-    objects = _objects(ground_truth, iou_type)
-    detections = objects.load_res(_table(results) if iou_type == "bbox" else _mask_records(results))
-    return Comparison(ground_truth, results, objects, detections, iou_type, max_detections)
+    masks: list[dict[str, Any]] = []
+    rows = np.arange(len(truth.labels))
+    if iou_type == "segm":
+        if truth.segmentations is None:
+            raise ValueError(f"{truth} was read without masks")
+        known = truth.sizes[truth.images].all(axis=1)
+        rows = np.flatnonzero(truth.has_mask | (truth.is_crowd & known & (not is_federated)))
+        masks = [_code(truth, row) for row in rows.tolist()]
+    boxes, areas = truth.boxes[rows], truth.areas[rows]
+    unknown = np.isnan(areas)
+    areas[unknown] = boxes[unknown, 2] * boxes[unknown, 3]
+    if iou_type == "segm":
+        areas[unknown] = [mask_area(masks[row]) for row in np.flatnonzero(unknown).tolist()]
+    if is_federated:
+        areas[truth.is_ignored[rows]] = OUTSIDE
+    is_crowd = truth.is_crowd[rows] & (not is_federated)
+    return Comparison(truth, results, iou_type, max_detections, rows, areas, is_crowd, masks)
 
 
 def _best_of_images(results: Results, number: int) -> NDArray[np.int64]:
@@ -68,11 +94,13 @@ def _best_of_images(results: Results, number: int) -> NDArray[np.int64]:
     return np.sort(by_image[place_in_image < number])
 
 
-def _objects(truth: GroundTruth, iou_type: IouType) -> COCO:
+def _objects(comparison: Comparison) -> COCO:
+    """The ground truth in the evaluator."""
+    truth, rows = comparison.ground_truth, comparison.rows
     # The evaluator sees what it measures by, and no odd license or capture date, which it would refuse.
     images: list[dict[str, Any]] = [{"id": id_} for id_ in truth.image_ids.tolist()]
     classes: list[dict[str, Any]] = [{"id": id_, "name": name} for id_, name in truth.categories]
-    if iou_type == "segm":
+    if comparison.iou_type == "segm":
         for image, (height, width) in zip(images, truth.sizes.tolist(), strict=True):
             image |= {"height": height, "width": width}
     if truth.federation is not None:
@@ -80,33 +108,18 @@ def _objects(truth: GroundTruth, iou_type: IouType) -> COCO:
             image |= truth.federation.lists_of(place)
         for category, frequency in zip(classes, truth.federation.frequencies.tolist(), strict=True):
             category["frequency"] = frequency
-    codes: list[Any] = []
-    rows = np.arange(len(truth.labels))
-    if iou_type == "segm":
-        if truth.segmentations is None:
-            raise ValueError(f"{truth} was read without masks")
-        known = truth.sizes[truth.images].all(axis=1)
-        rows = np.flatnonzero(truth.has_mask | (truth.is_crowd & known & (truth.federation is None)))
-        codes = [_code(truth, row) for row in rows.tolist()]
-    boxes, areas = truth.boxes[rows], truth.areas[rows]
-    unknown = np.isnan(areas)
-    areas[unknown] = boxes[unknown, 2] * boxes[unknown, 3]
-    if iou_type == "segm":
-        areas[unknown] = [rle.area(codes[row]) for row in np.flatnonzero(unknown).tolist()]
-    if truth.federation is not None:
-        areas[truth.is_ignored[rows]] = OUTSIDE
     columns = {
         "id": truth.annotation_ids[rows],
         "image_id": truth.image_ids[truth.images[rows]],
         "category_id": np.array(truth.category_ids, dtype=np.int64)[truth.labels[rows]],
-        "bbox": boxes,
-        "area": areas,
-        "iscrowd": (truth.is_crowd[rows] & (truth.federation is None)).astype(np.int64),
+        "bbox": truth.boxes[rows],
+        "area": comparison.areas,
+        "iscrowd": comparison.is_crowd.astype(np.int64),
     }
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
     annotations: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in values]
-    for annotation, code in zip(annotations, codes, strict=iou_type == "segm"):
-        annotation["segmentation"] = code
+    for annotation, mask in zip(annotations, comparison.masks, strict=comparison.iou_type == "segm"):
+        annotation["segmentation"] = mask
     return COCO({"images": images, "categories": classes, "annotations": annotations})
 
 
@@ -122,11 +135,9 @@ def _code(truth: GroundTruth, row: int) -> dict[str, Any]:
 
 def _table(results: Results) -> Any:
     """(D, 7) numbers, or records where the ids are too large for numbers of 53 bits."""
-    if results.boxes is None:
-        raise ValueError("boxes are compared, but the detections have none")
     ids = np.column_stack([results.image_ids, results.category_ids])
     if ids.max(initial=0) <= 2**53:
-        return np.column_stack([results.image_ids, results.boxes, results.scores, results.category_ids])
+        return np.column_stack([results.image_ids, results.known_boxes, results.scores, results.category_ids])
     return Results(results.image_ids, results.category_ids, results.scores, results.boxes).records()
 
 

@@ -1,0 +1,222 @@
+"""Which object each detection finds at IoU 0.5: the greedy matching of COCO and LVIS, all images and classes at once.
+
+Legend: D detections, O objects (crowd regions among them), P pairs of both, C classes. A cell is an image and a class,
+as one number.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankdet.coco.lvis import NEGATIVE, NOT_EXHAUSTIVE
+from rankdet.metrics.evaluator import Comparison
+from rankdet.metrics.lrp import MATCH_IOU
+from rankdet.metrics.overlap import BoxOverlap, MaskOverlap, Overlap
+
+LARGEST_AREA = 1e10
+"""Pixels; what is larger, or has a negative area, is neither found nor missed."""
+
+MOST_PAIRS = 2**18
+"""Pairs whose overlap is computed at a time."""
+
+
+class ClassMatches(NamedTuple):
+    """The true and the false positives of one class, as `rankdet.metrics.lrp.optimal_lrp` takes them.
+
+    Detections that are neither are left out. The best score is first; of equal scores that in the image of the lowest
+    id, and of these the first in the results.
+
+    scores
+        (D,)
+    ious
+        (D,) IoU of a true positive with its object, NaN for a false positive.
+    ground_truths
+        Objects of the class, crowd regions not counted.
+    """
+
+    scores: NDArray[np.float64]
+    ious: NDArray[np.float64]
+    ground_truths: int
+
+
+def match_classes(comparison: Comparison) -> list[ClassMatches]:
+    """Match detections with objects at IoU 0.5 by the rules of COCO or LVIS: the matches of each class, by label.
+
+    In each cell the better score chooses first. As in COCO's AP, a detection matched with a crowd region is neither a
+    true nor a false positive, and a crowd region is no object. As in LVIS's AP, two others are neither: detections of a
+    class that was not looked for in the image, and those without a match where the objects of the class are not all
+    annotated.
+    """
+    truth, results, overlap = comparison.ground_truth, comparison.results, _overlap(comparison)
+    # The evaluator numbers images by ascending id; ties follow it.
+    image_ids, category_ids = np.sort(truth.image_ids), np.array(truth.category_ids, dtype=np.int64)
+    images, has_image = _places(image_ids, results.image_ids)
+    by_id = np.argsort(category_ids)
+    places, has_class = _places(category_ids[by_id], results.category_ids)
+    labels = by_id[places]
+    cells = images * len(by_id) + labels
+
+    object_images, _ = _places(image_ids, truth.image_ids[truth.images[comparison.rows]])
+    object_labels = truth.labels[comparison.rows]
+    object_cells = object_images * len(by_id) + object_labels
+    is_ignored = comparison.is_crowd | ~_is_measured(comparison.areas)
+
+    rows = _best_first(results.scores, images)
+    rows = rows[(has_image & has_class)[rows]]
+    rows = rows[_within(cells[rows], comparison.max_detections)]
+    counts = np.ones(len(rows), dtype=bool)  # as a false positive, where there is no match
+    if truth.federation is not None:
+        negative, not_exhaustive = _listed_cells(comparison, image_ids)
+        rows = rows[np.isin(cells[rows], np.concatenate([object_cells, negative]))]
+        counts = ~np.isin(cells[rows], not_exhaustive)
+    counts &= _is_measured(overlap.areas[rows])
+
+    detections, objects, ious = _fitting_pairs(overlap, rows, cells[rows], object_cells)
+    chosen = choose(detections, objects, ious, is_ignored, comparison.is_crowd)
+    found = np.full(len(rows), np.nan)
+    found[detections[chosen]] = ious[chosen]
+    counts[detections[chosen]] = ~is_ignored[objects[chosen]]
+
+    kept = np.flatnonzero(counts)
+    kept = kept[_stable_order(labels[rows[kept]])]
+    ends = np.cumsum(np.bincount(labels[rows[kept]], minlength=len(by_id)))[:-1]
+    numbers = np.bincount(object_labels[~is_ignored], minlength=len(by_id)).tolist()
+    columns = (np.split(column, ends) for column in (results.scores[rows[kept]], found[kept]))
+    return [ClassMatches(*matches) for matches in zip(*columns, numbers, strict=False)]
+
+
+def choose(
+    detections: NDArray[np.int64],
+    objects: NDArray[np.int64],
+    ious: NDArray[np.float64],
+    is_ignored: NDArray[np.bool_],
+    is_shared: NDArray[np.bool_],
+) -> NDArray[np.int64]:
+    """Let detections choose objects one after the other, each the best that is still free.
+
+    The best is an object that is not ignored; of these the one with the largest IoU, and of equal IoUs the last.
+
+    Parameters
+    ----------
+    detections, objects
+        (P,) the pairs that fit. Detections are ascending, in the order in which they choose.
+    ious
+        (P,) overlap of each pair.
+    is_ignored, is_shared
+        (O,) whether an object is a second choice, and whether any number of detections may have it.
+
+    Returns
+    -------
+    NDArray[np.int64]
+        Places of the chosen pairs, one for each detection that got an object.
+
+    Notes
+    -----
+    All choose at once, and each object keeps the first of those that want it; the others go on to their next best.
+    This deferred acceptance (Gale, Shapley, "College Admissions and the Stability of Marriage", 1962) ends in the one
+    stable assignment, which is that of choosing in turn, because all objects prefer the same detections.
+
+    Examples
+    --------
+    Both detections prefer object 1, which the first gets.
+
+    >>> pairs = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    >>> choose(*pairs, np.array([0.6, 0.8, 0.5, 0.9]), np.zeros(2, dtype=bool), np.zeros(2, dtype=bool))
+    array([1, 2])
+    """
+    # The wishes of each detection one after the other, the best first.
+    wishes = np.lexsort((-objects, -ious, is_ignored[objects], detections))
+    wanted = objects[wishes]
+    starts = np.flatnonzero(np.diff(detections, prepend=-1))
+    ends = np.append(starts[1:], len(detections))
+    owner = np.full(len(is_ignored), len(starts))
+    at, asking = starts.copy(), np.arange(len(starts))
+    while len(asking):
+        alone = asking[~is_shared[wanted[at[asking]]]]
+        asked = wanted[at[alone]]
+        before = owner[asked]
+        np.minimum.at(owner, asked, alone)
+        refused = alone[owner[asked] != alone]
+        displaced = np.unique(before[(before < len(starts)) & (before != owner[asked])])
+        asking = np.concatenate([refused, displaced])
+        at[asking] += 1
+        asking = asking[at[asking] < ends[asking]]
+    return wishes[at[at < ends]]
+
+
+def _overlap(comparison: Comparison) -> Overlap:
+    truth, results = comparison.ground_truth, comparison.results
+    if comparison.iou_type == "segm":
+        return MaskOverlap(results.known_masks, comparison.masks, comparison.is_crowd, results.boxes)
+    return BoxOverlap(results.known_boxes, truth.boxes[comparison.rows], comparison.is_crowd)
+
+
+def _places(known: NDArray[np.int64], ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The place of each id among the known ones, which are ascending, and whether it is one of them."""
+    if not len(known):
+        return np.zeros_like(ids), np.zeros(len(ids), dtype=bool)
+    places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return places, known[places] == ids
+
+
+def _is_measured(areas: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return (areas >= 0) & (areas <= LARGEST_AREA)
+
+
+def _best_first(scores: NDArray[np.float64], images: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows by descending score, then by image, then as they are."""
+    by_image = _stable_order(images)
+    return by_image[np.argsort(-scores[by_image], kind="stable")]
+
+
+def _within(cells: NDArray[np.int64], number: int) -> NDArray[np.bool_]:
+    """Whether each entry is one of the first ``number`` of its cell."""
+    by_cell = np.argsort(cells, kind="stable")
+    ordered = cells[by_cell]
+    is_within = np.empty(len(cells), dtype=bool)
+    is_within[by_cell] = np.arange(len(cells)) - np.searchsorted(ordered, ordered) < number
+    return is_within
+
+
+def _stable_order(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of whole numbers from 0 in ascending order, equal ones as they are."""
+    # Those of two bytes are sorted without comparisons.
+    return np.argsort(numbers.astype(np.min_scalar_type(numbers.max(initial=0))), kind="stable")
+
+
+def _listed_cells(comparison: Comparison, image_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cells in which objects were looked for in vain, and cells whose objects are not all annotated."""
+    truth = comparison.ground_truth
+    if truth.federation is None:
+        raise ValueError(f"{truth} has no lists of classes")
+    labels = {id_: label for label, id_ in enumerate(truth.category_ids)}
+    found: dict[str, list[int]] = {NEGATIVE: [], NOT_EXHAUSTIVE: []}
+    for place, number in enumerate(np.searchsorted(image_ids, truth.image_ids).tolist()):
+        for key, ids in truth.federation.lists_of(place).items():
+            found[key] += [number * len(labels) + labels[id_] for id_ in ids if id_ in labels]
+    return np.array(found[NEGATIVE], dtype=np.int64), np.array(found[NOT_EXHAUSTIVE], dtype=np.int64)
+
+
+def _fitting_pairs(
+    overlap: Overlap, rows: NDArray[np.int64], cells: NDArray[np.int64], object_cells: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """The pairs of a cell whose IoU is large enough: places in ``rows``, which ascend, objects, and their IoU."""
+    by_cell = np.argsort(object_cells, kind="stable")
+    occupied, starts, sizes = np.unique(object_cells[by_cell], return_index=True, return_counts=True)
+    cell, is_occupied = _places(occupied, cells)
+    candidates = np.flatnonzero(is_occupied)
+    first, number = starts[cell[candidates]], sizes[cell[candidates]]
+    ends = np.cumsum(number)
+    parts = []
+    for part in np.split(np.arange(len(candidates)), np.flatnonzero(np.diff(ends // MOST_PAIRS)) + 1):
+        nth = np.arange(number[part].sum()) - np.repeat(np.cumsum(number[part]) - number[part], number[part])
+        detections = np.repeat(candidates[part], number[part])
+        objects = by_cell[np.repeat(first[part], number[part]) + nth]
+        ious = overlap.ious(rows[detections], objects)
+        fits = np.flatnonzero(ious >= MATCH_IOU)
+        parts.append((detections[fits], objects[fits], ious[fits]))
+    detections, objects, ious = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return detections, objects, ious

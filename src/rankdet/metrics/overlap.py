@@ -1,0 +1,103 @@
+"""Overlap of detections with the objects that they are compared with, pair by pair, in the arithmetic of pycocotools.
+
+Legend: P pairs of a detection and an object, D detections, O objects.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from hotcoco import mask as rle
+from numpy.typing import NDArray
+
+from rankdet.coco.segmentations import mask_area
+
+Columns = NDArray[np.float64]
+"""(4, n) left, top, width and height of boxes."""
+
+
+class Overlap(Protocol):
+    """What detections share with objects, as boxes or as masks."""
+
+    areas: NDArray[np.float64]
+    """(D,) in pixels."""
+
+    def ious(self, rows: NDArray[np.int64], objects: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(P,) IoU of the detections in ``rows`` with ``objects``.
+
+        With a crowd region it is the part of the detection that lies inside. Masks whose boxes tell that it is below
+        one half have 0.
+        """
+
+
+class BoxOverlap:
+    """Overlap of (D, 4) and (O, 4) boxes ``(x, y, width, height)``; ``is_crowd`` (O,) marks crowd regions.
+
+    Examples
+    --------
+    >>> boxes = np.array([[0.0, 0.0, 4.0, 4.0], [2.0, 0.0, 4.0, 4.0]])
+    >>> overlap = BoxOverlap(boxes, boxes, np.array([False, True]))
+    >>> overlap.ious(np.array([0, 1, 0]), np.array([0, 0, 1])).round(3)
+    array([1.   , 0.333, 0.5  ])
+    """
+
+    def __init__(
+        self, detections: NDArray[np.float64], objects: NDArray[np.float64], is_crowd: NDArray[np.bool_]
+    ) -> None:
+        self._detections, self._objects = np.ascontiguousarray(detections.T), np.ascontiguousarray(objects.T)
+        self._is_crowd = is_crowd
+        self.areas = self._detections[2] * self._detections[3]
+
+    def ious(self, rows: NDArray[np.int64], objects: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(P,) IoU: see `Overlap.ious`."""
+        first, second = self._detections[:, rows], self._objects[:, objects]
+        shared = _shared(first, second)
+        whole = first[2] * first[3]
+        union = np.where(self._is_crowd[objects], whole, whole + second[2] * second[3] - shared)
+        return np.divide(shared, union, out=np.zeros(len(union)), where=union > 0)
+
+
+class MaskOverlap:
+    """Overlap of D and O run-length objects; ``boxes`` (D, 4) are those of detections that have any."""
+
+    def __init__(
+        self,
+        detections: list[dict[str, Any]],
+        objects: list[dict[str, Any]],
+        is_crowd: NDArray[np.bool_],
+        boxes: NDArray[np.float64] | None,
+    ) -> None:
+        self._detections, self._objects, self._is_crowd = detections, objects, is_crowd
+        self._boxes, self._object_boxes = _around(detections), _around(objects)
+        self._pixels, self._object_pixels = _pixels(detections), _pixels(objects)
+        self.areas = self._pixels if boxes is None else boxes[:, 2] * boxes[:, 3]
+
+    def ious(self, rows: NDArray[np.int64], objects: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(P,) IoU: see `Overlap.ious`."""
+        pixels, is_crowd = self._pixels[rows], self._is_crowd[objects]
+        least_union = np.where(is_crowd, pixels, np.maximum(pixels, self._object_pixels[objects]))
+        shared = _shared(self._boxes[:, rows], self._object_boxes[:, objects])
+        near = np.flatnonzero((2 * shared >= least_union) & (shared > 0))
+        found = np.zeros(len(rows))
+        # Pairs of one detection are neighbours, and its mask is decoded once for all of them.
+        for places in np.split(near, np.flatnonzero(np.diff(rows[near])) + 1) if len(near) else []:
+            others = [self._objects[place] for place in objects[places].tolist()]
+            found[places] = rle.iou([self._detections[rows[places[0]]]], others, is_crowd[places].tolist())[0]
+        return found
+
+
+def _shared(first: Columns, second: Columns) -> NDArray[np.float64]:
+    """(P,) pixels that boxes share."""
+    width = np.minimum(first[0] + first[2], second[0] + second[2]) - np.maximum(first[0], second[0])
+    height = np.minimum(first[1] + first[3], second[1] + second[3]) - np.maximum(first[1], second[1])
+    return np.clip(width, 0, None) * np.clip(height, 0, None)
+
+
+def _around(masks: list[dict[str, Any]]) -> Columns:
+    """The boxes around masks."""
+    return np.array(rle.to_bbox(masks), dtype=np.float64).reshape(-1, 4).T.copy()
+
+
+def _pixels(masks: list[dict[str, Any]]) -> NDArray[np.float64]:
+    return np.array([mask_area(mask) for mask in masks], dtype=np.float64)
