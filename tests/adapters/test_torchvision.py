@@ -21,6 +21,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection import FCOS, FasterRCNN, KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
@@ -316,6 +317,32 @@ def test_detections_are_kept_at_any_score_and_a_second_call_changes_the_options_
     assert {(part.loss.delta, part.boxes) for part in losses} == {(0.25, "theirs")}
 
 
+def hooks(model: nn.Module) -> dict[tuple[str, str], int]:
+    """How many hooks of each kind the parts have that have some."""
+    return {
+        (name, kind): len(found)
+        for name, part in model.named_modules()
+        for kind, found in vars(part).items()
+        if kind.endswith("_hooks") and found
+    }
+
+
+def test_models_that_are_changed_again_and_again_are_as_after_the_first_time(model: nn.Module) -> None:
+    before, classes = hooks(model), [type(part) for part in model.modules()]
+    attributes = [set(vars(part)) for part in model.modules()]
+    use_rank_sort(model)
+    keys, after = list(model.state_dict()), hooks(model)
+    others = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), use_rank_sort(plain(model))]
+    for other in [*others, use_rank_sort(model)]:
+        assert hooks(other) == after
+        assert list(other.state_dict()) == keys
+        again = plain(plain(other))
+        assert hooks(again) == before
+        assert [type(part) for part in again.modules()] == classes
+        assert [vars(part).keys() for part in again.modules()] == attributes
+        assert hooks(other) == after
+
+
 def test_their_box_terms_are_theirs(model: nn.Module) -> None:
     for part in model.modules():
         if hasattr(part, "fg_bg_sampler"):  # draws all
@@ -326,6 +353,49 @@ def test_their_box_terms_are_theirs(model: nn.Module) -> None:
     for name in BOXES & theirs.keys():
         torch.testing.assert_close(ours[name], theirs[name])
     assert theirs.keys() - ours.keys() <= {"bbox_ctrness"}
+
+
+class Classified(TorchDispatchMode):
+    """Counts the logits that the largest cross-entropy of a forward pass reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        if function in (torch.ops.aten._log_softmax.default, torch.ops.aten.binary_cross_entropy_with_logits.default):
+            self.most = max(self.most, arguments[0].numel())
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("name", ["faster", "retinanet", "fcos", "ssd"])
+def test_their_box_terms_come_without_their_classification(name: str) -> None:
+    """Of the logits of a sample two are left, and of dense heads one for a positive."""
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    for part in model.modules():
+        if hasattr(part, "fg_bg_sampler"):
+            part.fg_bg_sampler.batch_size_per_image = 12
+    inputs = scene(2, 0, 1)
+    with Classified() as theirs:
+        model(*inputs)
+    with Classified() as ours:
+        use_rank_sort(model, boxes="theirs")(*inputs)
+    assert ours.most <= theirs.most / 2
+
+
+def test_an_rcnn_learns_from_no_more_proposals_than_allowed() -> None:
+    torch.manual_seed(0)
+    model = faster_rcnn()
+    seen: list[int] = []
+    model.roi_heads.box_head.register_forward_hook(lambda part, inputs, output: seen.append(len(output)))
+    use_rank_sort(model, proposals_per_image=7)(*scene(2, 0, 1))
+    assert seen == [7 * 3 + 3]
+    use_rank_sort(model)(*scene(2, 0, 1))
+    assert 50 * 3 < seen[1] <= 60 * 3 + 3
+    model.eval()(scene(1)[0])
+    assert 7 < seen[2] <= 40
+    assert use_rank_sort(faster_rcnn(rpn_post_nms_top_n_train=2000)).rpn.post_nms_top_n() == 1000
 
 
 def test_overlaps_do_not_need_the_anchors() -> None:
@@ -432,9 +502,12 @@ def test_a_dense_head_ranks_all_anchors_of_all_images(name: str, first: int) -> 
     torch.testing.assert_close(found, sum(rank_sort_loss(logits, expected)), rtol=1e-5, atol=1e-6)
 
 
-def test_fcos_scores_without_centerness_are_those_of_its_classes() -> None:
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_fcos_scores_without_centerness_are_those_of_its_classes(is_replaced: bool) -> None:
     torch.manual_seed(0)
     model = use_rank_sort(fcos()).eval()
+    if is_replaced:
+        model.head.regression_head = fcos().head.regression_head.requires_grad_(False)
     images, _ = scene(2)
     (found,) = model(images)
     with torch.no_grad():
@@ -499,6 +572,46 @@ def test_labels_that_the_model_does_not_have_are_refused(name: str, label: int, 
 
 def test_labels_within_the_range_are_no_error() -> None:
     check_labels([{"labels": torch.tensor([1, 3])}, {"labels": torch.zeros(0, dtype=torch.int64)}], range(1, 4))
+
+
+@pytest.mark.parametrize(("name", "path"), [
+    ("faster", "rpn.head"),
+    ("faster", "roi_heads.box_predictor"),
+    ("mask", "roi_heads.mask_predictor"),
+    ("retinanet", "head.classification_head"),
+    ("fcos", "head.classification_head"),
+    ("ssd", "head"),
+])  # fmt: skip
+def test_layers_that_are_put_in_afterwards_learn_by_the_loss(name: str, path: str) -> None:
+    torch.manual_seed(0)
+    model = use_rank_sort(MODELS[name]())
+    model.set_submodule(path, MODELS[name]().get_submodule(path))
+    terms = model(*scene(2, 1))
+    torch.testing.assert_close(sums(terms, BOXES), sums(terms, CLASSIFICATIONS))
+    sums(terms).backward()
+    assert all(weight.grad is not None for weight in model.get_submodule(path).parameters() if weight.requires_grad)
+
+
+@pytest.mark.parametrize(("name", "path"), [
+    ("faster", "rpn"),
+    ("mask", "roi_heads"),
+    ("retinanet", "head"),
+    ("fcos", "head"),
+])  # fmt: skip
+def test_parts_with_a_loss_that_are_put_in_afterwards_are_not_learned_before_another_call(name: str, path: str) -> None:
+    torch.manual_seed(0)
+    images, targets = scene(2, 1)
+    theirs = MODELS[name]().get_submodule(path)
+    model = use_rank_sort(MODELS[name]())
+    model.set_submodule(path, theirs)
+    for forward in (lambda: model(images, targets), lambda: plain(model), lambda: calibrate(model, [])):
+        with pytest.raises(
+            RuntimeError, match=f"a {type(theirs).__name__} was put in after .*call use_rank_sort again"
+        ):
+            forward()
+    model.eval()(images)
+    terms = use_rank_sort(model).train()(images, targets)
+    torch.testing.assert_close(sums(terms, BOXES), sums(terms, CLASSIFICATIONS))
 
 
 def test_what_is_not_known_is_refused() -> None:

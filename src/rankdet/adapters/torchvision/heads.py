@@ -29,6 +29,9 @@ Masks = Literal["theirs", "dice"]
 Targets = Sequence[Mapping[str, Tensor]]
 """Objects of each image: boxes (n, 4), labels (n,) int64, for a Mask R-CNN masks (n, H, W)."""
 
+CERTAIN = 100.0
+"""A logit whose sigmoid is 1 in float32."""
+
 
 @checked
 class HeadLoss(nn.Module):
@@ -50,6 +53,7 @@ class HeadLoss(nn.Module):
         sync: Sync = False,
         *,
         masks_per_image: Count = 128,
+        proposals_per_image: Count = 1000,
     ) -> None:
         super().__init__()
         if boxes not in get_args(Boxes):
@@ -60,6 +64,7 @@ class HeadLoss(nn.Module):
         self.boxes = boxes
         self.masks = masks
         self.masks_per_image = masks_per_image
+        self.proposals_per_image = proposals_per_image
         self.register_buffer("rankdet_use_rank_sort", torch.ones(()))
 
     def forward(self, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -84,8 +89,13 @@ class RankSortRPN(RegionProposalNetwork):
         candidates = Candidates("rpn", objectness.reshape(-1, 1), classes, 1, boxes=boxes, rows=rows)
         classification, localization, _ = self.rank_sort(candidates)
         if self.rank_sort.boxes == "theirs":
-            _, localization = super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
+            _, localization = super().compute_loss(objectness.detach(), pred_bbox_deltas, labels, regression_targets)
         return classification, localization
+
+    def post_nms_top_n(self) -> int:
+        """Return how many proposals of an image are kept; in training no more than :func:`use_rank_sort` allows."""
+        number = super().post_nms_top_n()
+        return min(number, self.rank_sort.proposals_per_image) if self.training else number
 
 
 class Drawn(NamedTuple):
@@ -156,7 +166,7 @@ class RankSortRoIHeads(RoIHeads):
         )
         classification, localization, mask = self.rank_sort(candidates)
         if self.rank_sort.boxes == "theirs":
-            localization = self._their_boxes(logits, deltas, labels, regression_targets)
+            localization = self._their_boxes(deltas, labels, regression_targets)
         if mask is not None:
             terms["loss_mask"] = mask
         return [], {"loss_classifier": classification, "loss_box_reg": localization, **terms}
@@ -206,14 +216,19 @@ class RankSortRoIHeads(RoIHeads):
         logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
         return Drawn(logits, boxes, objects, torch.cat(classes), torch.cat(rows))
 
-    def _their_boxes(
-        self, logits: Tensor, deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
-    ) -> Tensor:
-        """The term of the boxes by torchvision's loss, over the samples of its sampler."""
+    def _their_boxes(self, deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]) -> Tensor:
+        """The term of the boxes by torchvision's loss, over the samples of its sampler.
+
+        The deltas (M, 4 · (C + 1)) that belong to a sample's label go to it as those of the only class.
+        """
         positives, negatives = self.fg_bg_sampler(labels)
-        is_drawn = (torch.cat(positives) | torch.cat(negatives)).bool()
-        drawn_labels, drawn_targets = torch.cat(labels)[is_drawn], torch.cat(regression_targets)[is_drawn]
-        _, term = fastrcnn_loss(logits[is_drawn], deltas[is_drawn], [drawn_labels], [drawn_targets])
+        drawn = (torch.cat(positives) | torch.cat(negatives)).nonzero().squeeze(1)
+        drawn_labels = torch.cat(labels)[drawn]
+        own = deltas.reshape(len(deltas), -1, 4)[drawn, drawn_labels]
+        is_positive = (drawn_labels > 0).long()
+        _, term = fastrcnn_loss(
+            own.new_zeros(len(own), 2), own.repeat(1, 2), [is_positive], [torch.cat(regression_targets)[drawn]]
+        )
         return term
 
 
@@ -240,6 +255,11 @@ class RankSortFCOSHead(FCOSHead):
 
     rank_sort: HeadLoss
 
+    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
+        """Return the outputs for maps of all levels, with a centerness of 1."""
+        outputs = super().forward(x)
+        return {**outputs, "bbox_ctrness": torch.full_like(outputs["bbox_ctrness"], CERTAIN)}
+
     def compute_loss(
         self, targets: Targets, head_outputs: dict[str, Tensor], anchors: list[Tensor], matched_idxs: list[Tensor]
     ) -> dict[str, Tensor]:
@@ -248,7 +268,8 @@ class RankSortFCOSHead(FCOSHead):
         candidates = _dense(logits, 0, self.box_coder.decode, targets, head_outputs, anchors, matched_idxs)
         classification, localization, _ = self.rank_sort(candidates)
         if self.rank_sort.boxes == "theirs":
-            localization = super().compute_loss(targets, head_outputs, anchors, matched_idxs)["bbox_regression"]
+            positives = _positives_alone(candidates, head_outputs, anchors)
+            localization = super().compute_loss(*positives)["bbox_regression"]
         return {"classification": classification, "bbox_regression": localization}
 
 
@@ -265,7 +286,8 @@ class RankSortSSD(SSD):
         candidates = _dense(logits, 1, self.box_coder.decode_single, targets, head_outputs, anchors, matched_idxs)
         classification, localization, _ = self.rank_sort(candidates)
         if self.rank_sort.boxes == "theirs":
-            localization = super().compute_loss(targets, head_outputs, anchors, matched_idxs)["bbox_regression"]
+            positives = _positives_alone(candidates, head_outputs, anchors)
+            localization = super().compute_loss(*positives)["bbox_regression"]
         return {"bbox_regression": localization, "classification": classification}
 
     def postprocess_detections(
@@ -366,6 +388,22 @@ def _dense(
     boxes = decode(deltas.to(torch.promote_types(deltas.dtype, torch.float32)), torch.cat(list(anchors))[rows])
     target_boxes = torch.cat([target["boxes"] for target in targets])[objects]
     return Candidates("dense", logits, labels, num_classes, boxes=Matched(boxes, target_boxes), rows=rows)
+
+
+def _positives_alone(
+    candidates: Candidates, head_outputs: Mapping[str, Tensor], anchors: Sequence[Tensor]
+) -> tuple[Targets, dict[str, Tensor], list[Tensor], list[Tensor]]:
+    """The arguments of a dense head's loss for its positives as one image of one class.
+
+    A term of the boxes that is a mean over all positives stays, and no logit of a class costs anything.
+    """
+    assert candidates.rows is not None
+    assert candidates.boxes is not None
+    rows, objects = candidates.rows, candidates.boxes.target
+    outputs = {name: values.flatten(0, 1)[rows].unsqueeze(0) for name, values in head_outputs.items()}
+    outputs["cls_logits"] = outputs["cls_logits"].new_zeros(1, len(rows), 1)
+    places = torch.arange(len(rows), device=rows.device)
+    return [{"boxes": objects, "labels": torch.zeros_like(places)}], outputs, [torch.cat(list(anchors))[rows]], [places]
 
 
 def _matched_masks(drawn: Drawn, bitmaps: Sequence[Tensor]) -> Matched:

@@ -9,10 +9,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.ssd import SSD
@@ -28,12 +29,10 @@ from rankdet.adapters.calibration import (
 )
 from rankdet.losses import Sync
 
-from .heads import RANKING, Boxes, HeadLoss, Masks, Targets
+from .heads import CERTAIN, RANKING, Boxes, HeadLoss, Masks, Targets
 
 Model = TypeVar("Model", bound=nn.Module)
 
-CERTAIN = 100.0
-"""A logit whose sigmoid is 1 in float32."""
 FAINT = 40.0
 """How far below the background's logit those of classes are put, so that a softmax lets them not compete."""
 
@@ -46,6 +45,7 @@ def use_rank_sort(
     sync: Sync = False,
     *,
     masks_per_image: int = 128,
+    proposals_per_image: int = 1000,
 ) -> Model:
     r"""Make a detector of torchvision learn by Rank & Sort Loss; it returns the same model.
 
@@ -58,8 +58,9 @@ def use_rank_sort(
     Parameters
     ----------
     model
-        A detector of torchvision with weights or without, before it is compiled or wrapped. A head for another number
-        of classes is put in before.
+        A detector of torchvision with weights or without, before it is compiled or wrapped. A part with a loss of its
+        own that is put in later (an RPN, RoI heads, the head of a RetinaNet) needs another call: training raises
+        RuntimeError before it. Layers, such as a predictor of other classes, may be put in at any time.
     delta
         δ, half the width of the soft step, in logits.
     boxes
@@ -71,6 +72,8 @@ def use_rank_sort(
         Rank the candidates of all processes in one pool.
     masks_per_image
         Most positives of an image that get a mask in a step, drawn uniformly: a bound on memory.
+    proposals_per_image
+        Most proposals of an image that an R-CNN learns from, beside the objects themselves; 1000 as published.
 
     Raises
     ------
@@ -82,7 +85,7 @@ def use_rank_sort(
     Notes
     -----
     The names of the terms stay. With balanced boxes both terms of a head have one value, which says nothing of boxes.
-    FCOS loses its centerness, which is frozen at 1, in loss and scores.
+    FCOS loses its centerness, which is frozen, and 1 in the scores.
 
     A ranking fixes differences of scores, not scores. Therefore detections are kept at any score (``score_thresh`` is
     0) until :func:`calibrate` makes the usual threshold fit.
@@ -101,17 +104,19 @@ def use_rank_sort(
     """
     parts, classifiers = _parts(model), _classifiers(model)
     for part in parts:
-        part.rank_sort = HeadLoss(delta, boxes, masks, sync, masks_per_image=masks_per_image).to(_device(part))
+        part.rank_sort = HeadLoss(
+            delta, boxes, masks, sync, masks_per_image=masks_per_image, proposals_per_image=proposals_per_image
+        ).to(_device(part))
         part.__class__ = RANKING.get(type(part), type(part))
     for classifier in classifiers:
         classifier.subtract_background()
     if isinstance(model, FCOS):
-        centerness = model.head.regression_head.bbox_ctrness.requires_grad_(False)
-        nn.init.zeros_(centerness.weight)
-        nn.init.constant_(centerness.bias, CERTAIN)
-    scored = _scored(model)
+        model.head.regression_head.bbox_ctrness.requires_grad_(False)
+    scored, detector = _scored(model), cast(Any, model)
     scored.usual_score_thresh = scored.score_thresh or getattr(scored, "usual_score_thresh", 0.0)
     scored.score_thresh = 0.0
+    if not hasattr(model, "rank_sort_check"):
+        detector.rank_sort_check = model.register_forward_pre_hook(_before_forward)
     return model
 
 
@@ -150,8 +155,10 @@ def calibrate(
     TypeError
         When it is no model of :func:`use_rank_sort`.
     """
-    if not all(type(part) in RANKING.values() for part in _parts(model)):
+    _parts(model)
+    if not hasattr(model, "rank_sort_check"):
         raise TypeError("calibrate takes a model of use_rank_sort")
+    _check_parts(model)
     scored = _scored(model)
     usual = (scored.score_thresh or scored.usual_score_thresh) if threshold is None else threshold
     # The score of FCOS is the square root of a probability, beside a centerness of 1.
@@ -191,14 +198,20 @@ def plain(model: Model) -> Model:
     >>> type(model).__name__, type(plain(model)).__name__
     ('RankSortSSD', 'SSD')
     """
+    _parts(model)
     model = deepcopy(model)
+    if not hasattr(model, "rank_sort_check"):
+        return model
     scored, theirs = _scored(model), {ours: theirs for theirs, ours in RANKING.items()}
-    for part in _parts(model):
-        if type(part) not in theirs:
-            return model
+    for part in _check_parts(model):
         part.__class__ = theirs[type(part)]
         del part.rank_sort
-    del scored.usual_score_thresh
+    cast(RemovableHandle, model.rank_sort_check).remove()
+    del model.rank_sort_check, scored.usual_score_thresh
+    if isinstance(model, FCOS):
+        centerness = model.head.regression_head.bbox_ctrness
+        nn.init.zeros_(centerness.weight)
+        nn.init.constant_(centerness.bias, CERTAIN)
     classifiers = _classifiers(model)
     for weight, bias, is_background in classifiers:
         weight[is_background], bias[is_background] = 0, 0
@@ -228,6 +241,24 @@ def _parts(model: nn.Module) -> list[nn.Module]:
     if isinstance(model, GeneralizedRCNN) and model.roi_heads.has_keypoint():
         raise ValueError("use_rank_sort: keypoints are learned by a loss of their own, which it does not replace")
     return parts
+
+
+def _check_parts(model: nn.Module) -> list[nn.Module]:
+    """The parts that compute losses; raises RuntimeError where one was replaced after :func:`use_rank_sort`."""
+    parts = _parts(model)
+    for part in parts:
+        if type(part) not in RANKING.values():
+            raise RuntimeError(
+                f"a {type(part).__name__} was put in after use_rank_sort, and would learn by torchvision's loss: "
+                "call use_rank_sort again, with the same options"
+            )
+    return parts
+
+
+def _before_forward(model: nn.Module, _: object) -> None:
+    """A hook: nobody learns by another loss without a word."""
+    if model.training:
+        _check_parts(model)
 
 
 def _matches(model: nn.Module, loader: Iterable[tuple[Sequence[Tensor], Targets]], power: int) -> Iterator[Matches]:
