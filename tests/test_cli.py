@@ -244,6 +244,32 @@ def test_a_broken_image_is_named_at_the_end_and_told_by_the_exit_status(
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
 
 
+def test_processes_of_torchrun_share_the_images_and_write_one_file(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "images" / "inside"
+    shutil.copytree(data / "images" / "val", folder)
+    (folder / "broken.jpg").write_bytes(b"nothing")
+    arguments = ["detect", str(trained), str(folder.parent), "--recursive", "--device", "cpu", "--no-drawings", "--out"]
+    assert call(monkeypatch, *arguments, tmp_path / "alone") == 1
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rankdet"]
+    result = subprocess.run(
+        [*command, *arguments, str(tmp_path / "shared")],
+        capture_output=True, text=True, timeout=90, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.count("broken.jpg: cannot be read: left out") == 1
+    assert result.stdout.count("found") == 4
+    assert result.stdout.count("written: ") == 1
+    files = [tmp_path / name / "detections.json" for name in ("alone", "shared")]
+    alone, shared = (json.loads(file.read_text()) for file in files)
+    assert alone["images"] == shared["images"]
+    assert len(alone["annotations"]) == len(shared["annotations"]) > 4
+    for one, other in zip(alone["annotations"], shared["annotations"], strict=True):
+        assert one["image_id"] == other["image_id"]
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
 def test_what_detect_writes_is_measured_as_the_checkpoint_is(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -15,6 +15,8 @@ from rankdet import cli
 from rankdet.cli import printing
 from rankdet.data import find_layout, make_long_tailed_shapes
 from rankdet.inference.drawing import detect_and_draw
+from rankdet.inference.files import find_images
+from rankdet.inference.loading import load as load_model
 from rankdet.metrics import evaluate
 from rankdet.recipes import Recipe, load_recipe
 from rankdet.runs.checkpoint import load_checkpoint
@@ -97,7 +99,7 @@ def test_command_line_evaluates_and_detects(
     assert "AR100" not in printed
     assert (tmp_path / "out" / "evaluation.json").read_text() == run.evaluation.read_text()
     image = folder / "val2017" / "000001.png"
-    detect_and_draw(run.folder, [image], tmp_path / "drawn", 0.0, CPU, lambda _: None)
+    detect_and_draw(load_model(run.folder, "cpu"), find_images([image]), tmp_path / "drawn", 0.0, lambda _: None)
     assert json.loads((tmp_path / "drawn" / "detections.json").read_text())["annotations"]
 
 

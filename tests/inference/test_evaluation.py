@@ -180,7 +180,7 @@ def test_classes_that_the_model_has_not_learned_are_refused(checkpoint: Path, sh
 def test_images_become_drawings_and_coco_json(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
     split = find_layout(shapes_folder).source("val")
     said: list[str] = []
-    detect_and_draw(checkpoint, [split.images], tmp_path / "out", 0.0, CPU, said.append)
+    detect_and_draw(load(checkpoint, "cpu"), find_images([split.images]), tmp_path / "out", 0.0, said.append)
     assert len(list((tmp_path / "out").glob("*.png"))) == 6
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(content["images"]) == 6
@@ -198,7 +198,9 @@ def test_images_of_one_name_do_not_overwrite_each_other(checkpoint: Path, shapes
     image = next(find_layout(shapes_folder).source("val").images.iterdir())
     (tmp_path / "a").mkdir()
     shutil.copy(image, tmp_path / "a" / image.name)
-    detect_and_draw(checkpoint, [image, tmp_path / "a"], tmp_path / "out", None, CPU, lambda _: None)
+    detect_and_draw(
+        load(checkpoint, "cpu"), find_images([image, tmp_path / "a"]), tmp_path / "out", None, lambda _: None
+    )
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 
@@ -209,7 +211,7 @@ def test_images_are_never_overwritten_by_their_drawings(checkpoint: Path, shapes
     (tmp_path / "link").symlink_to(folder)
     for out in (folder, tmp_path / "link"):
         with pytest.raises(InputError, match=r"\.png is one of the images and would be overwritten"):
-            detect_and_draw(checkpoint, [folder], out, None, CPU, lambda _: None)
+            detect_and_draw(load(checkpoint, "cpu"), find_images([folder]), out, None, lambda _: None)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -219,7 +221,7 @@ def test_folder_in_the_place_of_a_result_is_named_and_nothing_is_written(
     image = next(find_layout(shapes_folder).source("val").images.iterdir())
     (tmp_path / "detections.json").mkdir()
     with pytest.raises(InputError, match=r"detections\.json is a folder"):
-        detect_and_draw(checkpoint, [image], tmp_path, None, CPU, lambda _: None)
+        detect_and_draw(load(checkpoint, "cpu"), find_images([image]), tmp_path, None, lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["detections.json"]
 
 
@@ -234,7 +236,7 @@ def test_where_no_image_can_be_read_all_are_named_and_nothing_is_written(checkpo
     for name in ("one.png", "two.jpg"):
         (tmp_path / name).write_bytes(b"broken")
     with pytest.raises(InputError, match=r"2 records: cannot be read: left out \(one\.png: .*two\.jpg"):
-        detect_and_draw(checkpoint, [tmp_path], tmp_path / "out", None, CPU, lambda _: None)
+        detect_and_draw(load(checkpoint, "cpu"), find_images([tmp_path]), tmp_path / "out", None, lambda _: None)
     assert not (tmp_path / "out").exists()
 
 
@@ -249,8 +251,8 @@ def test_broken_images_are_left_out_and_the_others_are_done(broken: str, checkpo
     (folder / "note.txt").write_text("nothing")
     (folder / "thumbs").mkdir()
     said: list[str] = []
-    done = detect_and_draw(checkpoint, [folder], tmp_path / "out", 0.0, CPU, said.append)
-    assert said[0] == "1 file that is no image and 1 folder were passed over"
+    done = detect_and_draw(load(checkpoint, "cpu"), find_images([folder]), tmp_path / "out", 0.0, said.append)
+    assert said[0] == "1 file that is no image and 1 folder were passed over (--recursive looks into folders)"
     assert (done.images, [finding.record for finding in done.unreadable]) == (2, ["b.png"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png", "detections.json"]
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
@@ -268,7 +270,7 @@ def test_what_is_done_is_kept_where_something_stops_the_command(checkpoint: Path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        detect_and_draw(checkpoint, [folder], tmp_path / "out", 0.0, CPU, report)
+        detect_and_draw(load(checkpoint, "cpu"), find_images([folder]), tmp_path / "out", 0.0, report)
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert [Path(row["file_name"]).name for row in content["images"]] == ["a.png", "b.png"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "b.png", "detections.json"}

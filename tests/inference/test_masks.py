@@ -15,6 +15,7 @@ from rankdet.coco import Results
 from rankdet.data import CocoDataset, SampleKey, find_layout
 from rankdet.inference.drawing import detect_and_draw
 from rankdet.inference.evaluation import evaluate_model, evaluate_on_folder
+from rankdet.inference.files import find_images
 from rankdet.inference.loading import load
 from rankdet.inference.model import Model
 from rankdet.metrics import evaluate
@@ -114,7 +115,7 @@ def test_checkpoint_and_its_detections_measure_alike_on_masks(run: Run, shapes_f
 
 def test_detecting_writes_masks_and_draws_them(run: Run, shapes_folder: Path, tmp_path: Path):
     images = sorted(find_layout(shapes_folder).source("val").images.iterdir())[:2]
-    detect_and_draw(run.folder, images, tmp_path / "out", 0.0, CPU, lambda _: None)
+    detect_and_draw(load(run.folder, "cpu"), find_images(images), tmp_path / "out", 0.0, lambda _: None)
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
     assert content["annotations"]

@@ -11,6 +11,7 @@ from rich.console import Console
 from rankdet.data import find_layout
 from rankdet.inference.drawing import detect_and_draw
 from rankdet.inference.evaluation import evaluate_on_folder
+from rankdet.inference.files import find_images
 from rankdet.inference.loading import load
 from rankdet.inference.ranking_quality import rank_qualities
 from rankdet.losses import dice_coefficient
@@ -66,7 +67,7 @@ def test_checkpoint_and_its_detections_measure_alike(run: Run, shapes_folder: Pa
 
 def test_detecting_writes_masks_and_draws_them(run: Run, shapes_folder: Path, tmp_path: Path):
     images = sorted(find_layout(shapes_folder).source("val").images.iterdir())[:1]
-    detect_and_draw(run.folder, images, tmp_path / "out", 0.0, CPU, lambda _: None)
+    detect_and_draw(load(run.folder, "cpu"), find_images(images), tmp_path / "out", 0.0, lambda _: None)
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
     assert content["annotations"]

@@ -11,6 +11,8 @@ from rich.console import Console
 
 import rankdet
 from rankdet.inference.drawing import detect_and_draw
+from rankdet.inference.files import find_images
+from rankdet.inference.loading import load
 from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.runs.folder import Run
 
@@ -55,7 +57,7 @@ def test_checkpoint_is_loaded_and_finds_the_same(runs: list[Run], shapes_folder:
     images = sorted((shapes_folder / "images" / "val").glob("*.png"))[:2]
     assert len(images) == 2
     for run in (today, old):
-        detect_and_draw(run.folder, images, tmp_path / run.folder.name, 0.0, torch.device("cpu"), lambda _: None)
+        detect_and_draw(load(run.folder, "cpu"), find_images(images), tmp_path / run.folder.name, 0.0, lambda _: None)
     first, second = ((tmp_path / run.folder.name / "detections.json").read_text() for run in (today, old))
     assert '"score"' in first
     assert first == second

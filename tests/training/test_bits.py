@@ -18,6 +18,8 @@ from rankdet.coco import grouped
 from rankdet.data import SampleKey
 from rankdet.data.pixels import to_pixels
 from rankdet.inference.drawing import detect_and_draw
+from rankdet.inference.files import find_images
+from rankdet.inference.loading import load
 from rankdet.recipes import Recipe
 from rankdet.training.running import TrainedRun, train
 
@@ -56,7 +58,7 @@ def test_training_evaluation_and_detection_see_the_same_gray(
         plain = to_pixels(shapes_folder / dataset.path(0).relative_to(folder)).float().mean(dim=0)
         assert (seen[0].float() - plain).abs()[1:].max() < 40  # the gray of Pillow weighs colors
         assert torch.equal(model._sample(dataset.path(0), 0).image, seen)
-    detect_and_draw(run.folder, [dataset.path(0)], tmp_path / "out", 1.0, torch.device("cpu"), str)
+    detect_and_draw(load(run.folder, "cpu"), find_images([dataset.path(0)]), tmp_path / "out", 1.0, str)
     with Image.open(next((tmp_path / "out").glob("*.png"))) as drawn:
         assert np.array(drawn).mean() > 60
     again = rankdet.evaluate(model, folder)

@@ -174,32 +174,58 @@ def _folder_of(checkpoint: Path) -> Path:
 
 def detect(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run folder.")],
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, folders of images, or patterns like 'a/**/*.jpg'.")],
     out: Annotated[Path, typer.Option(help="Folder for annotated images and detections.json.")] = Path("detections"),
+    recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders of folders, too.")] = False,
     threshold: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Draw from this score on; by default from each class's LRP-optimal threshold."),
     ] = None,
+    drawings: Annotated[
+        bool, typer.Option("--drawings/--no-drawings", help="Write annotated images, or detections.json alone.")
+    ] = True,
+    class_agnostic: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Leave out what a better detection of any class overlaps by more than this IoU."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size per pass through the network.")] = 8,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
-    """Detect objects in images.
+    """Detect objects in images. Under torchrun its processes share the images.
 
     Writes annotated images and COCO JSON, with masks where the detector finds them. Images that cannot be read are left
     out and named at the end; the exit status is 1 then.
     """
     from rankdet.coco import grouped
     from rankdet.inference.drawing import detect_and_draw
+    from rankdet.inference.files import find_images
+    from rankdet.inference.loading import load
     from rankdet.runs.processes import joined_world
     from rankdet.structures import counted
 
     with joined_world(device) as world:
-        done = detect_and_draw(checkpoint, images, out, threshold, world.device, report=print, trust=trust)
-    print(f"written: {out}, {counted(done.images, 'image')}")
-    for line in grouped(done.unreadable):
-        print(f"rankdet: {line}", file=sys.stderr)
-    if done.unreadable:
-        raise typer.Exit(1)
+        with world.together():
+            model, files = load(checkpoint, world.device, trust=trust), find_images(images, recursive)
+        done = detect_and_draw(
+            model,
+            files,
+            out,
+            threshold,
+            print,
+            world,
+            batch_size=batch_size,
+            class_agnostic=class_agnostic,
+            drawings=drawings,
+        )
+    if world.is_main:
+        print(f"written: {out}, {counted(done.images, 'image')}")
+        for line in grouped(done.unreadable):
+            print(f"rankdet: {line}", file=sys.stderr)
+        if done.unreadable:
+            raise typer.Exit(1)
 
 
 def import_foreign(

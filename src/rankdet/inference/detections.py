@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -17,7 +17,11 @@ from torch import Tensor
 
 from rankdet.coco import Results
 from rankdet.data.pixels import ImageLike, to_pixels
+from rankdet.heads import grouped_nms
 from rankdet.structures import Detection, InputError, MaskScores, Source
+
+if TYPE_CHECKING:
+    from supervision import Detections as SupervisionDetections
 
 _MOST_SHOWN = 10
 """Detections that the text of `Detections` lists; it counts the others."""
@@ -149,6 +153,22 @@ class Detections:
         thresholds = torch.tensor(self.thresholds if threshold is None else [threshold] * len(self.categories))
         return self[self.scores >= thresholds[self.labels]]
 
+    def without_overlaps(self, iou: float) -> Detections:
+        """The detections that no better one, of whatever class, overlaps by more than ``iou`` in [0, 1].
+
+        A detector suppresses overlapping boxes within each class at most, so that one object may be found as two
+        classes. Of these the better one remains here. Masks are compared by their boxes.
+
+        Examples
+        --------
+        >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 5.0], [6.0, 6.0, 9.0, 9.0]])
+        >>> detection = Detection(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 1]))
+        >>> Detections(detection, (10, 10), [(3, "cat"), (9, "dog")], [0.5, 0.5]).without_overlaps(0.5).names
+        ['cat', 'dog']
+        """
+        group = torch.zeros_like(self.labels)
+        return self[grouped_nms(self.boxes, self.scores, group, iou=iou, limit=len(self))]
+
     def draw(self, image: ImageLike, threshold: float | None = None) -> Image.Image:
         """The image with boxes, classes, scores and masks on it; a small image is enlarged for its labels.
 
@@ -179,3 +199,32 @@ class Detections:
         """One record of COCO results per detection, with a run-length mask where there are masks."""
         source = Source(image_id, "", self.size)
         return Results.of_image(source, self.detection, [category for category, _ in self.categories]).records()
+
+    def to_supervision(self) -> SupervisionDetections:
+        """The same as ``supervision.Detections``, for annotators, zones, trackers and videos.
+
+        It has ``xyxy``, ``confidence``, ``class_id`` (labels), ``data["class_name"]``, and ``mask`` (D, H, W) bool of a
+        detector that finds masks, in D · H · W bytes.
+
+        Raises
+        ------
+        ImportError
+            When supervision is not installed.
+
+        Examples
+        --------
+        >>> found = model.detect(frame).above()  # doctest: +SKIP
+        >>> supervision.BoxAnnotator().annotate(frame, found.to_supervision())  # doctest: +SKIP
+        """
+        try:
+            from supervision import Detections as Supervision
+        except ModuleNotFoundError as error:
+            raise ImportError("supervision is not installed: pip install 'rankdet[supervision]'") from error
+        masks = self.masks
+        return Supervision(
+            xyxy=self.boxes.numpy(),
+            confidence=self.scores.numpy(),
+            class_id=self.labels.numpy(),
+            mask=None if masks is None else masks.numpy(),
+            data={"class_name": np.array(self.names, dtype=np.str_)},
+        )

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from hotcoco import mask as rle
+from torch import Tensor
 from typing_extensions import Self
 
 from rankdet.coco import Finding, raise_errors
-from rankdet.data.images import UnreadableImageError
+from rankdet.data.images import UnreadableImageError, header
+from rankdet.data.loading import batches_of_one_shape
 from rankdet.data.pixels import to_pixels
 from rankdet.data.progress import with_bar
 from rankdet.inference.detections import Detections
-from rankdet.inference.files import find_images
-from rankdet.inference.loading import load
-from rankdet.inference.model import NO_THRESHOLD
+from rankdet.inference.files import ImageFiles
+from rankdet.inference.model import NO_THRESHOLD, Model
 from rankdet.runs.folder import output_folder, write_json, written_whole
+from rankdet.runs.processes import World
 from rankdet.structures import InputError
 
 
@@ -31,81 +33,162 @@ class Detected(NamedTuple):
 
 
 def detect_and_draw(
-    checkpoint: Path,
-    inputs: Sequence[Path],
+    model: Model,
+    files: ImageFiles,
     out: Path,
     threshold: float | None,
-    device: torch.device,
     report: Callable[[str], None],
-    trust: bool = False,
+    world: World | None = None,
+    *,
+    batch_size: int = 8,
+    class_agnostic: float | None = None,
+    drawings: bool = True,
 ) -> Detected:
     """Write annotated images and ``detections.json`` into ``out``; images that cannot be read are left out.
 
-    ``inputs`` are images and folders of images. ``detections.json`` holds images, categories and all detections with
-    their scores, and as run lengths their masks where the detector finds them. It is written too, with what there is,
-    where something stops the command. Detections are drawn from the score ``threshold`` on, or from the LRP-optimal
-    threshold of their class. ``report`` is called with a line of text for each image. With ``trust`` the checkpoint may
-    import what its recipe names by import path.
+    ``detections.json`` holds images, categories and all detections with their scores, and as run lengths their masks
+    where the detector finds them. It is written too, with what there is, where something stops the command.
+
+    Parameters
+    ----------
+    model
+        Finds the objects.
+    files
+        The images.
+    out
+        The folder to write into.
+    threshold
+        Detections are drawn from this score on; None: from the LRP-optimal threshold of their class.
+    report
+        Is called with a line of text for each image.
+    world
+        The processes that share the images; the main one writes ``detections.json``. None: this one is alone.
+    batch_size
+        Images per pass through the network; only those of one size after resizing and padding share a batch.
+    class_agnostic
+        IoU of `Detections.without_overlaps`; None: no suppression over classes.
+    drawings
+        Whether annotated images are written.
+
+    Returns
+    -------
+    Detected
+        Of all processes.
 
     Raises
     ------
     InputError
-        When the checkpoint or every image cannot be read, when a drawing would take the place of an image, and when
-        ``out`` cannot be written into.
+        When every image cannot be read, when a drawing would take the place of an image, and when ``out`` cannot be
+        written into. No process is left waiting.
     """
-    model = load(checkpoint, device, trust=trust)
-    files = find_images(inputs)
-    drawings = _names_of_drawings(files.paths)
-    _check_places([out / name for name in (*drawings, "detections.json")], files.paths)
-    if files.passed_over():
-        report(files.passed_over())
-    if threshold is None and model.thresholds is None:
-        report(f"no evaluation has stored thresholds in {checkpoint}; drawing from score {NO_THRESHOLD:g} on")
-    unreadable: list[Finding] = []
-    with output_folder(out), _Document(model.categories, out / "detections.json") as document:
-        for path, drawing in with_bar(list(zip(files.paths, drawings, strict=True)), "Detecting"):
+    world = world or World.alone(model.device)
+    names = _names_of_drawings(files.paths) if drawings else []
+    _check_places([out / name for name in (*names, "detections.json")], files.paths)
+    if world.is_main:
+        if files.passed_over():
+            report(files.passed_over())
+        if threshold is None and model.thresholds is None and drawings:
+            path = None if model.origin is None else model.origin.path
+            report(f"no evaluation has stored thresholds in {path}; drawing from score {NO_THRESHOLD:g} on")
+    own = range(len(files.paths))[world.rank :: world.size]
+    unreadable: dict[int, Finding] = {}
+    with ExitStack() as stack:
+        with world.together():
+            if world.is_main:
+                stack.enter_context(output_folder(out))
+        document = stack.enter_context(_Document(model.categories, out / "detections.json", world.is_main))
+        with world.together():
+            results = _each(model, {place: files.paths[place] for place in own}, batch_size)
+            for place, result in with_bar(results, "Detecting", world.is_main, len(own)):
+                if isinstance(result, Finding):
+                    unreadable[place] = result
+                    continue
+                path, (pixels, found) = files.paths[place], result
+                if class_agnostic is not None:
+                    found = found.without_overlaps(class_agnostic)
+                if drawings:
+                    _draw(pixels, found, threshold, out / names[place])
+                document.add(place, path, found)
+                counts = f"{len(found.above(threshold))} drawn of {len(found)}" if drawings else f"{len(found)} found"
+                report(f"{path}: {counts}")
+        for images, broken in world.gather((document.images, unreadable)):
+            document.images.update(images)
+            unreadable |= broken
+    findings = [unreadable[place] for place in sorted(unreadable)]
+    if not document.images:
+        raise_errors(findings)
+    return Detected(len(document.images), findings)
+
+
+def _each(
+    model: Model, paths: Mapping[int, Path], batch_size: int
+) -> Iterator[tuple[int, tuple[Tensor, Detections] | Finding]]:
+    """The place of each image, with its pixels and what is found in it, or why it cannot be read; batch by batch.
+
+    Headers say which images share a batch, so that no pixels wait for others of their size.
+    """
+
+    def shape(place: int) -> tuple[int, int] | None:
+        try:
+            return model.padded_size(header(paths[place]).upright)
+        except UnreadableImageError:
+            return None
+
+    for group in batches_of_one_shape(paths, shape, batch_size):
+        readable: dict[int, Tensor] = {}
+        for place in group:
+            path = paths[place]
             try:
-                pixels = to_pixels(path, bits=model.transforms.significant_bits)
+                readable[place] = to_pixels(path, bits=model.transforms.significant_bits)
             except UnreadableImageError as error:
                 reason = str(error).removeprefix(f"{path}: ")
-                unreadable.append(Finding("error", str(path.parent), path.name, "cannot be read: left out", reason))
-                continue
-            found = model.detect(pixels)
-            with written_whole(out / drawing) as part:
-                found.draw(pixels, threshold).save(part, "png")
-            document.add(path, found)
-            report(f"{path}: {len(found.above(threshold))} drawn of {len(found)}")
-    if not document.images:
-        raise_errors(unreadable)
-    return Detected(len(document.images), unreadable)
+                yield place, Finding("error", str(path.parent), path.name, "cannot be read: left out", reason)
+        found = model.detect(list(readable.values()), batch_size)
+        yield from zip(readable, zip(readable.values(), found, strict=True), strict=True)
+
+
+def _draw(pixels: Tensor, found: Detections, threshold: float | None, path: Path) -> None:
+    try:
+        with written_whole(path) as part:
+            found.draw(pixels, threshold).save(part, "png")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
 class _Document:
-    """The images and detections so far, as a COCO file with scores, which is written when the context ends."""
+    """The images so far and what is found in them: a COCO file with scores, written when the context ends."""
 
     categories: Sequence[tuple[int, str]]
     path: Path
-    images: list[dict[str, Any]] = field(default_factory=list)
-    annotations: list[dict[str, Any]] = field(default_factory=list)
+    is_written: bool
+    images: dict[int, tuple[dict[str, Any], list[dict[str, Any]]]] = field(default_factory=dict)
+    """Place of an image → its record and those of its detections, without ids."""
 
-    def add(self, path: Path, found: Detections) -> None:
+    def add(self, place: int, path: Path, found: Detections) -> None:
         height, width = found.size
-        number = len(self.images) + 1
-        self.images.append({"id": number, "file_name": str(path), "height": height, "width": width})
-        for record in found.to_coco(number):
-            area = record["bbox"][2] * record["bbox"][3]
-            if "segmentation" in record:
-                area = int(rle.area(record["segmentation"]))
-            self.annotations.append({"id": len(self.annotations) + 1, **record, "area": area, "iscrowd": 0})
+        records = found.to_coco()
+        for record in records:
+            box = record["bbox"]
+            area = int(rle.area(record["segmentation"])) if "segmentation" in record else box[2] * box[3]
+            record |= {"area": area, "iscrowd": 0}
+        self.images[place] = {"file_name": str(path), "height": height, "width": width}, records
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.images:
-            categories = [{"id": category, "name": name} for category, name in self.categories]
-            write_json(self.path, {"images": self.images, "categories": categories, "annotations": self.annotations})
+        if not self.is_written or not self.images:
+            return
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number, place in enumerate(sorted(self.images), start=1):
+            image, records = self.images[place]
+            images.append({"id": number, **image})
+            for record in records:
+                annotations.append({"id": len(annotations) + 1, **record, "image_id": number})
+        categories = [{"id": category, "name": name} for category, name in self.categories]
+        write_json(self.path, {"images": images, "categories": categories, "annotations": annotations})
 
 
 def _names_of_drawings(paths: Sequence[Path]) -> list[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rankdet.data.layouts.files import IMAGE_SUFFIXES
+from rankdet.data.layouts.files import IMAGE_SUFFIXES, image_files
 from rankdet.structures import InputError
 
 
 class ImageFiles(NamedTuple):
-    """Image files, and the number of other files and of folders beside them in the folders that were looked into."""
+    """Image files, each once, and the number of other files and of folders that were passed over where they lie."""
 
     paths: list[Path]
     others: int = 0
@@ -22,42 +23,62 @@ class ImageFiles(NamedTuple):
 
         Examples
         --------
+        >>> ImageFiles([], others=2).passed_over()
+        '2 files that are no images were passed over'
         >>> ImageFiles([], others=2, folders=1).passed_over()
-        '2 files that are no images and 1 folder were passed over'
+        '2 files that are no images and 1 folder were passed over (--recursive looks into folders)'
         """
         kinds = (
             (self.others, "file that is no image", "files that are no images"),
             (self.folders, "folder", "folders"),
         )
         parts = [f"{count} {one if count == 1 else many}" for count, one, many in kinds if count]
-        return (
-            f"{' and '.join(parts)} {'was' if self.others + self.folders == 1 else 'were'} passed over" if parts else ""
-        )
+        remedy = " (--recursive looks into folders)" if self.folders else ""
+        verb = "was" if self.others + self.folders == 1 else "were"
+        return f"{' and '.join(parts)} {verb} passed over{remedy}" if parts else ""
 
 
-def find_images(paths: Sequence[Path]) -> ImageFiles:
-    """Return image files: of each folder those in it, sorted, and every other path as it is.
+def find_images(paths: Sequence[Path], recursive: bool = False) -> ImageFiles:
+    """Return image files: of each folder and pattern those in it, sorted, and every other path as it is.
 
-    Raises InputError when a path is missing, or a folder holds no image or cannot be read.
+    Parameters
+    ----------
+    paths
+        Files, folders, and patterns such as ``photos/**/*.jpg``, in which ``**`` means any folders. A path that is
+        there is never taken for a pattern.
+    recursive
+        Whether to look into folders of folders, too; hidden ones are passed over.
+
+    Raises
+    ------
+    InputError
+        When a path is missing, a pattern fits no image, or a folder holds none or cannot be read.
     """
-    found, others, folders = [], 0, 0
+    found: list[Path] = []
+    others, folders = 0, 0
     for path in paths:
-        if not path.exists():
+        if path.is_dir() and recursive:
+            images = image_files(path)
+            what = "no images in this folder or in those in it"
+        elif path.is_dir() or (glob.has_magic(str(path)) and not path.exists()):
+            inside = _entries(path) if path.is_dir() else [Path(name) for name in glob.glob(str(path), recursive=True)]
+            images = sorted(entry for entry in inside if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file())
+            below = sum(entry.is_dir() for entry in inside)
+            others, folders = others + len(inside) - len(images) - below, folders + below
+            what = "no images in this folder" if path.is_dir() else "no image fits this pattern"
+        elif path.exists():
+            images = [path]
+            what = ""
+        else:
             raise InputError(f"{path}: no such file or folder")
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = _entries(path)
-        images = [entry for entry in inside if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
         if not images:
-            raise InputError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
-        below = sum(entry.is_dir() for entry in inside)
-        found, others, folders = found + images, others + len(inside) - len(images) - below, folders + below
-    return ImageFiles(found, others, folders)
+            raise InputError(f"{path}: {what} ({', '.join(IMAGE_SUFFIXES)})")
+        found += images
+    return ImageFiles(list(dict.fromkeys(found)), others, folders)
 
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir())
+        return list(folder.iterdir())
     except OSError as error:
         raise InputError(f"cannot read folder {folder}: {error.strerror}") from error

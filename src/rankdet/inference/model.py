@@ -6,18 +6,20 @@ Legend: B images of a batch, C classes, D detections of an image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rankdet.data import Sample, Transforms, collate
 from rankdet.data.loading import batches_of_one_shape, padded_size
 from rankdet.data.pixels import ImageLike, to_pixels
+from rankdet.data.transforms import Placement
 from rankdet.inference.detections import Detections
 from rankdet.structures import Batch, Candidates, Detection, Images, InputError, Source, Target
 
@@ -169,19 +171,30 @@ class Model:
         if batch_size < 1:
             raise InputError(f"{batch_size=} must be at least 1")
         found: list[Detections | None] = [None] * len(images)
-        with self.evaluating():
-            samples_of_all = map(self._sample, images, range(len(images)))
-            for samples in batches_of_one_shape(samples_of_all, _padded_size, batch_size):
-                batch = collate(samples)
-                for source, detection in zip(batch.sources, self.detect_batch(batch), strict=True):
-                    found[source.image_id] = Detections(
-                        detection,
-                        source.size,
-                        self.categories,
-                        self.drawing_thresholds(),
-                        self.transforms.significant_bits,
-                    )
+        for source, detection in self._each(map(self._pixels, images, range(len(images))), batch_size):
+            found[source.image_id] = self._in_image(detection, source.size)
         return found  # type: ignore[return-value]
+
+    def _each(self, images: Iterable[Tensor], batch_size: int) -> Iterator[tuple[Source, Detection]]:
+        """The detections of images (3, H, W), batch by batch; the id of a source is the place of its image."""
+        with self.evaluating():
+            for samples in batches_of_one_shape(map(self._sample, images, count()), _padded_size, batch_size):
+                batch = collate(samples)
+                yield from zip(batch.sources, self.detect_batch(batch), strict=True)
+
+    def _in_image(self, detection: Detection, size: tuple[int, int]) -> Detections:
+        bits = self.transforms.significant_bits
+        return Detections(detection, size, self.categories, self.drawing_thresholds(), bits)
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the batch that an image of ``size`` (height, width) is in: images of one such size share.
+
+        Examples
+        --------
+        >>> Model(nn.Identity(), [(1, "cat")]).padded_size((40, 60))
+        (64, 64)
+        """
+        return padded_size([self._place(size).after])
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -202,13 +215,17 @@ class Model:
         found = self.thresholds or [math.nan] * len(self.categories)
         return [NO_THRESHOLD if math.isnan(value) else value for value in found]
 
-    def _sample(self, image: ImageLike, number: int) -> Sample:
-        pixels = to_pixels(image, f"image {number}", bits=self.transforms.significant_bits)
-        size = (pixels.shape[1], pixels.shape[2])
+    def _pixels(self, image: ImageLike, number: int) -> Tensor:
+        return to_pixels(image, f"image {number}", bits=self.transforms.significant_bits)
+
+    def _place(self, size: tuple[int, int]) -> Placement:
         with torch.random.fork_rng(devices=[]):  # a detection draws nothing that the caller would notice
-            placement = self.transforms.place(size)
+            return self.transforms.place(size)
+
+    def _sample(self, pixels: Tensor, number: int) -> Sample:
+        size = (pixels.shape[1], pixels.shape[2])
         nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-        return Sample(placement.image(pixels), nothing, Source(number, "", size))
+        return Sample(self._place(size).image(pixels), nothing, Source(number, "", size))
 
     def _placed(self, images: Images) -> Images:
         moved = images.to(self.device)
