@@ -43,7 +43,11 @@ from rankdet.structures import Batch, LossOutput
 from rankdet.training.setup import Training
 from trainings import add_training, built, iterations, named_recipe, num_iterations, update
 
-ERRORS = {"localization": ("localization_error", "balance"), "mask": ("mask_error", "mask_balance")}
+ERRORS = {
+    "localization": ("localization_error", "balance"),
+    "deltas": ("deltas_error", "deltas_balance"),
+    "mask": ("mask_error", "mask_balance"),
+}
 """Names of the statistics that are the error of a term before λ, and its λ."""
 
 

@@ -25,7 +25,6 @@ from rankdet.losses import (
     GIoULoss,
     IoUCrossEntropyLoss,
     IoUWeights,
-    L1GIoULoss,
     L1Loss,
     MaskCrossEntropyLoss,
     NoWeights,
@@ -72,7 +71,8 @@ RANKING = "rpn/ranking", "rpn/localization_error", "rcnn/ranking", "rcnn/localiz
 DENSE_STANDARD = "dense/classification", "dense/localization"
 DENSE_RANKING = "dense/ranking", "dense/localization_error"
 
-UNBALANCED = Tasks(box_loss=L1GIoULoss(), weighting=NoWeights(), balancing=ConstantBalance())
+UNBALANCED = Tasks(box_loss=GIoULoss(2.0), delta_loss=L1Loss(5.0), weighting=NoWeights(), balancing=ConstantBalance())
+EACH_BALANCED = Tasks(box_loss=GIoULoss(), delta_loss=L1Loss(), weighting=NoWeights())
 QUERY_HEADS = ("encoder", "denoising1", "denoising2", "decoder1", "decoder2")
 
 DETECTORS = {
@@ -260,8 +260,8 @@ DETECTORS = {
     "RT-DETR, balanced, Rank & Sort": Form(
         "tiny_rt_detr",
         ranking=True,
-        losses={head: RankSortLoss(tasks=Tasks(box_loss=L1GIoULoss(), weighting=NoWeights())) for head in QUERY_HEADS},
-        falling=("decoder2/ranking", "denoising2/ranking", "decoder2/localization_error"),
+        losses={head: RankSortLoss(tasks=EACH_BALANCED) for head in QUERY_HEADS},
+        falling=("decoder2/ranking", "denoising2/ranking", "decoder2/localization_error", "decoder2/deltas_error"),
     ),
 }
 EVERY_DETECTOR = pytest.mark.parametrize("name", DETECTORS)

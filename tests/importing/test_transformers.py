@@ -22,7 +22,7 @@ from rankdet.importing import from_transformers, import_checkpoint
 from rankdet.importing.categories import reordered
 from rankdet.importing.from_transformers import NEWER, Names
 from rankdet.importing.rules import translated
-from rankdet.losses import ConstantBalance, L1GIoULoss, NoWeights, Tasks, VarifocalLoss, find_positives
+from rankdet.losses import ConstantBalance, GIoULoss, L1Loss, NoWeights, Tasks, VarifocalLoss, find_positives
 from rankdet.structures import Batch, Images, InputError, Source, Target
 
 transformers = pytest.importorskip("transformers", reason="compares with RT-DETR of transformers")
@@ -142,7 +142,8 @@ def targets() -> tuple[Target, ...]:
 
 
 STANDARD = VarifocalLoss(
-    constant_weights=True, tasks=Tasks(box_loss=L1GIoULoss(), weighting=NoWeights(), balancing=ConstantBalance())
+    constant_weights=True,
+    tasks=Tasks(box_loss=GIoULoss(2.0), delta_loss=L1Loss(5.0), weighting=NoWeights(), balancing=ConstantBalance()),
 )
 
 
@@ -177,7 +178,8 @@ def test_losses_of_all_heads_and_their_gradients_are_those_of_transformers(num_d
         assert min(parts) > 0.05
         close = partial(torch.testing.assert_close, atol=0, rtol=1e-5, check_dtype=False)
         close(terms["classification"], parts[0])
-        close(terms["localization"], parts[1] + parts[2])
+        close(terms["localization"], parts[1])
+        close(terms["deltas"], parts[2])
         total = total + sum(terms.values())
     expected.loss.backward()
     total.backward()

@@ -108,6 +108,42 @@ def test_parts_of_other_kinds_are_free_to_combine() -> None:
     assert terms["localization"].item() == pytest.approx(8)
 
 
+def test_two_losses_of_the_boxes_are_two_tasks_each_balanced_by_itself() -> None:
+    """Whatever their weights are, both get the value of the classification, and each its own part of the gradient."""
+    for box_weight, delta_weight in ((1.0, 1.0), (2.0, 5.0)):
+        candidates = make_candidates(masks=False)
+        tasks = Tasks(box_loss=GIoULoss(box_weight), delta_loss=L1Loss(delta_weight), weighting=NoWeights())
+        terms, stats = run(tasks, candidates)
+        assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+            {"localization": 0.6, "deltas": 0.6}
+        )
+        box, delta = box_weight * sum(BOX_ERRORS) / 3, delta_weight * 4
+        assert {name: value.item() for name, value in stats.items() if name not in COUNTS} == pytest.approx(
+            {"localization_error": box, "balance": 0.6 / box, "deltas_error": delta, "deltas_balance": 0.6 / delta}
+        )
+        sum(terms.values()).backward()
+        torch.testing.assert_close(candidates.deltas.predicted.grad, torch.full((3, 4), 0.6 / 4 / 3))
+        assert candidates.boxes.predicted.grad.any()
+
+
+def test_balances_of_two_losses_of_the_boxes_remember_their_own_values() -> None:
+    one = Tasks(balancing=EpochBalance(start=1.0, iterations=1))
+    assert not [name for name in one.state_dict() if name.startswith("delta_balancing")]
+    tasks = Tasks(delta_loss=L1Loss(), weighting=NoWeights(), balancing=EpochBalance(start=1.0, iterations=1))
+    for _ in range(2):
+        _, stats = run(tasks, make_candidates(masks=False))
+    box = sum(BOX_ERRORS) / 3
+    assert stats["balance"].item() == pytest.approx((box + 0.6) / box)
+    assert stats["deltas_balance"].item() == pytest.approx((4 + 0.6) / 4)
+
+
+def test_a_head_of_masks_alone_has_no_second_loss_of_boxes_either() -> None:
+    terms, _ = run(Tasks(delta_loss=L1Loss()), replace(make_candidates(), boxes=None, deltas=None))
+    assert set(terms) == {"mask"}
+    with pytest.raises(ValueError, match="'head' passes neither boxes nor masks"):
+        run(Tasks(box_loss=None, delta_loss=L1Loss()), replace(make_candidates(masks=False), boxes=None, deltas=None))
+
+
 def test_masks_of_a_part_get_the_weights_of_their_own_positives() -> None:
     terms, stats = run(Tasks(balancing=ConstantBalance()), make_candidates(mask_rows=[2, 0]))
     expected = (0.25 * 1 + 0.5 / 3) / 0.75

@@ -18,7 +18,7 @@ LOSSES = {
     "{type: rank_sort, quality: {type: mean}, tasks: {weighting: {type: ranking}, balancing: {type: constant}}}": (
         losses.RankSortLoss
     ),
-    "{type: rank_sort, tasks: {box_loss: {type: l1_giou, l1: 3}, balancing: {type: constant}}}": losses.RankSortLoss,
+    "{type: rank_sort, tasks: {delta_loss: {type: l1, weight: 3}, balancing: {type: constant}}}": losses.RankSortLoss,
     "{type: rank_sort, quality: {type: given}, tasks: {box_loss: null}}": losses.RankSortLoss,
     "{type: average_precision, interpolate: false}": losses.APLoss,
     "{type: average_precision, tasks: {weighting: {type: centerness}, auxiliary: [{type: centerness}]}}": losses.APLoss,

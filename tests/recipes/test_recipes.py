@@ -446,7 +446,8 @@ def test_forms_of_detr_differ_in_the_loss_of_each_head_alone(name: str):
         assert list(recipe.losses) == heads
         for loss in recipe.losses.values():
             assert (loss.type, loss.tasks.balancing.type, loss.tasks.weighting.type) == (kind, balance, "none")
-            assert (loss.tasks.box_loss.l1, loss.tasks.box_loss.giou) == (5, 2)
+            assert (loss.tasks.box_loss.type, loss.tasks.box_loss.weight) == ("giou", 2)
+            assert (loss.tasks.delta_loss.type, loss.tasks.delta_loss.weight) == ("l1", 5)
     detector = standard.detector.build(3, pretrained=False)
     assert not [part for part in detector.modules() if isinstance(part, torch.nn.BatchNorm2d) and part.training]
 

@@ -48,7 +48,7 @@ from rankdet.losses.balancing import (
     set_epoch_length,
     value_balance,
 )
-from rankdet.losses.box_losses import BoxLoss, GIoULoss, L1GIoULoss, L1Loss, SmoothL1Loss
+from rankdet.losses.box_losses import BoxLoss, GIoULoss, L1Loss, SmoothL1Loss
 from rankdet.losses.bucketed import BucketedAPLoss, BucketedRankSortLoss, bucketed_ap_loss, bucketed_rank_sort_loss
 from rankdet.losses.candidates import Positives, find_positives
 from rankdet.losses.checks import Levels
@@ -120,7 +120,6 @@ __all__ = [
     "IoUCrossEntropyLoss",
     "IoUQuality",
     "IoUWeights",
-    "L1GIoULoss",
     "L1Loss",
     "Levels",
     "MagnitudeBalance",

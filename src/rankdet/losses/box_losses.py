@@ -6,7 +6,7 @@ its boxes in ``Candidates.boxes`` (xyxy) or ``Candidates.deltas`` (any other for
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from rankdet.losses.candidates import Positives, matched_pairs
@@ -57,28 +57,4 @@ class GIoULoss(WeightedLoss):
         return self.weight * (1 - positives.overlap.giou)
 
 
-@checked
-class L1GIoULoss(nn.Module):
-    """The box loss of DETRs: L1 of ``Candidates.deltas``, there (cx, cy, w, h) in [0, 1], and 1 − GIoU of the boxes.
-
-    (N. Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020, with its weights.)
-
-    Parameters
-    ----------
-    l1
-        Factor of the absolute error, summed over the four values.
-    giou
-        Factor of 1 − GIoU.
-    """
-
-    def __init__(self, l1: NonNegative = 5.0, giou: NonNegative = 2.0) -> None:
-        super().__init__()
-        self.l1 = L1Loss(l1)
-        self.giou = GIoULoss(giou)
-
-    def forward(self, candidates: Candidates, positives: Positives) -> Tensor:
-        """(P,) values; raises ValueError where a head passes no deltas or no boxes."""
-        return self.l1(candidates, positives) + self.giou(candidates, positives)
-
-
-BoxLoss = L1Loss | SmoothL1Loss | GIoULoss | L1GIoULoss
+BoxLoss = L1Loss | SmoothL1Loss | GIoULoss

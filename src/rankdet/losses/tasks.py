@@ -35,14 +35,19 @@ class Tasks(nn.Module):
     .. math:: \sum_t \lambda_t L_t, \qquad L_{box} = \frac{\sum_i w_i \ell_i}{\sum_i w_i}, \qquad
         L_{mask} = \frac{\sum_i w_i (1 - D_i)}{\sum_i w_i}
 
-    The weights of the masks are those of the boxes of the same positives. Instead of a part of this package, any
-    callable serves that takes and returns the same.
+    A head may learn its boxes by two losses, as DETRs do by GIoU and L1. These are two tasks, each with a λ of its own
+    (F. Yavuz et al., "Bucketed Ranking-based Losses for Efficient Training of Object Detectors", ECCV 2024). The
+    weights of the masks are those of the boxes of the same positives. Instead of a part of this package, any callable
+    serves that takes and returns the same.
 
     Parameters
     ----------
     box_loss
         ℓ, the loss of the box of each positive. None where boxes are learned elsewhere: a head need not pass any, and
         what it passes serves as quality alone.
+    delta_loss
+        A second loss of the box of each positive, such as L1 of ``Candidates.deltas``. Its balance is of the same kind
+        as that of the first.
     weighting
         w, what each positive counts in the localization.
     balancing
@@ -57,10 +62,11 @@ class Tasks(nn.Module):
 
     Notes
     -----
-    Terms: ``localization`` where a head passes boxes (or deltas), ``mask`` where it passes masks, both balanced, and
-    one by the name of each auxiliary head. Statistics: ``positives``, ``background``, ``negatives``; the errors before
-    λ, ``localization_error`` and ``mask_error``; their λ, ``balance`` and ``mask_balance``; the shares of what has no
-    gradient, ``boxes_limited`` and ``masks_saturated``. Without positives, and where all weights vanish, the terms are
+    Terms: ``localization`` where a head passes boxes (or deltas), ``deltas`` of the second loss, ``mask`` where it
+    passes masks, all balanced, and one by the name of each auxiliary head. Statistics: ``positives``, ``background``,
+    ``negatives``; the errors before λ, ``localization_error``, ``deltas_error`` and ``mask_error``; their λ,
+    ``balance``, ``deltas_balance`` and ``mask_balance``; the shares of what has no gradient, ``boxes_limited`` and
+    ``masks_saturated``. Without positives, and where all weights vanish, the terms are
     zeros connected to all outputs of the positives.
     """
 
@@ -68,6 +74,7 @@ class Tasks(nn.Module):
         self,
         *,
         box_loss: BoxLoss | None = GIoULoss(),
+        delta_loss: BoxLoss | None = None,
         weighting: Weighting = ScoreWeights(),
         balancing: Balancing = ValueBalance(),
         mask_balancing: Balancing | None = None,
@@ -76,9 +83,11 @@ class Tasks(nn.Module):
     ) -> None:
         super().__init__()
         self.box_loss = box_loss
+        self.delta_loss = delta_loss
         self.weighting = weighting
         self.balancing = balancing
-        # A copy, because a balance may remember the values of its task.
+        # Copies, because a balance may remember the values of its task.
+        self.delta_balancing = None if delta_loss is None else deepcopy(balancing)
         self.mask_balancing = deepcopy(balancing) if mask_balancing is None else mask_balancing
         self.auxiliary = tuple(auxiliary)
         self.dice_epsilon = dice_epsilon
@@ -117,7 +126,7 @@ class Tasks(nn.Module):
         """
         ranking = None if ranks is None else Ranking(ranks, processes)
         localized = list(self._localized(candidates, positives, ranking))
-        if not localized and self.box_loss is not None:
+        if not localized and not (self.box_loss is None and self.delta_loss is None):
             raise ValueError(f"head {candidates.head!r} passes neither boxes nor masks, which its loss needs")
         auxiliary = list(self._auxiliary(candidates, positives))
         own = [_Sum("classification", classification, torch.ones_like(classification)), *auxiliary, *localized]
@@ -126,6 +135,8 @@ class Tasks(nn.Module):
         for name, total, divisor in sums[: len(auxiliary)]:
             terms[name] = total / divisor.clamp(min=1)
         balances = {"localization": ("balance", self.balancing), "mask": ("mask_balance", self.mask_balancing)}
+        if self.delta_balancing is not None:
+            balances["deltas"] = ("deltas_balance", self.delta_balancing)
         for name, total, divisor in sums[len(auxiliary) :]:
             balance, balancing = balances[name]
             loss = total / usable_sum(divisor)
@@ -140,12 +151,13 @@ class Tasks(nn.Module):
 
     def _localized(self, candidates: Candidates, positives: Positives, ranking: Ranking | None) -> Iterator[_Sum]:
         has_boxes = candidates.boxes is not None or candidates.deltas is not None
-        box_loss = self.box_loss if has_boxes else None
-        if box_loss is None and candidates.masks is None:
+        losses = {"localization": self.box_loss, "deltas": self.delta_loss} if has_boxes else {}
+        wanted = {name: loss for name, loss in losses.items() if loss is not None}
+        if not wanted and candidates.masks is None:
             return
         weights = self.weighting(candidates, positives, ranking)
-        if box_loss is not None:
-            yield _Sum("localization", (weights * box_loss(candidates, positives)).sum(), weights.sum())
+        for name, loss in wanted.items():
+            yield _Sum(name, (weights * loss(candidates, positives)).sum(), weights.sum())
         if candidates.masks is not None and positives.dice is not None:
             rows = candidates.masks.rows
             weights = weights if rows is None else weights[rows]

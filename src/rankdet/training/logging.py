@@ -14,7 +14,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rankdet.runs.folder import Run, read_log, without_nan, write_text
 from rankdet.structures import InputError
 
-_SHOWN = ("ranking", "sorting", "classification", "localization", "balance", "mask", "mask_balance", "semantic")
+_SHOWN = (
+    "ranking",
+    "sorting",
+    "classification",
+    "localization",
+    "deltas",
+    "balance",
+    "mask",
+    "mask_balance",
+    "semantic",
+)
 
 
 class RunLog:

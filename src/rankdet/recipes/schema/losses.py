@@ -10,7 +10,6 @@ from .part import Choice, Part, part
 L1Loss = part("rankdet.losses.box_losses:L1Loss", "l1")
 SmoothL1Loss = part("rankdet.losses.box_losses:SmoothL1Loss", "smooth_l1")
 GIoULoss = part("rankdet.losses.box_losses:GIoULoss", "giou")
-L1GIoULoss = part("rankdet.losses.box_losses:L1GIoULoss", "l1_giou", needs=("boxes",))
 
 MaskCrossEntropyLoss = part(
     "rankdet.losses.mask_losses:MaskCrossEntropyLoss", "cross_entropy", needs_where={"over_box_size": "box_shares"}
