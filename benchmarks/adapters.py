@@ -8,7 +8,7 @@ Their forms:
 
 * ``theirs``: the framework's own losses.
 * ``rs``: ``use_rank_sort(model, boxes="theirs")``; the classification alone is replaced.
-* ``rs-balanced``: ``use_rank_sort(model, boxes="balanced")``; boxes get the value of the classification.
+* ``rs-balanced``: ``use_rank_sort(model, boxes="balanced")``; L1 and GIoU each get its value.
 
 Without ``--data`` they learn ``shapes``, which is made in the output folder. A data folder with a split ``test`` is
 used as the recipes on BCCD do. Images, their order and augmentation, schedule and AdamW are those of these recipes, and

@@ -167,25 +167,28 @@ def test_balanced_boxes_have_the_value_of_the_classification() -> None:
     made = criterion(boxes="balanced", weight=1.5)
     terms = made.get_loss("labels", outputs, targets, indices, 5.0)
     assert made.get_loss("boxes", outputs, targets, indices, 5.0) == {}
-    boxes = sum(weight * terms[name] for name, weight in BOX_WEIGHTS.items())
-    torch.testing.assert_close(boxes, WEIGHTS["loss_ce"] * terms["loss_ce"])
+    for name, weight in BOX_WEIGHTS.items():
+        torch.testing.assert_close(weight * terms[name], WEIGHTS["loss_ce"] * terms["loss_ce"])
 
 
-def test_balanced_boxes_are_means_weighted_by_the_best_score() -> None:
+def test_balanced_boxes_have_the_gradient_of_the_means_of_the_layer() -> None:
     outputs, targets, indices = draw((2, 1))
     terms = criterion(boxes="balanced").get_loss("labels", outputs, targets, indices, 3.0)
-    weights, distances, errors = [], [], []
+    distances, errors = [], []
     for image, (queries, objects) in enumerate(indices):
-        found, wanted = outputs["pred_boxes"][image, queries].detach(), targets[image]["boxes"][objects]
-        weights.append(outputs["pred_logits"][image, queries].detach().sigmoid().amax(1))
+        found, wanted = outputs["pred_boxes"][image, queries], targets[image]["boxes"][objects]
         distances.append((found - wanted).abs().sum(1))
         corners = (box_convert(boxes, "cxcywh", "xyxy") for boxes in (found, wanted))
         errors.append(1 - generalized_box_iou(*corners).diagonal())
-    w = torch.cat(weights) / torch.cat(weights).sum()
-    l1, giou = (w * torch.cat(distances)).sum(), (w * torch.cat(errors)).sum()
-    torch.testing.assert_close(terms["loss_bbox"] / terms["loss_giou"], l1 / giou)
-    gradients = torch.autograd.grad(terms["loss_bbox"], outputs["pred_boxes"])[0]
-    assert int(gradients.any(dim=2).sum()) == 3
+    for name, values in (("loss_bbox", distances), ("loss_giou", errors)):
+        mean = torch.cat(values).mean()
+        balance = WEIGHTS["loss_ce"] * terms["loss_ce"].detach() / (BOX_WEIGHTS[name] * mean.detach())
+        gradients = [
+            torch.autograd.grad(value, outputs["pred_boxes"], retain_graph=True)[0]
+            for value in (terms[name], balance * mean)
+        ]
+        torch.testing.assert_close(*gradients)
+        assert int(gradients[0].any(dim=2).sum()) == 3
     assert torch.autograd.grad(terms["loss_giou"], outputs["pred_logits"], allow_unused=True)[0] is None
 
 

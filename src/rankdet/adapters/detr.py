@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rankdet.losses import (
     Processes,
@@ -23,7 +24,6 @@ from rankdet.losses import (
     box_overlap,
     from_pairs,
     rank_sort_loss_at,
-    score_weights,
     value_balance,
 )
 from rankdet.losses.processes import with_value
@@ -56,8 +56,14 @@ class RankSort:
     .. math:: w (L_R + L_S), \qquad L_R, L_S \in [0, 1)
 
     (K. Oksuz et al., "Rank & Sort Loss for Object Detection and Instance Segmentation", ICCV 2021, arXiv:2107.11669).
-    Balanced boxes get :math:`\lambda (c_1 L_1 + c_2 L_{GIoU})` of the same value, where the c are the criterion's
-    weights. :math:`L_1` and :math:`L_{GIoU}` are means over the matched queries, weighted by their best scores.
+    Balanced boxes have two terms, the L1 distance and 1 − GIoU. Each is a mean over the matched queries of the layer,
+    multiplied by
+
+    .. math:: \lambda_t = c w (L_R + L_S) / L_t
+
+    so that both have the value of the classification, where c is the weight that the criterion gives it (F. Yavuz et
+    al., "Bucketed Ranking-based Losses for Efficient Training of Object Detectors", ECCV 2024, arXiv:2407.14204; the
+    code of BRS-DETR). Weights of box terms have no effect.
 
     Parameters
     ----------
@@ -114,8 +120,8 @@ class RankSort:
         iou = box_overlap(corners(boxes[image, query]), corners(objects)).iou
         return rank_sort_loss_at(logits, index, iou.detach(), self.delta, sync=self.sync)
 
-    def localization(self, logits: Tensor, boxes: Tensor, index: Index, objects: Tensor) -> tuple[Tensor, Tensor]:
-        """L1 distance of relative boxes and 1 − GIoU, each the mean of one layer weighted by scores, without λ and c.
+    def localization(self, boxes: Tensor, index: Index, objects: Tensor) -> tuple[Tensor, Tensor]:
+        """L1 distance of relative boxes and 1 − GIoU, each the mean over the matched queries of one layer, without λ.
 
         Parameters are those of a call.
 
@@ -123,15 +129,15 @@ class RankSort:
         --------
         >>> index = (torch.tensor([0]), torch.tensor([0]), torch.tensor([1]))
         >>> boxes, objects = torch.tensor([[[0.3, 0.3, 0.2, 0.2]]]), torch.tensor([[0.3, 0.3, 0.2, 0.1]])
-        >>> RankSort().localization(torch.zeros(1, 1, 2), boxes, index, objects)
+        >>> RankSort().localization(boxes, index, objects)
         (tensor(0.1000), tensor(0.5000))
         """
         image, query, _ = index
-        matched, weights = boxes[image, query], score_weights(logits[image, query])
+        matched = boxes[image, query]
         distance = (_precise(matched) - _precise(objects)).abs().sum(dim=1)
         giou = box_overlap(corners(matched), corners(objects)).giou
-        totals = torch.stack([(weights * distance).sum(), (weights * (1 - giou)).sum()])
-        *means, divisor = Processes(self.sync).mean(torch.cat([totals, weights.sum()[None].to(totals)]))
+        totals = torch.stack([distance.sum(), (1 - giou).sum()])
+        *means, divisor = Processes(self.sync).mean(functional.pad(totals, (0, 1), value=len(objects)))
         l1, one_minus_giou = with_value(totals, torch.stack(means)) / usable_sum(divisor)
         return l1, one_minus_giou
 
@@ -225,11 +231,10 @@ class RankSortLabels:
         classification = self.rank_sort.weight * (ranking + sorting)
         terms = {name: classification, "ranking": ranking.detach(), "sorting": sorting.detach()}
         if self.rank_sort.boxes == "balanced":
-            weights = self.weight_dict
-            l1, giou = self.rank_sort.localization(logits, boxes, index, objects)
-            both = weights["loss_bbox"] * l1 + weights["loss_giou"] * giou
-            balance = value_balance(weights[name] * classification, both)
-            terms |= {"loss_bbox": balance * l1, "loss_giou": balance * giou}
+            value = self.weight_dict[name] * classification
+            errors = self.rank_sort.localization(boxes, index, objects)
+            for term, error in zip(("loss_bbox", "loss_giou"), errors, strict=True):
+                terms[term] = value_balance(value, self.weight_dict[term] * error) * error
         return terms
 
 
