@@ -334,7 +334,7 @@ def test_callbacks_get_records_evaluations_and_the_run(tiny: Load, tmp_path: Pat
     assert (noting.logged, noting.evaluated, noting.ended) == ([1, 2, 3, 4], [2, 4], [run])
     assert run.metrics["AP"] >= 0
     assert run.signal is None
-    assert str(run.model.origin.path).endswith("iteration_00000004.pt")
+    assert run.model.origin.path == Run(tmp_path / "run").best_checkpoint
 
 
 def test_error_of_a_callback_leaves_a_checkpoint_and_is_raised(tiny: Load, tmp_path: Path):

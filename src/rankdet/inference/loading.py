@@ -27,7 +27,7 @@ def load(
     trust: bool = False,
     max_detections: int | None = None,
 ) -> Model:
-    """The trained model of a checkpoint, or of the newest one of a run folder.
+    """The trained model of a checkpoint, or of the best one of a run folder (the newest, where none was evaluated).
 
     Parameters
     ----------

@@ -56,6 +56,8 @@ class TrainState:
         Numbers by which other training data are recognized.
     parts
         Import paths of the parts that the caller brought, by their names.
+    best
+        The best evaluation so far (`rankdet.training.best.Best`).
     optimizer
         Its state.
     random_states, statistics
@@ -73,6 +75,7 @@ class TrainState:
     shift: int = 0
     data: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     random_states: list[dict[str, Any]] = field(default_factory=list)
     statistics: list[dict[str, Any]] = field(default_factory=list)
@@ -145,7 +148,8 @@ def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | 
         raise InputError(f"{path} is damaged or no checkpoint of rankdet") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path} is no checkpoint of this version of rankdet")
-    for name, value in {"parts": {}, "samples": 0, "shift": 0, "data": {}}.items():  # which 0.1.0 does not write
+    # Version 0.1.0 does not write these.
+    for name, value in {"parts": {}, "samples": 0, "shift": 0, "data": {}, "best": {}}.items():
         state.setdefault(name, value)
     if needed is not None:
         _check_entries(state, needed, path)

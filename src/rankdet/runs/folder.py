@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +56,15 @@ class Run:
         """Where the checkpoint of an iteration lies."""
         return self.folder / "checkpoints" / f"iteration_{iteration:08d}.pt"
 
+    @property
+    def best_checkpoint(self) -> Path:
+        """A second name of the checkpoint with the best evaluation, which is kept when newer ones are."""
+        return self.folder / "checkpoints" / "best.pt"
+
     def checkpoints(self) -> list[Path]:
-        """All checkpoints, the oldest first."""
-        return sorted(self.folder.glob("checkpoints/iteration_*.pt"))
+        """All checkpoints, the oldest first; the best one counts where it is the only one that is left."""
+        found = sorted(self.folder.glob("checkpoints/iteration_*.pt"))
+        return found or [path for path in (self.best_checkpoint,) if path.exists()]
 
     def latest_checkpoint(self) -> Path:
         """The newest checkpoint; raises InputError where there is none."""
@@ -74,6 +81,21 @@ class Run:
             raise InputError(
                 f"{self.folder} already holds a run; resume it (--resume, in Python resume=), or give another folder"
             )
+
+    def keep_as_best(self, iteration: int) -> None:
+        """Give the checkpoint of an iteration its second name, in one step.
+
+        Both names are of one file, where the file system has links; it takes no more of the disk until the first name
+        is deleted. Raises InputError when the name cannot be written.
+        """
+        try:
+            with written_whole(self.best_checkpoint) as part:
+                try:
+                    os.link(self.checkpoint(iteration), part)
+                except OSError:
+                    shutil.copyfile(self.checkpoint(iteration), part)
+        except OSError as error:
+            raise InputError(f"cannot write {self.best_checkpoint}: {error.strerror}") from error
 
     def create(self) -> None:
         """Make the folder; what a run without any checkpoint left in it is removed."""
@@ -92,8 +114,11 @@ class Run:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """``path`` itself, or the newest checkpoint where it is a run folder."""
-    return Run(path).latest_checkpoint() if path.is_dir() else path
+    """``path`` itself; of a run folder its best checkpoint, or the newest one where no evaluation has found a best."""
+    if not path.is_dir():
+        return path
+    run = Run(path)
+    return run.best_checkpoint if run.best_checkpoint.exists() else run.latest_checkpoint()
 
 
 def make_folder(folder: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from rankdet.structures import InputError
@@ -87,11 +87,11 @@ class World:
         dist.all_reduce(shared)
         return shared / self.size
 
-    def share_buffers(self, module: nn.Module) -> None:
-        """Give the buffers of ``module`` the values of the main process, such as running statistics of its images."""
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give tensors, such as buffers with running statistics of own images, the values of the main process."""
         if self.size > 1:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, 0)
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -16,6 +16,7 @@ from rankdet.inference.evaluation import Evaluation, evaluate_model, optimal_thr
 from rankdet.runs.checkpoint import (
     TrainState,
     fitting,
+    load_checkpoint,
     load_weights,
     random_state,
     restore_random_state,
@@ -26,6 +27,7 @@ from rankdet.runs.folder import Run
 from rankdet.runs.processes import ELSEWHERE
 from rankdet.runs.signals import StopRequest
 from rankdet.structures import Batch, DivergenceError, InputError
+from rankdet.training.best import Best
 from rankdet.training.health import Health
 from rankdet.training.logging import Display, RunLog
 from rankdet.training.parts import Callback
@@ -54,8 +56,9 @@ class Loop:
         self._recipe, self._world = training.recipe, training.world
         known = fingerprint(training.dataset, training.num_samples)
         self.state = TrainState(world_size=self._world.size, data=known, parts=training.parts.names())
-        self.metrics: dict[str, Any] | None = None
-        """On the main process the numbers of the last evaluation made here."""
+        self.best = Best(self._recipe.evaluation.metric)
+        self.metrics: dict[int, dict[str, Any]] = {}
+        """On the main process the numbers of the evaluations made here that were the best or the last, by iteration."""
         self._clock, self._statistics, self._num_skipped = Clock(self.state), IntervalStatistics(), 0
         self._model, self._health = training.model, Health()
         self._log: RunLog | None = None
@@ -86,6 +89,8 @@ class Loop:
             if world.is_main:
                 tensorboard = self._recipe.runtime.tensorboard
                 self._log = RunLog(self.run, state.iteration, tensorboard, state.is_evaluated)
+                if saved is not None and self.is_best() and not self._is_named_best():
+                    self.run.keep_as_best(state.iteration)  # it was killed between the file and its second name
         if world.is_main:
             going_on = "" if saved is None else f"going on at iteration {state.iteration}"
             for message in filter(None, (training.describe(), training.prepared.describe(), training.start, going_on)):
@@ -111,7 +116,7 @@ class Loop:
                 self._evaluate()
                 if is_saved:
                     self._save()  # with the thresholds
-            if self._place() >= training.num_iterations:
+            if self._place() >= training.num_iterations or self._is_waited_enough():
                 return None
             is_stopped = self._run_iteration(batches)
             is_last = self._place() == training.num_iterations
@@ -134,6 +139,18 @@ class Loop:
         is_regular = settings.every is not None and state.iteration % settings.every == 0
         is_at_end = settings.at_end and self._place() == self.training.num_iterations
         return not state.is_evaluated and (is_regular or is_at_end)
+
+    def _is_waited_enough(self) -> bool:
+        """Whether as many evaluations as the recipe says were not better than the best; says so."""
+        patience, best = self._recipe.evaluation.patience, self.best
+        if patience is None or best.evaluations_since < patience:
+            return False
+        if self._world.is_main:
+            self.display.say(
+                f"stopped at iteration {self.state.iteration}: {best.evaluations_since} evaluations in a row are not "
+                f"better than {best.describe()} (evaluation.patience={patience})"
+            )
+        return True
 
     def _run_iteration(self, batches: Iterator[Batch]) -> bool:
         """Run one step of the optimizer; return whether a process was asked to stop."""
@@ -234,7 +251,7 @@ class Loop:
         if training.test_dataset is None:
             return
         start = time.perf_counter()
-        world.share_buffers(training.model.network)
+        world.share(training.model.network.buffers())
         # Nothing that evaluation draws may change what training draws.
         before = random_state(world.device)
         evaluation = evaluate_model(
@@ -244,10 +261,15 @@ class Loop:
         with world.together():
             if evaluation is not None and self._log is not None:
                 self._write_evaluation(evaluation, self._log, time.perf_counter() - start)
+        # All processes end where the main process does, which alone measures.
+        self.best = world.gather(self.best)[0]
         self.state.is_evaluated = True
 
     def _write_evaluation(self, evaluation: Evaluation, log: RunLog, seconds: float) -> None:
-        self.metrics, self.state.thresholds = evaluation.metrics, optimal_thresholds(evaluation.metrics) or None
+        self.state.thresholds = optimal_thresholds(evaluation.metrics) or None
+        self.best = self.best.after(self.state.iteration, evaluation.metrics)
+        best = {key: metrics for key, metrics in self.metrics.items() if key == self.best.iteration}
+        self.metrics = best | {self.state.iteration: evaluation.metrics}
         evaluation.write(self.run.folder)
         record = {
             "kind": "evaluation",
@@ -256,7 +278,7 @@ class Loop:
             "timing": {"seconds": self.state.seconds, "evaluation_seconds": seconds},
         }
         log.write(record)
-        self.display.show_evaluation(record)
+        self.display.show_evaluation(record, is_best=self.is_best())
         self._call(lambda callback: callback.on_evaluation(record))
 
     def _save(self) -> None:
@@ -264,7 +286,7 @@ class Loop:
         training, world = self.training, self._world
         self._fetch()
         # All processes go on from what is written, as they do in a resumed run.
-        world.share_buffers(training.model.network)
+        world.share(training.model.network.buffers())
         # A loss may remember what it saw, on each process something else.
         losses = {
             head: {name: value.cpu() for name, value in loss.state_dict().items()}
@@ -273,6 +295,7 @@ class Loop:
         own = {"statistics": self._statistics.state(), "skipped": self._num_skipped, "losses": losses}
         state = replace(
             self.state,
+            best=vars(self.best),
             optimizer=training.optimizer.state_dict(),
             random_states=world.gather(random_state(world.device)),
             statistics=world.gather(own),
@@ -280,6 +303,14 @@ class Loop:
         with world.together():
             if world.is_main:
                 self._write_checkpoint(state)
+
+    def is_best(self) -> bool:
+        """Whether the evaluation of this iteration is the best one."""
+        return self.best.value is not None and self.best.iteration == self.state.iteration
+
+    def _is_named_best(self) -> bool:
+        named = self.run.best_checkpoint
+        return named.exists() and load_checkpoint(named)["iteration"] == self.state.iteration
 
     def _write_checkpoint(self, state: TrainState) -> None:
         weights = self.training.model.network.state_dict()
@@ -291,12 +322,18 @@ class Loop:
         categories = [list(category) for category in self.training.model.categories]
         described = {"recipe": self._recipe.model_dump(mode="json"), "categories": categories, "detector": weights}
         save_checkpoint(self.run.checkpoint(state.iteration), vars(state) | described)
+        if self.is_best():
+            self.run.keep_as_best(state.iteration)
         self.run.delete_old_checkpoints(self._recipe.runtime.keep_checkpoints)
 
     def _restore(self, saved: dict[str, Any]) -> None:
         training, path = self.training, self.run.latest_checkpoint()
         load_weights(training.model.network, saved["detector"], path)
         self.state = replace(TrainState.of_checkpoint(saved), data=self.state.data)
+        with fitting(path):
+            best = Best(**self.state.best) if self.state.best else self.best
+        if best.metric == self.best.metric:  # values of another metric cannot be compared
+            self.best = best
         self._clock = Clock(self.state)
         with fitting(path):
             training.optimizer.load_state_dict(self.state.optimizer)

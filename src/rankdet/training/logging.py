@@ -126,11 +126,12 @@ class Display:
             counted = f"{iteration:>7}/{self._num_iterations}"
             self.say(f"{counted}  lr {record['lr']:.2e}  {terms}  {seconds:.3f} s/it  left {left}")
 
-    def show_evaluation(self, record: Mapping[str, Any]) -> None:
-        """Show the main numbers of an evaluation."""
+    def show_evaluation(self, record: Mapping[str, Any], is_best: bool) -> None:
+        """Show the main numbers of an evaluation, and whether it is the best so far."""
         metrics = record["metrics"]
         text = f"iteration {record['iteration']}: {_main_numbers(metrics) or 'nothing is measured'}"
-        self.say(f"{text}  masks: {_main_numbers(metrics['masks'])}" if "masks" in metrics else text)
+        text = f"{text}  masks: {_main_numbers(metrics['masks'])}" if "masks" in metrics else text
+        self.say(f"{text}  (best)" if is_best else text)
         for line in metrics.get("findings", ()):
             if line not in self._told:
                 self._told.add(line)  # they are the same in every evaluation of a run

@@ -19,8 +19,15 @@ from rankdet.recipes import Recipe, dump, load_recipe
 from rankdet.recipes.changes import PLACES_OF_DATA
 from rankdet.recipes.default import BOXES, said_of_default
 from rankdet.recipes.loading import parsed_overrides
-from rankdet.runs.checkpoint import FOR_TRAINING, load_checkpoint, random_state, restore_random_state
-from rankdet.runs.folder import Run, write_text
+from rankdet.runs.checkpoint import (
+    FOR_DETECTION,
+    FOR_TRAINING,
+    load_checkpoint,
+    load_weights,
+    random_state,
+    restore_random_state,
+)
+from rankdet.runs.folder import Run, find_checkpoint, read_log, write_text
 from rankdet.runs.processes import World, joined_world
 from rankdet.runs.signals import StopRequest
 from rankdet.structures import InputError
@@ -39,12 +46,12 @@ class TrainedRun:
     Parameters
     ----------
     folder
-        The run folder: recipe.yaml, data.txt (what is used and left out), log.jsonl, checkpoints/, evaluation.json,
-        detections.json.
+        The run folder: recipe.yaml, data.txt (what is used and left out), log.jsonl, checkpoints/, and of the last
+        evaluation evaluation.json and detections.json.
     model
-        The trained model, in evaluation mode.
+        The trained model, in evaluation mode: that of the best evaluation, as `rankdet.load` gives it of the folder.
     metrics
-        The numbers of its last evaluation, as of `rankdet.metrics.evaluate`; None before any.
+        The numbers of its evaluation, as of `rankdet.metrics.evaluate`; None before any.
     signal
         Number of the signal that stopped the training early, or None.
     """
@@ -161,13 +168,7 @@ def train(
         shift = 0 if state is None else state["shift"]
         loop = Loop(training, run, Display(own_console, resolved.name, training.num_iterations + shift), stop)
         signal = loop.go(state)
-        training.model.network.eval()
-        checkpoint = run.checkpoints()[-1] if run.checkpoints() else None
-        model = replace(training.model, thresholds=loop.state.thresholds, origin=Origin(training.recipe, checkpoint))
-        metrics = loop.metrics
-        if metrics is None and resume is not None and run.evaluation.exists():  # it was evaluated before
-            metrics = json.loads(run.evaluation.read_text(encoding="utf-8"))
-        trained = TrainedRun(run.folder, model, metrics, signal)
+        trained = _trained_run(loop, run, signal)
         with world.together():
             for callback in callbacks if world.is_main else ():
                 callback.on_end(trained)
@@ -205,6 +206,35 @@ def _prepared(
                 write_text(run.recipe, dump(training.recipe))
                 write_text(run.data, training.prepared.describe() + "\n")
     return training, state
+
+
+def _trained_run(loop: Loop, run: Run, signal: int | None) -> TrainedRun:
+    """The run with the model as `rankdet.load` gives it of the folder: that of the best evaluation, if there is one."""
+    training, world, state = loop.training, loop.training.world, loop.state
+    network = training.model.network.eval()
+    path, iteration, thresholds = None, state.iteration, state.thresholds
+    with world.together():
+        if world.is_main:  # the folder need not be on the machines of other processes
+            path = find_checkpoint(run.folder)
+            if path == run.best_checkpoint and not loop.is_best():
+                best = load_checkpoint(path, FOR_DETECTION)
+                load_weights(network, best["detector"], path)
+                iteration, thresholds = best["iteration"], best["thresholds"]
+    path, iteration, thresholds = world.gather((path, iteration, thresholds))[0]
+    if iteration != state.iteration:
+        world.share(network.state_dict().values())
+    model = replace(training.model, thresholds=thresholds, origin=Origin(training.recipe, path))
+    return TrainedRun(run.folder, model, _metrics(loop, run, iteration) if world.is_main else None, signal)
+
+
+def _metrics(loop: Loop, run: Run, iteration: int) -> dict[str, Any] | None:
+    """The numbers of the evaluation of an iteration, or of the last one, where that was not evaluated."""
+    if iteration in loop.metrics:
+        return loop.metrics[iteration]
+    for record in read_log(run.log):  # it was made before the run went on
+        if record["kind"] == "evaluation" and record["iteration"] == iteration:
+            return dict(record["metrics"])
+    return json.loads(run.evaluation.read_text(encoding="utf-8")) if run.evaluation.exists() else None
 
 
 def _check_data_are_there(recipe: Recipe, are_own: bool) -> None:

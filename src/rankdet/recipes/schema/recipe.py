@@ -30,6 +30,11 @@ class Evaluation(Config):
     """Iterations between evaluations during training; null: only at the end."""
     at_end: bool = True
     """Whether the trained detector is evaluated."""
+    metric: Literal["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "oLRP"] = "AP"
+    """The number whose best evaluation names the checkpoint ``best.pt``; that of masks where the detector finds some.
+    APr, APc and APf are those of LVIS."""
+    patience: Count | None = None
+    """Evaluations in a row without a better ``metric`` that end the training (set ``every``); null: it is not ended."""
     batch_size: Count = 4
     """Images per process and step."""
 
