@@ -19,6 +19,8 @@ TRAIN = (
     "yaml",
 )
 """The modules of its packages."""
+FASTER = ("orjson",)
+"""Modules of the extra that make it faster, and that it can do without."""
 _INSTALL = "pip install 'rankdet[train]'"
 OLDEST_TORCH = 2, 9
 """Major and minor version of the oldest torch of the trainer."""

@@ -1,12 +1,15 @@
 """There is one reader: training and evaluation take the same files, and refuse the same records in the same words."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rankdet.coco import GroundTruth, grouped, read_ground_truth
+from rankdet.coco import GroundTruth, grouped, read_ground_truth, reading
 from rankdet.data import CocoDataset
 from rankdet.metrics import evaluate
 from rankdet.structures import InputError
@@ -134,3 +137,38 @@ def test_an_evaluation_needs_neither_files_nor_sizes_of_images():
     for images in ([{"id": 7, "width": "unknown", "height": 80}], [{"id": 7}]):
         with pytest.raises(InputError, match=r"annotation 8: .* polygons, for which its image needs height and width"):
             evaluate(content | {"images": images}, [], "segm")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+)
+
+
+@given(JSON, st.sampled_from([None, 1]), st.none() | st.integers(0, 20))
+def test_orjson_reads_what_json_reads(value, indent, cut):
+    pytest.importorskip("orjson")
+    text = json.dumps(value, indent=indent).encode()[:cut]
+
+    def outcome() -> str:
+        try:
+            return repr(reading._parsed(text))
+        except ValueError as error:
+            return str(error)
+
+    found = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "orjson", None)
+        assert outcome() == found
+
+
+def test_garbage_is_collected_again_after_reading(tmp_path: Path):
+    (tmp_path / "broken.json").write_text("[1")
+    (tmp_path / "sound.json").write_text("[1]")
+    for was_enabled in (False, True):
+        gc.enable() if was_enabled else gc.disable()
+        assert reading.read_json(tmp_path / "sound.json") == [1]
+        assert gc.isenabled() == was_enabled
+    with pytest.raises(InputError, match="is not valid JSON"):
+        reading.read_json(tmp_path / "broken.json")
+    assert gc.isenabled()

@@ -8,11 +8,16 @@ Legend: N images, A annotations, C categories.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rankdet.coco import columns
+from rankdet.coco.columns import NotPlain
 from rankdet.coco.findings import (
     LARGEST_ID,
     LARGEST_SIDE,
@@ -49,17 +54,40 @@ class Image:
     row: dict[str, Any]
 
 
-@dataclass
-class Annotations:
+class Annotations(NamedTuple):
     """The sound annotations, column by column: see `rankdet.coco.GroundTruth`.
 
     places
-        A places in the section.
+        (A,) places in the section.
     segmentations
-        Sound segmentations; None where there is none, or it was not asked for.
+        A sound segmentations; None where there is none, or it was not asked for.
     outlines
         ``(x, y, width, height)`` around the polygons of an annotation; None where it was not looked at, or has none.
+    num_runs
+        Crowds that are run lengths.
+    num_left_out
+        Records that make no sense.
     """
+
+    ids: NDArray[np.int64]
+    places: NDArray[np.int64]
+    images: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    is_crowd: NDArray[np.bool_]
+    is_ignored: NDArray[np.bool_]
+    has_new_id: NDArray[np.bool_]
+    segmentations: list[Any]
+    has_empty_mask: NDArray[np.bool_]
+    outlines: list[list[float] | None]
+    num_runs: int = 0
+    num_left_out: int = 0
+
+
+@dataclass
+class _Found:
+    """The sound annotations so far: see `Annotations`."""
 
     ids: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
@@ -74,9 +102,25 @@ class Annotations:
     has_empty_mask: list[bool] = field(default_factory=list)
     outlines: list[list[float] | None] = field(default_factory=list)
     num_runs: int = 0
-    """Crowds that are run lengths."""
-    num_left_out: int = 0
-    """Records that make no sense."""
+
+    def columns(self, num_left_out: int) -> Annotations:
+        """All of them in arrays."""
+        return Annotations(
+            ids=np.array(self.ids, dtype=np.int64),
+            places=np.array(self.places, dtype=np.int64),
+            images=np.array(self.images, dtype=np.int64),
+            labels=np.array(self.labels, dtype=np.int64),
+            boxes=np.array(self.boxes, dtype=np.float64).reshape(-1, 4),
+            areas=np.array(self.areas, dtype=np.float64),
+            is_crowd=np.array(self.is_crowd, dtype=bool),
+            is_ignored=np.array(self.is_ignored, dtype=bool),
+            has_new_id=np.array(self.has_new_id, dtype=bool),
+            segmentations=self.segmentations,
+            has_empty_mask=np.array(self.has_empty_mask, dtype=bool),
+            outlines=self.outlines,
+            num_runs=self.num_runs,
+            num_left_out=num_left_out,
+        )
 
 
 def read_categories(section: Section) -> dict[int, dict[str, Any]]:
@@ -171,11 +215,15 @@ def read_annotations(
     ``labels`` has those of the category ids, ``left_out`` the ids of images that were left out. With ``masks``
     segmentations are read; without, only where a box is missing.
     """
-    found = Annotations()
     places: dict[Any, int] = {id_: place for place, id_ in enumerate(images)}
-    sizes = [(image.height, image.width) for image in images.values()]
+    sizes = [(image.height, image.width) if image.height and image.width else None for image in images.values()]
+    try:
+        return _plain(section, places, labels, sizes, masks, crowds_are_objects)
+    except NotPlain:  # then each record is looked at
+        pass
+    found = _Found()
     taken: set[int] = set()
-    step = 1 + len(section.rows) // NUM_OUTLINES
+    step = _step(section)
     for row in section:
         image_id, category_id = row.get("image_id"), row.get("category_id")
         if type(image_id) is not int:
@@ -203,7 +251,7 @@ def read_annotations(
             section.say("note", "is a crowd region: taken as an object, as data.crowds_are_objects says")
             is_crowd = False
         given, box = row.get("segmentation"), row.get("bbox")
-        size = sizes[place] if all(sizes[place]) else None
+        size = sizes[place]
         segmentation, outline = None, None
         lacks_box = box is None or (isinstance(box, list) and not box)
         if masks or lacks_box:
@@ -233,11 +281,10 @@ def read_annotations(
         found.areas.append(_area(section, row.get("area")))
         found.is_crowd.append(is_crowd)
         found.is_ignored.append(is_ignored)
-        found.num_runs += is_crowd and isinstance(given, dict) and bool(given)
+        found.num_runs += is_crowd and _is_runs(given)
         found.segmentations.append(segmentation if masks else None)
         found.has_empty_mask.append(segmentation is not None and masks and is_empty(segmentation, size, outline))
         found.outlines.append(outline)
-    found.num_left_out = len(section.rows) - len(found.ids)
     next_id = max(taken, default=0) + 1
     if next_id + len(found.ids) > LARGEST_ID:
         next_id = 1
@@ -247,7 +294,59 @@ def read_annotations(
                 next_id += 1
             found.ids[place] = next_id
             next_id += 1
+    return found.columns(len(section.rows) - len(found.ids))
+
+
+def _plain(
+    section: Section,
+    places: Mapping[Any, int],
+    labels: Mapping[Any, int],
+    sizes: Sequence[tuple[int, int] | None],
+    masks: bool,
+    crowds_are_objects: bool,
+) -> Annotations:
+    """All annotations, where nothing is to be said but of segmentations; `NotPlain` otherwise."""
+    rows = section.rows
+    columns.check_objects(rows)
+    own_ids = columns.ids(columns.column(rows, "id"))
+    columns.check(len(np.unique(own_ids)) == len(own_ids))
+    is_crowd, is_ignored = (columns.flags([row.get(key, 0) for row in rows]) for key in ("iscrowd", "ignore"))
+    columns.check(not (crowds_are_objects and is_crowd.any()))
+    found = Annotations(
+        ids=own_ids,
+        places=np.arange(len(rows)),
+        images=columns.looked_up(columns.column(rows, "image_id"), places),
+        labels=columns.looked_up(columns.column(rows, "category_id"), labels),
+        boxes=columns.boxes(columns.column(rows, "bbox"), LARGEST_SIDE),
+        areas=columns.numbers_or_nan([row.get("area") for row in rows], LARGEST_AREA),
+        is_crowd=is_crowd,
+        is_ignored=is_ignored,
+        has_new_id=np.zeros(len(rows), dtype=bool),
+        segmentations=[None] * len(rows),
+        has_empty_mask=np.zeros(len(rows), dtype=bool),
+        outlines=[None] * len(rows),
+        num_runs=sum(_is_runs(rows[place].get("segmentation")) for place in np.flatnonzero(is_crowd).tolist()),
+    )
+    if not masks:
+        for place in range(0, len(rows), _step(section)):
+            found.outlines[place] = _outline(rows[place].get("segmentation"))
+        return found
+    for row, image, is_one in zip(section, found.images.tolist(), is_crowd.tolist(), strict=True):
+        segmentation = _segmentation(section, row.get("segmentation"), sizes[image], is_one, masks)
+        if segmentation is not None:
+            place, outline = section.place, outline_box(segmentation, of_runs=False)
+            found.segmentations[place], found.outlines[place] = segmentation, outline
+            found.has_empty_mask[place] = is_empty(segmentation, sizes[image], outline)
     return found
+
+
+def _step(section: Section) -> int:
+    """Every so many annotations, polygons are compared with the box though masks are not asked for."""
+    return 1 + len(section.rows) // NUM_OUTLINES
+
+
+def _is_runs(given: Any) -> bool:
+    return isinstance(given, dict) and bool(given)
 
 
 def _own_id(section: Section, taken: set[int]) -> int:

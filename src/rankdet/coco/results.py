@@ -5,6 +5,7 @@ Legend: D detections of a data set.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from rankdet.coco import columns
+from rankdet.coco.columns import NotPlain
 from rankdet.coco.findings import (
     Finding,
     Problem,
@@ -129,13 +132,13 @@ class Results:
 
     def records(self) -> list[dict[str, Any]]:
         """One record for each detection, as COCO's result files have them."""
-        columns: dict[str, list[Any]] = {"image_id": self.image_ids.tolist(), "category_id": self.category_ids.tolist()}
+        lists: dict[str, list[Any]] = {"image_id": self.image_ids.tolist(), "category_id": self.category_ids.tolist()}
         if self.boxes is not None:
-            columns["bbox"] = self.boxes.tolist()
-        columns["score"] = self.scores.tolist()
+            lists["bbox"] = self.boxes.tolist()
+        lists["score"] = self.scores.tolist()
         if self.masks is not None:
-            columns["segmentation"] = self.masks
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            lists["segmentation"] = self.masks
+        return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
 ResultsSource = str | PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Results
@@ -182,6 +185,11 @@ def read_results(
     if isinstance(source, Results):
         return source, []
     name, records, own_images, own_categories = _records(source)
+    if not (masks or own_images or own_categories or labels_from is not None):
+        try:
+            return _plain(records, ground_truth), []
+        except NotPlain:  # then each record is looked at
+            pass
     required = ("image_id", "category_id", "score", *(("segmentation",) if masks else ()))
     missing = ((row, record, missing_key(record, required)) for row, record in enumerate(records))
     raise_errors(_broken(name, row, record, *problem) for row, record, problem in missing if problem is not None)
@@ -228,6 +236,15 @@ def read_results(
         codes if masks else None,
     )
     return results, [*matching.findings, *findings]
+
+
+def _plain(records: Sequence[Any], truth: GroundTruth) -> Results:
+    """Boxes of which nothing is to be said; `NotPlain` where one is in another form, or makes no sense."""
+    columns.check_objects(records, without=("file_name", "category_name"))
+    image_ids, category_ids = (columns.ids(columns.column(records, key)) for key in ("image_id", "category_id"))
+    columns.check(np.isin(image_ids, truth.image_ids).all() and np.isin(category_ids, truth.category_ids).all())
+    scores = columns.numbers(columns.column(records, "score"), sys.float_info.max)
+    return Results(image_ids, category_ids, scores, columns.boxes(columns.column(records, "bbox"), LARGEST_COORDINATE))
 
 
 _Section = Mapping[Any, Mapping[str, Any]]

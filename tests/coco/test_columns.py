@@ -1,0 +1,141 @@
+"""Records that are as they should be are read a key at a time: into the same arrays and findings as one by one."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rankdet.coco import read_ground_truth, read_results, records, results
+from rankdet.coco.columns import NotPlain
+from rankdet.coco.packed import PackedBytes
+from rankdet.structures import InputError
+
+SQUARE = [[10, 10, 50, 10, 50, 50, 10, 50]]
+RUNS = {"size": [64, 64], "counts": [4096]}
+TRUTH: dict[str, Any] = {
+    "images": [{"id": id_, "file_name": f"{id_}.jpg", "height": 64, "width": 64} for id_ in (7, 3)],
+    "categories": [{"id": 4, "name": "cat"}, {"id": 1, "name": "dog"}],
+    "annotations": [
+        {"id": 5, "image_id": 3, "category_id": 4, "bbox": [10, 10, 40, 40.0], "area": 1600, "segmentation": SQUARE},
+        {"id": 2, "image_id": 7, "category_id": 1, "bbox": [1.5, 2, 3, 4], "iscrowd": 1, "segmentation": RUNS},
+        {"id": 0, "image_id": 7, "category_id": 4, "bbox": (1, 2, 3, 4), "ignore": 1, "area": None},
+    ],
+}
+FOUND: list[dict[str, Any]] = [
+    {"image_id": 3, "category_id": 4, "bbox": [10, 10, 40, 38.5], "score": 0.5},
+    {"image_id": 7, "category_id": 1, "bbox": [-1, 2, 3, 0], "score": 1},
+]
+ODD = [
+    *(None, True, False, 0, 1, 2, 3, 7, -1, 0.0, 1.0, 7.0, 0.5, math.nan, math.inf, -math.inf, 10**30, 10**400, 2**63),
+    *(
+        "",
+        "7",
+        "x",
+        [],
+        [1],
+        [1, 2, 3],
+        [1, 2, 3, -4],
+        [1, 2, 3, math.nan],
+        [1, 2, 3, True],
+        [1, 2, 3, 2e6],
+        "1234",
+        {},
+    ),
+    *([1, 2, 3, 2e9], {1: 1, 2: 2, 3: 3, 4: 4}, (1, 2, 3, 4), np.float64(1.0), np.int64(7), np.array([1.0, 2, 3, 4])),
+]
+KEYS = (
+    "id",
+    "image_id",
+    "category_id",
+    "bbox",
+    "area",
+    "iscrowd",
+    "ignore",
+    "score",
+    "segmentation",
+    "file_name",
+    "category_name",
+)
+
+
+def change(draw: st.DrawFn, rows: list[Any]) -> None:
+    """Give some records odd values, or none, or make them something else."""
+    for _ in range(draw(st.integers(0, 2))):
+        place, key = draw(st.integers(0, len(rows) - 1)), draw(st.sampled_from([*KEYS, None]))
+        if key is None:
+            rows[place] = draw(st.sampled_from(ODD))
+        elif isinstance(rows[place], dict) and draw(st.booleans()):
+            rows[place][key] = draw(st.sampled_from(ODD))
+        elif isinstance(rows[place], dict):
+            rows[place].pop(key, None)
+
+
+@st.composite
+def changed(draw: st.DrawFn, document: Any) -> Any:
+    document = copy.deepcopy(document)
+    change(draw, document if isinstance(document, list) else document["annotations"])
+    return document
+
+
+def outcome(read: Callable[[], Any]) -> str:
+    """All that a reader says and gives, as a text, for NaN differs from itself."""
+    try:
+        found, findings = read()
+    except InputError as error:
+        return str(error)
+    return repr([(field.name, shown(getattr(found, field.name))) for field in fields(found)] + findings)
+
+
+def shown(value: Any) -> Any:
+    if isinstance(value, PackedBytes):
+        return [value[row] for row in range(len(value))]
+    return (value.dtype, value.tolist()) if isinstance(value, np.ndarray) else value
+
+
+def never(*_: Any) -> None:
+    raise NotPlain
+
+
+@settings(max_examples=400, deadline=None)
+@given(changed(TRUTH), st.booleans(), st.booleans())
+def test_annotations_by_keys_are_those_one_by_one(document, masks, crowds_are_objects):
+    def read() -> Any:
+        return read_ground_truth(document, masks=masks, crowds_are_objects=crowds_are_objects)
+
+    by_keys = outcome(read)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_plain", never)
+        assert outcome(read) == by_keys
+
+
+@settings(max_examples=400, deadline=None)
+@given(changed(FOUND), st.booleans(), st.sampled_from([None, 0, 1]), st.booleans())
+def test_detections_by_keys_are_those_one_by_one(document, only_known, labels_from, masks):
+    truth, _ = read_ground_truth(TRUTH)
+    if masks:
+        document = [row | {"segmentation": SQUARE} if isinstance(row, dict) else row for row in document]
+
+    def read() -> Any:
+        return read_results(document, truth, masks, only_known, labels_from)
+
+    by_keys = outcome(read)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "_plain", never)
+        assert outcome(read) == by_keys
+
+
+def test_plain_records_are_read_by_keys(monkeypatch):
+    def one_by_one(*_: Any) -> None:
+        raise AssertionError("a record was looked at alone")
+
+    truth, _ = read_ground_truth(TRUTH)
+    monkeypatch.setattr(results, "_problem", one_by_one)
+    monkeypatch.setattr(records, "box_problem", one_by_one)
+    assert len(read_results(FOUND, truth, masks=False)[0]) == 2
+    assert len(read_ground_truth(TRUTH)[0].labels) == 3
