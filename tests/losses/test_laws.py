@@ -6,6 +6,7 @@ Legend: M candidates, P positives, N negatives, δ half the width of the soft st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import pytest
@@ -179,6 +180,16 @@ LOSSES = {
     "aLRP, reference, index": scalar(alrp_at, "reference"),
     "discounted gain": scalar(discounted_gain, "reference"),
 }
+if find_spec("numba") is not None:
+    LOSSES |= {
+        "rank & sort: ranking, numba": rank_and_sort("ranking", "numba"),
+        "rank & sort: sorting, numba": rank_and_sort("sorting", "numba"),
+        "rank & sort: both, numba, labels": rank_and_sort("both", "numba", "labels"),
+        "rank & sort: both, numba, index": rank_and_sort("both", "numba", "index"),
+        "average precision, numba": scalar(average_precision, "numba"),
+        "average precision, plain, numba": scalar(plain_average_precision, "numba"),
+        "aLRP, numba": scalar(alrp_classification, "numba"),
+    }
 EVERY_LOSS = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 FAST = {name: loss for name, loss in LOSSES.items() if loss.is_fast}
 EVERY_FAST_LOSS = pytest.mark.parametrize("loss", FAST.values(), ids=FAST)

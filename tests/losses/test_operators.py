@@ -6,7 +6,9 @@ Legend: M candidates, C classes, P positives, N negatives, δ half the width of 
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import pytest
@@ -28,11 +30,12 @@ from rankdet.losses import (
     rank_sort_loss_at,
     rank_sort_loss_of_labels,
 )
-from rankdet.losses.operators import Implementation, RankingOperator, uses_triton
+from rankdet.losses.operators import Implementation, RankingOperator, chosen
 from rankdet.losses.rank_sort import _without_zeros
 from rankdet.losses.roles import RankedCandidates, from_index, from_labels, from_targets
 from rankdet.structures import is_class
 
+needs_numba = pytest.mark.skipif(find_spec("numba") is None, reason="needs numba")
 Form = Literal["labels", "targets", "index"]
 FORMS: list[Form] = ["labels", "targets", "index"]
 C = 4
@@ -44,6 +47,15 @@ OPERATORS: dict[str, RankingOperator] = {
     "average_precision_plain": average_precision._PLAIN,
     "alrp": alrp._ALRP,
 }
+
+
+IMPLEMENTATION: Implementation = "torch"
+"""The implementation that a test is about; each runs with all that there are."""
+
+
+@pytest.fixture(autouse=True, params=["torch", pytest.param("numba", marks=needs_numba)])
+def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "IMPLEMENTATION", request.param)
 
 
 class Pool(NamedTuple):
@@ -90,10 +102,10 @@ def evaluate(
     marks: Tensor | Sequence[Tensor],
     quality: Tensor,
     delta: float = 0.5,
-    implementation: Implementation = "auto",
+    implementation: Implementation | None = None,
 ) -> Tensor:
     """(K,) values of a loss; the form that names its positives is made from labels."""
-    options = {"delta": delta, "implementation": implementation}
+    options = {"delta": delta, "implementation": implementation or IMPLEMENTATION}
     if form == "index":
         index, ignored = index_of(logits, marks)
         if name == "rank_sort":
@@ -173,7 +185,7 @@ def test_the_operator_is_as_torch_asks(
     name: str, form: Form, dtype: torch.dtype, sizes: list[int], positives: bool
 ) -> None:
     candidates, numbers = candidates_of(draw(sizes, dtype, positives), sizes, form)
-    arguments = *candidates, 0.5, False, "", numbers
+    arguments = *candidates, 0.5, IMPLEMENTATION, "", numbers
     opcheck(OPERATORS[name].operator, (*arguments, False))
     keeps = dtype == torch.float32
     if keeps:
@@ -395,7 +407,7 @@ def test_a_logit_that_is_not_finite_spoils_every_level(name: str, form: Form, le
 @pytest.mark.parametrize("interpolate", [True, False])
 def test_labels_without_their_number_are_counted(interpolate: bool) -> None:
     pool = draw()
-    for implementation in ("auto", "torch", "reference"):
+    for implementation in ("auto", IMPLEMENTATION, "reference"):
         options = {"interpolate": interpolate, "implementation": implementation}
         known = ap_loss_of_labels(pool.logits, pool.labels, len(pool.quality), **options)
         assert torch.equal(known, ap_loss_of_labels(pool.logits, pool.labels, **options))
@@ -409,9 +421,9 @@ def test_kernels_are_refused_where_they_would_lose_digits() -> None:
         dtype: torch.dtype
 
     double = [OnCuda(torch.device("cuda"), torch.float32), OnCuda(torch.device("cuda"), torch.float64)]
-    assert not uses_triton("auto", double)
+    assert chosen("auto", double) != "triton"
     with pytest.raises(ValueError, match=r"CUDA and float32 or less, these are on cuda, in torch.float64"):
-        uses_triton("triton", double)
+        chosen("triton", double)
 
 
 @pytest.mark.parametrize("sizes", [[31], SIZES], ids=["one level", "levels"])

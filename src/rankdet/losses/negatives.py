@@ -37,8 +37,8 @@ class Counted(NamedTuple):
 class Negatives(Protocol):
     """One pass over all logits that counts the negatives of each cell, and one that writes all gradients.
 
-    Implementations are :class:`TorchNegatives` and ``TritonNegatives`` (``kernels/negatives.py``), made of the
-    candidates and the cells of all positives.
+    Implementations are :class:`TorchNegatives`, ``TritonNegatives`` (``kernels/negatives.py``) and ``NumbaNegatives``
+    (``kernels/cpu.py``), made of the candidates and the cells of all positives.
     """
 
     def count(self, own: Tensor) -> Counted:
@@ -55,6 +55,19 @@ def in_place_of(kept: Tensor, logits: Sequence[Tensor]) -> list[Tensor]:
     """The memory of (N,) int32 cells as float32 tensors of the shapes of the levels."""
     parts = kept.view(torch.float32).split([level.numel() for level in logits])
     return [part.view(level.shape) for part, level in zip(parts, logits, strict=True)]
+
+
+def write_positives(gradients: Sequence[Tensor], positives: Tensor, of_positives: Tensor) -> None:
+    """Put one value at each of the (P,) positives, whose indices run over all levels."""
+    start = 0
+    for level in gradients:
+        flat = level.view(-1)
+        if len(gradients) == 1:
+            flat[positives] = of_positives.to(flat.dtype)
+        elif len(flat):
+            here = (positives >= start) & (positives < start + len(flat))
+            flat[positives[here] - start] = of_positives[here].to(flat.dtype)
+        start += len(flat)
 
 
 class TorchNegatives:
@@ -129,20 +142,8 @@ class TorchNegatives:
             part += torch.index_select(offset, 0, cell, out=spare_part)
             # F lies between 0 and the sum of its weights: no rounding may leave that.
             out.copy_(part.clamp_(*bounds))
-        self._write(gradients, of_positives)
+        write_positives(gradients, self.candidates.positives, of_positives)
         return gradients
-
-    def _write(self, gradients: Sequence[Tensor], of_positives: Tensor) -> None:
-        """Put one value at each of the positives, whose indices run over all levels."""
-        positives, start = self.candidates.positives, 0
-        for level in gradients:
-            flat = level.view(-1)
-            if len(gradients) == 1:
-                flat[positives] = of_positives.to(flat.dtype)
-            elif len(flat):
-                here = (positives >= start) & (positives < start + len(flat))
-                flat[positives[here] - start] = of_positives[here].to(flat.dtype)
-            start += len(flat)
 
     def _not_finite(self) -> Tensor:
         poison = self.candidates.positives.new_zeros((), dtype=torch.float64)

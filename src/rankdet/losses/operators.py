@@ -14,7 +14,7 @@ from rankdet.losses.ranking import Kind, Rule, Settings, register
 from rankdet.losses.roles import Index, RankedCandidates, from_index, from_labels, from_targets, loss_dtype
 from rankdet.losses.steps import check_delta
 
-Implementation = Literal["auto", "torch", "triton", "reference"]
+Implementation = Literal["auto", "torch", "numba", "triton", "reference"]
 _IMPLEMENTATIONS = get_args(Implementation)  # here, because torch 2.4 cannot compile the call
 
 Reference = Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]
@@ -108,8 +108,8 @@ class RankingOperator:
             return Values(tuple(values), None)
         candidates, found = from_targets(logits, targets)
         _check_number(found, qualities, "targets")
-        triton = uses_triton(implementation, candidates.logits)
-        return self._ranked(candidates, found if qualities is None else qualities, delta, triton, sync)
+        by = chosen(implementation, candidates.logits)
+        return self._ranked(candidates, found if qualities is None else qualities, delta, by, sync)
 
     def of_labels(
         self,
@@ -154,11 +154,11 @@ class RankingOperator:
         if implementation == "reference":
             stacked, targets, qualities = dense(logits, labels, qualities)
             return Values(tuple(self.reference(stacked, targets, qualities, delta)), None)
-        triton = uses_triton(implementation, levels)
-        candidates = from_labels(levels, labels, num_positives, rows=rows, reads_labels=triton)
+        by = chosen(implementation, levels)
+        candidates = from_labels(levels, labels, num_positives, rows=rows, reads_labels=by == "triton")
         if qualities is None:
             qualities = torch.ones_like(candidates.positives, dtype=torch.float32)
-        return self._ranked(candidates, qualities, delta, triton, sync)
+        return self._ranked(candidates, qualities, delta, by, sync)
 
     def at_index(
         self,
@@ -191,16 +191,20 @@ class RankingOperator:
         if check:
             check_logits(logits)
         self._check(qualities, check, sync, implementation)
-        is_reference = implementation == "reference"
-        triton = not is_reference and uses_triton(implementation, levels)
+        by = chosen(implementation, levels)
+        is_reference = by == "reference"
         candidates, order = from_index(
-            levels, index, ignored=ignored, check=check or is_reference, makes_targets=triton or is_reference
+            levels,
+            index,
+            ignored=ignored,
+            check=check or is_reference,
+            makes_targets=by in ("triton", "reference"),
         )
         _check_number(order, qualities, "index")
         qualities = levels[0].new_ones(len(order), dtype=torch.float32) if qualities is None else qualities[order]
         if is_reference:
             return Values(tuple(self.reference(whole(levels), whole(candidates.marks), qualities, delta)), None)
-        values, per_positive = self._ranked(candidates, qualities, delta, triton, sync)
+        values, per_positive = self._ranked(candidates, qualities, delta, by, sync)
         return Values(values, None if per_positive is None else per_positive[:, order.argsort()])
 
     def _check(self, qualities: Tensor | None, check: bool, sync: Sync, implementation: Implementation) -> None:
@@ -212,7 +216,7 @@ class RankingOperator:
             raise ValueError("implementation 'reference' ranks the candidates of one process: sync must be False")
 
     def _ranked(
-        self, candidates: RankedCandidates, qualities: Tensor, delta: float, triton: bool, sync: Sync
+        self, candidates: RankedCandidates, qualities: Tensor, delta: float, by: Implementation, sync: Sync
     ) -> Values:
         check_delta(delta)
         # The cells of float32 logits are kept for the backward pass, in the memory that will hold their gradient. Not
@@ -223,35 +227,38 @@ class RankingOperator:
             and any(level.requires_grad for level in candidates.logits)
             and all(level.dtype == torch.float32 and level.device.type == "cpu" for level in candidates.logits)
         )
-        settings = Settings(float(delta), triton, Processes(sync).name)
+        settings = Settings(float(delta), by, Processes(sync).name)
         with torch.autocast(candidates.logits[0].device.type, enabled=False):
             values, per_positive, *_ = self.operator(*candidates, *settings, qualities.detach(), keep)
         return Values(values.unbind(), per_positive.detach())
 
 
-def uses_triton(implementation: Implementation, logits: Sequence[Tensor]) -> bool:
-    """Whether the kernels of Triton are to be used: for logits on CUDA, of less than double precision, if it imports.
+def chosen(implementation: Implementation, logits: Sequence[Tensor]) -> Implementation:
+    """The implementation for these logits: ``"auto"`` is Triton on CUDA, for less than double precision, if it imports.
 
-    Raises ValueError when there is no such implementation, or Triton is asked for logits that it cannot rank, and
-    ImportError when it is asked for and not installed, or older than 3.4.
+    On a CPU ``"auto"`` stays: the operator, into which no compiler looks, finds out whether there is numba. Raises
+    ValueError when there is no such implementation, or one is asked for logits that it cannot rank, and ImportError
+    when Triton is asked for and not installed, or older than 3.4.
     """
     if implementation not in _IMPLEMENTATIONS:
         raise ValueError(f"implementation must be one of {_IMPLEMENTATIONS}, got {implementation!r}")
     device, dtype = logits[0].device.type, loss_dtype(logits)
-    is_possible = device == "cuda" and dtype == torch.float32
-    if implementation == "triton" and not is_possible:
+    fits_triton = device == "cuda" and dtype == torch.float32
+    if implementation == "triton" and not fits_triton:
         raise ValueError(
             f"implementation 'triton' needs tensors on CUDA and float32 or less, these are on {device}, in {dtype}"
         )
-    if implementation == "torch" or not is_possible:
-        return False
-    try:
-        import rankdet.losses.kernels.negatives  # noqa: F401
-    except ImportError:
-        if implementation == "triton":
-            raise
-        return False
-    return True
+    if implementation == "numba" and device != "cpu":
+        raise ValueError(f"implementation 'numba' needs tensors on CPU, these are on {device}")
+    if implementation == "triton" or (implementation == "auto" and fits_triton):
+        try:
+            import rankdet.losses.kernels.negatives  # noqa: F401
+        except ImportError:
+            if implementation == "triton":
+                raise
+            return "torch"
+        return "triton"
+    return implementation
 
 
 def _check_number(found: Tensor, qualities: Tensor | None, where: str) -> None:

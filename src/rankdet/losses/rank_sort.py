@@ -82,8 +82,9 @@ def rank_sort_loss(
         make the loss NaN; they are never dropped.
     implementation
         ``"torch"``: exact in O((P + N) log P) time and O(P) memory beside the gradient. ``"triton"``: the same by
-        kernels, on CUDA only. ``"reference"``: the equations as they are written, over all pairs, in float32 or the
-        dtype of the logits, of this process alone. ``"auto"``: Triton on CUDA where it can be imported, else torch.
+        kernels, on CUDA only. ``"numba"``: the same by compiled functions, on a CPU only. ``"reference"``: the
+        equations as they are written, over all pairs, in float32 or the dtype of the logits, of this process alone.
+        ``"auto"``: Triton on CUDA and numba on a CPU, where they can be imported, else torch.
 
     Returns
     -------

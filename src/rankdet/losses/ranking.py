@@ -14,7 +14,7 @@ Legend: P positives of this process, P' those of all, N logits, K values of a lo
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -58,18 +58,24 @@ class Kind(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How candidates are ranked: by which δ, by kernels in Triton or by torch, and among the processes of which group.
+    """How candidates are ranked.
 
-    The group is given by its name, empty for this process alone.
+    delta
+        δ, half the width of the soft step.
+    implementation
+        Who makes the passes over the negatives: ``"torch"``, ``"triton"``, ``"numba"``, or ``"auto"`` for numba where
+        logits are on a CPU and it imports, else torch.
+    group
+        Name of the group of processes whose candidates are one pool, empty for this process alone.
     """
 
     delta: float
-    triton: bool
+    implementation: str
     group: str
 
 
 _ARGUMENTS = """Tensor[] logits, Tensor[] marks, Tensor positives, Tensor ignored, SymInt width,
-float delta, bool triton, str group, """
+float delta, str implementation, str group, """
 _FORWARD = f"({_ARGUMENTS} Tensor qualities, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 _BACKWARD = f"{_ARGUMENTS} Tensor positive_gradients, Tensor ascending, Tensor weights, Tensor upstream"
 _NUM_ARGUMENTS = 10
@@ -81,12 +87,27 @@ def _given(arguments: tuple[Any, ...]) -> tuple[RankedCandidates, Settings, tupl
 
 
 def _negatives(candidates: RankedCandidates, cells: Cells, settings: Settings, kept: Tensor | None) -> Negatives:
-    """The implementation of the passes over the negatives; that in Triton is imported on demand."""
-    if settings.triton:
+    """The implementation of the passes over the negatives; those in Triton and numba are imported on demand."""
+    if settings.implementation == "triton":
         from rankdet.losses.kernels.negatives import TritonNegatives
 
         return TritonNegatives(candidates, cells)
+    on_cpu = cells.edges.device.type == "cpu"
+    if settings.implementation == "numba" or (settings.implementation == "auto" and on_cpu and _has_numba()):
+        from rankdet.losses.kernels.cpu import NumbaNegatives
+
+        return NumbaNegatives(candidates, cells, kept)
     return TorchNegatives(candidates, cells, kept)
+
+
+@cache
+def _has_numba() -> bool:
+    """Whether numba is installed, and fit for the NumPy that is."""
+    try:
+        import rankdet.losses.kernels.cpu  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def rank(kind: Kind, *arguments: Any) -> tuple[Tensor, ...]:

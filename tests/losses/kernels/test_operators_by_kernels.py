@@ -327,7 +327,7 @@ def test_no_step_of_an_operator_waits_for_a_gpu(name: str, num_positives: int, d
     for levels, marks in ((logits, labels), (logits[0], labels[0])):
         for rows in (None, torch.arange(num_positives, device="cuda")):
             candidates = from_labels(levels, marks, num_positives, rows=rows, reads_labels=True)
-            given = *candidates, delta, True, ""
+            given = *candidates, delta, "triton", ""
             found = rank(KINDS[name], *given, numbers, False)
             upstream = torch.rand(KINDS[name].num_values, device="cuda")
             gradients(None, *given, *found[2:5], upstream)
@@ -343,7 +343,7 @@ def test_naming_positives_waits_for_nothing(num_positives: int) -> None:
     for logits, places, mask in ((levels, index, None), (levels, index, ignored), (levels[0], (index, index), single)):
         candidates, _ = from_index(logits, places, ignored=mask, makes_targets=True)
         assert [mark.shape for mark in candidates.marks] == [level.shape for level in candidates.logits]
-        given = *candidates, 0.5, True, ""
+        given = *candidates, 0.5, "triton", ""
         found = rank(KINDS["rank & sort"], *given, torch.rand(num_positives, device="cuda"), False)
         gradients(None, *given, *found[2:5], torch.rand(2, device="cuda"))
 

@@ -1,1 +1,4 @@
-"""Triton kernels, one file beside each fast path that has one. They import triton; nothing here does so by itself."""
+"""Kernels beside the fast paths in torch: ``negatives.py`` in Triton for GPUs, ``cpu.py`` by numba.
+
+They import triton and numba, and are imported only where one of these is to be used.
+"""
