@@ -417,11 +417,15 @@ def torchrun(script: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_two_processes_share_running_statistics_and_train_every_weight(tiny_file: Path, tmp_path: Path):
-    """A network whose statistics move, with layers behind the last map: each process sees other images."""
+    """A network whose statistics move, with layers behind the last map: each process sees other images.
+
+    The weights are averaged, so that what is compared are averages.
+    """
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
     backbone = "{type: timm, name: test_efficientnet, weights: null, out_indices: [2, 3], frozen_batch_norm: false}"
-    changes = [f"detector.backbone={backbone}", "schedule.iterations=3", "evaluation.every=3"]
+    average = "ema={decay: 0.5, warmup_iterations: 0}"
+    changes = [f"detector.backbone={backbone}", average, "schedule.iterations=3", "evaluation.every=3"]
     result = torchrun(script, str(tiny_file), str(tmp_path / "run"), *changes)
     assert result.returncode == 0, result.stderr
     assert "FutureWarning" not in result.stderr
@@ -429,6 +433,9 @@ def test_two_processes_share_running_statistics_and_train_every_weight(tiny_file
     assert int(first["backbone.network.bn1.num_batches_tracked"]) == 0  # frozen with the first stage
     assert int(first["backbone.network.blocks.2.0.bn1.num_batches_tracked"]) == 3
     assert equal(dict(first), dict(second))
+    state = load_checkpoint(Run(tmp_path / "run").latest_checkpoint())
+    assert equal(dict(first), dict(state["detector"]))
+    assert not equal(dict(first), dict(state["weights"]))
 
 
 def test_two_processes_that_rank_in_one_pool_walk_as_one_that_holds_both_images(

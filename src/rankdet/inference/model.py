@@ -78,7 +78,8 @@ class Model:
     device
         Where the network is.
     precision
-        Arithmetic of the network: float32, or bfloat16 by autocast.
+        Arithmetic of the network: float32, or bfloat16 or float16 by autocast. On a CPU float16 is float32, for there
+        it is many times slower.
     channels_last
         Memory layout of images and convolutions.
     max_detections
@@ -92,7 +93,7 @@ class Model:
     transforms: Transforms = field(default_factory=Transforms)
     thresholds: Sequence[float] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
     max_detections: int = 100
     origin: Origin | None = None
@@ -236,6 +237,8 @@ class Model:
     def _arithmetic(self) -> torch.autocast | nullcontext[None]:
         if self.precision == "bfloat16":
             return torch.autocast(self.device.type, torch.bfloat16)
+        if self.precision == "float16" and self.device.type != "cpu":
+            return torch.autocast(self.device.type, torch.float16)
         return nullcontext()
 
     def _check(self, heads: object) -> None:

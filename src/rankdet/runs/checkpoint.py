@@ -58,6 +58,10 @@ class TrainState:
         Import paths of the parts that the caller brought, by their names.
     best
         The best evaluation so far (`rankdet.training.best.Best`).
+    weights
+        Weights and buffers as they are trained, where those of the checkpoint are their average; empty otherwise.
+    scaler
+        The state of the gradient scaler of float16; empty in other precisions.
     optimizer
         Its state.
     random_states, statistics
@@ -76,6 +80,8 @@ class TrainState:
     data: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     random_states: list[dict[str, Any]] = field(default_factory=list)
     statistics: list[dict[str, Any]] = field(default_factory=list)
@@ -149,8 +155,10 @@ def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | 
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path} is no checkpoint of this version of rankdet")
     # Version 0.1.0 does not write these.
-    for name, value in {"parts": {}, "samples": 0, "shift": 0, "data": {}, "best": {}}.items():
-        state.setdefault(name, value)
+    for name in ("parts", "data", "best", "weights", "scaler"):
+        state.setdefault(name, {})
+    for name in ("samples", "shift"):
+        state.setdefault(name, 0)
     if needed is not None:
         _check_entries(state, needed, path)
     return state

@@ -35,6 +35,8 @@ from rankdet.training.resuming import fingerprint
 from rankdet.training.setup import Training
 from rankdet.training.statistics import Clock, IntervalStatistics
 
+LEAST_SCALE = 1e-4
+"""A gradient scaler that is lower has halved its factor in thirty iterations, all of which it has left out."""
 OK, STOP, FAILED = 0, 1, 2
 """What a process reports of an iteration; the worst of all processes counts for all."""
 
@@ -167,9 +169,14 @@ class Loop:
                 self._fetch()
                 raise InputError(ELSEWHERE)
             if runtime.clip_gradient_norm is not None:
+                training.scaler.unscale_(training.optimizer)
                 nn.utils.clip_grad_norm_(training.model.network.parameters(), runtime.clip_gradient_norm)
-            training.optimizer.step()
+            # A scaler of another precision than float16 does nothing but this step.
+            training.scaler.step(training.optimizer)
+            training.scaler.update()
             state.iteration, state.is_evaluated = state.iteration + 1, False
+            if training.average is not None:
+                training.average.update(state.iteration)
             state.samples += training.num_images
         if self._world.is_main:
             self.display.count(state.iteration)
@@ -201,7 +208,7 @@ class Loop:
         # Gradients are exchanged once per iteration, in its last step.
         with network.no_sync() if isinstance(network, DistributedDataParallel) and not is_last_step else nullcontext():
             total, terms, stats = self.training.step(self._model, batch)
-            (total / self._recipe.runtime.accumulation).backward()
+            self.training.scaler.scale(total / self._recipe.runtime.accumulation).backward()
         self._statistics.add(self.state.iteration + 1, terms, stats, [source.path for source in batch.sources])
 
     def _batches(self) -> Iterator[Batch]:
@@ -239,6 +246,8 @@ class Loop:
                 "images_per_second": training.num_images * num_iterations / seconds,
             },
         }
+        if training.scaler.is_enabled():
+            record["loss_scale"] = self._loss_scale()
         if self._log is not None:
             self._log.write(record)
             self.display.show(record)
@@ -246,17 +255,28 @@ class Loop:
                 self.display.say(message)
             self._call(lambda callback: callback.on_log(record))
 
+    def _loss_scale(self) -> float:
+        """The factor of gradients in float16; raises DivergenceError where they are not finite by any factor."""
+        scale = self.training.scaler.get_scale()
+        if scale < LEAST_SCALE:
+            raise DivergenceError(
+                f"the gradients in float16 are not finite, however small they are made (loss scale {scale:g} at "
+                f"iteration {self.state.iteration}); take runtime.precision=bfloat16 or float32"
+            )
+        return scale
+
     def _evaluate(self) -> None:
         training, world, recipe = self.training, self._world, self._recipe
         if training.test_dataset is None:
             return
         start = time.perf_counter()
-        world.share(training.model.network.buffers())
+        self._share_buffers()
         # Nothing that evaluation draws may change what training draws.
         before = random_state(world.device)
-        evaluation = evaluate_model(
-            training.model, training.test_dataset, world, recipe.evaluation.batch_size, recipe.data.workers
-        )
+        with nullcontext() if training.average is None else training.average.applied():
+            evaluation = evaluate_model(
+                training.model, training.test_dataset, world, recipe.evaluation.batch_size, recipe.data.workers
+            )
         restore_random_state(before, world.device)
         with world.together():
             if evaluation is not None and self._log is not None:
@@ -286,7 +306,7 @@ class Loop:
         training, world = self.training, self._world
         self._fetch()
         # All processes go on from what is written, as they do in a resumed run.
-        world.share(training.model.network.buffers())
+        self._share_buffers()
         # A loss may remember what it saw, on each process something else.
         losses = {
             head: {name: value.cpu() for name, value in loss.state_dict().items()}
@@ -297,12 +317,20 @@ class Loop:
             self.state,
             best=vars(self.best),
             optimizer=training.optimizer.state_dict(),
+            scaler=training.scaler.state_dict(),
             random_states=world.gather(random_state(world.device)),
             statistics=world.gather(own),
         )
         with world.together():
             if world.is_main:
                 self._write_checkpoint(state)
+
+    def _share_buffers(self) -> None:
+        """Give all processes the buffers of the main one, and their averages."""
+        training = self.training
+        self._world.share(training.model.network.buffers())
+        if training.average is not None:
+            self._world.share(training.average.buffers())
 
     def is_best(self) -> bool:
         """Whether the evaluation of this iteration is the best one."""
@@ -313,13 +341,17 @@ class Loop:
         return named.exists() and load_checkpoint(named)["iteration"] == self.state.iteration
 
     def _write_checkpoint(self, state: TrainState) -> None:
-        weights = self.training.model.network.state_dict()
+        training = self.training
+        weights = training.model.network.state_dict()
+        if training.average is not None:
+            # What is trained stands aside: a checkpoint is loaded by its average.
+            state, weights = replace(state, weights=weights), training.average.state_dict()
         for name, value in weights.items():
             if not bool(value.isfinite().all()):
                 raise DivergenceError(
                     f"weight {name} is not finite at iteration {state.iteration}; no checkpoint is written"
                 )
-        categories = [list(category) for category in self.training.model.categories]
+        categories = [list(category) for category in training.model.categories]
         described = {"recipe": self._recipe.model_dump(mode="json"), "categories": categories, "detector": weights}
         save_checkpoint(self.run.checkpoint(state.iteration), vars(state) | described)
         if self.is_best():
@@ -328,7 +360,10 @@ class Loop:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         training, path = self.training, self.run.latest_checkpoint()
-        load_weights(training.model.network, saved["detector"], path)
+        load_weights(training.model.network, saved["weights"] or saved["detector"], path)
+        if training.average is not None:
+            with fitting(path):
+                training.average.load_state_dict(saved["detector"])
         self.state = replace(TrainState.of_checkpoint(saved), data=self.state.data)
         with fitting(path):
             best = Best(**self.state.best) if self.state.best else self.best
@@ -337,6 +372,7 @@ class Loop:
         self._clock = Clock(self.state)
         with fitting(path):
             training.optimizer.load_state_dict(self.state.optimizer)
+            training.scaler.load_state_dict(self.state.scaler)
             own = self.state.statistics[self._world.rank]
             if own["statistics"] is not None:
                 self._statistics.restore(own["statistics"])

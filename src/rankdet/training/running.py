@@ -221,6 +221,8 @@ def _trained_run(loop: Loop, run: Run, signal: int | None) -> TrainedRun:
                 load_weights(network, best["detector"], path)
                 iteration, thresholds = best["iteration"], best["thresholds"]
     path, iteration, thresholds = world.gather((path, iteration, thresholds))[0]
+    if iteration == state.iteration and training.average is not None:
+        training.average.swap()
     if iteration != state.iteration:
         world.share(network.state_dict().values())
     model = replace(training.model, thresholds=thresholds, origin=Origin(training.recipe, path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from rankdet.data import CocoDataset, GroupedBatchSampler
@@ -14,6 +15,7 @@ from rankdet.recipes import Recipe
 from rankdet.runs.checkpoint import seed_random_numbers
 from rankdet.runs.processes import World
 from rankdet.structures import Batch, InputError, counted
+from rankdet.training.averaging import WeightAverage
 from rankdet.training.optimization import build_optimizer, scaled_lr
 from rankdet.training.parts import Parts
 from rankdet.training.starting import starting_weights
@@ -60,6 +62,9 @@ class Training:
                 raise InputError(f"the loss of head {head!r} ({kind}) has parameters; only the network's are learned")
         self.lr = scaled_lr(recipe.optimizer, self.num_images, recipe.runtime.scale_lr)
         self.optimizer = build_optimizer(recipe.optimizer, self.model.network, self.lr, self.parts.optimizer)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.runtime.precision == "float16")
+        ema = recipe.ema
+        self.average = None if ema is None else WeightAverage(network, ema.decay, ema.warmup_iterations)
         self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.num_iterations = recipe.schedule.length(self.iterations_per_epoch)
         # Each process draws its own samples of anchors and RoIs.
@@ -127,7 +132,11 @@ class Training:
             length += (
                 f", all of them in the warm-up of {recipe.schedule.warmup_iterations} (a longer schedule leaves it)"
             )
-        return f"{recipe.name}: {length}, learning rate {rate}, {self.world.device}, {recipe.runtime.precision}"
+        arithmetic = f"{self.world.device}, {recipe.runtime.precision}"
+        if recipe.runtime.precision == "float16" and self.world.device.type == "cpu":
+            arithmetic = f"{self.world.device}, float32 (float16 is for GPUs)"
+        average = f", averaged weights (decay {recipe.ema.decay:g})" if recipe.ema is not None else ""
+        return f"{recipe.name}: {length}, learning rate {rate}, {arithmetic}{average}"
 
 
 def _scaled(dataset: CocoDataset, bits: int) -> CocoDataset:

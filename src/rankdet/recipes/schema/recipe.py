@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from typing_extensions import Self
 
-from rankdet.ranges import Count, NonNegative, Positive
+from rankdet.ranges import Count, CountOrZero, NonNegative, Positive
 from rankdet.recipes.changes import merged, nested
 from rankdet.recipes.migration import migrated
 
@@ -39,13 +39,23 @@ class Evaluation(Config):
     """Images per process and step."""
 
 
+class Averaging(Config):
+    """The moving average of the weights, which is evaluated, saved and used in their place."""
+
+    decay: float = Field(default=0.9999, ge=0, lt=1)
+    """Share of the average that an iteration keeps, after the warm-up."""
+    warmup_iterations: CountOrZero = 2000
+    """The share is multiplied by 1 − exp(−t / this) at iteration t."""
+
+
 class Runtime(Config):
     """How the machine is used and what is written down; nothing here belongs to the method."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; ``auto`` is a GPU where there is one."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network (autocast); losses compute in float32 or better in any case."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of the network (autocast); losses compute in float32 or better in any case. float16 is for GPUs
+    without bfloat16: its gradients are scaled, and a CPU computes in float32 instead."""
     channels_last: bool = False
     """Memory layout of images and convolutions."""
     threads: Count | None = None
@@ -88,6 +98,8 @@ class Recipe(Config):
     """Optimizer and learning rate."""
     schedule: AnySchedule
     """Length of the run and course of the learning rate."""
+    ema: Averaging | None = None
+    """A moving average of the weights; null: none. ``ema={}`` is one with its defaults."""
     evaluation: Evaluation = Evaluation()
     """Evaluation during and after training."""
     runtime: Runtime = Runtime()
