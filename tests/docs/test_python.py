@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,10 +24,10 @@ MINE = {"schedule.iterations": 2, "data.batch_size": 2, "data.workers": 0}
 
 
 class Stand(ModuleType):
-    """The three functions of trackio that the page calls, with their signatures, where it is not installed."""
+    """The functions of trackio and wandb that the page calls, with their signatures, where these are not installed."""
 
-    def __init__(self) -> None:
-        super().__init__("trackio")
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
         self.projects: list[tuple[str, dict[str, Any]]] = []
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.is_finished = False
@@ -38,6 +40,29 @@ class Stand(ModuleType):
 
     def finish(self) -> None:
         self.is_finished = True
+
+
+class MLflowStand(ModuleType):
+    """The functions of MLflow that the page calls, with their signatures, where it is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("mlflow")
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.artifacts: list[Path] = []
+
+    def start_run(self, run_name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        assert all(isinstance(value, float) for value in metrics.values())
+        self.logged.append((step or 0, metrics))
+
+    def log_artifact(self, local_path: str) -> None:
+        self.artifacts.append(Path(local_path))
+
+
+def is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def blocks() -> list[str]:
@@ -55,22 +80,26 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         photo.convert("RGB").save(folder / "photo.jpg")
         photo.resize((80, 50)).save(folder / "other.png")
     left: dict[str, Any] = {"__name__": "python"}
-    stand = Stand()
+    stands = {"trackio": Stand("trackio"), "wandb": Stand("wandb"), "mlflow": MLflowStand()}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("TRACKIO_DIR", str(folder / "trackio"))
-        try:
-            import trackio  # noqa: F401
-        except ImportError:
-            patch.setitem(sys.modules, "trackio", stand)
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        for name, stand in stands.items():
+            if not is_installed(name):
+                patch.setitem(sys.modules, name, stand)
         for block in blocks():
             exec(compile(block, PAGE, "exec"), left)
-    return left | {"folder": folder, "stand": stand}
+        (tracked,) = (block for block in blocks() if "import trackio\n" in block)
+        with_wandb = tracked.replace("import trackio\n", "import wandb as trackio\n").replace("tracked", "wandb")
+        exec(compile(with_wandb, PAGE, "exec"), dict(left))
+    return left | {"folder": folder, "stands": stands}
 
 
 def test_the_page_leaves_its_runs_and_its_drawing(names: dict[str, Any]) -> None:
     runs = sorted(path.name for path in (names["folder"] / "runs").iterdir())
-    assert runs == ["adam", "first", "mine", "plain", "squares", "tracked"]
+    assert runs == ["adam", "first", "mine", "mlflow", "plain", "squares", "tracked", "wandb"]
     with Image.open(names["folder"] / "found.png") as drawn:
         assert min(drawn.size) >= 64
     assert names["metrics"].keys() >= {"AP", "oLRP", "per_class"}
@@ -84,10 +113,13 @@ def test_own_parts_of_the_page_are_those_that_were_trained(names: dict[str, Any]
     assert all(math.isfinite(record["loss"]) for record in records)
 
 
-def test_the_tracker_of_the_page_gets_losses_and_the_evaluation(names: dict[str, Any]) -> None:
-    stand = names["stand"]
-    if not stand.projects:  # trackio itself was there
-        assert list((names["folder"] / "trackio").glob("rankdet*.db"))
+@pytest.mark.parametrize(("package", "written"), [("trackio", "trackio/rankdet*.db"), ("wandb", "wandb/offline-run-*")])
+def test_the_tracker_of_the_page_gets_losses_and_the_evaluation(
+    package: str, written: str, names: dict[str, Any]
+) -> None:
+    stand = names["stands"][package]
+    if is_installed(package):  # the package itself was there
+        assert list(names["folder"].glob(written))
         return
     assert stand.projects[0][1]["name"] == "rs_faster_rcnn_shapes"
     steps, metrics = zip(*stand.logged, strict=True)
@@ -95,3 +127,14 @@ def test_the_tracker_of_the_page_gets_losses_and_the_evaluation(names: dict[str,
     assert {"loss", "lr", "rpn/ranking"} <= set(metrics[0])
     assert set(metrics[-1]) == {"AP", "oLRP"}
     assert stand.is_finished
+
+
+def test_mlflow_gets_losses_the_evaluation_and_the_best_checkpoint(names: dict[str, Any]) -> None:
+    stand = names["stands"]["mlflow"]
+    if is_installed("mlflow"):
+        assert (names["folder"] / "mlflow.db").exists()
+        return
+    assert {"loss", "lr", "rpn/ranking"} <= set(stand.logged[0][1])
+    assert set(stand.logged[-1][1]) == {"AP", "oLRP"}
+    assert [path.name for path in stand.artifacts] == ["recipe.yaml", "best.pt"]
+    assert all((names["folder"] / path).exists() for path in stand.artifacts)
