@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rankdet.inference.evaluation import evaluate
     from rankdet.inference.loading import load
     from rankdet.inference.model import Model
+    from rankdet.inference.tiles import Tiles
     from rankdet.recipes import RECIPES, Recipe, load_recipe
     from rankdet.structures import InputError
     from rankdet.training.parts import Callback
@@ -26,6 +27,7 @@ _MODULES = {
     "InputError": "rankdet.structures",
     "Model": "rankdet.inference.model",
     "Recipe": "rankdet.recipes",
+    "Tiles": "rankdet.inference.tiles",
     "TrainedRun": "rankdet.training.running",
     "evaluate": "rankdet.inference.evaluation",
     "load": "rankdet.inference.loading",
@@ -41,6 +43,7 @@ __all__ = [
     "InputError",
     "Model",
     "Recipe",
+    "Tiles",
     "TrainedRun",
     "__version__",
     "evaluate",

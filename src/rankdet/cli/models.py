@@ -190,7 +190,18 @@ def detect(
             min=0, max=1, help="Leave out what a better detection of any class overlaps by more than this IoU."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size per pass through the network.")] = 8,
+    tiles: Annotated[
+        int | None, typer.Option(min=1, help="For large images: detect in tiles of so many pixels, and merge.")
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=0.9, help="Share of a tile's side that it has in common with the next; 0.25 by default."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images of one size, or tiles, per pass through the network.")
+    ] = 8,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -203,9 +214,12 @@ def detect(
     from rankdet.inference.drawing import detect_and_draw
     from rankdet.inference.files import find_images
     from rankdet.inference.loading import load
+    from rankdet.inference.tiles import Tiles
     from rankdet.runs.processes import joined_world
-    from rankdet.structures import counted
+    from rankdet.structures import InputError, counted
 
+    if overlap is not None and tiles is None:
+        raise InputError("--overlap is that of --tiles: give both")
     with joined_world(device) as world:
         with world.together():
             model, files = load(checkpoint, world.device, trust=trust), find_images(images, recursive)
@@ -217,11 +231,15 @@ def detect(
             print,
             world,
             batch_size=batch_size,
+            tiles=None if tiles is None else Tiles(tiles, 0.25 if overlap is None else overlap),
             class_agnostic=class_agnostic,
             drawings=drawings,
         )
     if world.is_main:
         print(f"written: {out}, {counted(done.images, 'image')}")
+        if done.cut:
+            said = "by borders of tiles, and no tile holds them whole: give a larger --overlap or --tiles"
+            print(f"rankdet: warning: {counted(done.cut, 'detection')} cut {said}", file=sys.stderr)
         for line in grouped(done.unreadable):
             print(f"rankdet: {line}", file=sys.stderr)
         if done.unreadable:

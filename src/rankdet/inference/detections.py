@@ -58,6 +58,9 @@ class Detections:
         C scores from which each class is drawn.
     significant_bits
         Of files and PIL images of 16 bits, how many are used, as the model that found the objects uses them.
+    is_cut
+        (D,) bool of detections in tiles: which end at a border of their tile while no other tile holds them whole. None
+        where the image was seen as a whole.
 
     Examples
     --------
@@ -77,6 +80,7 @@ class Detections:
     categories: Sequence[tuple[int, str]]
     thresholds: Sequence[float]
     significant_bits: int = 16
+    is_cut: Tensor | None = None
 
     @property
     def boxes(self) -> Tensor:
@@ -137,7 +141,8 @@ class Detections:
         chosen = torch.as_tensor(rows)
         if not len(chosen):
             chosen = chosen.long()  # an empty list has no type of its own
-        return replace(self, detection=self.detection.select(chosen))
+        is_cut = None if self.is_cut is None else self.is_cut[chosen]
+        return replace(self, detection=self.detection.select(chosen), is_cut=is_cut)
 
     def __repr__(self) -> str:
         height, width = self.size

@@ -20,16 +20,26 @@ from rankdet.data.progress import with_bar
 from rankdet.inference.detections import Detections
 from rankdet.inference.files import ImageFiles
 from rankdet.inference.model import NO_THRESHOLD, Model
+from rankdet.inference.tiles import Tiles
 from rankdet.runs.folder import output_folder, write_json, written_whole
 from rankdet.runs.processes import World
 from rankdet.structures import InputError
 
 
 class Detected(NamedTuple):
-    """What `detect_and_draw` has done: the number of images, and a finding for each that could not be read."""
+    """What `detect_and_draw` has done.
+
+    images
+        How many have detections written.
+    unreadable
+        A finding for each image that could not be read.
+    cut
+        Detections that end at borders of tiles while no other tile holds them whole.
+    """
 
     images: int
     unreadable: list[Finding]
+    cut: int
 
 
 def detect_and_draw(
@@ -41,6 +51,7 @@ def detect_and_draw(
     world: World | None = None,
     *,
     batch_size: int = 8,
+    tiles: Tiles | None = None,
     class_agnostic: float | None = None,
     drawings: bool = True,
 ) -> Detected:
@@ -65,6 +76,8 @@ def detect_and_draw(
         The processes that share the images; the main one writes ``detections.json``. None: this one is alone.
     batch_size
         Images per pass through the network; only those of one size after resizing and padding share a batch.
+    tiles
+        Cut each image into these tiles; batches are then of tiles. None: see it as a whole.
     class_agnostic
         IoU of `Detections.without_overlaps`; None: no suppression over classes.
     drawings
@@ -92,13 +105,14 @@ def detect_and_draw(
             report(f"no evaluation has stored thresholds in {path}; drawing from score {NO_THRESHOLD:g} on")
     own = range(len(files.paths))[world.rank :: world.size]
     unreadable: dict[int, Finding] = {}
+    cut = 0
     with ExitStack() as stack:
         with world.together():
             if world.is_main:
                 stack.enter_context(output_folder(out))
         document = stack.enter_context(_Document(model.categories, out / "detections.json", world.is_main))
         with world.together():
-            results = _each(model, {place: files.paths[place] for place in own}, batch_size)
+            results = _each(model, {place: files.paths[place] for place in own}, batch_size, tiles)
             for place, result in with_bar(results, "Detecting", world.is_main, len(own)):
                 if isinstance(result, Finding):
                     unreadable[place] = result
@@ -109,19 +123,21 @@ def detect_and_draw(
                 if drawings:
                     _draw(pixels, found, threshold, out / names[place])
                 document.add(place, path, found)
+                cut += 0 if found.is_cut is None else int(found.is_cut.sum())
                 counts = f"{len(found.above(threshold))} drawn of {len(found)}" if drawings else f"{len(found)} found"
                 report(f"{path}: {counts}")
-        for images, broken in world.gather((document.images, unreadable)):
+        shares = world.gather((document.images, unreadable, cut))
+        for images, broken, _ in shares:
             document.images.update(images)
             unreadable |= broken
     findings = [unreadable[place] for place in sorted(unreadable)]
     if not document.images:
         raise_errors(findings)
-    return Detected(len(document.images), findings)
+    return Detected(len(document.images), findings, sum(cut for *_, cut in shares))
 
 
 def _each(
-    model: Model, paths: Mapping[int, Path], batch_size: int
+    model: Model, paths: Mapping[int, Path], batch_size: int, tiles: Tiles | None
 ) -> Iterator[tuple[int, tuple[Tensor, Detections] | Finding]]:
     """The place of each image, with its pixels and what is found in it, or why it cannot be read; batch by batch.
 
@@ -134,7 +150,7 @@ def _each(
         except UnreadableImageError:
             return None
 
-    for group in batches_of_one_shape(paths, shape, batch_size):
+    for group in batches_of_one_shape(paths, shape, batch_size if tiles is None else 1):
         readable: dict[int, Tensor] = {}
         for place in group:
             path = paths[place]
@@ -143,7 +159,7 @@ def _each(
             except UnreadableImageError as error:
                 reason = str(error).removeprefix(f"{path}: ")
                 yield place, Finding("error", str(path.parent), path.name, "cannot be read: left out", reason)
-        found = model.detect(list(readable.values()), batch_size)
+        found = model.detect(list(readable.values()), batch_size, tiles)
         yield from zip(readable, zip(readable.values(), found, strict=True), strict=True)
 
 

@@ -21,6 +21,7 @@ from rankdet.data.loading import batches_of_one_shape, padded_size
 from rankdet.data.pixels import ImageLike, to_pixels
 from rankdet.data.transforms import Placement
 from rankdet.inference.detections import Detections
+from rankdet.inference.tiles import Tiles, merged
 from rankdet.structures import Batch, Candidates, Detection, Images, InputError, Source, Target
 
 if TYPE_CHECKING:
@@ -137,12 +138,18 @@ class Model:
         ]
 
     @overload
-    def detect(self, images: ImageLike, batch_size: int = ...) -> Detections: ...  # type: ignore[overload-overlap]
+    def detect(  # type: ignore[overload-overlap]
+        self, images: ImageLike, batch_size: int = ..., tiles: Tiles | None = ...
+    ) -> Detections: ...
 
     @overload
-    def detect(self, images: Sequence[ImageLike], batch_size: int = ...) -> list[Detections]: ...
+    def detect(
+        self, images: Sequence[ImageLike], batch_size: int = ..., tiles: Tiles | None = ...
+    ) -> list[Detections]: ...
 
-    def detect(self, images: ImageLike | Sequence[ImageLike], batch_size: int = 8) -> Detections | list[Detections]:
+    def detect(
+        self, images: ImageLike | Sequence[ImageLike], batch_size: int = 8, tiles: Tiles | None = None
+    ) -> Detections | list[Detections]:
         """Find objects in an image, or in each of a list of images.
 
         Parameters
@@ -153,6 +160,10 @@ class Model:
         batch_size
             Images per pass through the network. Only images of one size after resizing and padding share a batch, so
             none is padded for another, and each gives what it gives alone, up to rounding.
+        tiles
+            Cut each image into these tiles, and put together what is found in them (`rankdet.inference.tiles.merged`):
+            for images in which objects would be too small, or too many, if they were seen as a whole. ``batch_size``
+            is then that of the tiles, and an image may have as many detections as all its tiles.
 
         Returns
         -------
@@ -165,16 +176,27 @@ class Model:
             When an image cannot be read or has another form.
         """
         if isinstance(images, list | tuple):
-            return self._detect_all(images, batch_size)
-        return self._detect_all([images], batch_size)[0]  # type: ignore[list-item]
+            return self._detect_all(images, batch_size, tiles)
+        return self._detect_all([images], batch_size, tiles)[0]  # type: ignore[list-item]
 
-    def _detect_all(self, images: Sequence[ImageLike], batch_size: int) -> list[Detections]:
+    def _detect_all(self, images: Sequence[ImageLike], batch_size: int, tiles: Tiles | None) -> list[Detections]:
         if batch_size < 1:
             raise InputError(f"{batch_size=} must be at least 1")
+        if tiles is not None:
+            all_pixels = map(self._pixels, images, range(len(images)))
+            return [self._detect_tiles(pixels, batch_size, tiles) for pixels in all_pixels]
         found: list[Detections | None] = [None] * len(images)
         for source, detection in self._each(map(self._pixels, images, range(len(images))), batch_size):
             found[source.image_id] = self._in_image(detection, source.size)
         return found  # type: ignore[return-value]
+
+    def _detect_tiles(self, pixels: Tensor, batch_size: int, tiles: Tiles) -> Detections:
+        size = (pixels.shape[1], pixels.shape[2])
+        windows = tiles.windows(size)
+        cut = (pixels[:, top:bottom, left:right] for left, top, right, bottom in windows)
+        found = ((source.image_id, detection) for source, detection in self._each(cut, batch_size))
+        detection, is_cut = merged(found, windows, size)
+        return replace(self._in_image(detection, size), is_cut=is_cut)
 
     def _each(self, images: Iterable[Tensor], batch_size: int) -> Iterator[tuple[Source, Detection]]:
         """The detections of images (3, H, W), batch by batch; the id of a source is the place of its image."""

@@ -54,3 +54,17 @@ class Detection:
         factors = self.boxes.new_tensor([width, height, width, height])
         masks = None if self.masks is None else replace(self.masks, regions=self.masks.regions * factors)
         return replace(self, boxes=self.boxes * factors, masks=masks)
+
+    def shifted(self, right: float, down: float) -> Self:
+        """Return the same detections in an image that begins so many pixels further left and up.
+
+        Examples
+        --------
+        >>> import torch
+        >>> found = Detection(torch.tensor([[0.0, 0.0, 10.0, 20.0]]), torch.tensor([0.9]), torch.tensor([1]))
+        >>> found.shifted(100, 5).boxes
+        tensor([[100.,   5., 110.,  25.]])
+        """
+        offset = self.boxes.new_tensor([right, down, right, down])
+        masks = None if self.masks is None else replace(self.masks, regions=self.masks.regions + offset)
+        return replace(self, boxes=self.boxes + offset, masks=masks)

@@ -124,6 +124,53 @@ class MaskScores:
             mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
         return pixels
 
+    def cropped(self, threshold: float = 0.5) -> Self:
+        """Return the same masks at ``threshold`` in the smallest grids that hold each of them; all have one size.
+
+        Grids over a whole image become as small as the objects. On a GPU this waits for the device.
+
+        Examples
+        --------
+        >>> scores = torch.zeros(1, 40, 60)
+        >>> scores[0, 10:12, 20:25] = 1
+        >>> small = MaskScores(scores, torch.tensor([[0.0, 0.0, 60.0, 40.0]])).cropped()
+        >>> small.scores.shape, small.regions
+        (torch.Size([1, 4, 7]), tensor([[19.,  9., 26., 13.]]))
+        """
+        is_hit = self.scores >= threshold
+        spans = [_spans(is_hit.any(dim=2)), _spans(is_hit.any(dim=1))]
+        # One cell more on each side: pixels between a cell that is hit and one that is not come from both.
+        height, width = (
+            min(cells, max((last - first + 3 for first, last in span), default=0))
+            for cells, span in zip(is_hit.shape[1:], spans, strict=True)
+        )
+        tops, lefts = (
+            [min(max(first - 1, 0), cells - length) for first, _ in span]
+            for cells, length, span in zip(is_hit.shape[1:], (height, width), spans, strict=True)
+        )
+        grids = [
+            grid[top : top + height, left : left + width]
+            for grid, top, left in zip(self.scores, tops, lefts, strict=True)
+        ]
+        scores = torch.stack(grids) if grids else self.scores[:, :height, :width]
+        cell = self._cell()
+        start = self.regions[:, :2] + cell * cell.new_tensor([lefts, tops]).T
+        return replace(
+            self, scores=scores, regions=torch.cat([start, start + cell * cell.new_tensor([width, height])], 1)
+        )
+
+    def extended(self, height: int, width: int) -> Self:
+        """Return the same masks in larger grids (height, width): cells of score 0 are added on the right and below."""
+        more = self.regions.new_tensor([width - self.scores.shape[2], height - self.scores.shape[1]])
+        scores = pad(self.scores, (0, int(more[0]), 0, int(more[1])))
+        end = self.regions[:, 2:] + self._cell() * more
+        return replace(self, scores=scores, regions=torch.cat([self.regions[:, :2], end], dim=1))
+
+    def _cell(self) -> Tensor:
+        """(D, 2) width and height of a cell in pixels."""
+        cells = self.regions.new_tensor([max(1, self.scores.shape[2]), max(1, self.scores.shape[1])])
+        return (self.regions[:, 2:] - self.regions[:, :2]) / cells
+
 
 def _spans(is_hit: Tensor) -> list[tuple[int, int]]:
     """Return the first and the last cell that is hit in each row (D, cells); (0, −1) where none is."""
