@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rankdet.data.progress import with_bar, with_spinner
 from rankdet.recipes import RECIPES, Recipe, load_recipe
 from rankdet.recipes.changes import differences
 from rankdet.recipes.schema.data import Data
@@ -78,7 +79,8 @@ def import_checkpoint(
     """
     if out.exists() and out.samefile(path):
         raise InputError(f"--out {out} is the file to be imported")
-    foreign = read_foreign(path, ema)
+    with with_spinner(f"Reading {path}"):
+        foreign = read_foreign(path, ema)
     folder = None if data is None else _categories_of(data, recipe)
     try:
         imported, state = understood(foreign, recipe, folder)
@@ -193,7 +195,7 @@ def _first_that_fits(
     """Return the recipe, C and the weights."""
     misfits: list[tuple[int, str]] = []
     stem = f"{origin.backbone}.conv1.weight"
-    for candidate in candidates:
+    for candidate in with_bar(candidates, "Comparing with recipes"):
         tensors = foreign.tensors
         if candidate.adaptation.is_bgr and stem in tensors:
             tensors = tensors | {stem: tensors[stem].flip(1)}
