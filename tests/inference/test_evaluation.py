@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -167,12 +168,44 @@ def test_thresholds_of_the_checkpoint_choose_what_is_drawn(checkpoint: Path, tmp
     assert found.above(0.4).labels.tolist() == [0, 3]
 
 
-def test_classes_that_the_model_has_not_learned_are_refused(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
-    folder = tmp_path / "other"
-    shutil.copytree(shapes_folder, folder)
-    path = folder / "annotations" / "instances_val.json"
-    path.write_text(path.read_text().replace("ellipse", "disc"))
-    with pytest.raises(InputError, match=r"no class of .*: 'disc' with \d+ annotations; .* which are 'ellipse'"):
+@pytest.fixture
+def renamed(shapes_folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    """The shapes with other names of classes in the split val."""
+
+    def rename(**names: str) -> Path:
+        folder = tmp_path / "other"
+        shutil.copytree(shapes_folder, folder)
+        path = folder / "annotations" / "instances_val.json"
+        content = json.loads(path.read_text())
+        for row in content["categories"]:
+            row["name"] = names.get(row["name"], row["name"])
+        path.write_text(json.dumps(content))
+        return folder
+
+    return rename
+
+
+def test_the_classes_that_model_and_data_have_in_common_are_measured(
+    checkpoint: Path, shapes_folder: Path, renamed: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    folder = renamed(ellipse="disc")
+    some = evaluate_on_folder(load(checkpoint, CPU), folder, "val")
+    said = capsys.readouterr().err
+    assert re.search(r"warning: .*no class of .*: its objects are left out: 'disc' with \d+ annotations", said)
+    assert re.search(r"note: .*is a class of .*, but no category of the file: it has no objects there", said)
+    whole = evaluate_on_folder(load(checkpoint, CPU), shapes_folder, "val")
+    names = list(whole["per_class"])
+    assert list(some["per_class"]) == names
+    for name in names[1:]:
+        assert str(some["per_class"][name]) == str(whole["per_class"][name])
+    assert math.isnan(some["per_class"]["ellipse"]["AP"])
+    measured = [numbers["AP"] for name, numbers in whole["per_class"].items() if name != "ellipse"]
+    assert some["AP"] == pytest.approx(sum(measured) / len(measured), abs=1e-9)
+
+
+def test_data_without_a_class_of_the_model_are_refused(checkpoint: Path, renamed: Callable[..., Path], tmp_path: Path):
+    folder = renamed(**{name: f"a {name}" for name in ("ellipse", "rectangle", "triangle", "ring", "cross")})
+    with pytest.raises(InputError, match=r"no class of .*'a ellipse' with \d+ annotations.* which are 'ellipse'"):
         evaluate_on_folder(load(checkpoint, CPU), folder, "val", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

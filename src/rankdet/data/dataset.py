@@ -181,17 +181,31 @@ class CocoDataset(Dataset[Sample]):
         changed.transforms = transforms
         return changed
 
-    def with_categories(self, expected: Sequence[tuple[int, str]], owner: object) -> tuple[Self, list[Finding]]:
+    def with_categories(
+        self, expected: Sequence[tuple[int, str]], owner: object, only_common: bool = False
+    ) -> tuple[Self, list[Finding]]:
         """The same images with the labels of ``expected``, the classes of ``owner``, matched by name.
 
         Returns what there is to say as well; with an error among it, the data set is unchanged. See
-        `rankdet.coco.GroundTruth.with_categories`.
+        `rankdet.coco.GroundTruth.with_categories`. With ``only_common`` objects of other classes are left out with a
+        warning; that no class is in common remains an error.
         """
         truth, findings = self.ground_truth.with_categories(expected, owner)
+        names = {name for _, name in expected}
+        others = {f"category {id_}" for id_, name in self.categories if name not in names}
+        if only_common and len(others) < len(self.categories):
+            findings = [
+                finding._replace(severity="warning", problem=f"{finding.problem}: its objects are left out", remedy="")
+                if finding.severity == "error" and finding.record in others
+                else finding
+                for finding in findings
+            ]
         if any(finding.severity == "error" for finding in findings):
             return self, findings
         changed = copy(self)
         changed.ground_truth, changed.categories, changed.category_ids = truth, truth.categories, truth.category_ids
+        changed._is_usable = self._is_usable[np.isin(self.ground_truth.places, truth.places)]
+        changed._keep(np.isin(np.arange(len(truth.image_ids)), self._images))
         return changed, findings
 
     def without(self, indices: Sequence[int] | NDArray[np.int64]) -> Self:

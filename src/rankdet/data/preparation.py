@@ -147,11 +147,12 @@ def _trainable(train: CocoDataset, findings: list[Finding]) -> CocoDataset | Non
 
 
 def comparable(
-    dataset: CocoDataset, categories: Sequence[tuple[int, str]], owner: object
+    dataset: CocoDataset, categories: Sequence[tuple[int, str]], owner: object, only_common: bool = False
 ) -> tuple[CocoDataset, list[Finding]]:
     """Images to evaluate on with the classes of ``owner``, matched by name, and what is wrong or odd about them.
 
     Images whose file is missing stay: they count as images without detections. It is an error if none can be read.
+    So are objects of other classes, unless ``only_common`` says that they are left out.
     """
     remedy = "it counts as an image without detections"
     findings = _of_missing(dataset, dataset.missing_files(), "warning", remedy)
@@ -159,7 +160,7 @@ def comparable(
         dataset.check_readable()
     except InputError as error:
         findings += findings_of(error, str(dataset.ground_truth))
-    matched, odd = dataset.with_categories(categories, owner)
+    matched, odd = dataset.with_categories(categories, owner, only_common)
     return matched, findings + odd
 
 

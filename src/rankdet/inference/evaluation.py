@@ -99,7 +99,8 @@ def evaluate(
     Raises
     ------
     InputError
-        When something is missing or broken, no image can be read, or the categories of model and data differ.
+        When something is missing or broken, no image can be read, or the model has no class of the data. A data set has
+        to have just its classes; of a folder or a file those that both have are measured.
     """
     folder = None if out is None else Path(out)
     if isinstance(found, str | PathLike) and (Path(found).is_dir() or Path(found).suffix == ".pt"):
@@ -210,13 +211,14 @@ def evaluate_on_folder(
 
     The arguments and the result are those of `evaluate`, with the processes of ``world`` that share the images. The
     folder ``out`` is made before anything is computed. What is measured, and what is odd about it, is said on standard
-    error. All processes but the main one get None. Classes are matched by name.
+    error. All processes but the main one get None. Classes are matched by name; those that the model and the data have
+    in common are measured.
 
     Raises
     ------
     InputError
-        When the data are missing or broken, or have other categories than the model, or ``out`` cannot be written
-        into. No process is left waiting.
+        When the data are missing or broken, or have no class of the model, or ``out`` cannot be written into. No
+        process is left waiting.
     """
     if model.origin is None:
         raise InputError("the model has no recipe that names the format of the folder; give a data set in its place")
@@ -229,7 +231,7 @@ def evaluate_on_folder(
             has_masks = getattr(model.network, "has_masks", recipe.detector.has_masks)
             dataset = data.build_test_dataset(split, ranking and has_masks, measure_masks=has_masks)
             findings = dataset.findings
-            dataset, odd = comparable(dataset, model.categories, model.origin.path or "the model")
+            dataset, odd = comparable(dataset, model.categories, model.origin.path or "the model", only_common=True)
             raise_errors([*findings, *odd])
             if world.is_main and out is not None:
                 stack.enter_context(output_folder(out))
