@@ -45,6 +45,19 @@ ENCODER = json.JSONEncoder(separators=(",", ":"))
 GroundTruthSource = str | PathLike[str] | Mapping[str, Any] | COCO
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep Python from looking for garbage, again and again, among the millions of new objects of a file."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@no_collection()
 def read_json(path: str | PathLike[str]) -> Any:
     """The content of a JSON file; InputError names the file and, where the text is broken, the place in it.
 
@@ -62,25 +75,13 @@ def read_json(path: str | PathLike[str]) -> Any:
 
 def _parsed(text: bytes) -> Any:
     """The content of a JSON text; ValueError or RecursionError where it is broken."""
-    with _no_collection():
-        if orjson is not None:
-            with suppress(orjson.JSONDecodeError):  # it takes neither NaN nor half letters, nor other encodings
-                return orjson.loads(text)
-        return json.loads(text)
+    if orjson is not None:
+        with suppress(orjson.JSONDecodeError):  # it takes neither NaN nor half letters, nor other encodings
+            return orjson.loads(text)
+    return json.loads(text)
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep Python from looking for garbage among millions of new objects, a third of the time of `json.loads`."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
+@no_collection()
 def read_ground_truth(
     source: GroundTruthSource,
     *,

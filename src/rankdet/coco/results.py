@@ -31,7 +31,7 @@ from rankdet.coco.findings import (
 )
 from rankdet.coco.ground_truth import GroundTruth
 from rankdet.coco.matching import ONLY_KNOWN, Matching, Unknown
-from rankdet.coco.reading import read_json
+from rankdet.coco.reading import no_collection, read_json
 from rankdet.coco.segmentations import encode_masks, mask_area, outline_box, segmentation_problem, to_rle
 from rankdet.structures import Detection, InputError, Source
 
@@ -144,6 +144,7 @@ class Results:
 ResultsSource = str | PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Results
 
 
+@no_collection()  # nor among them once they are columns
 def read_results(
     source: ResultsSource,
     ground_truth: GroundTruth,
@@ -240,11 +241,13 @@ def read_results(
 
 def _plain(records: Sequence[Any], truth: GroundTruth) -> Results:
     """Boxes of which nothing is to be said; `NotPlain` where one is in another form, or makes no sense."""
-    columns.check_objects(records, without=("file_name", "category_name"))
-    image_ids, category_ids = (columns.ids(columns.column(records, key)) for key in ("image_id", "category_id"))
+    keys = ("image_id", "category_id", "score", "bbox")
+    columns.check_objects(records, keys, without=("file_name", "category_name"))
+    given = [columns.column(records, key) for key in keys]
+    image_ids, category_ids = columns.ids(given[0]), columns.ids(given[1])
     columns.check(np.isin(image_ids, truth.image_ids).all() and np.isin(category_ids, truth.category_ids).all())
-    scores = columns.numbers(columns.column(records, "score"), sys.float_info.max)
-    return Results(image_ids, category_ids, scores, columns.boxes(columns.column(records, "bbox"), LARGEST_COORDINATE))
+    scores = columns.numbers(given[2], sys.float_info.max)
+    return Results(image_ids, category_ids, scores, columns.boxes(given[3], LARGEST_COORDINATE))
 
 
 _Section = Mapping[Any, Mapping[str, Any]]

@@ -128,13 +128,12 @@ def _contradictions(truth: GroundTruth, found: Annotations, objects: NDArray[np.
         return [Finding("warning", truth.source, "", problem, detail, remedy)]
 
     outlines = _filled(found.outlines)
-    has_outline, overlap = objects & ~np.isnan(outlines[:, 0]), _ious(boxes, outlines)
     findings = []
-    far = np.abs(_corners(boxes) - _corners(outlines)).max(axis=1) > TOLERANCE
-    for row in np.flatnonzero(has_outline & far & (overlap < OTHER)).tolist():
-        detail = f"box {_shown(boxes[row])}, around the segmentation {_shown(outlines[row])}"
-        problem = "the box is another than that around the segmentation"
-        findings.append(Finding("warning", truth.source, truth.name_of(row), problem, detail))
+    for row in np.flatnonzero(objects & (_ious(boxes, outlines) < OTHER)).tolist():
+        if np.abs(_corners(boxes[[row]]) - _corners(outlines[[row]])).max() > TOLERANCE:
+            detail = f"box {_shown(boxes[row])}, around the segmentation {_shown(outlines[row])}"
+            problem = "the box is another than that around the segmentation"
+            findings.append(Finding("warning", truth.source, truth.name_of(row), problem, detail))
     for row in np.flatnonzero(objects & (areas > 1.1 * own + TOLERANCE**2) & (own > 0)).tolist():
         detail = f"{areas[row]:.9g} of {own[row]:.9g} pixels"
         findings.append(Finding("warning", truth.source, truth.name_of(row), "the area is larger than the box", detail))
@@ -146,12 +145,15 @@ def _corners(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _ious(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(A,) IoU of the boxes of each row; NaN where there is none, or both are empty."""
+    """(A,) IoU of the boxes of each row; NaN where there is none in ``second``, or both are empty."""
+    found, rows = np.full(len(first), np.nan), np.flatnonzero(~np.isnan(second[:, 0]))
+    first, second = first[rows], second[rows]
     one, two = _corners(first), _corners(second)
     sides = np.minimum(one[:, 2:], two[:, 2:]) - np.maximum(one[:, :2], two[:, :2])
     shared = np.clip(sides, 0, None).prod(axis=1)
     union = first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - shared
-    return np.divide(shared, union, out=np.full(len(first), np.nan), where=union > 0)
+    found[rows] = np.divide(shared, union, out=np.full(len(rows), np.nan), where=union > 0)
+    return found
 
 
 def _shown(box: NDArray[np.float64]) -> str:

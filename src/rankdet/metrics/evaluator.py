@@ -109,13 +109,19 @@ def _objects(comparison: Comparison) -> COCO:
         for category, frequency in zip(classes, truth.federation.frequencies.tolist(), strict=True):
             category["frequency"] = frequency
     columns = {
-        "id": truth.annotation_ids[rows],
         "image_id": truth.image_ids[truth.images[rows]],
         "category_id": np.array(truth.category_ids, dtype=np.int64)[truth.labels[rows]],
         "bbox": truth.boxes[rows],
+        "id": truth.annotation_ids[rows],
         "area": comparison.areas,
         "iscrowd": comparison.is_crowd.astype(np.int64),
     }
+    if hasattr(COCO, "from_arrays"):  # from hotcoco 1.2 on
+        image_ids, category_ids, boxes, ids, areas, is_crowd = columns.values()
+        masks: Any = comparison.masks or None
+        return COCO.from_arrays(
+            images, classes, image_ids, category_ids, boxes, ids=ids, area=areas, iscrowd=is_crowd, segmentation=masks
+        )
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
     annotations: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in values]
     for annotation, mask in zip(annotations, comparison.masks, strict=comparison.iou_type == "segm"):
