@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hotcoco import mask as rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,6 +65,22 @@ KEYS = (
 )
 
 
+SOUND_CODE = rle.encode(np.asfortranarray(np.tri(64, dtype=np.uint8)))
+TEXT_CODE = {**SOUND_CODE, "counts": SOUND_CODE["counts"].decode()}
+CODES = st.sampled_from(
+    [
+        *(SOUND_CODE, SOUND_CODE, SOUND_CODE, TEXT_CODE, TEXT_CODE, TEXT_CODE, {**TEXT_CODE, "more": 1}, SQUARE, RUNS),
+        rle.encode(np.asfortranarray(np.zeros((64, 64), dtype=np.uint8))),
+        *({**TEXT_CODE, "size": size} for size in ((64, 64), [32, 128], [64], [64.0, 64], [True, 64], "64", None)),
+        *(
+            {**TEXT_CODE, "counts": counts}
+            for counts in ("", "0", "PP2", "P", "é", "o" * 20, TEXT_CODE["counts"] + "1", 3)
+        ),
+        *({**SOUND_CODE, "counts": counts} for counts in (b"", b"0", b"\x00", SOUND_CODE["counts"][:-1], [4095, 1])),
+    ]
+)
+
+
 def change(draw: st.DrawFn, rows: list[Any]) -> None:
     """Give some records odd values, or none, or make them something else."""
     for _ in range(draw(st.integers(0, 2))):
@@ -115,11 +132,20 @@ def test_annotations_by_keys_are_those_one_by_one(document, masks, crowds_are_ob
 
 
 @settings(max_examples=400, deadline=None)
-@given(changed(FOUND), st.booleans(), st.sampled_from([None, 0, 1]), st.booleans())
-def test_detections_by_keys_are_those_one_by_one(document, only_known, labels_from, masks):
+@given(
+    changed(FOUND),
+    st.booleans(),
+    st.sampled_from([None, None, 0, 1]),
+    st.booleans(),
+    st.lists(CODES, min_size=2, max_size=2),
+)
+def test_detections_by_keys_are_those_one_by_one(document, only_known, labels_from, masks, codes):
     truth, _ = read_ground_truth(TRUTH)
     if masks:
-        document = [row | {"segmentation": SQUARE} if isinstance(row, dict) else row for row in document]
+        document = [
+            row | {"segmentation": code} if isinstance(row, dict) else row
+            for row, code in zip(document, codes, strict=True)
+        ]
 
     def read() -> Any:
         return read_results(document, truth, masks, only_known, labels_from)
@@ -138,4 +164,6 @@ def test_plain_records_are_read_by_keys(monkeypatch):
     monkeypatch.setattr(results, "_problem", one_by_one)
     monkeypatch.setattr(records, "box_problem", one_by_one)
     assert len(read_results(FOUND, truth, masks=False)[0]) == 2
+    for code in (SOUND_CODE, TEXT_CODE):
+        assert len(read_results([row | {"segmentation": code} for row in FOUND], truth, masks=True)[0]) == 2
     assert len(read_ground_truth(TRUTH)[0].labels) == 3

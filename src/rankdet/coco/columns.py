@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdet.coco.findings import LARGEST_ID
+from rankdet.coco.segmentations import mask_areas, sums_of_runs
 
 LISTS = frozenset((list, tuple))
 
@@ -90,6 +91,23 @@ def boxes(values: Sequence[Any], limit: float) -> NDArray[np.float64]:
     found = _within(chain.from_iterable(values), 4 * len(values), limit).reshape(-1, 4)
     check(not len(found) or found[:, 2:].min() >= 0)
     return found
+
+
+def run_lengths(values: Sequence[Any], sizes: NDArray[np.int64]) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
+    """R run-length objects with compressed counts, in images of (R, 2) ``sizes``, and their (R,) numbers of pixels."""
+    check(_types(values) <= {dict})
+    own, counts = column(values, "size"), column(values, "counts")
+    check(_types(own) <= {list} and set(map(len, own)) <= {2})
+    check(_types(chain.from_iterable(own)) <= {int} and own == sizes.tolist() and bool(sizes.all()))
+    kinds = _types(counts)
+    check(kinds <= {str} or kinds <= {bytes})
+    try:
+        letters = [text.encode("ascii") for text in counts] if kinds == {str} else counts
+        areas = mask_areas(list(values))
+    except (ValueError, OverflowError) as error:  # an RLE is broken
+        raise NotPlain from error
+    check((sums_of_runs(letters) == sizes.prod(axis=1)).all())
+    return [{"size": size, "counts": text} for size, text in zip(own, counts, strict=True)], areas
 
 
 def _types(values: Iterable[Any]) -> set[type]:

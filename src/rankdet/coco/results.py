@@ -186,9 +186,9 @@ def read_results(
     if isinstance(source, Results):
         return source, []
     name, records, own_images, own_categories = _records(source)
-    if not (masks or own_images or own_categories or labels_from is not None):
+    if not (own_images or own_categories or labels_from is not None):
         try:
-            return _plain(records, ground_truth), []
+            return _plain(name, records, ground_truth, masks)
         except NotPlain:  # then each record is looked at
             pass
     required = ("image_id", "category_id", "score", *(("segmentation",) if masks else ()))
@@ -217,8 +217,7 @@ def read_results(
         if masks:
             codes.append(_code(record["segmentation"], size))
             if not mask_area(codes[-1]):
-                finding = Finding("note", name, record_name("detection", row, record), EMPTY)
-                findings.append(finding)
+                findings.append(_empty(name, row, record))
     raise_errors(findings)
     has_boxes = not masks or all(record.get("bbox") is not None for record in kept)
     boxes = (
@@ -239,15 +238,24 @@ def read_results(
     return results, [*matching.findings, *findings]
 
 
-def _plain(records: Sequence[Any], truth: GroundTruth) -> Results:
-    """Boxes of which nothing is to be said; `NotPlain` where one is in another form, or makes no sense."""
-    keys = ("image_id", "category_id", "score", "bbox")
-    columns.check_objects(records, keys, without=("file_name", "category_name"))
-    given = [columns.column(records, key) for key in keys]
-    image_ids, category_ids = columns.ids(given[0]), columns.ids(given[1])
+def _plain(name: str, records: Sequence[Any], truth: GroundTruth, masks: bool) -> tuple[Results, list[Finding]]:
+    """Detections of which nothing is to be said but that masks are empty; `NotPlain` otherwise."""
+    has_boxes = not masks or (len(records) > 0 and isinstance(records[0], dict) and "bbox" in records[0])
+    keys = ["image_id", "category_id", "score", *["bbox"] * has_boxes, *["segmentation"] * masks]
+    without = ("file_name", "category_name", *["bbox"] * (not has_boxes))
+    columns.check_objects(records, keys, without)
+    given = {key: columns.column(records, key) for key in keys}
+    image_ids, category_ids = columns.ids(given["image_id"]), columns.ids(given["category_id"])
     columns.check(np.isin(image_ids, truth.image_ids).all() and np.isin(category_ids, truth.category_ids).all())
-    scores = columns.numbers(given[2], sys.float_info.max)
-    return Results(image_ids, category_ids, scores, columns.boxes(given[3], LARGEST_COORDINATE))
+    scores = columns.numbers(given["score"], sys.float_info.max)
+    boxes = columns.boxes(given["bbox"], LARGEST_COORDINATE) if has_boxes else None
+    if not masks:
+        return Results(image_ids, category_ids, scores, boxes), []
+    by_id = np.argsort(truth.image_ids)
+    sizes = truth.sizes[by_id[np.searchsorted(truth.image_ids, image_ids, sorter=by_id)]]
+    codes, areas = columns.run_lengths(given["segmentation"], sizes)
+    empty = np.flatnonzero(areas == 0).tolist()
+    return Results(image_ids, category_ids, scores, boxes, codes), [_empty(name, row, records[row]) for row in empty]
 
 
 _Section = Mapping[Any, Mapping[str, Any]]
@@ -281,6 +289,10 @@ def _size(image: Mapping[str, Any] | None) -> tuple[int, int] | None:
 
 def _broken(name: str, row: int, record: Any, problem: str, detail: str = "", remedy: str = "") -> Finding:
     return Finding("error", name, record_name("detection", row, record), problem, detail, remedy)
+
+
+def _empty(name: str, row: int, record: Any) -> Finding:
+    return Finding("note", name, record_name("detection", row, record), EMPTY)
 
 
 def _unknown(name: str, row: int, record: Any, unknown: Unknown, is_left_out: bool, remedy: str) -> Finding:

@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from rankdet.coco.lvis import NEGATIVE, NOT_EXHAUSTIVE
 from rankdet.metrics.evaluator import Comparison
 from rankdet.metrics.lrp import MATCH_IOU
-from rankdet.metrics.overlap import BoxOverlap, MaskOverlap, Overlap
-
-LARGEST_AREA = 1e10
-"""Pixels; what is larger, or has a negative area, is neither found nor missed."""
+from rankdet.metrics.overlap import LARGEST_AREA, BoxOverlap, MaskOverlap, Overlap
 
 MOST_PAIRS = 2**18
 """Pairs whose overlap is computed at a time."""

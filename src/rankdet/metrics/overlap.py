@@ -11,8 +11,10 @@ import numpy as np
 from hotcoco import mask as rle
 from numpy.typing import NDArray
 
-from rankdet.coco.segmentations import mask_area
+from rankdet.coco.segmentations import mask_area, mask_areas
 
+LARGEST_AREA = 1e10
+"""Pixels; what is larger, or has a negative area, is neither found nor missed."""
 Columns = NDArray[np.float64]
 """(4, n) left, top, width and height of boxes."""
 
@@ -21,7 +23,7 @@ class Overlap(Protocol):
     """What detections share with objects, as boxes or as masks."""
 
     areas: NDArray[np.float64]
-    """(D,) in pixels."""
+    """(D,) in pixels; up to `LARGEST_AREA` it may be too large."""
 
     def ious(self, rows: NDArray[np.int64], objects: NDArray[np.int64]) -> NDArray[np.float64]:
         """(P,) IoU of the detections in ``rows`` with ``objects``.
@@ -69,21 +71,22 @@ class MaskOverlap:
         boxes: NDArray[np.float64] | None,
     ) -> None:
         self._detections, self._objects, self._is_crowd = detections, objects, is_crowd
-        self._boxes, self._object_boxes = _around(detections), _around(objects)
-        self._pixels, self._object_pixels = _pixels(detections), _pixels(objects)
-        self.areas = self._pixels if boxes is None else boxes[:, 2] * boxes[:, 3]
+        self._boxes, self._pixels = _around(objects), mask_areas(objects)
+        self.areas = _most_pixels(detections) if boxes is None else boxes[:, 2] * boxes[:, 3]
 
     def ious(self, rows: NDArray[np.int64], objects: NDArray[np.int64]) -> NDArray[np.float64]:
         """(P,) IoU: see `Overlap.ious`."""
-        pixels, is_crowd = self._pixels[rows], self._is_crowd[objects]
-        least_union = np.where(is_crowd, pixels, np.maximum(pixels, self._object_pixels[objects]))
-        shared = _shared(self._boxes[:, rows], self._object_boxes[:, objects])
+        starts = np.flatnonzero(np.diff(rows, prepend=-1))  # pairs of one detection are neighbours
+        masks = [self._detections[row] for row in rows[starts].tolist()]
+        which = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(rows)))
+        pixels, is_crowd = mask_areas(masks)[which], self._is_crowd[objects]
+        least_union = np.where(is_crowd, pixels, np.maximum(pixels, self._pixels[objects]))
+        shared = _shared(_around(masks)[:, which], self._boxes[:, objects])
         near = np.flatnonzero((2 * shared >= least_union) & (shared > 0))
         found = np.zeros(len(rows))
-        # Pairs of one detection are neighbours, and its mask is decoded once for all of them.
-        for places in np.split(near, np.flatnonzero(np.diff(rows[near])) + 1) if len(near) else []:
+        for places in np.split(near, np.flatnonzero(np.diff(which[near])) + 1) if len(near) else []:
             others = [self._objects[place] for place in objects[places].tolist()]
-            found[places] = rle.iou([self._detections[rows[places[0]]]], others, is_crowd[places].tolist())[0]
+            found[places] = rle.iou([masks[which[places[0]]]], others, is_crowd[places].tolist())[0]
         return found
 
 
@@ -99,5 +102,9 @@ def _around(masks: list[dict[str, Any]]) -> Columns:
     return np.array(rle.to_bbox(masks), dtype=np.float64).reshape(-1, 4).T.copy()
 
 
-def _pixels(masks: list[dict[str, Any]]) -> NDArray[np.float64]:
-    return np.array([mask_area(mask) for mask in masks], dtype=np.float64)
+def _most_pixels(masks: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """The pixels of the images of masks, which no mask exceeds; those of the mask in images beyond `LARGEST_AREA`."""
+    most = np.array([mask["size"] for mask in masks], dtype=np.float64).reshape(-1, 2).prod(axis=1)
+    large = np.flatnonzero(most > LARGEST_AREA).tolist()
+    most[large] = [mask_area(masks[row]) for row in large]
+    return most
