@@ -53,10 +53,12 @@ def measure_sorting(num: int, device: str, repeats: int) -> str:
     logits = torch.randn(num, device=device, dtype=torch.float64).sort().values
     quality = torch.rand(num, device=device, dtype=torch.float64)
     dense, sparse = (
-        milliseconds(lambda form=form: form(logits, quality, 0.5), device, repeats)  # type: ignore[misc]
+        milliseconds(lambda form=form: form(sorting.Window(logits, 0.5), quality), device, repeats)  # type: ignore[misc]
         for form in (sorting._dense, sorting._sparse)
     )
-    memory = f"{added_memory(lambda: sorting._dense(logits, quality, 0.5)):.0f}" if device == "cuda" else "–"
+    memory = (
+        f"{added_memory(lambda: sorting._dense(sorting.Window(logits, 0.5), quality)):.0f}" if device == "cuda" else "–"
+    )
     return f"| {num} | {dense:.2f} | {sparse:.2f} | {sparse / dense:.1f} | {memory} |"
 
 

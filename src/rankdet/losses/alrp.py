@@ -174,9 +174,9 @@ def _parts(found: Values, errors: Tensor, sync: Sync) -> ALRPValues:
     return ALRPValues(classification, with_value(part, localization).to(classification.dtype))
 
 
-def _rule(logits: Tensor, errors: Tensor, false_positives: Tensor, delta: float) -> Ruling:
-    count, own = len(logits), 0.5 if delta > 0 else 1.0
-    ones_above, errors_above = Window(logits, delta).steps_above(torch.stack([torch.ones_like(logits), errors]))
+def _rule(window: Window, errors: Tensor, false_positives: Tensor) -> Ruling:
+    count, own = len(errors), 0.5 if window.delta > 0 else 1.0
+    ones_above, errors_above = window.steps_above(torch.stack([torch.ones_like(errors), errors]))
     rank = ones_above + (1 - own) + false_positives
     # The identity update passes on the localization errors above i, but for its own.
     is_active = ~(false_positives <= EPSILON)

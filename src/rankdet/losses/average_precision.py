@@ -140,8 +140,8 @@ def ap_loss_at(
     return found.values[0]
 
 
-def _rule(logits: Tensor, _: Tensor, false_positives: Tensor, delta: float, *, interpolate: bool) -> Ruling:
-    positive_rank = Window(logits, delta).steps_above(torch.ones_like(logits)) + (0.5 if delta > 0 else 0.0)
+def _rule(window: Window, _: Tensor, false_positives: Tensor, *, interpolate: bool) -> Ruling:
+    positive_rank = window.steps_above(torch.ones_like(false_positives)) + (0.5 if window.delta > 0 else 0.0)
     rank = positive_rank + false_positives
     precision = positive_rank / rank
     # Each at least as precise as those below it.

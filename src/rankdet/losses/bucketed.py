@@ -25,7 +25,7 @@ from rankdet.losses.candidates import Positives, check_sigmoid
 from rankdet.losses.gradients import Gradient, Upstream, with_gradient
 from rankdet.losses.quality import BinaryQuality, IoUQuality, Quality
 from rankdet.losses.rank_sort import RankSortValues
-from rankdet.losses.sorting import EPSILON, Sorting, sorting_errors
+from rankdet.losses.sorting import EPSILON, Sorting, Window
 from rankdet.losses.steps import soft_step
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import ScoreWeights
@@ -59,7 +59,7 @@ def bucketed_rank_sort_loss(logits: Tensor, targets: Tensor, delta: float = 0.5)
     >>> logits.grad
     tensor([-0.2619,  0.2580,  0.2580, -0.2541])
     """
-    return RankSortValues(*_bucketed(logits, targets, delta, sorting_errors))
+    return RankSortValues(*_bucketed(logits, targets, delta, Window.sorting))
 
 
 def bucketed_ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
@@ -78,14 +78,14 @@ def bucketed_ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Ten
     return _bucketed(logits, targets, delta, _unsorted)[0]
 
 
-def _unsorted(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
+def _unsorted(window: Window, _: Tensor) -> Sorting:
     """The ranks among positives alone."""
-    rank = soft_step(logits - logits[:, None], delta).sum(dim=1)
+    rank = soft_step(window.logits - window.logits[:, None], window.delta).sum(dim=1)
     return Sorting(rank, torch.zeros_like(rank), torch.zeros_like(rank))
 
 
 def _bucketed(
-    logits: Tensor, targets: Tensor, delta: float, sort: Callable[[Tensor, Tensor, float], Sorting]
+    logits: Tensor, targets: Tensor, delta: float, sort: Callable[[Window, Tensor], Sorting]
 ) -> tuple[Tensor, ...]:
     """The mean of N_FP / rank and that of the sorting errors, each with a gradient of its own."""
     if logits.shape != targets.shape:
@@ -110,7 +110,7 @@ def _bucketed(
         means = torch.bincount(bucket, weights=values, minlength=num_buckets) / counts.clamp(min=1)
         above = soft_step(means - ascending[:, None], delta)
         false_positives = above @ counts
-        sorting = sort(ascending, targets[positives].double(), delta)
+        sorting = sort(Window(ascending, delta), targets[positives].double())
         rank = sorting.rank + false_positives
         errors = false_positives / rank
         shares = ~(false_positives <= EPSILON) / rank  # what a unit of H is worth to a negative

@@ -17,7 +17,7 @@ from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.quality import IoUQuality, Quality
 from rankdet.losses.ranking import Ruling
 from rankdet.losses.roles import Index, indices_of
-from rankdet.losses.sorting import EPSILON, sorting_errors
+from rankdet.losses.sorting import EPSILON, Window
 from rankdet.losses.tasks import Tasks
 from rankdet.losses.weighting import ScoreWeights
 from rankdet.ranges import NonNegative, checked
@@ -264,8 +264,8 @@ def _without_zeros(
     return list(flat.split([len(level) for level in levels])), quality[~is_zero], rows[~is_zero]
 
 
-def _rule(logits: Tensor, quality: Tensor, false_positives: Tensor, delta: float) -> Ruling:
-    sorting = sorting_errors(logits, quality, delta)
+def _rule(window: Window, quality: Tensor, false_positives: Tensor) -> Ruling:
+    sorting = window.sorting(quality)
     rank = sorting.rank + false_positives
     ranking_errors = false_positives / rank  # (R)
     is_active = ~(false_positives <= EPSILON)

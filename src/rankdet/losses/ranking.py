@@ -24,6 +24,7 @@ from rankdet.losses.cells import Cells
 from rankdet.losses.negatives import Negatives, TorchNegatives, in_place_of
 from rankdet.losses.processes import Processes
 from rankdet.losses.roles import RankedCandidates, positive_logits
+from rankdet.losses.sorting import Window
 
 
 class Ruling(NamedTuple):
@@ -45,8 +46,8 @@ class Ruling(NamedTuple):
     per_positive: Tensor
 
 
-Rule = Callable[[Tensor, Tensor, Tensor, float], Ruling]
-"""Maps (P,) ascending logits, (P,) qualities (or whatever else comes with the positives), (P,) N_FP and δ."""
+Rule = Callable[[Window, Tensor, Tensor], Ruling]
+"""Maps the P positives in ascending order, their (P,) qualities (or whatever else comes with them) and (P,) N_FP."""
 
 
 class Kind(NamedTuple):
@@ -92,12 +93,26 @@ def _negatives(candidates: RankedCandidates, cells: Cells, settings: Settings, k
         from rankdet.losses.kernels.negatives import TritonNegatives
 
         return TritonNegatives(candidates, cells)
-    on_cpu = cells.edges.device.type == "cpu"
-    if settings.implementation == "numba" or (settings.implementation == "auto" and on_cpu and _has_numba()):
+    if _is_compiled(settings, cells.edges):
         from rankdet.losses.kernels.cpu import NumbaNegatives
 
         return NumbaNegatives(candidates, cells, kept)
     return TorchNegatives(candidates, cells, kept)
+
+
+def _window(ascending: Tensor, settings: Settings) -> Window:
+    """The positives in ascending order, and the implementation of sums among them."""
+    if _is_compiled(settings, ascending):
+        from rankdet.losses.kernels.cpu import NumbaWindow
+
+        return NumbaWindow(ascending, settings.delta)
+    return Window(ascending, settings.delta)
+
+
+def _is_compiled(settings: Settings, like: Tensor) -> bool:
+    """Whether numba is asked for, or fits."""
+    fits = settings.implementation == "auto" and like.device.type == "cpu"
+    return settings.implementation == "numba" or (fits and _has_numba())
 
 
 @cache
@@ -140,7 +155,7 @@ def rank(kind: Kind, *arguments: Any) -> tuple[Tensor, ...]:
     cells = Cells(ascending, settings.delta, candidates.dtype)
     counts, sums, not_finite = _negatives(candidates, cells, settings, kept if keep else None).count(own)
     false_positives = processes.sum(cells.steps_over(counts, sums).clamp(min=0) + (poison + not_finite))
-    ruling = kind.rule(ascending, gathered[1, order], false_positives, settings.delta)
+    ruling = kind.rule(_window(ascending, settings), gathered[1, order], false_positives)
     values = ruling.values + 0 * false_positives.sum()  # NaN in every value where a logit was
     # From ascending order to that of the candidates, of which this process holds some.
     place = torch.empty_like(order).scatter_(0, order, torch.arange(num_all, device=order.device))

@@ -5,6 +5,7 @@ Legend: P positives in ascending order of their logits p, y their localization q
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -32,48 +33,6 @@ class Sorting(NamedTuple):
     gradient: Tensor
 
 
-def sorting_errors(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
-    """Sorting error over its target, of every positive; all of (P,) float64, in ascending order of their logits.
-
-    .. math::
-
-        \\ell_S(i) - \\ell_S^*(i) = \\frac{\\sum_{j} H(x_{ij})(1 - y_j)}{\\sum_{j} H(x_{ij})}
-            - \\frac{\\sum_{j} H(x_{ij})[y_j \\ge y_i](1 - y_j)}{\\sum_{j} H(x_{ij})[y_j \\ge y_i]}
-
-    ((S) and (S*) of :func:`rankdet.losses.rank_sort_loss`). Let T and U be the sums of H and of H (1 − y) over the
-    positives that are *worse* than i, and R and A the same sums over all positives. The error is
-    (U R − A T) / (R (R − T)): exactly 0 where nothing worse is above i, with no difference of two large numbers.
-    """
-    dense_up_to = DENSE_UP_TO_ON_GPU if logits.is_cuda else DENSE_UP_TO
-    errors = _dense if len(logits) <= dense_up_to else _sparse
-    return errors(logits, quality, delta)
-
-
-def _dense(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
-    above = soft_step(logits - logits[:, None], delta)
-    worse = above.masked_fill(quality >= quality[:, None], 0)
-    weights = torch.stack([torch.ones_like(quality), 1 - quality], dim=1)
-    rank, total = (above @ weights).unbind(1)
-    num_worse, total_worse = (worse @ weights).unbind(1)
-    error, share = _error_and_share(rank, total, num_worse, total_worse)
-    return Sorting(rank, error, share @ worse - share * num_worse)
-
-
-def _sparse(logits: Tensor, quality: Tensor, delta: float) -> Sorting:
-    order = _Dominance(logits, quality, delta)
-    weights = torch.stack([torch.ones_like(quality), 1 - quality])
-    rank, total = order.window.steps_above(weights)
-    worse, total_worse = order.steps_of_worse(weights)
-    error, share = _error_and_share(rank, total, worse, total_worse)
-    return Sorting(rank, error, order.steps_over_better(share) - share * worse)
-
-
-def _error_and_share(rank: Tensor, total: Tensor, worse: Tensor, total_worse: Tensor) -> tuple[Tensor, Tensor]:
-    """The error of each positive, and what each unit of H of a worse positive gets of it; each (P,)."""
-    error = (total_worse * rank - total * worse) / (rank * (rank - worse))
-    return error, torch.where(worse > EPSILON, error / worse.clamp(min=EPSILON), 0.0)
-
-
 class Window:
     """Sums of soft steps among P positives in ascending order of their logits, in O(P log P).
 
@@ -90,8 +49,16 @@ class Window:
     def __init__(self, logits: Tensor, delta: float) -> None:
         self.logits = logits
         self.delta = delta
-        self.first = torch.searchsorted(logits, logits - delta)
-        self.last = torch.searchsorted(logits, logits + delta, right=True)
+
+    @functools.cached_property
+    def first(self) -> Tensor:
+        """(P,) place at which each window begins."""
+        return torch.searchsorted(self.logits, self.logits - self.delta)
+
+    @functools.cached_property
+    def last(self) -> Tensor:
+        """(P,) place before which each window ends."""
+        return torch.searchsorted(self.logits, self.logits + self.delta, right=True)
 
     def steps_above(self, weights: Tensor) -> Tensor:
         """Σ_j H(p_j − p_i) w_j for each i; (…, P) for (…, P) weights."""
@@ -107,12 +74,57 @@ class Window:
         moment = moments[..., self.last] - moments[..., self.first]
         return counts[..., self.first] + self.linear(self.logits * inside - moment, inside)
 
+    def sorting(self, quality: Tensor) -> Sorting:
+        """Sorting error over its target, of every positive; all of (P,) float64, in ascending order of their logits.
+
+        .. math::
+
+            \\ell_S(i) - \\ell_S^*(i) = \\frac{\\sum_{j} H(x_{ij})(1 - y_j)}{\\sum_{j} H(x_{ij})}
+                - \\frac{\\sum_{j} H(x_{ij})[y_j \\ge y_i](1 - y_j)}{\\sum_{j} H(x_{ij})[y_j \\ge y_i]}
+
+        ((S) and (S*) of :func:`rankdet.losses.rank_sort_loss`). Let T and U be the sums of H and of H (1 − y) over the
+        positives that are *worse* than i, and R and A the same sums over all positives. The error is
+        (U R − A T) / (R (R − T)): exactly 0 where nothing worse is above i, with no difference of two large numbers.
+        """
+        dense_up_to = DENSE_UP_TO_ON_GPU if self.logits.is_cuda else DENSE_UP_TO
+        errors = _dense if len(self.logits) <= dense_up_to else _sparse
+        return errors(self, quality)
+
+    def dominance(self, quality: Tensor) -> Dominance:
+        """Sums over those of lower or of higher quality than one's own, for (P,) qualities."""
+        return Dominance(self, quality)
+
     def linear(self, difference: Tensor, count: Tensor) -> Tensor:
         """The linear part of H summed, Σ (x / 2δ + 1/2); with δ = 0 the window holds ties only, and H(0) = 1."""
         return count if self.delta == 0 else difference / (2 * self.delta) + count / 2
 
 
-class _Dominance:
+def _dense(window: Window, quality: Tensor) -> Sorting:
+    above = soft_step(window.logits - window.logits[:, None], window.delta)
+    worse = above.masked_fill(quality >= quality[:, None], 0)
+    weights = torch.stack([torch.ones_like(quality), 1 - quality], dim=1)
+    rank, total = (above @ weights).unbind(1)
+    num_worse, total_worse = (worse @ weights).unbind(1)
+    error, share = _error_and_share(rank, total, num_worse, total_worse)
+    return Sorting(rank, error, share @ worse - share * num_worse)
+
+
+def _sparse(window: Window, quality: Tensor) -> Sorting:
+    order = window.dominance(quality)
+    weights = torch.stack([torch.ones_like(quality), 1 - quality])
+    rank, total = window.steps_above(weights)
+    worse, total_worse = order.steps_of_worse(weights)
+    error, share = _error_and_share(rank, total, worse, total_worse)
+    return Sorting(rank, error, order.steps_over_better(share) - share * worse)
+
+
+def _error_and_share(rank: Tensor, total: Tensor, worse: Tensor, total_worse: Tensor) -> tuple[Tensor, Tensor]:
+    """The error of each positive, and what each unit of H of a worse positive gets of it; each (P,)."""
+    error = (total_worse * rank - total * worse) / (rank * (rank - worse))
+    return error, torch.where(worse > EPSILON, error / worse.clamp(min=EPSILON), 0.0)
+
+
+class Dominance:
     """Sums of soft steps over the positives of lower or of higher quality than one's own: a wavelet matrix.
 
     The positives are in ascending order of their logits, so that H(p_j − p_i) is linear for the j in one range of
@@ -122,9 +134,9 @@ class _Dominance:
     (a zero beside a one) or better, and a prefix sum over the next order counts it.
     """
 
-    def __init__(self, logits: Tensor, quality: Tensor, delta: float) -> None:
-        self.logits = logits
-        self.window = Window(logits, delta)
+    def __init__(self, window: Window, quality: Tensor) -> None:
+        self.window = window
+        logits = window.logits
         ascending, by_quality = quality.sort()
         ranks = torch.empty_like(by_quality)
         ranks[by_quality] = functional.pad((ascending.diff() > 0).cumsum(0), (1, 0))
@@ -155,23 +167,23 @@ class _Dominance:
 
     def steps_of_worse(self, weights: Tensor) -> Tensor:
         """(R, P): Σ_j H(p_j − p_i) w_j over the j of lower quality than i, for (R, P) weights w."""
-        sums = self._sums(weights, of_better=False)
+        sums = self.sums(weights, of_better=False)
         above, inside = (sums[2] - sums[1])[:, : len(weights)], sums[1] - sums[0]
         count, moment = inside[:, : len(weights)], inside[:, len(weights) :]
-        return above.T + self.window.linear(moment.T - self.logits * count.T, count.T)
+        return above.T + self.window.linear(moment.T - self.window.logits * count.T, count.T)
 
     def steps_over_better(self, weights: Tensor) -> Tensor:
         """(P,): Σ_k H(p_i − p_k) w_k over the k of higher quality than i, for (P,) weights w."""
-        sums = self._sums(weights[None], of_better=True)
+        sums = self.sums(weights[None], of_better=True)
         below, (count, moment) = (sums[1] - sums[0])[:, 0], (sums[2] - sums[1]).T
-        return below + self.window.linear(self.logits * count - moment, count)
+        return below + self.window.linear(self.window.logits * count - moment, count)
 
-    def _sums(self, weights: Tensor, of_better: bool) -> Tensor:
+    def sums(self, weights: Tensor, of_better: bool) -> Tensor:
         """(3, P, 2R): sums of the weights, and of the weighted logits, of the worse (or better) before three bounds of
         each window: of the worse before its two ends and the end of all, of the better before the start of all and
         its two ends."""
         # Rows of numbers, because rows are gathered whole.
-        rows = torch.cat([weights, weights * self.logits]).T.contiguous()
+        rows = torch.cat([weights, weights * self.window.logits]).T.contiguous()
         num, width = rows.shape
         bounds = self.bounds[:, :3] if of_better else self.bounds[:, 1:]
         total = rows.new_zeros(3, num, width)

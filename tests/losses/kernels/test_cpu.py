@@ -27,6 +27,7 @@ from rankdet.losses.negatives import Counted, TorchNegatives
 from rankdet.losses.operators import chosen
 from rankdet.losses.ranking import Settings, _negatives
 from rankdet.losses.roles import RankedCandidates, from_targets, positive_logits
+from rankdet.losses.sorting import Window, _sparse
 
 kernels = pytest.importorskip("rankdet.losses.kernels.cpu", exc_type=ImportError)
 
@@ -93,6 +94,21 @@ def test_every_value_finds_the_cell_that_it_finds_in_torch(
     targets = (torch.arange(len(logits)) < len(own)).float()
     (counted, _), (found, _) = both(from_targets(logits, targets)[0], delta, False)
     assert torch.equal(found.counts, counted.counts)
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.5])
+@pytest.mark.parametrize("ties", [False, True], ids=["random", "ties"])
+@pytest.mark.parametrize("positives", [1, 2, 300, 3000])
+def test_sorting_is_that_of_torch(positives: int, ties: bool, delta: float) -> None:
+    generator = torch.Generator().manual_seed(positives)
+    logits, quality = torch.randn(2, positives, generator=generator, dtype=torch.float64)
+    logits, quality = (2 * logits).sort().values, quality.sigmoid()
+    if ties:
+        logits, quality = (8 * logits).round() / 8, (5 * quality).ceil() / 5
+    found, expected = _sparse(kernels.NumbaWindow(logits, delta), quality), Window(logits, delta).sorting(quality)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+        assert torch.equal(mine == 0, theirs == 0)
 
 
 @pytest.mark.parametrize("positives", [20, 3000])

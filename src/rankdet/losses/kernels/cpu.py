@@ -1,4 +1,4 @@
-"""The two passes over the negatives on a CPU, compiled by numba: each reads the logits once. numba only.
+"""The two passes over the negatives on a CPU, and sorting among positives, compiled by numba. numba only.
 
 Values that come out are those of :class:`rankdet.losses.negatives.TorchNegatives` up to rounding of float64. Logits are
 handled in sections, as many as follow from sizes alone, whose sums are added in order: the result does not depend on
@@ -29,6 +29,7 @@ from torch import Tensor
 from rankdet.losses.cells import LANES, Cells, PiecewiseLinear
 from rankdet.losses.negatives import Counted, in_place_of, write_positives
 from rankdet.losses.roles import RankedCandidates
+from rankdet.losses.sorting import Dominance, Window
 
 Array = np.ndarray[Any, Any]
 
@@ -161,6 +162,69 @@ def _write(
             result = lines[cell, np.uint64(0)] + lines[cell, np.uint64(1)] * value
             result = result if result > low else low
             out[start + i] = result if result < high else high
+
+
+@_compiled
+def _sums_before(order: Array, quality: Array, rows: Array, bounds: Array, sums: Array) -> None:
+    """Add to (B, P, R) sums, for each i, the rows of earlier quality than i's before each of its (B, P) bounds.
+
+    ``order`` has the places by quality, ascending or descending. One quality after another looks into a tree of Fenwick
+    and enters it. Where nothing lies between two bounds their sums are equal to the bit.
+    """
+    num_bounds, num, width = sums.shape
+    tree, counts, numbers = np.zeros((num + 1, width)), np.zeros(num + 1, np.int64), np.zeros(num_bounds, np.int64)
+    begin = 0
+    while begin < num:
+        end = begin
+        while end < num and quality[order[end]] == quality[order[begin]]:
+            i = order[end]
+            for bound in range(num_bounds):
+                place, number = bounds[bound, i], 0
+                while place > 0:
+                    number += counts[place]
+                    for column in range(width):
+                        sums[bound, i, column] += tree[place, column]
+                    place -= place & -place
+                numbers[bound] = number
+                if bound > 0 and number == numbers[bound - 1]:
+                    for column in range(width):
+                        sums[bound, i, column] = sums[bound - 1, i, column]
+            end += 1
+        end = max(end, begin + 1)  # NaN equals nothing
+        while begin < end:
+            place = order[begin] + 1
+            while place <= num:
+                counts[place] += 1
+                for column in range(width):
+                    tree[place, column] += rows[order[begin], column]
+                place += place & -place
+            begin += 1
+
+
+class NumbaDominance(Dominance):
+    """Sums over positives of lower or of higher quality, with trees of Fenwick in place of the wavelet matrix."""
+
+    def __init__(self, window: Window, quality: Tensor) -> None:
+        self.window, self.quality = window, quality
+        self.order = quality.argsort(stable=True)
+        first, last = window.first, window.last
+        self.bounds = torch.stack([torch.zeros_like(first), first, last, torch.full_like(last, len(last))])
+
+    def sums(self, weights: Tensor, of_better: bool) -> Tensor:
+        """Return what :meth:`rankdet.losses.sorting.Dominance.sums` does."""
+        rows = torch.cat([weights, weights * self.window.logits]).T.contiguous()
+        total = rows.new_zeros(3, *rows.shape)
+        order, bounds = (self.order.flip(0), self.bounds[:3]) if of_better else (self.order, self.bounds[1:])
+        _sums_before(*(tensor.numpy() for tensor in (order, self.quality, rows, bounds, total)))
+        return total
+
+
+class NumbaWindow(Window):
+    """Sums among positives on a CPU."""
+
+    def dominance(self, quality: Tensor) -> Dominance:
+        """Return what :meth:`rankdet.losses.sorting.Window.dominance` does."""
+        return NumbaDominance(self, quality)
 
 
 class _Search(NamedTuple):
