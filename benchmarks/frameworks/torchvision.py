@@ -20,7 +20,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
-from rankdet.adapters.torchvision import calibrate, use_rank_sort
+from rankdet.adapters.torchvision import calibrate, plain, use_rank_sort
 from rankdet.structures import Batch, Detection, Images
 
 from .interface import CLASSES, Family, lite0, smallest_anchor
@@ -51,8 +51,9 @@ class TorchvisionDetector:
         return [Detection(each["boxes"], each["scores"], each["labels"] - 1) for each in found]
 
     def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Store scale and shift, and set ``score_thresh`` again."""
+        """Store scale and shift, and detect as the plain model from then on, as it is deployed."""
         calibrate(self.network, map(inputs, batches), self.threshold)
+        self.network = plain(self.network)
 
 
 def inputs(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:

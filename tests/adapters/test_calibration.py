@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rankdet.adapters.calibration import Matches, find_calibration, logits_of, match
+from rankdet.metrics import evaluate
 from rankdet.metrics.lrp import optimal_lrp
 from rankdet.structures import InputError
 
@@ -41,6 +42,61 @@ def test_the_threshold_keeps_ap50(threshold: float, spread: float, mean: float) 
     again = find_calibration([kept(matches, is_kept)], threshold)
     assert again.ap50 == found.kept_ap50
     assert found.ap50 - 0.005 <= found.kept_ap50 < found.ap50
+
+
+def any_detections(random: np.random.Generator) -> Matches:
+    """Few or many, of any spread, often with ties; hits are rare or all; some classes are never found."""
+    number = int(random.integers(1, 150))
+    hits = random.random(number) < random.uniform(0.02, 1)
+    hits[0] = True
+    logits = random.standard_normal(number) + random.uniform(-1, 4) * hits
+    if random.random() < 0.5:
+        logits = logits.round(int(random.integers(0, 2)))
+    logits = random.uniform(-20, 20) + 10 ** random.uniform(-2, 1) * logits
+    labels = random.integers(0, random.integers(1, 6), number)
+    missed = random.integers(0, 6, random.integers(0, 20))
+    ious = np.where(hits, random.uniform(0.5, 1, number), np.nan)
+    return Matches(logits, labels, ious, np.concatenate([labels[hits], missed]))
+
+
+def coco_ap50(found: Matches, is_kept: np.ndarray) -> float:
+    """AP50 by the evaluator of COCO: each hit lies in an object of its own, the other objects and detections apart."""
+    hits = ~np.isnan(found.ious)
+    places = np.where(hits, np.cumsum(hits) - 1, len(found.objects) + np.arange(len(hits)))
+    truth = {
+        "images": [{"id": 1, "width": 10**6, "height": 20}],
+        "categories": [{"id": label, "name": str(label)} for label in range(6)],
+        "annotations": [
+            {"id": number + 1, "image_id": 1, "category_id": int(label), "bbox": [20 * number, 0, 10, 10]}
+            for number, label in enumerate(found.objects)
+        ],
+    }
+    results = [
+        {
+            "image_id": 1,
+            "category_id": int(found.labels[row]),
+            "bbox": [20 * int(places[row]), 0, 10, 10 * float(np.nan_to_num(found.ious[row], nan=1.0))],
+            "score": float(found.logits[row]),
+        }
+        for row in np.flatnonzero(is_kept)
+    ]
+    return evaluate(truth, results, max_detections=1000)["AP50"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_threshold_keeps_ap50_of_any_detections_that_it_was_found_for(seed: int) -> None:
+    """By construction: AP never rises where the last detections go, and the cut is between two of them."""
+    random = np.random.default_rng(seed)
+    matches = any_detections(random)
+    threshold, tolerance = random.choice([0.01, 0.05, 0.2, 0.5, 0.9]), random.choice([0.0, 0.005, 0.1])
+    found = find_calibration([matches], float(threshold), float(tolerance))
+    assert 0 < found.scale < math.inf
+    network = np.float32(found.scale) * matches.logits.astype(np.float32) + np.float32(found.shift)
+    is_kept = torch.from_numpy(network).sigmoid().numpy() > threshold
+    whole = coco_ap50(matches, np.ones(len(is_kept), dtype=bool))
+    assert found.ap50 == pytest.approx(whole, abs=1e-12)
+    assert coco_ap50(matches, is_kept) == pytest.approx(found.kept_ap50, abs=1e-12)
+    assert found.kept_ap50 >= whole - tolerance - 1e-12
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import os
 import pickle
 import subprocess
@@ -229,7 +230,7 @@ def test_a_plain_model_has_the_same_detections_by_code_of_torchvision_alone(mode
     kept = model(images)
     assert len(kept[0]["scores"]) == 10 < len(detections[0]["scores"])
 
-    own, buffers = plain(model), dict(model.named_buffers())
+    own, buffers = plain(model, lowered_by=40), dict(model.named_buffers())
     assert {name: type(part) for name, part in own.named_modules()} == classes
     assert b"rankdet" not in pickle.dumps(own)
     for found, expected in zip(own(images), kept, strict=True):
@@ -251,7 +252,8 @@ def test_boxes_without_an_area_are_no_detections() -> None:
     arguments = (torch.randn(4, NUM_CLASSES), torch.zeros(4, 4 * NUM_CLASSES), proposals, [(SIZE, SIZE)] * 2)
     boxes, scores, labels = model.roi_heads.postprocess_detections(*arguments)
     assert [len(each) for each in boxes] == [3, 3]
-    plain_boxes, plain_scores, plain_labels = plain(model).roi_heads.postprocess_detections(*arguments)
+    plain_heads = plain(model, lowered_by=40).roi_heads
+    plain_boxes, plain_scores, plain_labels = plain_heads.postprocess_detections(*arguments)
     for image in range(2):
         torch.testing.assert_close(boxes[image], plain_boxes[image])
         assert labels[image].equal(plain_labels[image])
@@ -701,7 +703,7 @@ def test_after_calibration_the_usual_threshold_keeps_what_ap50_needs(model: nn.M
     ]
     assert found[:2] == pytest.approx(find_calibration(matches, usual**power)[:2], rel=1e-4)
     scored.score_thresh = usual
-    for one, other in zip(plain(model)(images), model(images), strict=True):
+    for one, other in zip(plain(model, lowered_by=40)(images), model(images), strict=True):
         if isinstance(model, FasterRCNN | SSD):
             one["scores"] = (one["scores"].log() + 40).sigmoid()
         torch.testing.assert_close(one, other)
@@ -712,6 +714,45 @@ def test_after_calibration_the_usual_threshold_keeps_what_ap50_needs(model: nn.M
     assert found.kept_ap50 == pytest.approx(ap50(kept, targets), abs=1e-3)
     assert expected - 0.005 <= ap50(kept, targets) <= expected
     assert sum(len(each["scores"]) for each in kept) < 0.9 * sum(len(each["scores"]) for each in everything)
+
+
+@pytest.mark.parametrize("name", ["faster", "retinanet", "fcos", "ssd"])
+def test_weights_of_a_plain_model_fit_the_threshold_of_any_model(name: str) -> None:
+    """Also in half precision."""
+    torch.manual_seed(0)
+    model = use_rank_sort(MODELS[name]())
+    images, targets = scene(3, 2, 3, 2, 1, 0, seed=1)
+    optimizer = torch.optim.Adam([weight for weight in model.parameters() if weight.requires_grad], lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        sums(model(images, targets)).backward()
+        optimizer.step()
+    expected = ap50(model.eval()(images), targets)
+    assert expected > 0.5
+    calibrate(model, [(images, targets)])
+    other: Any = MODELS[name]().eval()
+    other.load_state_dict(plain(model).state_dict())
+    found = other(images)
+    assert ap50(found, targets) == pytest.approx(expected, abs=0.02)
+    assert sum(len(each["scores"]) for each in found) < 50
+    with torch.autocast("cpu", torch.float16):
+        assert ap50(other(images), targets) == pytest.approx(expected, abs=0.05)
+    assert max(each["scores"].max() for each in found if len(each["scores"])) > 0.5
+
+
+@pytest.mark.parametrize("lowered_by", [0.0, 3.0])
+def test_classes_share_a_softmax_with_a_background_of_zero(lowered_by: float) -> None:
+    torch.manual_seed(0)
+    model = use_rank_sort(faster_rcnn())
+    model.roi_heads.box_predictor = FastRCNNPredictor(32, NUM_CLASSES)  # whose background is not 0
+    model.roi_heads.score_thresh = 0.2
+    own = plain(model, lowered_by).roi_heads
+    features = 5 * torch.rand(6, 32)
+    logits, _ = model.roi_heads.box_predictor(features)
+    found, _ = own.box_predictor(features)
+    odds = (logits - lowered_by).exp()
+    torch.testing.assert_close(found.softmax(dim=1)[:, 1:], odds[:, 1:] / (1 + odds[:, 1:].sum(dim=1, keepdim=True)))
+    assert own.score_thresh == pytest.approx(1 / (1 + 4 * math.exp(lowered_by)))
 
 
 @pytest.mark.parametrize("shift", [-60.0, 11.0])

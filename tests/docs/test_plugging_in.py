@@ -50,13 +50,13 @@ def test_the_model_of_the_tutorial_learns_by_the_loss(names: dict[str, Any]) -> 
     torch.testing.assert_close(terms["loss_box_reg"], terms["loss_classifier"])
 
 
-def test_the_file_is_a_model_of_torchvision_which_sees_the_same(names: dict[str, Any]) -> None:
+def test_the_file_is_a_model_of_torchvision_with_the_usual_threshold(names: dict[str, Any]) -> None:
     other = torch.load(names["folder"] / "detector.pt", weights_only=False)
     assert b"rankdet" not in (names["folder"] / "detector.pt").read_bytes()
     model, images = names["model"], names["images"]
-    assert model.roi_heads.score_thresh == names["calibration"].threshold == 0.05
+    assert type(other.roi_heads).__name__ == "RoIHeads"
+    assert model.roi_heads.score_thresh == other.roi_heads.score_thresh == names["calibration"].threshold == 0.05
     for found, expected in zip(other.eval()(images), model.eval()(images), strict=True):
-        number = len(expected["scores"])
-        assert number
-        torch.testing.assert_close(found["boxes"][:number], expected["boxes"])
-        torch.testing.assert_close((found["scores"].log() + 40).sigmoid()[:number], expected["scores"])
+        boxes = [tuple(box) for box in found["boxes"].round(decimals=2).tolist()]
+        assert boxes
+        assert set(boxes) <= {tuple(box) for box in expected["boxes"].round(decimals=2).tolist()}

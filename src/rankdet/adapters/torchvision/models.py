@@ -33,9 +33,6 @@ from .heads import CERTAIN, RANKING, Boxes, HeadLoss, Masks, Targets
 
 Model = TypeVar("Model", bound=nn.Module)
 
-FAINT = 40.0
-"""How far below the background's logit those of classes are put, so that a softmax lets them not compete."""
-
 
 def use_rank_sort(
     model: Model,
@@ -129,8 +126,10 @@ def calibrate(
 ) -> Calibration:
     """Store a scale and a shift of the logits in the classifier, so that a threshold fits: :func:`find_calibration`.
 
-    The order of the detections stays. ``score_thresh`` is the threshold from then on. Another training starts with
-    :func:`use_rank_sort`, as the first did.
+    The order of the detections stays. ``score_thresh`` is the threshold from then on, though not of models that load
+    the state dict: those of :func:`use_rank_sort` keep detections at any score, and those of torchvision, which load
+    that of :func:`plain`, have torchvision's default. Another training starts with :func:`use_rank_sort`, as the first
+    did.
 
     Parameters
     ----------
@@ -172,19 +171,30 @@ def calibrate(
 
 
 @torch.no_grad()
-def plain(model: Model) -> Model:
-    r"""Return a copy of a model of :func:`use_rank_sort` that is an ordinary one of torchvision, with its detections.
+def plain(model: Model, lowered_by: float = 0.0) -> Model:
+    r"""Return a copy of a model of :func:`use_rank_sort` that is an ordinary one of torchvision.
 
-    The copy needs rankdet no more: to be scripted, exported or pickled, or to have its state dict loaded elsewhere. Its
-    ``score_thresh`` is no part of a state dict. It is for detection; a further training begins with the model itself.
+    The copy needs rankdet no more: to be scripted, exported or pickled, or to have its state dict loaded elsewhere.
+    After :func:`calibrate` it fits the ``score_thresh`` that torchvision gives to any model by default, which is no
+    part of a state dict. It is for detection; a further training begins with the model itself.
 
-    RetinaNet, FCOS and detectors of one class have the same scores s as before. Where several classes share a softmax,
-    that would let them compete. They are put far below the background therefore, and ``score_thresh`` with them. A
-    score is then
+    RetinaNet, FCOS and detectors of one class detect what they did before. Where several classes share a softmax with
+    the background (R-CNN, SSD) they compete again. With the logits :math:`s_k` of before, :math:`\lambda` being
+    ``lowered_by``, a score is
 
-    .. math:: \frac{e^{s - 40}}{1 + \sum_k e^{s_k - 40}} \approx e^{s - 40}
+    .. math:: \frac{e^{s - \lambda}}{1 + \sum_k e^{s_k - \lambda}}
 
-    in the same order, and ``(scores.log() + 40).sigmoid()`` are the scores of before.
+    With 0 it is a probability, and σ(s) where no other class is likely. Detections change places where several classes
+    are, which changes AP a little after :func:`calibrate`, and more before it.
+
+    Parameters
+    ----------
+    model
+        A model of :func:`use_rank_sort`; another one is copied.
+    lowered_by
+        λ, how far classes that share a softmax are put below the background. With 40 they have the exact order and AP
+        of before, and ``score_thresh`` of the copy is lowered with them. Scores are then no probabilities, other models
+        that load the weights need this threshold, and half precision does not hold them.
 
     Raises
     ------
@@ -217,8 +227,9 @@ def plain(model: Model) -> Model:
         weight[is_background], bias[is_background] = 0, 0
     if max(classifier.columns for classifier in classifiers) > 2:
         for _, bias, is_background in classifiers:
-            bias.sub_(FAINT * ~is_background)
-        scored.score_thresh *= math.exp(-FAINT) / (1 - scored.score_thresh)
+            bias.sub_(lowered_by * ~is_background)
+        usual = scored.score_thresh
+        scored.score_thresh = usual / (usual + (1 - usual) * math.exp(lowered_by))
     return model
 
 
