@@ -50,6 +50,27 @@ def test_start_skips_batches(start):
     assert take(20, start=start) == take(20 + start)[start:]
 
 
+@pytest.mark.parametrize(
+    "stages", [[(2, 2, 7), (1, 2, 5), (3, 2, 9)], [(1, 8, 3), (1, 1, 6), (2, 1, 5), (4, 3, 2)], [(1, 4, 3), (1, 2, 1)]]
+)
+def test_nothing_is_repeated_or_dropped_where_batches_change_their_size(stages):
+    """Each stage is (processes, images of each, batches), and goes on where those before it were."""
+    keys, before = [], []
+    for processes, size, batches in [*stages, (1, 1, 300)]:
+        for rank in range(processes):
+            for batch in take(batches, batch_size=size, rank=rank, world_size=processes, before=before):
+                assert len(batch) == size
+                assert len({RATIOS[key.index] >= 1 for key in batch}) == 1
+                keys += batch
+        before.append((processes * size, batches))
+    assert len({key.seed for key in keys}) == len(keys)
+    counts = np.bincount([key.index for key in keys], minlength=len(RATIOS))
+    for is_landscape in (True, False):
+        group = counts[(RATIOS >= 1) == is_landscape]
+        assert group.max() - group.min() <= 1
+    assert take(5, batch_size=2, before=before, start=4) == take(9, batch_size=2, before=before)[4:]
+
+
 def test_ranks_share_the_batches_of_one_big_process():
     whole = take(60, batch_size=6)
     parts = [take(60, batch_size=2, rank=rank, world_size=3) for rank in range(3)]

@@ -235,6 +235,9 @@ def test_one_process_becomes_two_and_one_again(tiny_file: Path, tmp_path: Path):
     assert "2 → 1 processes" in text
     third = load_checkpoint(Run(folder).latest_checkpoint())
     assert third["world_size"] == 1
+    (first_images, first_steps), (second_images, second_steps) = third["stream"]
+    assert (first_images, second_images) == (2, 4)
+    assert (first_steps, second_steps) == (first["iteration"], second["iteration"] - first["iteration"])
     assert abs(third["samples"] - third["data"]["samples"]) <= 4  # whole iterations of both kinds make an epoch
     iterations = [row["iteration"] for row in read_log(Run(folder).log)]
     assert iterations == sorted(set(iterations))

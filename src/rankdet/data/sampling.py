@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,9 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
         Batches to skip: the position of a resumed run. Only integers are replayed, no image is read.
     repeats
         (N,) int, how often each image is in an epoch, with a new seed each time; None: once.
+    before
+        Pairs (images, batches): batches of so many images of all processes together that a run drew before it had this
+        batch size and number of processes. They are left out as those of ``start`` are, and no sample with them.
 
     Attributes
     ----------
@@ -74,6 +78,7 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
         world_size: int = 1,
         start: int = 0,
         repeats: Sequence[int] | np.ndarray | None = None,
+        before: Sequence[tuple[int, int]] = (),
     ) -> None:
         if len(aspect_ratios) == 0:
             raise ValueError("there is no image to sample")
@@ -86,6 +91,7 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
         self._is_landscape = np.asarray(aspect_ratios, dtype=np.float64)[self._images] >= 1.0
         self.num_samples = len(self._images)
         self.batch_size, self.seed, self.rank, self.world_size, self.start = batch_size, seed, rank, world_size, start
+        self.before = before
 
     @property
     def iterations_per_epoch(self) -> int:
@@ -94,8 +100,9 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         own = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        done = sum(batches for _, batches in self.before) + self.start
         for number, keys in enumerate(self._global_batches()):
-            if number >= self.start:
+            if number >= done:
                 yield [SampleKey(int(self._images[place]), self._seed(epoch, place)) for epoch, place in keys[own]]
 
     def _seed(self, epoch: int, place: int) -> int:
@@ -104,17 +111,20 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
 
     def _global_batches(self) -> Iterator[list[tuple[int, int]]]:
         """The batches of all processes together, as pairs (epoch, place among the samples of an epoch)."""
-        size = self.batch_size * self.world_size
+        earlier = (repeat(size, batches) for size, batches in self.before)
+        sizes = chain(chain.from_iterable(earlier), repeat(self.batch_size * self.world_size))
+        size = next(sizes)
         pending: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
         places, epoch = np.arange(self.num_samples), 0
         while True:
             order = np.argsort(mix(self.seed, ORDER, epoch, places), kind="stable")
             for place, is_landscape in zip(order.tolist(), self._is_landscape[order].tolist(), strict=True):
-                group = pending[is_landscape]
-                group.append((epoch, place))
-                if len(group) == size:
-                    yield group
-                    pending[is_landscape] = []
+                pending[is_landscape].append((epoch, place))
+                # Where batches have become smaller, several may be full, of both groups.
+                while full := [key for key, group in pending.items() if len(group) >= size]:
+                    yield pending[full[0]][:size]
+                    del pending[full[0]][:size]
+                    size = next(sizes)
             epoch += 1
 
 

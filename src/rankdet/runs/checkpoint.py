@@ -52,6 +52,9 @@ class TrainState:
     shift
         Iterations that are done beyond the place in the schedule; 0 unless images per iteration have changed in a run
         whose length is in epochs.
+    stream
+        Pairs [images, steps]: steps of so many images of all processes together that were drawn before an iteration had
+        as many as it has now.
     data
         Numbers by which other training data are recognized.
     parts
@@ -77,6 +80,7 @@ class TrainState:
     world_size: int = 1
     samples: int = 0
     shift: int = 0
+    stream: list[list[int]] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
@@ -159,6 +163,7 @@ def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | 
         state.setdefault(name, {})
     for name in ("samples", "shift"):
         state.setdefault(name, 0)
+    state.setdefault("stream", [])
     if needed is not None:
         _check_entries(state, needed, path)
     return state

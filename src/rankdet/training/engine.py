@@ -213,7 +213,7 @@ class Loop:
 
     def _batches(self) -> Iterator[Batch]:
         training, recipe = self.training, self._recipe
-        sampler = training.sampler(start=self.state.samples // (recipe.data.batch_size * self._world.size))
+        sampler = training.sampler(self.state.samples, self.state.stream)
         pin_memory = self._world.device.type == "cuda"
         for batch in build_training_loader(training.dataset, sampler, recipe.data.workers, pin_memory=pin_memory):
             for reason in batch.skipped:

@@ -25,7 +25,8 @@ _UNTOLD = FREE_FIELDS - {f"data.{name}" for name in PLACES_OF_DATA}
 def resumed(state: dict[str, Any], path: Path, training: Training) -> tuple[dict[str, Any], str]:
     """The entries of the checkpoint ``path`` for a training as it is now, and in words what has changed.
 
-    The place in the stream of images is the number of images that were drawn. A length in epochs goes on at the epoch
+    The stream of images goes on where it was, also in batches of another size: in an epoch no image is drawn twice, and
+    none is left out. A length in epochs goes on at the epoch
     that was reached, and a length in iterations at the iteration. Processes that are new, or fewer, draw new random
     numbers.
 
@@ -66,7 +67,12 @@ def resumed(state: dict[str, Any], path: Path, training: Training) -> tuple[dict
     lines += _changed_data(state["data"], fingerprint(training.dataset, training.num_samples))
     if place == training.num_iterations:
         lines.append(f"all {place} iterations are done; schedule.iterations=N or schedule.epochs=N asks for more")
-    state = state | {"samples": samples, "shift": iteration - place}
+    old_step, step = before.data.batch_size * state["world_size"], recipe.data.batch_size * world.size
+    stream = state["stream"]
+    if old_step != step:
+        steps = (samples - sum(images * steps for images, steps in stream)) // old_step
+        stream = [*stream, [old_step, steps]]
+    state = state | {"samples": samples, "shift": iteration - place, "stream": stream}
     if state["world_size"] != world.size:
         state |= _for_other_processes(state, world.size)
     return state, "\n".join(lines)

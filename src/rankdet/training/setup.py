@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -94,10 +95,15 @@ class Training:
         self.test_dataset = self.test_dataset and _scaled(self.test_dataset, bits)
         return recipe
 
-    def sampler(self, start: int = 0) -> GroupedBatchSampler:
-        """The batches of this process from the step ``start`` on."""
+    def sampler(self, samples: int = 0, stream: Sequence[Sequence[int]] = ()) -> GroupedBatchSampler:
+        """The batches of this process after ``samples`` images of all processes, of which ``stream`` had other batches.
+
+        ``stream`` is that of `rankdet.runs.checkpoint.TrainState`.
+        """
         recipe, world = self.recipe, self.world
-        return recipe.data.build_sampler(self.dataset, recipe.seed, world.rank, world.size, start)
+        before = [(images, steps) for images, steps in stream]
+        start = (samples - sum(images * steps for images, steps in before)) // (recipe.data.batch_size * world.size)
+        return recipe.data.build_sampler(self.dataset, recipe.seed, world.rank, world.size, start, before)
 
     def set_lr(self, iteration: int) -> None:
         """Set the learning rates of an iteration."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -298,12 +298,18 @@ class Data(Config):
         )
 
     def build_sampler(
-        self, dataset: CocoDataset, seed: int, rank: int = 0, world_size: int = 1, start: int = 0
+        self,
+        dataset: CocoDataset,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        before: Sequence[tuple[int, int]] = (),
     ) -> GroupedBatchSampler:
-        """What a process trains on from batch ``start`` on, without end."""
+        """What a process trains on from batch ``start`` on, without end; see `GroupedBatchSampler` for ``before``."""
         from rankdet.data import GroupedBatchSampler
 
         repeats = None if self.repeat_threshold is None else dataset.repeats(self.repeat_threshold)
         return GroupedBatchSampler(
-            dataset.aspect_ratios, self.batch_size, seed, rank, world_size, start, repeats=repeats
+            dataset.aspect_ratios, self.batch_size, seed, rank, world_size, start, repeats, before
         )
