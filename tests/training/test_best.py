@@ -133,7 +133,7 @@ def test_another_metric_names_the_next_best_anew(tiny: Load, tmp_path: Path):
     assert run.model.network.steps.item() == 8
 
 
-@pytest.mark.parametrize(("patience", "length"), [(1, 6), (2, 8), (3, 10), (9, 10)])
+@pytest.mark.parametrize(("patience", "length"), [(1, 6), (2, 8), (9, 10)])
 def test_a_training_ends_after_as_many_evaluations_as_its_patience(
     patience: int, length: int, tiny: Load, tmp_path: Path
 ):
