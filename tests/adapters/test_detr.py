@@ -1,6 +1,6 @@
 """Rank & Sort Loss in the criterion that DETR repositories share, on one that stands for them.
 
-This file is also the program of each of two processes: ``test_detr.py RANK FOLDER``.
+This file is also the program of the second of two processes: ``test_detr.py RANK FOLDER``.
 
 Legend: B images, Q queries, C classes, P matched queries.
 """
@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -301,10 +302,16 @@ def test_settings_out_of_range_are_refused_by_name(settings: dict[str, Any]) -> 
 
 def join(rank: int, folder: Path) -> None:
     """One of two processes: the first has the objects, the second has none."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{(folder / 'meeting').absolute()}", rank=rank, world_size=2
-    )
+    meeting = f"file://{(folder / 'meeting').absolute()}"
+    distributed.init_process_group("gloo", meeting, timeout=timedelta(minutes=2), rank=rank, world_size=2)
+    try:
+        torch.save(found_by(rank), folder / f"{rank}.pt")
+    finally:
+        distributed.destroy_process_group()
+
+
+def found_by(rank: int) -> dict[str, Any]:
+    """Terms and gradient of the logits, for each form of the boxes."""
     counts = (3, 2) if rank == 0 else (0, 0)
     found = {}
     for boxes in ("theirs", "balanced"):
@@ -312,15 +319,14 @@ def join(rank: int, folder: Path) -> None:
         terms = criterion(boxes=boxes, sync=True).get_loss("labels", outputs, targets, indices, 5.0)
         sum(value for name, value in terms.items() if name.startswith("loss")).backward()
         found[boxes] = ({name: value.detach() for name, value in terms.items()}, outputs["pred_logits"].grad)
-    torch.save(found, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
+    return found
 
 
 def test_processes_that_share_a_pool_have_the_loss_of_one_that_holds_all(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, __file__]
-    processes = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    other = subprocess.Popen([sys.executable, __file__, "1", str(tmp_path)], env=environment)
+    join(0, tmp_path)  # here, where all is imported
+    assert other.wait(timeout=120) == 0
     parts = [draw(counts, seed=rank) for rank, counts in enumerate([(3, 2), (0, 0)])]
     outputs = {name: torch.cat([part[0][name].detach() for part in parts]).requires_grad_() for name in parts[0][0]}
     targets, indices = ([*parts[0][i], *parts[1][i]] for i in (1, 2))
@@ -334,4 +340,5 @@ def test_processes_that_share_a_pool_have_the_loss_of_one_that_holds_all(tmp_pat
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     join(int(sys.argv[1]), Path(sys.argv[2]))
