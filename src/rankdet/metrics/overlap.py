@@ -11,7 +11,7 @@ import numpy as np
 from hotcoco import mask as rle
 from numpy.typing import NDArray
 
-from rankdet.coco.segmentations import mask_area, mask_areas
+from rankdet.coco.segmentations import mask_area
 
 LARGEST_AREA = 1e10
 """Pixels; what is larger, or has a negative area, is neither found nor missed."""
@@ -26,10 +26,9 @@ class Overlap(Protocol):
     """(D,) in pixels; up to `LARGEST_AREA` it may be too large."""
 
     def ious(self, rows: NDArray[np.int64], objects: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(P,) IoU of the detections in ``rows`` with ``objects``.
+        """(P,) IoU of the detections in ``rows`` with ``objects``; of a crowd region the part of the detection inside.
 
-        With a crowd region it is the part of the detection that lies inside. Masks whose boxes tell that it is below
-        one half have 0.
+        The pairs of a detection are neighbours, and detections have all objects in common, or none.
         """
 
 
@@ -71,22 +70,22 @@ class MaskOverlap:
         boxes: NDArray[np.float64] | None,
     ) -> None:
         self._detections, self._objects, self._is_crowd = detections, objects, is_crowd
-        self._boxes, self._pixels = _around(objects), mask_areas(objects)
         self.areas = _most_pixels(detections) if boxes is None else boxes[:, 2] * boxes[:, 3]
 
     def ious(self, rows: NDArray[np.int64], objects: NDArray[np.int64]) -> NDArray[np.float64]:
         """(P,) IoU: see `Overlap.ious`."""
-        starts = np.flatnonzero(np.diff(rows, prepend=-1))  # pairs of one detection are neighbours
-        masks = [self._detections[row] for row in rows[starts].tolist()]
-        which = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(rows)))
-        pixels, is_crowd = mask_areas(masks)[which], self._is_crowd[objects]
-        least_union = np.where(is_crowd, pixels, np.maximum(pixels, self._pixels[objects]))
-        shared = _shared(_around(masks)[:, which], self._boxes[:, objects])
-        near = np.flatnonzero((2 * shared >= least_union) & (shared > 0))
         found = np.zeros(len(rows))
-        for places in np.split(near, np.flatnonzero(np.diff(which[near])) + 1) if len(near) else []:
-            others = [self._objects[place] for place in objects[places].tolist()]
-            found[places] = rle.iou([masks[which[places[0]]]], others, is_crowd[places].tolist())[0]
+        starts = np.flatnonzero(np.diff(rows, prepend=-1))
+        numbers = np.diff(starts, append=len(rows))
+        first = objects[starts]  # tells which objects a detection has
+        order = np.argsort(first, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(first[order])) + 1) if len(rows) else []:
+            others = objects[starts[group[0]] :][: numbers[group[0]]]
+            found[starts[group][:, None] + np.arange(len(others))] = rle.iou(
+                [self._detections[row] for row in rows[starts[group]].tolist()],
+                [self._objects[place] for place in others.tolist()],
+                self._is_crowd[others].tolist(),
+            )
         return found
 
 
@@ -95,11 +94,6 @@ def _shared(first: Columns, second: Columns) -> NDArray[np.float64]:
     width = np.minimum(first[0] + first[2], second[0] + second[2]) - np.maximum(first[0], second[0])
     height = np.minimum(first[1] + first[3], second[1] + second[3]) - np.maximum(first[1], second[1])
     return np.clip(width, 0, None) * np.clip(height, 0, None)
-
-
-def _around(masks: list[dict[str, Any]]) -> Columns:
-    """The boxes around masks."""
-    return np.array(rle.to_bbox(masks), dtype=np.float64).reshape(-1, 4).T.copy()
 
 
 def _most_pixels(masks: list[dict[str, Any]]) -> NDArray[np.float64]:
