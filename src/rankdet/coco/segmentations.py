@@ -53,7 +53,7 @@ def meant_segmentation(given: Any) -> tuple[Any, str]:
         return _meant_rle(given)
     if isinstance(given, Mapping) and _is_points(given.get("exterior")) and not given.get("interiors"):
         return [flat(given["exterior"])], "the exterior of a polygon: read as a polygon"
-    return (given, "") if given else (None, "")
+    return (given, "") if isinstance(given, np.ndarray) or given else (None, "")
 
 
 def _is_points(value: Any) -> bool:
@@ -299,13 +299,12 @@ def _sums(text: bytes, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     for place in range(1, int(sizes.max()) + 1):
         longer = np.flatnonzero(sizes >= place)
         runs[longer] |= (letters[starts[longer] + place] & 31).astype(np.int64) << 5 * place
-    runs -= np.where(letters[ends] & 16, np.int64(32) << 5 * sizes, 0)  # the highest bit is the sign
+    runs -= ((letters[ends] & 16).astype(np.int64) << 1) << 5 * sizes  # the highest bit is the sign
     # From the fourth on, a number is the difference to the one before the last: it is in that run and all alternate
     # ones after it.
     first = np.searchsorted(ends, np.cumsum(lengths) - lengths)
     numbers = np.diff(first, append=len(ends))
-    nth = np.arange(len(ends)) - np.repeat(first, numbers)
-    later = (np.repeat(numbers, numbers) + 1 - nth) // 2
+    later = (np.repeat(first + numbers + 1, numbers) - np.arange(len(ends))) >> 1
     later[first] = 1
     return np.add.reduceat(runs * later, first)
 
