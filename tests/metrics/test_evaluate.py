@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from rankdet.coco import read_ground_truth
 from rankdet.metrics import evaluate
 
 SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -231,6 +232,13 @@ def test_paths_loaded_objects_and_loaded_sets_give_the_same(tmp_path: Path):
     expected = str(evaluate(TRUTH, [HIT]))  # as text, because NaN differs from itself
     assert str(evaluate(tmp_path / "truth.json", str(tmp_path / "found.json"))) == expected
     assert str(evaluate(hotcoco.COCO(TRUTH), [HIT])) == expected
+
+
+def test_ground_truth_that_was_read_needs_its_file_no_more(tmp_path: Path):
+    (tmp_path / "truth.json").write_text(json.dumps(TRUTH))
+    truth, _ = read_ground_truth(tmp_path / "truth.json")
+    (tmp_path / "truth.json").unlink()
+    assert str(evaluate(truth, [HIT])) == str(evaluate(TRUTH, [HIT]))
 
 
 def test_what_is_given_stays_as_it_was():
