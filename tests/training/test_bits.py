@@ -57,7 +57,7 @@ def test_training_evaluation_and_detection_see_the_same_gray(
         seen = dataset.with_transforms(model.transforms)[SampleKey(0, 0)].image
         plain = to_pixels(shapes_folder / dataset.path(0).relative_to(folder)).float().mean(dim=0)
         assert (seen[0].float() - plain).abs()[1:].max() < 40  # the gray of Pillow weighs colors
-        assert torch.equal(model._sample(dataset.path(0), 0).image, seen)
+        assert torch.equal(model._sample(model._pixels(dataset.path(0), 0), 0).image, seen)
     detect_and_draw(load(run.folder, "cpu"), find_images([dataset.path(0)]), tmp_path / "out", 1.0, str)
     with Image.open(next((tmp_path / "out").glob("*.png"))) as drawn:
         assert np.array(drawn).mean() > 60
