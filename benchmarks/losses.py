@@ -1,12 +1,15 @@
 """Every loss beside focal loss, a sort, a copy and the published algorithms: time, memory, exactness, growth.
 
-    python benchmarks/losses.py [--only time memory error growth] [--quick] [--device cuda] [--markdown FILE]
+    python benchmarks/losses.py [--only time numba memory error growth] [--quick] [--device cuda] [--markdown FILE]
 
 **time**: forward plus backward of all losses on the same logits, in turns in one process (each once, in an order drawn
 anew; each once again, …) and compared by medians, so that a machine whose speed drifts cannot favor one of them. In
 "kept" no negative can be pruned (all lie above the lowest positive minus δ), in "half" and "most" 50 % and 90 % of them
 can. "loop" looks at one positive at a time, as published (``benchmarks/published.py``); "bucketed" is
 ``rankdet.losses.bucketed``.
+
+**numba**: the passes compiled by numba (``pip install rankdet[cpu]``) beside those of torch and focal loss, in turns as
+above; left out on a GPU. Where numba is installed, the other sections measure what it compiles.
 
 **memory**: what one forward and backward pass adds at its peak, with the gradient, in multiples of the logits. On a CPU
 the growth of the resident set, as the kernel accounts it, in a fresh process for each number; on a GPU what torch
@@ -46,6 +49,7 @@ from torchvision.ops import sigmoid_focal_loss
 import oracle
 import published
 from rankdet.losses import (
+    Implementation,
     alrp_loss_of_labels,
     ap_loss_of_labels,
     bucketed_ap_loss,
@@ -90,6 +94,15 @@ TIME_SIZES = (
     Size(1_100_000, 100_000, 1),
     ATSS,
     Size(21_500_000, 100_000, 80),
+)
+NUMBA_SIZES = (
+    Size(10_000, 100, 1),
+    Size(20_000, 100, 1),
+    RCNN,
+    CROWDED,
+    Size(1_000_000, 3000, 80),
+    RPN,
+    Size(20_000_000, 300, 80),
 )
 MEMORY_SIZES = (RCNN, CROWDED, RPN, Size(1_000_000, 3000, 80), ATSS)
 PRUNED = {"kept": 0.0, "half": 0.5, "most": 0.9}
@@ -175,20 +188,22 @@ Loss = Callable[[Tensor, Inputs, float], Tensor]
 """Maps logits that require a gradient, the inputs beside them, and δ to a scalar."""
 
 
-def make_losses(inputs: Inputs) -> dict[str, Loss]:
-    """Every loss by name. Dense targets are made here, once."""
+def make_losses(inputs: Inputs, implementation: Implementation = "auto") -> dict[str, Loss]:
+    """Every loss by name, exact ones by an implementation. Dense targets are made here, once."""
     targets = inputs.targets()
     binary = (targets > 0).float()
 
     def rank_sort(logits: Tensor, of: Inputs, delta: float) -> Tensor:
-        ranking, sorting = rank_sort_loss_of_labels(logits, of.labels, of.quality, delta)
+        ranking, sorting = rank_sort_loss_of_labels(logits, of.labels, of.quality, delta, implementation=implementation)
         return ranking + sorting
 
     def average_precision(logits: Tensor, of: Inputs, delta: float) -> Tensor:
-        return ap_loss_of_labels(logits, of.labels, len(of.rows), delta)
+        return ap_loss_of_labels(logits, of.labels, len(of.rows), delta, implementation=implementation)
 
     def alrp(logits: Tensor, of: Inputs, delta: float) -> Tensor:
-        classification, localization = alrp_loss_of_labels(logits, of.labels, of.errors, delta)
+        classification, localization = alrp_loss_of_labels(
+            logits, of.labels, of.errors, delta, implementation=implementation
+        )
         return classification + localization
 
     def bucketed_rank_sort(logits: Tensor, of: Inputs, delta: float) -> Tensor:
@@ -369,6 +384,30 @@ def report_time(report: Report, options: Options) -> None:
         report.row(*row)
 
 
+def report_numba(report: Report, options: Options) -> None:
+    if options.device == "cuda":
+        return
+    report.table(
+        "**numba beside torch.** Milliseconds of torchvision's focal loss; then ratios to it.",
+        *("logits", "positives", "pruned", "focal ms"),
+        *(f"{name}, {by}" for name in EXACT for by in ("numba", "torch")),
+    )
+    for size in options.scaled(NUMBA_SIZES):
+        for pruned in ("kept", "half"):
+            inputs = make(size, PRUNED[pruned])
+            calls: dict[str, Callable[[], object]] = {}
+            for by in ("numba", "torch"):
+                losses = make_losses(inputs, by)
+                calls[FOCAL] = functools.partial(one_pass, losses[FOCAL], inputs, delta_of(FOCAL))
+                for name in EXACT:
+                    calls[f"{name}, {by}"] = functools.partial(one_pass, losses[name], inputs, delta_of(name))
+            taken = medians(calls, options.budget(size), "cpu")
+            report.row(
+                *(f"{size.logits:.3g}", f"{size.positives}", pruned, number(1e3 * taken[FOCAL])),
+                *(number(ratio(taken, f"{name}, {by}", FOCAL)) for name in EXACT for by in ("numba", "torch")),
+            )
+
+
 def ratio(taken: Mapping[str, float], name: str, base: str) -> float | None:
     return taken[name] / taken[base] if name in taken and base in taken else None
 
@@ -499,7 +538,13 @@ def exponent(points: list[tuple[int, float]]) -> float | None:
     return statistics.linear_regression([math.log(n) for n, _ in points], [math.log(t) for _, t in points]).slope
 
 
-SECTIONS = {"time": report_time, "memory": report_memory, "error": report_error, "growth": report_growth}
+SECTIONS = {
+    "time": report_time,
+    "numba": report_numba,
+    "memory": report_memory,
+    "error": report_error,
+    "growth": report_growth,
+}
 
 
 def main() -> None:

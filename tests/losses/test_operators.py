@@ -32,6 +32,7 @@ from rankdet.losses import (
 )
 from rankdet.losses.operators import Implementation, RankingOperator, chosen
 from rankdet.losses.rank_sort import _without_zeros
+from rankdet.losses.ranking import ranked
 from rankdet.losses.roles import RankedCandidates, from_index, from_labels, from_targets
 from rankdet.structures import is_class
 
@@ -322,6 +323,21 @@ def test_a_second_backward_pass_gives_the_same(name: str, form: Form) -> None:
         torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-9)
         assert torch.equal(second, third)
         assert first.data_ptr() != second.data_ptr() or first.numel() == 0
+
+
+@by_operator
+@by_dtype
+def test_without_the_machinery_of_operators_nothing_changes(name: str, dtype: torch.dtype) -> None:
+    """Eager calls do without it."""
+    pool = draw([31], dtype)
+    (level,), loss = leaves([pool.logits]), OPERATORS[name]
+    candidates = from_labels(level, pool.labels, len(pool.quality))
+    arguments = *candidates, 0.5, IMPLEMENTATION, "", pool.quality, False
+    gradients = [
+        torch.autograd.grad(weighed(values), level)[0]
+        for values, *_ in (loss.operator(*arguments), ranked(loss.operator, loss.kind, *arguments))
+    ]
+    assert torch.equal(*gradients)
 
 
 @by_operator

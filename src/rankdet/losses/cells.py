@@ -60,8 +60,10 @@ class Cells:
         self.edges, self.order = torch.cat([low, high]).sort(stable=True)
         self.positives = positives
         self.per_width = 0.0 if delta == 0 else 0.5 / delta
-        # H(s − p_i) is linear in the cells [first, last) and 1 above.
-        self.first, self.last = torch.searchsorted(self.edges, torch.stack([low, high]), right=True)
+        # H(s − p_i) is linear in the cells [first, last) and 1 above. Between equal edges nothing lies, so that it does
+        # not matter which of them is whose.
+        after = torch.arange(1, len(self), device=low.device)
+        self.first, self.last = torch.empty_like(self.order).scatter_(0, self.order, after).view(2, -1)
 
     def __len__(self) -> int:
         return len(self.edges) + 1

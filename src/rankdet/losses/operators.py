@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rankdet.losses.checks import Levels, check_logits, check_range, dense, levels_of, whole
 from rankdet.losses.processes import Processes, Sync
-from rankdet.losses.ranking import Kind, Rule, Settings, register
+from rankdet.losses.ranking import Kind, Rule, Settings, ranked, register
 from rankdet.losses.roles import Index, RankedCandidates, from_index, from_labels, from_targets, loss_dtype
 from rankdet.losses.steps import check_delta
 
@@ -65,7 +65,8 @@ class RankingOperator:
         num_per_positive: int = 1,
         quality_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        self.operator = register(name, Kind(rule, num_values, num_per_positive))
+        self.kind = Kind(rule, num_values, num_per_positive)
+        self.operator = register(name, self.kind)
         self.reference = reference
         self.quality_range = quality_range
 
@@ -229,7 +230,8 @@ class RankingOperator:
         )
         settings = Settings(float(delta), by, Processes(sync).name)
         with torch.autocast(candidates.logits[0].device.type, enabled=False):
-            values, per_positive, *_ = self.operator(*candidates, *settings, qualities.detach(), keep)
+            arguments = (*candidates, *settings, qualities.detach(), keep)
+            values, per_positive, *_ = ranked(self.operator, self.kind, *arguments)
         return Values(values.unbind(), per_positive.detach())
 
 

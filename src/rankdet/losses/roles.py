@@ -87,10 +87,10 @@ def from_labels(
         positives = rows * width + flat[rows.clamp(min=0)] if len(flat) else rows
         return RankedCandidates(levels, marks, torch.where(is_right, positives, -1), rows[:0], width)
     if rows is None:
-        rows = torch.ops.rankdet.indices_of(is_class(flat, width))
+        rows = _found(is_class(flat, width))
     if num_positives is not None and not torch.compiler.is_compiling() and len(rows) != num_positives:
         raise ValueError(f"{len(rows)} positives among the labels but {num_positives} qualities")
-    ignored = torch.ops.rankdet.indices_of(flat < 0)
+    ignored = _found(flat < 0)
     return RankedCandidates(levels, marks, rows * width + flat[rows], ignored, width)
 
 
@@ -137,7 +137,7 @@ def from_index(
         raise ValueError(f"index names logits {found}: it must name positives among logits {shapes}, each once")
     positives = torch.where(wrongs.any(), -1, positives)
     if not makes_targets:
-        rows = positives[:0] if mask is None else torch.ops.rankdet.indices_of(mask)
+        rows = positives[:0] if mask is None else _found(mask)
         return RankedCandidates(levels, [], positives, rows, width), order
     targets = torch.zeros(num_logits, dtype=torch.int8, device=device)
     if mask is not None:
@@ -208,6 +208,17 @@ def _paired(logits: Levels, marks: Levels, name: str) -> tuple[list[Tensor], lis
     if len(first) != len(second) or not first:
         raise ValueError(f"{len(first)} levels of logits and {len(second)} of {name} must be as many, and at least one")
     return first, second
+
+
+def is_traced(tensors: Sequence[Tensor]) -> bool:
+    """Whether operators must be seen: where torch compiles, and for tensors of other classes, as those without data."""
+    return torch.compiler.is_compiling() or any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
+
+
+def _found(mask: Tensor) -> Tensor:
+    """The indices of a mask that are set, by the operator where someone traces."""
+    found: Tensor = torch.ops.rankdet.indices_of(mask) if is_traced([mask]) else indices_of(mask)
+    return found
 
 
 def indices_of(mask: Tensor) -> Tensor:
