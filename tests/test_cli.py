@@ -19,7 +19,7 @@ from rankdet import __version__, cli
 from rankdet.data import make_shapes
 from rankdet.demo import run_demo
 from rankdet.recipes import RECIPES, load_recipe
-from rankdet.runs.folder import Run
+from rankdet.runs.folder import find_checkpoint
 from rankdet.structures import InputError
 
 SMALL = [
@@ -123,13 +123,13 @@ def test_checkpoint_and_its_detections_measure_alike(
 def test_ranking_is_measured_on_demand_and_the_checkpoint_is_left_alone(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    before = Run(trained).latest_checkpoint().read_bytes()
+    before = find_checkpoint(trained).read_bytes()
     arguments = ("evaluate", trained, "--data", data, "--out", tmp_path, "--ranking", "--no-thresholds")
     assert call(monkeypatch, *arguments) == 0
     out = capsys.readouterr().out
     assert "spearman" in out
     assert "thresholds stored" not in out
-    assert Run(trained).latest_checkpoint().read_bytes() == before
+    assert find_checkpoint(trained).read_bytes() == before
     quality = json.loads((tmp_path / "evaluation.json").read_text())["ranking"]
     assert quality["head"] == "rcnn"
     assert -1 <= quality["spearman"] <= 1
@@ -170,7 +170,7 @@ def test_reproduce_lists_tables_and_prints_commands_without_making_anything(
 def test_checkpoint_that_cannot_be_written_is_evaluated_all_the_same(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    before = Run(trained).latest_checkpoint().read_bytes()
+    before = find_checkpoint(trained).read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # enough for the results
     try:
@@ -180,7 +180,7 @@ def test_checkpoint_that_cannot_be_written_is_evaluated_all_the_same(
     out, error = capsys.readouterr()
     assert "oLRP_Loc" in out
     assert "rankdet: warning: thresholds not stored: cannot write checkpoint" in error
-    assert Run(trained).latest_checkpoint().read_bytes() == before
+    assert find_checkpoint(trained).read_bytes() == before
     assert (tmp_path / "out" / "evaluation.json").exists()
 
 

@@ -162,3 +162,22 @@ def test_signal_is_remembered_and_the_next_one_has_its_usual_effect():
         assert stop.signal == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == before
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_what_a_killed_process_left_of_a_best_checkpoint_is_not_written_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The part is a second name of an older checkpoint; a copy into it would replace that one, too."""
+    run = Run(tmp_path)
+    run.create()
+    for iteration in (5, 10):
+        save_checkpoint(run.checkpoint(iteration), {"iteration": iteration})
+    os.link(run.checkpoint(5), tmp_path / "checkpoints" / f".best.pt.{os.getpid()}.part")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    run.keep_as_best(10)
+    found = [load_checkpoint(path)["iteration"] for path in (run.checkpoint(5), run.best_checkpoint)]
+    assert found == [5, 10]

@@ -90,6 +90,7 @@ class Run:
         """
         try:
             with written_whole(self.best_checkpoint) as part:
+                part.unlink(missing_ok=True)  # a link left by a killed process would be of an old checkpoint
                 try:
                     os.link(self.checkpoint(iteration), part)
                 except OSError:

@@ -96,7 +96,7 @@ def train(
     changes
         Fields of the recipe and their values: ``{"schedule.iterations": 500}``, or ``["schedule.iterations=500"]``.
     weights
-        A checkpoint, or a run folder, whose weights training starts from.
+        A checkpoint, or a run folder (its best checkpoint), whose weights training starts from.
     resume
         A run folder to go on with, from its newest checkpoint. On a CPU the result is bit for bit that of an
         uninterrupted run. Give the parts again that it was started with. ``data`` is the folder to which its data have
@@ -234,7 +234,7 @@ def _metrics(loop: Loop, run: Run, iteration: int) -> dict[str, Any] | None:
     if iteration in loop.metrics:
         return loop.metrics[iteration]
     for record in read_log(run.log):  # it was made before the run went on
-        if record["kind"] == "evaluation" and record["iteration"] == iteration:
+        if record.get("kind") == "evaluation" and record["iteration"] == iteration:
             return dict(record["metrics"])
     return json.loads(run.evaluation.read_text(encoding="utf-8")) if run.evaluation.exists() else None
 
