@@ -69,22 +69,6 @@ def _find_bins(values: Array, start: int, size: int, axis: Array, bins: Array) -
 
 
 @_compiled
-def _find(value: Any, place: int, edges: Array, table: Array) -> np.uint64:
-    """The number of the cell of a value in a bin."""
-    cell = table[place]
-    if cell < 0:
-        cell, end = ~cell, table[place + 1]
-        end = end if end >= 0 else ~end
-        while cell < end:
-            middle = (cell + end) >> 1
-            if edges[middle - (LANES - 1)] <= value:
-                cell = middle + 1
-            else:
-                end = middle
-    return np.uint64(cell)
-
-
-@_compiled
 def _count(
     values: Array,
     begin: int,
@@ -115,11 +99,22 @@ def _count(
             broken |= _find_bins(values, start, size, axis, bins)
             for i in range(size):
                 value = values[start + i]
-                cell = _find(value, bins[i], edges, table)
+                # The cell, not by a function: a call counts references to its arrays, which takes longer than this.
+                cell = table[bins[i]]
+                if cell < 0:
+                    cell, stop_cell = ~cell, table[bins[i] + 1]
+                    stop_cell = stop_cell if stop_cell >= 0 else ~stop_cell
+                    while cell < stop_cell:
+                        middle = (cell + stop_cell) >> 1
+                        if edges[middle - (LANES - 1)] <= value:
+                            cell = middle + 1
+                        else:
+                            stop_cell = middle
+                slot = np.uint64(cell)
                 if keeps:
                     kept[start + i] = cell
-                totals[cell, np.uint64(0)] += 1.0
-                totals[cell, np.uint64(1)] += value
+                totals[slot, np.uint64(0)] += 1.0
+                totals[slot, np.uint64(1)] += value
         if keeps and stop < end:
             kept[stop : stop + width] = 0
         begin = stop + width
@@ -158,8 +153,18 @@ def _write(
         _find_bins(values, start, size, axis, bins)
         for i in range(size):
             value = values[start + i]
-            cell = _find(value, bins[i], edges, table)
-            result = lines[cell, np.uint64(0)] + lines[cell, np.uint64(1)] * value
+            cell = table[bins[i]]
+            if cell < 0:
+                cell, stop_cell = ~cell, table[bins[i] + 1]
+                stop_cell = stop_cell if stop_cell >= 0 else ~stop_cell
+                while cell < stop_cell:
+                    middle = (cell + stop_cell) >> 1
+                    if edges[middle - (LANES - 1)] <= value:
+                        cell = middle + 1
+                    else:
+                        stop_cell = middle
+            slot = np.uint64(cell)
+            result = lines[slot, np.uint64(0)] + lines[slot, np.uint64(1)] * value
             result = result if result > low else low
             out[start + i] = result if result < high else high
 
