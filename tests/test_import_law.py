@@ -73,7 +73,7 @@ KERNELS = ROOT / "losses" / "kernels"
 """The one folder that may import triton, which is there only where torch is built for GPUs, and numba, an extra."""
 
 JSON = ROOT / "coco" / "reading.py"
-"""The one file that may import orjson, which reads annotations and detections faster where it is installed."""
+"""The one file that may import msgspec, which reads annotations and detections faster where it is installed."""
 
 
 def package_of(file: Path) -> str:
@@ -121,7 +121,7 @@ def test_packages_import_only_their_own_dependencies() -> None:
         name = module.split(".")[0]
         allowed = OUTSIDE.get(package, {name})
         allowed = allowed | ({"triton", "numba", "numpy"} if file.is_relative_to(KERNELS) else set())
-        allowed = allowed | ({"orjson"} if file == JSON else set())
+        allowed = allowed | ({"msgspec"} if file == JSON else set())
         if name not in sys.stdlib_module_names | allowed | {"rankdet", "typing_extensions"}:
             broken.append(f"{file.relative_to(ROOT)} imports {module}")
     assert not broken

@@ -19,7 +19,7 @@ TRAIN = (
     "yaml",
 )
 """The modules of its packages."""
-FASTER = ("orjson",)
+FASTER = ("msgspec",)
 """Modules of the extra that make it faster, and that it can do without."""
 _INSTALL = "pip install 'rankdet[train]'"
 OLDEST_TORCH = 2, 9
