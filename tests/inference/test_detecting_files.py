@@ -66,9 +66,18 @@ def test_folders_of_folders_and_patterns_are_searched_on_demand(tmp_path: Path):
     assert find_images([tmp_path / "a", paths[0], tmp_path / "a" / "0*.png"]).paths == paths[:2], "each once"
     with pytest.raises(InputError, match=r"\*\.jpg: no image fits this pattern"):
         find_images([tmp_path / "*.jpg"])
+    assert find_images([tmp_path / "*"], recursive=True) == ImageFiles(paths), "folders that the pattern fits"
+    assert find_images([tmp_path / "a" / "*"], recursive=True) == ImageFiles(paths[:3], others=1)
     (tmp_path / "d" / "e").mkdir(parents=True)
     with pytest.raises(InputError, match="no images in this folder or in those in it"):
         find_images([tmp_path / "d"], recursive=True)
+
+
+def test_an_image_that_is_named_relative_and_absolute_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = write_images(tmp_path / "a", 2)
+    monkeypatch.chdir(tmp_path)
+    relative = Path("a/0001.png")
+    assert find_images([relative, tmp_path / "a", Path("a/../a/0000.png")]).paths == [relative, paths[0]]
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path):

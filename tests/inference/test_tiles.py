@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools.coco import COCO
 from torch import nn
 
 from rankdet.data import FixedSize, Transforms
@@ -24,6 +25,7 @@ from rankdet.inference.drawing import detect_and_draw
 from rankdet.inference.files import find_images
 from rankdet.inference.model import Model
 from rankdet.inference.tiles import Tiles, merged
+from rankdet.metrics import evaluate
 from rankdet.structures import Detection, Images, MaskScores
 
 CLASSES = [(1, "even"), (2, "odd")]
@@ -192,13 +194,32 @@ def test_masks_of_many_sizes_become_one_grid():
     assert masks[1].sum() == 4 * 10
 
 
-def test_files_are_detected_in_tiles_and_cut_objects_counted(tmp_path: Path):
-    objects = [[(10, 10, 180, 40), (100, 60, 110, 70)], [(20, 20, 30, 30)]]
+def test_files_are_detected_in_tiles_and_cut_objects_counted_and_marked(tmp_path: Path):
+    objects = [[(10, 10, 180, 40), (100, 60, 110, 70)], [(20, 20, 30, 30), (10, 45, 180, 60)]]
     for number, boxes in enumerate(objects):
         Image.fromarray(image_of(boxes, 80, 200)).save(tmp_path / f"{number}.png")
     files, model = find_images([tmp_path]), Model(Seeing(), CLASSES)
     options = {"drawings": False, "tiles": Tiles(64, 0.25)}
     done = detect_and_draw(model, files, tmp_path / "out", None, lambda _: None, **options)
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
-    assert (done.images, done.cut) == (2, len(content["annotations"]) - 2)
-    assert content["annotations"][-1]["bbox"] == [20, 20, 10, 10]
+    records = content["annotations"]
+    assert (done.images, done.cut) == (2, len(records) - 2)
+    assert sum(record["is_cut"] for record in records) == done.cut
+    (whole,) = [record for record in records if record["bbox"] == [20, 20, 10, 10]]
+    assert whole["is_cut"] is False
+    best = max(record["score"] for record in records if record["is_cut"])
+    seen = sum(record["score"] >= best for record in records if record["is_cut"])
+    assert 0 < seen < done.cut
+    for threshold, cut in ((best, seen), (1, 0)):
+        assert detect_and_draw(model, files, tmp_path / "out", threshold, lambda _: None, **options).cut == cut
+
+
+def test_marks_of_cut_detections_disturb_no_reader(tmp_path: Path):
+    Image.fromarray(image_of([(10, 10, 180, 40), (100, 60, 110, 70)], 80, 200)).save(tmp_path / "0.png")
+    model, path = Model(Seeing(), CLASSES), tmp_path / "out" / "detections.json"
+    detect_and_draw(model, find_images([tmp_path]), path.parent, None, lambda _: None, tiles=Tiles(64, 0.25))
+    content = json.loads(path.read_text())
+    assert any(record["is_cut"] for record in content["annotations"])
+    assert evaluate(path, content)["AP"] == 1
+    theirs = COCO(path)
+    assert len(theirs.loadRes(content["annotations"]).anns) == len(theirs.anns) == len(content["annotations"])

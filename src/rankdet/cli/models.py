@@ -238,8 +238,9 @@ def detect(
     if world.is_main:
         print(f"written: {out}, {counted(done.images, 'image')}")
         if done.cut:
-            said = "by borders of tiles, and no tile holds them whole: give a larger --overlap or --tiles"
-            print(f"rankdet: warning: {counted(done.cut, 'detection')} cut {said}", file=sys.stderr)
+            said = "cut by borders of tiles, and no tile holds them whole (is_cut in detections.json): give a larger"
+            number = counted(done.cut, "detection")
+            print(f"rankdet: warning: {number} from the threshold on {said} --overlap or --tiles", file=sys.stderr)
         for line in grouped(done.unreadable):
             print(f"rankdet: {line}", file=sys.stderr)
         if done.unreadable:

@@ -35,7 +35,7 @@ class Detected(NamedTuple):
     unreadable
         A finding for each image that could not be read.
     cut
-        Detections that end at borders of tiles while no other tile holds them whole.
+        Detections from the threshold on that end at borders of tiles while no other tile holds them whole.
     """
 
     images: int
@@ -59,7 +59,8 @@ def detect_and_draw(
     """Write annotated images and ``detections.json`` into ``out``; images that cannot be read are left out.
 
     ``detections.json`` holds images, categories and all detections with their scores, and as run lengths their masks
-    where the detector finds them. It is written too, with what there is, where something stops the command.
+    where the detector finds them. Of images in tiles each says by ``is_cut`` whether it is as in `Detections.is_cut`.
+    The file is written too, with what there is, where something stops the command.
 
     Parameters
     ----------
@@ -70,7 +71,8 @@ def detect_and_draw(
     out
         The folder to write into.
     threshold
-        Detections are drawn from this score on; None: from the LRP-optimal threshold of their class.
+        Detections are drawn, and counted as cut, from this score on; None: from the LRP-optimal threshold of their
+        class.
     report
         Is called with a line of text for each image.
     world
@@ -124,8 +126,9 @@ def detect_and_draw(
                 if drawings:
                     _draw(pixels, found, threshold, out / names[place])
                 document.add(place, path, found)
-                cut += 0 if found.is_cut is None else int(found.is_cut.sum())
-                counts = f"{len(found.above(threshold))} drawn of {len(found)}" if drawings else f"{len(found)} found"
+                seen = found.above(threshold)
+                cut += 0 if seen.is_cut is None else int(seen.is_cut.sum())
+                counts = f"{len(seen)} drawn of {len(found)}" if drawings else f"{len(found)} found"
                 report(f"{path}: {counts}")
         shares = world.gather((document.images, unreadable, cut))
         for images, broken, _ in shares:
@@ -189,6 +192,9 @@ class _Document:
             box = record["bbox"]
             area = int(rle.area(record["segmentation"])) if "segmentation" in record else box[2] * box[3]
             record |= {"area": area, "iscrowd": 0}
+        if found.is_cut is not None:
+            for record, is_cut in zip(records, found.is_cut.tolist(), strict=True):
+                record["is_cut"] = is_cut
         self.images[place] = {"file_name": str(path), "height": height, "width": width}, records
 
     def __enter__(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +40,7 @@ class ImageFiles(NamedTuple):
 
 
 def find_images(paths: Sequence[Path], recursive: bool = False) -> ImageFiles:
-    """Return image files: of each folder and pattern those in it, sorted, and every other path as it is.
+    """Return image files, each once: of each folder and pattern those in it, sorted, and every other path as it is.
 
     Parameters
     ----------
@@ -47,14 +48,14 @@ def find_images(paths: Sequence[Path], recursive: bool = False) -> ImageFiles:
         Files, folders, and patterns such as ``photos/**/*.jpg``, in which ``**`` means any folders. A path that is
         there is never taken for a pattern.
     recursive
-        Whether to look into folders of folders, too; hidden ones are passed over.
+        Whether to look into folders of folders and those that a pattern fits, too; hidden ones are passed over.
 
     Raises
     ------
     InputError
         When a path is missing, a pattern fits no image, or a folder holds none or cannot be read.
     """
-    found: list[Path] = []
+    found: dict[str, Path] = {}
     others, folders = 0, 0
     for path in paths:
         if path.is_dir() and recursive:
@@ -62,9 +63,14 @@ def find_images(paths: Sequence[Path], recursive: bool = False) -> ImageFiles:
             what = "no images in this folder or in those in it"
         elif path.is_dir() or (glob.has_magic(str(path)) and not path.exists()):
             inside = _entries(path) if path.is_dir() else [Path(name) for name in glob.glob(str(path), recursive=True)]
-            images = sorted(entry for entry in inside if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file())
-            below = sum(entry.is_dir() for entry in inside)
-            others, folders = others + len(inside) - len(images) - below, folders + below
+            images = [entry for entry in inside if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+            below = [entry for entry in inside if entry.is_dir()]
+            others += len(inside) - len(images) - len(below)
+            if recursive:  # folders that a pattern fits are like those that are named
+                images += [image for folder in below for image in image_files(folder)]
+            else:
+                folders += len(below)
+            images.sort()
             what = "no images in this folder" if path.is_dir() else "no image fits this pattern"
         elif path.exists():
             images = [path]
@@ -73,8 +79,9 @@ def find_images(paths: Sequence[Path], recursive: bool = False) -> ImageFiles:
             raise InputError(f"{path}: no such file or folder")
         if not images:
             raise InputError(f"{path}: {what} ({', '.join(IMAGE_SUFFIXES)})")
-        found += images
-    return ImageFiles(list(dict.fromkeys(found)), others, folders)
+        for image in images:
+            found.setdefault(os.path.abspath(image), image)  # not resolved: a link is an image of its own
+    return ImageFiles(list(found.values()), others, folders)
 
 
 def _entries(folder: Path) -> list[Path]:
