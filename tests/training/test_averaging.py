@@ -116,6 +116,32 @@ def test_weights_that_are_tied_stay_tied():
     assert network[2].weight.unique().tolist() == [1.0]
 
 
+class Centered(nn.Module):
+    """Assigns its buffer anew in each pass, as some networks do, in place of writing into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.register_buffer("center", torch.zeros(1))
+
+    def forward(self, values: Tensor) -> Tensor:
+        self.center = 0.5 * self.center + values.mean()
+        return self.weight * values
+
+
+def test_a_buffer_that_the_network_assigns_anew_is_averaged_too():
+    network = nn.Sequential(Centered())
+    average = WeightAverage(network, 0.5, 0)
+    for step, expected in enumerate((1.0, 2.0), start=1):  # the network has 2 and 3
+        network(torch.full((4,), 2.0))
+        average.update(step)
+        assert average.state_dict()["0.center"].item() == expected
+    with average.applied():
+        assert network[0].center.item() == 2
+        network[0].center = network[0].center.clone()
+    assert (network[0].center.item(), average.state_dict()["0.center"].item()) == (3, 2)
+
+
 @pytest.fixture(scope="module")
 def whole(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six iterations with averages and two evaluations."""

@@ -20,7 +20,7 @@ class WeightAverage:
 
     for the decay d and τ iterations of warm-up (τ = 0: d_t = d). This is the form of the trainers of YOLO and RT-DETR.
     Floating-point buffers, such as running statistics, are averaged like weights; others, such as counts, are those of
-    the network.
+    the network. A network may write into a buffer or assign it anew; its parameters must stay the same tensors.
 
     Averages of weights are due to Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992.
 
@@ -40,17 +40,26 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module, decay: float, warmup_iterations: int) -> None:
         self._network, self._decay, self._warmup_iterations = network, decay, warmup_iterations
-        # The parameters and buffers themselves: a state dict in each iteration would cost more than the average.
+        # The parameters themselves, and the places of buffers, which a network may assign anew: a state dict in each
+        # iteration would cost more than the average.
         own = {name: value for name, value in network.state_dict(keep_vars=True).items() if value.is_floating_point()}
         distinct = {id(value): value for value in own.values()}  # tied weights have several names
-        averaged = {key: value.detach().clone() for key, value in distinct.items()}
-        self._own, self._averaged = list(distinct.values()), list(averaged.values())
+        places = {
+            id(buffer): (module, name)
+            for module in network.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if id(buffer) in distinct
+        }
+        parameters = {key: value for key, value in distinct.items() if key not in places}
+        averaged = {key: distinct[key].detach().clone() for key in (*parameters, *places)}
+        self._parameters, self._places = list(parameters.values()), list(places.values())
+        self._averaged = list(averaged.values())
         self._by_name = {name: averaged[id(value)] for name, value in own.items()}
 
     def update(self, iteration: int) -> None:
         """Take over the values after ``iteration``, counted from 1; waits for no device."""
         warmup = 1 - math.exp(-iteration / self._warmup_iterations) if self._warmup_iterations else 1.0
-        get_ema_multi_avg_fn(self._decay * warmup)(self._averaged, self._own, iteration)
+        get_ema_multi_avg_fn(self._decay * warmup)(self._averaged, self._own(), iteration)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state dict of the network, averaged."""
@@ -78,7 +87,11 @@ class WeightAverage:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange the values of the network and their averages."""
-        for own, averaged in zip(self._own, self._averaged, strict=True):
+        for own, averaged in zip(self._own(), self._averaged, strict=True):
             kept = own.clone()
             own.copy_(averaged)
             averaged.copy_(kept)
+
+    def _own(self) -> list[Tensor]:
+        """The parameters and buffers that are averaged, as the network has them now."""
+        return [*self._parameters, *(module.get_buffer(name) for module, name in self._places)]
