@@ -8,6 +8,7 @@ import pickle
 import random
 import resource
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,6 +163,28 @@ def test_signal_is_remembered_and_the_next_one_has_its_usual_effect():
         assert stop.signal == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == before
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_best_checkpoint_outlasts_a_loss_of_power(has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its copy is on the disk before it takes its name, and the folder that has the name afterwards."""
+    run = Run(tmp_path)
+    run.create()
+    save_checkpoint(run.checkpoint(5), {"iteration": 5})
+    synced: list[tuple[bool, bool]] = []
+
+    def remember(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        synced.append((is_folder, run.best_checkpoint.exists()))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fsync", remember)
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    run.keep_as_best(5)
+    assert synced == ([] if has_links else [(False, False)]) + [(True, True)]
 
 
 def test_what_a_killed_process_left_of_a_best_checkpoint_is_not_written_through(

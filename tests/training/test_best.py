@@ -188,6 +188,28 @@ def test_a_run_that_was_killed_before_its_best_had_a_second_name_gives_it_one(ti
     assert run.best_checkpoint.samefile(run.checkpoint(4))
 
 
+def test_a_damaged_best_is_named_anew_where_its_other_name_is_left(tiny: Load, tmp_path: Path):
+    run = Run(tmp_path / "run")
+    start(tiny, run.folder, "schedule.iterations=4")
+    run.best_checkpoint.unlink()
+    run.best_checkpoint.write_bytes(run.checkpoint(4).read_bytes()[:1000])
+    _, text = resume(run.folder, "schedule.iterations=5", "evaluation.at_end=false")
+    assert load_checkpoint(run.best_checkpoint)["iteration"] == 4
+    assert "damaged" not in text
+
+
+def test_a_damaged_best_that_is_lost_leaves_the_newest_and_is_said(tiny: Load, tmp_path: Path):
+    run = Run(tmp_path / "run")
+    start(tiny, run.folder)
+    run.best_checkpoint.write_bytes(run.best_checkpoint.read_bytes()[:1000])
+    resumed, text = resume(run.folder, "schedule.iterations=12")
+    said = f"warning: {run.best_checkpoint} is damaged or no checkpoint of rankdet; the model is that of "
+    assert said + f"{run.checkpoint(12)}\n" in text
+    assert resumed.model.network.steps.item() == 12
+    assert resumed.model.origin.path == run.checkpoint(12)
+    assert resumed.metrics["AP"] == 0
+
+
 def test_thresholds_that_were_stored_in_the_best_survive_resuming(tiny: Load, tmp_path: Path):
     from rankdet.inference.evaluation import store_thresholds
 

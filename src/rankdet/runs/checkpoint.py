@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from rankdet import __version__
-from rankdet.runs.folder import written_whole
+from rankdet.runs.folder import make_last, written_whole
 from rankdet.structures import InputError
 
 FORMAT = "rankdet checkpoint 1"
@@ -121,11 +121,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         # On POSIX it is the folder that holds the names, so this makes the new name last.
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        make_last(path.parent)
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as RuntimeError, in words about its own insides.
         reason = error.strerror if isinstance(error, OSError) else "the disk may be full"

@@ -86,7 +86,8 @@ class Run:
         """Give the checkpoint of an iteration its second name, in one step.
 
         Both names are of one file, where the file system has links; it takes no more of the disk until the first name
-        is deleted. Raises InputError when the name cannot be written.
+        is deleted. A loss of power leaves the old one or the new one. Raises InputError when the name cannot be
+        written.
         """
         try:
             with written_whole(self.best_checkpoint) as part:
@@ -95,6 +96,8 @@ class Run:
                     os.link(self.checkpoint(iteration), part)
                 except OSError:
                     shutil.copyfile(self.checkpoint(iteration), part)
+                    make_last(part)
+            make_last(self.best_checkpoint.parent)
         except OSError as error:
             raise InputError(f"cannot write {self.best_checkpoint}: {error.strerror}") from error
 
@@ -173,6 +176,15 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def make_last(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk and outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

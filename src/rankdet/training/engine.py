@@ -91,8 +91,8 @@ class Loop:
             if world.is_main:
                 tensorboard = self._recipe.runtime.tensorboard
                 self._log = RunLog(self.run, state.iteration, tensorboard, state.is_evaluated)
-                if saved is not None and self.is_best() and not self._is_named_best():
-                    self.run.keep_as_best(state.iteration)  # it was killed between the file and its second name
+                if saved is not None:
+                    self._name_best()
         if world.is_main:
             going_on = "" if saved is None else f"going on at iteration {state.iteration}"
             for message in filter(None, (training.describe(), training.prepared.describe(), training.start, going_on)):
@@ -336,9 +336,18 @@ class Loop:
         """Whether the evaluation of this iteration is the best one."""
         return self.best.value is not None and self.best.iteration == self.state.iteration
 
-    def _is_named_best(self) -> bool:
-        named = self.run.best_checkpoint
-        return named.exists() and load_checkpoint(named)["iteration"] == self.state.iteration
+    def _name_best(self) -> None:
+        """Give the best checkpoint its second name, where a kill came between the two or the second file is damaged."""
+        best, run = self.best, self.run
+        if best.value is not None and run.checkpoint(best.iteration).exists() and self._named_best() != best.iteration:
+            run.keep_as_best(best.iteration)
+
+    def _named_best(self) -> int | None:
+        """The iteration of the checkpoint that is named the best; None where there is none or its file is damaged."""
+        try:
+            return int(load_checkpoint(self.run.best_checkpoint)["iteration"])
+        except InputError:
+            return None
 
     def _write_checkpoint(self, state: TrainState) -> None:
         training = self.training

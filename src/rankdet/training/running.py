@@ -217,9 +217,13 @@ def _trained_run(loop: Loop, run: Run, signal: int | None) -> TrainedRun:
         if world.is_main:  # the folder need not be on the machines of other processes
             path = find_checkpoint(run.folder)
             if path == run.best_checkpoint and not loop.is_best():
-                best = load_checkpoint(path, FOR_DETECTION)
-                load_weights(network, best["detector"], path)
-                iteration, thresholds = best["iteration"], best["thresholds"]
+                try:
+                    best = load_checkpoint(path, FOR_DETECTION)
+                    load_weights(network, best["detector"], path)
+                    iteration, thresholds = best["iteration"], best["thresholds"]
+                except InputError as error:
+                    path = run.latest_checkpoint()
+                    loop.display.say(f"warning: {error}; the model is that of {path}")
     path, iteration, thresholds = world.gather((path, iteration, thresholds))[0]
     if iteration == state.iteration and training.average is not None:
         training.average.swap()
