@@ -6,14 +6,17 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from rich.console import Console
+from torch.distributed import TCPStore
 
 from rankdet import __version__, cli
 from rankdet.data import make_shapes
@@ -488,6 +491,42 @@ def test_a_mistake_is_told_once_by_the_processes_of_torchrun(data: Path, tmp_pat
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("rankdet: error: ")]
     assert message in line
     assert "process 1" not in line
+
+
+@pytest.fixture
+def launcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The store and the environment that torchrun gives its processes."""
+    store = TCPStore("localhost", 0, is_master=True)
+    values = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("launcher")
+def test_a_process_is_silent_about_what_the_main_process_has_told_however_slow_its_end_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(cli, "SECONDS_TO_TELL", 0.0)
+    for rank, told in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        assert call(monkeypatch, "train", "absent_recipe") == 2
+        assert capsys.readouterr().err.count("rankdet: error: ") == told
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert call(monkeypatch, "train", "absent_recipe") == 2
+    assert "rankdet: error: process 1: " in capsys.readouterr().err, "told before the restart"
+
+
+@pytest.mark.usefixtures("launcher")
+def test_a_process_that_is_ended_before_the_main_process_has_told_tells_its_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("time.sleep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert call(monkeypatch, "train", "absent_recipe") == 2
+    assert "rankdet: error: process 1: " in capsys.readouterr().err
 
 
 def test_a_mistake_of_one_process_alone_is_told_by_it(tmp_path: Path):

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from threading import Event
 from typing import Annotated, NoReturn
 
 from rankdet.extras import require
@@ -19,8 +20,10 @@ import typer
 from rankdet import __version__
 from rankdet.cli import data, experiments, models
 
-SECONDS_TO_TELL = 5.0
-"""How long a process waits for the message of the main process: it may be as much later at the same mistake."""
+SECONDS_TO_TELL = 30.0
+"""How long a process of torchrun waits for the main process, which may be as much later at the same mistake."""
+SECONDS_TO_END = 5.0
+"""How long a process waits to be ended where no store of torchrun says what the main process has done."""
 
 app = typer.Typer(
     help="Object detectors trained with ranking-based losses.",
@@ -66,9 +69,8 @@ def main() -> None:
         if not isinstance(error, OSError | InputError):
             raise
         code = DIVERGED if isinstance(error, DivergenceError) else 2
-        _leave_to_main_process(code)
         lines = [" ".join(line.split()) for line in str(error).splitlines()]
-        print(f"rankdet: error: {_process()}" + "\n".join(filter(None, lines)), file=sys.stderr)
+        _tell_once(f"rankdet: error: {_process()}" + "\n".join(filter(None, lines)))
         if isinstance(error, OSError):
             _discard_output()
         sys.exit(code)
@@ -86,14 +88,34 @@ def _discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _leave_to_main_process(status: int) -> None:
-    """Wait, in the other processes of torchrun, while the main process says the same.
+def _tell_once(message: str) -> None:
+    """Print the error of the main process; in others only an error of their own, which the main process does not tell.
 
-    When it has, torchrun ends all others. Who is still there has an error of its own, or nobody to end it.
+    The main process notes in torchrun's store that it has told. Without it another error, or a signal, ended it.
     """
-    if not models.is_main_process():
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(status))
-        time.sleep(SECONDS_TO_TELL)
+    from rankdet.runs.processes import store_of_launcher
+
+    store, told = store_of_launcher(), "the main process has told its error"
+    if models.is_main_process():
+        print(message, file=sys.stderr, flush=True)
+        if store is not None:
+            with suppress(RuntimeError):  # torchrun has ended
+                store.set(told, "")
+        return
+
+    def is_told() -> bool:
+        try:
+            return store is not None and store.check([told])
+        except RuntimeError:
+            return False
+
+    is_ended = Event()
+    signal.signal(signal.SIGTERM, lambda *_: is_ended.set())
+    end = time.monotonic() + (SECONDS_TO_END if store is None else SECONDS_TO_TELL)
+    while time.monotonic() < end and not is_ended.is_set() and not is_told():
+        time.sleep(0.1)  # the store's own wait would not let the signal through
+    if not (is_ended.is_set() if store is None else is_told()):
+        print(message, file=sys.stderr)
 
 
 def _process() -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -147,6 +148,19 @@ def joined_world(device: str) -> Iterator[World]:
         yield World(rank, size, chosen)
     finally:
         dist.destroy_process_group()
+
+
+def store_of_launcher() -> dist.Store | None:  # type: ignore[name-defined]
+    """The store of keys and values that ``torchrun`` keeps for its processes until all have ended; None without one."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    try:
+        host, port = os.environ.get("MASTER_ADDR", ""), _from_environment("MASTER_PORT", 0)
+        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))  # type: ignore[attr-defined]
+    except (ValueError, RuntimeError):  # torchrun has ended, or somebody has changed the address
+        return None
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"rankdet/{start}", store)  # type: ignore[attr-defined]
 
 
 def _from_environment(name: str, default: int) -> int:
