@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import shutil
@@ -115,6 +116,32 @@ def test_a_finished_run_that_is_resumed_gives_the_same_model_and_numbers(tiny: L
     longer, _ = resume(tmp_path / "run", "schedule.iterations=12")
     assert longer.model.network.steps.item() == PEAK
     assert load_checkpoint(Run(tmp_path / "run").latest_checkpoint())["best"]["evaluations_since"] == 4
+
+
+def test_numbers_of_a_resumed_run_are_nan_where_those_of_a_whole_one_are(tiny: Load, tmp_path: Path):
+    whole, _ = start(tiny, tmp_path / "run")
+    resumed, _ = resume(tmp_path / "run")
+    assert math.isnan(whole.metrics["APl"])
+    assert str(resumed.metrics) == str(whole.metrics)
+
+
+def test_numbers_that_the_log_has_lost_are_not_those_of_another_evaluation(tiny: Load, tmp_path: Path):
+    start(tiny, tmp_path / "run")
+    log = Run(tmp_path / "run").log
+    log.write_text("".join(json.dumps(row) + "\n" for row in read_log(log) if row["iteration"] != PEAK))
+    resumed, _ = resume(tmp_path / "run")
+    assert resumed.model.network.steps.item() == PEAK
+    assert resumed.metrics is None
+
+
+def test_a_metric_that_the_data_do_not_have_is_said_once(tiny: Load, tmp_path: Path):
+    changes = ("schedule.iterations=6", "evaluation.patience=1")
+    _, text = start(tiny, tmp_path / "run", "evaluation.metric=APl", *changes)
+    said = "warning: APl is not measured on these data: no best checkpoint, and patience does not count"
+    assert text.count(said) == 1
+    assert names(tmp_path / "run") == ["05.pt", "06.pt"]
+    _, text = start(tiny, tmp_path / "other", *changes)
+    assert "is not measured" not in text
 
 
 @pytest.mark.parametrize("metric", ["AP75", "oLRP"])

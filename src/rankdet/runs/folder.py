@@ -216,6 +216,21 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def with_nan(value: Any) -> Any:
+    """The value with NaN in place of None, as numbers were that `without_nan` wrote.
+
+    Examples
+    --------
+    >>> with_nan({"AP": None, "rows": [1.0]})
+    {'AP': nan, 'rows': [1.0]}
+    """
+    if isinstance(value, dict):
+        return {key: with_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [with_nan(entry) for entry in value]
+    return math.nan if value is None else value
+
+
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """The whole records of a log; a last line that was cut off by a kill is left out.
 

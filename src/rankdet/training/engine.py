@@ -27,7 +27,7 @@ from rankdet.runs.folder import Run
 from rankdet.runs.processes import ELSEWHERE
 from rankdet.runs.signals import StopRequest
 from rankdet.structures import Batch, DivergenceError, InputError
-from rankdet.training.best import Best
+from rankdet.training.best import Best, measured
 from rankdet.training.health import Health
 from rankdet.training.logging import Display, RunLog
 from rankdet.training.parts import Callback
@@ -299,6 +299,11 @@ class Loop:
         }
         log.write(record)
         self.display.show_evaluation(record, is_best=self.is_best())
+        if measured(evaluation.metrics, self.best.metric) is None:
+            self.display.say_once(
+                f"warning: {self.best.metric} is not measured on these data: no best checkpoint, and patience does not "
+                "count"
+            )
         self._call(lambda callback: callback.on_evaluation(record))
 
     def _save(self) -> None:

@@ -133,13 +133,17 @@ class Display:
         text = f"{text}  masks: {_main_numbers(metrics['masks'])}" if "masks" in metrics else text
         self.say(f"{text}  (best)" if is_best else text)
         for line in metrics.get("findings", ()):
-            if line not in self._told:
-                self._told.add(line)  # they are the same in every evaluation of a run
-                self.say(line)
+            self.say_once(line)  # they are the same in every evaluation of a run
 
     def say(self, message: str) -> None:
         """Show a message between the records."""
         self._console.print(message, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+    def say_once(self, message: str) -> None:
+        """Show a message that was not shown before."""
+        if message not in self._told:
+            self._told.add(message)
+            self.say(message)
 
 
 def _main_numbers(metrics: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from rankdet.runs.checkpoint import (
     random_state,
     restore_random_state,
 )
-from rankdet.runs.folder import Run, find_checkpoint, read_log, write_text
+from rankdet.runs.folder import Run, find_checkpoint, read_log, with_nan, write_text
 from rankdet.runs.processes import World, joined_world
 from rankdet.runs.signals import StopRequest
 from rankdet.structures import InputError
@@ -51,7 +50,8 @@ class TrainedRun:
     model
         The trained model, in evaluation mode: that of the best evaluation, as `rankdet.load` gives it of the folder.
     metrics
-        The numbers of its evaluation, as of `rankdet.metrics.evaluate`; None before any.
+        The numbers of its evaluation, as of `rankdet.metrics.evaluate`; None where it was not evaluated, or the log has
+        lost them.
     signal
         Number of the signal that stopped the training early, or None.
     """
@@ -234,13 +234,13 @@ def _trained_run(loop: Loop, run: Run, signal: int | None) -> TrainedRun:
 
 
 def _metrics(loop: Loop, run: Run, iteration: int) -> dict[str, Any] | None:
-    """The numbers of the evaluation of an iteration, or of the last one, where that was not evaluated."""
+    """The numbers of the evaluation of an iteration; None where the log has none of it."""
     if iteration in loop.metrics:
         return loop.metrics[iteration]
     for record in read_log(run.log):  # it was made before the run went on
         if record.get("kind") == "evaluation" and record["iteration"] == iteration:
-            return dict(record["metrics"])
-    return json.loads(run.evaluation.read_text(encoding="utf-8")) if run.evaluation.exists() else None
+            return dict(with_nan(record["metrics"]))
+    return None
 
 
 def _check_data_are_there(recipe: Recipe, are_own: bool) -> None:
