@@ -152,12 +152,33 @@ def test_the_metric_is_chosen_and_errors_are_better_where_they_are_lower(metric:
     assert state == {"metric": metric, "value": float(metric != "oLRP"), "iteration": PEAK, "evaluations_since": 1}
 
 
-def test_another_metric_names_the_next_best_anew(tiny: Load, tmp_path: Path):
-    start(tiny, tmp_path / "run", "schedule.iterations=6")
-    run, text = resume(tmp_path / "run", "evaluation.metric=oLRP", "schedule.iterations=8")
+@pytest.mark.parametrize(
+    ("errors", "best", "waited"),
+    [
+        ({2: 0.8, 4: 0.0, 6: 0.5}, 4, 2),  # the same as by AP
+        ({2: 0.8, 4: 0.5, 6: 0.3}, 6, 1),  # another one whose checkpoint is left
+        ({2: 0.1, 4: 0.5, 6: 0.7}, 4, 2),  # its checkpoint is gone: the one that is named the best sets the bar
+        ({2: 0.1, 4: 0.7, 6: 0.5}, 6, 1),
+        ({}, 8, 0),  # a log that is lost
+    ],
+)
+def test_the_best_by_another_metric_is_that_of_all_evaluations(
+    errors: dict[int, float], best: int, waited: int, tiny: Load, tmp_path: Path
+):
+    run = Run(tmp_path / "run")
+    start(tiny, run.folder, "schedule.iterations=6")
+    rows = [row for row in read_log(run.log) if row["kind"] != "evaluation" or row["iteration"] in errors]
+    for row in rows:
+        if row["kind"] == "evaluation":
+            row["metrics"]["oLRP"] = errors[row["iteration"]]
+    run.log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    resumed, text = resume(run.folder, "evaluation.metric=oLRP", "schedule.iterations=8")
     assert "evaluation.metric AP → oLRP" in text
-    assert load_checkpoint(Run(tmp_path / "run").best_checkpoint)["iteration"] == 8
-    assert run.model.network.steps.item() == 8
+    assert load_checkpoint(run.best_checkpoint)["iteration"] == resumed.model.network.steps.item() == best
+    state = load_checkpoint(run.latest_checkpoint())["best"]
+    assert state == {
+        "metric": "oLRP", "value": errors.get(best, 1.0), "iteration": best, "evaluations_since": waited
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("patience", "length"), [(1, 6), (2, 8), (9, 10)])
