@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
@@ -14,6 +15,7 @@ from typing import Literal, NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
 from rankdet.losses import (
@@ -188,18 +190,15 @@ def test_the_operator_is_as_torch_asks(
     candidates, numbers = candidates_of(draw(sizes, dtype, positives), sizes, form)
     arguments = *candidates, 0.5, IMPLEMENTATION, "", numbers
     opcheck(OPERATORS[name].operator, (*arguments, False))
-    keeps = dtype == torch.float32
-    if keeps:
-        # Not as a graph: its cells are overwritten by the backward pass, so that only eager mode keeps any.
+    if dtype == torch.float32:
+        # Not as a graph: cells are overwritten by the backward pass, so that only calls without the operator keep any.
         checks = "test_schema", "test_autograd_registration", "test_faketensor"
         opcheck(OPERATORS[name].operator, (*arguments, True), test_utils=checks)
     detached = [level.detach() for level in candidates.logits], *arguments[1:-1]
-    values, _, own, ascending, weights, found = OPERATORS[name].operator(*detached, numbers, keeps)
+    values, _, own, ascending, weights, _ = OPERATORS[name].operator(*detached, numbers, False)
     upstream = torch.arange(1.0, len(values) + 1, dtype=values.dtype)
     arguments = *detached, own, ascending, weights, upstream
     opcheck(torch.ops.rankdet.ranking_gradient.default, arguments)
-    if keeps:
-        opcheck(torch.ops.rankdet.ranking_gradient_.default, (found, *arguments))
 
 
 @pytest.mark.parametrize("labels", [[0, 4, -1, 2, -1], [4, 4], [-1], [1], []], ids=str)
@@ -338,6 +337,53 @@ def test_without_the_machinery_of_operators_nothing_changes(name: str, dtype: to
         for values, *_ in (loss.operator(*arguments), ranked(loss.operator, loss.kind, *arguments))
     ]
     assert torch.equal(*gradients)
+
+
+@by_operator
+@by_form
+def test_what_was_traced_with_one_example_is_right_for_another(name: str, form: Form) -> None:
+    pool = draw([31])
+    example, other = pool.logits, -pool.logits.flip(0)
+    marks = marks_of(pool, form)
+
+    def loss(logits: Tensor) -> Tensor:
+        return evaluate(name, form, logits, marks, pool.quality)
+
+    assert torch.equal(make_fx(loss)(example)(other), loss(other))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and warns of checks of the marks, which stay as they are
+        traced = torch.jit.trace(loss, (example,), check_trace=False)
+    assert torch.equal(traced(other), loss(other))
+
+
+@by_operator
+@by_form
+def test_transforms_of_functions_find_the_gradient(name: str, form: Form) -> None:
+    pool = draw([31])
+    (level,), marks = leaves([pool.logits]), marks_of(pool, form)
+
+    def loss(logits: Tensor) -> Tensor:
+        return weighed(evaluate(name, form, logits, marks, pool.quality))
+
+    assert torch.equal(torch.func.grad(loss)(pool.logits), torch.autograd.grad(loss(level), level)[0])
+
+
+class _Marked(Tensor):
+    """Tensors of another class, for which operators are taken."""
+
+
+@by_operator
+@by_dtype
+@pytest.mark.parametrize("kind", [Tensor, _Marked])
+def test_a_second_derivative_is_refused_where_it_is_asked_for(
+    name: str, dtype: torch.dtype, kind: type[Tensor]
+) -> None:
+    pool = draw([31], dtype)
+    level = pool.logits.as_subclass(kind).detach().requires_grad_()
+    loss = weighed(evaluate(name, "labels", level, pool.labels, pool.quality))
+    (gradient,) = torch.autograd.grad(loss, level, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(gradient.square().sum(), level)
 
 
 @by_operator

@@ -11,7 +11,7 @@ from torch import Tensor
 from rankdet.losses.checks import Levels, check_logits, check_range, dense, levels_of, whole
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.ranking import Kind, Rule, Settings, ranked, register
-from rankdet.losses.roles import Index, RankedCandidates, from_index, from_labels, from_targets, loss_dtype
+from rankdet.losses.roles import Index, RankedCandidates, from_index, from_labels, from_targets, is_traced, loss_dtype
 from rankdet.losses.steps import check_delta
 
 Implementation = Literal["auto", "torch", "numba", "triton", "reference"]
@@ -221,10 +221,10 @@ class RankingOperator:
     ) -> Values:
         check_delta(delta)
         # The cells of float32 logits are kept for the backward pass, in the memory that will hold their gradient. Not
-        # in a compiled graph: there the backward pass may not change what was saved, for it may come twice.
+        # by an operator: its backward pass may not change what was saved, for it may come twice.
         keep = (
             torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
+            and not is_traced(candidates.logits)
             and any(level.requires_grad for level in candidates.logits)
             and all(level.dtype == torch.float32 and level.device.type == "cpu" for level in candidates.logits)
         )

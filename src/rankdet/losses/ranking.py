@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from rankdet.losses.cells import Cells
-from rankdet.losses.negatives import Negatives, TorchNegatives, in_place_of
+from rankdet.losses.negatives import Negatives, TorchNegatives
 from rankdet.losses.processes import Processes
 from rankdet.losses.roles import RankedCandidates, is_traced, positive_logits
 from rankdet.losses.sorting import Window
@@ -212,14 +212,33 @@ class _Ranking(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if upstream is None:
             return None, None, *(None,) * ctx.num_levels
         kept, arguments = _saved(ctx)
+        return None, None, *_Gradient.apply(kept, arguments, upstream, *arguments[0])
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient as a function of its own: it has none itself, and ``torch.func`` unwraps what it is given."""
+
+    @staticmethod
+    def forward(kept: Tensor | None, arguments: tuple[Any, ...], upstream: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(upstream.device.type, enabled=False):
             found = gradients(kept, *arguments, upstream)
-        return None, None, *(found if kept is None else in_place_of(kept, arguments[0]))
+        return tuple(found)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor | None) -> Any:
+        _refuse()
+
+
+def _refuse(*_: Any) -> Any:
+    raise RuntimeError("ranking losses have no second derivative: their gradient is made of errors, not by derivation")
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -237,12 +256,9 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Any
     nothing = ([None] * ctx.num_marks, *(None,) * (_NUM_ARGUMENTS - 2))
     if upstream is None:
         return [None] * ctx.num_levels, *nothing
-    kept, arguments = _saved(ctx)
+    arguments = _saved(ctx)[1]
     with torch.autocast(upstream.device.type, enabled=False):
-        if kept is None:
-            return torch.ops.rankdet.ranking_gradient(*arguments, upstream), *nothing
-        torch.ops.rankdet.ranking_gradient_(kept, *arguments, upstream)
-        return in_place_of(kept, arguments[0]), *nothing
+        return torch.ops.rankdet.ranking_gradient(*arguments, upstream), *nothing
 
 
 def _saved(ctx: Any) -> tuple[Tensor | None, tuple[Any, ...]]:
@@ -267,20 +283,10 @@ def gradients(kept: Tensor | None, *arguments: Any) -> list[Tensor]:
     return _negatives(candidates, cells, settings, kept).gradient(function, upstream @ positive_gradients)
 
 
-def _gradients_in_place(kept: Tensor, *arguments: Any) -> None:
-    """Write the gradients as float32 into the memory of the (N,) int32 cells ``kept``."""
-    gradients(kept, *arguments)
-
-
 _GRADIENT = torch.library.custom_op(
     "rankdet::ranking_gradient", partial(gradients, None), mutates_args=(), schema=f"({_BACKWARD}) -> Tensor[]"
 )
-torch.library.custom_op(
-    "rankdet::ranking_gradient_",
-    _gradients_in_place,
-    mutates_args=("kept",),
-    schema=f"(Tensor(a!) kept, {_BACKWARD}) -> ()",
-)
+_GRADIENT.register_autograd(_refuse)
 
 
 @_GRADIENT.register_fake

@@ -88,7 +88,7 @@ def from_labels(
         return RankedCandidates(levels, marks, torch.where(is_right, positives, -1), rows[:0], width)
     if rows is None:
         rows = _found(is_class(flat, width))
-    if num_positives is not None and not torch.compiler.is_compiling() and len(rows) != num_positives:
+    if num_positives is not None and not is_traced(levels) and len(rows) != num_positives:
         raise ValueError(f"{len(rows)} positives among the labels but {num_positives} qualities")
     ignored = _found(flat < 0)
     return RankedCandidates(levels, marks, rows * width + flat[rows], ignored, width)
@@ -117,7 +117,7 @@ def from_index(
     Arguments are those of :meth:`rankdet.losses.RankingOperator.at_index`. ``makes_targets`` is for kernels and
     references: the marks are int8 targets then, a byte for each logit. Nothing is looked up otherwise, but for
     ``ignored``. Raises ValueError when shapes do not fit, or ``index`` is wrong. Where looking would wait for a device
-    and ``check`` does not ask for it, and where torch compiles, a wrong index makes all positives −1.
+    and ``check`` does not ask for it, and where someone traces, a wrong index makes all positives −1.
     """
     levels = levels_of(logits)
     device, num_logits = levels[0].device, sum(level.numel() for level in levels)
@@ -130,7 +130,7 @@ def from_index(
         if num_logits:
             is_ignored = mask[positives.clamp(0, num_logits - 1) // width]
     wrongs = torch.stack([is_outside.any(), is_twice.any(), is_ignored.any()])
-    if not torch.compiler.is_compiling() and (check or device.type == "cpu") and bool(wrongs.any()):
+    if not is_traced(levels) and (check or device.type == "cpu") and bool(wrongs.any()):
         reasons = ("outside of them", "more than once", "that are ignored")
         found = " and ".join(reason for reason, is_so in zip(reasons, wrongs.tolist(), strict=True) if is_so)
         shapes = ", ".join(str(tuple(level.shape)) for level in levels)
@@ -211,8 +211,17 @@ def _paired(logits: Levels, marks: Levels, name: str) -> tuple[list[Tensor], lis
 
 
 def is_traced(tensors: Sequence[Tensor]) -> bool:
-    """Whether operators must be seen: where torch compiles, and for tensors of other classes, as those without data."""
-    return torch.compiler.is_compiling() or any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    """Whether operators must be seen: where torch compiles, and for tensors of other classes, as those without data.
+
+    Where ``make_fx`` or ``torch.jit.trace`` write down what is done with ordinary tensors, too: their numbers may not
+    be read, for they are those of an example.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    )
 
 
 def _found(mask: Tensor) -> Tensor:
