@@ -535,3 +535,11 @@ def test_a_crowd_above_a_positive_neither_overflows_nor_vanishes(name: str, form
     assert gradient[0] == -torch.tensor(error).half()
     assert gradient[1] == 0
     assert (gradient[2:] == torch.tensor(1 / rank).half()).all()
+
+
+def test_numba_that_is_asked_for_and_missing_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no positive needs it."""
+    monkeypatch.delitem(sys.modules, "rankdet.losses.kernels.cpu", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ImportError, match=r"pip install 'rankdet\[cpu\]'"):
+        ap_loss(torch.zeros(3), torch.zeros(3), implementation="numba")

@@ -114,3 +114,13 @@ def test_choosing_at_once_is_choosing_in_turn(seed, num_detections, num_objects)
             if not is_shared[best]:
                 free.remove(best)
     assert list(zip(detections[chosen].tolist(), objects[chosen].tolist(), strict=True)) == expected
+
+
+def test_without_categories_there_are_no_matches():
+    """Though detections were read for another ground truth."""
+    truth = {"images": [{"id": 1, "height": 9, "width": 9}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    objects, _ = read_ground_truth(truth)
+    found = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "score": 0.5}]
+    results, _ = read_results(found, objects, masks=False)
+    empty, _ = read_ground_truth({**truth, "categories": []})
+    assert match_classes(compare(empty, results, "bbox", 100)) == []

@@ -240,7 +240,7 @@ def chosen(implementation: Implementation, logits: Sequence[Tensor]) -> Implemen
 
     On a CPU ``"auto"`` stays: the operator, into which no compiler looks, finds out whether there is numba. Raises
     ValueError when there is no such implementation, or one is asked for logits that it cannot rank, and ImportError
-    when Triton is asked for and not installed, or older than 3.4.
+    when numba or Triton is asked for and does not import: Triton must be 3.4 or newer.
     """
     if implementation not in _IMPLEMENTATIONS:
         raise ValueError(f"implementation must be one of {_IMPLEMENTATIONS}, got {implementation!r}")
@@ -252,6 +252,11 @@ def chosen(implementation: Implementation, logits: Sequence[Tensor]) -> Implemen
         )
     if implementation == "numba" and device != "cpu":
         raise ValueError(f"implementation 'numba' needs tensors on CPU, these are on {device}")
+    if implementation == "numba":
+        try:
+            import rankdet.losses.kernels.cpu  # noqa: F401
+        except ImportError as error:
+            raise ImportError(f"implementation 'numba': {error}: pip install 'rankdet[cpu]'") from error
     if implementation == "triton" or (implementation == "auto" and fits_triton):
         try:
             import rankdet.losses.kernels.negatives  # noqa: F401

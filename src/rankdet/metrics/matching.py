@@ -50,6 +50,8 @@ def match_classes(comparison: Comparison) -> list[ClassMatches]:
     annotated.
     """
     truth, results, overlap = comparison.ground_truth, comparison.results, _overlap(comparison)
+    if not truth.category_ids:
+        return []
     # The evaluator numbers images by ascending id; ties follow it.
     image_ids, category_ids = np.sort(truth.image_ids), np.array(truth.category_ids, dtype=np.int64)
     images, has_image = _places(image_ids, results.image_ids)
