@@ -254,7 +254,7 @@ def chosen(implementation: Implementation, logits: Sequence[Tensor]) -> Implemen
         raise ValueError(f"implementation 'numba' needs tensors on CPU, these are on {device}")
     if implementation == "numba":
         try:
-            import rankdet.losses.kernels.cpu  # noqa: F401
+            import rankdet.losses.kernels.cpu
         except ImportError as error:
             raise ImportError(f"implementation 'numba': {error}: pip install 'rankdet[cpu]'") from error
     if implementation == "triton" or (implementation == "auto" and fits_triton):
