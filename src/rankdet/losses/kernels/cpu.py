@@ -69,6 +69,28 @@ def _find_bins(values: Array, start: int, size: int, axis: Array, bins: Array) -
 
 
 @_compiled
+def _find_cells(values: Array, start: int, size: int, edges: Array, table: Array, axis: Array, cells: Array) -> bool:
+    """Write the cells of up to ``BLOCK`` values; whether one of these is not finite.
+
+    A block at a time: a call counts references to its arrays, which takes longer than finding a cell.
+    """
+    broken = _find_bins(values, start, size, axis, cells)
+    for i in range(size):
+        begin = table[cells[i]]
+        if begin < 0:
+            value, begin, end = values[start + i], ~begin, table[cells[i] + 1]
+            end = end if end >= 0 else ~end
+            while begin < end:
+                middle = (begin + end) >> 1
+                if edges[middle - (LANES - 1)] <= value:
+                    begin = middle + 1
+                else:
+                    end = middle
+        cells[i] = begin
+    return broken
+
+
+@_compiled
 def _count(
     values: Array,
     begin: int,
@@ -87,7 +109,7 @@ def _count(
     The logits are ``values[begin:end]`` without the rows that are ignored, of which ``ignored[next_ignored]`` is the
     first. Their cells are written to ``kept``, unless it is empty, and 0 for what is ignored.
     """
-    bins = np.empty(BLOCK, np.uint32)
+    cells = np.empty(BLOCK, np.uint32)
     broken, keeps = False, len(kept) > 0
     while begin < end:
         stop = end
@@ -96,25 +118,13 @@ def _count(
             next_ignored += 1
         for start in range(begin, stop, BLOCK):
             size = min(BLOCK, stop - start)
-            broken |= _find_bins(values, start, size, axis, bins)
+            broken |= _find_cells(values, start, size, edges, table, axis, cells)
             for i in range(size):
-                value = values[start + i]
-                # The cell, not by a function: a call counts references to its arrays, which takes longer than this.
-                cell = table[bins[i]]
-                if cell < 0:
-                    cell, stop_cell = ~cell, table[bins[i] + 1]
-                    stop_cell = stop_cell if stop_cell >= 0 else ~stop_cell
-                    while cell < stop_cell:
-                        middle = (cell + stop_cell) >> 1
-                        if edges[middle - (LANES - 1)] <= value:
-                            cell = middle + 1
-                        else:
-                            stop_cell = middle
-                slot = np.uint64(cell)
+                cell = np.uint64(cells[i])
                 if keeps:
                     kept[start + i] = cell
-                totals[slot, np.uint64(0)] += 1.0
-                totals[slot, np.uint64(1)] += value
+                totals[cell, np.uint64(0)] += 1.0
+                totals[cell, np.uint64(1)] += values[start + i]
         if keeps and stop < end:
             kept[stop : stop + width] = 0
         begin = stop + width
@@ -147,26 +157,11 @@ def _write(
     out: Array,
 ) -> None:
     """Write F of ``values[begin:end]``, whose cells are looked for."""
-    bins = np.empty(BLOCK, np.uint32)
+    cells = np.empty(BLOCK, np.uint32)
     for start in range(begin, end, BLOCK):
-        size = min(BLOCK, end - start)
-        _find_bins(values, start, size, axis, bins)
-        for i in range(size):
-            value = values[start + i]
-            cell = table[bins[i]]
-            if cell < 0:
-                cell, stop_cell = ~cell, table[bins[i] + 1]
-                stop_cell = stop_cell if stop_cell >= 0 else ~stop_cell
-                while cell < stop_cell:
-                    middle = (cell + stop_cell) >> 1
-                    if edges[middle - (LANES - 1)] <= value:
-                        cell = middle + 1
-                    else:
-                        stop_cell = middle
-            slot = np.uint64(cell)
-            result = lines[slot, np.uint64(0)] + lines[slot, np.uint64(1)] * value
-            result = result if result > low else low
-            out[start + i] = result if result < high else high
+        stop = min(start + BLOCK, end)
+        _find_cells(values, start, stop - start, edges, table, axis, cells)
+        _write_kept(values[start:stop], 0, stop - start, cells, lines, low, high, out[start:stop])
 
 
 @_compiled
@@ -335,29 +330,27 @@ class NumbaNegatives:
     def gradient(self, function: PiecewiseLinear, of_positives: Tensor) -> list[Tensor]:
         """See :meth:`rankdet.losses.negatives.Negatives.gradient`; in the memory of the kept cells."""
         total, dtype = float(function.total), self.cells.edges.dtype
+        if math.isnan(total):
+            return [torch.full(level.shape, torch.nan, dtype=level.dtype) for level in self.candidates.logits]
         lines = np.zeros((len(self.cells) + LANES - 1, 2))
         lines[LANES - 1 :] = torch.stack(function[:2], 1).numpy()
         shape = lines, min(0.0, total), max(0.0, total)
-        if self.kept is None:
-            gradients = [torch.empty(level.shape, dtype=dtype) for level in self.candidates.logits]
-            search = _search(self.cells.edges.numpy())
-        else:
-            gradients = in_place_of(self.kept, self.candidates.logits)
-        tasks: list[Callable[[], None]] = []
-        for level, gradient in zip(self._levels(), gradients, strict=True):
+        kept = None if self.kept is None else in_place_of(self.kept, self.candidates.logits)
+        search = _search(self.cells.edges.numpy()) if kept is None else None
+        gradients = []
+        for number, (logits, level) in enumerate(zip(self.candidates.logits, self._levels(), strict=True)):
+            gradient = torch.empty(logits.shape, dtype=dtype) if kept is None else kept[number]
             out = gradient.view(-1).numpy()
+            tasks: list[Callable[[], None]] = []
             for begin, end, _ in self._sections(level, MOST_SECTIONS):
-                if self.kept is None:
+                if search is not None:
                     tasks.append(partial(_write, level.values, begin, end, *search, *shape, out))
                 else:
                     tasks.append(partial(_write_kept, level.values, begin, end, out.view(np.int32), *shape, out))
-        if math.isnan(total):
-            return [gradient.fill_(torch.nan) for gradient in gradients]
-        _run(tasks)
-        for level, gradient in zip(self._levels(), gradients, strict=True):
+            _run(tasks)
             if len(level.ignored):
                 gradient.view(-1, self.candidates.width)[level.ignored] = 0
-        gradients = [part.to(level.dtype) for part, level in zip(gradients, self.candidates.logits, strict=True)]
+            gradients.append(gradient.to(logits.dtype))
         write_positives(gradients, self.candidates.positives, of_positives)
         return gradients
 
