@@ -19,7 +19,7 @@ from hotcoco import mask as rle
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from rankdet.coco.segmentations import decode_rle, to_rle
+from rankdet.coco.segmentations import decode_rle, encode_bitmap, outline_box, to_rle
 from rankdet.report import markdown_table
 
 
@@ -42,24 +42,16 @@ def pieces(results: Sequence[dict[str, Any]], truth: dict[str, Any]) -> NDArray[
             best = int(column.argmax())
             if column[best] <= 0.5:
                 continue
-            predicted = decode_rle(found[image_id][best])
-            box = _box(decode_rle(target))
-            parts, count = ndimage.label(predicted)
-            largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
-            rows.append((count, column[best], _iou(_box(predicted), box), _iou(_box(largest), box)))
+            predicted = found[image_id][best]
+            parts, count = ndimage.label(decode_rle(predicted))
+            largest = encode_bitmap(parts == 1 + np.bincount(parts.ravel())[1:].argmax())
+            rows.append((count, column[best], _box_iou(predicted, target), _box_iou(largest, target)))
     return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
 
-def _box(mask: NDArray[Any]) -> NDArray[np.float64]:
-    """x1, y1, x2, y2 around the pixels of a mask."""
-    y, x = np.nonzero(mask)
-    return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], dtype=np.float64)
-
-
-def _iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    sides = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
-    common = sides.clip(0).prod()
-    return float(common / ((first[2:] - first[:2]).prod() + (second[2:] - second[:2]).prod() - common))
+def _box_iou(first: dict[str, Any], second: dict[str, Any]) -> float:
+    """IoU of the boxes around two masks."""
+    return float(np.asarray(rle.iou([outline_box(first)], [outline_box(second)], [0]))[0, 0])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -220,6 +220,7 @@ def detect(
 
     if overlap is not None and tiles is None:
         raise InputError("--overlap is that of --tiles: give both")
+    tiling = None if tiles is None else Tiles(tiles) if overlap is None else Tiles(tiles, overlap)
     with joined_world(device) as world:
         with world.together():
             model, files = load(checkpoint, world.device, trust=trust), find_images(images, recursive)
@@ -231,7 +232,7 @@ def detect(
             print,
             world,
             batch_size=batch_size,
-            tiles=None if tiles is None else Tiles(tiles, 0.25 if overlap is None else overlap),
+            tiles=tiling,
             class_agnostic=class_agnostic,
             drawings=drawings,
         )

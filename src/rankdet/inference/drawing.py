@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hotcoco import mask as rle
 from torch import Tensor
 from typing_extensions import Self
 
 from rankdet.coco import Finding, raise_errors
+from rankdet.coco.segmentations import mask_area
 from rankdet.data.images import UnreadableImageError, header
 from rankdet.data.loading import batches_of_one_shape
 from rankdet.data.pixels import to_pixels
@@ -190,7 +190,7 @@ class _Document:
         records = found.to_coco()
         for record in records:
             box = record["bbox"]
-            area = int(rle.area(record["segmentation"])) if "segmentation" in record else box[2] * box[3]
+            area = mask_area(record["segmentation"]) if "segmentation" in record else box[2] * box[3]
             record |= {"area": area, "iscrowd": 0}
         if found.is_cut is not None:
             for record, is_cut in zip(records, found.is_cut.tolist(), strict=True):

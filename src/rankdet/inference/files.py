@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rankdet.data.layouts.files import IMAGE_SUFFIXES, image_files
-from rankdet.structures import InputError
+from rankdet.structures import InputError, counted
 
 
 class ImageFiles(NamedTuple):
@@ -33,7 +33,7 @@ class ImageFiles(NamedTuple):
             (self.others, "file that is no image", "files that are no images"),
             (self.folders, "folder", "folders"),
         )
-        parts = [f"{count} {one if count == 1 else many}" for count, one, many in kinds if count]
+        parts = [counted(*kind) for kind in kinds if kind[0]]
         remedy = " (--recursive looks into folders)" if self.folders else ""
         verb = "was" if self.others + self.folders == 1 else "were"
         return f"{' and '.join(parts)} {verb} passed over{remedy}" if parts else ""
