@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+from rankdet.runs.checkpoint import load_checkpoint
+from rankdet.runs.folder import Run, read_log, with_nan
+from rankdet.structures import InputError
 
 
 @dataclass(frozen=True)
@@ -67,3 +71,38 @@ def measured(metrics: Mapping[str, Any], name: str) -> float | None:
         if value is not None and math.isfinite(value):
             return float(value)
     return None
+
+
+def evaluations(run: Run) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The iteration and the numbers of each evaluation in the log, as they were measured."""
+    for record in read_log(run.log):
+        if record.get("kind") == "evaluation":
+            yield record["iteration"], with_nan(record["metrics"])
+
+
+def best_of_log(run: Run, best: Best) -> Best:
+    """The best evaluation by a metric that the run did not have before: ``best`` after all that are in the log.
+
+    Where the checkpoint of the best one is gone, it is the best of those whose checkpoints are left: nothing worse
+    takes the place of the one that is named the best.
+    """
+    left, named = best, _named_best(run)
+    for iteration, metrics in evaluations(run):
+        best = best.after(iteration, metrics)
+        if iteration == named or run.checkpoint(iteration).exists():
+            left = left.after(iteration, metrics)
+    return best if left.iteration == best.iteration else left
+
+
+def name_best(run: Run, best: Best) -> None:
+    """Give the best checkpoint its second name, where a kill came between the two or the second file is damaged."""
+    if best.value is not None and run.checkpoint(best.iteration).exists() and _named_best(run) != best.iteration:
+        run.keep_as_best(best.iteration)
+
+
+def _named_best(run: Run) -> int | None:
+    """The iteration of the checkpoint that is named the best; None where there is none or its file is damaged."""
+    try:
+        return int(load_checkpoint(run.best_checkpoint)["iteration"])
+    except InputError:
+        return None

@@ -16,18 +16,17 @@ from rankdet.inference.evaluation import Evaluation, evaluate_model, optimal_thr
 from rankdet.runs.checkpoint import (
     TrainState,
     fitting,
-    load_checkpoint,
     load_weights,
     random_state,
     restore_random_state,
     save_checkpoint,
     seed_random_numbers,
 )
-from rankdet.runs.folder import Run, read_log
+from rankdet.runs.folder import Run
 from rankdet.runs.processes import ELSEWHERE
 from rankdet.runs.signals import StopRequest
 from rankdet.structures import Batch, DivergenceError, InputError
-from rankdet.training.best import Best, measured
+from rankdet.training.best import Best, best_of_log, measured, name_best
 from rankdet.training.health import Health
 from rankdet.training.logging import Display, RunLog
 from rankdet.training.parts import Callback
@@ -93,8 +92,8 @@ class Loop:
                 self._log = RunLog(self.run, state.iteration, tensorboard, state.is_evaluated)
                 if saved is not None:
                     if self.state.best.get("metric") != self.best.metric:
-                        self.best = self._best_of_log()
-                    self._name_best()
+                        self.best = best_of_log(self.run, self.best)
+                    name_best(self.run, self.best)
         self.best = world.gather(self.best)[0]
         if world.is_main:
             going_on = "" if saved is None else f"going on at iteration {state.iteration}"
@@ -344,34 +343,6 @@ class Loop:
         """Whether the evaluation of this iteration is the best one."""
         return self.best.value is not None and self.best.iteration == self.state.iteration
 
-    def _best_of_log(self) -> Best:
-        """The best evaluation by a metric that the run did not have before.
-
-        Where the checkpoint of the best one is gone, it is the best of those whose checkpoints are left: nothing worse
-        takes the place of the one that is named the best.
-        """
-        best, left, named = self.best, self.best, self._named_best()
-        for record in read_log(self.run.log):
-            if record.get("kind") == "evaluation":
-                iteration, metrics = record["iteration"], record["metrics"]
-                best = best.after(iteration, metrics)
-                if iteration == named or self.run.checkpoint(iteration).exists():
-                    left = left.after(iteration, metrics)
-        return best if left.iteration == best.iteration else left
-
-    def _name_best(self) -> None:
-        """Give the best checkpoint its second name, where a kill came between the two or the second file is damaged."""
-        best, run = self.best, self.run
-        if best.value is not None and run.checkpoint(best.iteration).exists() and self._named_best() != best.iteration:
-            run.keep_as_best(best.iteration)
-
-    def _named_best(self) -> int | None:
-        """The iteration of the checkpoint that is named the best; None where there is none or its file is damaged."""
-        try:
-            return int(load_checkpoint(self.run.best_checkpoint)["iteration"])
-        except InputError:
-            return None
-
     def _write_checkpoint(self, state: TrainState) -> None:
         training = self.training
         weights = training.model.network.state_dict()
@@ -399,7 +370,7 @@ class Loop:
         self.state = replace(TrainState.of_checkpoint(saved), data=self.state.data)
         with fitting(path):
             best = Best(**self.state.best) if self.state.best else self.best
-        if best.metric == self.best.metric:  # values of another metric cannot be compared; see `_best_of_log`
+        if best.metric == self.best.metric:  # values of another metric cannot be compared; see `best_of_log`
             self.best = best
         self._clock = Clock(self.state)
         with fitting(path):

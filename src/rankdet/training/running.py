@@ -26,10 +26,11 @@ from rankdet.runs.checkpoint import (
     random_state,
     restore_random_state,
 )
-from rankdet.runs.folder import Run, find_checkpoint, read_log, with_nan, write_text
+from rankdet.runs.folder import Run, find_checkpoint, write_text
 from rankdet.runs.processes import World, joined_world
 from rankdet.runs.signals import StopRequest
 from rankdet.structures import InputError
+from rankdet.training.best import evaluations
 from rankdet.training.engine import Loop
 from rankdet.training.logging import Display
 from rankdet.training.optimization import OwnOptimizer
@@ -237,10 +238,8 @@ def _metrics(loop: Loop, run: Run, iteration: int) -> dict[str, Any] | None:
     """The numbers of the evaluation of an iteration; None where the log has none of it."""
     if iteration in loop.metrics:
         return loop.metrics[iteration]
-    for record in read_log(run.log):  # it was made before the run went on
-        if record.get("kind") == "evaluation" and record["iteration"] == iteration:
-            return dict(with_nan(record["metrics"]))
-    return None
+    found = (metrics for number, metrics in evaluations(run) if number == iteration)  # made before the run went on
+    return next(found, None)
 
 
 def _check_data_are_there(recipe: Recipe, are_own: bool) -> None:
