@@ -13,8 +13,9 @@ from torchvision.ops import box_iou
 from rankdet.backbones import FPN
 from rankdet.detectors import DetectionSettings, FasterRCNN
 from rankdet.heads import AnchorGenerator, RoIPooling
-from rankdet.structures import Batch, Candidates, Images, Source, Target
+from rankdet.structures import Candidates, Images, Target
 
+from .batches import make_batch
 from .waits import Waits
 
 Build = Callable[[bool], FasterRCNN]
@@ -22,17 +23,6 @@ FORMS = pytest.mark.parametrize("ranking", [False, True], ids=["standard", "rank
 NUM_CLASSES = 3
 EMPTY = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 TWO = Target(torch.tensor([[4.0, 4.0, 24.0, 22.0], [20.0, 10.0, 60.0, 50.0]]), torch.tensor([2, 0]))
-
-
-def make_batch(targets: list[Target], sizes: list[tuple[int, int]]) -> Batch:
-    """Images of noise in the smallest canvas of a multiple of 32."""
-    height, width = (-(-max(size[axis] for size in sizes) // 32) * 32 for axis in (0, 1))
-    pixels = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
-    generator = torch.Generator().manual_seed(3)
-    for image, (rows, columns) in zip(pixels, sizes, strict=True):
-        image[:, :rows, :columns] = torch.randint(256, (3, rows, columns), generator=generator, dtype=torch.uint8)
-    sources = tuple(Source(i, f"{i}.png", size) for i, size in enumerate(sizes))
-    return Batch(Images(pixels, tuple(sizes)), tuple(targets), sources)
 
 
 def surrogate(heads: list[Candidates]) -> Tensor:

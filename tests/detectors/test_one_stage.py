@@ -11,8 +11,9 @@ from torchvision.ops import box_iou, nms
 
 from rankdet.detectors import ATSS, PAA, DetectionSettings
 from rankdet.detectors.paa import voted
-from rankdet.structures import Batch, Candidates, Detection, Images, Source, Target
+from rankdet.structures import Candidates, Detection, Target
 
+from .batches import make_batch
 from .waits import Waits
 
 OneStage = ATSS | PAA
@@ -28,17 +29,6 @@ TWO = Target(torch.tensor([[4.0, 4.0, 24.0, 22.0], [20.0, 10.0, 60.0, 50.0]]), t
 def build(request: pytest.FixtureRequest) -> Build:
     """Builds a detector by its fixture's name, in either form."""
     return lambda kind, ranking: request.getfixturevalue(kind)(ranking)
-
-
-def make_batch(targets: list[Target], sizes: list[tuple[int, int]]) -> Batch:
-    """Images of noise in the smallest canvas of a multiple of 32."""
-    height, width = (-(-max(size[axis] for size in sizes) // 32) * 32 for axis in (0, 1))
-    pixels = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
-    generator = torch.Generator().manual_seed(3)
-    for image, (rows, columns) in zip(pixels, sizes, strict=True):
-        image[:, :rows, :columns] = torch.randint(256, (3, rows, columns), generator=generator, dtype=torch.uint8)
-    sources = tuple(Source(i, f"{i}.png", size) for i, size in enumerate(sizes))
-    return Batch(Images(pixels, tuple(sizes)), tuple(targets), sources)
 
 
 def surrogate(dense: Candidates) -> Tensor:

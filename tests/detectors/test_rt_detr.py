@@ -10,8 +10,9 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from rankdet.detectors import RTDETR, QueryDetectionSettings
-from rankdet.structures import Batch, Images, Source, Target
+from rankdet.structures import Target
 
+from .batches import make_batch
 from .waits import Waits
 
 Build = Callable[[bool], RTDETR]
@@ -25,17 +26,6 @@ ONE = Target(torch.tensor([[2.0, 8.0, 30.0, 30.0]]), torch.tensor([1]))
 @pytest.fixture
 def detector(tiny_rt_detr: Build) -> RTDETR:
     return tiny_rt_detr(True)
-
-
-def make_batch(targets: list[Target], sizes: list[tuple[int, int]]) -> Batch:
-    """Images of noise in the smallest canvas of a multiple of 32."""
-    height, width = (-(-max(size[axis] for size in sizes) // 32) * 32 for axis in (0, 1))
-    pixels = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
-    generator = torch.Generator().manual_seed(3)
-    for image, (rows, columns) in zip(pixels, sizes, strict=True):
-        image[:, :rows, :columns] = torch.randint(256, (3, rows, columns), generator=generator, dtype=torch.uint8)
-    sources = tuple(Source(i, f"{i}.png", size) for i, size in enumerate(sizes))
-    return Batch(Images(pixels, tuple(sizes)), tuple(targets), sources)
 
 
 SIZES = [(64, 64), (40, 60), (32, 50)]

@@ -26,6 +26,8 @@ from rankdet.training.running import TrainedRun, train
 from rankdet.training.setup import Training
 from rankdet.training.step import training_step
 
+from .comparing import clean, equal, records
+
 Load = Callable[..., Recipe]
 CPU_WORLD = World(0, 1, torch.device("cpu"))
 STANDARD = ("detector.rcnn.softmax=true", "losses.rpn={type: sigmoid_cross_entropy, box_loss: {type: l1}}",
@@ -37,27 +39,6 @@ def run(recipe: Recipe, folder: Path, resume: bool = False) -> tuple[TrainedRun,
     place = {"resume": folder} if resume else {"out": folder}
     outcome = train(recipe, console=console, **place)
     return outcome, console.file.getvalue()
-
-
-def records(folder: Path) -> list[dict]:
-    return [{name: value for name, value in record.items() if name != "timing"} for record in read_log(Run(folder).log)]
-
-
-def equal(first: object, second: object) -> bool:
-    """Bit for bit, through dictionaries and lists."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return first == second or (first != first and second != second)  # NaN stands where a class has no threshold
-
-
-def clean(checkpoint: Path) -> dict:
-    state = load_checkpoint(checkpoint)
-    del state["seconds"], state["processor_seconds"]
-    return state
 
 
 @pytest.fixture(scope="module")

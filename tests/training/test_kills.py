@@ -12,10 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+from rankdet.runs.folder import Run
 
-from rankdet.runs.checkpoint import load_checkpoint
-from rankdet.runs.folder import Run, read_log
+from .comparing import clean, equal, records
 
 KILLS = int(os.environ.get("RANKDET_KILLS", "2"))
 CHANGES = (
@@ -86,26 +85,17 @@ assert run(folder / f"killed{number}", None) == 0
 """
 
 
-def equal(first: Any, second: Any) -> bool:
-    """Bit for bit, through dictionaries and lists."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return bool(first == second) or (first != first and second != second)  # NaN: a class without a threshold
-
-
 def left(folder: Path) -> dict[str, Any]:
     """What a run leaves, apart from times."""
     run = Run(folder)
-    states = {path.name: load_checkpoint(path) for path in sorted((folder / "checkpoints").iterdir())}
-    for state in states.values():
-        del state["seconds"], state["processor_seconds"]
-    log = [{name: value for name, value in record.items() if name != "timing"} for record in read_log(run.log)]
+    states = {path.name: clean(path) for path in sorted((folder / "checkpoints").iterdir())}
     texts = [path.read_text() for path in (run.recipe, run.data, run.evaluation, run.detections)]
-    return {"states": states, "log": log, "texts": texts, "names": sorted(path.name for path in folder.iterdir())}
+    return {
+        "states": states,
+        "log": records(folder),
+        "texts": texts,
+        "names": sorted(path.name for path in folder.iterdir()),
+    }
 
 
 def test_averages_scales_the_best_and_patience_survive_kills_anywhere(tiny_file: Path, tmp_path: Path):
