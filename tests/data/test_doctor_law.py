@@ -94,15 +94,16 @@ GOES_ON = {
 }
 
 
-def looked_at(folder, change, masks):
+def looked_at(folder, change, masks, fields=()):
     """Whether a training begins, and what doctor says."""
     train, val = folder.document, copy.deepcopy(folder.document)
     change(train, val)
     folder.write()
-    (folder.root / "annotations" / "instances_val.json").write_text(json.dumps(val))
+    if val:
+        (folder.root / "annotations" / "instances_val.json").write_text(json.dumps(val))
     name = "rs_mask_rcnn_shapes" if masks else "rs_faster_rcnn_shapes"
-    recipe = load_recipe(name, SMALL | {"data.folder": str(folder.root)})
-    diagnosis = diagnose(recipe.data, masks)
+    recipe = load_recipe(name, SMALL | {"data.folder": str(folder.root), **dict(fields)})
+    diagnosis = diagnose(recipe.data, masks, recipe.evaluation)
     has_error = any(finding.severity == "error" for finding in diagnosis.findings)
     try:
         Training(recipe, World.alone(torch.device("cpu")))
@@ -117,6 +118,52 @@ def test_doctor_has_an_error_exactly_where_a_training_stops(folder, name, masks)
     begins, has_error, message = looked_at(folder, (STOPS | GOES_ON)[name], masks)
     expected = name in GOES_ON and not (masks and name == "no segmentations")
     assert (begins, has_error) == (expected, not expected), message
+
+
+def on_lvis(frequency):
+    """The rules of LVIS, with classes of one frequency."""
+
+    def change(train, val):
+        for content in (train, val):
+            for row in content["images"]:
+                row.update(neg_category_ids=[], not_exhaustive_category_ids=[])
+            for row in content["categories"]:
+                row["frequency"] = frequency
+
+    return change
+
+
+def without_val(train, val):
+    val.clear()
+
+
+EVALUATIONS = {
+    "patience with evaluations": (nothing, {"patience": 2, "every": 5}, True),
+    "patience without evaluations": (nothing, {"patience": 2}, False),
+    "patience without images": (without_val, {"patience": 2, "every": 5}, False),
+    "a number of COCO": (nothing, {"metric": "APs"}, True),
+    "a number that no object counts for": (nothing, {"metric": "APl"}, True),
+    "a number of LVIS on COCO": (nothing, {"metric": "APr"}, False),
+    "a number of LVIS on COCO that is not evaluated": (nothing, {"metric": "APr", "at_end": False}, True),
+    "a number of LVIS": (on_lvis("r"), {"metric": "APr"}, True),
+    "a number of LVIS that no class counts for": (on_lvis("f"), {"metric": "APr"}, True),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_doctor_knows_what_evaluations_are_compared_by(folder, name):
+    change, fields, expected = EVALUATIONS[name]
+    given = {f"evaluation.{field}": value for field, value in fields.items()}
+    begins, has_error, message = looked_at(folder, change, False, given)
+    assert (begins, has_error) == (expected, not expected), message
+
+
+@pytest.mark.parametrize(("change", "metric"), [(nothing, "APl"), (on_lvis("f"), "APr")])
+def test_a_number_that_no_object_counts_for_is_told_before_the_training(folder, change, metric):
+    looked_at(folder, change, False)
+    recipe = load_recipe("rs_faster_rcnn_shapes", {"data.folder": str(folder.root), "evaluation.metric": metric})
+    [told] = [one for one in diagnose(recipe.data, evaluation=recipe.evaluation).findings if metric in one.problem]
+    assert (told.severity, told.problem) == ("warning", f"has no object that evaluation.metric={metric} counts")
 
 
 @pytest.mark.parametrize("fields", [{"category_id": None}, {"bbox": [1, 2, -3, 4]}, {"iscrowd": 5}, {"image_id": "x"}])

@@ -300,14 +300,14 @@ def test_a_run_without_evaluations_means_its_newest_checkpoint(tiny: Load, tmp_p
 
 
 def test_patience_without_evaluations_is_refused_at_the_start(tiny: Load, tmp_path: Path):
-    with pytest.raises(InputError, match=r"evaluation\.patience counts evaluations .*: set evaluation\.every"):
+    with pytest.raises(InputError, match=r"evaluation\.patience counts evaluations .*; set evaluation\.every"):
         start(tiny, tmp_path / "run", "evaluation.patience=3", "evaluation.every=null")
-    with pytest.raises(InputError, match=r"evaluation\.patience .* there are no images to evaluate on"):
+    with pytest.raises(InputError, match=r"evaluation\.patience needs images to evaluate on"):
         rankdet.train(
             tiny(*CHANGES, "evaluation.patience=3"), out=tmp_path / "run", network=Drift(),
             losses={"dense": Upwards()}, datasets=(Square(), None),
         )  # fmt: skip
-    with pytest.raises(InputError, match=r"evaluation\.metric=APr is measured on LVIS, which .* is not"):
+    with pytest.raises(InputError, match=r"is not of LVIS, on which evaluation\.metric=APr is measured"):
         start(tiny, tmp_path / "run", "evaluation.metric=APr")
     assert not (tmp_path / "run").exists()
 

@@ -69,9 +69,8 @@ def _examine(recipe: Recipe, masks: bool | None, images: bool) -> bool:
     from rankdet.recipes.doctor import diagnose
     from rankdet.structures import counted
 
-    is_evaluated = recipe.evaluation.at_end or recipe.evaluation.every is not None
     with_masks = recipe.detector.has_masks if masks is None else masks
-    diagnosis = diagnose(recipe.data, with_masks, is_evaluated, images)
+    diagnosis = diagnose(recipe.data, with_masks, recipe.evaluation, images)
     print(diagnosis.describe())
     counts = Counter(finding.severity for finding in diagnosis.findings)
     print(", ".join(counted(counts[severity], severity) for severity in SEVERITIES))

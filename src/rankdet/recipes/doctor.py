@@ -12,6 +12,7 @@ from rankdet.data.doctor import ReadSplit, odd_images, odd_records, shared_image
 from rankdet.data.layouts import Reading, Source
 from rankdet.data.preparation import MISSING, described
 from rankdet.recipes.schema.data import Data
+from rankdet.recipes.schema.recipe import Evaluation
 from rankdet.structures import InputError
 
 
@@ -41,7 +42,9 @@ def check_folder(folder: Path, *, with_masks: bool = False, images: bool = False
     return diagnose(Data(folder=Path(folder), batch_size=1), with_masks, images=images).findings
 
 
-def diagnose(data: Data, with_masks: bool = False, is_evaluated: bool = True, images: bool = False) -> Diagnosis:
+def diagnose(
+    data: Data, with_masks: bool = False, evaluation: Evaluation = Evaluation(), images: bool = False
+) -> Diagnosis:
     """Prepare data as a training does, and look closer at all splits that there are.
 
     Parameters
@@ -50,14 +53,14 @@ def diagnose(data: Data, with_masks: bool = False, is_evaluated: bool = True, im
         The data of a recipe, with its folder.
     with_masks
         Whether masks are learned. Where they are not, what is odd about them is a warning.
-    is_evaluated
-        Whether the training evaluates.
+    evaluation
+        Whether the training evaluates, and by which number.
     images
         Decode every image, which takes long, and compare the content of files.
     """
-    prepared = data.prepare(with_masks, is_evaluated)
+    prepared = evaluation.checked(data.prepare(with_masks, evaluation.is_asked))
     findings, splits = list(prepared.findings), []
-    used = list(_used_sources(data, is_evaluated))
+    used = list(_used_sources(data, evaluation.is_asked))
     files = {source.annotations for source in used}
     for source in used + [other for other in _all_sources(data) if other.annotations not in files]:
         try:

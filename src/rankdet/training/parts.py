@@ -97,15 +97,16 @@ class Parts:
 
     def prepare(self, recipe: Recipe, has_masks: bool) -> Prepared:
         """Read and check the data of a training: the caller's own, or those of the recipe."""
-        is_evaluated = recipe.evaluation.at_end or recipe.evaluation.every is not None
+        evaluation = recipe.evaluation
         if self.datasets is None:
-            return recipe.data.prepare(has_masks, is_evaluated)
+            return evaluation.checked(recipe.data.prepare(has_masks, evaluation.is_asked))
         own, own_test = self.datasets
-        return prepare(
+        prepared = prepare(
             "given data sets",
             lambda: self._own_training_set(own, recipe.data, has_masks),
-            lambda: self._own_test_set(own_test if is_evaluated else None, recipe.data, has_masks),
+            lambda: self._own_test_set(own_test if evaluation.is_asked else None, recipe.data, has_masks),
         )
+        return evaluation.checked(prepared)
 
     def _own_training_set(self, own: MapDataset | CocoDataset, data: Data, has_masks: bool) -> CocoDataset:
         transforms = data.build_transforms(training=True)

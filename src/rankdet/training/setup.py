@@ -39,7 +39,6 @@ class Training:
         with_masks = recipe.detector.has_masks if own is None else bool(getattr(own, "has_masks", False))
         self.prepared = self.parts.prepare(recipe, with_masks)
         self.dataset, self.test_dataset = self.prepared.datasets()
-        self._check_evaluation(recipe)
         self.recipe = recipe = self._with_bits(recipe, is_new)
         seed_random_numbers(recipe.seed)
         self.start = ""
@@ -70,18 +69,6 @@ class Training:
         self.num_iterations = recipe.schedule.length(self.iterations_per_epoch)
         # Each process draws its own samples of anchors and RoIs.
         seed_random_numbers(recipe.seed + 1_000_003 * (world.rank + 1))
-
-    def _check_evaluation(self, recipe: Recipe) -> None:
-        """Raise InputError where evaluations could never have the number that they are compared by."""
-        evaluation = recipe.evaluation
-        if evaluation.patience is not None and evaluation.every is None:
-            raise InputError("evaluation.patience counts evaluations on the way: set evaluation.every=ITERATIONS")
-        if self.test_dataset is None:
-            if evaluation.patience is not None:
-                raise InputError("evaluation.patience counts evaluations, and there are no images to evaluate on")
-        elif evaluation.metric in ("APr", "APc", "APf") and self.test_dataset.ground_truth.federation is None:
-            truth = self.test_dataset.ground_truth
-            raise InputError(f"evaluation.metric={evaluation.metric} is measured on LVIS, which {truth} is not")
 
     def _with_bits(self, recipe: Recipe, is_new: bool) -> Recipe:
         """The recipe with the bits that were measured of images of 16 bits, as those to evaluate on have them, too."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from typing_extensions import Self
@@ -22,6 +24,14 @@ from .losses import Loss
 from .optimization import AnyOptimizer, AnySchedule
 from .part import Choice, Unresolved, annotated
 
+if TYPE_CHECKING:
+    from rankdet.coco import Finding
+    from rankdet.data.preparation import Prepared
+
+
+OF_SIZES, OF_FREQUENCIES = ("APs", "APm", "APl"), ("APr", "APc", "APf")
+"""Metrics of a part of the objects: by their area, and on LVIS by how frequent their class is."""
+
 
 class Evaluation(Config):
     """How often and how a detector is evaluated."""
@@ -37,6 +47,35 @@ class Evaluation(Config):
     """Evaluations in a row without a better ``metric`` that end the training (set ``every``); null: it is not ended."""
     batch_size: Count = 4
     """Images per process and step."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether there is an evaluation, on the way or at the end."""
+        return self.at_end or self.every is not None
+
+    def checked(self, prepared: Prepared) -> Prepared:
+        """Data with what keeps evaluations from having the number that they are compared by among the findings."""
+        return replace(prepared, findings=[*prepared.findings, *self._findings(prepared)])
+
+    def _findings(self, prepared: Prepared) -> Iterator[Finding]:
+        from rankdet.coco import Finding
+        from rankdet.metrics import evaluate
+
+        is_sound = all(finding.severity != "error" for finding in prepared.findings)
+        if self.patience is not None and self.every is None:
+            counts = "evaluation.patience counts evaluations on the way"
+            yield Finding("error", "", "", counts, remedy="set evaluation.every=ITERATIONS")
+        elif self.patience is not None and prepared.validation is None and is_sound:
+            yield Finding("error", "", "", "evaluation.patience needs images to evaluate on, and there are none")
+        if prepared.validation is None:
+            return
+        truth, chosen = prepared.validation.ground_truth, f"evaluation.metric={self.metric}"
+        if self.metric in OF_FREQUENCIES and truth.federation is None:
+            remedy = "evaluation.metric=AP is measured on all data"
+            yield Finding("error", str(truth), "", f"is not of LVIS, on which {chosen} is measured", remedy=remedy)
+        elif self.metric in OF_FREQUENCIES + OF_SIZES and math.isnan(evaluate(truth, [])[self.metric]):
+            remedy = "no evaluation will be the best, and patience does not count"
+            yield Finding("warning", str(truth), "", f"has no object that {chosen} counts", remedy=remedy)
 
 
 class Averaging(Config):
