@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,9 @@ from rankdet.data import (
     build_training_loader,
     collate,
 )
+from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion
 from rankdet.data.loading import padded_size
+from rankdet.data.own import from_map_dataset
 from rankdet.structures import InputError
 
 
@@ -75,6 +78,33 @@ def test_batches_are_the_same_for_any_number_of_workers_and_any_start(folder):
         same(one, two)
     for one, two in zip(streams[0][2:], streams[2][:4], strict=True):
         same(one, two)
+
+
+class Given:
+    """A data set of a caller."""
+
+    classes = ("cat",)
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index):
+        pixels = torch.arange(48 * 64, dtype=torch.uint8).view(1, 48, 64).expand(3, -1, -1)
+        target = {"boxes": [[4, 6, 24, 16]], "labels": [0], "masks": torch.ones(1, 48, 64)}
+        return pixels + index, target
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["a file", "the caller's"])
+def test_a_data_set_that_was_pickled_gives_the_same_samples(folder, given):
+    """As workers get it that are spawned."""
+    changes = PhotometricDistortion(), Expansion(fill=(1, 2, 3)), MinIoUCrop()
+    transforms = Transforms(KeepRatio(100, (30, 40)), 0.5, 0.5, *changes)
+    dataset = folder.dataset(transforms, with_masks=True)
+    if given:
+        dataset = from_map_dataset(Given(), "given", transforms=transforms, with_masks=True)
+    again = pickle.loads(pickle.dumps(dataset))
+    for index, seed in itertools.product(range(len(dataset)), range(3)):
+        same(*(collate([one[SampleKey(index, seed)]]) for one in (dataset, again)))
 
 
 def test_loader_leaves_the_global_random_state_alone(folder):

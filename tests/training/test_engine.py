@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -134,6 +135,21 @@ def test_workers_do_not_change_a_run(tiny: Load, tmp_path: Path):
         run(tiny(f"data.workers={workers}", "schedule.iterations=2"), tmp_path / str(workers))
     first, second = (load_checkpoint(Run(tmp_path / name).checkpoint(2)) for name in ("0", "2"))
     assert equal(first["detector"], second["detector"])
+
+
+def test_a_run_is_the_same_where_its_workers_are_spawned(tiny: Load, tmp_path: Path):
+    """As they are on other systems; then all that they need is pickled, as for the fork server of Python 3.14."""
+    changes = ("schedule.iterations=2", "evaluation.at_end=true", "data.horizontal_flip=0.5")
+    before = multiprocessing.get_start_method(allow_none=True)
+    run(tiny(*changes), tmp_path / "alone")
+    try:
+        multiprocessing.set_start_method("spawn", force=True)
+        run(tiny(*changes, "data.workers=1"), tmp_path / "spawned")
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    first, second = (load_checkpoint(Run(tmp_path / name).checkpoint(2)) for name in ("alone", "spawned"))
+    assert equal(first["detector"], second["detector"])
+    assert equal(records(tmp_path / "alone"), records(tmp_path / "spawned"))
 
 
 def test_signal_to_the_process_group_finishes_the_iteration_and_leaves_a_checkpoint(tiny_file: Path, tmp_path: Path):
