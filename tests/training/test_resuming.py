@@ -211,36 +211,80 @@ def test_a_checkpoint_that_knows_nothing_of_its_data_goes_on(tiny: Load, tmp_pat
     assert load_checkpoint(Run(tmp_path / "run").latest_checkpoint())["samples"] == 6
 
 
-def torchrun(processes: int, *arguments: str | Path) -> str:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+STAGES = """
+import json, os, socket, sys
+from pathlib import Path
+from rich.console import Console
+from torch import nn
+import rankdet.losses, hotcoco
+from rankdet.detectors import FasterRCNN
+from rankdet.training.running import train
+
+folder = Path(sys.argv[1])
+
+
+def see(stage, rank):
+    def note(module, arguments):
+        if isinstance(module, FasterRCNN):
+            with open(folder / f"images{stage}_{rank}", "a") as file:
+                file.writelines(f"{Path(source.path).name}\\n" for source in arguments[0].sources)
+
+    nn.modules.module.register_module_forward_pre_hook(note)
+
+
+for stage, (processes, moved, arguments) in enumerate(json.loads(sys.argv[2])):
+    for old, new in moved.items():
+        Path(old).rename(new)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(processes):
+        children.append(os.fork())  # nothing but imports has happened here
+        if children[-1] == 0:
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank))
+            os.environ["WORLD_SIZE"] = str(processes)
+            see(stage, rank)
+            with open(folder / f"said{stage}_{rank}", "w") as file:
+                train(console=Console(file=file, width=300), **arguments)
+            os._exit(0)
+    assert not any(os.waitpid(child, 0)[1] for child in children)
+"""
+
+
+def test_two_processes_become_one_and_three_and_an_epoch_has_every_image_once(
+    tiny_file: Path, shapes_folder: Path, tmp_path: Path
+):
+    """Each time with other workers, and at last the data have moved."""
+    folder, data, moved = (str(tmp_path / name) for name in ("run", "data", "moved"))
+    shutil.copytree(shapes_folder, data)
+    first = {"data.folder": data, "schedule.iterations": 2, "runtime.log_interval": 1}
+    stages = [
+        (2, {}, {"recipe": str(tiny_file), "out": folder, "changes": first}),
+        (1, {}, {"resume": folder, "changes": {"schedule.iterations": 4, "data.workers": 1}}),
+        (3, {data: moved}, {"resume": folder, "data": moved, "changes": {"schedule.iterations": 6, "data.workers": 0}}),
+    ]
+    script = tmp_path / "stages.py"
+    script.write_text(STAGES)
     result = subprocess.run(
-        [*command, "-m", "rankdet", "train", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
+        [sys.executable, str(script), str(tmp_path), json.dumps(stages)], capture_output=True, text=True, timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def test_one_process_becomes_two_and_one_again(tiny_file: Path, tmp_path: Path):
-    folder, epochs = tmp_path / "run", ("schedule.iterations=null", "schedule.epochs=0.25")
-    train(tiny_file, out=folder, changes=epochs, console=Console(quiet=True))
-    first = load_checkpoint(Run(folder).latest_checkpoint())
-    text = torchrun(2, "--resume", folder, "schedule.epochs=0.6")
-    assert "1 → 2 processes" in text
-    assert f"goes on after {first['samples']} images" in text
-    second = load_checkpoint(Run(folder).latest_checkpoint())
-    assert second["world_size"] == len(second["random_states"]) == len(second["statistics"]) == 2
-    assert second["samples"] == first["samples"] + 4 * (second["iteration"] - first["iteration"])
-    text = resume(folder, changes={"schedule.epochs": 1})
-    assert "2 → 1 processes" in text
-    third = load_checkpoint(Run(folder).latest_checkpoint())
-    assert third["world_size"] == 1
-    (first_images, first_steps), (second_images, second_steps) = third["stream"]
-    assert (first_images, second_images) == (2, 4)
-    assert (first_steps, second_steps) == (first["iteration"], second["iteration"] - first["iteration"])
-    assert abs(third["samples"] - third["data"]["samples"]) <= 4  # whole iterations of both kinds make an epoch
-    iterations = [row["iteration"] for row in read_log(Run(folder).log)]
-    assert iterations == sorted(set(iterations))
+    second, third = (tmp_path.joinpath(f"said{stage}_0").read_text() for stage in (1, 2))
+    assert "2 → 1 processes" in second
+    assert "goes on after 8 images" in second
+    assert "1 → 3 processes" in third
+    assert "goes on after 12 images" in third
+    seen = {path.name: path.read_text().split() for path in tmp_path.glob("images*")}
+    expected = {"0_0": 4, "0_1": 4, "1_0": 4, "2_0": 4, "2_1": 4, "2_2": 4}
+    assert {name: len(images) for name, images in seen.items()} == {f"images{k}": n for k, n in expected.items()}
+    state = load_checkpoint(Run(Path(folder)).latest_checkpoint())
+    different = {name for images in seen.values() for name in images}
+    assert state["samples"] == state["data"]["samples"] == len(different) == 24
+    assert state["world_size"] == len(state["random_states"]) == len(state["statistics"]) == 3
+    assert state["stream"] == [[4, 2], [2, 2]]
+    assert [row["iteration"] for row in read_log(Run(Path(folder)).log)] == list(range(1, 7))
 
 
 def test_the_command_line_takes_fields_and_the_folder(
