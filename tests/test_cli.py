@@ -60,6 +60,7 @@ def test_help_version_and_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         "train",
         "evaluate",
         "detect",
+        "report",
         "doctor",
         "look",
         "list",

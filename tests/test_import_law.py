@@ -40,12 +40,13 @@ ALLOWED = {
     "inference": TENSORS | EXTRA | {"coco", "data", "detectors", "losses", "metrics", "recipes", "report", "runs"},
     "training": TENSORS | EXTRA | {"coco", "data", "inference", "losses", "recipes", "runs"},
     "look": TENSORS | EXTRA | {"coco", "data", "recipes", "report", "runs"},
+    "review": BASE | EXTRA | {"coco", "data", "metrics", "recipes", "report", "runs"},
     "importing": TENSORS | EXTRA | {"data", "detectors", "recipes", "runs", "training"},
     "demo": TENSORS | {"data", "inference", "recipes", "report", "runs", "training"},
     "reproduce": EXTRA | {"data", "recipes", "report", "runs", "structures", "training"},
     "cli": TENSORS
     | EXTRA
-    | {"coco", "data", "demo", "importing", "inference", "look", "metrics"}
+    | {"coco", "data", "demo", "importing", "inference", "look", "metrics", "review"}
     | {"recipes", "report", "reproduce", "runs", "training"},
     "__main__": {"cli", "extras"},
 }
@@ -61,7 +62,8 @@ OUTSIDE = {
     "coco": {"hotcoco", "numpy"},
     "metrics": {"hotcoco", "numpy", "torch"},
     "data": {"PIL", "numpy", "rich", "torch", "torchvision", "yaml"},
-    "report": {"jinja2", "matplotlib", "numpy", "torch"},
+    "report": {"jinja2", "markupsafe", "matplotlib", "numpy", "torch"},
+    "review": {"markupsafe", "numpy"},
     "look": {"PIL", "contourpy", "jinja2", "markupsafe", "numpy", "rich", "torch", "torchvision"},
     "recipes": {"pydantic", "torch", "yaml"},
     "reproduce": {"pydantic", "rich", "yaml"},

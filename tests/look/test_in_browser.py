@@ -9,7 +9,7 @@ import pytest
 
 from rankdet.coco import encode_bitmap
 
-from .browser import CHROMIUM, Page, browser
+from ..browser import CHROMIUM, Page, browser
 from .scene import Scene, crowded, fill
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

@@ -122,7 +122,7 @@ def test_page_holds_everything_inside_and_escapes_what_it_is_told(tmp_path):
     assert len(sources) == 2
     assert base64.b64decode(sources[0].split(",")[1]) == (tmp_path / "curves.png").read_bytes()
     assert all(source.startswith("data:image/png;base64,") for source in sources)
-    assert "http" not in html
+    assert "://" not in html
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "index.html"]
 
 

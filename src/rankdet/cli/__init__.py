@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 app.command()(models.train)
 app.command()(models.evaluate)
+app.command()(models.report)
 app.command()(models.detect)
 app.command(name="import")(models.import_foreign)
 app.command()(data.doctor)

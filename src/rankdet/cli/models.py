@@ -167,6 +167,60 @@ def evaluate(
         print(f"rankdet: warning: thresholds not stored: {error}", file=sys.stderr)
 
 
+def report(
+    found: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Run folders, and files of detections of any tool; several are compared."
+        ),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A data folder, or an annotation file; by default what the recipe of each run names."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the data folder.")] = "val",
+    images: Annotated[Path | None, typer.Option(help="The folder of the images of an annotation file.")] = None,
+    iou_type: Annotated[
+        Literal["bbox", "segm"] | None,
+        typer.Option(help="Whether curves compare boxes or masks; by default masks, where all have them."),
+    ] = None,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The best detections of a file that count: 100 of each class in an image, LVIS 300 of all."
+        ),
+    ] = None,
+    only_known: Annotated[
+        bool, typer.Option("--only-known", help="Leave out detections of images and classes that are not annotated.")
+    ] = False,
+    labels_from: Annotated[
+        int | None,
+        typer.Option(min=0, max=1, help="category_id of detections counts the annotated classes from 0 or 1 on."),
+    ] = None,
+    classes: Annotated[int, typer.Option(min=1, help="Most classes whose curves are drawn.")] = 80,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+) -> None:
+    """Write one HTML page about runs, or about detections of any tool.
+
+    Numbers, precision and LRP curves of each class, errors, learning curves. A run is shown as it was last evaluated.
+    """
+    from rankdet.review import write_report
+
+    write_report(
+        found,
+        out,
+        data=data,
+        split=split,
+        images=images,
+        iou_type=iou_type,
+        max_detections=max_detections,
+        only_known=only_known,
+        labels_from=labels_from,
+        classes=classes,
+    )
+    print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
 def _folder_of(checkpoint: Path) -> Path:
     folder = checkpoint.parent
     return folder.parent if folder.name == "checkpoints" else folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict, cast
+from typing import NamedTuple, TypedDict, cast
 
 import numpy as np
 from typing_extensions import NotRequired
@@ -17,17 +17,26 @@ from rankdet.coco import (
     read_ground_truth,
     read_results,
 )
-from rankdet.metrics.average_precision import average_precision
-from rankdet.metrics.evaluator import IouType, compare
+from rankdet.metrics.average_precision import AveragePrecision, average_precision
+from rankdet.metrics.evaluator import Comparison, IouType, compare
 from rankdet.metrics.lrp import OptimalLRP, optimal_lrp
-from rankdet.metrics.matching import match_classes
+from rankdet.metrics.matching import Matches, by_class, match
 from rankdet.metrics.ranking import spearman_correlation
 from rankdet.structures import InputError
 
 RAISE_CAP = "--max-detections {0} (max_detections={0}) counts as many"
 """What a finding of `cap_findings` names."""
 
-__all__ = ["ClassMetrics", "Metrics", "OptimalLRP", "evaluate", "optimal_lrp", "spearman_correlation"]
+__all__ = [
+    "ClassMetrics",
+    "Measurement",
+    "Metrics",
+    "OptimalLRP",
+    "evaluate",
+    "measure",
+    "optimal_lrp",
+    "spearman_correlation",
+]
 
 
 class ClassMetrics(TypedDict):
@@ -75,6 +84,15 @@ class Metrics(TypedDict):
     """By name of the class, in the order of the category ids. Classes that share a name have their id in it."""
     findings: list[str]
     """Lines on what was left out or read in another form, and on images with more objects than detections count."""
+
+
+class Measurement(NamedTuple):
+    """The numbers of an evaluation, and what they were made from: curves, matches and the records themselves."""
+
+    metrics: Metrics
+    precision: AveragePrecision
+    matches: Matches
+    comparison: Comparison
 
 
 def evaluate(
@@ -144,6 +162,18 @@ def evaluate(
     >>> round(result["AP"], 3), round(result["oLRP"], 3), result["per_class"]["cell"]["threshold"]
     (0.7, 0.4, 0.6)
     """
+    return measure(ground_truth, detections, iou_type, max_detections, only_known, labels_from).metrics
+
+
+def measure(
+    ground_truth: GroundTruthSource | GroundTruth,
+    detections: ResultsSource,
+    iou_type: IouType = "bbox",
+    max_detections: int | None = None,
+    only_known: bool = False,
+    labels_from: int | None = None,
+) -> Measurement:
+    """Measure as `evaluate` does, with the same arguments and errors, and keep what the numbers were made from."""
     if iou_type not in ("bbox", "segm"):
         raise InputError(f"iou_type must be 'bbox' or 'segm', not {iou_type!r}")
     if max_detections is not None and max_detections < 1:
@@ -157,15 +187,17 @@ def evaluate(
         findings.append(Finding("warning", str(truth), "", "has no objects: there is nothing to measure by"))
     comparison = compare(truth, results, iou_type, limit)
     precision = average_precision(comparison)
-    matches = match_classes(comparison)
-    optima = [optimal_lrp(*matched) for matched in matches]
+    matches = match(comparison)
+    classes = by_class(comparison, matches)
+    optima = [optimal_lrp(*matched) for matched in classes]
     names = ("oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN", "threshold")
     per_class = {
         name: {"AP": float(own), **dict(zip(names, optimum, strict=True)), "ground_truths": matched.ground_truths}
-        for name, own, optimum, matched in zip(truth.names, precision.per_class, optima, matches, strict=True)
+        for name, own, optimum, matched in zip(truth.names, precision.per_class, optima, classes, strict=True)
     }
     means = {name: _mean_defined([optimum[place] for optimum in optima]) for place, name in enumerate(names[:-1])}
-    return cast(Metrics, {**precision.summary, **means, "per_class": per_class, "findings": grouped(findings)})
+    metrics = {**precision.summary, **means, "per_class": per_class, "findings": grouped(findings)}
+    return Measurement(cast(Metrics, metrics), precision, matches, comparison)
 
 
 def cap_findings(truth: GroundTruth, cap: int, of_each_class: bool, remedy: str = RAISE_CAP) -> list[Finding]:

@@ -15,7 +15,7 @@ from rankdet.coco.lvis import FREQUENCIES
 from rankdet.metrics.evaluator import Comparison
 
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
-_IOU_50, _IOU_75 = 0, 5  # places in the thresholds .50, .55, …, .95
+IOU_50, IOU_75 = 0, 5  # places in the thresholds .50, .55, …, .95
 
 
 class AveragePrecision(NamedTuple):
@@ -26,10 +26,14 @@ class AveragePrecision(NamedTuple):
         classes; then AR1, AR10, AR100, of LVIS only AR300; ARs, ARm, ARl.
     per_class
         (K,) AP by label.
+    curves
+        (T, R, K) precision at the recall levels 0, 0.01, …, 1, by label: the best at that recall or a higher one. NaN
+        for a class without objects.
     """
 
     summary: dict[str, float]
     per_class: NDArray[np.float64]
+    curves: NDArray[np.float64]
 
 
 def average_precision(comparison: Comparison) -> AveragePrecision:
@@ -62,8 +66,8 @@ def average_precision(comparison: Comparison) -> AveragePrecision:
     best = precision[..., -1]
     summary = {
         "AP": _mean(best[..., _ALL]),
-        "AP50": _mean(best[_IOU_50, ..., _ALL]),
-        "AP75": _mean(best[_IOU_75, ..., _ALL]),
+        "AP50": _mean(best[IOU_50, ..., _ALL]),
+        "AP75": _mean(best[IOU_75, ..., _ALL]),
         "APs": _mean(best[..., _SMALL]),
         "APm": _mean(best[..., _MEDIUM]),
         "APl": _mean(best[..., _LARGE]),
@@ -77,7 +81,8 @@ def average_precision(comparison: Comparison) -> AveragePrecision:
         "ARl": _mean(recall[..., _LARGE, -1]),
     }
     per_class = [_mean(best[:, :, k, _ALL]) for k in range(best.shape[2])]
-    return AveragePrecision(summary, np.array(per_class, dtype=np.float64))
+    curves = np.where(best[..., _ALL] > -1, best[..., _ALL], np.nan)
+    return AveragePrecision(summary, np.array(per_class, dtype=np.float64), curves)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -82,6 +82,49 @@ def optimal_lrp(scores: NDArray[np.float64], ious: NDArray[np.float64], ground_t
     nan = float("nan")
     if ground_truths == 0:
         return OptimalLRP(nan, nan, nan, nan, nan)
+    cuts = lrp_curve(scores, ious, ground_truths)
+    if not len(cuts.errors):
+        return OptimalLRP(1.0, nan, nan, 1.0, nan)
+    best = int(np.argmin(cuts.errors))  # oLRP, eq. (4)
+    hits, kept = cuts.true_positives[best], cuts.kept[best]
+    return OptimalLRP(
+        error=float(cuts.errors[best]),
+        localization=float(cuts.distances[best] / hits),
+        false_positives=float((kept - hits) / kept),
+        false_negatives=float((ground_truths - hits) / ground_truths),
+        threshold=float(cuts.thresholds[best]),
+    )
+
+
+class LRPCurve(NamedTuple):
+    """The LRP error of one class at each of its K cut-offs that keep a true positive, the highest threshold first.
+
+    thresholds
+        (K,) distinct scores: a cut-off keeps ``score >= threshold``.
+    errors
+        (K,) LRP error, a fraction.
+    distances
+        (K,) the sum of 1 − IoU over the true positives that are kept.
+    true_positives, kept
+        (K,) int64, how many true positives, and how many detections, are kept.
+    """
+
+    thresholds: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    distances: NDArray[np.float64]
+    true_positives: NDArray[np.int64]
+    kept: NDArray[np.int64]
+
+
+def lrp_curve(scores: NDArray[np.float64], ious: NDArray[np.float64], ground_truths: int) -> LRPCurve:
+    """Compute the LRP error at each cut-off, by equation (1); the arguments are those of `optimal_lrp`.
+
+    Examples
+    --------
+    >>> curve = lrp_curve(np.array([0.8, 0.3]), np.array([0.9, np.nan]), 2)
+    >>> curve.thresholds, curve.errors.round(3)
+    (array([0.8, 0.3]), array([0.6  , 0.733]))
+    """
     order = np.argsort(-scores, kind="stable")
     scores, ious = scores[order], ious[order]
     is_hit = ~np.isnan(ious)
@@ -89,17 +132,8 @@ def optimal_lrp(scores: NDArray[np.float64], ious: NDArray[np.float64], ground_t
     distances = np.cumsum(np.where(is_hit, 1 - ious, 0.0))
     ends_tie = np.append(scores[1:] != scores[:-1], np.ones(min(1, len(scores)), dtype=bool))
     cuts = np.flatnonzero(ends_tie & (true_positives > 0))
-    if cuts.size == 0:
-        return OptimalLRP(1.0, nan, nan, 1.0, nan)
     hits, kept = true_positives[cuts], cuts + 1
     # TP + FP + FN = kept + (G − TP)
     misses = ground_truths - hits
     errors = (distances[cuts] / (1 - MATCH_IOU) + (kept - hits) + misses) / (kept + misses)  # LRP, eq. (1)
-    best = int(np.argmin(errors))  # oLRP, eq. (4)
-    return OptimalLRP(
-        error=float(errors[best]),
-        localization=float(distances[cuts[best]] / hits[best]),
-        false_positives=float((kept[best] - hits[best]) / kept[best]),
-        false_negatives=float(misses[best] / ground_truths),
-        threshold=float(scores[cuts[best]]),
-    )
+    return LRPCurve(scores[cuts], errors, distances[cuts], hits, kept)

@@ -41,8 +41,51 @@ class ClassMatches(NamedTuple):
     ground_truths: int
 
 
+class Matches(NamedTuple):
+    """The true and the false positives of all classes, M of them; the best score is first, as in `ClassMatches`.
+
+    Detections that are neither are left out.
+
+    rows
+        (M,) int64, rows of the results of the comparison.
+    labels
+        (M,) int64, the class of each.
+    ious
+        (M,) IoU of a true positive with its object, NaN for a false positive.
+    objects
+        (M,) int64, the object of a true positive as a place in the ``rows`` of the comparison, −1 for a false positive.
+    object_labels
+        (O,) int64, the class of each object.
+    is_object
+        (O,) bool, whether it is to be found: no crowd region, and of a size that is measured.
+    """
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    ious: NDArray[np.float64]
+    objects: NDArray[np.int64]
+    object_labels: NDArray[np.int64]
+    is_object: NDArray[np.bool_]
+
+
 def match_classes(comparison: Comparison) -> list[ClassMatches]:
-    """Match detections with objects at IoU 0.5 by the rules of COCO or LVIS: the matches of each class, by label.
+    """Match detections with objects at IoU 0.5: the matches of each class, by label. See `match`."""
+    return by_class(comparison, match(comparison))
+
+
+def by_class(comparison: Comparison, matches: Matches) -> list[ClassMatches]:
+    """The matches of each class, by label."""
+    classes = len(comparison.ground_truth.categories)
+    order = _stable_order(matches.labels)
+    ends = np.cumsum(np.bincount(matches.labels, minlength=classes))[:-1]
+    numbers = np.bincount(matches.object_labels[matches.is_object], minlength=classes).tolist()
+    columns = (comparison.results.scores[matches.rows[order]], matches.ious[order])
+    split = (np.split(column, ends) for column in columns)
+    return [ClassMatches(*parts) for parts in zip(*split, numbers, strict=True)] if classes else []
+
+
+def match(comparison: Comparison) -> Matches:
+    """Match detections with objects at IoU 0.5 by the rules of COCO or LVIS.
 
     In each cell the better score chooses first. As in COCO's AP, a detection matched with a crowd region is neither a
     true nor a false positive, and a crowd region is no object. As in LVIS's AP, two others are neither: detections of a
@@ -51,7 +94,8 @@ def match_classes(comparison: Comparison) -> list[ClassMatches]:
     """
     truth, results, overlap = comparison.ground_truth, comparison.results, _overlap(comparison)
     if not truth.category_ids:
-        return []
+        nothing = np.zeros(0, dtype=np.int64)
+        return Matches(nothing, nothing, np.zeros(0), nothing, nothing, np.zeros(0, dtype=bool))
     # The evaluator numbers images by ascending id; ties follow it.
     image_ids, category_ids = np.sort(truth.image_ids), np.array(truth.category_ids, dtype=np.int64)
     images, has_image = _places(image_ids, results.image_ids)
@@ -77,16 +121,11 @@ def match_classes(comparison: Comparison) -> list[ClassMatches]:
 
     detections, objects, ious = _fitting_pairs(overlap, rows, cells, object_cells)
     chosen = choose(detections, objects, ious, is_ignored, comparison.is_crowd)
-    found = np.full(len(rows), np.nan)
-    found[detections[chosen]] = ious[chosen]
+    found, owned = np.full(len(rows), np.nan), np.full(len(rows), -1)
+    found[detections[chosen]], owned[detections[chosen]] = ious[chosen], objects[chosen]
     counts[detections[chosen]] = ~is_ignored[objects[chosen]]
-
     kept = np.flatnonzero(counts)
-    kept = kept[_stable_order(labels[rows[kept]])]
-    ends = np.cumsum(np.bincount(labels[rows[kept]], minlength=len(by_id)))[:-1]
-    numbers = np.bincount(object_labels[~is_ignored], minlength=len(by_id)).tolist()
-    columns = (np.split(column, ends) for column in (results.scores[rows[kept]], found[kept]))
-    return [ClassMatches(*matches) for matches in zip(*columns, numbers, strict=False)]
+    return Matches(rows[kept], labels[rows[kept]], found[kept], owned[kept], object_labels, ~is_ignored)
 
 
 def choose(

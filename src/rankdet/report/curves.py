@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
 _INK = "#222222"
-_SMOOTHED_FROM = 60  # points; shorter series are drawn as they are
+SMOOTHED_FROM = 60  # points; shorter series are drawn as they are
 
 
 class Series(NamedTuple):
@@ -84,9 +84,9 @@ def draw_curves(
         for name, (x, y) in panel.series.items():
             color = _COLORS[colored.index(name) % len(_COLORS)]
             xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-            if len(xs) >= _SMOOTHED_FROM:
+            if len(xs) >= SMOOTHED_FROM:
                 axes.plot(xs, ys, color=color, linewidth=0.7, alpha=0.25)
-                axes.plot(xs, _moving_average(ys, len(ys) // 20), color=color, linewidth=1.7, label=name)
+                axes.plot(xs, moving_average(ys, len(ys) // 20), color=color, linewidth=1.7, label=name)
             else:
                 axes.plot(xs, ys, color=color, linewidth=1.7, marker="o", markersize=3.5, label=name)
         if panel.is_logarithmic:
@@ -123,7 +123,7 @@ def _plain(value: float, _place: int | None = None) -> str:
     return f"{value:g}"
 
 
-def _moving_average(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+def moving_average(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     """Return means over a centered window that is cut at both ends; values that are not finite are left out."""
     finite = np.isfinite(values)
     total = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])

@@ -1,21 +1,26 @@
-"""An HTML page with text, tables, curves and images, all in one file."""
+"""An HTML page with text, tables, charts and images, all in one file, which asks for nothing else."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 from matplotlib.image import imsave
 from torch import Tensor
 
-from rankdet.report.tables import Table, format_value, is_number
+from rankdet.report.charts import PAIR, STYLES
+from rankdet.report.tables import Table, Value, format_value, is_number
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
@@ -30,16 +35,45 @@ class Illustration:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: heading, paragraphs (separated by blank lines), a table, illustrations."""
+    """A part of a page.
+
+    Parameters
+    ----------
+    title
+        The heading.
+    text
+        Paragraphs, separated by blank lines.
+    table
+        Numbers, which a reader can sort and copy as CSV.
+    shades
+        How dark each cell of the table is, from 0 to 1; empty: none is.
+    illustrations
+        Images, one below the other.
+    figures
+        Charts of `rankdet.report.charts` and other figures, side by side where there is room.
+    is_part
+        Whether it belongs to the section before it.
+    is_folded
+        Whether its tables and figures are shown on demand.
+    """
 
     title: str
     text: str = ""
     table: Table | None = None
+    shades: Sequence[Sequence[float]] = ()
     illustrations: Sequence[Illustration] = ()
+    figures: Sequence[Markup] = ()
+    is_part: bool = False
+    is_folded: bool = False
+
+    @property
+    def are_pairs(self) -> bool:
+        """Whether its figures are pairs, which need the room of two."""
+        return any(figure.startswith(PAIR) for figure in self.figures)
 
 
 def write_page(path: str | PathLike[str], title: str, sections: Sequence[Section], introduction: str = "") -> None:
-    """Write a page that needs no other file, because it contains its images and style.
+    """Write a page that needs no other file, because it contains its images, style and script.
 
     The file is written under another name and renamed when it is complete.
 
@@ -53,13 +87,36 @@ def write_page(path: str | PathLike[str], title: str, sections: Sequence[Section
     )
     environment.filters["paragraphs"] = lambda text: [part for part in text.strip().split("\n\n") if part]
     environment.filters["shown"] = format_value
+    environment.filters["exact"] = _exact
+    environment.filters["anchor"] = _anchor
     environment.tests["numeric"] = is_number
     environment.globals["source"] = _data_url
-    html = environment.get_template("page.html").render(title=title, introduction=introduction, sections=sections)
+    templates = files("rankdet.report") / "templates"
+    script = (templates / "page.js").read_text(encoding="utf-8")
+    html = environment.get_template("page.html").render(
+        title=title,
+        introduction=introduction,
+        sections=sections,
+        styles=STYLES,
+        style=Markup((templates / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(html, encoding="utf-8")
     os.replace(unfinished, path)
+
+
+def _exact(value: Value) -> Markup:
+    """An attribute with a number whose text is rounded, so that copies of a table lose nothing."""
+    is_rounded = isinstance(value, float) and is_number(value) and format_value(value) not in ("–", repr(value))
+    return Markup(f' data-value="{value!r}"') if is_rounded and float(format_value(value)) != value else Markup("")
+
+
+def _anchor(title: str) -> str:
+    """The name of a section in addresses."""
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
 def _data_url(image: str | PathLike[str] | Tensor) -> str:

@@ -1,0 +1,42 @@
+"""The first part of a report: the numbers of all runs side by side, and what was odd."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rankdet.report import Section, comparison_table
+from rankdet.review.reading import Subject
+
+MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+ERRORS = {"oLRP": "oLRP", "oLRP_Loc": "Loc", "oLRP_FP": "FP", "oLRP_FN": "FN"}
+
+TERMS = """\
+AP is the mean precision over recalls and over IoU thresholds from 0.50 to 0.95. AP50 and AP75 are at one of them; APs,
+APm and APl are those of small, medium and large objects. oLRP is the least error over all score thresholds of a class,
+and lower is better. At that threshold Loc is the localization error, 1 − IoU, of what is found; FP is the share of
+false positives among detections, and FN the share of objects that are missed.
+"""
+
+
+def summary_sections(subjects: Sequence[Subject]) -> list[Section]:
+    """The table of all numbers, and findings."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    for subject in subjects:
+        masks = subject.metrics.get("masks")
+        if "AP" in subject.metrics:
+            rows[f"{subject.name}, boxes" if masks else subject.name] = subject.metrics
+        if masks:
+            rows[f"{subject.name}, masks"] = masks
+    if not rows:
+        return [Section("Summary", "Nothing is measured yet."), *_findings(subjects)]
+    measures = {name: name for name in MEASURES if any(name in row for row in rows.values())} | ERRORS
+    return [Section("Summary", TERMS, comparison_table(rows, measures, "run")), *_findings(subjects)]
+
+
+def _findings(subjects: Sequence[Subject]) -> list[Section]:
+    said = dict.fromkeys(line for subject in subjects for line in subject.findings)
+    sources = {str(subject.source.annotations) for subject in subjects if subject.source is not None}
+    if len(sources) > 1:
+        said |= {f"warning: measured on different data, which cannot be compared: {', '.join(sorted(sources))}": None}
+    return [Section("Findings", "\n\n".join(said), is_part=True)] if said else []
