@@ -61,6 +61,7 @@ def test_help_version_and_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         "evaluate",
         "detect",
         "report",
+        "calibrate",
         "doctor",
         "look",
         "list",

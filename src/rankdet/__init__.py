@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rankdet.inference.calibration import calibrate
     from rankdet.inference.detections import Detections
     from rankdet.inference.evaluation import evaluate
     from rankdet.inference.loading import load
@@ -29,6 +30,7 @@ _MODULES = {
     "Recipe": "rankdet.recipes",
     "Tiles": "rankdet.inference.tiles",
     "TrainedRun": "rankdet.training.running",
+    "calibrate": "rankdet.inference.calibration",
     "evaluate": "rankdet.inference.evaluation",
     "load": "rankdet.inference.loading",
     "load_recipe": "rankdet.recipes",
@@ -46,6 +48,7 @@ __all__ = [
     "Tiles",
     "TrainedRun",
     "__version__",
+    "calibrate",
     "evaluate",
     "load",
     "load_recipe",

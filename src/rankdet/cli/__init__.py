@@ -18,7 +18,7 @@ require(__name__)
 import typer
 
 from rankdet import __version__
-from rankdet.cli import data, experiments, models
+from rankdet.cli import data, deploying, experiments, models
 
 SECONDS_TO_TELL = 30.0
 """How long a process of torchrun waits for the main process, which may be as much later at the same mistake."""
@@ -36,6 +36,7 @@ app.command()(models.train)
 app.command()(models.evaluate)
 app.command()(models.report)
 app.command()(models.detect)
+app.command()(deploying.calibrate)
 app.command(name="import")(models.import_foreign)
 app.command()(data.doctor)
 app.command()(data.look)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from rankdet.cli.options import (
+    Calibrated,
     Changes,
     DataFolder,
     Device,
@@ -108,6 +109,7 @@ def evaluate(
     thresholds: Annotated[
         bool, typer.Option("--thresholds/--no-thresholds", help="Store LRP-optimal thresholds in the checkpoint.")
     ] = True,
+    calibrated: Calibrated = False,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -120,6 +122,8 @@ def evaluate(
 
     if detections is not None or ground_truth is not None:
         others = (checkpoint, data, annotations)
+        if calibrated:
+            raise InputError("--calibrated is for a checkpoint: --detections have the scores that they have")
         if any(given is not None for given in others) or detections is None or ground_truth is None:
             raise InputError("give CHECKPOINT and --data, or --detections and --ground-truth")
         if is_main_process():  # there is nothing to share among processes
@@ -151,14 +155,14 @@ def evaluate(
     with joined_world(device) as world:
         with world.together():
             path = find_checkpoint(checkpoint)
-            model = load(path, world.device, trust=trust, max_detections=max_detections)
+            model = load(path, world.device, trust=trust, max_detections=max_detections, calibrated=calibrated)
         folder = out or _folder_of(path)
         metrics = evaluate_on_folder(model, where, split, world, folder, ranking, images)
     if metrics is None:
         return
     print_evaluation(Console(), metrics)
     print(f"written: {folder / 'evaluation.json'}, {folder / 'detections.json'}")
-    if not thresholds or "per_class" not in metrics:
+    if not thresholds or calibrated or "per_class" not in metrics:
         return
     try:
         store_thresholds(model, optimal_thresholds(metrics))
@@ -256,6 +260,7 @@ def detect(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Images of one size, or tiles, per pass through the network.")
     ] = 8,
+    calibrated: Calibrated = False,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -277,7 +282,8 @@ def detect(
     tiling = None if tiles is None else Tiles(tiles) if overlap is None else Tiles(tiles, overlap)
     with joined_world(device) as world:
         with world.together():
-            model, files = load(checkpoint, world.device, trust=trust), find_images(images, recursive)
+            model = load(checkpoint, world.device, trust=trust, calibrated=calibrated)
+            files = find_images(images, recursive)
         done = detect_and_draw(
             model,
             files,

@@ -19,6 +19,9 @@ TrainAnnotations = Annotated[Path | None, typer.Option(help="Annotations to lear
 TrainImages = Annotated[Path | None, typer.Option(help="The folder of their images.")]
 ValAnnotations = Annotated[Path | None, typer.Option(help="Annotations to evaluate on.")]
 ValImages = Annotated[Path | None, typer.Option(help="The folder of their images.")]
+Calibrated = Annotated[
+    bool, typer.Option("--calibrated", help="Use the calibrated scores that `rankdet calibrate` has stored.")
+]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Import what the checkpoint names by import path, which runs its code.")
 ]

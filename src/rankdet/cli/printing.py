@@ -22,8 +22,9 @@ def print_evaluation(console: Console, metrics: Mapping[str, Any]) -> None:
     found = [*metrics.get("findings", ()), *metrics.get("masks", {}).get("findings", ())]
     for line in dict.fromkeys(found):  # boxes and masks are measured by the same objects
         console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    if "ranking" in metrics:
-        _print_table(console, list(metrics["ranking"]), [list(metrics["ranking"].values())])
+    for extra in ("ranking", "calibration"):
+        if extra in metrics:
+            print_table(console, list(metrics[extra]), [list(metrics[extra].values())])
 
 
 def _print_measures(console: Console, metrics: Mapping[str, Any], title: str | None) -> None:
@@ -33,15 +34,15 @@ def _print_measures(console: Console, metrics: Mapping[str, Any], title: str | N
         console.print(title)
     for kind in ("AP", "AR", "oLRP"):  # COCO and LVIS do not measure the same
         names = [name for name in metrics if name.startswith(kind)]
-        _print_table(console, names, [[metrics[name] for name in names]])
+        print_table(console, names, [[metrics[name] for name in names]])
     if len(metrics["per_class"]) <= _MOST_CLASSES:
         table = per_class_table(metrics)
-        _print_table(console, table.columns, table.rows)
+        print_table(console, table.columns, table.rows)
     else:
         console.print(f"{len(metrics['per_class'])} classes: their numbers are in evaluation.json")
 
 
-def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table; its texts are data, in which the console looks for no markup and no names of smileys."""
     from rankdet.report import format_value
 

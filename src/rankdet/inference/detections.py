@@ -89,7 +89,10 @@ class Detections:
 
     @property
     def scores(self) -> Tensor:
-        """(D,) float32 in [0, 1], descending; those of a ranking loss order detections and are no probabilities."""
+        """(D,) float32 in [0, 1], descending; those of a ranking loss order detections and are no probabilities.
+
+        Calibrated scores are float64.
+        """
         return self.detection.scores
 
     @property
@@ -155,7 +158,8 @@ class Detections:
 
     def above(self, threshold: float | None = None) -> Detections:
         """The detections whose score reaches ``threshold``, or that of its class in ``thresholds``."""
-        thresholds = torch.tensor(self.thresholds if threshold is None else [threshold] * len(self.categories))
+        values = self.thresholds if threshold is None else [threshold] * len(self.categories)
+        thresholds = torch.tensor(values, dtype=self.scores.dtype)
         return self[self.scores >= thresholds[self.labels]]
 
     def without_overlaps(self, iou: float) -> Detections:

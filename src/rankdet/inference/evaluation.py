@@ -22,7 +22,9 @@ from rankdet.inference.model import Model
 from rankdet.inference.ranking_quality import ranking_quality
 from rankdet.metrics import RAISE_CAP, cap_findings
 from rankdet.metrics import evaluate as measure
+from rankdet.metrics.calibration import Outcomes
 from rankdet.metrics.evaluator import IouType
+from rankdet.recipes import Recipe
 from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.runs.folder import output_folder, write_json
 from rankdet.runs.processes import World
@@ -34,8 +36,9 @@ class Evaluation(NamedTuple):
 
     metrics
         The numbers of `rankdet.metrics.evaluate`, of boxes. From a network that finds masks, those of the masks are
-        the entry ``masks``. The entry ``images_unreadable`` counts images whose file is missing, broken or of another
-        size; they are measured as images without detections.
+        the entry ``masks``. Of calibrated scores, the errors from the thresholds on are the entry ``calibration``
+        (`rankdet.metrics.calibration.CalibrationErrors`). The entry ``images_unreadable`` counts images whose file is
+        missing, broken or of another size; they are measured as images without detections.
     detections
         COCO results, ordered by image.
     """
@@ -92,9 +95,9 @@ def evaluate(
     -------
     dict
         See `rankdet.metrics.evaluate`. The numbers of the masks of a model are its entry ``masks``, those of the
-        ranking its entry ``ranking``. Its entry ``images_unreadable`` counts images that could not be read, which
-        its entry ``findings`` names; they are measured as images without detections. Where no image has an object,
-        there are these two alone.
+        ranking its entry ``ranking``, errors of calibrated scores its entry ``calibration``. Its entry
+        ``images_unreadable`` counts images that could not be read, which its entry ``findings`` names; they are
+        measured as images without detections. Where no image has an object, there are these two alone.
 
     Raises
     ------
@@ -156,6 +159,32 @@ def evaluate_model(
     shows a bar on a terminal.
     """
     world = world or World.alone(model.device)
+    gathered = detect_all(model, dataset, world, batch_size, workers, progress)
+    with world.together():  # where measuring fails, no process is left waiting
+        return _measured(model, dataset, gathered) if world.is_main else None
+    return None
+
+
+class Found(NamedTuple):
+    """What a model has found in the images of a data set, and why it could not read some.
+
+    results
+        Detections in the files' own coordinates and ids.
+    unreadable
+        A reason for each image that cannot be read.
+    """
+
+    results: Results
+    unreadable: list[str]
+
+
+def detect_all(
+    model: Model, dataset: CocoDataset, world: World, batch_size: int, workers: int, progress: bool = False
+) -> Found:
+    """Detect in all images of a data set, on all processes, each of which gets what all have found.
+
+    Arguments are those of `evaluate_model`. Raises InputError when no image can be read, and leaves no process waiting.
+    """
     own: list[Results] = []
     reasons: list[str] = []
     with model.evaluating(), world.together():
@@ -168,19 +197,18 @@ def evaluate_model(
             for source, detection in zip(batch.sources, model.detect_batch(batch), strict=True):
                 own.append(Results.of_image(source, detection, dataset.category_ids))
     gathered = world.gather((Results.joined(own), reasons))
-    with world.together():  # where measuring fails, no process is left waiting
-        return _measured(model, dataset, gathered) if world.is_main else None
-    return None
-
-
-def _measured(model: Model, dataset: CocoDataset, gathered: Sequence[tuple[Results, list[str]]]) -> Evaluation:
-    """The evaluation of what each process has found, and of why it could not read images."""
-    truth, cap = dataset.ground_truth, model.max_detections
-    found = Results.joined(results for results, _ in gathered)
-    problem = "an image cannot be read and counts as one without detections"
-    unreadable = [Finding("warning", str(truth), "", problem, reason) for _, reasons in gathered for reason in reasons]
+    unreadable = [reason for _, reasons in gathered for reason in reasons]
     if len(unreadable) == len(dataset):
-        raise InputError(f"none of {len(dataset)} images of {dataset.images} can be read: {unreadable[0].detail}")
+        raise InputError(f"none of {len(dataset)} images of {dataset.images} can be read: {unreadable[0]}")
+    return Found(Results.joined(results for results, _ in gathered), unreadable)
+
+
+def _measured(model: Model, dataset: CocoDataset, gathered: Found) -> Evaluation:
+    """The evaluation of what has been found."""
+    truth, cap = dataset.ground_truth, model.max_detections
+    found, reasons = gathered
+    problem = "an image cannot be read and counts as one without detections"
+    unreadable = [Finding("warning", str(truth), "", problem, reason) for reason in reasons]
     if not len(truth.labels):
         said = Finding("warning", str(truth), "", "has no objects: detections are written, and nothing is measured")
         return Evaluation(
@@ -191,6 +219,9 @@ def _measured(model: Model, dataset: CocoDataset, gathered: Sequence[tuple[Resul
         raise_cap = f"{RAISE_CAP}, detector.testing.per_image={{0}} lets the detector find as many"
         metrics["findings"] = grouped(cap_findings(truth, cap, of_each_class=False, remedy=raise_cap))
     metrics |= {"findings": grouped(unreadable) + metrics["findings"], "images_unreadable": len(unreadable)}
+    if model.calibration is not None:
+        outcomes = Outcomes.of(truth, found, max_detections=cap)
+        metrics |= {"calibration": outcomes.above(model.drawing_thresholds()).errors()._asdict()}
     if found.masks is not None:
         # Without boxes, for the evaluator would take the sizes of the detections from these.
         masks = replace(found, boxes=None)
@@ -220,28 +251,16 @@ def evaluate_on_folder(
         When the data are missing or broken, or have no class of the model, or ``out`` cannot be written into. No
         process is left waiting.
     """
-    if model.origin is None:
-        raise InputError("the model has no recipe that names the format of the folder; give a data set in its place")
-    recipe, world = model.origin.recipe, world or World.alone(model.device)
+    recipe, world = recipe_of_model(model), world or World.alone(model.device)
     with ExitStack() as stack:
         with world.together():
-            data = recipe.data.at(None, folder, images) if folder.is_file() else recipe.data.at(folder)
-            split = data.validation_split if folder.is_file() else split
             # Candidates of the ranking are those of training, masks included.
-            has_masks = getattr(model.network, "has_masks", recipe.detector.has_masks)
-            dataset = data.build_test_dataset(split, ranking and has_masks, measure_masks=has_masks)
-            findings = dataset.findings
-            dataset, odd = comparable(dataset, model.categories, model.origin.path or "the model", only_common=True)
-            raise_errors([*findings, *odd])
+            dataset, findings = dataset_for(model, folder, split, images, candidates=ranking)
             if world.is_main and out is not None:
                 stack.enter_context(output_folder(out))
             if world.is_main:
-                print(
-                    "\n".join(
-                        [f"evaluated on {measured(dataset)} ({dataset.ground_truth})", *grouped([*findings, *odd])]
-                    ),
-                    file=sys.stderr,
-                )
+                said = [f"evaluated on {measured(dataset)} ({dataset.ground_truth})", *findings]
+                print("\n".join(said), file=sys.stderr)
         batch_size, workers = recipe.evaluation.batch_size, recipe.data.workers
         evaluation = evaluate_model(model, dataset, world, batch_size, workers, progress=True)
         if evaluation is None:
@@ -257,6 +276,34 @@ def evaluate_on_folder(
         return metrics
 
 
+def recipe_of_model(model: Model) -> Recipe:
+    """The recipe that a model comes from; raises InputError where there is none."""
+    if model.origin is None:
+        raise InputError("the model has no recipe that names the format of the folder; give a data set in its place")
+    return model.origin.recipe
+
+
+def dataset_for(
+    model: Model, folder: Path, split: str, images: Path | None = None, candidates: bool = False
+) -> tuple[CocoDataset, list[str]]:
+    """A split of a data folder, or an annotation file, prepared for a model, with lines on what is odd about it.
+
+    Its classes are those of the model, matched by name. Masks are read where the model finds them, for its
+    ``candidates`` too where these are asked for. Raises InputError when the data are missing or broken, or have no
+    class of the model.
+    """
+    recipe = recipe_of_model(model)
+    data = recipe.data.at(None, folder, images) if folder.is_file() else recipe.data.at(folder)
+    split = data.validation_split if folder.is_file() else split
+    has_masks = getattr(model.network, "has_masks", recipe.detector.has_masks)
+    dataset = data.build_test_dataset(split, candidates and has_masks, measure_masks=has_masks)
+    findings = dataset.findings
+    owner = (model.origin and model.origin.path) or "the model"
+    dataset, odd = comparable(dataset, model.categories, owner, only_common=True)
+    raise_errors([*findings, *odd])
+    return dataset, grouped([*findings, *odd])
+
+
 def optimal_thresholds(metrics: Mapping[str, Any]) -> list[float]:
     """The LRP-optimal score threshold of each class, by label, from `rankdet.metrics.evaluate`; [] without any."""
     return [numbers["threshold"] for numbers in metrics.get("per_class", {}).values()]
@@ -266,8 +313,11 @@ def store_thresholds(model: Model, found: Sequence[float]) -> Model:
     """The model with the LRP-optimal thresholds of an evaluation, which its checkpoint gets as well, in one step.
 
     ``found`` holds C thresholds by label. Where one is NaN, because the class was not detected, the stored one stays.
-    Raises InputError when the model has no checkpoint, or it cannot be written; it is untouched then.
+    Raises InputError when the model has no checkpoint, or it cannot be written, or thresholds are those of calibrated
+    scores; it is untouched then.
     """
+    if model.calibration is not None:
+        raise InputError("they are those of calibrated scores, which are stored as thresholds of the network's own")
     path = None if model.origin is None else model.origin.path
     if path is None:
         raise InputError("the model has no checkpoint to store thresholds in")

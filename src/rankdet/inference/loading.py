@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 from torch import nn
 
 from rankdet.inference.model import Model, Origin
+from rankdet.inference.score_maps import Calibration
 from rankdet.losses import set_epoch_length
 from rankdet.recipes import Recipe, validated
-from rankdet.runs.checkpoint import FOR_DETECTION, load_checkpoint, load_weights
+from rankdet.runs.checkpoint import FOR_DETECTION, fitting, load_checkpoint, load_weights
 from rankdet.runs.folder import find_checkpoint
 from rankdet.runs.processes import find_device
 from rankdet.structures import InputError
@@ -26,6 +28,7 @@ def load(
     network: nn.Module | None = None,
     trust: bool = False,
     max_detections: int | None = None,
+    calibrated: bool = False,
 ) -> Model:
     """The trained model of a checkpoint, or of the best one of a run folder (the newest, where none was evaluated).
 
@@ -42,12 +45,14 @@ def load(
         checkpoints whose origin you know.
     max_detections
         The most detections of an image, in place of the recipe's ``detector.testing.per_image``.
+    calibrated
+        Whether scores are calibrated as `rankdet.calibrate` has stored it, and thresholds with them.
 
     Raises
     ------
     InputError
-        When it cannot be read, is none, is incomplete, its weights are not those of its network, or it needs a
-        ``network`` or ``trust``.
+        When it cannot be read, is none, is incomplete, its weights are not those of its network, it needs a ``network``
+        or ``trust``, or it is to be ``calibrated`` and holds no calibration.
     """
     found = find_checkpoint(Path(path))
     state = load_checkpoint(found, FOR_DETECTION)
@@ -65,7 +70,13 @@ def load(
         network = recipe.detector.build(len(state["categories"]), pretrained=False)
     load_weights(network, state["detector"], found)
     model = build_model(recipe, network.eval(), state["categories"], find_device(device), Origin(recipe, found))
-    return model.with_thresholds(state["thresholds"])
+    calibration = None
+    if calibrated:
+        if state["calibration"] is None:
+            raise InputError(f"{found} holds no calibration: rankdet calibrate {path} --data FOLDER finds one")
+        with fitting(found):
+            calibration = Calibration.of_state(state["calibration"], len(state["categories"]))
+    return replace(model, thresholds=state["thresholds"], calibration=calibration)
 
 
 def recipe_of(state: dict[str, Any], path: Path, trust: bool = False) -> Recipe:

@@ -21,6 +21,7 @@ from rankdet.data.loading import batches_of_one_shape, padded_size
 from rankdet.data.pixels import ImageLike, to_pixels
 from rankdet.data.transforms import Placement
 from rankdet.inference.detections import Detections
+from rankdet.inference.score_maps import Calibration
 from rankdet.inference.tiles import Tiles, merged
 from rankdet.structures import Batch, Candidates, Detection, Images, InputError, Source, Target
 
@@ -76,6 +77,9 @@ class Model:
         What is done to an image before detection.
     thresholds
         C LRP-optimal score thresholds of the last evaluation, NaN where a class has none; None before any evaluation.
+        They are of the network's own scores.
+    calibration
+        What the scores of the network become; None: they stay as they are.
     device
         Where the network is.
     precision
@@ -93,6 +97,7 @@ class Model:
     categories: Sequence[tuple[int, str]]
     transforms: Transforms = field(default_factory=Transforms)
     thresholds: Sequence[float] | None = None
+    calibration: Calibration | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
@@ -132,10 +137,11 @@ class Model:
         """B detections in pixels of the files, on the CPU; the network should be `evaluating`."""
         with self._arithmetic():
             found = self.network.detect(self._placed(batch.images))  # type: ignore[operator]
-        return [
+        scaled = [
             _on_cpu(detection).scaled(size, source.size)
             for detection, size, source in zip(found, batch.images.sizes, batch.sources, strict=True)
         ]
+        return scaled if self.calibration is None else [self.calibration(detection) for detection in scaled]
 
     @overload
     def detect(  # type: ignore[overload-overlap]
@@ -235,8 +241,10 @@ class Model:
 
     def drawing_thresholds(self) -> list[float]:
         """C scores from which each class is drawn: its LRP-optimal one, or 0.5 where no evaluation has found it."""
-        found = self.thresholds or [math.nan] * len(self.categories)
-        return [NO_THRESHOLD if math.isnan(value) else value for value in found]
+        found = torch.tensor(self.thresholds or [math.nan] * len(self.categories), dtype=torch.float64)
+        if self.calibration is not None:  # the same detections are drawn
+            found = self.calibration.scores(found, torch.arange(len(found)))
+        return [NO_THRESHOLD if math.isnan(value) else value for value in found.tolist()]
 
     def _pixels(self, image: ImageLike, number: int) -> Tensor:
         return to_pixels(image, f"image {number}", bits=self.transforms.significant_bits)

@@ -1,4 +1,4 @@
-"""Which object each detection finds at IoU 0.5: the greedy matching of COCO and LVIS, all images and classes at once.
+"""Which object each detection finds: the greedy matching of COCO and LVIS, all images and classes at once.
 
 Legend: D detections, O objects (crowd regions among them), P pairs of both, C classes. A cell is an image and a class,
 as one number.
@@ -40,6 +40,11 @@ class ClassMatches(NamedTuple):
     ious: NDArray[np.float64]
     ground_truths: int
 
+    def above(self, threshold: float) -> ClassMatches:
+        """The detections whose score reaches a threshold, none where it is NaN; their matches do not change by that."""
+        kept = self.scores >= threshold
+        return ClassMatches(self.scores[kept], self.ious[kept], self.ground_truths)
+
 
 class Matches(NamedTuple):
     """The true and the false positives of all classes, M of them; the best score is first, as in `ClassMatches`.
@@ -68,9 +73,9 @@ class Matches(NamedTuple):
     is_object: NDArray[np.bool_]
 
 
-def match_classes(comparison: Comparison) -> list[ClassMatches]:
-    """Match detections with objects at IoU 0.5: the matches of each class, by label. See `match`."""
-    return by_class(comparison, match(comparison))
+def match_classes(comparison: Comparison, iou: float = MATCH_IOU) -> list[ClassMatches]:
+    """Match detections with objects: the matches of each class, by label. See `match`."""
+    return by_class(comparison, match(comparison, iou))
 
 
 def by_class(comparison: Comparison, matches: Matches) -> list[ClassMatches]:
@@ -84,8 +89,8 @@ def by_class(comparison: Comparison, matches: Matches) -> list[ClassMatches]:
     return [ClassMatches(*parts) for parts in zip(*split, numbers, strict=True)] if classes else []
 
 
-def match(comparison: Comparison) -> Matches:
-    """Match detections with objects at IoU 0.5 by the rules of COCO or LVIS.
+def match(comparison: Comparison, iou: float = MATCH_IOU) -> Matches:
+    """Match detections with objects by the rules of COCO or LVIS, from an IoU above 0 on.
 
     In each cell the better score chooses first. As in COCO's AP, a detection matched with a crowd region is neither a
     true nor a false positive, and a crowd region is no object. As in LVIS's AP, two others are neither: detections of a
@@ -119,7 +124,7 @@ def match(comparison: Comparison) -> Matches:
         counts = ~np.isin(cells[rows], not_exhaustive)
     counts &= _is_measured(overlap.areas[rows])
 
-    detections, objects, ious = _fitting_pairs(overlap, rows, cells, object_cells)
+    detections, objects, ious = _fitting_pairs(overlap, rows, cells, object_cells, iou)
     chosen = choose(detections, objects, ious, is_ignored, comparison.is_crowd)
     found, owned = np.full(len(rows), np.nan), np.full(len(rows), -1)
     found[detections[chosen]], owned[detections[chosen]] = ious[chosen], objects[chosen]
@@ -257,7 +262,11 @@ def _listed_cells(comparison: Comparison, image_ids: NDArray[np.int64]) -> tuple
 
 
 def _fitting_pairs(
-    overlap: Overlap, rows: NDArray[np.int64], cells: NDArray[np.int64], object_cells: NDArray[np.int64]
+    overlap: Overlap,
+    rows: NDArray[np.int64],
+    cells: NDArray[np.int64],
+    object_cells: NDArray[np.int64],
+    iou: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """The pairs of a cell whose IoU is large enough: places in ``rows``, which ascend, objects, and their IoU."""
     by_cell = np.argsort(object_cells, kind="stable")
@@ -272,7 +281,7 @@ def _fitting_pairs(
         detections = np.repeat(candidates[part], number[part])
         objects = by_cell[np.repeat(first[part], number[part]) + nth]
         ious = overlap.ious(rows[detections], objects)
-        fits = np.flatnonzero(ious >= MATCH_IOU)
+        fits = np.flatnonzero(ious >= iou)
         parts.append((detections[fits], objects[fits], ious[fits]))
     detections, objects, ious = (np.concatenate(column) for column in zip(*parts, strict=True))
     return detections, objects, ious

@@ -26,6 +26,7 @@ FOR_DETECTION: dict[str, type | tuple[type, ...]] = {
     "recipe": dict,
     "categories": list,
     "thresholds": (list, type(None)),
+    "calibration": (dict, type(None)),
     "detector": dict,
 }
 """What detection needs of a checkpoint."""
@@ -160,6 +161,7 @@ def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | 
     for name in ("samples", "shift"):
         state.setdefault(name, 0)
     state.setdefault("stream", [])
+    state.setdefault("calibration", None)  # a training has none: `rankdet calibrate` adds it
     if needed is not None:
         _check_entries(state, needed, path)
     return state
