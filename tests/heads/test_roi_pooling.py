@@ -44,3 +44,61 @@ def test_without_the_shift_features_are_read_half_a_cell_further() -> None:
     with_shift, without = (RoIPooling((4,), half_pixel_shift=shift) for shift in (True, False))
     torch.testing.assert_close(without(maps, [boxes]), with_shift(maps, [boxes + 2]))
     torch.testing.assert_close(without(maps, [boxes]), roi_align(maps[0], [boxes], 7, 1 / 4, aligned=False))
+
+
+@pytest.mark.parametrize("half_pixel_shift", [True, False])
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
+@pytest.mark.parametrize("output_size", [1, 7])
+def test_sums_of_cells_and_their_gradients_are_those_of_torchvision(
+    output_size: int, sampling_ratio: int, half_pixel_shift: bool
+) -> None:
+    generator = torch.Generator().manual_seed(10 * output_size + sampling_ratio)
+    maps = [torch.randn(2, 5, 24, 40, generator=generator), torch.randn(2, 5, 12, 20, generator=generator)]
+    # Around the border, beyond it, without area, turned around, as large as the map, between whole cells and on them.
+    corners = 200 * torch.rand(60, 2, generator=generator) - 20
+    boxes = torch.cat([corners, corners + 120 * torch.rand(60, 2, generator=generator) ** 3], dim=1)
+    boxes[:4] = torch.tensor([[8.0, 8, 8, 8], [0, 0, 160, 96], [-50, -50, -30, 300], [160, 96, 160, 120]])
+    boxes[4] = boxes[5].flip(0)
+    boxes[6:20] = (boxes[6:20] / 4).round() * 4
+    pooling = RoIPooling(
+        (4, 8),
+        finest_scale=16,
+        output_size=output_size,
+        sampling_ratio=sampling_ratio,
+        half_pixel_shift=half_pixel_shift,
+    )
+    own, theirs = ([features.clone().requires_grad_() for features in maps] for _ in range(2))
+    pooled = pooling(own, [boxes[:35], boxes[35:]])
+    levels = pooling.levels(boxes)
+    rois = torch.cat([(torch.arange(60) >= 35).float()[:, None], boxes], dim=1)
+    expected = torch.zeros_like(pooled)
+    for level, (features, stride) in enumerate(zip(theirs, (4, 8), strict=True)):
+        read = roi_align(
+            features, rois[levels == level], output_size, 1 / stride, sampling_ratio, aligned=half_pixel_shift
+        )
+        expected = expected.index_put((levels == level,), read)
+    assert levels.unique().tolist() == [0, 1]
+    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=2e-6)
+    upstream = torch.randn(pooled.shape, generator=generator)
+    for found, wanted in zip(
+        torch.autograd.grad(pooled, own, upstream), torch.autograd.grad(expected, theirs, upstream), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_sums_of_cells_are_the_same_bits_for_any_number_of_threads() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 16, 64, 64, generator=generator)
+    corners = 200 * torch.rand(300, 2, generator=generator)
+    boxes = torch.cat([corners, corners + 8 + 80 * torch.rand(300, 2, generator=generator)], dim=1)
+    found, threads = [], torch.get_num_threads()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            leaf = features.clone().requires_grad_()
+            pooled = RoIPooling((4,))([leaf], [boxes])
+            pooled.square().sum().backward()
+            found.append((pooled.detach(), leaf.grad))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

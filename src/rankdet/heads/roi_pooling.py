@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from rankdet.heads.roi_align import roi_align_by_sums
 from rankdet.ranges import Count, CountOrZero, Positive, checked
 
 
 def poolable(maps: Sequence[Tensor]) -> list[Tensor]:
     """Return maps in the memory format that RoIAlign reads; without this, each of several poolings converts them."""
-    return [features.contiguous() for features in maps]
+    layout = torch.channels_last if maps[0].device.type == "cpu" else torch.contiguous_format
+    return [features.contiguous(memory_format=layout) for features in maps]
 
 
 @checked
@@ -84,17 +86,24 @@ class RoIPooling(nn.Module):
         # RoIAlign cannot read boxes that are not finite: it gets empty ones, and the loss of the RPN is not finite.
         rois = torch.cat([images, all_boxes], dim=1).float().nan_to_num(0, 0, 0)
         levels = self.levels(all_boxes)
+        maps = [features.float() for features, _ in zip(maps[: len(self.strides)], self.strides, strict=True)]
+        if rois.device.type == "cpu":
+            return roi_align_by_sums(
+                maps,
+                rois,
+                levels,
+                strides=self.strides,
+                output_size=self.output_size,
+                sampling_ratio=self.sampling_ratio,
+                half_pixel_shift=self.half_pixel_shift,
+            )
         order = levels.argsort(stable=True)
         # The only wait for the device: for the number of boxes of each level.
         counts = torch.bincount(levels, minlength=len(self.strides)).tolist()
         # A level without boxes is read all the same, so that every map is part of the graph in every step.
         pooled = [
-            roi_align(
-                features.float(), level_rois, self.output_size, 1 / stride, self.sampling_ratio, self.half_pixel_shift
-            )
-            for features, stride, level_rois in zip(
-                maps[: len(self.strides)], self.strides, rois[order].split(counts), strict=True
-            )
+            roi_align(features, level_rois, self.output_size, 1 / stride, self.sampling_ratio, self.half_pixel_shift)
+            for features, stride, level_rois in zip(maps, self.strides, rois[order].split(counts), strict=True)
         ]
         # From the order of levels back to that of the boxes.
         return torch.cat(pooled).index_select(0, order.argsort())
