@@ -62,6 +62,7 @@ def test_help_version_and_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         "detect",
         "report",
         "calibrate",
+        "sweep",
         "doctor",
         "look",
         "list",

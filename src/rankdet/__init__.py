@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rankdet.inference.evaluation import evaluate
     from rankdet.inference.loading import load
     from rankdet.inference.model import Model
+    from rankdet.inference.sweep import sweep
     from rankdet.inference.tiles import Tiles
     from rankdet.recipes import RECIPES, Recipe, load_recipe
     from rankdet.structures import InputError
@@ -34,6 +35,7 @@ _MODULES = {
     "evaluate": "rankdet.inference.evaluation",
     "load": "rankdet.inference.loading",
     "load_recipe": "rankdet.recipes",
+    "sweep": "rankdet.inference.sweep",
     "train": "rankdet.training.running",
 }
 """Where each name is defined."""
@@ -52,6 +54,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_recipe",
+    "sweep",
     "train",
 ]
 

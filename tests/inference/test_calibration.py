@@ -215,3 +215,4 @@ def test_the_page_is_followed(
         exec(compile(block, "scores.md", "exec"), names)
     assert len(names["found"]) > 0
     assert names["found"].scores.dtype == torch.float64
+    assert load(tmp_path / "runs" / "mine").operating_point == names["swept"].recommended.point

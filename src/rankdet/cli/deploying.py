@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from rankdet.cli.options import DataFolder, Device, Trust
+from rankdet.cli.models import is_main_process, tell_operating_point
+from rankdet.cli.options import AtOperatingPoint, DataFolder, Device, Trust
 from rankdet.cli.printing import print_table
 
 
@@ -33,6 +34,7 @@ def calibrate(
     store: Annotated[
         bool, typer.Option("--store/--no-store", help="Store maps and thresholds in the checkpoint.")
     ] = True,
+    operating_point: AtOperatingPoint = True,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -45,14 +47,13 @@ def calibrate(
     from rankdet.inference.calibration import FEW, calibrate_on_folder, store_calibration
     from rankdet.inference.loading import load
     from rankdet.runs.processes import joined_world
-    from rankdet.structures import InputError, counted
+    from rankdet.structures import counted
 
-    where = annotations if data is None else data
-    if where is None or (data is not None and annotations is not None):
-        raise InputError("give CHECKPOINT and --data, or CHECKPOINT and --annotations")
+    where = _one_of(data, annotations)
     with joined_world(device) as world:
         with world.together():
-            model = load(checkpoint, world.device, trust=trust)
+            model = load(checkpoint, world.device, trust=trust, operating_point=operating_point)
+            tell_operating_point(model)
         found = calibrate_on_folder(model, where, split, images, method, target, world)
     if found is None:
         return
@@ -69,3 +70,90 @@ def calibrate(
     if store:
         store_calibration(found.model)
         print(f"stored in {found.model.origin and found.model.origin.path}")
+
+
+def sweep(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run folder.")],
+    data: DataFolder = None,
+    split: Annotated[str, typer.Option(help="Split of the data folder; not the one of the training.")] = "val",
+    annotations: Annotated[
+        Path | None, typer.Option(help="Annotations of any format, instead of a data folder and a split.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of the images of --annotations.")] = None,
+    thresholds: Annotated[
+        str | None,
+        typer.Option(
+            help="Score thresholds before NMS, with commas; 0.05 to 0.8, beside the network's own, by default."
+        ),
+    ] = None,
+    nms: Annotated[
+        str | None,
+        typer.Option(help="IoU thresholds of NMS, with commas; the network's own and 0.1 around it by default."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per pass through the network.")] = 1,
+    store: Annotated[
+        bool, typer.Option("--store/--no-store", help="Store the recommended point in the checkpoint.")
+    ] = True,
+    device: Device = "auto",
+    trust: Trust = False,
+) -> None:
+    """Find the operating point that is fast and costs no AP.
+
+    Measures AP and oLRP of boxes, and images per second, at many score thresholds before NMS and IoU thresholds of NMS.
+    Recommended is the highest score threshold that costs at most 0.0005 AP. What is stored, `rankdet detect` and all
+    other commands use from then on.
+    """
+    from rankdet.inference.loading import load
+    from rankdet.inference.sweep import SCORE_THRESHOLDS, store_point
+    from rankdet.inference.sweep import sweep as measure
+    from rankdet.runs.processes import find_device
+
+    where = _one_of(data, annotations)
+    tried = SCORE_THRESHOLDS if thresholds is None else _numbers(thresholds, "--thresholds")
+    ious = None if nms is None else _numbers(nms, "--nms")
+    if not is_main_process():  # speeds are those of one process
+        return
+    model = load(checkpoint, find_device(device), trust=trust, operating_point=False)
+    found = measure(
+        model,
+        where,
+        split=split,
+        images=images,
+        score_thresholds=tried,
+        nms_ious=ious,
+        batch_size=batch_size,
+        store=False,
+    )
+    columns = ["threshold", "NMS", "AP", "oLRP", "images/s", "detections"]
+    rows = []
+    for each in found.points:
+        iou = None if each.point.nms_iou is None else f"{each.point.nms_iou:g}"
+        measures = (f"{each.AP:.4f}", f"{each.oLRP:.4f}", f"{each.images_per_second:.1f}", f"{each.detections:.1f}")
+        rows.append([f"{each.point.score_threshold:g}", iou, *measures])
+    print_table(Console(), columns, rows)
+    first, best = found.points[0], found.recommended
+    print(
+        f"recommended: {best.point}: AP {best.AP:.4f} and {best.images_per_second:.1f} images/s; "
+        f"{first.point}: AP {first.AP:.4f} and {first.images_per_second:.1f} images/s"
+    )
+    if store:
+        store_point(found.model)
+        print(f"stored in {model.origin and model.origin.path}")
+
+
+def _one_of(data: Path | None, annotations: Path | None) -> Path:
+    from rankdet.structures import InputError
+
+    where = annotations if data is None else data
+    if where is None or (data is not None and annotations is not None):
+        raise InputError("give CHECKPOINT and --data, or CHECKPOINT and --annotations")
+    return where
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    from rankdet.structures import InputError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} is numbers with commas, not {text!r}") from error

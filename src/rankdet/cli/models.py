@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from rankdet.cli.options import (
+    AtOperatingPoint,
     Calibrated,
     Changes,
     DataFolder,
@@ -23,6 +24,9 @@ from rankdet.cli.options import (
     named_files,
 )
 from rankdet.cli.printing import print_evaluation
+
+if TYPE_CHECKING:
+    from rankdet.inference.model import Model
 
 
 def train(
@@ -110,6 +114,7 @@ def evaluate(
         bool, typer.Option("--thresholds/--no-thresholds", help="Store LRP-optimal thresholds in the checkpoint.")
     ] = True,
     calibrated: Calibrated = False,
+    operating_point: AtOperatingPoint = True,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -155,7 +160,15 @@ def evaluate(
     with joined_world(device) as world:
         with world.together():
             path = find_checkpoint(checkpoint)
-            model = load(path, world.device, trust=trust, max_detections=max_detections, calibrated=calibrated)
+            model = load(
+                path,
+                world.device,
+                trust=trust,
+                max_detections=max_detections,
+                calibrated=calibrated,
+                operating_point=operating_point,
+            )
+            tell_operating_point(model)
         folder = out or _folder_of(path)
         metrics = evaluate_on_folder(model, where, split, world, folder, ranking, images)
     if metrics is None:
@@ -261,6 +274,7 @@ def detect(
         int, typer.Option(min=1, help="Images of one size, or tiles, per pass through the network.")
     ] = 8,
     calibrated: Calibrated = False,
+    operating_point: AtOperatingPoint = True,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -282,7 +296,8 @@ def detect(
     tiling = None if tiles is None else Tiles(tiles) if overlap is None else Tiles(tiles, overlap)
     with joined_world(device) as world:
         with world.together():
-            model = load(checkpoint, world.device, trust=trust, calibrated=calibrated)
+            model = load(checkpoint, world.device, trust=trust, calibrated=calibrated, operating_point=operating_point)
+            tell_operating_point(model)
             files = find_images(images, recursive)
         done = detect_and_draw(
             model,
@@ -331,6 +346,12 @@ def import_foreign(
     imported = import_checkpoint(checkpoint, out, recipe, data, ema)
     print("\n".join(imported.describe()))
     print(f"written: {out}")
+
+
+def tell_operating_point(model: Model) -> None:
+    """Say on standard error where a model detects, if that is not by its recipe."""
+    if model.operating_point is not None and is_main_process():
+        print(f"at the stored operating point: {model.operating_point}", file=sys.stderr)
 
 
 def is_main_process() -> bool:

@@ -22,6 +22,13 @@ ValImages = Annotated[Path | None, typer.Option(help="The folder of their images
 Calibrated = Annotated[
     bool, typer.Option("--calibrated", help="Use the calibrated scores that `rankdet calibrate` has stored.")
 ]
+AtOperatingPoint = Annotated[
+    bool,
+    typer.Option(
+        "--operating-point/--no-operating-point",
+        help="Detect at the operating point that `rankdet sweep` has stored, if it has.",
+    ),
+]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Import what the checkpoint names by import path, which runs its code.")
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,11 +15,10 @@ import numpy as np
 from rankdet.coco import GroundTruth, Results
 from rankdet.data.preparation import measured
 from rankdet.inference.evaluation import dataset_for, detect_all, recipe_of_model
-from rankdet.inference.loading import load
+from rankdet.inference.loading import add_to_checkpoint, load
 from rankdet.inference.model import Model
 from rankdet.inference.score_maps import Calibration, Method, Target
 from rankdet.metrics.calibration import CalibrationErrors, Outcomes
-from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.runs.processes import World
 from rankdet.structures import InputError
 
@@ -177,13 +175,8 @@ def store_calibration(model: Model) -> None:
 
     Raises InputError when the model has no checkpoint, or it cannot be written; it is untouched then.
     """
-    path = None if model.origin is None else model.origin.path
-    if path is None:
-        raise InputError("the model has no checkpoint to store a calibration in")
-    if not os.access(path, os.W_OK):
-        raise InputError(f"{path} is read-only")
     state = None if model.calibration is None else model.calibration.state()
-    save_checkpoint(path, load_checkpoint(path) | {"calibration": state, "thresholds": model.thresholds})
+    add_to_checkpoint(model, {"calibration": state, "thresholds": model.thresholds}, "a calibration")
 
 
 def _calibrated(model: Model, truth: GroundTruth, results: Results, method: Method, target: Target) -> Calibrated:

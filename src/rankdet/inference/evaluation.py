@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -17,7 +16,7 @@ from rankdet.data import CocoDataset, build_test_loader
 from rankdet.data.own import MapDataset, from_map_dataset
 from rankdet.data.preparation import comparable, measured
 from rankdet.data.progress import with_bar
-from rankdet.inference.loading import build_losses, load
+from rankdet.inference.loading import add_to_checkpoint, build_losses, load
 from rankdet.inference.model import Model
 from rankdet.inference.ranking_quality import ranking_quality
 from rankdet.metrics import RAISE_CAP, cap_findings
@@ -25,7 +24,6 @@ from rankdet.metrics import evaluate as measure
 from rankdet.metrics.calibration import Outcomes
 from rankdet.metrics.evaluator import IouType
 from rankdet.recipes import Recipe
-from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.runs.folder import output_folder, write_json
 from rankdet.runs.processes import World
 from rankdet.structures import InputError
@@ -318,13 +316,7 @@ def store_thresholds(model: Model, found: Sequence[float]) -> Model:
     """
     if model.calibration is not None:
         raise InputError("they are those of calibrated scores, which are stored as thresholds of the network's own")
-    path = None if model.origin is None else model.origin.path
-    if path is None:
-        raise InputError("the model has no checkpoint to store thresholds in")
-    # The file could be replaced in its folder all the same, but that is not what its owner said.
-    if not os.access(path, os.W_OK):
-        raise InputError(f"{path} is read-only")
     stored = model.thresholds or [math.nan] * len(model.categories)
     thresholds = [old if math.isnan(new) else new for old, new in zip(stored, found, strict=True)]
-    save_checkpoint(path, load_checkpoint(path) | {"thresholds": thresholds})
+    add_to_checkpoint(model, {"thresholds": thresholds}, "thresholds")
     return model.with_thresholds(thresholds)

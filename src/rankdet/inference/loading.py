@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
@@ -12,10 +13,11 @@ import torch
 from torch import nn
 
 from rankdet.inference.model import Model, Origin
+from rankdet.inference.operating_points import OperatingPoint
 from rankdet.inference.score_maps import Calibration
 from rankdet.losses import set_epoch_length
 from rankdet.recipes import Recipe, validated
-from rankdet.runs.checkpoint import FOR_DETECTION, fitting, load_checkpoint, load_weights
+from rankdet.runs.checkpoint import FOR_DETECTION, fitting, load_checkpoint, load_weights, save_checkpoint
 from rankdet.runs.folder import find_checkpoint
 from rankdet.runs.processes import find_device
 from rankdet.structures import InputError
@@ -29,6 +31,7 @@ def load(
     trust: bool = False,
     max_detections: int | None = None,
     calibrated: bool = False,
+    operating_point: bool = True,
 ) -> Model:
     """The trained model of a checkpoint, or of the best one of a run folder (the newest, where none was evaluated).
 
@@ -47,6 +50,8 @@ def load(
         The most detections of an image, in place of the recipe's ``detector.testing.per_image``.
     calibrated
         Whether scores are calibrated as `rankdet.calibrate` has stored it, and thresholds with them.
+    operating_point
+        Whether the model detects at the operating point that `rankdet.sweep` has stored, if it has.
 
     Raises
     ------
@@ -76,7 +81,25 @@ def load(
             raise InputError(f"{found} holds no calibration: rankdet calibrate {path} --data FOLDER finds one")
         with fitting(found):
             calibration = Calibration.of_state(state["calibration"], len(state["categories"]))
-    return replace(model, thresholds=state["thresholds"], calibration=calibration)
+    point = None
+    if operating_point and state["operating_point"] is not None:
+        with fitting(found):
+            point = OperatingPoint.of_state(state["operating_point"])
+    return replace(model, thresholds=state["thresholds"], calibration=calibration, operating_point=point)
+
+
+def add_to_checkpoint(model: Model, entries: Mapping[str, Any], what: str) -> None:
+    """Give the checkpoint of a model some entries in one step; ``what`` names them in messages.
+
+    Raises InputError when the model has no checkpoint, or it cannot be written; it is untouched then.
+    """
+    path = None if model.origin is None else model.origin.path
+    if path is None:
+        raise InputError(f"the model has no checkpoint to store {what} in")
+    # The file could be replaced in its folder all the same, but that is not what its owner said.
+    if not os.access(path, os.W_OK):
+        raise InputError(f"{path} is read-only")
+    save_checkpoint(path, load_checkpoint(path) | dict(entries))
 
 
 def recipe_of(state: dict[str, Any], path: Path, trust: bool = False) -> Recipe:

@@ -21,6 +21,7 @@ from rankdet.data.loading import batches_of_one_shape, padded_size
 from rankdet.data.pixels import ImageLike, to_pixels
 from rankdet.data.transforms import Placement
 from rankdet.inference.detections import Detections
+from rankdet.inference.operating_points import OperatingPoint
 from rankdet.inference.score_maps import Calibration
 from rankdet.inference.tiles import Tiles, merged
 from rankdet.structures import Batch, Candidates, Detection, Images, InputError, Source, Target
@@ -80,6 +81,8 @@ class Model:
         They are of the network's own scores.
     calibration
         What the scores of the network become; None: they stay as they are.
+    operating_point
+        Where the network detects; None: by its own settings.
     device
         Where the network is.
     precision
@@ -98,6 +101,7 @@ class Model:
     transforms: Transforms = field(default_factory=Transforms)
     thresholds: Sequence[float] | None = None
     calibration: Calibration | None = None
+    operating_point: OperatingPoint | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
@@ -227,11 +231,13 @@ class Model:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The network is in evaluation mode inside, and in the mode before again at the end."""
+        """The network is in evaluation mode and at its operating point inside, and as it was before at the end."""
+        point = self.operating_point
         was_training = self.network.training
         self.network.train(False)
         try:
-            yield
+            with nullcontext() if point is None else point.applied_to(self.network):
+                yield
         finally:
             self.network.train(was_training)
 

@@ -27,6 +27,7 @@ FOR_DETECTION: dict[str, type | tuple[type, ...]] = {
     "categories": list,
     "thresholds": (list, type(None)),
     "calibration": (dict, type(None)),
+    "operating_point": (dict, type(None)),
     "detector": dict,
 }
 """What detection needs of a checkpoint."""
@@ -161,7 +162,8 @@ def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | 
     for name in ("samples", "shift"):
         state.setdefault(name, 0)
     state.setdefault("stream", [])
-    state.setdefault("calibration", None)  # a training has none: `rankdet calibrate` adds it
+    for name in ("calibration", "operating_point"):  # which no training writes: they are added when it is done
+        state.setdefault(name, None)
     if needed is not None:
         _check_entries(state, needed, path)
     return state
