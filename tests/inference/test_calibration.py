@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from rankdet.coco import Results, read_ground_truth
 from rankdet.inference.calibration import errors, fit, halves
 from rankdet.inference.evaluation import store_thresholds
 from rankdet.inference.loading import load
+from rankdet.inference.model import Origin
 from rankdet.metrics.calibration import Outcomes
 from rankdet.recipes import load_recipe
 from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -199,6 +201,28 @@ def test_thresholds_of_calibrated_scores_are_not_stored_as_those_of_the_network(
     unknown = rankdet.Model(torch.nn.Identity(), [(1, "a")], calibration=None)
     assert all(math.isnan(value) or 0 < value < 1 for value in result.model.drawing_thresholds())
     assert unknown.drawing_thresholds() == [0.5]
+
+
+def test_where_nothing_can_be_stored_nothing_is_computed(annotations: Path, shapes_folder: Path, untrained: Path):
+    model = replace(load(untrained), network=torch.nn.Identity(), origin=None)
+    with pytest.raises(InputError, match="the model has no recipe"):
+        rankdet.calibrate(model, annotations)
+    with pytest.raises(InputError, match="the model has no checkpoint to store a calibration in"):
+        rankdet.calibrate(replace(model, origin=Origin(load(untrained).origin.recipe)), annotations)
+
+
+def test_of_one_image_nothing_is_held_out_and_maps_are_found(
+    checkpoint: Path, annotations: Path, shapes_folder: Path, tmp_path: Path
+):
+    truth = json.loads(annotations.read_text())
+    truth["images"] = truth["images"][:1]
+    truth["annotations"] = [record for record in truth["annotations"] if record["image_id"] == truth["images"][0]["id"]]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    result = rankdet.calibrate(checkpoint, tmp_path / "truth.json", images=shapes_folder / "images" / "val")
+    assert math.isnan(result.before.LaECE0)
+    assert math.isnan(result.after.D_ECE)
+    assert result.after.detections == 0
+    assert sum(row["detections"] for row in result.per_class.values()) > 0
 
 
 def test_the_page_is_followed(

@@ -102,6 +102,22 @@ def test_each_point_is_measured_as_an_evaluation_with_its_settings_does(checkpoi
     assert checkpoint.read_bytes() == before
 
 
+def test_an_image_that_cannot_be_read_is_told_and_has_no_detections(
+    checkpoint: Path, shapes_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = Path(shutil.copytree(shapes_folder, tmp_path / "data"))
+    broken, *others = sorted((folder / "images" / "val").iterdir())
+    broken.write_bytes(b"no image")
+    found = rankdet.sweep(checkpoint, folder, score_thresholds=[], nms_ious=[0.5], store=False)
+    assert "an image cannot be read and counts as one without detections" in capsys.readouterr().err
+    counts = [len(each) for each in load(checkpoint).detect(others)]
+    assert found.points[0].detections == pytest.approx(sum(counts) / len(counts))
+    for image in others:
+        image.write_bytes(b"no image")
+    with pytest.raises(InputError, match="can be read"):
+        rankdet.sweep(checkpoint, folder, score_thresholds=[], nms_ious=[0.5], store=False)
+
+
 def test_a_stored_point_is_where_all_others_detect(
     checkpoint: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):

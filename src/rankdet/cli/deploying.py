@@ -44,7 +44,7 @@ def calibrate(
     detect --calibrated` and `rankdet evaluate --calibrated` use them. The errors that are printed are those of each
     half of the images, with what was found on the other half.
     """
-    from rankdet.inference.calibration import FEW, calibrate_on_folder, store_calibration
+    from rankdet.inference.calibration import FEW, calibrate_on_folder
     from rankdet.inference.loading import load
     from rankdet.runs.processes import joined_world
     from rankdet.structures import counted
@@ -54,7 +54,7 @@ def calibrate(
         with world.together():
             model = load(checkpoint, world.device, trust=trust, operating_point=operating_point)
             tell_operating_point(model)
-        found = calibrate_on_folder(model, where, split, images, method, target, world)
+        found = calibrate_on_folder(model, where, split, images, method, target, store, world)
     if found is None:
         return
     console = Console()
@@ -68,7 +68,6 @@ def calibrate(
         number = counted(len(few), "class has", "classes have")
         print(f"{number} fewer than {FEW} detections from the threshold on, and an uncertain map: {named}")
     if store:
-        store_calibration(found.model)
         print(f"stored in {found.model.origin and found.model.origin.path}")
 
 
@@ -104,7 +103,7 @@ def sweep(
     other commands use from then on.
     """
     from rankdet.inference.loading import load
-    from rankdet.inference.sweep import SCORE_THRESHOLDS, store_point
+    from rankdet.inference.sweep import SCORE_THRESHOLDS
     from rankdet.inference.sweep import sweep as measure
     from rankdet.runs.processes import find_device
 
@@ -122,7 +121,7 @@ def sweep(
         score_thresholds=tried,
         nms_ious=ious,
         batch_size=batch_size,
-        store=False,
+        store=store,
     )
     columns = ["threshold", "NMS", "AP", "oLRP", "images/s", "detections"]
     rows = []
@@ -137,7 +136,6 @@ def sweep(
         f"{first.point}: AP {first.AP:.4f} and {first.images_per_second:.1f} images/s"
     )
     if store:
-        store_point(found.model)
         print(f"stored in {model.origin and model.origin.path}")
 
 

@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rankdet.coco import GroundTruth, Results
+from rankdet.coco import GroundTruth, Results, grouped
 from rankdet.data.preparation import measured
 from rankdet.inference.evaluation import dataset_for, detect_all, recipe_of_model
-from rankdet.inference.loading import add_to_checkpoint, load
+from rankdet.inference.loading import add_to_checkpoint, checkpoint_to_write, load
 from rankdet.inference.model import Model
 from rankdet.inference.score_maps import Calibration, Method, Target
 from rankdet.metrics.calibration import CalibrationErrors, Outcomes
 from rankdet.runs.processes import World
 from rankdet.structures import InputError
 
+CALIBRATION = "a calibration"
+"""What messages call what is stored."""
 FEW = 50
 """Detections of a class from the threshold on, below which its map is said to be uncertain."""
 
@@ -111,11 +113,9 @@ def calibrate(
     if not isinstance(model, Model):
         model = load(model)
     where = None if images is None else Path(images)
-    result = calibrate_on_folder(model, Path(data), split, where, method, target)
+    result = calibrate_on_folder(model, Path(data), split, where, method, target, store)
     if result is None:
         raise RuntimeError("this process is the main one")
-    if store:
-        store_calibration(result.model)
     return result
 
 
@@ -126,22 +126,32 @@ def calibrate_on_folder(
     images: Path | None,
     method: Method,
     target: Target,
+    store: bool,
     world: World | None = None,
 ) -> Calibrated | None:
-    """Calibrate, with the processes of ``world`` that share the images, and store nothing: see `calibrate`.
+    """Calibrate, with the processes of ``world`` that share the images: see `calibrate`.
 
     All processes but the main one get None.
     """
     recipe, world = recipe_of_model(model), world or World.alone(model.device)
     model = replace(model, calibration=None)
     with world.together():
+        if store:
+            checkpoint_to_write(model, CALIBRATION)  # before anything is computed
         dataset, findings = dataset_for(model, folder, split, images)
         if world.is_main:
             said = [f"calibrated on {measured(dataset)} ({dataset.ground_truth})", *findings]
             print("\n".join(said), file=sys.stderr)
     found = detect_all(model, dataset, world, recipe.evaluation.batch_size, recipe.data.workers, progress=True)
     with world.together():
-        return _calibrated(model, dataset.ground_truth, found.results, method, target) if world.is_main else None
+        if found is None:
+            return None
+        for line in grouped(found.unreadable):
+            print(line, file=sys.stderr)
+        result = _calibrated(model, dataset.ground_truth, found.results, method, target)
+        if store:
+            store_calibration(result.model)
+        return result
     return None
 
 
@@ -176,7 +186,7 @@ def store_calibration(model: Model) -> None:
     Raises InputError when the model has no checkpoint, or it cannot be written; it is untouched then.
     """
     state = None if model.calibration is None else model.calibration.state()
-    add_to_checkpoint(model, {"calibration": state, "thresholds": model.thresholds}, "a calibration")
+    add_to_checkpoint(model, {"calibration": state, "thresholds": model.thresholds}, CALIBRATION)
 
 
 def _calibrated(model: Model, truth: GroundTruth, results: Results, method: Method, target: Target) -> Calibrated:

@@ -157,31 +157,31 @@ def evaluate_model(
     shows a bar on a terminal.
     """
     world = world or World.alone(model.device)
-    gathered = detect_all(model, dataset, world, batch_size, workers, progress)
+    found = detect_all(model, dataset, world, batch_size, workers, progress)
     with world.together():  # where measuring fails, no process is left waiting
-        return _measured(model, dataset, gathered) if world.is_main else None
+        return None if found is None else _measured(model, dataset, found)
     return None
 
 
 class Found(NamedTuple):
-    """What a model has found in the images of a data set, and why it could not read some.
+    """What a model has found in the images of a data set.
 
     results
         Detections in the files' own coordinates and ids.
     unreadable
-        A reason for each image that cannot be read.
+        A warning for each image that cannot be read.
     """
 
     results: Results
-    unreadable: list[str]
+    unreadable: list[Finding]
 
 
 def detect_all(
     model: Model, dataset: CocoDataset, world: World, batch_size: int, workers: int, progress: bool = False
-) -> Found:
-    """Detect in all images of a data set, on all processes, each of which gets what all have found.
+) -> Found | None:
+    """Detect in all images of a data set, and measure nothing; arguments are those of `evaluate_model`.
 
-    Arguments are those of `evaluate_model`. Raises InputError when no image can be read, and leaves no process waiting.
+    All processes but the main one get None. Raises InputError when no image can be read, and leaves no process waiting.
     """
     own: list[Results] = []
     reasons: list[str] = []
@@ -195,18 +195,29 @@ def detect_all(
             for source, detection in zip(batch.sources, model.detect_batch(batch), strict=True):
                 own.append(Results.of_image(source, detection, dataset.category_ids))
     gathered = world.gather((Results.joined(own), reasons))
-    unreadable = [reason for _, reasons in gathered for reason in reasons]
-    if len(unreadable) == len(dataset):
-        raise InputError(f"none of {len(dataset)} images of {dataset.images} can be read: {unreadable[0]}")
+    with world.together():
+        return _joined(dataset, gathered) if world.is_main else None
+    return None
+
+
+def unreadable_images(dataset: CocoDataset, reasons: Sequence[str]) -> list[Finding]:
+    """A warning for each image that cannot be read; raises InputError where that is all of them."""
+    if len(reasons) == len(dataset):
+        raise InputError(f"none of {len(dataset)} images of {dataset.images} can be read: {reasons[0]}")
+    problem = "an image cannot be read and counts as one without detections"
+    return [Finding("warning", str(dataset.ground_truth), "", problem, reason) for reason in reasons]
+
+
+def _joined(dataset: CocoDataset, gathered: Sequence[tuple[Results, list[str]]]) -> Found:
+    """What all processes have found."""
+    unreadable = unreadable_images(dataset, [reason for _, reasons in gathered for reason in reasons])
     return Found(Results.joined(results for results, _ in gathered), unreadable)
 
 
 def _measured(model: Model, dataset: CocoDataset, gathered: Found) -> Evaluation:
     """The evaluation of what has been found."""
     truth, cap = dataset.ground_truth, model.max_detections
-    found, reasons = gathered
-    problem = "an image cannot be read and counts as one without detections"
-    unreadable = [Finding("warning", str(truth), "", problem, reason) for reason in reasons]
+    found, unreadable = gathered
     if not len(truth.labels):
         said = Finding("warning", str(truth), "", "has no objects: detections are written, and nothing is measured")
         return Evaluation(

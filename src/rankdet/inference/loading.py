@@ -88,17 +88,23 @@ def load(
     return replace(model, thresholds=state["thresholds"], calibration=calibration, operating_point=point)
 
 
-def add_to_checkpoint(model: Model, entries: Mapping[str, Any], what: str) -> None:
-    """Give the checkpoint of a model some entries in one step; ``what`` names them in messages.
-
-    Raises InputError when the model has no checkpoint, or it cannot be written; it is untouched then.
-    """
+def checkpoint_to_write(model: Model, what: str) -> Path:
+    """The checkpoint of a model; raises InputError, with ``what`` is to be stored, when there is none to write to."""
     path = None if model.origin is None else model.origin.path
     if path is None:
         raise InputError(f"the model has no checkpoint to store {what} in")
     # The file could be replaced in its folder all the same, but that is not what its owner said.
     if not os.access(path, os.W_OK):
-        raise InputError(f"{path} is read-only")
+        raise InputError(f"{path} is read-only: {what} cannot be stored in it")
+    return path
+
+
+def add_to_checkpoint(model: Model, entries: Mapping[str, Any], what: str) -> None:
+    """Give the checkpoint of a model some entries in one step; ``what`` names them in messages.
+
+    Raises InputError when the model has no checkpoint, or it cannot be written; it is untouched then.
+    """
+    path = checkpoint_to_write(model, what)
     save_checkpoint(path, load_checkpoint(path) | dict(entries))
 
 

@@ -13,12 +13,12 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-from rankdet.coco import Results
+from rankdet.coco import Results, grouped
 from rankdet.data.loading import build_test_loader
 from rankdet.data.preparation import measured
 from rankdet.data.progress import with_bar
-from rankdet.inference.evaluation import dataset_for, recipe_of_model
-from rankdet.inference.loading import add_to_checkpoint, load
+from rankdet.inference.evaluation import dataset_for, recipe_of_model, unreadable_images
+from rankdet.inference.loading import add_to_checkpoint, checkpoint_to_write, load
 from rankdet.inference.model import Model
 from rankdet.inference.operating_points import OperatingPoint
 from rankdet.metrics import evaluate
@@ -28,6 +28,8 @@ SCORE_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """What is tried, as far as it is above the network's own threshold."""
 STEP_OF_NMS = 0.1
 """How far the IoU thresholds that are tried lie below and above the network's own."""
+POINT = "an operating point"
+"""What messages call what is stored."""
 LOSS_OF_AP = 0.0005
 """AP that a faster operating point may cost."""
 
@@ -122,6 +124,8 @@ def sweep(
     if not isinstance(model, Model):
         model = load(model, operating_point=False)
     model = replace(model, operating_point=None, calibration=None)
+    if store:
+        checkpoint_to_write(model, POINT)  # before anything is computed
     points = points_to_try(OperatingPoint.of(model.network), score_thresholds, nms_ious)
     recipe = recipe_of_model(model)
     dataset, findings = dataset_for(model, Path(data), split, None if images is None else Path(images))
@@ -132,7 +136,9 @@ def sweep(
     dataset.check_readable()
     found: list[list[Results]] = [[] for _ in points]
     seconds, number = [0.0] * len(points), 0
+    reasons: list[str] = []
     for batch in with_bar(build_test_loader(dataset, batch_size, recipe.data.workers), "Measuring"):
+        reasons += batch.skipped
         if not len(batch.images):
             continue
         for is_warm in (False, True) if number == 0 else (True,):
@@ -150,8 +156,8 @@ def sweep(
                         for source, each in pairs
                     ]
         number += len(batch.images)
-    if not number:
-        raise InputError(f"none of {len(dataset)} images of {dataset.images} can be read")
+    for line in grouped(unreadable_images(dataset, reasons)):
+        print(line, file=sys.stderr)
     rows = []
     for point, results, time_of_point in zip(points, map(Results.joined, found), seconds, strict=True):
         metrics = evaluate(truth, results, max_detections=model.max_detections)
@@ -204,4 +210,4 @@ def store_point(model: Model) -> None:
     Raises InputError when the model has no checkpoint, or it cannot be written; it is untouched then.
     """
     state = None if model.operating_point is None else model.operating_point.state()
-    add_to_checkpoint(model, {"operating_point": state}, "an operating point")
+    add_to_checkpoint(model, {"operating_point": state}, POINT)
