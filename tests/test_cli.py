@@ -63,6 +63,7 @@ def test_help_version_and_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         "report",
         "calibrate",
         "sweep",
+        "export",
         "doctor",
         "look",
         "list",

@@ -21,7 +21,7 @@ TENSORS = BASE | {"backbones", "heads", "label_assignment"}
 EXTRA = {"extras"}
 """What the packages import that need the extra ``train``."""
 ALLOWED = {
-    "__init__": {"extras", "inference", "recipes", "structures", "training"},
+    "__init__": {"exporting", "extras", "inference", "recipes", "structures", "training"},
     "extras": set(),
     "ranges": set(),
     "structures": set(),
@@ -38,6 +38,7 @@ ALLOWED = {
     "recipes": TENSORS | EXTRA | {"coco", "data", "detectors", "losses", "metrics"},
     "runs": {"structures"},
     "inference": TENSORS | EXTRA | {"coco", "data", "detectors", "losses", "metrics", "recipes", "report", "runs"},
+    "exporting": TENSORS | EXTRA | {"data", "detectors", "inference"},
     "training": TENSORS | EXTRA | {"coco", "data", "inference", "losses", "recipes", "runs"},
     "look": TENSORS | EXTRA | {"coco", "data", "recipes", "report", "runs"},
     "review": BASE | EXTRA | {"coco", "data", "metrics", "recipes", "report", "runs"},
@@ -46,7 +47,7 @@ ALLOWED = {
     "reproduce": EXTRA | {"data", "recipes", "report", "runs", "structures", "training"},
     "cli": TENSORS
     | EXTRA
-    | {"coco", "data", "demo", "importing", "inference", "look", "metrics", "review"}
+    | {"coco", "data", "demo", "exporting", "importing", "inference", "look", "metrics", "review"}
     | {"recipes", "report", "reproduce", "runs", "training"},
     "__main__": {"cli", "extras"},
 }
@@ -61,6 +62,7 @@ OUTSIDE = {
     "backbones": {"safetensors", "timm", "torch", "torchvision"},
     "coco": {"hotcoco", "numpy"},
     "metrics": {"hotcoco", "numpy", "torch"},
+    "exporting": {"torch", "torchvision"},
     "data": {"PIL", "numpy", "rich", "torch", "torchvision", "yaml"},
     "report": {"jinja2", "markupsafe", "matplotlib", "numpy", "torch"},
     "review": {"markupsafe", "numpy"},

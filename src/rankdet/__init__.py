@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rankdet.exporting.writing import export
     from rankdet.inference.calibration import calibrate
     from rankdet.inference.detections import Detections
     from rankdet.inference.evaluation import evaluate
@@ -33,6 +34,7 @@ _MODULES = {
     "TrainedRun": "rankdet.training.running",
     "calibrate": "rankdet.inference.calibration",
     "evaluate": "rankdet.inference.evaluation",
+    "export": "rankdet.exporting.writing",
     "load": "rankdet.inference.loading",
     "load_recipe": "rankdet.recipes",
     "sweep": "rankdet.inference.sweep",
@@ -52,6 +54,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "evaluate",
+    "export",
     "load",
     "load_recipe",
     "sweep",

@@ -90,6 +90,23 @@ class FoldedConv2d(nn.Module):
         places = images * (height // self.stride[0]) * (width // self.stride[1])
         return self.norms[0].follow(convolve, self.weight, self.bias, places)
 
+    @torch.no_grad()
+    def merged(self) -> nn.Conv2d:
+        """Return an ordinary convolution that computes the same, for detection."""
+        plain = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,  # type: ignore[arg-type]
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.dilation,  # type: ignore[arg-type]
+            self.groups,
+            device="meta",
+        )
+        weight, bias = self.norms[0].fold(self.weight, self.bias)
+        plain.weight, plain.bias = nn.Parameter(weight), nn.Parameter(bias)
+        return plain.requires_grad_(False)
+
 
 def fold_batch_norm(network: nn.Module, maps: Sequence[Tensor]) -> None:
     """Fold each normalization of a network, in place, into a convolution whose output only it reads.

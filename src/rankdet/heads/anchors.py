@@ -104,7 +104,7 @@ class AnchorGenerator:
 
     def anchors(self, map_sizes: MapSizes, device: torch.device) -> Tensor:
         """Return anchors (M, 4) xyxy in pixels: by level, row, column, ratio, scale; cached, so read-only."""
-        return self._anchors.get((map_sizes, device), lambda: self._make_anchors(map_sizes, device))
+        return self._anchors.get((map_sizes, device), lambda: self.make_anchors(map_sizes, device))
 
     def valid(self, map_sizes: MapSizes, image_size: tuple[int, int], device: torch.device) -> Tensor | None:
         """Return which anchors are valid, (M,) bool: False in the padding of the batch. None: all of them.
@@ -121,7 +121,8 @@ class AnchorGenerator:
             return None
         return self._valid.get((map_sizes, limits, device), lambda: self._make_valid(map_sizes, limits, device))
 
-    def _make_anchors(self, map_sizes: MapSizes, device: torch.device) -> Tensor:
+    def make_anchors(self, map_sizes: MapSizes, device: torch.device) -> Tensor:
+        """Return a new tensor of the anchors (M, 4); sizes may be numbers of a graph."""
         levels = []
         for stride, (height, width) in zip(self.strides, map_sizes, strict=True):
             shapes = [
@@ -187,7 +188,7 @@ class CenteredAnchors:
         The canvas is (height, width) in pixels.
         """
         key = (map_sizes, canvas, device)
-        return self._anchors.get(key, lambda: self._make_anchors(*key))
+        return self._anchors.get(key, lambda: self.make_anchors(*key))
 
     def valid(self, anchors: Tensor, canvas: tuple[int, int], image_size: tuple[int, int]) -> Tensor | None:
         """Return which anchors (M, 4) have their center in the image (height, width), (M,) bool; None: all of them."""
@@ -196,7 +197,8 @@ class CenteredAnchors:
         x, y = ((anchors[:, :2] + anchors[:, 2:]) / 2).unbind(dim=1)
         return (x < image_size[1]) & (y < image_size[0])
 
-    def _make_anchors(self, map_sizes: MapSizes, canvas: tuple[int, int], device: torch.device) -> Tensor:
+    def make_anchors(self, map_sizes: MapSizes, canvas: tuple[int, int], device: torch.device) -> Tensor:
+        """Return a new tensor of the anchors (M, 4); sizes may be numbers of a graph."""
         levels = []
         for side, (height, width) in zip(self.sides, map_sizes, strict=True):
             shapes = [(side / math.sqrt(ratio), side * math.sqrt(ratio)) for ratio in self.ratios]

@@ -252,4 +252,4 @@ def by_anchor(maps: Sequence[Tensor], length: int) -> Tensor:
     They are copied once: these are the largest tensors of the detector.
     """
     cells = torch.cat([values.flatten(2).transpose(1, 2) for values in maps], dim=1)
-    return cells.view(len(cells), -1, length)
+    return cells.view(cells.shape[0], -1, length)

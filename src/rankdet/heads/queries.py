@@ -125,6 +125,6 @@ def cell_anchors(
     anchors = torch.cat(levels)[None]
     if padding is not None:
         centers, sides = anchors.split(2, dim=2)
-        anchors = torch.cat([centers / padding.ratios[..., :2], sides.expand(len(padding.ratios), -1, -1)], dim=2)
+        anchors = torch.cat([centers / padding.ratios[..., :2], sides.expand(padding.ratios.shape[0], -1, -1)], dim=2)
     is_valid = ((anchors > MARGIN) & (anchors < 1 - MARGIN)).all(dim=2)
     return anchors.clamp(MARGIN, 1 - MARGIN).logit(), is_valid

@@ -122,7 +122,7 @@ class QueryDecoder(nn.Module):
         order = scores.amax(dim=2).masked_fill(~is_valid, -torch.inf)
         best = order.topk(min(self.num_queries, order.shape[1]), dim=1).indices
         queries = _rows(cells, best)
-        selected = self.selector.boxes(queries, _rows(anchors.expand(len(queries), -1, -1), best))
+        selected = self.selector.boxes(queries, _rows(anchors.expand(queries.shape[0], -1, -1), best))
         outputs = QueryOutputs(_rows(scores, best), selected)
 
         queries, boxes, blocked, num_noised = queries.detach(), selected.detach(), None, 0

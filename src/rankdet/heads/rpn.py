@@ -84,7 +84,7 @@ class RPNHead(nn.Module):
         for features in maps:
             hidden = relu(self.convolution(features))
             logits.append(self.classifier(hidden).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self.regressor(hidden).permute(0, 2, 3, 1).reshape(len(hidden), -1, 4))
+            deltas.append(self.regressor(hidden).permute(0, 2, 3, 1).reshape(hidden.shape[0], -1, 4))
         return torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
 
 

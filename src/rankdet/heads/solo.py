@@ -327,7 +327,7 @@ def _with_coordinates(features: Tensor) -> Tensor:
     height, width = features.shape[-2:]
     x = torch.linspace(-1, 1, width, dtype=features.dtype, device=features.device).expand(height, width)
     y = torch.linspace(-1, 1, height, dtype=features.dtype, device=features.device)[:, None].expand(height, width)
-    return torch.cat([features, torch.stack([x, y]).expand(len(features), -1, -1, -1)], dim=1)
+    return torch.cat([features, torch.stack([x, y]).expand(features.shape[0], -1, -1, -1)], dim=1)
 
 
 def _resized(features: Tensor, size: tuple[int, int]) -> Tensor:

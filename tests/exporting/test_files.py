@@ -1,0 +1,152 @@
+"""Files of models: what ONNX Runtime and torch find with them, what they say of themselves, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import rankdet
+from rankdet.cli import models
+from rankdet.data import FixedSize, KeepRatio, Transforms
+from rankdet.recipes import load_recipe
+from rankdet.runs.checkpoint import save_checkpoint
+from rankdet.structures import Images, InputError
+
+from .networks import CLASSES, assert_same, model, network, two_images
+
+
+def session(path: Path):  # type: ignore[no-untyped-def]
+    """The file in ONNX Runtime; the test is skipped where the extra is missing."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def written(tmp_path: Path, *arguments: object, **options: object) -> Path:
+    pytest.importorskip("onnxscript")
+    return rankdet.export(*arguments, tmp_path / "model.onnx", **options)  # type: ignore[arg-type]
+
+
+def test_one_file_takes_images_of_any_size_and_any_number(tmp_path: Path) -> None:
+    own = model("atss_shapes")
+    runtime = session(written(tmp_path, own, size="dynamic", batch="dynamic"))
+    both = two_images()
+    alone = Images(both.pixels[1:, :, :70, :100].contiguous(), both.sizes[1:])
+    for images in (both, alone):
+        found = runtime.run(None, {"images": images.pixels.numpy(), "sizes": np.array(images.sizes)})
+        # What is no multiple of 32 is padded in the file.
+        height, width = (-(-side // 32) * 32 for side in images.pixels.shape[2:])
+        padded = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
+        padded[:, :, : images.pixels.shape[2], : images.pixels.shape[3]] = images.pixels
+        for image, expected in enumerate(own.network.detect(Images(padded, images.sizes))):
+            assert len(expected.scores) == 100
+            assert_same(expected, [part[image] for part in found])
+
+
+def test_a_file_says_what_its_user_must_know(tmp_path: Path) -> None:
+    """And masks are those of the model."""
+    own = model("mask_rcnn_shapes", Transforms(FixedSize(96, 128)))
+    runtime = session(written(tmp_path, own, batch=2))
+    assert [(given.name, given.shape) for given in runtime.get_inputs()] == [
+        ("images", [2, 3, 96, 128]),
+        ("sizes", [2, 2]),
+    ]
+    assert [output.name for output in runtime.get_outputs()] == ["boxes", "scores", "labels", "masks", "regions"]
+    said = json.loads(runtime.get_modelmeta().custom_metadata_map["rankdet"])
+    assert said["classes"] == [name for _, name in CLASSES]
+    assert said["category_ids"] == [1, 2, 5]
+    assert said["thresholds"] == [0.25, 0.5, 0.75]
+    assert said["resize"] == {"type": "FixedSize", "height": 96, "width": 128}
+    assert (said["detector"], said["recipe"], said["preprocessing"]) == ("MaskRCNN", None, False)
+    images = two_images()
+    found = runtime.run(None, {"images": images.pixels.numpy(), "sizes": np.array(images.sizes)})
+    for image, expected in enumerate(own.network.detect(images)):
+        assert_same(expected, [part[image] for part in found])
+
+
+def test_a_program_of_torch_finds_the_same(tmp_path: Path) -> None:
+    own = model("atss_shapes", Transforms(FixedSize(96, 128)))
+    path = rankdet.export(own, tmp_path / "model.pt2", format="torch", batch="dynamic")
+    files = {"rankdet.json": ""}
+    run = torch.export.load(path, extra_files=files).module()
+    assert json.loads(files["rankdet.json"])["detector"] == "ATSS"
+    images = two_images()
+    found = run(images.pixels, torch.tensor(images.sizes))
+    for image, expected in enumerate(own.network.detect(images)):
+        assert_same(expected, [part[image] for part in found])
+
+
+def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    own = model("rs_atss_shapes")
+    refused: list[tuple[dict[str, object], str]] = [
+        ({"batch": 0}, "batch=0 must be at least 1"),
+        ({"size": (0, 64)}, r"size=\(0, 64\) must be at least 1"),
+        ({"preprocessing": True, "batch": 2}, "takes one image"),
+        ({"preprocessing": True, "size": "dynamic"}, "has a size of its own"),
+    ]
+    for options, message in refused:
+        with pytest.raises(InputError, match=message):
+            rankdet.export(own, tmp_path / "model.pt2", format="torch", **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is no folder"):
+        rankdet.export(own, tmp_path / "nowhere" / "model.pt2", format="torch")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_exports_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, own = load_recipe("rs_atss_shapes"), model("rs_atss_shapes")
+    save_checkpoint(
+        tmp_path / "trained.pt",
+        {
+            "detector": own.network.state_dict(),
+            "recipe": recipe.model_dump(mode="json"),
+            "categories": CLASSES,
+            "thresholds": [0.5] * 3,
+        },
+    )
+    with pytest.raises(InputError, match="give height and width as in 480x640"):
+        models.export(tmp_path / "trained.pt", size="480")
+    with pytest.raises(InputError, match="give a number, or dynamic"):
+        models.export(tmp_path / "trained.pt", batch="two")
+    models.export(tmp_path / "trained.pt", tmp_path / "model.pt2", "torch", "64x96")
+    assert capsys.readouterr().out == f"written: {tmp_path / 'model.pt2'}\n"
+    files = {"rankdet.json": ""}
+    run = torch.export.load(tmp_path / "model.pt2", extra_files=files).module()
+    assert json.loads(files["rankdet.json"])["recipe"] == "rs_atss_shapes"
+    pixels = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
+    assert_same(
+        own.network.detect(Images(pixels, ((64, 96),)))[0], [part[0] for part in run(pixels, torch.tensor([[64, 96]]))]
+    )
+
+
+@pytest.mark.slow
+def test_a_file_with_preprocessing_takes_photographs(tmp_path: Path) -> None:
+    own = model("rs_atss_shapes", Transforms(KeepRatio(128, (96,))))
+    runtime = session(written(tmp_path, own, size=(96, 128), preprocessing=True))
+    torch.manual_seed(2)
+    for size in ((192, 256), (60, 80), (150, 200)):
+        soft = torch.nn.functional.interpolate(torch.rand(1, 3, 9, 12) * 255, size=size, mode="bilinear")
+        pixels = np.ascontiguousarray(soft[0].byte().permute(1, 2, 0).numpy())
+        found = runtime.run(None, {"image": pixels})
+        expected = own.detect(Image.fromarray(pixels))
+        assert len(expected) == 100
+        # Pixels may differ by one from those of torch, whose weights are rounded.
+        assert np.abs(found[1][0] - expected.scores.numpy()).max() < 1e-2
+        assert np.abs(np.sort(found[0][0], axis=0) - np.sort(expected.boxes.numpy(), axis=0)).mean() < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe",
+    ["paa_shapes", "rs_faster_rcnn_shapes", "cascade_rcnn_shapes", "yolact_shapes", "solov2_shapes", "detr_shapes"],
+)
+def test_every_detector_finds_the_same_in_onnx_runtime(recipe: str, tmp_path: Path) -> None:
+    own = rankdet.Model(network(recipe, 3 if "yolact" in recipe else 30), CLASSES)
+    runtime = session(written(tmp_path, own, size="dynamic", batch="dynamic"))
+    images = two_images()
+    found = runtime.run(None, {"images": images.pixels.numpy(), "sizes": np.array(images.sizes)})
+    for image, expected in enumerate(own.network.detect(images)):
+        assert_same(expected, [part[image] for part in found])

@@ -1,0 +1,150 @@
+"""What is written to files finds, in fixed shapes, what `detect` finds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from rankdet.backbones import TimmBackbone
+from rankdet.data import FixedSize, KeepRatio
+from rankdet.data.transforms import Placement
+from rankdet.exporting.fixed import FixedImages, not_suppressed
+from rankdet.exporting.graph import Graph
+from rankdet.exporting.preparation import Prepared, resized
+from rankdet.structures import InputError
+
+from .networks import SIZES, assert_same, model, network, two_images
+
+DETECTORS = [
+    "atss_shapes",
+    "rs_atss_shapes",
+    "paa_shapes",
+    "faster_rcnn_shapes",
+    "rs_faster_rcnn_shapes",
+    "cascade_rcnn_shapes",
+    "mask_rcnn_shapes",
+    "yolact_shapes",
+    "rs_yolact_shapes",
+    "solov2_shapes",
+    "detr_shapes",
+]
+
+
+@pytest.mark.parametrize("recipe", DETECTORS)
+def test_fixed_shapes_find_what_detect_finds(recipe: str) -> None:
+    detector, images = network(recipe, 3 if "yolact" in recipe else 30), two_images()
+    with torch.no_grad():
+        found = Graph(detector)(images.pixels, torch.tensor(images.sizes))
+    for image, expected in enumerate(detector.detect(images)):
+        assert len(expected.scores) > 50
+        assert_same(expected, [part[image] for part in found], pixels=1e-3)
+
+
+@pytest.mark.parametrize("recipe", ["atss_shapes", "mask_rcnn_shapes", "yolact_shapes", "solov2_shapes"])
+def test_an_image_without_detections_has_rows_of_zeros(recipe: str) -> None:
+    detector = network(recipe, 0.0)  # every score is that of the bias
+    object.__setattr__(detector.detection, "score_threshold", 0.9)
+    images = two_images()
+    with torch.no_grad():
+        boxes, scores, labels, *_ = Graph(detector)(images.pixels, torch.tensor(images.sizes))
+    assert not detector.detect(images)[0].scores.any()
+    assert boxes.shape == (2, 100, 4)
+    assert not boxes.any()
+    assert not scores.any()
+    assert not labels.any()
+
+
+def test_folded_normalization_becomes_ordinary_convolutions() -> None:
+    backbone = TimmBackbone("resnet18", (2, 3)).eval()
+    images = two_images()
+    maps = backbone(images)
+    exported = Graph(backbone).network
+    assert {type(module) for module in exported.modules() if "Conv" in type(module).__name__} == {nn.Conv2d}
+    for before, after in zip(maps, exported(FixedImages(images.pixels, torch.tensor(SIZES))), strict=True):
+        torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4)
+
+
+def test_only_boxes_of_an_image_and_group_suppress_each_other() -> None:
+    box, far = [0.0, 0.0, 10.0, 10.0], [40.0, 40.0, 50.0, 50.0]
+    boxes = torch.tensor([[box, box, box, far, box]] * 9)
+    scores = torch.tensor([[0.5, 0.9, 0.4, 0.3, 0.8]] * 9)
+    groups = torch.tensor([[0, 0, 6, 0, 6]] * 9)
+    alive = torch.tensor([[True, True, True, True, False]] * 9)
+    images = FixedImages(torch.zeros(9, 3, 64, 64), torch.tensor([[64, 64]] * 9))
+    kept = not_suppressed(boxes, scores, groups, alive, images, num_groups=7, iou=0.5)
+    assert kept.tolist() == [[False, True, True, True, False]] * 9
+
+
+class Suppression(nn.Module):
+    def forward(self, boxes: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+        images = FixedImages(torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]))
+        groups = torch.zeros_like(alive, dtype=torch.int64)
+        return not_suppressed(boxes, boxes.sum(dim=2), groups, alive, images, num_groups=1, iou=0.5)
+
+
+@pytest.mark.filterwarnings("ignore:`create_unbacked_symint`")
+def test_exported_suppression_takes_images_of_which_no_box_remains() -> None:
+    """That of torchvision takes it for granted that two boxes or more do."""
+    boxes = torch.tensor([[[0.0, 0.0, 4.0, 4.0], [9.0, 9.0, 12.0, 12.0], [0.0, 0.0, 4.0, 5.0]]])
+    run = torch.export.export(Suppression(), (boxes, torch.ones(1, 3, dtype=torch.bool)), strict=False).module()
+    assert run(boxes, torch.tensor([[True, True, True]])).tolist() == [[False, True, True]]
+    assert run(boxes, torch.tensor([[True, False, True]])).tolist() == [[False, False, True]]
+    assert run(boxes, torch.zeros(1, 3, dtype=torch.bool)).tolist() == [[False, False, False]]
+
+
+@pytest.mark.parametrize(("before", "after"), [((48, 64), (48, 64)), ((97, 61), (40, 25)), ((30, 41), (64, 90))])
+def test_images_are_resized_in_the_graph_as_before_detection(before: tuple[int, int], after: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (3, *before), dtype=torch.uint8)
+    expected = Placement(before, after).image(pixels)
+    sizes = (torch.tensor(size, dtype=torch.float64) for size in (before, after))
+    found = resized(pixels.permute(1, 2, 0), *sizes, (100, 96))[0]
+    assert found.shape == (3, 100, 96)
+    assert not found[:, after[0] :].any()
+    assert not found[:, :, after[1] :].any()
+    difference = (found[:, : after[0], : after[1]] - expected).abs()
+    assert difference.max() <= 1  # torch's weights are rounded
+    assert difference.mean() < 0.02
+
+
+@pytest.mark.parametrize("size", [(192, 256), (60, 80), (150, 120)])
+def test_one_photograph_is_prepared_as_before_detection(size: tuple[int, int]) -> None:
+    torch.manual_seed(2)
+    soft = nn.functional.interpolate(torch.rand(1, 3, 9, 12) * 255, size=size, mode="bilinear")[0].byte()
+    own = model("rs_atss_shapes")
+    assert own.transforms.resize is not None
+    height, width = own.padded_size(size)
+    found = Prepared(Graph(own.network), own.transforms.resize, (height, width))(soft.permute(1, 2, 0))
+    expected = own.detect(soft)
+    assert len(expected) == 100
+    # Pixels may differ by one from those of torch, whose weights are rounded.
+    assert (found[1][0] - expected.scores).abs().max() < 1e-2
+    assert (found[0][0].sort(dim=0).values - expected.boxes.sort(dim=0).values).abs().mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("resize", "before", "expected"),
+    [
+        (KeepRatio(1333, (640, 800)), (480, 640), (800, 1067)),
+        (KeepRatio(1333, (800,), test_short=600), (480, 640), (600, 800)),
+        (KeepRatio(1333, (800,)), (1000, 200), (1333, 267)),
+        (FixedSize(300, 500), (480, 640), (300, 500)),
+        (None, (480, 640), (480, 640)),
+    ],
+)
+def test_the_new_size_is_that_of_detection(
+    resize: KeepRatio | FixedSize | None, before: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    prepared = Prepared(Graph(nn.Identity()), resize, (1344, 1344))
+    assert tuple(prepared.new_size(torch.tensor(before, dtype=torch.float64)).tolist()) == expected
+
+
+def test_an_image_larger_than_the_canvas_keeps_its_ratio() -> None:
+    prepared = Prepared(Graph(nn.Identity()), KeepRatio(1333, (800,)), (400, 400))
+    assert prepared.new_size(torch.tensor([480, 640], dtype=torch.float64)).tolist() == [300, 400]
+
+
+def test_a_network_that_is_no_detector_of_ours_is_refused() -> None:
+    with pytest.raises(InputError, match="Linear cannot be exported"):
+        Graph(nn.Linear(1, 1))(torch.zeros(1, 3, 32, 32), torch.tensor([[32, 32]]))
