@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from PIL import Image
 
 import rankdet
-from rankdet.cli import models
+from rankdet.cli import deploying
 from rankdet.data import FixedSize, KeepRatio, Transforms
+from rankdet.inference.operating_points import OperatingPoint
+from rankdet.inference.score_maps import Calibration, Unchanged
 from rankdet.recipes import load_recipe
 from rankdet.runs.checkpoint import save_checkpoint
 from rankdet.structures import Images, InputError
@@ -68,15 +71,18 @@ def test_a_file_says_what_its_user_must_know(tmp_path: Path) -> None:
         assert_same(expected, [part[image] for part in found])
 
 
-def test_a_program_of_torch_finds_the_same(tmp_path: Path) -> None:
-    own = model("atss_shapes", Transforms(FixedSize(96, 128)))
+def test_a_program_of_torch_finds_the_same_at_the_operating_point(tmp_path: Path) -> None:
+    own = replace(model("atss_shapes", Transforms(FixedSize(96, 128))), operating_point=OperatingPoint(0.3, 0.4))
     path = rankdet.export(own, tmp_path / "model.pt2", format="torch", batch="dynamic")
     files = {"rankdet.json": ""}
     run = torch.export.load(path, extra_files=files).module()
     assert json.loads(files["rankdet.json"])["detector"] == "ATSS"
     images = two_images()
     found = run(images.pixels, torch.tensor(images.sizes))
-    for image, expected in enumerate(own.network.detect(images)):
+    with own.evaluating():
+        everything = own.network.detect(images)
+    for image, expected in enumerate(everything):
+        assert len(expected.scores) < 100
         assert_same(expected, [part[image] for part in found])
 
 
@@ -88,6 +94,10 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"preprocessing": True, "batch": 2}, "takes one image"),
         ({"preprocessing": True, "size": "dynamic"}, "has a size of its own"),
     ]
+    with pytest.raises(InputError, match="not calibrated ones"):
+        rankdet.export(
+            replace(own, calibration=Calibration((Unchanged(),) * 3, "iou")), tmp_path / "model.pt2", format="torch"
+        )
     for options, message in refused:
         with pytest.raises(InputError, match=message):
             rankdet.export(own, tmp_path / "model.pt2", format="torch", **options)  # type: ignore[arg-type]
@@ -108,10 +118,10 @@ def test_the_command_exports_a_checkpoint(tmp_path: Path, capsys: pytest.Capture
         },
     )
     with pytest.raises(InputError, match="give height and width as in 480x640"):
-        models.export(tmp_path / "trained.pt", size="480")
+        deploying.export(tmp_path / "trained.pt", size="480")
     with pytest.raises(InputError, match="give a number, or dynamic"):
-        models.export(tmp_path / "trained.pt", batch="two")
-    models.export(tmp_path / "trained.pt", tmp_path / "model.pt2", "torch", "64x96")
+        deploying.export(tmp_path / "trained.pt", batch="two")
+    deploying.export(tmp_path / "trained.pt", tmp_path / "model.pt2", "torch", "64x96")
     assert capsys.readouterr().out == f"written: {tmp_path / 'model.pt2'}\n"
     files = {"rankdet.json": ""}
     run = torch.export.load(tmp_path / "model.pt2", extra_files=files).module()

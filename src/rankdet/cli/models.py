@@ -323,49 +323,6 @@ def detect(
             raise typer.Exit(1)
 
 
-def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run folder.")],
-    out: Annotated[Path | None, typer.Option(help="The file; model.onnx or model.pt2 by default.")] = None,
-    format: Annotated[
-        Literal["onnx", "torch"], typer.Option(help="ONNX, or a program that torch and torchvision load.")
-    ] = "onnx",
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HxW|dynamic",
-            help="Height and width of the images, as in 480x640, or any; by default those of the recipe.",
-        ),
-    ] = None,
-    batch: Annotated[str, typer.Option(metavar="N|dynamic", help="Images at a time, or any number.")] = "1",
-    preprocessing: Annotated[
-        bool, typer.Option("--preprocessing", help="The file resizes, too: it takes one image of any size.")
-    ] = False,
-    trust: Trust = False,
-) -> None:
-    """Write a detector as one file that runs without rankdet.
-
-    The network, the decoding of boxes and non-maximum suppression are in it.
-    """
-    from rankdet.exporting.writing import export as write
-    from rankdet.structures import InputError
-
-    sides = None if size in (None, "dynamic") else size.split("x")
-    if sides is not None and not (len(sides) == 2 and all(side.isdecimal() for side in sides)):
-        raise InputError(f"--size {size}: give height and width as in 480x640, or dynamic")
-    if batch != "dynamic" and not batch.isdecimal():
-        raise InputError(f"--batch {batch}: give a number, or dynamic")
-    written = write(
-        checkpoint,
-        out or Path("model.onnx" if format == "onnx" else "model.pt2"),
-        format=format,
-        size=None if size is None else "dynamic" if sides is None else (int(sides[0]), int(sides[1])),
-        batch="dynamic" if batch == "dynamic" else int(batch),
-        preprocessing=preprocessing,
-        trust=trust,
-    )
-    print(f"written: {written}")
-
-
 def import_foreign(
     checkpoint: Annotated[Path, typer.Argument(help="A file of mmdetection or torchvision.")],
     out: Annotated[Path, typer.Option(help="The checkpoint to write.")],

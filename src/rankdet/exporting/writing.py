@@ -49,7 +49,7 @@ def export(
     corner of its canvas; and ``sizes`` (B, 2), int64, height and width of each image there. Outputs are ``boxes``
     (B, D, 4), xyxy in pixels of the canvas, ``scores`` (B, D) and ``labels`` (B, D), best score first. Rows of score 0
     are none. Detectors of masks also have ``masks`` (B, D, h, w), scores of small grids, and ``regions`` (B, D, 4), the
-    rectangle that each grid covers. Arithmetic is float32.
+    rectangle that each grid covers. Arithmetic is float32, and the model detects at its operating point.
 
     Parameters
     ----------
@@ -79,7 +79,8 @@ def export(
     Raises
     ------
     InputError
-        When the checkpoint cannot be loaded, its network is no detector of rankdet, or the options do not fit.
+        When the checkpoint cannot be loaded, its network is no detector of rankdet, its scores are calibrated, or the
+        options do not fit.
     ImportError
         When the packages of the extra ``export`` are missing.
 
@@ -124,7 +125,10 @@ def traced(
     model: Model, size: Size | None, batch: int | Literal["dynamic"], preprocessing: bool
 ) -> tuple[ExportedProgram, list[str]]:
     """Return the graph of a model with the names of its inputs; see :func:`export`."""
-    graph, resize = Graph(model.network), model.transforms.resize
+    if model.calibration is not None:
+        raise InputError("a file has the scores of the network, not calibrated ones: load the model without calibrated")
+    with model.evaluating():  # at its operating point
+        graph, resize = Graph(model.network), model.transforms.resize
     if batch != "dynamic" and batch < 1:
         raise InputError(f"{batch=} must be at least 1")
     if isinstance(size, tuple) and min(size) < 1:

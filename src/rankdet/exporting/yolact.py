@@ -22,9 +22,8 @@ def detect_with_prototypes(network: YOLACT, images: FixedImages) -> FixedDetecti
     maps = network.fpn(network.backbone(images))  # type: ignore[arg-type]
     anchors = centered_anchors(network.instances.anchors, maps, images)
     logits, deltas, coefficients = network.head(maps)
-    all_scores = network.head.scores(logits)
-    chosen = best_anchors(all_scores.amax(dim=2), anchors, network.test_per_level)
-    scores = rows_of(all_scores, chosen.rows).where(chosen.valid[..., None], 0)
+    chosen = best_anchors(network.head.scores(logits).amax(dim=2), anchors, network.test_per_level)
+    scores = network.head.scores(rows_of(logits, chosen.rows)).where(chosen.valid[..., None], 0)
     boxes = clipped(boxes_at(chosen.rows, deltas, anchors, network.instances.coder), images)
     found, rows = fast_nms(network, boxes, scores)
     of_found = rows_of(rows_of(coefficients, chosen.rows), rows)
