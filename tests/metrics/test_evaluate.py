@@ -179,6 +179,27 @@ def test_masks_equal_pycocotools_on_random_sets(seed):
         assert_same(evaluate(truth, found, "segm"), official(truth, found, "segm"))
 
 
+def plain_counts(code: dict[str, Any]) -> dict[str, Any]:
+    """Run lengths as a list of numbers, of zeros first."""
+    pixels = hotcoco.mask.decode(code).ravel(order="F")
+    borders = np.flatnonzero(np.diff(np.concatenate([[0], pixels]))) if pixels.any() else np.array([], dtype=int)
+    return code | {"counts": np.diff([0, *borders.tolist(), pixels.size]).tolist()}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_masks_of_other_tools_in_any_form_measure_as_their_run_lengths_do_by_pycocotools(seed):
+    """pycocotools itself takes text alone of detections, and polygons and lists of an annotation file."""
+    truth, found = random_set(seed, "segm")
+    expected = official(truth, found, "segm")
+    for form in (plain_counts, lambda code: [outline(hotcoco.mask.to_bbox(code).tolist())]):
+        others = [row | {"segmentation": form(row["segmentation"])} for row in found]
+        assert_same(evaluate(truth, others, "segm"), expected)
+    for row in truth["annotations"]:
+        if row["iscrowd"]:
+            row["segmentation"] = plain_counts(row["segmentation"])
+    assert_same(evaluate(truth, found, "segm"), expected)
+
+
 TRUTH = {
     "images": [{"id": 1, "height": 100, "width": 100}],
     "categories": [{"id": 1, "name": "cat"}, {"id": 4, "name": "dog"}],
