@@ -9,7 +9,8 @@ are of the processor, so that other work on the machine matters little, and medi
 
 The ratios below the table say what could be gained at most without learning something else. "no RoIAlign" is the ratio
 of the forms if RoIAlign took no time. In "floor" heads are as fast as the fastest product of matrices of this machine,
-too: how many multiplications they need follows from the number of RoIs, whatever the order of work.
+too: how many multiplications they need follows from the number of RoIs, whatever the order of work. In the last one
+these are products in bfloat16, which is something else to learn from.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,26 +90,25 @@ def calls(form: Form, batch: Batch) -> list[Call]:
 
 @dataclass(frozen=True)
 class Parts:
-    """Seconds of one form."""
+    """Seconds of one form; ``products`` are those of the heads at the rates of the fastest product of matrices."""
 
     rois: int
     iteration: float
     pooling: float
     heads: float
-    products: float
-    """Of the heads, at the rate of the fastest product of matrices."""
+    products: dict[torch.dtype, float]
 
     @property
     def rest(self) -> float:
         return self.iteration - self.pooling - self.heads
 
 
-def fastest_product(repeats: int) -> float:
-    """Multiplications per second of a product of matrices, of several shapes."""
+def fastest_product(dtype: torch.dtype) -> float:
+    """Multiplications per second of a product of matrices: the best of the shapes of a head, and of a square."""
     rates = []
-    for rows, inner, columns in ((1024, 12544, 1024), (2048, 2048, 2048), (1024, 1024, 12544)):
-        first, second = torch.randn(rows, inner), torch.randn(inner, columns)
-        for _ in range(repeats + 1):
+    for rows, inner, columns in ((1024, 12544, 1024), (1024, 1024, 12544), (2048, 2048, 2048)):
+        first, second = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
+        for _ in range(3):
             start = time.process_time()
             first @ second
             rates.append(rows * inner * columns / (time.process_time() - start))
@@ -119,30 +119,36 @@ def measure(name: str, options: argparse.Namespace) -> tuple[Parts, Parts]:
     """The standard and the RS form."""
     forms = [Form(recipe(), torch.device("cpu")) for recipe in reversed(PAIRS[name])]
     batch = make_batch(options.images, tuple(options.size))
+    found = [calls(form, batch) for form in forms]  # which warms up
     taken: list[list[float]] = [[], []]
-    for repeat in range(options.repeats + 1):
+    for _ in range(options.repeats):
         for form, seconds in zip(forms, taken, strict=True):
             start = time.process_time()
             form.step(batch)
-            seconds += [time.process_time() - start] if repeat else []
-    rate = fastest_product(options.repeats)
+            seconds.append(time.process_time() - start)
+    rates = {dtype: fastest_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
     standard, ranking = (
-        _parts(calls(form, batch), statistics.median(seconds), rate, options.repeats)
-        for form, seconds in zip(forms, taken, strict=True)
+        _parts(own, statistics.median(seconds), rates, options.repeats)
+        for own, seconds in zip(found, taken, strict=True)
     )
     return standard, ranking
 
 
-def _parts(found: Sequence[Call], iteration: float, rate: float, repeats: int) -> Parts:
+def _parts(found: Sequence[Call], iteration: float, rates: Mapping[torch.dtype, float], repeats: int) -> Parts:
     pooling = [call for call in found if isinstance(call.module, RoIPooling)]
     heads = [call for call in found if not isinstance(call.module, RoIPooling)]
     rois = sum(len(boxes) for call in pooling for boxes in call.arguments[1])
-    products = sum(call.multiplications() for call in heads) / rate
-    return Parts(rois, iteration, _sum(pooling, repeats), _sum(heads, repeats), products)
+    number = sum(call.multiplications() for call in heads)
+    seconds = [sum(call.seconds(repeats) for call in part) for part in (pooling, heads)]
+    return Parts(rois, iteration, *seconds, {dtype: number / rate for dtype, rate in rates.items()})
 
 
-def _sum(found: Sequence[Call], repeats: int) -> float:
-    return sum(call.seconds(repeats) for call in found)
+RATIOS: dict[str, Callable[[Parts], float]] = {
+    "RS / standard": lambda parts: parts.iteration,
+    "no RoIAlign": lambda parts: parts.iteration - parts.pooling,
+    "floor": lambda parts: parts.rest + parts.products[torch.float32],
+    "floor, heads in bfloat16": lambda parts: parts.rest + parts.products[torch.bfloat16],
+}
 
 
 def main() -> None:
@@ -154,25 +160,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, CPU, {options.threads} threads, {options.images} images of {options.size}")
-    print("| detector | form | RoIs | iteration | RoIAlign | heads | rest | products of the heads |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    height, width = options.size
+    print(f"torch {torch.__version__}, CPU, {options.threads} threads, {options.images} images of {height} × {width}")
+    print("| detector | form | RoIs | iteration | RoIAlign | heads | rest |\n|---|---|---:|---:|---:|---:|---:|")
     ratios = []
     for name in options.only:
         both = measure(name, options)
         for form, parts in zip(("standard", "RS"), both, strict=True):
-            cells = (parts.iteration, parts.pooling, parts.heads, parts.rest, parts.products)
-            print(f"| {name} | {form} | {parts.rois} | {' | '.join(f'{value:.2f}' for value in cells)} |", flush=True)
-        steps: dict[str, Callable[[Parts], float]] = {
-            "RS / standard": lambda parts: parts.iteration,
-            "no RoIAlign": lambda parts: parts.iteration - parts.pooling,
-            "floor": lambda parts: parts.rest + parts.products,
-        }
+            cells = (f"{value:.2f}" for value in (parts.iteration, parts.pooling, parts.heads, parts.rest))
+            print(f"| {name} | {form} | {parts.rois} | {' | '.join(cells)} |", flush=True)
         standard, ranking = both
-        ratios.append(
-            f"| {name} | " + " | ".join(f"{step(ranking) / step(standard):.2f}" for step in steps.values()) + " |"
-        )
-    print("\n| detector | RS / standard | no RoIAlign | floor |\n|---|---:|---:|---:|", *ratios, sep="\n")
+        ratios.append([name, *(f"{seconds(ranking) / seconds(standard):.2f}" for seconds in RATIOS.values())])
+    print(f"\n| detector | {' | '.join(RATIOS)} |\n|---|{'---:|' * len(RATIOS)}")
+    print(*(f"| {' | '.join(row)} |" for row in ratios), sep="\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def test_parts_of_an_iteration_are_taken_from_each_stage(module, monkeypatch: py
     assert standard.rois != ranking.rois
     for parts in (standard, ranking):
         assert parts.rois > 3 * 10  # each of three stages has the objects at least
-        assert min(parts.pooling, parts.heads, parts.products) > 0
+        assert min(parts.pooling, parts.heads, *parts.products.values()) > 0
         assert parts.rest == parts.iteration - parts.pooling - parts.heads
 
 
