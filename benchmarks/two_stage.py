@@ -30,6 +30,8 @@ from rankdet.heads import BoxHead, MaskHead, RoIPooling
 from rankdet.structures import Batch
 
 TWO_STAGE = tuple(name for name in PAIRS if "R-CNN" in name)
+SHAPES = (1024, 12544, 1024), (1024, 1024, 12544), (2048, 2048, 2048)
+"""Rows, terms and columns of the products whose best rate counts: those of a box head, and a square."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,9 @@ class Parts:
 
 
 def fastest_product(dtype: torch.dtype) -> float:
-    """Multiplications per second of a product of matrices: the best of the shapes of a head, and of a square."""
+    """Multiplications per second of the fastest product of matrices."""
     rates = []
-    for rows, inner, columns in ((1024, 12544, 1024), (1024, 1024, 12544), (2048, 2048, 2048)):
+    for rows, inner, columns in SHAPES:
         first, second = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
         for _ in range(3):
             start = time.process_time()

@@ -14,6 +14,7 @@ from rankdet.recipes.library.cascade_rcnn import cascade_rcnn_shapes, rs_cascade
 def test_parts_of_an_iteration_are_taken_from_each_stage(module, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = module("two_stage")
     monkeypatch.setitem(benchmark.PAIRS, "small", (rs_cascade_rcnn_shapes, cascade_rcnn_shapes))
+    monkeypatch.setattr(benchmark, "SHAPES", ((64, 64, 64),))
     options = argparse.Namespace(images=1, size=(128, 128), repeats=1)
     standard, ranking = benchmark.measure("small", options)
     assert standard.rois != ranking.rois

@@ -7,10 +7,11 @@ cells of a map in such a cell and direction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 
@@ -48,7 +49,7 @@ def roi_align_by_sums(
     Returns
     -------
     Tensor
-        (K, C, S, S) float32, in the order of channels last.
+        (K, C, S, S) float32.
 
     Examples
     --------
@@ -82,9 +83,33 @@ def roi_align_by_sums(
             terms[level].weights.append((of_y[:, :, None, :, None] * of_x[:, None, :, None, :]).flatten())
             terms[level].counts.append(torch.full([len(chosen) * output_size**2], num_cells[0] * num_cells[1]))
     # A level without boxes is read all the same, so that every map is part of the graph in every step.
-    pooled = torch.cat([of_level.sums(features) for of_level, features in zip(terms, maps, strict=True)])
-    in_order = pooled.view(len(rois), output_size**2 * channels).index_select(0, order.argsort())
-    return in_order.view(-1, output_size, output_size, channels).permute(0, 3, 1, 2)
+    sums = [
+        of_level.sums(features).view(-1, output_size**2, channels)
+        for of_level, features in zip(terms, maps, strict=True)
+    ]
+    return _InOrder.apply(order, *sums).view(-1, channels, output_size, output_size)
+
+
+class _InOrder(torch.autograd.Function):
+    """Join values (k, S², C) of levels to (K, C, S²); row i of all of them together goes to row ``order[i]``.
+
+    Each value is copied once, and its gradient once. As operators of torch this is joining them, selecting rows, and
+    the layout that the layers of a head read; and the gradient of a selection is added to zeros.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, order: Tensor, *levels: Tensor) -> Tensor:
+        ctx.rows = order.split([len(values) for values in levels])
+        joined = levels[0].new_empty(len(order), levels[0].shape[2], levels[0].shape[1])
+        for rows, values in zip(ctx.rows, levels, strict=True):
+            joined[rows] = values.transpose(1, 2)
+        return joined
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
+        by_cell = gradients.transpose(1, 2)
+        return None, *(by_cell.index_select(0, rows) for rows in ctx.rows)
 
 
 class _Terms(NamedTuple):
