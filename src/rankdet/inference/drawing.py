@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from rankdet.inference.detections import Detections
 from rankdet.inference.files import ImageFiles
 from rankdet.inference.model import NO_THRESHOLD, Model
 from rankdet.inference.tiles import Tiles
-from rankdet.runs.folder import output_folder, without_nan, write_text, written_whole
+from rankdet.runs.folder import one_per_line, output_folder, write_text, written_whole
 from rankdet.runs.processes import World
 from rankdet.structures import InputError
 
@@ -212,13 +212,8 @@ class _Document:
                 annotations.append({"id": len(annotations) + 1, **record, "image_id": number})
         categories = [{"id": category, "name": name} for category, name in self.categories]
         sections = {"images": images, "categories": categories, "annotations": annotations}
-        lists = [f"{json.dumps(name)}: {_one_per_line(records)}" for name, records in sections.items()]
+        lists = [f"{json.dumps(name)}: {one_per_line(records)}" for name, records in sections.items()]
         write_text(self.path, "{\n" + ",\n".join(lists) + "\n}\n")
-
-
-def _one_per_line(records: Iterable[dict[str, Any]]) -> str:
-    """A list in JSON with a line for each record; indenting each value as well takes three times as long."""
-    return "[\n" + ",\n".join(json.dumps(without_nan(record), allow_nan=False) for record in records) + "\n]"
 
 
 def _names_of_drawings(paths: Sequence[Path]) -> list[str]:

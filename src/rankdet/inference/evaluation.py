@@ -24,7 +24,7 @@ from rankdet.metrics import evaluate as measure
 from rankdet.metrics.calibration import Outcomes
 from rankdet.metrics.evaluator import IouType
 from rankdet.recipes import Recipe
-from rankdet.runs.folder import output_folder, write_json
+from rankdet.runs.folder import one_per_line, output_folder, write_json, write_text
 from rankdet.runs.processes import World
 from rankdet.structures import InputError
 
@@ -46,7 +46,7 @@ class Evaluation(NamedTuple):
 
     def write(self, folder: Path) -> None:
         """Write detections.json, and then evaluation.json: where the second is, both are."""
-        write_json(folder / "detections.json", self.detections)
+        write_text(folder / "detections.json", one_per_line(self.detections) + "\n")
         write_json(folder / "evaluation.json", self.metrics)
 
 
