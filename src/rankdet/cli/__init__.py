@@ -19,6 +19,7 @@ import typer
 
 from rankdet import __version__
 from rankdet.cli import data, deploying, experiments, models
+from rankdet.runs.memory import keep_freed_memory
 
 SECONDS_TO_TELL = 30.0
 """How long a process of torchrun waits for the main process, which may be as much later at the same mistake."""
@@ -55,6 +56,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal need not know every character of a file name
+    keep_freed_memory()
     try:
         try:
             app()
