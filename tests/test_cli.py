@@ -21,6 +21,7 @@ from torch.distributed import TCPStore
 from rankdet import __version__, cli
 from rankdet.data import make_shapes
 from rankdet.demo import run_demo
+from rankdet.inference.evaluation import evaluate
 from rankdet.recipes import RECIPES, load_recipe
 from rankdet.runs.folder import find_checkpoint
 from rankdet.structures import InputError
@@ -172,6 +173,22 @@ def test_reproduce_lists_tables_and_prints_commands_without_making_anything(
     out = capsys.readouterr().out
     assert "\nrankdet train rs_faster_rcnn_shapes seed=5 --data " in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_report_of_a_run_evaluates_it_on_other_data_and_keeps_its_evaluation(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    before = (trained / "evaluation.json").read_bytes()
+    out = tmp_path / "report.html"
+    assert call(monkeypatch, "report", trained, "--out", out) == 0
+    assert f"written: {out}" in capsys.readouterr().out
+    assert call(monkeypatch, "report", trained, "--data", data, "--split", "train", "--out", out) == 0
+    assert "evaluated on 8 images" in capsys.readouterr().err
+    expected = evaluate(trained, data, split="train")
+    assert f'data-value="{expected["oLRP"]!r}"' in out.read_text() or f">{expected['oLRP']:.3f}<" in out.read_text()
+    assert (trained / "evaluation.json").read_bytes() == before
+    assert call(monkeypatch, "report", tmp_path / "none") == 2
+    assert "there is no run folder" in capsys.readouterr().err
 
 
 def test_checkpoint_that_cannot_be_written_is_evaluated_all_the_same(

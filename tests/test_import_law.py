@@ -41,7 +41,7 @@ ALLOWED = {
     "exporting": TENSORS | EXTRA | {"data", "detectors", "inference"},
     "training": TENSORS | EXTRA | {"coco", "data", "inference", "losses", "recipes", "runs"},
     "look": TENSORS | EXTRA | {"coco", "data", "recipes", "report", "runs"},
-    "review": BASE | EXTRA | {"coco", "data", "metrics", "recipes", "report", "runs"},
+    "review": BASE | EXTRA | {"coco", "data", "inference", "look", "metrics", "recipes", "report", "runs"},
     "importing": TENSORS | EXTRA | {"data", "detectors", "recipes", "runs", "training"},
     "demo": TENSORS | {"data", "inference", "recipes", "report", "runs", "training"},
     "reproduce": EXTRA | {"data", "recipes", "report", "runs", "structures", "training"},

@@ -9,7 +9,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from rankdet.review import write_report
 from rankdet.runs.folder import Run
@@ -32,14 +34,14 @@ class Tables(HTMLParser):
             self._rows = self.found[self._heading] = []
         elif tag == "tr":
             self._rows.append([])
-        if tag in ("td", "th", "h2", "h3"):
+        if tag in ("td", "th", "h2", "h3", "summary"):
             self._text, self._exact = "", dict(attributes).get("data-value") or ""
 
     def handle_data(self, data: str) -> None:
         self._text += data
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in ("h2", "h3"):
+        if tag in ("h2", "h3", "summary"):
             self._heading = self._text
         elif tag in ("td", "th"):
             self._rows[-1].append(self._exact or self._text)
@@ -59,7 +61,7 @@ def evaluation(run: Path) -> dict[str, Any]:
 
 
 def check_summary(rows: list[list[str]], expected: list[dict[str, Any]]) -> None:
-    keys = {"Loc": "oLRP_Loc", "FP": "oLRP_FP", "FN": "oLRP_FN"}
+    keys = {"Loc": "oLRP_Loc", "FP": "oLRP_FP", "FN": "oLRP_FN", "ρ": "rank_correlation"}
     assert len(rows) == len(expected) + 1
     for row, metrics in zip(rows[1:], expected, strict=True):
         for heading, text in list(zip(rows[0], row, strict=True))[1:]:
@@ -134,7 +136,7 @@ def test_a_run_that_was_evaluated_on_other_objects_is_refused(data: Path, tmp_pa
     truth = json.loads((data / "annotations" / "instances_val.json").read_text())
     truth["annotations"] = truth["annotations"][::2]
     (tmp_path / "half.json").write_text(json.dumps(truth))
-    with pytest.raises(InputError, match=r"has noted an AP of 0\.\d+, but .*half.json gives .*name them with --data"):
+    with pytest.raises(InputError, match=r"was evaluated on \d+ objects, but .*half.json has .*name its data"):
         write_report([run.folder], tmp_path / "report.html", data=tmp_path / "half.json", images=data / "images/val")
     assert not (tmp_path / "report.html").exists()
 
@@ -168,6 +170,163 @@ def test_a_run_that_was_not_evaluated_has_learning_curves(data: Path, tmp_path: 
     assert re.search(r"<h3>Head rpn</h3>", html)
 
 
+def test_seconds_and_differences_of_recipes_are_those_of_the_run(runs: list[Path], tmp_path: Path) -> None:
+    write_report(runs, tmp_path / "report.html")
+    found = tables(tmp_path / "report.html")
+    head, *rows = found["Time"]
+    for row in rows:
+        numbers = dict(zip(head[1:], map(float, row[1:]), strict=True))
+        assert numbers["iterations"] == 100
+        assert numbers["seconds per iteration"] == pytest.approx(0.1)
+        assert numbers["waiting for images"] == pytest.approx(0.02)
+        assert numbers["network and losses"] == pytest.approx(0.08)
+        assert numbers["evaluations, spread over iterations"] == pytest.approx(2 * 0.5 / 100)
+    assert found["Recipes"] == [["field", "run <b>0", "run <b>1"], ["seed", "0", "1"]]
+
+
+def test_one_run_is_compared_with_the_built_in_recipe_of_its_name(runs: list[Path], data: Path, tmp_path: Path) -> None:
+    write_report(runs[1:], tmp_path / "report.html")
+    head, *rows = tables(tmp_path / "report.html")["Recipes"]
+    assert head == ["field", "built-in rs_faster_rcnn_shapes", "run <b>1"]
+    assert {row[0]: row[2] for row in rows} == {"seed": "1", "data.folder": str(data)}
+
+
+def test_confused_classes_add_up_to_the_objects(runs: list[Path], data: Path, tmp_path: Path) -> None:
+    (subject,) = write_report(runs[:1], tmp_path / "report.html")
+    head, *rows = tables(tmp_path / "report.html")[subject.name]
+    assert (head[-1], rows[-1][0]) == ("nothing", "no object")
+    truth = json.loads((data / "annotations" / "instances_val.json").read_text())
+    counts = {name: numbers["ground_truths"] for name, numbers in evaluation(runs[0])["per_class"].items()}
+    assert {row[0]: sum(map(int, row[1:])) for row in rows[:-1]} == counts
+    assert sum(counts.values()) == len(truth["annotations"])
+
+
+def written(folder: Path, truth: dict[str, Any], found: list[dict[str, Any]], **options: Any) -> Path:
+    """The report of detections of another tool."""
+    (folder / "truth.json").write_text(json.dumps(truth))
+    (folder / "found.json").write_text(json.dumps(found))
+    write_report([folder / "found.json"], folder / "report.html", data=folder / "truth.json", **options)
+    return folder / "report.html"
+
+
+def scene(folder: Path, classes: list[str], objects: list[tuple[int, list[int]]]) -> dict[str, Any]:
+    """A gray image with objects of these classes, by their places, and boxes."""
+    Image.new("RGB", (200, 100), (99, 99, 99)).save(folder / "gray.png")
+    return {
+        "images": [{"id": 1, "file_name": "gray.png", "width": 200, "height": 100}],
+        "categories": [{"id": place + 1, "name": name} for place, name in enumerate(classes)],
+        "annotations": [
+            {"id": place + 1, "image_id": 1, "category_id": label + 1, "bbox": box}
+            for place, (label, box) in enumerate(objects)
+        ],
+    }
+
+
+def captions(html: str) -> list[str]:
+    return re.findall(r"<figcaption><b>([^<]*)</b> ([^<]*)<br>gray.png", html)
+
+
+def test_worst_errors_are_shown_with_their_reasons(tmp_path: Path) -> None:
+    boxes = [[10, 10, 30, 30], [60, 10, 30, 30], [110, 10, 30, 30], [10, 60, 30, 30]]
+    truth = scene(tmp_path, ["cat", "dog"], [(0, boxes[0]), (1, boxes[1]), (0, boxes[2]), (1, boxes[3])])
+    rows = [(1, 1, boxes[0], 0.9), (1, 1, boxes[0], 0.8), (1, 1, boxes[1], 0.7), (2, 1, [150, 60, 20, 20], 0.6)]
+    rows += [(1, 1, [125, 10, 30, 30], 0.5), (1, 1, boxes[2], 0.4), (1, 2, boxes[3], 0.9)]
+    # Objects that are found with a low score keep the threshold low.
+    truth["images"].append({"id": 2, "file_name": "gray.png", "width": 200, "height": 100})
+    for place in range(20):
+        box = [9 * place, 0, 8, 8]
+        truth["annotations"].append({"id": 10 + place, "image_id": 2, "category_id": 1, "bbox": box})
+        rows.append((2, 1, box, 0.3))
+    found = [
+        {"image_id": image, "category_id": label, "bbox": box, "score": score} for image, label, box, score in rows
+    ]
+    html = written(tmp_path, truth, found).read_text()
+    assert set(captions(html)) == {
+        ("cat 0.80", "second detection of an object"),
+        ("cat 0.70", "is annotated as dog"),
+        ("cat 0.60", "nothing is annotated there"),
+        ("cat 0.50", "badly localized, IoU 0.33"),
+        ("dog", "taken for cat"),
+    }
+    assert html.count("data:image/webp") == 5
+
+
+@pytest.mark.parametrize(
+    ("box", "score", "reason"),
+    [
+        (None, 0.9, "nothing is found in the image"),
+        ([150, 60, 20, 20], 0.9, "nothing is found there"),
+        ([25, 10, 30, 30], 0.9, "the nearest detection has an IoU of 0.33"),
+    ],
+)
+def test_a_missed_object_says_what_is_near(tmp_path: Path, box: list[int] | None, score: float, reason: str) -> None:
+    """A second image makes a threshold, which takes a true positive."""
+    truth = scene(tmp_path, ["cat"], [(0, [10, 10, 30, 30])])
+    truth["images"].append({"id": 2, "file_name": "gray.png", "width": 200, "height": 100})
+    truth["annotations"].append({"id": 9, "image_id": 2, "category_id": 1, "bbox": [0, 0, 50, 50]})
+    found = [{"image_id": 2, "category_id": 1, "bbox": [0, 0, 50, 50], "score": 0.8}]
+    if box is not None:
+        found.append({"image_id": 1, "category_id": 1, "bbox": box, "score": score})
+    assert captions(written(tmp_path, truth, found).read_text())[-1] == ("cat", reason)
+
+
+def test_an_image_that_cannot_be_read_is_said_in_its_place(tmp_path: Path) -> None:
+    truth = scene(tmp_path, ["cat"], [(0, [10, 10, 30, 30])])
+    (tmp_path / "gray.png").write_bytes(b"no image")
+    html = written(tmp_path, truth, []).read_text()
+    assert '<div class="lost">' in html
+    assert captions(html) == [("cat", "nothing is found in the image")]
+
+
+def test_names_of_classes_are_text(tmp_path: Path) -> None:
+    name = '<script>document.title="x"</script>'
+    truth = scene(tmp_path, [name, "dog"], [(0, [10, 10, 30, 30])])
+    found = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30], "score": 0.5}]
+    html = written(tmp_path, truth, found).read_text()
+    assert html.count("<script>") == 1
+    assert "&lt;script&gt;" in html
+
+
+def test_a_page_of_a_thousand_classes_stays_small(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    objects = [(place % 1000, [int(v) for v in random.integers(1, 60, 4)]) for place in range(3000)]
+    truth = scene(tmp_path, [f"class {place}" for place in range(1000)], objects)
+    found = [
+        {"image_id": 1, "category_id": (label + (place % 7 == 0)) % 1000 + 1, "bbox": box, "score": random.random()}
+        for place, (label, box) in enumerate(objects)
+    ]
+    file = written(tmp_path, truth, found)
+    assert file.stat().st_size < 5e6
+    found_tables = tables(file)
+    assert len(found_tables["Classes"]) == 1001
+    assert found_tables["found.json"][0] == ["object", "taken for", "number", "objects"]
+    html = file.read_text()
+    assert html.count(": LRP error</figcaption>") == 80
+    assert "The 80 classes with the most objects of 1000." in html
+    few = written(tmp_path, truth, found, classes=3).read_text()
+    assert few.count(": LRP error</figcaption>") == 3
+
+
+def test_lvis_has_frequencies_and_means_over_them(tmp_path: Path) -> None:
+    truth = scene(tmp_path, ["a", "b", "c"], [(0, [10, 10, 30, 30]), (1, [60, 10, 30, 30]), (2, [110, 10, 30, 30])])
+    truth["images"][0] |= {"neg_category_ids": [1], "not_exhaustive_category_ids": []}
+    for category, frequency in zip(truth["categories"], "rcc", strict=True):
+        category["frequency"] = frequency
+    found = [{"image_id": 1, "category_id": 2, "bbox": [60, 10, 30, 30], "score": 0.5}]
+    html = written(tmp_path, truth, found)
+    assert [row[:2] for row in tables(html)["Classes"]] == [
+        ["class", "frequency"],
+        ["a", "rare"],
+        ["b", "common"],
+        ["c", "common"],
+    ]
+    rows = [row[1:] for row in tables(html)["Classes by frequency"][1:]]
+    assert [row[:3] for row in rows] == [["rare", "1", "1"], ["common", "2", "2"], ["frequent", "0", "0"]]
+    assert [float(text) for row in rows[:2] for text in row[3:]] == pytest.approx([0, 1, 0.5, 0.5])
+    assert rows[2][3:] == ["–", "–"]
+    assert tables(html)["Summary"][0][7:10] == ["APr", "APc", "APf"]
+
+
 def test_the_error_of_a_class_is_the_sum_of_its_parts(runs: list[Path], tmp_path: Path) -> None:
     write_report(runs[:1], tmp_path / "report.html")
     html = (tmp_path / "report.html").read_text()
@@ -177,3 +336,11 @@ def test_the_error_of_a_class_is_the_sum_of_its_parts(runs: list[Path], tmp_path
     assert len(parts) == 3 * len(totals) > 0
     for place, total in enumerate(totals):
         assert sum(parts[3 * place : 3 * place + 3]) == pytest.approx(total, abs=0.002)
+
+
+def test_a_run_whose_numbers_its_detections_do_not_have_is_refused(data: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", data)
+    found = json.loads(run.detections.read_text())
+    run.detections.write_text(json.dumps(found[::2]))
+    with pytest.raises(InputError, match=r"has noted an AP of 0\.\d+, but .* gives 0\.\d+: it was evaluated on other"):
+        write_report([run.folder], tmp_path / "report.html")

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,15 +145,23 @@ def _pixels(split: Split, image: Candidate) -> tuple[Image.Image | None, tuple[i
     path = split.path(image.place)
     annotated = None if split.truth is None else split.truth.size(image.place)
     try:
-        used = measured_bits([path])  # of an image of 16 bits: what a viewer sees, however dark it is
-        pixels = decode(path, annotated, bits=used[0] if used else 16)
+        pixels = viewed(path, annotated)
     except InputError as error:
         image.reasons[UNREADABLE] = str(error).removeprefix(f"{path}: ")
         for kind in (ERROR, WARNING):  # which say the same
             image.reasons.pop(kind, None)
         return None, annotated or (3, 4)
-    height, width = pixels.shape[1:]
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()), (height, width)
+    return pixels, (pixels.height, pixels.width)
+
+
+def viewed(path: Path, annotated: tuple[int, int] | None) -> Image.Image:
+    """The image of a file, turned as in training, with the brightness that a viewer sees however dark it is.
+
+    Raises InputError where it cannot be read, or has not the ``annotated`` (height, width).
+    """
+    used = measured_bits([path])
+    pixels = decode(path, annotated, bits=used[0] if used else 16)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
 def _encoded(pixels: Image.Image, budget: int, density: float) -> tuple[str, float]:
@@ -167,18 +176,18 @@ def _encoded(pixels: Image.Image, budget: int, density: float) -> tuple[str, flo
         return max(SHORTEST, min(LONGEST, round(max(pixels.size) * min(1.0, scale))))
 
     if max(pixels.size) <= WHOLE:
-        source = _source(pixels, WHOLE, GOOD_QUALITY)
+        source = data_url(pixels, WHOLE, GOOD_QUALITY)
         if len(source) <= budget:
             return source, density
     side = fitting(density)
-    source = _source(pixels, side)
+    source = data_url(pixels, side)
     own = _density(source, pixels, side)
     if fitting(own) > 1.15 * side:
         side = fitting(own)
-        source = _source(pixels, side)
+        source = data_url(pixels, side)
     while len(source) > budget and side > SHORTEST:
         side = max(SHORTEST, min(int(0.9 * side), fitting(_density(source, pixels, side))))
-        source = _source(pixels, side)
+        source = data_url(pixels, side)
     return source, own
 
 
@@ -188,7 +197,8 @@ def _density(source: str, pixels: Image.Image, side: int) -> float:
     return len(source) / (scale**2 * pixels.width * pixels.height)
 
 
-def _source(pixels: Image.Image, side: int, quality: int = QUALITY) -> str:
+def data_url(pixels: Image.Image, side: int, quality: int = QUALITY) -> str:
+    """An image as WebP, its longer side at most so many pixels."""
     scale = side / max(pixels.size)
     if scale < 1:
         size = max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))

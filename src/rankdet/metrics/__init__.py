@@ -20,7 +20,7 @@ from rankdet.coco import (
 from rankdet.metrics.average_precision import AveragePrecision, average_precision
 from rankdet.metrics.evaluator import Comparison, IouType, compare
 from rankdet.metrics.lrp import OptimalLRP, optimal_lrp
-from rankdet.metrics.matching import Matches, by_class, match
+from rankdet.metrics.matching import ClassMatches, Matches, by_class, match
 from rankdet.metrics.ranking import spearman_correlation
 from rankdet.structures import InputError
 
@@ -47,6 +47,9 @@ class ClassMetrics(TypedDict):
     oLRP_Loc: float
     oLRP_FP: float
     oLRP_FN: float
+    rank_correlation: NotRequired[float]
+    """Spearman's ρ of score and IoU over the true positives: whether the better box has the better score. NaN for fewer
+    than two. Evaluations that were written before have none."""
     threshold: float
     """The LRP-optimal score: keep ``score >= threshold``."""
     ground_truths: int
@@ -54,7 +57,9 @@ class ClassMetrics(TypedDict):
 
 
 class Metrics(TypedDict):
-    """Numbers of a data set as fractions, NaN where undefined. Those of oLRP are means over the classes that have it.
+    """Numbers of a data set as fractions, NaN where undefined.
+
+    Those of oLRP and the rank correlation are means over the classes that have them.
 
     AP and AR are those of COCO. LVIS has ``APr``, ``APc`` and ``APf``, over its rare, common and frequent classes, and
     ``AR300`` in place of ``AR1``, ``AR10`` and ``AR100``.
@@ -80,6 +85,7 @@ class Metrics(TypedDict):
     oLRP_Loc: float
     oLRP_FP: float
     oLRP_FN: float
+    rank_correlation: NotRequired[float]
     per_class: dict[str, ClassMetrics]
     """By name of the class, in the order of the category ids. Classes that share a name have their id in it."""
     findings: list[str]
@@ -193,9 +199,11 @@ def measure(
     names = ("oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN", "threshold")
     per_class = {
         name: {"AP": float(own), **dict(zip(names, optimum, strict=True)), "ground_truths": matched.ground_truths}
+        | {"rank_correlation": _rank_correlation(matched)}
         for name, own, optimum, matched in zip(truth.names, precision.per_class, optima, classes, strict=True)
     }
     means = {name: _mean_defined([optimum[place] for optimum in optima]) for place, name in enumerate(names[:-1])}
+    means["rank_correlation"] = _mean_defined([own["rank_correlation"] for own in per_class.values()])
     metrics = {**precision.summary, **means, "per_class": per_class, "findings": grouped(findings)}
     return Measurement(cast(Metrics, metrics), precision, matches, comparison)
 
@@ -226,6 +234,11 @@ def _read(source: GroundTruthSource, masks: bool) -> tuple[GroundTruth, list[Fin
     truth, findings = read_ground_truth(source, masks=masks)
     raise_errors(findings)
     return truth, findings
+
+
+def _rank_correlation(matches: ClassMatches) -> float:
+    is_hit = ~np.isnan(matches.ious)
+    return spearman_correlation(matches.scores[is_hit], matches.ious[is_hit])
 
 
 def _mean_defined(values: list[float]) -> float:

@@ -54,6 +54,7 @@ def line_chart(
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     diagonal: str = "",
+    dots: bool = False,
     has_legend: bool = True,
 ) -> Markup:
     """Return a figure with the lines of a panel.
@@ -70,6 +71,8 @@ def line_chart(
         What the axes show; None: what there is.
     diagonal
         What a line through equal values of x and y means; empty: there is no such line.
+    dots
+        Whether each point is marked.
     has_legend
         Whether to say which line is whose, where there are several.
     """
@@ -93,8 +96,10 @@ def line_chart(
             parts.append(f'<path class="line faint {style}" d="{_line(across, up, x, heights)}"/>')
             heights = moving_average(heights, len(heights) // 20)
         parts.append(f'<path class="line {style}" d="{_line(across, up, x, heights)}">{title}</path>')
-        if len(x) == 1:
-            parts.append(_mark(style, across.at(float(x[0])), up.at(float(heights[0])), title))
+        if dots or len(x) == 1:
+            for left, top in zip(x.tolist(), heights.tolist(), strict=True):
+                said = f"<title>{_text(f'{name}: {top:.3f} at {left:.3f}')}</title>"
+                parts.append(_mark(style, across.at(left), up.at(top), said))
     for name, point in (marks or {}).items():
         place = styles.index(name)
         left, top = across.at(point.x), up.at(point.y)
@@ -124,12 +129,9 @@ def _legend(items: Sequence[tuple[str, str]]) -> Markup:
     return Markup(f'<ul class="legend">{"".join(rows)}</ul>')
 
 
-PAIR = '<div class="pair">'
-
-
 def pair(first: Markup, second: Markup) -> Markup:
     """Return two figures that belong together."""
-    return Markup(f"{PAIR}{first}{second}</div>")
+    return Markup(f'<div class="pair">{first}{second}</div>')
 
 
 def bar_chart(title: str, bars: Sequence[Bar], parts: Sequence[str] = (), longest: float | None = None) -> Markup:
@@ -184,10 +186,10 @@ def mirrored_histogram(
                 parts.append(_rectangle(style, x + 0.5, y, max(0.5, width - 1), length, said))
     parts.append(f'<path class="axis" d="M{_LEFT} {middle:.1f}H{_WIDTH - _RIGHT}"/>')
     parts += _below(across, x_label)
-    parts.append(_words("said", _WIDTH - _RIGHT, _TOP + 10, f"{names[0]}: {int(up.sum())}", "end"))
-    parts.append(_words("said", _WIDTH - _RIGHT, _HEIGHT - _BOTTOM - 4, f"{names[1]}: {int(down.sum())}", "end"))
     said = f"{title}: {int(up.sum())} {names[0]} above the axis, {int(down.sum())} {names[1]} below, by {x_label}"
-    return _figure(title, _svg(parts, said))
+    totals = (f"{names[0]}: {int(up.sum())}", f"{names[1]}: {int(down.sum())}")
+    shown = _legend([(_rectangle(style, 0, 1, 34, 12), total) for style, total in enumerate(totals)])
+    return _figure(title, _svg(parts, said), shown)
 
 
 class _Axis(NamedTuple):

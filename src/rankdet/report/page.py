@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
@@ -19,7 +20,7 @@ from markupsafe import Markup
 from matplotlib.image import imsave
 from torch import Tensor
 
-from rankdet.report.charts import PAIR, STYLES
+from rankdet.report.charts import STYLES
 from rankdet.report.tables import Table, Value, format_value, is_number
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
@@ -55,6 +56,8 @@ class Section:
         Whether it belongs to the section before it.
     is_folded
         Whether its tables and figures are shown on demand.
+    layout
+        How much room figures need: ``"pairs"`` that of two, ``"examples"`` that of a small image.
     """
 
     title: str
@@ -65,11 +68,7 @@ class Section:
     figures: Sequence[Markup] = ()
     is_part: bool = False
     is_folded: bool = False
-
-    @property
-    def are_pairs(self) -> bool:
-        """Whether its figures are pairs, which need the room of two."""
-        return any(figure.startswith(PAIR) for figure in self.figures)
+    layout: Literal["", "pairs", "examples"] = ""
 
 
 def write_page(path: str | PathLike[str], title: str, sections: Sequence[Section], introduction: str = "") -> None:
@@ -89,7 +88,7 @@ def write_page(path: str | PathLike[str], title: str, sections: Sequence[Section
     environment.filters["shown"] = format_value
     environment.filters["exact"] = _exact
     environment.filters["anchor"] = _anchor
-    environment.tests["numeric"] = is_number
+    environment.filters["numeric_columns"] = _numeric_columns
     environment.globals["source"] = _data_url
     templates = files("rankdet.report") / "templates"
     script = (templates / "page.js").read_text(encoding="utf-8")
@@ -106,6 +105,13 @@ def write_page(path: str | PathLike[str], title: str, sections: Sequence[Section
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(html, encoding="utf-8")
     os.replace(unfinished, path)
+
+
+def _numeric_columns(table: Table) -> list[bool]:
+    """Whether each column has numbers alone, which stand to the right."""
+    return [
+        bool(table.rows) and all(is_number(row[place]) for row in table.rows) for place in range(len(table.columns))
+    ]
 
 
 def _exact(value: Value) -> Markup:

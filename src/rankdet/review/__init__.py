@@ -11,7 +11,9 @@ require(__name__)
 
 from rankdet.metrics.evaluator import IouType
 from rankdet.report import Section, write_page
-from rankdet.review.learning import learning_sections
+from rankdet.review.errors import error_sections, score_sections
+from rankdet.review.examples import example_sections
+from rankdet.review.learning import learning_sections, recipe_sections, time_sections
 from rankdet.review.quality import class_sections, curve_sections, part_sections
 from rankdet.review.reading import Subject, read_subjects
 from rankdet.review.summary import summary_sections
@@ -46,7 +48,8 @@ def write_report(
     out
         The file to write.
     data
-        A data folder or an annotation file with what was to be found; None: where the recipe of each run says.
+        A data folder or an annotation file with what was to be found; None: where the recipe of each run says. A run
+        that was evaluated on other data is evaluated on these, and keeps its own evaluation.
     split
         The split of a data folder.
     images
@@ -85,7 +88,12 @@ def write_report(
         *curve_sections(subjects, classes),
         *part_sections(subjects),
         *class_sections(subjects),
+        *error_sections(subjects),
+        *score_sections(subjects),
+        *example_sections(subjects),
         *learning_sections(subjects),
+        *time_sections(subjects),
+        *recipe_sections(subjects),
     ]
     names = [subject.name for subject in subjects]
     title = " and ".join(names) if len(names) < 3 else f"{len(names)} runs compared"

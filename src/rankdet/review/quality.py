@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 
+from rankdet.coco.lvis import FREQUENCIES
 from rankdet.metrics.average_precision import IOU_50, IOU_75
 from rankdet.metrics.lrp import MATCH_IOU, LRPCurve, lrp_curve
 from rankdet.metrics.matching import ClassMatches, by_class
@@ -27,6 +28,9 @@ FREQUENCY = {"r": "rare", "c": "common", "f": "frequent", "": ""}
 OF_CURVES = """\
 Left: the best precision at each recall, at IoU 0.50. Right: the LRP error that a class has where detections below a
 score are dropped. The mark is its least error, oLRP, at the threshold from which on detections are drawn by default.
+"""
+OF_FREQUENCIES = """\
+Means over the classes with objects here. A class is rare with up to 10 training images, common with up to 100.
 """
 OF_PARTS = """\
 The error of a class at its best threshold, and what it is made of: the three parts add up to oLRP. Localization is the
@@ -53,7 +57,7 @@ def curve_sections(subjects: Sequence[Subject], most: int) -> list[Section]:
         charts.append(pair(_precision_chart(name, shown, names), _lrp_chart(name, shown, names)))
     total = len(shown[0].shown["per_class"])
     rest = f"\n\nThe {len(classes)} classes with the most objects of {total}." if len(classes) < total else ""
-    sections.append(Section("Curves of each class", OF_CURVES + rest, figures=charts, is_part=True))
+    sections.append(Section("Curves of each class", OF_CURVES + rest, figures=charts, is_part=True, layout="pairs"))
     return sections
 
 
@@ -82,8 +86,10 @@ def class_sections(subjects: Sequence[Subject]) -> list[Section]:
     if not shown:
         return []
     frequencies = _frequencies(shown)
+    groups = [_groups_section(shown, frequencies)] if frequencies else []
     if len(shown) == 1:
-        return [Section("Classes", table=_with_frequencies(per_class_table(shown[0].shown), frequencies))]
+        table = _with_frequencies(per_class_table(shown[0].shown), frequencies)
+        return [Section("Classes", table=table), *groups]
     names = dict.fromkeys(name for subject in shown for name in subject.shown["per_class"])
     columns = [f"{heading} {subject.name}" for heading in COMPARED for subject in shown]
     rows: list[list[Value]] = []
@@ -102,7 +108,25 @@ def class_sections(subjects: Sequence[Subject]) -> list[Section]:
             )
             for subject in shown
         ),
+        *groups,
     ]
+
+
+def _groups_section(subjects: Sequence[Subject], frequencies: Mapping[str, str]) -> Section:
+    """Means over the rare, the common and the frequent classes of LVIS that have objects."""
+    rows: list[list[Value]] = []
+    for subject in subjects:
+        for key in FREQUENCIES:
+            own = [
+                numbers
+                for name, numbers in subject.shown["per_class"].items()
+                if frequencies.get(name) == key and numbers["ground_truths"]
+            ]
+            objects = sum(numbers["ground_truths"] for numbers in own)
+            means = [float(np.nanmean([numbers[name] for numbers in own])) if own else None for name in ("AP", "oLRP")]
+            rows.append([subject.name, FREQUENCY[key], len(own), objects, *means])
+    columns = ["run", "frequency", "classes", "objects", "AP", "oLRP"]
+    return Section("Classes by frequency", OF_FREQUENCIES, Table(columns, rows), is_part=True)
 
 
 def _with_frequencies(table: Table, frequencies: Mapping[str, str]) -> Table:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from rankdet.coco import GroundTruth, Results, grouped, raise_errors, read_results
 from rankdet.coco.reading import read_json
 from rankdet.data.layouts import Source
+from rankdet.inference.evaluation import evaluate_on_folder
+from rankdet.inference.loading import load
 from rankdet.metrics import Measurement, measure
 from rankdet.metrics.evaluator import IouType
 from rankdet.recipes import Recipe, load_recipe
@@ -120,7 +123,8 @@ def read_subjects(
         raise InputError("--images is the folder of the images of an annotation file: name it with --data")
     truths = _Truths(data, split, images, only_known, labels_from)
     parts = [_Found.at(path) for path in paths]
-    masks = all(part.has_masks for part in parts if part.detections) if iou_type is None else iou_type == "segm"
+    detected = [part.has_masks for part in parts if part.detections]
+    masks = bool(detected) and all(detected) if iou_type is None else iou_type == "segm"
     names = _names(paths)
     return [part.subject(name, truths, masks, max_detections) for part, name in zip(parts, names, strict=True)]
 
@@ -130,6 +134,7 @@ class _Found:
     """What lies at a path, before it is compared with anything."""
 
     path: Path
+    file: Path
     detections: Any
     metrics: Mapping[str, Any]
     log: Sequence[Mapping[str, Any]]
@@ -141,21 +146,18 @@ class _Found:
         if not path.is_dir():
             if not path.exists():
                 raise InputError(f"there is no run folder and no file of detections {path}")
-            return cls(path, read_json(path), {}, (), None)
+            return cls(path, path, read_json(path), {}, (), None)
         run = Run(path)
         if not (run.log.exists() or run.detections.exists()):
             raise InputError(f"{path} is no run folder: it has neither {run.log.name} nor {run.detections.name}")
         return cls(
             path,
+            run.detections,
             read_json(run.detections) if run.detections.exists() else None,
             with_nan(read_json(run.evaluation)) if run.evaluation.exists() else {},
             list(read_log(run.log)) if run.log.exists() else (),
             load_recipe(run.recipe) if run.recipe.exists() else None,
         )
-
-    @property
-    def _file(self) -> Path:
-        return Run(self.path).detections if self.path.is_dir() else self.path
 
     @property
     def has_masks(self) -> bool:
@@ -164,10 +166,29 @@ class _Found:
         return isinstance(records, list) and bool(records) and all("segmentation" in one for one in records)
 
     def subject(self, name: str, truths: _Truths, masks: bool, cap: int | None = None) -> Subject:
-        """Measure it, where its ground truth is known."""
+        """Measure it, where its ground truth is known.
+
+        A run that was evaluated on other data than those that are asked for is evaluated on these.
+        """
+        try:
+            return self._measured(name, truths, masks, cap)
+        except InputError:
+            if truths.data is None or not self.path.is_dir() or not Run(self.path).checkpoints():
+                raise
+        with TemporaryDirectory() as folder:
+            out = Path(folder)
+            evaluate_on_folder(load(self.path), truths.data, truths.split, out=out, images=truths.images)
+            run = Run(out)
+            detections, metrics = read_json(run.detections), with_nan(read_json(run.evaluation))
+            again = replace(self, file=run.detections, detections=detections, metrics=metrics)
+            return again._measured(name, truths, masks and again.has_masks, cap)
+
+    def _measured(self, name: str, truths: _Truths, masks: bool, cap: int | None) -> Subject:
         known = Subject(name, self.path, self.metrics, log=self.log, recipe=self.recipe)
         if self.detections is None:
-            return replace(known, findings=[f"{name} has no detections yet: `rankdet evaluate` writes them"])
+            if truths.data is not None and Run(self.path).checkpoints():
+                raise InputError(f"{self.path} has no detections")  # which an evaluation makes
+            return replace(known, findings=[f"{name} has no detections yet: rankdet evaluate writes them"])
         try:
             source = truths.source(self.recipe, self.path)
             truth, findings = truths.of(source, masks)
@@ -176,7 +197,7 @@ class _Found:
                 raise
             return replace(known, findings=[f"{error}: without ground truth (--data) there are no curves"])
         truth = _with_classes(truth, self.metrics, self.path)
-        results, odd = read_results(self._file, truth, masks, truths.only_known, truths.labels_from)
+        results, odd = read_results(self.file, truth, masks, truths.only_known, truths.labels_from)
         results = replace(results, boxes=None) if masks and self.metrics else results
         measured = measure(truth, results, "segm" if masks else "bbox", self._cap(results, truth) or cap)
         if not self.metrics:
@@ -196,6 +217,14 @@ class _Found:
         """Raise InputError where the evaluation of a run has noted other numbers than its detections have here."""
         noted = self.metrics.get("masks", {}) if masks else self.metrics
         here = measured.metrics
+        counts = [
+            sum(numbers["ground_truths"] for numbers in metrics.get("per_class", {}).values())
+            for metrics in (noted, here)
+        ]
+        # Bad detections have the same AP on any data, of which the ids may be the same.
+        if "per_class" in noted and counts[0] != counts[1]:
+            said = f"{self.path} was evaluated on {counts[0]} objects, but {source.annotations} has {counts[1]}"
+            raise InputError(f"{said}: name its data with --data and --split")
         for name in ("AP", "oLRP"):
             one, other = noted.get(name, math.nan), here[name]
             if name in noted and not (abs(one - other) <= SAME or (math.isnan(one) and math.isnan(other))):

@@ -9,6 +9,7 @@ from rankdet.report import Section, comparison_table
 from rankdet.review.reading import Subject
 
 MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+RANKS = {"rank_correlation": "ρ"}
 ERRORS = {"oLRP": "oLRP", "oLRP_Loc": "Loc", "oLRP_FP": "FP", "oLRP_FN": "FN"}
 
 TERMS = """\
@@ -16,6 +17,7 @@ AP is the mean precision over recalls and over IoU thresholds from 0.50 to 0.95.
 APm and APl are those of small, medium and large objects. oLRP is the least error over all score thresholds of a class,
 and lower is better. At that threshold Loc is the localization error, 1 − IoU, of what is found; FP is the share of
 false positives among detections, and FN the share of objects that are missed.
+ρ is Spearman's rank correlation of score and IoU over the true positives: 1 where the better box has the better score.
 """
 
 
@@ -30,7 +32,11 @@ def summary_sections(subjects: Sequence[Subject]) -> list[Section]:
             rows[f"{subject.name}, masks"] = masks
     if not rows:
         return [Section("Summary", "Nothing is measured yet."), *_findings(subjects)]
-    measures = {name: name for name in MEASURES if any(name in row for row in rows.values())} | ERRORS
+    for subject in subjects:  # evaluations that were written before have no rank correlation
+        if subject.measured is not None and subject.shown:
+            name = next(name for name, metrics in rows.items() if metrics is subject.shown)
+            rows[name] = {**subject.measured.metrics, **rows[name]}
+    measures = {name: name for name in MEASURES if any(name in row for row in rows.values())} | ERRORS | RANKS
     return [Section("Summary", TERMS, comparison_table(rows, measures, "run")), *_findings(subjects)]
 
 
