@@ -460,6 +460,7 @@ def test_figures_of_masks_are_told_from_those_of_boxes(data: Path, tmp_path: Pat
     launch = InThisProcess()
     ending = run(plan_of("4", tmp_path, data), launch)
     assert not ending.failures
+    assert {"APr", "APc", "APf"} <= set(table(ending)["figures"])
     found = row(ending, "rs")["measured"][0]["seeds"][0]
     truth = json.loads((tmp_path / "runs" / found["run"] / "test" / "evaluation.json").read_text())
     assert found["figures"]["mask_AP"] == pytest.approx(100 * truth["masks"]["AP"])
@@ -486,6 +487,7 @@ def test_figures_of_frequencies_are_carried_and_a_row_may_have_data_of_its_own(d
     ending = run(five, launch)
     assert not ending.failures
     assert ending.files[0].name == "table_5-long_tailed_shapes.md"
+    assert {"APr", "APc", "APf"} <= set(table(ending)["figures"])
     found = row(ending, "rs")["measured"][0]["seeds"][0]
     truth = json.loads((tmp_path / "runs" / found["run"] / "test" / "evaluation.json").read_text())
     for name in ("AP", "APr", "APc", "APf"):
@@ -494,6 +496,7 @@ def test_figures_of_frequencies_are_carried_and_a_row_may_have_data_of_its_own(d
         assert figure == (None if expected is None else pytest.approx(100 * expected))
     both = run(ten, launch)
     assert not both.failures
+    assert "APr" not in table(both)["figures"]
     assert len(launch.trained) == 2
     own = row(both, "lvis-none-none")["measured"][0]
     assert own["budget"] == "on long_tailed_shapes, equal iterations"

@@ -9,13 +9,16 @@ from typing import Any
 
 from rankdet.report import markdown_table
 
-from .experiments import COCO, Trial
+from .experiments import COCO, LONG_TAILED_SHAPES, Trial
 from .paper import Table, TableRow, all_tables
 from .study import Settings, Study
 
-STANDARD = ("AP", "AP50", "AP75", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN", "spearman", "seconds_per_iteration")
-"""Figures of every table, after those that the paper prints."""
+STANDARD = ("AP", "AP50", "AP75", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")
+RANKING_AND_TIME = ("spearman", "seconds_per_iteration")
+"""These and the standard ones are in every table, after those that the paper prints."""
 MASKS = ("mask_AP", "mask_AP50", "mask_AP75", "mask_oLRP")
+FREQUENCIES = ("APr", "APc", "APf")
+"""Figures of sets whose classes are rare, common or frequent."""
 HEADINGS = {"spearman": "ρ", "seconds_per_iteration": "s/iteration"}
 
 NOTES = """\
@@ -43,7 +46,7 @@ def summarize(table: str, studies: Sequence[Study], reference: Study | None, set
         "learning_rates": list(settings.learning_rates),
         "seeds": list(settings.seeds),
         "equal_time": settings.equal_time,
-        "figures": [*paper.figures, *(name for name in _standard(studies) if name not in paper.figures)],
+        "figures": [*paper.figures, *(name for name in _standard(studies, settings) if name not in paper.figures)],
         "settings": list(paper.settings),
         # Without a recipe here a row of our own has nothing to show; one of the paper has its figures.
         "rows": [
@@ -54,9 +57,11 @@ def summarize(table: str, studies: Sequence[Study], reference: Study | None, set
     }
 
 
-def _standard(studies: Sequence[Study]) -> tuple[str, ...]:
-    """Figures of a table after those that the paper prints; those of masks come first where a row has them."""
-    return (*MASKS, *STANDARD) if any(study.has_masks for study in studies) else STANDARD
+def _standard(studies: Sequence[Study], settings: Settings) -> tuple[str, ...]:
+    """Figures of a table after those that the paper prints: those of masks where a row has them, and of frequencies."""
+    masks = MASKS if any(study.has_masks for study in studies) else ()
+    frequencies = FREQUENCIES if settings.scale is LONG_TAILED_SHAPES else ()
+    return (*masks, *STANDARD, *frequencies, *RANKING_AND_TIME)
 
 
 def _command(table: str, settings: Settings) -> str:
