@@ -50,10 +50,15 @@ def test_one_file_takes_images_of_any_size_and_any_number(tmp_path: Path) -> Non
             assert_same(expected, [part[image] for part in found])
 
 
-def test_a_file_says_what_its_user_must_know(tmp_path: Path) -> None:
-    """And masks are those of the model."""
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[rankdet.Model, Path]:
+    """A detector of masks for two images of one size, and its file."""
     own = model("mask_rcnn_shapes", Transforms(FixedSize(96, 128)))
-    runtime = session(written(tmp_path, own, batch=2))
+    return own, written(tmp_path_factory.mktemp("masks"), own, batch=2)
+
+
+def test_a_file_says_what_its_user_must_know(masks: tuple[rankdet.Model, Path]) -> None:
+    runtime = session(masks[1])
     assert [(given.name, given.shape) for given in runtime.get_inputs()] == [
         ("images", [2, 3, 96, 128]),
         ("sizes", [2, 2]),
@@ -65,10 +70,24 @@ def test_a_file_says_what_its_user_must_know(tmp_path: Path) -> None:
     assert said["thresholds"] == [0.25, 0.5, 0.75]
     assert said["resize"] == {"type": "FixedSize", "height": 96, "width": 128}
     assert (said["detector"], said["recipe"], said["preprocessing"]) == ("MaskRCNN", None, False)
+
+
+def test_masks_are_those_of_the_model(masks: tuple[rankdet.Model, Path]) -> None:
+    own, path = masks
     images = two_images()
-    found = runtime.run(None, {"images": images.pixels.numpy(), "sizes": np.array(images.sizes)})
+    found = session(path).run(None, {"images": images.pixels.numpy(), "sizes": np.array(images.sizes)})
     for image, expected in enumerate(own.network.detect(images)):
         assert_same(expected, [part[image] for part in found])
+
+
+def test_openvino_reads_the_same_file(masks: tuple[rankdet.Model, Path]) -> None:
+    openvino = pytest.importorskip("openvino")
+    own, path = masks
+    images = two_images()
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled({"images": images.pixels.numpy(), "sizes": np.array(images.sizes)})
+    for image, expected in enumerate(own.network.detect(images)):
+        assert_same(expected, [part[image] for part in found.values()])
 
 
 def test_a_program_of_torch_finds_the_same_at_the_operating_point(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from os import PathLike
@@ -104,8 +107,7 @@ def export(
     if format == "torch":
         torch.export.save(program, place, extra_files={f"{METADATA}.json": text})
         return place
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about itself
+    with _silence():
         written = torch.onnx.export(
             program,
             (),
@@ -169,6 +171,22 @@ def metadata(model: Model, preprocessing: bool) -> dict[str, Any]:
         "preprocessing": preprocessing,
         "candidates": CANDIDATES,
     }
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without what the exporter to ONNX warns of, which is about itself."""
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _canvas(resize: KeepRatio | FixedSize | None) -> tuple[int, int] | None:
