@@ -325,9 +325,19 @@ class _DynamicConvolution(torch.autograd.Function):
 def _with_coordinates(features: Tensor) -> Tensor:
     """Return maps (B, channels, H, W) with two more channels: x and y of each place, from −1 to 1."""
     height, width = features.shape[-2:]
-    x = torch.linspace(-1, 1, width, dtype=features.dtype, device=features.device).expand(height, width)
-    y = torch.linspace(-1, 1, height, dtype=features.dtype, device=features.device)[:, None].expand(height, width)
+    x, y = (
+        _coordinates(width, features).expand(height, width),
+        _coordinates(height, features)[:, None].expand(height, width),
+    )
     return torch.cat([features, torch.stack([x, y]).expand(features.shape[0], -1, -1, -1)], dim=1)
+
+
+def _coordinates(cells: int, like: Tensor) -> Tensor:
+    """Return the numbers (cells,) from −1 to 1."""
+    if isinstance(cells, int):
+        return torch.linspace(-1, 1, cells, dtype=like.dtype, device=like.device)
+    # A number of a graph, which linspace would fix at what it is while the graph is traced.
+    return torch.arange(cells, dtype=like.dtype, device=like.device) * (2 / torch.sym_max(cells - 1, 1)) - 1
 
 
 def _resized(features: Tensor, size: tuple[int, int]) -> Tensor:
