@@ -321,6 +321,10 @@ def test_doctor_tells_a_sound_folder_from_a_broken_one(
     assert call(monkeypatch, "doctor", data) == 0
     assert "0 errors" in capsys.readouterr().out
     assert call(monkeypatch, "doctor", tmp_path) == 2
+    assert call(monkeypatch, "doctor", data, "evaluation.metric=APr", "evaluation.patience=2") == 2
+    out = capsys.readouterr().out
+    assert "error: evaluation.patience counts evaluations on the way; set evaluation.every=ITERATIONS\n" in out
+    assert "is not of LVIS, on which evaluation.metric=APr is measured; evaluation.metric=AP is measured on all" in out
 
 
 def test_look_writes_one_page_about_a_folder_or_a_file(
