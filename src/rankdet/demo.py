@@ -39,6 +39,9 @@ from rankdet.runs.folder import Run, output_folder, read_log, write_json, write_
 from rankdet.structures import Batch, InputError
 from rankdet.training.running import train
 
+SHORTER_ITERATIONS = {"detector.pyramid_channels": 48, "runtime.channels_last": True}
+"""Most of an iteration of the recipes are convolutions and products of the pyramid's 64 channels. With 48 the AP of
+both forms is no lower."""
 STANDARD, RANK_SORT, LONGER = "standard", "RS", "standard, equal time"
 CPU = torch.device("cpu")
 
@@ -98,7 +101,7 @@ def _train(recipe_name: str, name: str, data: Path, out: Path, console: Console,
     if length is None:
         raise ValueError(f"recipe {recipe_name} has no length in iterations")
     run = Run(out / "runs" / name.replace(", ", "_").replace(" ", "_"))
-    changes = {"schedule.iterations": length, "evaluation.every": max(1, length // 3)}
+    changes = {**SHORTER_ITERATIONS, "schedule.iterations": length, "evaluation.every": max(1, length // 3)}
     trained = train(recipe_name, data=data, out=run.folder, changes=changes, console=console)
     if trained.signal is not None or trained.metrics is None:
         raise InputError(f"the demo was stopped; what there is of it is in {out}")
