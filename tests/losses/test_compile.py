@@ -19,6 +19,7 @@ from rankdet.losses import (
     APLoss,
     EpochBalance,
     IoUWeights,
+    Pools,
     RankingWeights,
     RankSortLoss,
     Tasks,
@@ -105,6 +106,10 @@ FUNCTIONS: dict[str, Callable[[Pool], tuple[Tensor, ...] | Tensor]] = {
     "levels": lambda pool: rank_sort_loss_of_labels(
         [pool.logits[:7], pool.logits[7:]], [pool.labels[:7], pool.labels[7:]], 1 - pool.errors
     ),
+    "pools": lambda pool: rank_sort_loss_of_labels(
+        pool.logits, pool.labels, 1 - pool.errors, pools=Pools((pool.labels % 3)[:, None], 3)
+    ),
+    "pools, index": lambda pool: alrp_loss_at(pool.logits, pool.index, pool.errors, pools=Pools(torch.arange(C), C)),
     "levels of targets": lambda pool: ap_loss([pool.logits[:7], pool.logits[7:]], [pool.targets[:7], pool.targets[7:]]),
 }
 
@@ -114,7 +119,7 @@ def evaluated(function: Callable[[Pool], object], pool: Pool) -> list[Tensor]:
     logits, errors = pool.logits.clone().requires_grad_(), pool.errors.clone().requires_grad_()
     values = function(pool._replace(logits=logits, errors=errors))
     values = [values] if isinstance(values, Tensor) else list(values)
-    gradients = torch.autograd.grad(sum((k + 1) * value for k, value in enumerate(values)), [logits, errors],
+    gradients = torch.autograd.grad(sum((k + 1) * value.sum() for k, value in enumerate(values)), [logits, errors],
                                     allow_unused=True)  # fmt: skip
     return [*(value.detach() for value in values), *(g for g in gradients if g is not None)]
 

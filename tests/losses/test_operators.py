@@ -195,9 +195,9 @@ def test_the_operator_is_as_torch_asks(
         checks = "test_schema", "test_autograd_registration", "test_faketensor"
         opcheck(OPERATORS[name].operator, (*arguments, True), test_utils=checks)
     detached = [level.detach() for level in candidates.logits], *arguments[1:-1]
-    values, _, own, ascending, weights, _ = OPERATORS[name].operator(*detached, numbers, False)
-    upstream = torch.arange(1.0, len(values) + 1, dtype=values.dtype)
-    arguments = *detached, own, ascending, weights, upstream
+    values, _, own, ascending, pools, weights, _ = OPERATORS[name].operator(*detached, numbers, False)
+    upstream = torch.arange(1.0, len(values) + 1, dtype=values.dtype)[:, None]
+    arguments = *detached, own, ascending, pools, weights, upstream
     opcheck(torch.ops.rankdet.ranking_gradient.default, arguments)
 
 
@@ -207,7 +207,7 @@ def test_the_operator_that_finds_rows_is_as_torch_asks(labels: list[int]) -> Non
     for mask in (is_class(labels, 4), labels < 0):
         opcheck(torch.ops.rankdet.indices_of.default, (mask,))
         assert torch.ops.rankdet.indices_of(mask).tolist() == mask.nonzero().squeeze(1).tolist()
-    _, _, positives, ignored, _ = from_labels(torch.zeros(len(labels), 4), labels)
+    _, _, positives, ignored, *_ = from_labels(torch.zeros(len(labels), 4), labels)
     assert (positives // 4).tolist() == [i for i, label in enumerate(labels) if 0 <= label < 4]
     assert ignored.tolist() == [i for i, label in enumerate(labels) if label < 0]
 

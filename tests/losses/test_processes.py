@@ -36,6 +36,7 @@ from rankdet.losses import (
     MagnitudeBalance,
     MeanQuality,
     NoWeights,
+    Pools,
     Processes,
     QualityFocalLoss,
     RankingWeights,
@@ -169,6 +170,12 @@ FUNCTIONS: dict[str, Callable[[Pool, Sync], Sequence[Tensor]]] = {
     "levels": lambda pool, sync: rank_sort_loss(
         [pool.logits[:5], pool.logits[5:]], [pool.targets[:5], pool.targets[5:]], sync=sync
     ),
+    "rank & sort, pools": lambda pool, sync: rank_sort_loss_of_labels(
+        pool.logits, pool.labels, pool.quality, pools=Pools((pool.labels.clamp(min=0) % 3)[:, None], 4), sync=sync
+    ),
+    "alrp, pools": lambda pool, sync: alrp_loss(
+        pool.logits, pool.targets, pool.heads.square(), pools=Pools(torch.arange(C), C), sync=sync
+    ),
     "float32": lambda pool, sync: rank_sort_loss(pool.logits.float(), pool.targets, sync=sync),
 }
 MODULES: dict[str, Callable[[Sync], nn.Module]] = {
@@ -214,7 +221,7 @@ def of_function(name: str, pool: Pool, sync: Sync = False) -> dict[str, Any]:
     """Values and gradients; each value is weighed by itself."""
     pool = pool.leaves()
     values = FUNCTIONS[name](pool, sync)
-    sum((k + 1) * value for k, value in enumerate(values)).backward()
+    sum((k + 1) * value.sum() for k, value in enumerate(values)).backward()
     return {"values": {str(k): value.detach() for k, value in enumerate(values)}, "gradients": pool.gradients()}
 
 

@@ -68,6 +68,7 @@ from rankdet.losses.localization import Overlap, box_overlap, dice_coefficient
 from rankdet.losses.mask_losses import DiceLoss, MaskCrossEntropyLoss, MaskLoss, mask_cross_entropy
 from rankdet.losses.normalizers import CountOrImages, CountPerImage, Normalizer, PositiveCount
 from rankdet.losses.operators import Implementation, RankingOperator, Values
+from rankdet.losses.pools import Pools
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.quality import BinaryQuality, DiceQuality, GivenQuality, IoUQuality, MeanQuality, Quality
 from rankdet.losses.rank_sort import (
@@ -131,6 +132,7 @@ __all__ = [
     "Normalizer",
     "Overlap",
     "Pairs",
+    "Pools",
     "PositiveCount",
     "Positives",
     "PrimaryTerms",

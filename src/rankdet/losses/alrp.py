@@ -14,11 +14,12 @@ from rankdet.losses.candidates import Positives, check_sigmoid, find_positives, 
 from rankdet.losses.checks import Levels
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
 from rankdet.losses.operators import Implementation, RankingOperator, Values
+from rankdet.losses.pools import Pools
 from rankdet.losses.processes import Processes, Sync, with_value
 from rankdet.losses.ranking import Ruling
 from rankdet.losses.roles import Index
 from rankdet.losses.sorting import Window
-from rankdet.losses.steps import prefix_sums, soft_step
+from rankdet.losses.steps import soft_step
 from rankdet.ranges import NonNegative, Range, checked
 from rankdet.structures import Candidates, LossOutput
 
@@ -40,6 +41,7 @@ def alrp_loss(
     localization_errors: Tensor,
     delta: float = 1.0,
     *,
+    pools: Pools | None = None,
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation = "auto",
@@ -71,7 +73,7 @@ def alrp_loss(
     localization_errors
         (P,) E ≥ 0 of the positives, in their order in ``targets``: (1 − GIoU) / (2 (1 − τ)) with
         τ = 0.5 in detectors.
-    logits, delta, sync, check, implementation
+    logits, delta, pools, sync, check, implementation
         See :func:`rank_sort_loss`, also for what is raised.
 
     Returns
@@ -97,7 +99,7 @@ def alrp_loss(
     (tensor([ 0.5000, -0.5000,  0.0000]), tensor([0.5000]))
     """
     found = _ALRP.of_targets(
-        logits, targets, delta, localization_errors, sync=sync, check=check, implementation=implementation
+        logits, targets, delta, localization_errors, pools=pools, sync=sync, check=check, implementation=implementation
     )
     return _parts(found, localization_errors, sync)
 
@@ -108,6 +110,7 @@ def alrp_loss_of_labels(
     localization_errors: Tensor,
     delta: float = 1.0,
     *,
+    pools: Pools | None = None,
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation = "auto",
@@ -124,7 +127,7 @@ def alrp_loss_of_labels(
     ALRPValues(classification=tensor(0.5000), localization=tensor(0.1500))
     """
     found = _ALRP.of_labels(
-        logits, labels, delta, localization_errors, sync=sync, check=check, implementation=implementation
+        logits, labels, delta, localization_errors, pools=pools, sync=sync, check=check, implementation=implementation
     )
     return _parts(found, localization_errors, sync)
 
@@ -136,6 +139,7 @@ def alrp_loss_at(
     delta: float = 1.0,
     *,
     ignored: Levels | None = None,
+    pools: Pools | None = None,
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation = "auto",
@@ -156,6 +160,7 @@ def alrp_loss_at(
         delta,
         localization_errors,
         ignored=ignored,
+        pools=pools,
         sync=sync,
         check=check,
         implementation=implementation,
@@ -170,21 +175,25 @@ def _parts(found: Values, errors: Tensor, sync: Sync) -> ALRPValues:
         return ALRPValues(classification, localization)
     _, shares = found.per_positive
     # A part of a sum over all processes, whose gradient data-parallel training divides by their number.
-    part = (shares * errors).sum() * Processes(sync).size
-    return ALRPValues(classification, with_value(part, localization).to(classification.dtype))
+    parts = shares * errors * Processes(sync).size
+    if found.pools is None:
+        return ALRPValues(classification, with_value(parts.sum(), localization).to(classification.dtype))
+    # Sums of zeros, which are the same in any order, have the gradient.
+    sums = torch.zeros_like(localization, dtype=parts.dtype).index_add(0, found.pools, parts - parts.detach())
+    return ALRPValues(classification, (localization + sums).to(classification.dtype))
 
 
 def _rule(window: Window, errors: Tensor, false_positives: Tensor) -> Ruling:
-    count, own = len(errors), 0.5 if window.delta > 0 else 1.0
+    count, own = window.count, 0.5 if window.delta > 0 else 1.0
     ones_above, errors_above = window.steps_above(torch.stack([torch.ones_like(errors), errors]))
     rank = ones_above + (1 - own) + false_positives
     # The identity update passes on the localization errors above i, but for its own.
     is_active = ~(false_positives <= EPSILON)
     passed = (false_positives + errors_above - own * errors) / rank * is_active
     # E(k) counts for k and every i below it, so its share is a sum from the lowest up.
-    shares = prefix_sums(1 / rank)[1:] / count
+    shares = window.cumulative(1 / rank) / count
     return Ruling(
-        values=torch.stack([(false_positives / rank).mean(), (shares * errors).sum()]),
+        values=torch.stack([window.means(false_positives / rank), window.totals(shares * errors)]),
         positive_gradients=torch.stack([-passed / count, torch.zeros_like(rank)]),
         weights=torch.stack([torch.where(is_active, passed / false_positives, 0.0) / count, torch.zeros_like(rank)]),
         per_positive=torch.stack([rank, shares]),

@@ -13,6 +13,7 @@ from rankdet.losses.candidates import check_sigmoid
 from rankdet.losses.checks import Levels
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
 from rankdet.losses.operators import Implementation, RankingOperator
+from rankdet.losses.pools import Pools
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.ranking import Ruling
 from rankdet.losses.roles import Index
@@ -29,6 +30,7 @@ def ap_loss(
     delta: float = 1.0,
     *,
     interpolate: bool = True,
+    pools: Pools | None = None,
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation = "auto",
@@ -56,7 +58,7 @@ def ap_loss(
         Shapes of the logits: −1 ignored, 0 negative, above 0 positive.
     interpolate
         False takes precision(i) itself in place of m(i).
-    logits, delta, sync, check, implementation
+    logits, delta, pools, sync, check, implementation
         See :func:`rank_sort_loss`, also for what is raised.
 
     Returns
@@ -79,7 +81,9 @@ def ap_loss(
     (0.5, tensor([ 0.5000, -0.5000,  0.0000]))
     """
     loss = _INTERPOLATED if interpolate else _PLAIN
-    return loss.of_targets(logits, targets, delta, sync=sync, check=check, implementation=implementation).values[0]
+    return loss.of_targets(
+        logits, targets, delta, pools=pools, sync=sync, check=check, implementation=implementation
+    ).values[0]
 
 
 def ap_loss_of_labels(
@@ -89,6 +93,7 @@ def ap_loss_of_labels(
     delta: float = 1.0,
     *,
     interpolate: bool = True,
+    pools: Pools | None = None,
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation = "auto",
@@ -100,7 +105,7 @@ def ap_loss_of_labels(
     num_positives
         P, where it is known: counting would wait for a GPU. A wrong number raises on a CPU and makes the loss NaN on a
         GPU.
-    logits, labels, delta, interpolate, sync, check, implementation
+    logits, labels, delta, interpolate, pools, sync, check, implementation
         See :func:`rank_sort_loss_of_labels` and :func:`ap_loss`.
 
     Examples
@@ -110,7 +115,14 @@ def ap_loss_of_labels(
     """
     loss = _INTERPOLATED if interpolate else _PLAIN
     found = loss.of_labels(
-        logits, labels, delta, num_positives=num_positives, sync=sync, check=check, implementation=implementation
+        logits,
+        labels,
+        delta,
+        num_positives=num_positives,
+        pools=pools,
+        sync=sync,
+        check=check,
+        implementation=implementation,
     )
     return found.values[0]
 
@@ -122,6 +134,7 @@ def ap_loss_at(
     *,
     interpolate: bool = True,
     ignored: Levels | None = None,
+    pools: Pools | None = None,
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation = "auto",
@@ -136,7 +149,9 @@ def ap_loss_at(
     tensor(0.5000)
     """
     loss = _INTERPOLATED if interpolate else _PLAIN
-    found = loss.at_index(logits, index, delta, ignored=ignored, sync=sync, check=check, implementation=implementation)
+    found = loss.at_index(
+        logits, index, delta, ignored=ignored, pools=pools, sync=sync, check=check, implementation=implementation
+    )
     return found.values[0]
 
 
@@ -145,14 +160,13 @@ def _rule(window: Window, _: Tensor, false_positives: Tensor, *, interpolate: bo
     rank = positive_rank + false_positives
     precision = positive_rank / rank
     # Each at least as precise as those below it.
-    errors = 1 - (precision.cummax(0).values if interpolate else precision)
+    errors = 1 - (window.running_max(precision) if interpolate else precision)
     is_active = ~(false_positives <= 0)
     errors = errors * is_active
-    count = len(rank)
     return Ruling(
-        values=errors.mean()[None],
-        positive_gradients=-errors[None] / count,
-        weights=torch.where(is_active, errors / false_positives, 0.0)[None] / count,
+        values=window.means(errors[None]),
+        positive_gradients=-errors[None] / window.count,
+        weights=torch.where(is_active, errors / false_positives, 0.0)[None] / window.count,
         per_positive=rank[None],
     )
 
@@ -239,7 +253,7 @@ class APLoss(nn.Module):
         check_sigmoid(candidates)
         positives = self.tasks.find_positives(candidates)
         loss = _INTERPOLATED if self.interpolate else _PLAIN
-        (classification,), per_positive = loss.of_labels(
+        (classification,), per_positive, _ = loss.of_labels(
             candidates.logits,
             candidates.labels,
             self.delta,

@@ -9,29 +9,43 @@ import torch
 from torch import Tensor
 
 from rankdet.losses.checks import Levels, check_logits, check_range, dense, levels_of, whole
+from rankdet.losses.pools import Pools
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.ranking import Kind, Rule, Settings, ranked, register
-from rankdet.losses.roles import Index, RankedCandidates, from_index, from_labels, from_targets, is_traced, loss_dtype
+from rankdet.losses.roles import (
+    Index,
+    RankedCandidates,
+    from_index,
+    from_labels,
+    from_targets,
+    in_pools,
+    is_traced,
+    loss_dtype,
+    pools_of,
+)
 from rankdet.losses.steps import check_delta
 
 Implementation = Literal["auto", "torch", "numba", "triton", "reference"]
 _IMPLEMENTATIONS = get_args(Implementation)  # here, because torch 2.4 cannot compile the call
 
 Reference = Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]
-"""Maps logits and targets of one shape, the (P,) qualities of the positives in their order, and δ to K values."""
+"""Maps logits and targets of one shape, the (P,) qualities of the positives in their order, and δ to V values."""
 
 
 class Values(NamedTuple):
     """What a ranking loss returns.
 
     values
-        K scalars, each with a gradient of its own.
+        V scalars, each with a gradient of its own; with pools V tensors of shape (K,).
     per_positive
         (J, P) float64 numbers of the positives, in their order, detached: their ranks first; None from a reference.
+    pools
+        (P,) int64 pools of the positives, in their order; None without pools.
     """
 
     values: tuple[Tensor, ...]
     per_positive: Tensor | None
+    pools: Tensor | None = None
 
 
 class RankingOperator:
@@ -48,7 +62,7 @@ class RankingOperator:
     reference
         The same from all pairs, usually by :func:`error_driven_loss`.
     num_values
-        K, the number of values that the rule returns.
+        V, the number of values that the rule returns.
     num_per_positive
         J, the numbers that it returns for each positive.
     quality_range
@@ -77,6 +91,7 @@ class RankingOperator:
         delta: float,
         qualities: Tensor | None = None,
         *,
+        pools: Pools | None = None,
         sync: Sync = False,
         check: bool = False,
         implementation: Implementation = "auto",
@@ -89,7 +104,7 @@ class RankingOperator:
             Shapes of the logits: −1 ignored, 0 negative, above 0 positive.
         qualities
             (P,) numbers for the rule, in the order of the positives in ``targets``; None: their targets.
-        logits, delta, sync, check, implementation
+        logits, delta, pools, sync, check, implementation
             See :func:`rank_sort_loss`; ``check`` looks at the qualities, too.
 
         Raises
@@ -105,12 +120,11 @@ class RankingOperator:
             flat = whole(targets).reshape(-1)
             found = flat[(flat != 0) & ~(flat < 0)]
             _check_number(found, qualities, "targets")
-            values = self.reference(whole(logits), whole(targets), found if qualities is None else qualities, delta)
-            return Values(tuple(values), None)
+            return self._referred(logits, whole(targets), found if qualities is None else qualities, delta, pools)
         candidates, found = from_targets(logits, targets)
         _check_number(found, qualities, "targets")
         by = chosen(implementation, candidates.logits)
-        return self._ranked(candidates, found if qualities is None else qualities, delta, by, sync)
+        return self._ranked(in_pools(candidates, pools), found if qualities is None else qualities, delta, by, sync)
 
     def of_labels(
         self,
@@ -121,6 +135,7 @@ class RankingOperator:
         *,
         num_positives: int | None = None,
         rows: Tensor | None = None,
+        pools: Pools | None = None,
         sync: Sync = False,
         check: bool = False,
         implementation: Implementation = "auto",
@@ -135,7 +150,7 @@ class RankingOperator:
             P, where it is known without qualities: looking it up would wait for a GPU.
         rows
             (P,) int64: which candidates of all levels are positives, where that is known.
-        logits, labels, delta, sync, check, implementation
+        logits, labels, delta, pools, sync, check, implementation
             See :func:`rank_sort_loss_of_labels`.
 
         Raises
@@ -153,13 +168,13 @@ class RankingOperator:
         if qualities is None and num_positives is not None:
             qualities = levels[0].new_ones(num_positives, dtype=torch.float32)
         if implementation == "reference":
-            stacked, targets, qualities = dense(logits, labels, qualities)
-            return Values(tuple(self.reference(stacked, targets, qualities, delta)), None)
+            _, targets, qualities = dense(logits, labels, qualities)
+            return self._referred(logits, targets, qualities, delta, pools)
         by = chosen(implementation, levels)
         candidates = from_labels(levels, labels, num_positives, rows=rows, reads_labels=by == "triton")
         if qualities is None:
             qualities = torch.ones_like(candidates.positives, dtype=torch.float32)
-        return self._ranked(candidates, qualities, delta, by, sync)
+        return self._ranked(in_pools(candidates, pools), qualities, delta, by, sync)
 
     def at_index(
         self,
@@ -169,6 +184,7 @@ class RankingOperator:
         qualities: Tensor | None = None,
         *,
         ignored: Levels | None = None,
+        pools: Pools | None = None,
         sync: Sync = False,
         check: bool = False,
         implementation: Implementation = "auto",
@@ -179,7 +195,7 @@ class RankingOperator:
         ----------
         qualities
             (P,) numbers for the rule, row by row those of ``index``; None: 1 for each.
-        logits, index, delta, ignored, sync, check, implementation
+        logits, index, delta, ignored, pools, sync, check, implementation
             See :func:`rank_sort_loss_at`.
 
         Raises
@@ -204,9 +220,11 @@ class RankingOperator:
         _check_number(order, qualities, "index")
         qualities = levels[0].new_ones(len(order), dtype=torch.float32) if qualities is None else qualities[order]
         if is_reference:
-            return Values(tuple(self.reference(whole(levels), whole(candidates.marks), qualities, delta)), None)
-        values, per_positive = self._ranked(candidates, qualities, delta, by, sync)
-        return Values(values, None if per_positive is None else per_positive[:, order.argsort()])
+            return self._referred(levels, whole(candidates.marks), qualities, delta, pools)
+        found = self._ranked(in_pools(candidates, pools), qualities, delta, by, sync)
+        back = order.argsort()
+        of_positives = None if found.pools is None else found.pools[back]
+        return Values(found.values, None if found.per_positive is None else found.per_positive[:, back], of_positives)
 
     def _check(self, qualities: Tensor | None, check: bool, sync: Sync, implementation: Implementation) -> None:
         if qualities is not None and qualities.ndim != 1:
@@ -215,6 +233,24 @@ class RankingOperator:
             check_range("quality", qualities, *self.quality_range)
         if implementation == "reference" and Processes(sync).size > 1:
             raise ValueError("implementation 'reference' ranks the candidates of one process: sync must be False")
+
+    def _referred(
+        self, logits: Levels, targets: Tensor, qualities: Tensor, delta: float, pools: Pools | None
+    ) -> Values:
+        """The reference of dense targets; of pools one after another, where the logits of the others are ignored."""
+        flat = whole(logits)
+        if pools is None:
+            return Values(tuple(self.reference(flat, targets.view(flat.shape), qualities, delta)), None)
+        levels = levels_of(logits)
+        fitted = in_pools(RankedCandidates(levels, [], targets.new_zeros(0, dtype=torch.int64), flat, 1), pools).pools
+        parts = [index.expand(level.shape).reshape(-1) for index, level in zip(fitted, levels, strict=True)]
+        flat, targets, pool_of = flat.reshape(-1), targets.reshape(-1), torch.cat(parts)
+        own = pool_of[(targets != 0) & ~(targets < 0)]
+        values = [
+            self.reference(flat, targets.masked_fill(pool_of != pool, -1), qualities[own == pool], delta)
+            for pool in range(pools.number)
+        ]
+        return Values(tuple(torch.stack(each) for each in zip(*values, strict=True)), None, own)
 
     def _ranked(
         self, candidates: RankedCandidates, qualities: Tensor, delta: float, by: Implementation, sync: Sync
@@ -232,7 +268,9 @@ class RankingOperator:
         with torch.autocast(candidates.logits[0].device.type, enabled=False):
             arguments = (*candidates, *settings, qualities.detach(), keep)
             values, per_positive, *_ = ranked(self.operator, self.kind, *arguments)
-        return Values(values.unbind(), per_positive.detach())
+        if candidates.pools:
+            return Values(values.unbind(), per_positive.detach(), pools_of(candidates))
+        return Values(values.squeeze(1).unbind(), per_positive.detach())
 
 
 def chosen(implementation: Implementation, logits: Sequence[Tensor]) -> Implementation:

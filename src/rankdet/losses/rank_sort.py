@@ -13,6 +13,7 @@ from rankdet.losses.candidates import check_sigmoid
 from rankdet.losses.checks import Levels, levels_of
 from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
 from rankdet.losses.operators import Implementation, RankingOperator
+from rankdet.losses.pools import Pools
 from rankdet.losses.processes import Processes, Sync
 from rankdet.losses.quality import IoUQuality, Quality
 from rankdet.losses.ranking import Ruling
@@ -37,6 +38,7 @@ def rank_sort_loss(
     delta: float = 0.5,
     *,
     is_positive: Levels | None = None,
+    pools: Pools | None = None,
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation = "auto",
@@ -75,8 +77,12 @@ def rank_sort_loss(
     is_positive
         Bool, same shapes: which logits are positives, of whatever target in [0, 1]; all others with a target of 0 or
         more are negatives. None: those with a target above 0.
+    pools
+        Rank K pools by themselves, in one call: see :class:`Pools`. Values are (K,) then, 0 for a pool without
+        positives. None: all logits are one pool.
     sync
-        Rank the candidates of all processes in one pool; see :class:`Processes`.
+        Rank the candidates of all processes in one pool; see :class:`Processes`. Pools are numbered alike in all of
+        them.
     check
         Raise on NaN or infinite logits and on targets outside their range (this waits for the device). Without it they
         make the loss NaN; they are never dropped.
@@ -89,13 +95,15 @@ def rank_sort_loss(
     Returns
     -------
     RankSortValues
-        Scalars (float64 for float64 logits, else float32). Each back-propagates its own gradient, so that they can be
-        weighted apart; their sum has the published gradient. Without positives both are zeros connected to ``logits``.
+        Scalars, or (K,) with ``pools``; float64 for float64 logits, else float32. Each back-propagates its own
+        gradient, so that they can be weighted apart; their sum has the published gradient. Without positives both are
+        zeros connected to ``logits``.
 
     Raises
     ------
     ValueError
         When shapes differ, δ is negative, there is no such implementation, or ``check`` finds a value out of range.
+        When a pool is none of 0 … K − 1; on a GPU, and where torch compiles, this makes the loss NaN instead.
 
     Notes
     -----
@@ -115,12 +123,18 @@ def rank_sort_loss(
     >>> (ranking + sorting).backward()
     >>> logits.grad
     tensor([ 0.0000,  0.0375,  0.0857,  0.0857, -0.1375,  0.0357, -0.1071,  0.0000])
+
+    Its first and its second half as pools:
+
+    >>> halves = Pools(torch.arange(2)[:, None], 2)
+    >>> rank_sort_loss(logits.view(2, 4), targets.view(2, 4), delta=0, pools=halves)
+    RankSortValues(ranking=tensor([0.0000, 0.1667]), sorting=tensor([0., 0.]))
     """
     quality = None
     if is_positive is not None:
         targets, quality = _with_zeros(targets, is_positive)
     found = _RANK_SORT.of_targets(
-        logits, targets, delta, quality, sync=sync, check=check, implementation=implementation
+        logits, targets, delta, quality, pools=pools, sync=sync, check=check, implementation=implementation
     )
     return RankSortValues(*found.values)
 
@@ -132,6 +146,7 @@ def rank_sort_loss_of_labels(
     delta: float = 0.5,
     *,
     zero_quality_is_negative: bool = False,
+    pools: Pools | None = None,
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation = "auto",
@@ -152,7 +167,7 @@ def rank_sort_loss_of_labels(
     zero_quality_is_negative
         Whether a positive of quality exactly 0 becomes a negative: the letter of the paper and the authors' code, where
         positives have targets above 0. By default it stays a positive, the one to be sorted last.
-    delta, sync, check, implementation
+    delta, pools, sync, check, implementation
         See :func:`rank_sort_loss`, also for what is returned and raised.
 
     Examples
@@ -165,7 +180,9 @@ def rank_sort_loss_of_labels(
     """
     if zero_quality_is_negative:
         labels, quality, _ = _without_zeros(logits, labels, quality)
-    found = _RANK_SORT.of_labels(logits, labels, delta, quality, sync=sync, check=check, implementation=implementation)
+    found = _RANK_SORT.of_labels(
+        logits, labels, delta, quality, pools=pools, sync=sync, check=check, implementation=implementation
+    )
     return RankSortValues(*found.values)
 
 
@@ -176,6 +193,7 @@ def rank_sort_loss_at(
     delta: float = 0.5,
     *,
     ignored: Levels | None = None,
+    pools: Pools | None = None,
     sync: Sync = False,
     check: bool = False,
     implementation: Implementation = "auto",
@@ -200,7 +218,7 @@ def rank_sort_loss_at(
         dimension for whole rows; None: none.
     check
         See :func:`rank_sort_loss`; and a wrong index raises on any device.
-    delta, sync, implementation
+    delta, pools, sync, implementation
         See :func:`rank_sort_loss`, also for what is returned.
 
     Raises
@@ -228,7 +246,15 @@ def rank_sort_loss_at(
     tensor(0.5000)
     """
     found = _RANK_SORT.at_index(
-        logits, index, delta, quality, ignored=ignored, sync=sync, check=check, implementation=implementation
+        logits,
+        index,
+        delta,
+        quality,
+        ignored=ignored,
+        pools=pools,
+        sync=sync,
+        check=check,
+        implementation=implementation,
     )
     return RankSortValues(*found.values)
 
@@ -271,10 +297,10 @@ def _rule(window: Window, quality: Tensor, false_positives: Tensor) -> Ruling:
     is_active = ~(false_positives <= EPSILON)
     none = torch.zeros_like(rank)
     return Ruling(
-        values=torch.stack([ranking_errors.mean(), sorting.error.mean()]),
-        positive_gradients=torch.stack([-ranking_errors * is_active, sorting.gradient]) / len(rank),
+        values=window.means(torch.stack([ranking_errors, sorting.error])),
+        positive_gradients=torch.stack([-ranking_errors * is_active, sorting.gradient]) / window.count,
         # A negative gets ranking_error · H / N_FP, and ranking_error / N_FP = 1 / rank.
-        weights=torch.stack([is_active / rank, none]) / len(rank),
+        weights=torch.stack([is_active / rank, none]) / window.count,
         per_positive=rank[None],
     )
 
@@ -387,7 +413,7 @@ class RankSortLoss(nn.Module):
         quality, rows = self.quality(candidates, positives), positives.rows
         if self.zero_quality_is_negative:
             labels, quality, rows = _without_zeros(candidates.logits, labels, quality, rows)
-        (ranking, sorting), per_positive = _RANK_SORT.of_labels(
+        (ranking, sorting), per_positive, _ = _RANK_SORT.of_labels(
             candidates.logits,
             labels,
             self.delta,

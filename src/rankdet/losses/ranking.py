@@ -9,7 +9,7 @@ Both passes are operators of torch (``torch.ops.rankdet``), which ``torch.compil
 flat arguments begin with the fields of :class:`RankedCandidates` and :class:`Settings`. Where nobody traces, the same
 functions are called directly: the machinery of an operator takes a sixth of the time of a call with few logits.
 
-Legend: P positives of this process, P' those of all, N logits, K values of a loss, J numbers of each positive.
+Legend: P positives of this process, P' those of all, N logits, V values of a loss, K pools, J numbers of each positive.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rankdet.losses.cells import Cells
 from rankdet.losses.negatives import Negatives, TorchNegatives
+from rankdet.losses.pools import Runs, sort_in_pools
 from rankdet.losses.processes import Processes
-from rankdet.losses.roles import RankedCandidates, is_traced, positive_logits
+from rankdet.losses.roles import RankedCandidates, is_traced, pools_of, positive_logits
 from rankdet.losses.sorting import Window
 
 
 class Ruling(NamedTuple):
-    """What a rule returns for P positives in ascending order of their logits; all float64.
+    """What a rule returns for P positives in ascending order of their logits, pool by pool; all float64.
 
     values
-        (K,): the values of the loss.
+        (V, K): the values of the loss in each pool, 0 in one without positives; (V,) will do where there is one pool.
     positive_gradients
-        (K, P): gradient of each value at each positive.
+        (V, P): gradient of each value of its pool at each positive.
     weights
-        (K, P): w; the gradient of a value at a negative with logit s is Σ_i w_i H(s − p_i). No two differ in sign.
+        (V, P): w; the gradient of a value at a negative with logit s is Σ_i w_i H(s − p_i). No two of a pool differ in
+        sign.
     per_positive
         (J, P): numbers of each positive for use outside of the loss: its rank first.
     """
@@ -48,11 +49,12 @@ class Ruling(NamedTuple):
 
 
 Rule = Callable[[Window, Tensor, Tensor], Ruling]
-"""Maps the P positives in ascending order, their (P,) qualities (or whatever else comes with them) and (P,) N_FP."""
+"""Maps the P positives in ascending order, pool by pool, their (P,) qualities (or what else comes with them) and (P,)
+N_FP. Means, sums and orders of the positives of each pool are those of the window."""
 
 
 class Kind(NamedTuple):
-    """A rule and the sizes of its answer: K values, J numbers for each positive."""
+    """A rule and the sizes of its answer: V values, J numbers for each positive."""
 
     rule: Rule
     num_values: int
@@ -76,38 +78,48 @@ class Settings(NamedTuple):
     group: str
 
 
-_ARGUMENTS = """Tensor[] logits, Tensor[] marks, Tensor positives, Tensor ignored, SymInt width,
-float delta, str implementation, str group, """
-_FORWARD = f"({_ARGUMENTS} Tensor qualities, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-_BACKWARD = f"{_ARGUMENTS} Tensor positive_gradients, Tensor ascending, Tensor weights, Tensor upstream"
-_NUM_ARGUMENTS = 10
+_ARGUMENTS = """Tensor[] logits, Tensor[] marks, Tensor positives, Tensor ignored, SymInt width, Tensor[] pools,
+SymInt num_pools, float delta, str implementation, str group, """
+_FORWARD = f"({_ARGUMENTS} Tensor qualities, bool keep) -> ({', '.join(7 * ['Tensor'])})"
+_BACKWARD = f"{_ARGUMENTS} Tensor positive_gradients, Tensor ascending, Tensor pool_of, Tensor weights, Tensor upstream"
+_NUM_CANDIDATES, _NUM_SETTINGS = len(RankedCandidates._fields), len(Settings._fields)
+_NUM_FOUND = 4
+"""Results of the forward pass that the backward pass needs: those between the values and the upstream gradient."""
 
 
 def _given(arguments: tuple[Any, ...]) -> tuple[RankedCandidates, Settings, tuple[Any, ...]]:
     """The arguments of an operator: the candidates, the settings, and all others."""
-    return RankedCandidates(*arguments[:5]), Settings(*arguments[5:8]), arguments[8:]
+    after = _NUM_CANDIDATES + _NUM_SETTINGS
+    return (
+        RankedCandidates(*arguments[:_NUM_CANDIDATES]),
+        Settings(*arguments[_NUM_CANDIDATES:after]),
+        arguments[after:],
+    )
 
 
-def _negatives(candidates: RankedCandidates, cells: Cells, settings: Settings, kept: Tensor | None) -> Negatives:
+def _negatives(
+    candidates: RankedCandidates, positives: Tensor, runs: Runs, settings: Settings, kept: Tensor | None
+) -> Negatives:
     """The implementation of the passes over the negatives; those in Triton and numba are imported on demand."""
+    arguments = candidates, positives, runs, settings.delta
     if settings.implementation == "triton":
         from rankdet.losses.kernels.negatives import TritonNegatives
 
-        return TritonNegatives(candidates, cells)
-    if _is_compiled(settings, cells.edges):
+        return TritonNegatives(*arguments)
+    if _is_compiled(settings, positives):
         from rankdet.losses.kernels.cpu import NumbaNegatives
 
-        return NumbaNegatives(candidates, cells, kept)
-    return TorchNegatives(candidates, cells, kept)
+        return NumbaNegatives(*arguments, kept)
+    return TorchNegatives(*arguments, kept)
 
 
-def _window(ascending: Tensor, settings: Settings) -> Window:
+def _window(ascending: Tensor, settings: Settings, runs: Runs) -> Window:
     """The positives in ascending order, and the implementation of sums among them."""
     if _is_compiled(settings, ascending):
         from rankdet.losses.kernels.cpu import NumbaWindow
 
-        return NumbaWindow(ascending, settings.delta)
-    return Window(ascending, settings.delta)
+        return NumbaWindow(ascending, settings.delta, runs)
+    return Window(ascending, settings.delta, runs)
 
 
 def _is_compiled(settings: Settings, like: Tensor) -> bool:
@@ -132,37 +144,61 @@ def rank(kind: Kind, *arguments: Any) -> tuple[Tensor, ...]:
     Returns
     -------
     values
-        (K,) in the dtype of the loss.
+        (V, K) in the dtype of the loss.
     per_positive, positive_gradients
-        (J, P) and (K, P) float64, in the order of the candidates.
-    ascending, weights
-        (P',) logits of all positives and their (K, P') weights, float64.
+        (J, P) and (V, P) float64, in the order of the candidates.
+    ascending, pool_of, weights
+        (P',) logits of all positives, float64, their pools, int64 (empty where there is one pool), and their (V, P')
+        weights, float64: pool by pool, ascending in each.
     kept
         (N,) int32: the cell of each logit, in the memory in which the backward pass will write the gradient; empty
         where they are not kept.
     """
     candidates, settings, (qualities, keep) = _given(arguments)
     processes = Processes(settings.group)
-    # A logit that is not finite makes the loss NaN, and is kept from the search.
+    # A logit that is not finite makes the loss of its pool NaN, and is kept from the search.
     own, poison = positive_logits(candidates)
-    gathered, first = processes.gather(torch.stack([own, qualities.double()]))
+    pools = pools_of(candidates)
+    columns = [own, qualities.double()] if pools is None else [own, qualities.double(), pools.double()]
+    gathered, first = processes.gather(torch.stack(columns))
     num_own, num_all = len(own), gathered.shape[1]
     kept = torch.empty(candidates.num_logits if keep else 0, dtype=torch.int32, device=own.device)
     if num_all == 0:
         none = own.new_zeros(kind.num_values, 0)
-        values = own.new_zeros(kind.num_values, dtype=candidates.dtype)
-        return values, own.new_zeros(kind.num_per_positive, 0), none, own, none.clone(), kept
-    ascending, order = gathered[0].sort(stable=True)
-    cells = Cells(ascending, settings.delta, candidates.dtype)
-    counts, sums, not_finite = _negatives(candidates, cells, settings, kept if keep else None).count(own)
-    false_positives = processes.sum(cells.steps_over(counts, sums).clamp(min=0) + (poison + not_finite))
-    ruling = kind.rule(_window(ascending, settings), gathered[1, order], false_positives)
-    values = ruling.values + 0 * false_positives.sum()  # NaN in every value where a logit was
+        values = own.new_zeros(kind.num_values, candidates.num_pools, dtype=candidates.dtype)
+        empty = torch.empty(0, dtype=torch.int64, device=own.device)
+        return values, own.new_zeros(kind.num_per_positive, 0), none, own, empty, none.clone(), kept
+    ascending, order = sort_in_pools(gathered[0], None if pools is None else gathered[2])
+    pool_of = order[:0] if pools is None else gathered[2, order].long()
+    runs = _runs(candidates, ascending, pool_of)
+    steps, not_finite = _negatives(candidates, ascending, runs, settings, kept if keep else None).count(own)
+    not_finite = not_finite + poison.sum() if pools is None else not_finite.index_add(0, pools, poison)
+    false_positives = processes.sum(steps.clamp(min=0) + runs.of_each(not_finite))
+    ruling = kind.rule(_window(ascending, settings, runs), gathered[1, order], false_positives)
+    values = _by_pool(kind, ruling.values, candidates.num_pools)
+    values = values + 0 * runs.totals(false_positives)  # NaN in every value of a pool where a logit was
     # From ascending order to that of the candidates, of which this process holds some.
     place = torch.empty_like(order).scatter_(0, order, torch.arange(num_all, device=order.device))
     place = place[first : first + num_own]
     of_own = ruling.per_positive[:, place], ruling.positive_gradients[:, place]
-    return values.to(candidates.dtype), *of_own, ascending, ruling.weights, kept
+    return values.to(candidates.dtype), *of_own, ascending, pool_of, ruling.weights, kept
+
+
+def _runs(candidates: RankedCandidates, ascending: Tensor, pool_of: Tensor) -> Runs:
+    """The positives of all processes, pool by pool."""
+    return Runs(pool_of if candidates.pools else None, candidates.num_pools, len(ascending))
+
+
+def _by_pool(kind: Kind, values: Tensor, num_pools: int) -> Tensor:
+    """(V, K) values, of which a rule for one pool returns (V,)."""
+    if values.shape == (kind.num_values,) and num_pools == 1:
+        return values[:, None]
+    if values.shape != (kind.num_values, num_pools):
+        raise ValueError(
+            f"a rule returned values of shape {tuple(values.shape)}, not ({kind.num_values}, {num_pools}): with pools "
+            "it must take means and sums of each from its window"
+        )
+    return values
 
 
 def register(name: str, kind: Kind) -> Any:
@@ -176,10 +212,11 @@ def register(name: str, kind: Kind) -> Any:
         # The positives of all processes are as many as the context finds out when it runs.
         num_all = num_own if settings.group == "" else torch.library.get_ctx().new_dynamic_size()
         return (
-            first.new_empty(kind.num_values, dtype=candidates.dtype),
+            first.new_empty(kind.num_values, candidates.num_pools, dtype=candidates.dtype),
             first.new_empty(kind.num_per_positive, num_own, dtype=torch.float64),
             first.new_empty(kind.num_values, num_own, dtype=torch.float64),
             first.new_empty(num_all, dtype=torch.float64),
+            first.new_empty(num_all if candidates.pools else 0, dtype=torch.int64),
             first.new_empty(kind.num_values, num_all, dtype=torch.float64),
             first.new_empty(candidates.num_logits if keep else 0, dtype=torch.int32),
         )
@@ -242,10 +279,12 @@ def _refuse(*_: Any) -> Any:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    (logits, marks, positives, ignored, width), settings, (_, keep) = _given(inputs)
+    candidates, settings, (_, keep) = _given(inputs)
     _, _, *found, kept = output
-    ctx.save_for_backward(positives, ignored, *found, *logits, *marks)
-    ctx.num_levels, ctx.num_marks, ctx.width, ctx.settings = len(logits), len(marks), width, settings
+    levels = *candidates.logits, *candidates.marks, *candidates.pools
+    ctx.save_for_backward(candidates.positives, candidates.ignored, *found, *levels)
+    ctx.num_levels, ctx.num_marks, ctx.num_pools = len(candidates.logits), len(candidates.marks), len(candidates.pools)
+    ctx.width, ctx.number, ctx.settings = candidates.width, candidates.num_pools, settings
     # Not among the saved tensors: the first backward pass overwrites it, and a second one works without.
     ctx.kept = kept if keep else None
     ctx.set_materialize_grads(False)
@@ -253,7 +292,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     # One gradient for each argument; only the logits have any.
-    nothing = ([None] * ctx.num_marks, *(None,) * (_NUM_ARGUMENTS - 2))
+    none_of_settings = (None,) * (_NUM_SETTINGS + 2)
+    nothing = ([None] * ctx.num_marks, None, None, None, [None] * ctx.num_pools, None, *none_of_settings)
     if upstream is None:
         return [None] * ctx.num_levels, *nothing
     arguments = _saved(ctx)[1]
@@ -263,24 +303,28 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Any
 
 def _saved(ctx: Any) -> tuple[Tensor | None, tuple[Any, ...]]:
     """The kept cells, once, and all arguments of the backward pass but the last."""
-    positives, ignored, positive_gradients, ascending, weights, *rest = ctx.saved_tensors
-    logits, marks = rest[: ctx.num_levels], rest[ctx.num_levels :]
+    positives, ignored, *saved = ctx.saved_tensors
+    found, levels = saved[:_NUM_FOUND], saved[_NUM_FOUND:]
+    marks, pools = ctx.num_levels, ctx.num_levels + ctx.num_marks
+    candidates = levels[:marks], levels[marks:pools], positives, ignored, ctx.width, levels[pools:], ctx.number
     kept, ctx.kept = ctx.kept, None
-    found = positive_gradients, ascending, weights
-    return kept, (logits, marks, positives, ignored, ctx.width, *ctx.settings, *found)
+    return kept, (*candidates, *ctx.settings, *found)
 
 
 def gradients(kept: Tensor | None, *arguments: Any) -> list[Tensor]:
-    """The gradient of Σ_k upstream_k · value_k, level by level; in the memory of ``kept`` where cells were kept."""
-    candidates, settings, (positive_gradients, ascending, weights, upstream) = _given(arguments)
+    """The gradient of Σ upstream · value, level by level; in the memory of ``kept`` where cells were kept."""
+    candidates, settings, (positive_gradients, ascending, pool_of, weights, upstream) = _given(arguments)
     upstream = upstream.double() * Processes(settings.group).size
     if len(ascending) == 0:
         if kept is not None:
             kept.zero_()
         return [torch.zeros_like(level, memory_format=torch.contiguous_format) for level in candidates.logits]
-    cells = Cells(ascending, settings.delta, candidates.dtype)
-    function = cells.weighted_steps(upstream @ weights)
-    return _negatives(candidates, cells, settings, kept).gradient(function, upstream @ positive_gradients)
+    runs = _runs(candidates, ascending, pool_of)
+    weights = (runs.of_each(upstream) * weights).sum(0)
+    pools = pools_of(candidates)
+    of_own = upstream if pools is None else upstream[:, pools]
+    negatives = _negatives(candidates, ascending, runs, settings, kept)
+    return negatives.gradient(weights, (of_own * positive_gradients).sum(0))
 
 
 _GRADIENT = torch.library.custom_op(

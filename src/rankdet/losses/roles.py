@@ -1,6 +1,6 @@
 """Which of millions of logits are positives, which are ignored, and which are the negatives between them.
 
-Legend: M candidates, C classes, P positives, I ignored rows, N logits of all levels.
+Legend: M candidates, C classes, P positives, I ignored rows, N logits of all levels, K pools.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rankdet.losses.checks import Levels, levels_of
+from rankdet.losses.pools import Cycle, Pools
 from rankdet.structures import is_class
 
 Index = Tensor | Sequence[Tensor]
@@ -33,6 +34,10 @@ class RankedCandidates(NamedTuple):
         (I,) int64 indices of the ignored rows of ``width`` logits, ascending; empty for kernels that read labels.
     width
         Logits of a row.
+    pools
+        None, or L int64 tensors with as many dimensions as the logits, which broadcast to their shapes.
+    num_pools
+        K.
     """
 
     logits: list[Tensor]
@@ -40,6 +45,8 @@ class RankedCandidates(NamedTuple):
     positives: Tensor
     ignored: Tensor
     width: int
+    pools: Sequence[Tensor] = ()
+    num_pools: int = 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -185,8 +192,50 @@ def _ignored_rows(levels: Sequence[Tensor], ignored: Levels) -> tuple[Tensor, in
     return torch.cat([mask.reshape(-1) for mask in masks]), widths.pop()
 
 
+def in_pools(candidates: RankedCandidates, pools: Pools | None) -> RankedCandidates:
+    """The candidates, in pools.
+
+    Raises ValueError when the pools do not fit to the logits. A number outside of 0 … K − 1 raises where looking does
+    not wait for a device, unless someone traces; else it makes all positives −1.
+    """
+    if pools is None:
+        return candidates
+    levels, indices = _paired(candidates.logits, pools.of, "pools")
+    fitted, positives = [], candidates.positives
+    for level, index in zip(levels, indices, strict=True):
+        if index.dtype != torch.int64 or pools.number < 1:
+            raise ValueError(f"pools must be int64, and at least one: {index.dtype}, {pools.number} pools")
+        sizes = (1,) * (level.ndim - index.ndim) + tuple(index.shape)
+        if len(sizes) != level.ndim or any(size not in (1, of) for size, of in zip(sizes, level.shape, strict=True)):
+            raise ValueError(f"pools {tuple(index.shape)} do not broadcast to logits {tuple(level.shape)}")
+        is_wrong = ((index < 0) | (index >= pools.number)).any()
+        if index.device.type == "cpu" and not is_traced([index]):
+            if bool(is_wrong):
+                raise ValueError(f"pools must lie in 0 … {pools.number - 1}, got {index.min()} to {index.max()}")
+        else:
+            positives = positives.masked_fill(is_wrong.to(positives.device), -1)
+        index = index.clamp(0, pools.number - 1)
+        fitted.append(index.view(sizes).to(level.device, non_blocking=level.device.type != "cpu"))
+    return candidates._replace(positives=positives, pools=fitted, num_pools=pools.number)
+
+
+def pools_of(candidates: RankedCandidates) -> Tensor | None:
+    """(P,) int64 pools of the positives; None where all are in one."""
+    if not candidates.pools:
+        return None
+    places, start = candidates.positives.clamp(min=0), 0
+    pools = torch.zeros_like(places)
+    for level, index in zip(candidates.logits, candidates.pools, strict=True):
+        if level.numel():
+            inside = (places - start).clamp(0, level.numel() - 1)
+            is_here = (places >= start) & (places < start + level.numel())
+            pools = torch.where(is_here, Cycle.of(index, level.shape).at(inside), pools)
+        start += level.numel()
+    return pools
+
+
 def positive_logits(candidates: RankedCandidates) -> tuple[Tensor, Tensor]:
-    """(P,) float64 logits of the positives, all finite, and a scalar that is NaN where one was not or P is wrong."""
+    """(P,) float64 logits of the positives, all finite, and (P,) numbers: NaN where one was not, or if P is wrong."""
     positives, parts, start = candidates.positives, [], 0
     for level in candidates.logits:
         flat = level.reshape(-1)
@@ -198,7 +247,7 @@ def positive_logits(candidates: RankedCandidates) -> tuple[Tensor, Tensor]:
             parts.append(flat[index].where(here, 0) if len(flat) else flat.new_zeros(len(index)))
         start += len(flat)
     values = parts[0].double() if len(parts) == 1 else torch.stack(parts).double().sum(0)
-    poison = torch.where((positives < 0).any(), torch.nan, (values - values).sum())
+    poison = torch.where((positives < 0).any(), torch.nan, values - values)
     return values.nan_to_num(0.0, 0.0, 0.0), poison
 
 

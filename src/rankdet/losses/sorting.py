@@ -1,6 +1,6 @@
 """The sorting error of Rank & Sort Loss over P positives: dense for few of them, O(P log P) time for many.
 
-Legend: P positives in ascending order of their logits p, y their localization qualities, V distinct qualities.
+Legend: P positives in ascending order of their logits p, y their localization qualities, K pools.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rankdet.losses.steps import prefix_sums, soft_step
+from rankdet.losses.pools import Runs, sort_in_pools
+from rankdet.losses.steps import soft_step
 
 DENSE_UP_TO = 192
 """Up to this many positives the P × P form is the faster one on a CPU."""
@@ -36,7 +37,8 @@ class Sorting(NamedTuple):
 class Window:
     """Sums of soft steps among P positives in ascending order of their logits, in O(P log P).
 
-    Logits are (P,) float64, and δ is half the width of the linear part of H.
+    Logits are (P,) float64, and δ is half the width of the linear part of H. Positives of several pools lie pool by
+    pool, ascending in each, and see none but their own pool.
 
     Examples
     --------
@@ -46,33 +48,71 @@ class Window:
     (tensor([[2.5000, 1.5000, 0.5000]], dtype=torch.float64), tensor([[0.5000, 1.5000, 2.5000]], dtype=torch.float64))
     """
 
-    def __init__(self, logits: Tensor, delta: float) -> None:
+    def __init__(self, logits: Tensor, delta: float, runs: Runs | None = None) -> None:
         self.logits = logits
         self.delta = delta
+        self.runs = Runs.single(len(logits)) if runs is None else runs
 
     @functools.cached_property
     def first(self) -> Tensor:
         """(P,) place at which each window begins."""
-        return torch.searchsorted(self.logits, self.logits - self.delta)
+        if self.runs.pools is None:
+            return torch.searchsorted(self.logits, self.logits - self.delta)
+        # Before logits that are equal to an edge.
+        return self._places([self.logits - self.delta, self.logits])[0]
 
     @functools.cached_property
     def last(self) -> Tensor:
         """(P,) place before which each window ends."""
-        return torch.searchsorted(self.logits, self.logits + self.delta, right=True)
+        if self.runs.pools is None:
+            return torch.searchsorted(self.logits, self.logits + self.delta, right=True)
+        return self._places([self.logits, self.logits + self.delta])[1]
+
+    def _places(self, values: list[Tensor]) -> Tensor:
+        """(2, P): of two ascending sequences, how many of the other one are before each, those of earlier pools too."""
+        _, order = sort_in_pools(torch.cat(values), self.runs.pool_of.repeat(2))
+        places = torch.arange(len(order), device=order.device)
+        return torch.empty_like(order).scatter_(0, order, places).view(2, -1) - places[: len(self.logits)]
+
+    @property
+    def count(self) -> Tensor | int:
+        """How many positives are in the pool of each: (P,) int64, or P where there is one pool."""
+        return self.runs.count
+
+    def means(self, values: Tensor) -> Tensor:
+        """(…, K) means of (…, P) values over the positives of each pool."""
+        return self.runs.means(values)
+
+    def totals(self, values: Tensor) -> Tensor:
+        """(…, K) sums of (…, P) values over the positives of each pool."""
+        return self.runs.totals(values)
+
+    def cumulative(self, values: Tensor) -> Tensor:
+        """(…, P) sums of (…, P) values over the positives of a pool up to each one, itself included."""
+        return self.runs.cumulative(values)
+
+    def running_max(self, values: Tensor) -> Tensor:
+        """(P,) largest of (P,) values among the positives of a pool up to each one, itself included."""
+        return self.runs.running_max(values)
 
     def steps_above(self, weights: Tensor) -> Tensor:
-        """Σ_j H(p_j − p_i) w_j for each i; (…, P) for (…, P) weights."""
-        counts, moments = prefix_sums(weights), prefix_sums(weights * self.logits)
-        inside = counts[..., self.last] - counts[..., self.first]
-        moment = moments[..., self.last] - moments[..., self.first]
-        return counts[..., -1:] - counts[..., self.last] + self.linear(moment - self.logits * inside, inside)
+        """Σ_j H(p_j − p_i) w_j for each i, over its pool; (…, P) for (…, P) weights."""
+        counts, moments = self._sums(weights)
+        first, last = self.runs.before(self.first), self.runs.before(self.last)
+        inside = counts[..., last] - counts[..., first]
+        moment = moments[..., last] - moments[..., first]
+        return self.runs.at_end(counts) - counts[..., last] + self.linear(moment - self.logits * inside, inside)
 
     def steps_below(self, weights: Tensor) -> Tensor:
-        """Σ_k H(p_i − p_k) w_k for each i; (…, P) for (…, P) weights."""
-        counts, moments = prefix_sums(weights), prefix_sums(weights * self.logits)
-        inside = counts[..., self.last] - counts[..., self.first]
-        moment = moments[..., self.last] - moments[..., self.first]
-        return counts[..., self.first] + self.linear(self.logits * inside - moment, inside)
+        """Σ_k H(p_i − p_k) w_k for each i, over its pool; (…, P) for (…, P) weights."""
+        counts, moments = self._sums(weights)
+        first, last = self.runs.before(self.first), self.runs.before(self.last)
+        inside = counts[..., last] - counts[..., first]
+        moment = moments[..., last] - moments[..., first]
+        return counts[..., first] + self.linear(self.logits * inside - moment, inside)
+
+    def _sums(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        return self.runs.sums_before(weights), self.runs.sums_before(weights * self.logits)
 
     def sorting(self, quality: Tensor) -> Sorting:
         """Sorting error over its target, of every positive; all of (P,) float64, in ascending order of their logits.
@@ -88,7 +128,12 @@ class Window:
         """
         dense_up_to = DENSE_UP_TO_ON_GPU if self.logits.is_cuda else DENSE_UP_TO
         errors = _dense if len(self.logits) <= dense_up_to else _sparse
-        return errors(self, quality)
+        if self.runs.pools is None:
+            return errors(self, quality)
+        # A quality that is no number spoils its own pool alone.
+        poison = self.runs.of_each(self.totals(quality - quality))
+        rank, error, gradient = errors(self, quality.nan_to_num(0.0, 0.0, 0.0))
+        return Sorting(rank, error + poison, gradient + poison)
 
     def dominance(self, quality: Tensor) -> Dominance:
         """Sums over those of lower or of higher quality than one's own, for (P,) qualities."""
@@ -101,6 +146,9 @@ class Window:
 
 def _dense(window: Window, quality: Tensor) -> Sorting:
     above = soft_step(window.logits - window.logits[:, None], window.delta)
+    pools = window.runs.pools
+    if pools is not None:
+        above = above.masked_fill_(pools != pools[:, None], 0)
     worse = above.masked_fill(quality >= quality[:, None], 0)
     weights = torch.stack([torch.ones_like(quality), 1 - quality], dim=1)
     rank, total = (above @ weights).unbind(1)
@@ -146,7 +194,12 @@ class Dominance:
         self.is_set = (ranks >> bits[:, None]) & 1 > 0
         """(L, P): whether the bit of each query is set, highest bit first."""
         positions = torch.arange(len(logits), dtype=torch.int32, device=logits.device)
-        ends = torch.zeros_like(positions), torch.full_like(positions, len(positions))
+        runs = window.runs
+        if runs.pools is None:
+            self.start, end = positions.new_zeros(1), positions.new_full((1,), len(positions))
+        else:
+            self.start, end = runs.start.int(), runs.end.int()
+        ends = self.start.expand_as(positions), end.expand_as(positions)
         bounds = torch.stack([ends[0], self.window.first.int(), self.window.last.int(), ends[1]])
         self.orders = positions.new_empty(self.is_set.shape)
         """(L, P): the order of the positions after each level."""
@@ -157,10 +210,12 @@ class Dominance:
         for level, own in enumerate(self.is_set):
             is_one = own.index_select(0, order)
             zeros_before = functional.pad((~is_one).cumsum(0, dtype=torch.int32), (1, 0))
-            num_zeros, before = zeros_before[-1], zeros_before[:-1]
+            # Zeros move to the front of their pool.
+            front = self.start - zeros_before[self.start]
+            num_zeros, before = front + zeros_before[end], front + zeros_before[:-1]
             place = torch.where(is_one, num_zeros + positions - before, before).long()
             order = self.orders[level].scatter_(0, place, order)
-            zeros = zeros_before.index_select(0, bounds.view(-1)).view_as(bounds)
+            zeros = front + zeros_before.index_select(0, bounds.view(-1)).view_as(bounds)
             ones = num_zeros + bounds - zeros
             torch.where(own, zeros, ones, out=self.bounds[level])
             bounds = torch.where(own, ones, zeros)
@@ -192,15 +247,18 @@ class Dominance:
         for level in range(0, len(bounds), size):
             part = slice(level, level + size)
             ordered = rows.index_select(0, self.orders[part].view(-1)).view(-1, num, width)
-            before = functional.pad(_cumulative(ordered), (0, 0, 1, 0))
+            before = functional.pad(self._cumulative(ordered), (0, 0, 1, 0))
             starts = torch.arange(len(ordered), dtype=torch.int32, device=rows.device) * (num + 1)
-            # A level counts nothing for queries of the other kind: the sum before the first place is 0.
-            places = bounds[part] * (self.is_set[part] != of_better)[:, None] + starts[:, None, None]
+            # A level counts nothing for queries of the other kind: the sum before the first place is 0. So is that
+            # before the first place of a pool.
+            is_counted = (self.is_set[part] != of_better)[:, None] & (bounds[part] > self.start)
+            places = bounds[part] * is_counted + starts[:, None, None]
             picked = before.view(-1, width).index_select(0, places.view(-1))
             total += picked.view(-1, 3, num, width).sum(0)
         return total
 
-
-def _cumulative(rows: Tensor) -> Tensor:
-    """(L, P, R): sums of the rows of a level up to each one, itself included."""
-    return prefix_sums(rows.mT)[..., 1:].mT if rows.is_cuda else rows.cumsum(1)
+    def _cumulative(self, rows: Tensor) -> Tensor:
+        """(L, P, R): sums of the rows of a level and a pool up to each one, itself included."""
+        if self.window.runs.pools is None and not rows.is_cuda:
+            return rows.cumsum(1)
+        return self.window.runs.cumulative(rows.mT).mT

@@ -25,9 +25,10 @@ from rankdet.losses import rank_sort_loss
 from rankdet.losses.cells import Cells
 from rankdet.losses.negatives import Counted, TorchNegatives
 from rankdet.losses.operators import chosen
+from rankdet.losses.pools import Runs
 from rankdet.losses.ranking import Settings, _negatives
 from rankdet.losses.roles import RankedCandidates, from_targets, positive_logits
-from rankdet.losses.sorting import Window, _sparse
+from rankdet.losses.sorting import Window
 
 kernels = pytest.importorskip("rankdet.losses.kernels.cpu", exc_type=ImportError)
 
@@ -48,19 +49,17 @@ def draw(seed: int, positives: int, others: int, dtype: torch.dtype = torch.floa
 def both(candidates: RankedCandidates, delta: float, keeps: bool) -> Iterator[tuple[Counted, list[Tensor]]]:
     """What the passes return, by torch and by numba; F is that of random weights, and positives get 7."""
     own, _ = positive_logits(candidates)
-    cells = Cells(own.sort().values, delta, candidates.dtype)
+    positives, runs = own.sort().values, Runs.single(len(own))
     weights = torch.rand(len(own), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    function = cells.weighted_steps(weights)
     for passes in (TorchNegatives, kernels.NumbaNegatives):
         kept = torch.empty(candidates.num_logits, dtype=torch.int32) if keeps else None
-        negatives = passes(candidates, cells, kept)
-        yield negatives.count(own), negatives.gradient(function, torch.full_like(own, 7.0))
+        negatives = passes(candidates, positives, runs, delta, kept)
+        yield negatives.count(own), negatives.gradient(weights, torch.full_like(own, 7.0))
 
 
 def assert_equal(candidates: RankedCandidates, delta: float, keeps: bool) -> None:
     (counted, gradients), (found, found_gradients) = both(candidates, delta, keeps)
-    assert torch.equal(found.counts, counted.counts)
-    torch.testing.assert_close(found.sums, counted.sums, rtol=1e-12, atol=1e-12 * candidates.num_logits)
+    torch.testing.assert_close(found.steps, counted.steps, rtol=1e-12, atol=1e-12 * candidates.num_logits)
     for mine, theirs in zip(found_gradients, gradients, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=0)
 
@@ -92,8 +91,9 @@ def test_every_value_finds_the_cell_that_it_finds_in_torch(
     near = [edges, edges.nextafter(edges + 1e30), edges.nextafter(edges - 1e30), torch.tensor(others, dtype=dtype)]
     logits = torch.cat([own.to(dtype), *near])
     targets = (torch.arange(len(logits)) < len(own)).float()
-    (counted, _), (found, _) = both(from_targets(logits, targets)[0], delta, False)
-    assert torch.equal(found.counts, counted.counts)
+    (_, gradients), (_, found) = both(from_targets(logits, targets)[0], delta, False)
+    # Of cells with lines of their own.
+    torch.testing.assert_close(found, gradients, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("delta", [0.0, 0.5])
@@ -105,7 +105,7 @@ def test_sorting_is_that_of_torch(positives: int, ties: bool, delta: float) -> N
     logits, quality = (2 * logits).sort().values, quality.sigmoid()
     if ties:
         logits, quality = (8 * logits).round() / 8, (5 * quality).ceil() / 5
-    found, expected = _sparse(kernels.NumbaWindow(logits, delta), quality), Window(logits, delta).sorting(quality)
+    found, expected = kernels.NumbaWindow(logits, delta).sorting(quality), Window(logits, delta).sorting(quality)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
         assert torch.equal(mine == 0, theirs == 0)
@@ -149,11 +149,11 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) - 10)
 
 def test_numba_is_what_a_cpu_gets_where_it_is_installed() -> None:
     candidates, _ = from_targets(torch.zeros(3), torch.ones(3))
-    cells = Cells(torch.zeros(3, dtype=torch.float64), 0.5, torch.float32)
+    positives = torch.zeros(3, dtype=torch.float64), Runs.single(3)
     passes = {"auto": kernels.NumbaNegatives, "numba": kernels.NumbaNegatives, "torch": TorchNegatives}
     for implementation, expected in passes.items():
         assert chosen(implementation, candidates.logits) == implementation
-        assert type(_negatives(candidates, cells, Settings(0.5, implementation, ""), None)) is expected
+        assert type(_negatives(candidates, *positives, Settings(0.5, implementation, ""), None)) is expected
     with pytest.raises(ValueError, match="'numba' needs tensors on CPU, these are on meta"):
         chosen("numba", [torch.zeros(3, device="meta")])
 

@@ -364,19 +364,31 @@ def test_strided_logits_are_refused() -> None:
 
 
 POINTERS = {
-    "labels": "*i64", "targets": "*fp32", "edges": "*fp32", "packed": "*i64", "broken": "*i32", "value": "*fp32",
+    "labels": "*i64", "targets": "*fp32", "pools": "*i32", "borders": "*i32",
+    "edges": "*fp32", "packed": "*i64", "broken": "*i32", "value": "*fp32",
     "slope": "*fp32",
 }  # fmt: skip
-NUMBERS = {"first_block": "i32", "num_logits": "i32", "num_edges": "i32", "num_rows": "i32", "scale": "fp32"}
+NUMBERS = {
+    "first_block": "i32", "num_logits": "i32", "num_edges": "i32", "num_rows": "i32", "scale": "fp32",
+    "pool_width": "i32", "cycle": "i32",
+}  # fmt: skip
 
 
 def compiled(
-    name: str, role: str, dtype: str, capability: int, num_logits: str = "i32", targets: str = "*fp32"
+    name: str,
+    role: str,
+    dtype: str,
+    capability: int,
+    num_logits: str = "i32",
+    targets: str = "*fp32",
+    has_pools: bool = False,
 ) -> dict[str, str]:
     """The intermediate codes of a kernel for an NVIDIA GPU that need not be there."""
     kernel = getattr(kernels, name)
     constants = {"NUM_CLASSES": 80 if role == "labels" else 1, "STEPS": 11, "BLOCK": kernels.BLOCK}
     constants["targets" if role == "labels" else "labels"] = None
+    if not has_pools:
+        constants |= {"pools": None, "borders": None}
     types = POINTERS | NUMBERS | {"logits": f"*{dtype}", "gradient": f"*{dtype}", "num_logits": num_logits}
     types |= {"targets": targets} | dict.fromkeys(constants, "constexpr")
     is_aligned = [types[arg].startswith("*") or arg == "num_logits" for arg in kernel.arg_names]
@@ -419,6 +431,16 @@ def test_kernels_compile_for_nvidia_gpus(
         if name == "_gradient":
             assert "fma" not in ptx
             assert "st.global.v4.b32" in ptx
+
+
+@pytest.mark.parametrize("role", ["labels", "targets"])
+@pytest.mark.parametrize("name", ["_count", "_gradient"])
+def test_kernels_of_pools_compile_for_nvidia_gpus(
+    compiler: Callable[..., dict[str, str]], name: str, role: str
+) -> None:
+    codes = compiler(name, role, "fp32", 90, has_pools=True)
+    assert re.search(r"tt\.addptr %borders\b", codes["ttir"])
+    assert re.search(r"^\.target sm_90a?$", codes["ptx"], re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["_count", "_gradient"])

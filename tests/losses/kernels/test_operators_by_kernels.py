@@ -31,6 +31,7 @@ from rankdet.losses import (
     IoUCrossEntropyLoss,
     IoUWeights,
     MeanQuality,
+    Pools,
     RankingWeights,
     RankSortLoss,
     Tasks,
@@ -46,7 +47,7 @@ from rankdet.losses import (
 )
 from rankdet.losses.rank_sort import _without_zeros
 from rankdet.losses.ranking import Kind, gradients, rank
-from rankdet.losses.roles import RankedCandidates, from_index, from_labels, from_targets
+from rankdet.losses.roles import RankedCandidates, from_index, from_labels, from_targets, in_pools
 from rankdet.structures import Candidates, Matched, is_class
 
 kernels = pytest.importorskip("rankdet.losses.kernels.negatives", exc_type=ImportError)
@@ -138,12 +139,12 @@ def graded(
     candidates: RankedCandidates,
     numbers: Tensor,
     delta: float,
-    triton: bool,
+    by: Literal["torch", "triton"],
     run: Callable[..., Any] = lambda function, *args: function(*args),
 ) -> Graded:
-    given = *candidates, delta, triton, ""
+    given = *candidates, delta, by, ""
     values, per_positive, *found, _ = run(rank, KINDS[name], *given, numbers, False)
-    upstream = torch.arange(1.0, len(values) + 1)
+    upstream = torch.arange(1.0, values.numel() + 1).view_as(values)
     return Graded(values, per_positive, run(gradients, None, *given, *found, upstream))
 
 
@@ -163,16 +164,48 @@ def test_kernels_give_the_losses_of_torch(
     interpreter: Callable[..., Any], name: str, form: Form, delta: float, sizes: list[int]
 ) -> None:
     candidates, numbers = candidates_of(draw(), form, sizes)
-    expected = graded(name, candidates, numbers, delta, triton=False)
-    assert_close(graded(name, candidates, numbers, delta, True, interpreter), expected, 1e-5)
+    expected = graded(name, candidates, numbers, delta, "torch")
+    assert_close(graded(name, candidates, numbers, delta, "triton", interpreter), expected, 1e-5)
+
+
+POOLS = {
+    "of candidates": (torch.arange(sum(SIZES)) * 7 % 4)[:, None],
+    "of classes": torch.arange(C) % 4,
+    "leading": (torch.arange(sum(SIZES)) // 200)[:, None],
+    "one": torch.tensor([[1]]),
+}
+
+
+@by_kind
+@by_form
+@pytest.mark.parametrize("pools", POOLS)
+def test_kernels_give_the_losses_of_pools(interpreter: Callable[..., Any], name: str, form: Form, pools: str) -> None:
+    """Of which the fifth is empty. A logit that is not finite spoils its own alone."""
+    pool = draw()
+    spoiled = pool.logits.clone()
+    spoiled[int((pool.labels == 1).nonzero()[5]), 2] = torch.nan
+    index = POOLS[pools].expand(len(pool.logits), -1) if len(POOLS[pools]) in (1, len(pool.logits)) else POOLS[pools]
+    for logits in (pool.logits, spoiled):
+        for sizes in ([sum(SIZES)], SIZES):
+            candidates, numbers = candidates_of(pool._replace(logits=logits), form, sizes)
+            parts = index.split(sizes) if len(index) == sum(SIZES) else [index] * len(sizes)
+            candidates = in_pools(candidates, Pools([part.clone() for part in parts], 5))
+            expected = graded(name, candidates, numbers, 0.5, "torch")
+            found = graded(name, candidates, numbers, 0.5, "triton", interpreter)
+            torch.testing.assert_close(found.values, expected.values, rtol=1e-6, atol=1e-7, equal_nan=True)
+            assert found.values.isnan().any() == (logits is spoiled)
+            for mine, theirs in zip(found.gradients, expected.gradients, strict=True):
+                sound = ~theirs.isnan()
+                torch.testing.assert_close(mine[sound], theirs[sound], rtol=1e-5, atol=1e-6)
+                assert not (mine[~sound].isfinite() & (mine[~sound] != 0)).any()
 
 
 @by_kind
 @by_form
 def test_kernels_give_the_losses_of_half_precision(interpreter: Callable[..., Any], name: str, form: Form) -> None:
     candidates, numbers = candidates_of(draw(torch.float16), form, SIZES)
-    expected = graded(name, candidates, numbers, 0.5, triton=False)
-    assert_close(graded(name, candidates, numbers, 0.5, True, interpreter), expected, 1e-3)
+    expected = graded(name, candidates, numbers, 0.5, "torch")
+    assert_close(graded(name, candidates, numbers, 0.5, "triton", interpreter), expected, 1e-3)
 
 
 @by_kind
@@ -181,7 +214,7 @@ def test_kernels_need_no_positives(interpreter: Callable[..., Any], name: str, f
     pool = draw()
     pool = pool._replace(labels=pool.labels.where(pool.labels < 0, C), targets=pool.targets.clamp(max=0))
     candidates, numbers = candidates_of(pool._replace(quality=pool.quality[:0]), form, SIZES)
-    found = graded(name, candidates, numbers, 0.5, True, interpreter)
+    found = graded(name, candidates, numbers, 0.5, "triton", interpreter)
     assert not found.values.any()
     assert not any(gradient.any() for gradient in found.gradients)
 
@@ -198,13 +231,13 @@ def test_a_logit_that_is_not_finite_spoils_the_value(
         spoiled = pool.logits.clone()
         spoiled[row, column] = torch.nan
         candidates, numbers = candidates_of(pool._replace(logits=spoiled), "labels", sizes)
-        assert graded(name, candidates, numbers, 0.5, True, interpreter).values.isnan().all()
+        assert graded(name, candidates, numbers, 0.5, "triton", interpreter).values.isnan().all()
     ignored = pool.logits.clone()
     ignored[pool.labels < 0] = torch.nan
     candidates, numbers = candidates_of(pool._replace(logits=ignored), "labels", sizes)
     clean, _ = candidates_of(pool, "labels", sizes)
     assert_close(
-        graded(name, candidates, numbers, 0.5, True, interpreter), graded(name, clean, numbers, 0.5, False), 1e-5
+        graded(name, candidates, numbers, 0.5, "triton", interpreter), graded(name, clean, numbers, 0.5, "torch"), 1e-5
     )
 
 
@@ -213,8 +246,8 @@ def test_a_dropped_positive_is_a_negative_for_the_kernels(interpreter: Callable[
     quality = pool.quality.masked_fill(pool.quality < 0.4, 0)
     labels, quality, _ = _without_zeros(pool.logits, pool.labels, quality)
     candidates, numbers = candidates_of(pool._replace(labels=labels[0], quality=quality), "labels", SIZES)
-    expected = graded("rank & sort", candidates, numbers, 0.5, triton=False)
-    assert_close(graded("rank & sort", candidates, numbers, 0.5, True, interpreter), expected, 1e-5)
+    expected = graded("rank & sort", candidates, numbers, 0.5, "torch")
+    assert_close(graded("rank & sort", candidates, numbers, 0.5, "triton", interpreter), expected, 1e-5)
 
 
 @pytest.mark.parametrize("sizes", [[sum(SIZES)], SIZES], ids=["one level", "levels"])
@@ -237,7 +270,7 @@ def test_a_wrong_index_spoils_the_value(interpreter: Callable[..., Any], name: s
     for wrong in (-1, len(pool.logits) * C, int(places_of(pool)[0])):
         index = places_of(pool).index_fill(0, torch.tensor([7]), wrong)
         candidates, _ = find(pool.logits.clone(), index)
-        assert graded(name, candidates, pool.quality, 0.5, True, interpreter).values.isnan().all()
+        assert graded(name, candidates, pool.quality, 0.5, "triton", interpreter).values.isnan().all()
 
 
 @by_kind
@@ -250,7 +283,7 @@ def test_a_wrong_number_of_positives_spoils_the_value(
     pool = draw()
     numbers = pool.quality.repeat(2)[: len(pool.quality) + change]
     candidates, numbers = candidates_of(pool._replace(quality=numbers), "labels", sizes, reads_labels=True)
-    assert graded(name, candidates, numbers, 0.5, True, interpreter).values.isnan().all()
+    assert graded(name, candidates, numbers, 0.5, "triton", interpreter).values.isnan().all()
 
 
 # What a GPU would wait for

@@ -5,7 +5,7 @@ compacted and nothing waits for the device. The first pass adds integers: offset
 of 1 / ``scale``. Integers add up to the same sum in any order, so every run has the same bits, as does any other code
 of the same definition.
 
-Legend: M candidates, C classes, E = 2P edges of the cells of P positives, R rows of replicated cells.
+Legend: M candidates, C classes, E = 2P edges of the cells of P positives, R rows of replicated cells, K pools.
 
 Notes
 -----
@@ -30,9 +30,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional
 
-from rankdet.losses.cells import Cells, PiecewiseLinear
+from rankdet.losses.cells import Cells
 from rankdet.losses.negatives import Counted
+from rankdet.losses.pools import Cycle, Runs
 from rankdet.losses.roles import RankedCandidates
 
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4):
@@ -91,6 +93,22 @@ def _roles(
 
 
 @triton.jit
+def _pools(
+    pools: tl.tensor,
+    pool_width: tl.tensor,
+    cycle: tl.tensor,
+    start: tl.tensor,
+    lane: tl.tensor,
+    is_inside: tl.tensor,
+) -> tl.tensor:
+    """The pool of each logit ``start + lane``: every ``pool_width`` logits have one of ``cycle`` pools, in turns."""
+    row = start // pool_width
+    position = (start - row * pool_width).to(tl.int32) + lane
+    place = ((row % cycle).to(tl.int32) + position // pool_width) % cycle
+    return tl.load(pools + place, mask=is_inside, other=0)
+
+
+@triton.jit
 def _find(
     values: tl.tensor,
     is_relevant: tl.tensor,
@@ -99,7 +117,11 @@ def _find(
     num_edges: tl.tensor,
     STEPS: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Cell and left edge of relevant values by a binary search without branches; the others read nothing."""
+    """Cell and left edge of relevant values by a binary search without branches; the others read nothing.
+
+    ``edges`` points to the lowest edge of the pool of each value, which has ``num_edges``; the cell is the number of
+    them that a value reaches.
+    """
     cells = tl.zeros_like(values).to(tl.int32)
     left = tl.zeros_like(values) + lowest
     for step in tl.static_range(STEPS):
@@ -113,11 +135,13 @@ def _find(
     return cells, left
 
 
-@triton.jit(do_not_specialize=["first_block", "num_edges", "num_rows"])  # they vary from step to step
+@triton.jit(do_not_specialize=["first_block", "num_edges", "num_rows", "pool_width", "cycle"])  # they vary
 def _count(
     logits: tl.tensor,
     labels: tl.tensor | None,
     targets: tl.tensor | None,
+    pools: tl.tensor | None,
+    borders: tl.tensor | None,
     edges: tl.tensor,
     packed: tl.tensor,
     broken: tl.tensor,
@@ -126,6 +150,8 @@ def _count(
     num_edges: tl.tensor,
     num_rows: tl.tensor,
     scale: tl.tensor,
+    pool_width: tl.tensor,
+    cycle: tl.tensor,
     NUM_CLASSES: tl.constexpr,
     STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -137,15 +163,28 @@ def _count(
     is_negative, is_counted = _roles(labels, targets, start, lane, is_inside, NUM_CLASSES)
     values = tl.load(logits + start + lane, mask=is_inside, other=0.0).to(tl.float32)
     is_finite = tl.abs(values) < _INFINITY
-    lowest = tl.load(edges)
+    if pools is not None:
+        pool = _pools(pools, pool_width, cycle, start, lane, is_inside)
+        first = tl.load(borders + pool, mask=is_inside, other=0)
+        own_edges = tl.load(borders + pool + 1, mask=is_inside, other=0) - first
+        lowest = tl.load(edges + first, mask=own_edges > 0, other=_INFINITY)
+        broken += pool
+    else:
+        first = 0
+        own_edges = num_edges
+        lowest = tl.load(edges)
     is_relevant = is_negative & is_finite & (values >= lowest)
     # One sum answers two questions: how many are relevant, and is any not finite.
     found = tl.sum(is_relevant.to(tl.int32) + (is_counted & ~is_finite).to(tl.int32) * (2 * BLOCK), 0)
     # All programs write the same number, so it does not matter who comes last.
-    tl.store(broken, 1, mask=found >= 2 * BLOCK)
+    if pools is not None:
+        tl.store(broken, 1, mask=is_counted & ~is_finite)
+    else:
+        tl.store(broken, 1, mask=found >= 2 * BLOCK)
     # Late in training nearly all negatives lie below all positives, and many blocks end here.
     if found % (2 * BLOCK) > 0:
-        cells, left = _find(values, is_relevant, edges, lowest, num_edges, STEPS)
+        cells, left = _find(values, is_relevant, edges + first, lowest, own_edges, STEPS)
+        cells += first
         # Scaling by a power of two is exact, and adding 2²³ rounds half to even, fused with it or not.
         offsets = tl.minimum(tl.where(scale > 0, (values - left) * scale, 0.0), _LARGEST_OFFSET)
         offsets = (offsets + _TWO_TO_23) - _TWO_TO_23
@@ -153,17 +192,21 @@ def _count(
         tl.atomic_add(packed + row + cells, offsets.to(tl.int64) + _ONE, mask=is_relevant, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["num_edges"])
+@triton.jit(do_not_specialize=["num_edges", "pool_width", "cycle"])
 def _gradient(
     logits: tl.tensor,
     labels: tl.tensor | None,
     targets: tl.tensor | None,
+    pools: tl.tensor | None,
+    borders: tl.tensor | None,
     edges: tl.tensor,
     value: tl.tensor,
     slope: tl.tensor,
     gradient: tl.tensor,
     num_logits: tl.tensor,
     num_edges: tl.tensor,
+    pool_width: tl.tensor,
+    cycle: tl.tensor,
     NUM_CLASSES: tl.constexpr,
     STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -173,11 +216,20 @@ def _gradient(
     is_inside = lane < num_logits - start
     is_negative, _ = _roles(labels, targets, start, lane, is_inside, NUM_CLASSES)
     values = tl.load(logits + start + lane, mask=is_inside, other=0.0).to(tl.float32)
-    lowest = tl.load(edges)
+    if pools is not None:
+        pool = _pools(pools, pool_width, cycle, start, lane, is_inside)
+        first = tl.load(borders + pool, mask=is_inside, other=0)
+        own_edges = tl.load(borders + pool + 1, mask=is_inside, other=0) - first
+        lowest = tl.load(edges + first, mask=own_edges > 0, other=_INFINITY)
+    else:
+        first = 0
+        own_edges = num_edges
+        lowest = tl.load(edges)
     is_relevant = is_negative & (values >= lowest)
     result = tl.zeros_like(values)
     if tl.max(is_relevant.to(tl.int32), 0) > 0:
-        cells, left = _find(values, is_relevant, edges, lowest, num_edges, STEPS)
+        cells, left = _find(values, is_relevant, edges + first, lowest, own_edges, STEPS)
+        cells += first
         at_left = tl.load(value + cells, mask=is_relevant, other=0.0)
         inclination = tl.load(slope + cells, mask=is_relevant, other=0.0)
         result = tl.where(is_relevant, at_left + inclination * (values - left), 0.0)
@@ -204,6 +256,23 @@ def launches(num_blocks: int, num_cells: int) -> Iterator[Launch]:
         yield Launch(first, count, min(count, max(triton.cdiv(count, PROGRAMS_OF_ROW), useful)))
 
 
+class PooledEdges(NamedTuple):
+    """Which edges the logits of a level are compared with, where there are several pools.
+
+    pools
+        (R,) int32, 0 … K − 1: logit i of the level is in pool ``pools[i // width % R]``.
+    width
+        Logits that share an entry of ``pools``.
+    borders
+        (K + 1,) int32: the edges of pool k are those from ``borders[k]`` to ``borders[k + 1]``, ascending. Steps and
+        cells of a pool begin at its lowest edge.
+    """
+
+    pools: Tensor
+    width: int
+    borders: Tensor
+
+
 def count_negatives(
     logits: Tensor,
     labels: Tensor | None,
@@ -213,6 +282,7 @@ def count_negatives(
     counts: Tensor,
     sums: Tensor,
     broken: Tensor,
+    pooled: PooledEdges | None = None,
 ) -> None:
     r"""Add the negatives of each cell, and the sum of their offsets, to ``counts`` and ``sums``.
 
@@ -240,8 +310,11 @@ def count_negatives(
     counts, sums
         (E + 1,) int64; what they hold is added to, so that pyramid levels can come one after another.
     broken
-        (1,) int32, set to 1 where a logit that is not ignored is NaN or infinite, a positive's too; else left alone.
-        Such a logit is not counted.
+        (K,) int32, set to 1 where a logit of the pool that is not ignored is NaN or infinite, a positive's too; else
+        left alone. Such a logit is not counted.
+    pooled
+        The pools; None where there is one. The cell of a logit is then the number of the highest edge of its own pool
+        that is ≤ s, counted from 1 over the edges of all pools, and 0 where there is none.
 
     Raises
     ------
@@ -255,13 +328,14 @@ def count_negatives(
     over R rows of cells, summed at the end. One launch, and four operations of torch on R · (E + 1) numbers.
     """
     num_classes = _num_classes(logits, labels, targets, edges, counts, sums, broken)
+    pools, borders, width, cycle = _pool_arguments(pooled)
     num_edges = edges.numel()
     with _device_of(logits):
         for first, num_blocks, num_rows in launches(triton.cdiv(logits.numel(), BLOCK), num_edges + 1):
             packed = counts.new_zeros(num_rows, num_edges + 1)
             _count[(num_blocks,)](
-                *(logits, labels, targets, edges, packed, broken),
-                *(first, logits.numel(), num_edges, num_rows, float(scale)),
+                *(logits, labels, targets, pools, borders, edges, packed, broken),
+                *(first, logits.numel(), num_edges, num_rows, float(scale), width, cycle),
                 NUM_CLASSES=num_classes,
                 STEPS=num_edges.bit_length(),
                 BLOCK=BLOCK,
@@ -286,12 +360,13 @@ def write_gradient(
     value: Tensor,
     slope: Tensor,
     gradient: Tensor,
+    pooled: PooledEdges | None = None,
 ) -> None:
     r"""Write :math:`value_k + slope_k (s - e_{k - 1})` for each negative s of cell k ≥ 1, and 0 for all other logits.
 
-    The first arguments are those of :func:`count_negatives`. ``value`` and ``slope`` are (E + 1,) float32: the gradient
-    at the left edge of each cell, and its growth per logit. ``gradient`` has shape and dtype of the logits, and every
-    element of it is written.
+    The first arguments and the last are those of :func:`count_negatives`. ``value`` and ``slope`` are (E + 1,) float32:
+    the gradient at the left edge of each cell, and its growth per logit. ``gradient`` has shape and dtype of the
+    logits, and every element of it is written.
 
     Notes
     -----
@@ -301,14 +376,21 @@ def write_gradient(
     num_classes = _num_classes(logits, labels, targets, edges, value, slope, gradient)
     if logits.numel() == 0:
         return
+    pools, borders, width, cycle = _pool_arguments(pooled)
     with _device_of(logits):
         _gradient[(triton.cdiv(logits.numel(), BLOCK),)](
-            *(logits, labels, targets, edges, value, slope, gradient, logits.numel(), edges.numel()),
+            *(logits, labels, targets, pools, borders, edges, value, slope, gradient),
+            *(logits.numel(), edges.numel(), width, cycle),
             NUM_CLASSES=num_classes,
             STEPS=edges.numel().bit_length(),
             BLOCK=BLOCK,
             **GRADIENT_OPTIONS,
         )
+
+
+def _pool_arguments(pooled: PooledEdges | None) -> tuple[Tensor | None, Tensor | None, int, int]:
+    """Pools, borders, width and cycle of the kernels."""
+    return (None, None, 1, 1) if pooled is None else (pooled.pools, pooled.borders, pooled.width, len(pooled.pools))
 
 
 def _num_classes(logits: Tensor, labels: Tensor | None, targets: Tensor | None, *others: Tensor) -> int:
@@ -332,9 +414,9 @@ class TritonNegatives:
     Nothing waits for the device. The cells of logits are not kept: the second pass looks for them again.
     """
 
-    def __init__(self, candidates: RankedCandidates, cells: Cells) -> None:
+    def __init__(self, candidates: RankedCandidates, positives: Tensor, runs: Runs, delta: float) -> None:
         self.candidates = candidates
-        self.cells = cells
+        self.cells = cells = Cells(positives, delta, candidates.dtype, runs)
         # Units per logit in which offsets inside of a cell are added up: 2²³ to the next power of two above 2δ.
         self.scale = 0.0 if cells.per_width == 0 else 2.0 ** (23 - math.ceil(-math.log2(cells.per_width)))
 
@@ -342,22 +424,27 @@ class TritonNegatives:
         """Make the first pass; see :meth:`rankdet.losses.negatives.Negatives.count`."""
         edges = self.cells.edges
         counts, offsets = (torch.zeros(len(self.cells), dtype=torch.int64, device=edges.device) for _ in range(2))
-        broken = torch.zeros(1, dtype=torch.int32, device=edges.device)
-        for logits, labels, targets in self._levels():
-            count_negatives(logits, labels, targets, edges, self.scale, counts, offsets, broken)
+        broken = torch.zeros(self.candidates.num_pools, dtype=torch.int32, device=edges.device)
+        for logits, labels, targets, pooled in self._levels():
+            count_negatives(logits, labels, targets, edges, self.scale, counts, offsets, broken, pooled)
         sums = counts * self.cells.left + (offsets / self.scale if self.scale > 0 else 0.0)
-        return Counted(counts.double(), sums, torch.where(broken[0] > 0, torch.nan, 0.0))
+        steps = self.cells.steps_over(counts.double(), sums)
+        return Counted(steps, torch.where(broken > 0, torch.nan, 0.0).double())
 
-    def gradient(self, function: PiecewiseLinear, of_positives: Tensor) -> list[Tensor]:
+    def gradient(self, weights: Tensor, of_positives: Tensor) -> list[Tensor]:
         """Make the second pass; see :meth:`rankdet.losses.negatives.Negatives.gradient`."""
+        function = self.cells.weighted_steps(weights)
         # Anchored at the left edge of each cell, so that no large numbers cancel in single precision.
         value = function.offset + function.slope * self.cells.left
-        none = torch.zeros_like(function.total)
-        value = value.clamp(torch.minimum(none, function.total), torch.maximum(none, function.total)).float()
+        total = function.total
+        if self.candidates.pools:
+            total = functional.pad(self.cells.edge_runs.of_each(total), (1, 0))
+        none = torch.zeros_like(total)
+        value = value.clamp(torch.minimum(none, total), torch.maximum(none, total)).float()
         gradients, positives, start = [], self.candidates.positives, 0
-        for logits, labels, targets in self._levels():
+        for logits, labels, targets, pooled in self._levels():
             gradient = torch.empty_like(logits)
-            write_gradient(logits, labels, targets, self.cells.edges, value, function.slope.float(), gradient)
+            write_gradient(logits, labels, targets, self.cells.edges, value, function.slope.float(), gradient, pooled)
             flat = gradient.view(-1)
             if len(flat):
                 # The kernel leaves zeros at the positives. Adding to them needs no index of a length that varies.
@@ -368,10 +455,12 @@ class TritonNegatives:
             start += len(flat)
         return [part.view(level.shape) for part, level in zip(gradients, self.candidates.logits, strict=True)]
 
-    def _levels(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-        """Contiguous logits of each level with their labels or their targets."""
-        for level, marks in zip(self.candidates.logits, self.candidates.marks, strict=True):
-            if marks.shape == level.shape:
-                yield level.contiguous(), None, marks.contiguous()
-            else:
-                yield level.contiguous(), marks.contiguous(), None
+    def _levels(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None, PooledEdges | None]]:
+        """Contiguous logits of each level with their labels or their targets, and pools where there are several."""
+        for number, (level, marks) in enumerate(zip(self.candidates.logits, self.candidates.marks, strict=True)):
+            is_dense, pooled = marks.shape == level.shape, None
+            if self.candidates.pools:
+                pools, width = Cycle.of(self.candidates.pools[number], level.shape)
+                pooled = PooledEdges(pools.to(torch.int32), width, self.cells.edge_runs.borders.to(torch.int32))
+            roles = (None, marks.contiguous()) if is_dense else (marks.contiguous(), None)
+            yield level.contiguous(), *roles, pooled
