@@ -5,6 +5,7 @@ Legend: M detections that are true or false positives, O objects.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -71,20 +72,24 @@ def example_sections(subjects: Sequence[Subject]) -> list[Section]:
         if subject.measured is None or subject.source is None:
             continue
         errors = _Errors(subject.measured)
-        for kind, found in (("false positives", errors.false_positives()), ("missed objects", errors.missed())):
-            figures = [_drawn(one, subject.measured, subject.source) for one in _few(found, each)]
+        false, missed = _few(errors.false_positives(), each), _few(errors.missed(), each)
+        for kind, found in (
+            ("false positives", map(errors.false_positive, false)),
+            ("missed objects", map(errors.missed_object, missed)),
+        ):
+            figures = [_drawn(one, subject.measured, subject.source) for one in found]
             text = "" if figures else "There are none."
             sections.append(Section(f"{subject.name}: {kind}", text, figures=figures, is_part=True, layout="examples"))
     return sections
 
 
-def _few(examples: Iterator[Example], most: int) -> Iterator[Example]:
-    """The first examples, at most `MOST_OF_ONE` of an image."""
+def _few(errors: Iterator[tuple[int, int]], most: int) -> Iterator[int]:
+    """The first of some errors, each with its image, at most `MOST_OF_ONE` of an image."""
     counts: Counter[int] = Counter()
-    for example in examples:
-        counts[example.image] += 1
-        if counts[example.image] <= MOST_OF_ONE:
-            yield example
+    for image, error in errors:
+        counts[image] += 1
+        if counts[image] <= MOST_OF_ONE:
+            yield error
             most -= 1
         if not most:
             return
@@ -111,30 +116,36 @@ class _Errors:
         is_hit = matches.objects >= 0
         self._found_with[matches.objects[is_hit]] = self._scores[is_hit]
 
-    def false_positives(self) -> Iterator[Example]:
-        """Those of the best scores first."""
-        for place in np.flatnonzero(np.isnan(self._matches.ious) & self._is_kept).tolist():
-            image, label = int(self._images[place]), int(self._matches.labels[place])
-            around = np.flatnonzero(self._object_images == image)
-            detection = self._detection(place, "main detection")
-            reason = self._of_false_positive(detection.box, label, around, float(self._scores[place]))
-            name = f"{format_value(self._names[label])} {self._scores[place]:.2f}"
-            yield Example(image, [detection, *(self._object(one, "object") for one in around.tolist())], name, reason)
+    def false_positives(self) -> Iterator[tuple[int, int]]:
+        """The image and the place among the M detections, those of the best scores first."""
+        places = np.flatnonzero(np.isnan(self._matches.ious) & self._is_kept)
+        return zip(self._images[places].tolist(), places.tolist(), strict=True)
 
-    def missed(self) -> Iterator[Example]:
-        """Those that no detection fits first, of these the largest."""
+    def false_positive(self, place: int) -> Example:
+        """One of them, with the objects of its image."""
+        image, label = int(self._images[place]), int(self._matches.labels[place])
+        around = np.flatnonzero(self._object_images == image)
+        detection = self._detection(place, "main detection")
+        reason = self._of_false_positive(detection.box, label, around, float(self._scores[place]))
+        name = f"{format_value(self._names[label])} {self._scores[place]:.2f}"
+        return Example(image, [detection, *(self._object(one, "object") for one in around.tolist())], name, reason)
+
+    def missed(self) -> Iterator[tuple[int, int]]:
+        """The image and the place among the O objects, first those that no detection fits, of these the largest."""
         matches = self._matches
         thresholds = self._thresholds[matches.object_labels] if len(self._thresholds) else np.zeros(0)
         is_missed = matches.is_object & ~(self._found_with >= thresholds)
         rows = np.flatnonzero(is_missed)
         order = np.lexsort((-self._comparison.areas[rows], np.isfinite(self._found_with[rows])))
-        for row in rows[order].tolist():
-            image, label = int(self._object_images[row]), int(matches.object_labels[row])
-            around = np.flatnonzero((self._images == image) & self._is_kept).tolist()
-            shapes = [self._detection(place, "detection") for place in around]
-            reason = self._of_missed(row, label, around, shapes)
-            name = format_value(self._names[label])
-            yield Example(image, [self._object(row, "main object"), *shapes], name, reason)
+        return zip(self._object_images[rows[order]].tolist(), rows[order].tolist(), strict=True)
+
+    def missed_object(self, row: int) -> Example:
+        """One of them, with the detections of its image."""
+        image, label = int(self._object_images[row]), int(self._matches.object_labels[row])
+        around = np.flatnonzero((self._images == image) & self._is_kept).tolist()
+        shapes = [self._detection(place, "detection") for place in around]
+        reason = self._of_missed(row, label, around, shapes)
+        return Example(image, [self._object(row, "main object"), *shapes], format_value(self._names[label]), reason)
 
     def _of_false_positive(self, box: Sequence[float], label: int, around: NDArray[np.int64], score: float) -> str:
         if not len(around):
@@ -187,25 +198,29 @@ def _overlaps(box: Sequence[float], others: NDArray[np.float64]) -> NDArray[np.f
 
 
 def _drawn(example: Example, measured: Measurement, source: Source) -> Markup:
-    """A window of the image around the error, with shapes and a caption."""
+    """A window of the image around the error, with shapes and a caption; without the image where it cannot be read."""
     truth = measured.comparison.ground_truth
-    file = truth.file_names[example.image].decode()
-    said = f"<b>{escape(example.name)}</b> {escape(example.reason)}<br>{escape(format_value(file))}"
-    caption = f"<figcaption>{said}</figcaption>"
+    file, box = truth.file_names[example.image].decode(), example.shapes[0].box
+    annotated = truth.size(example.image)
+    pixels, lost = None, ""
     try:
-        pixels = viewed(source.images / file, truth.size(example.image))
-    except InputError as error:
-        return Markup(f'<figure class="example"><div class="lost">{escape(str(error))}</div>{caption}</figure>')
-    left, top, width, height = _window(example.shapes[0].box, pixels.width, pixels.height)
-    url = data_url(pixels.crop((left, top, left + width, top + height)), SIDE, QUALITY)
-    window = np.array([[left, top, width, height]], dtype=np.float64)
-    seen = [shape for shape in reversed(example.shapes) if _overlaps(shape.box, window)[0] > 0]
-    drawn = "".join(map(_lines, seen))
+        pixels = viewed(source.images / file, annotated)
+        size = pixels.height, pixels.width
+    except InputError:
+        size, lost = annotated or (math.ceil(box[1] + box[3]), math.ceil(box[0] + box[2])), " (cannot be read)"
+    left, top, width, height = _window(box, size[1], size[0])
+    is_seen = _overlaps((left, top, width, height), np.array([shape.box for shape in example.shapes])) > 0
+    seen = [shape for shape, is_inside in zip(example.shapes, is_seen.tolist(), strict=True) if is_inside]
+    drawn = "".join(map(_lines, reversed(seen)))
+    if pixels is not None:
+        url = data_url(pixels.crop((left, top, left + width, top + height)), SIDE, QUALITY)
+        place = f'x="{left}" y="{top}" width="{width}" height="{height}" preserveAspectRatio="none"'
+        drawn = f'<image href="{url}" {place}/>{drawn}'
     label = escape(f"{example.name}, {example.reason}")
+    said = f"<b>{escape(example.name)}</b> {escape(example.reason)}<br>{escape(format_value(file))}{lost}"
     return Markup(
-        f'<figure class="example"><svg viewBox="{left} {top} {width} {height}" role="img" aria-label="{label}">'
-        f'<image href="{url}" x="{left}" y="{top}" width="{width}" height="{height}" preserveAspectRatio="none"/>'
-        f"{drawn}</svg>{caption}</figure>"
+        f'<figure class="example"><svg viewBox="{left} {top} {width} {height}" role="img" aria-label="{label}">{drawn}'
+        f"</svg><figcaption>{said}</figcaption></figure>"
     )
 
 

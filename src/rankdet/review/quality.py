@@ -51,12 +51,14 @@ def curve_sections(subjects: Sequence[Subject], most: int) -> list[Section]:
         for iou, of in (("0.50", mean), ("0.75", strict))
     ]
     sections = [Section("Curves", "Precision over recall, a mean over the classes.", figures=figures)]
-    classes = _classes_with_most_objects(shown, most)
+    with_objects = _classes_with_objects(shown)
+    classes = with_objects[:most]
     charts = [legend(names)] if len(names) > 1 else []
+    found = {subject.name: _matches(subject) for subject in shown}
     for name in classes:
-        charts.append(pair(_precision_chart(name, shown, names), _lrp_chart(name, shown, names)))
-    total = len(shown[0].shown["per_class"])
-    rest = f"\n\nThe {len(classes)} classes with the most objects of {total}." if len(classes) < total else ""
+        charts.append(pair(_precision_chart(name, shown, names), _lrp_chart(name, shown, names, found)))
+    is_cut = len(classes) < len(with_objects)
+    rest = f"\n\nThe {len(classes)} classes with the most objects of {len(with_objects)}." if is_cut else ""
     sections.append(Section("Curves of each class", OF_CURVES + rest, figures=charts, is_part=True, layout="pairs"))
     return sections
 
@@ -154,12 +156,13 @@ def _mean_curve(subject: Subject, iou: int) -> list[float]:
     return known.mean(axis=1).tolist() if known.shape[1] else [math.nan] * len(curves)
 
 
-def _classes_with_most_objects(subjects: Sequence[Subject], most: int) -> list[str]:
+def _classes_with_objects(subjects: Sequence[Subject]) -> list[str]:
+    """Those with the most objects first."""
     counts: dict[str, int] = {}
     for subject in subjects:
         for name, numbers in subject.shown["per_class"].items():
             counts[name] = max(counts.get(name, 0), numbers["ground_truths"])
-    return sorted((name for name, count in counts.items() if count), key=lambda name: -counts[name])[:most]
+    return sorted((name for name, count in counts.items() if count), key=lambda name: -counts[name])
 
 
 def _precision_chart(name: str, subjects: Sequence[Subject], names: Sequence[str]) -> Markup:
@@ -172,10 +175,12 @@ def _precision_chart(name: str, subjects: Sequence[Subject], names: Sequence[str
     return line_chart(panel, names, None, UNIT, UNIT, has_legend=False)
 
 
-def _lrp_chart(name: str, subjects: Sequence[Subject], names: Sequence[str]) -> Markup:
+def _lrp_chart(
+    name: str, subjects: Sequence[Subject], names: Sequence[str], found: Mapping[str, Mapping[str, ClassMatches]]
+) -> Markup:
     series, marks = {}, {}
     for subject in subjects:
-        matches = _matches(subject).get(name)
+        matches = found[subject.name].get(name)
         if matches is None or not matches.ground_truths:
             continue
         curve = lrp_curve(*matches)
