@@ -26,6 +26,7 @@ from rankdet.inference.files import ImageFiles
 from rankdet.inference.loading import build_model
 from rankdet.inference.model import Model
 from rankdet.recipes import load_recipe
+from rankdet.runs.memory import keep_freed_memory
 
 CLASSES = [(1, "a"), (2, "b"), (3, "c")]
 SMALL = ("rs_faster_rcnn_shapes", "rs_atss_shapes", "rs_mask_rcnn_shapes")
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the command does
     with tempfile.TemporaryDirectory() as place:
         files = write_images(Path(place), arguments.images, arguments.height, arguments.width)
         for name in arguments.recipes:
