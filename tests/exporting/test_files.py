@@ -34,6 +34,7 @@ def written(tmp_path: Path, *arguments: object, **options: object) -> Path:
     return rankdet.export(*arguments, tmp_path / "model.onnx", **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_one_file_takes_images_of_any_size_and_any_number(tmp_path: Path) -> None:
     own = model("atss_shapes")
     runtime = session(written(tmp_path, own, size="dynamic", batch="dynamic"))

@@ -69,7 +69,8 @@ def evaluate(
     ----------
     found
         A model, a run folder or a checkpoint; or detections: a file of COCO results, one that `rankdet detect` has
-        written, or their content.
+        written, or their content. A checkpoint that `rankdet.sweep` gave an operating point is measured there; the
+        model of ``rankdet.load(path, operating_point=False)`` is measured by its recipe's settings.
     data
         For a model a data folder, an annotation file, or a data set; for detections an annotation file, or its content.
     split
