@@ -121,6 +121,8 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for options, message in refused:
         with pytest.raises(InputError, match=message):
             rankdet.export(own, tmp_path / "model.pt2", format="torch", **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="format must be 'onnx' or 'torch', not 'pt2'"):
+        rankdet.export(own, tmp_path / "model.pt2", format="pt2")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="is no folder"):
         rankdet.export(own, tmp_path / "nowhere" / "model.pt2", format="torch")
     assert not list(tmp_path.iterdir())

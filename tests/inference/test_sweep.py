@@ -118,6 +118,16 @@ def test_an_image_that_cannot_be_read_is_told_and_has_no_detections(
         rankdet.sweep(checkpoint, folder, score_thresholds=[], nms_ious=[0.5], store=False)
 
 
+def test_by_crowds_alone_nothing_is_recommended(checkpoint: Path, shapes_folder: Path, tmp_path: Path):
+    truth = json.loads((shapes_folder / "annotations" / "instances_val.json").read_text())
+    for record in truth["annotations"]:
+        record["iscrowd"] = 1
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    images = shapes_folder / "images" / "val"
+    with pytest.raises(InputError, match="has no objects that AP counts"):
+        rankdet.sweep(checkpoint, tmp_path / "truth.json", images=images, score_thresholds=[], nms_ious=[], store=False)
+
+
 def test_a_stored_point_is_where_all_others_detect(
     checkpoint: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
@@ -139,6 +149,8 @@ def test_a_stored_point_is_where_all_others_detect(
         counts.append(len(found))
     assert 0 < counts[0] < counts[1] == len(scores)
     assert sum(map(len, model.detect(images))) == counts[0]
+    assert rankdet.evaluate(model, shapes_folder)["operating_point"] == point.state()
+    assert "operating_point" not in rankdet.evaluate(load(path, operating_point=False), shapes_folder)
 
 
 def test_the_command_stores_what_it_recommends_and_starts_from_the_recipe(

@@ -96,6 +96,8 @@ def export(
     ...     export(Model(network, [(1, "cat"), (2, "dog")]), f"{folder}/cats.pt2", format="torch", size=(64, 64)).name
     'cats.pt2'
     """
+    if format not in ("onnx", "torch"):
+        raise InputError(f"format must be 'onnx' or 'torch', not {format!r}")
     if format == "onnx" and (absent := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]):
         raise ImportError(f"{', '.join(absent)} not installed: pip install 'rankdet[export]'")
     loaded = model if isinstance(model, Model) else load(model, "cpu", trust=trust)

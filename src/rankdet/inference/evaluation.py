@@ -35,7 +35,8 @@ class Evaluation(NamedTuple):
     metrics
         The numbers of `rankdet.metrics.evaluate`, of boxes. From a network that finds masks, those of the masks are
         the entry ``masks``. Of calibrated scores, the errors from the thresholds on are the entry ``calibration``
-        (`rankdet.metrics.calibration.CalibrationErrors`). The entry ``images_unreadable`` counts images whose file is
+        (`rankdet.metrics.calibration.CalibrationErrors`); the entry ``operating_point`` is that of the model, if it has
+        one. The entry ``images_unreadable`` counts images whose file is
         missing, broken or of another size; they are measured as images without detections.
     detections
         COCO results, ordered by image.
@@ -232,6 +233,8 @@ def _measured(model: Model, dataset: CocoDataset, gathered: Found) -> Evaluation
     if model.calibration is not None:
         outcomes = Outcomes.of(truth, found, max_detections=cap)
         metrics |= {"calibration": outcomes.above(model.drawing_thresholds()).errors()._asdict()}
+    if model.operating_point is not None:
+        metrics |= {"operating_point": model.operating_point.state()}
     if found.masks is not None:
         # Without boxes, for the evaluator would take the sizes of the detections from these.
         masks = replace(found, boxes=None)

@@ -5,6 +5,7 @@ Legend: N points.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -162,6 +163,8 @@ def sweep(
     for point, results, time_of_point in zip(points, map(Results.joined, found), seconds, strict=True):
         metrics = evaluate(truth, results, max_detections=model.max_detections)
         rows.append(MeasuredPoint(point, metrics["AP"], metrics["oLRP"], number / time_of_point, len(results) / number))
+    if math.isnan(rows[0].AP):  # as where all objects are crowds
+        raise InputError(f"{truth} has no objects that AP counts: there is nothing to measure by")
     best = recommended(rows)
     swept = replace(model, operating_point=best.point)
     if store:
