@@ -127,7 +127,7 @@ def rank_sort_loss(
     Its first and its second half as pools:
 
     >>> halves = Pools(torch.arange(2)[:, None], 2)
-    >>> rank_sort_loss(logits.view(2, 4), targets.view(2, 4), delta=0, pools=halves)
+    >>> rank_sort_loss(logits.detach().view(2, 4), targets.view(2, 4), delta=0, pools=halves)
     RankSortValues(ranking=tensor([0.0000, 0.1667]), sorting=tensor([0., 0.]))
     """
     quality = None
