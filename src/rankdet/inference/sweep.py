@@ -202,7 +202,17 @@ def recommended(points: Sequence[MeasuredPoint]) -> MeasuredPoint:
     """The point to use; see `Sweep`. Among equals the first.
 
     A higher threshold leaves less to do, so that speeds, which differ from one time to the next, need not be compared.
+    Where AP itself is within the loss that is allowed, no point can be told from any other, and the first stays.
+
+    Examples
+    --------
+    >>> def untrained(score_threshold: float) -> MeasuredPoint:
+    ...     return MeasuredPoint(OperatingPoint(score_threshold), 0.0002, 1.0, 10.0, 0.0)
+    >>> print(recommended([untrained(0.05), untrained(0.8)]).point)
+    score threshold 0.05
     """
+    if points[0].AP <= LOSS_OF_AP:
+        return points[0]
     good = [each for each in points if each.AP >= points[0].AP - LOSS_OF_AP]
     return max(good, key=lambda each: (each.point.score_threshold, each.AP))
 
