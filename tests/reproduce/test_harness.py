@@ -460,7 +460,6 @@ def test_figures_of_masks_are_told_from_those_of_boxes(data: Path, tmp_path: Pat
     launch = InThisProcess()
     ending = run(plan_of("4", tmp_path, data), launch)
     assert not ending.failures
-    assert {"APr", "APc", "APf"} <= set(table(ending)["figures"])
     found = row(ending, "rs")["measured"][0]["seeds"][0]
     truth = json.loads((tmp_path / "runs" / found["run"] / "test" / "evaluation.json").read_text())
     assert found["figures"]["mask_AP"] == pytest.approx(100 * truth["masks"]["AP"])

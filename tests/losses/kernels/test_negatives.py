@@ -439,7 +439,7 @@ def test_kernels_of_pools_compile_for_nvidia_gpus(
     compiler: Callable[..., dict[str, str]], name: str, role: str
 ) -> None:
     codes = compiler(name, role, "fp32", 90, has_pools=True)
-    assert re.search(r"tt\.addptr %borders\b", codes["ttir"])
+    assert re.search(r"tt\.splat %borders\b", codes["ttir"])
     assert re.search(r"^\.target sm_90a?$", codes["ptx"], re.MULTILINE)
 
 
