@@ -130,3 +130,9 @@ def test_page_with_an_unknown_image_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"a\.gif: a page shows"):
         write_page(tmp_path / "index.html", "a", [Section("b", illustrations=[Illustration(tmp_path / "a.gif")])])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_shows_codes_in_place_of_characters_that_no_file_can_hold(tmp_path):
+    write_page(tmp_path / "index.html", "a\udcff", [Section("b\udcff", table=Table(["c\udcff"], [["d\udcff"]]))])
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert all(f"{letter}\\udcff<" in html for letter in "abcd")

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rankdet.recipes import dump, load_recipe
 from rankdet.review import write_report
-from rankdet.runs.folder import Run
+from rankdet.runs.folder import Run, write_json, write_text
 from rankdet.structures import InputError
 
 from .conftest import make_run
@@ -346,3 +347,66 @@ def test_a_run_whose_numbers_its_detections_do_not_have_is_refused(data: Path, t
     run.detections.write_text(json.dumps(found[::2]))
     with pytest.raises(InputError, match=r"has noted an AP of 0\.\d+, but .* gives 0\.\d+: it was evaluated on other"):
         write_report([run.folder], tmp_path / "report.html")
+
+
+def test_a_run_that_was_evaluated_on_images_without_objects_is_reported(
+    runs: list[Path], data: Path, tmp_path: Path
+) -> None:
+    """Such an evaluation has noted no numbers: it is alone, and beside one that has."""
+    run = make_run(tmp_path / "run", data)
+    truth = json.loads((data / "annotations" / "instances_val.json").read_text()) | {"annotations": []}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    recipe = load_recipe(
+        "rs_faster_rcnn_shapes",
+        {
+            "data.validation_annotations": str(tmp_path / "truth.json"),
+            "data.validation_images": str(data / "images" / "val"),
+            "data.folder": str(data),
+        },
+    )
+    write_text(run.recipe, dump(recipe))
+    write_json(run.evaluation, {"findings": [], "images_unreadable": 0})
+    for found in ([run.folder], [runs[0], run.folder]):
+        subjects = write_report(found, tmp_path / "report.html")
+        assert any("has no objects" in line for line in subjects[-1].findings)
+        assert tables(tmp_path / "report.html")["Summary"][-1][1] == "–"
+
+
+def test_runs_that_held_out_other_parts_of_one_file_have_their_own_objects(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(data / "images" / "val", folder / "images" / "train")
+    (folder / "annotations").mkdir()
+    shutil.copyfile(data / "annotations" / "instances_val.json", folder / "annotations" / "instances_train.json")
+    runs = []
+    for share in (0.25, 0.5):
+        run = Run(tmp_path / f"run {share}")
+        run.folder.mkdir()
+        changes = {"data.folder": str(folder), "data.validation_fraction": share}
+        write_text(run.recipe, dump(load_recipe("rs_faster_rcnn_shapes", changes)))
+        write_json(run.detections, [])
+        runs.append(run.folder)
+    subjects = write_report(runs, tmp_path / "report.html")
+    images = [len(one.measured.comparison.ground_truth.image_ids) for one in subjects if one.measured is not None]
+    assert 0 < images[0] < images[1] < 8
+    assert "measured on different data" in (tmp_path / "report.html").read_text()
+
+
+def test_a_class_that_is_never_found_is_all_missed(tmp_path: Path) -> None:
+    truth = scene(tmp_path, ["cat", "dog"], [(0, [10, 10, 30, 30]), (1, [60, 10, 30, 30])])
+    found = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30], "score": 0.5}]
+    html = written(tmp_path, truth, found).read_text()
+    said = html[html.index('id="what-olrp-is-made-of"') :]
+    assert 'aria-label="found.json: cat 0.000, dog 1.000"' in said
+    assert "<title>missed: 1.000</title>" in said
+
+
+def test_an_empty_mask_beside_a_box_is_none(tmp_path: Path) -> None:
+    truth = scene(tmp_path, ["cat"], [(0, [10, 10, 30, 30])])
+    for nothing in ([], None):
+        found = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30], "score": 0.5, "segmentation": nothing}]
+        assert tables(written(tmp_path, truth, found))["Summary"][1][1] == "0.9999999999999998"
+
+
+def test_detections_that_are_no_records_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"found.json: "):
+        written(tmp_path, scene(tmp_path, ["cat"], [(0, [10, 10, 30, 30])]), [1, 2])  # type: ignore[list-item]

@@ -66,18 +66,22 @@ def curve_sections(subjects: Sequence[Subject], most: int) -> list[Section]:
 def part_sections(subjects: Sequence[Subject]) -> list[Section]:
     """The oLRP of each class as a bar of its parts."""
     shown = [subject for subject in subjects if subject.measured is not None]
-    charts = []
+    charts, is_cut = [], False
     for subject in shown:
         bars = []
         for name, matches in sorted(_matches(subject).items(), key=lambda one: -one[1].ground_truths):
+            if not matches.ground_truths:
+                continue
             curve = lrp_curve(*matches)
-            if matches.ground_truths and len(curve.errors):
-                best = int(np.argmin(curve.errors))
-                bars.append(Bar(name, _shares(curve, best, matches.ground_truths), f"{curve.errors[best]:.3f}"))
+            if not len(curve.errors):  # without a true positive all objects are missed at any threshold
+                bars.append(Bar(name, [0.0, 0.0, 1.0], "1.000"))
+                continue
+            best = int(np.argmin(curve.errors))
+            bars.append(Bar(name, _shares(curve, best, matches.ground_truths), f"{curve.errors[best]:.3f}"))
+        is_cut |= len(bars) > MOST_BARS
         if bars:
             parts = ("localization", "false positives", "missed")
             charts.append(bar_chart(subject.name, bars[:MOST_BARS], parts, longest=1.0))
-    is_cut = any(len(subject.shown["per_class"]) > MOST_BARS for subject in shown)
     rest = f"\n\nThe {MOST_BARS} classes with the most objects." if is_cut else ""
     return [Section("What oLRP is made of", OF_PARTS + rest, figures=charts)] if charts else []
 

@@ -77,7 +77,7 @@ class _Truths:
     images: Path | None
     only_known: bool
     labels_from: int | None
-    read: dict[tuple[str, str, bool, bool], tuple[GroundTruth, list[str]]] = field(default_factory=dict)
+    read: dict[tuple[Source, bool], tuple[GroundTruth, list[str]]] = field(default_factory=dict)
 
     def source(self, recipe: Recipe | None, path: Path) -> Source:
         """Where the ground truth of a run, or of detections, is."""
@@ -95,7 +95,7 @@ class _Truths:
 
     def of(self, source: Source, masks: bool) -> tuple[GroundTruth, list[str]]:
         """The sound records of a source, and what is said of the others."""
-        key = (str(source.annotations), str(source.images), source.crowds_are_objects, masks)
+        key = source, masks
         if key not in self.read:
             truth, findings = source.read(masks)
             raise_errors(findings)
@@ -163,7 +163,10 @@ class _Found:
     def has_masks(self) -> bool:
         """Whether its detections have masks."""
         records = self.detections.get("annotations") if isinstance(self.detections, dict) else self.detections
-        return isinstance(records, list) and bool(records) and all("segmentation" in one for one in records)
+        if not isinstance(records, list) or not records:
+            return False
+        # Some tools write an empty segmentation beside each box.
+        return all(isinstance(one, dict) and bool(one.get("segmentation")) for one in records)
 
     def subject(self, name: str, truths: _Truths, masks: bool, cap: int | None = None) -> Subject:
         """Measure it, where its ground truth is known.
@@ -200,8 +203,8 @@ class _Found:
         results, odd = read_results(self.file, truth, masks, truths.only_known, truths.labels_from)
         results = replace(results, boxes=None) if masks and self.metrics else results
         measured = measure(truth, results, "segm" if masks else "bbox", self._cap(results, truth) or cap)
-        if not self.metrics:
-            known = replace(known, metrics=measured.metrics)
+        if "per_class" not in self.metrics:  # of images without an object a run has noted no numbers
+            known = replace(known, metrics={**self.metrics, **measured.metrics})
         self._check(measured, source, masks)
         said = [*findings, *grouped(odd), *known.metrics.get("findings", ())]
         return replace(known, measured=measured, source=source, findings=list(dict.fromkeys(said)))
