@@ -96,6 +96,13 @@ class Page:
             self.requests.append(params["request"]["url"])
 
 
+def check_quiet(page: Page, file: Path) -> None:
+    """Assert that a page has reported no problem, and has asked for its own file alone since the last check."""
+    assert page.problems == []
+    assert set(page.requests) == {file.resolve().as_uri()}
+    page.requests.clear()
+
+
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
     """A page of a headless Chromium, which ends with the context."""

@@ -9,7 +9,7 @@ import pytest
 
 from rankdet.coco import encode_bitmap
 
-from ..browser import CHROMIUM, Page, browser
+from ..browser import CHROMIUM, Page, browser, check_quiet
 from .scene import Scene, crowded, fill
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
@@ -32,12 +32,6 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scene.object(scene.image(name="gone.png", pixels=False), [5, 5, 20, 20], category=2)
     scene.look()
     return scene.root / "look.html"
-
-
-def check_quiet(page: Page, file: Path) -> None:
-    assert page.problems == []
-    assert set(page.requests) == {file.resolve().as_uri()}
-    page.requests.clear()
 
 
 @pytest.mark.parametrize("dark", [False, True])

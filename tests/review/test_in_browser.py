@@ -9,7 +9,7 @@ import pytest
 
 from rankdet.review import write_report
 
-from ..browser import CHROMIUM, Page, browser
+from ..browser import CHROMIUM, Page, browser, check_quiet
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
@@ -25,12 +25,6 @@ def html(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("page") / "report.html"
     write_report(runs, out)
     return out
-
-
-def check_quiet(page: Page, file: Path) -> None:
-    assert page.problems == []
-    assert set(page.requests) == {file.resolve().as_uri()}
-    page.requests.clear()
 
 
 @pytest.mark.parametrize("dark", [False, True])

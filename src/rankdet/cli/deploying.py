@@ -9,18 +9,18 @@ import typer
 from rich.console import Console
 
 from rankdet.cli.models import is_main_process, tell_operating_point
-from rankdet.cli.options import AtOperatingPoint, DataFolder, Device, Trust
+from rankdet.cli.options import Annotations, AtOperatingPoint, DataFolder, Device, Images, Trust
 from rankdet.cli.printing import print_table
+
+HeldOutSplit = Annotated[str, typer.Option(help="Split of the data folder; not the one of the training.")]
 
 
 def calibrate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run folder.")],
     data: DataFolder = None,
-    split: Annotated[str, typer.Option(help="Split of the data folder; not the one of the training.")] = "val",
-    annotations: Annotated[
-        Path | None, typer.Option(help="Annotations of any format, instead of a data folder and a split.")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="The folder of the images of --annotations.")] = None,
+    split: HeldOutSplit = "val",
+    annotations: Annotations = None,
+    images: Images = None,
     method: Annotated[
         Literal["isotonic", "platt"],
         typer.Option(help="A step function, or two numbers for each class, where there are few detections."),
@@ -74,11 +74,9 @@ def calibrate(
 def sweep(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run folder.")],
     data: DataFolder = None,
-    split: Annotated[str, typer.Option(help="Split of the data folder; not the one of the training.")] = "val",
-    annotations: Annotated[
-        Path | None, typer.Option(help="Annotations of any format, instead of a data folder and a split.")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="The folder of the images of --annotations.")] = None,
+    split: HeldOutSplit = "val",
+    annotations: Annotations = None,
+    images: Images = None,
     thresholds: Annotated[
         str | None,
         typer.Option(

@@ -11,11 +11,14 @@ import typer
 from rich.console import Console
 
 from rankdet.cli.options import (
+    Annotations,
     AtOperatingPoint,
     Calibrated,
     Changes,
     DataFolder,
     Device,
+    Images,
+    Split,
     TrainAnnotations,
     TrainImages,
     Trust,
@@ -79,11 +82,9 @@ def train(
 def evaluate(
     checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint, or a run folder.")] = None,
     data: DataFolder = None,
-    split: Annotated[str, typer.Option(help="Split of the data folder.")] = "val",
-    annotations: Annotated[
-        Path | None, typer.Option(help="Annotations of any format, instead of a data folder and a split.")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="The folder of the images of --annotations.")] = None,
+    split: Split = "val",
+    annotations: Annotations = None,
+    images: Images = None,
     detections: Annotated[
         Path | None, typer.Option(help="COCO results, or a file of `rankdet detect`, instead of a checkpoint.")
     ] = None,
@@ -195,7 +196,7 @@ def report(
         Path | None,
         typer.Option(help="A data folder, or an annotation file; by default what the recipe of each run names."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the data folder.")] = "val",
+    split: Split = "val",
     images: Annotated[Path | None, typer.Option(help="The folder of the images of an annotation file.")] = None,
     iou_type: Annotated[
         Literal["bbox", "segm"] | None,

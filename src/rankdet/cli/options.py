@@ -15,6 +15,11 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to c
 DataFolder = Annotated[
     Path | None, typer.Option("--data", help="A data folder of any layout that docs/formats.md lists.")
 ]
+Split = Annotated[str, typer.Option(help="Split of the data folder.")]
+Annotations = Annotated[
+    Path | None, typer.Option(help="Annotations of any format, instead of a data folder and a split.")
+]
+Images = Annotated[Path | None, typer.Option(help="The folder of the images of --annotations.")]
 TrainAnnotations = Annotated[Path | None, typer.Option(help="Annotations to learn from, of any format.")]
 TrainImages = Annotated[Path | None, typer.Option(help="The folder of their images.")]
 ValAnnotations = Annotated[Path | None, typer.Option(help="Annotations to evaluate on.")]

@@ -16,10 +16,9 @@ def keep_freed_memory() -> None:
 
     An iteration on a CPU frees all its activations, and the next one asks for as many. glibc gives large pieces back to
     the system, which has to clear each page before it gives it out again: a tenth of the processor's time of an
-    iteration. The most memory that a process has at a time rises, in
-    one training from 2.4 GB to between 2.6 and 2.8 GB, and it is kept until the end. So the command line asks for this,
-    in processes of its own, and the Python functions do not. Nothing happens with another C library, or where the user
-    has set one of its variables.
+    iteration. The most memory that a process has at a time rises by some, and it is kept until the end. So the command
+    line asks for this, in processes of its own, and the Python functions do not. Nothing happens with another C
+    library, or where the user has set one of its variables.
     """
     if sys.platform != "linux" or any(name in os.environ for name in _VARIABLES):
         return
