@@ -19,7 +19,7 @@ from rankdet.structures import IGNORED
 class NoisedQueries(NamedTuple):
     """Queries of a decoder that are made of objects, N for each image.
 
-    Parameters
+    Attributes
     ----------
     queries
         (B, N, D) embedded classes.

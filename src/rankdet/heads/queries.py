@@ -61,7 +61,7 @@ def query_candidates(
 class Padding(NamedTuple):
     """Where images lie in the canvas that they share: the pixels (height, width) of the batch.
 
-    Parameters
+    Attributes
     ----------
     ratios
         (B, 1, 4) sides of images over those of the canvas: width, height, width, height.

@@ -22,7 +22,7 @@ from rankdet.structures import Target
 class PaddedObjects(NamedTuple):
     """The objects of B images in one piece; row j of image b holds an object if j < numbers[b].
 
-    Parameters
+    Attributes
     ----------
     boxes
         (B, G, 4) xyxy in pixels.
