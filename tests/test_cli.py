@@ -65,6 +65,7 @@ def test_help_version_and_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         "calibrate",
         "sweep",
         "export",
+        "explain",
         "doctor",
         "look",
         "list",

@@ -21,7 +21,7 @@ TENSORS = BASE | {"backbones", "heads", "label_assignment"}
 EXTRA = {"extras"}
 """What the packages import that need the extra ``train``."""
 ALLOWED = {
-    "__init__": {"exporting", "extras", "inference", "recipes", "structures", "training"},
+    "__init__": {"explaining", "exporting", "extras", "inference", "recipes", "structures", "training"},
     "extras": set(),
     "ranges": set(),
     "structures": set(),
@@ -39,6 +39,7 @@ ALLOWED = {
     "runs": {"structures"},
     "inference": TENSORS | EXTRA | {"coco", "data", "detectors", "losses", "metrics", "recipes", "report", "runs"},
     "exporting": TENSORS | EXTRA | {"data", "detectors", "inference"},
+    "explaining": BASE | EXTRA | {"coco", "data", "inference", "losses", "report"},
     "training": TENSORS | EXTRA | {"coco", "data", "inference", "losses", "recipes", "runs"},
     "look": TENSORS | EXTRA | {"coco", "data", "recipes", "report", "runs"},
     "review": BASE | EXTRA | {"coco", "data", "inference", "look", "metrics", "recipes", "report", "runs"},
@@ -47,7 +48,7 @@ ALLOWED = {
     "reproduce": EXTRA | {"data", "recipes", "report", "runs", "structures", "training"},
     "cli": TENSORS
     | EXTRA
-    | {"coco", "data", "demo", "exporting", "importing", "inference", "look", "metrics", "review"}
+    | {"coco", "data", "demo", "explaining", "exporting", "importing", "inference", "look", "metrics", "review"}
     | {"recipes", "report", "reproduce", "runs", "training"},
     "__main__": {"cli", "extras"},
 }
@@ -63,6 +64,7 @@ OUTSIDE = {
     "coco": {"hotcoco", "numpy"},
     "metrics": {"hotcoco", "numpy", "torch"},
     "exporting": {"torch", "torchvision"},
+    "explaining": {"markupsafe", "matplotlib", "numpy", "torch"},
     "data": {"PIL", "numpy", "rich", "torch", "torchvision", "yaml"},
     "report": {"jinja2", "markupsafe", "matplotlib", "numpy", "torch"},
     "review": {"markupsafe", "numpy"},

@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rankdet.explaining.explanation import explain
+    from rankdet.explaining.runs import explain_run
     from rankdet.exporting.writing import export
     from rankdet.inference.calibration import calibrate
     from rankdet.inference.detections import Detections
@@ -34,6 +36,8 @@ _MODULES = {
     "TrainedRun": "rankdet.training.running",
     "calibrate": "rankdet.inference.calibration",
     "evaluate": "rankdet.inference.evaluation",
+    "explain": "rankdet.explaining.explanation",
+    "explain_run": "rankdet.explaining.runs",
     "export": "rankdet.exporting.writing",
     "load": "rankdet.inference.loading",
     "load_recipe": "rankdet.recipes",
@@ -54,6 +58,8 @@ __all__ = [
     "__version__",
     "calibrate",
     "evaluate",
+    "explain",
+    "explain_run",
     "export",
     "load",
     "load_recipe",

@@ -196,3 +196,85 @@ def export(
         trust=trust,
     )
     print(f"written: {written}")
+
+
+def explain(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN|FILE]",
+            help="A run folder or a checkpoint, or an .npz, .json or .csv file with logits and targets; by default the "
+            "worked example of the paper.",
+        ),
+    ] = None,
+    loss: Annotated[
+        Literal["rank_sort", "average_precision", "alrp"] | None,
+        typer.Option(help="The loss of a file, rank_sort by default; a run has its own."),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(min=0, help="Half the width of the soft step of a file; as published by default.")
+    ] = None,
+    image: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Place of an image in the split, once for each image of the batch."),
+    ] = None,
+    head: Annotated[list[str] | None, typer.Option(help="A head of the detector; by default all.")] = None,
+    data: DataFolder = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data folder; by default that of evaluations.")] = None,
+    annotations: Annotations = None,
+    images: Images = None,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("explanation.html"),
+    png: Annotated[Path | None, typer.Option(help="Draw it into this file, too: .png, .svg or .pdf.")] = None,
+    device: Device = "auto",
+    trust: Trust = False,
+) -> None:
+    """Show a ranking loss at work: the errors of each positive, whose fault they are, and every gradient.
+
+    Of a run the losses of each head are explained, on a batch of images of its data.
+    """
+    from rankdet.explaining import (
+        draw_explanations,
+        explain_file,
+        explain_run,
+        summary,
+        worked_example,
+        write_explanations,
+    )
+    from rankdet.runs.folder import output_folder
+    from rankdet.structures import InputError
+
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: --out is the HTML file to write")
+    if png is not None and png.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--png {png}: the file must end in .png, .svg or .pdf")
+    is_run = source is not None and (source.is_dir() or source.suffix == ".pt")
+    if not is_run and any(given is not None for given in (data, split, annotations, images, image, head)):
+        raise InputError("--data, --split, --annotations, --images, --image and --head are for a run")
+    if is_run and (loss is not None or delta is not None):
+        raise InputError("--loss and --delta are for a file: a run has losses of its own")
+    if data is not None and annotations is not None:
+        raise InputError("give --data or --annotations, not both")
+    notes: list[str] = []
+    if source is None:
+        found = [worked_example(loss or "rank_sort", 0.0 if delta is None else delta)]
+    elif is_run:
+        found, notes = explain_run(
+            source,
+            image,
+            data=annotations if data is None else data,
+            split=split,
+            image_folder=images,
+            heads=head,
+            device=device,
+            trust=trust,
+        )
+    else:
+        found = [explain_file(source, loss or "rank_sort", delta)]
+    with output_folder(out.absolute().parent):
+        write_explanations(found, out, notes)
+    if png is not None:
+        with output_folder(png.absolute().parent):
+            draw_explanations(png, found)
+    for one in found:
+        print(f"{one.title}: {summary(one)}")
+    print(f"written: {out}" + ("" if png is None else f", {png}"))

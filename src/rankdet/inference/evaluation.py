@@ -297,17 +297,22 @@ def recipe_of_model(model: Model) -> Recipe:
 
 
 def dataset_for(
-    model: Model, folder: Path, split: str, images: Path | None = None, candidates: bool = False
+    model: Model, folder: Path | None, split: str, images: Path | None = None, candidates: bool = False
 ) -> tuple[CocoDataset, list[str]]:
     """A split of a data folder, or an annotation file, prepared for a model, with lines on what is odd about it.
+
+    Without a folder it is the split of the data that the recipe of the model names.
 
     Its classes are those of the model, matched by name. Masks are read where the model finds them, for its
     ``candidates`` too where these are asked for. Raises InputError when the data are missing or broken, or have no
     class of the model.
     """
     recipe = recipe_of_model(model)
-    data = recipe.data.at(None, folder, images) if folder.is_file() else recipe.data.at(folder)
-    split = data.validation_split if folder.is_file() else split
+    data = recipe.data
+    if folder is not None and folder.is_file():
+        data, split = data.at(None, folder, images), data.validation_split
+    elif folder is not None:
+        data = data.at(folder)
     has_masks = getattr(model.network, "has_masks", recipe.detector.has_masks)
     dataset = data.build_test_dataset(split, candidates and has_masks, measure_masks=has_masks)
     findings = dataset.findings

@@ -53,7 +53,7 @@ from rankdet.losses.bucketed import BucketedAPLoss, BucketedRankSortLoss, bucket
 from rankdet.losses.candidates import Positives, find_positives
 from rankdet.losses.checks import Levels
 from rankdet.losses.cross_entropy import EqualizationLossV2, SigmoidCrossEntropyLoss, SoftmaxCrossEntropyLoss
-from rankdet.losses.error_driven import Pairs, PrimaryTerms, error_driven_loss
+from rankdet.losses.error_driven import ErrorTerms, Pairs, PrimaryTerms, error_driven_loss, error_terms
 from rankdet.losses.focal import (
     FocalLoss,
     QualityFocalLoss,
@@ -114,6 +114,7 @@ __all__ = [
     "DiceQuality",
     "EpochBalance",
     "EqualizationLossV2",
+    "ErrorTerms",
     "FocalLoss",
     "GIoULoss",
     "GivenQuality",
@@ -168,6 +169,7 @@ __all__ = [
     "bucketed_rank_sort_loss",
     "dice_coefficient",
     "error_driven_loss",
+    "error_terms",
     "find_positives",
     "focal_loss",
     "from_background_last",

@@ -200,8 +200,8 @@ def _rule(window: Window, errors: Tensor, false_positives: Tensor) -> Ruling:
     )
 
 
-def _localization_recall_precision(pairs: Pairs) -> PrimaryTerms:
-    """The error of a positive, with that which it would have without negatives above it as its target."""
+def lrp_terms(pairs: Pairs) -> PrimaryTerms:
+    """The definition of the LRP error of a positive; its target is that without negatives above it."""
     above = pairs.above.scatter(1, pairs.own[:, None], 1.0)  # the own term is 1
     false = above * pairs.is_negative
     rank = (above * (pairs.is_positive + pairs.is_negative)).sum(1)
@@ -211,9 +211,7 @@ def _localization_recall_precision(pairs: Pairs) -> PrimaryTerms:
 
 def _reference(logits: Tensor, targets: Tensor, errors: Tensor, delta: float) -> ALRPValues:
     """The equations as they are written, over all pairs: the yardstick of every faster form."""
-    classification = error_driven_loss(
-        logits, targets, _localization_recall_precision, delta, qualities=errors, epsilon=EPSILON
-    )
+    classification = error_driven_loss(logits, targets, lrp_terms, delta, qualities=errors, epsilon=EPSILON)
     flat, marks = logits.detach().reshape(-1), targets.reshape(-1)
     positives = (~(marks < 0) & (marks != 0)).nonzero().squeeze(1)
     ranks = []
@@ -300,7 +298,7 @@ class ALRPLoss(nn.Module):
         """
         check_sigmoid(candidates)
         positives = find_positives(candidates)
-        errors = _localization_errors(candidates, positives) / (1 - self.tau)
+        errors = self.errors(candidates, positives)
         found = _ALRP.of_labels(
             candidates.logits,
             candidates.labels,
@@ -322,12 +320,14 @@ class ALRPLoss(nn.Module):
             },
         )
 
+    def errors(self, candidates: Candidates, positives: Positives) -> Tensor:
+        """(P,) the localization errors E of the positives, with gradient; raises ValueError without boxes and masks.
 
-def _localization_errors(candidates: Candidates, positives: Positives) -> Tensor:
-    """(P,) in [0, 1], with gradient: half of 1 − GIoU of the boxes; 1 − Dice of the masks where there are no boxes."""
-    if positives.overlap is not None:
-        return (1 - positives.overlap.giou) / 2
-    if positives.dice is None:
-        raise ValueError(f"head {candidates.head!r} passes no boxes, which its loss needs")
-    matched_pairs(candidates, "masks", candidates.masks, len(positives.rows))
-    return 1 - positives.dice
+        (1 − GIoU) / (2 (1 − τ)) of boxes; where a head has none, (1 − Dice) / (1 − τ) of masks.
+        """
+        if positives.overlap is not None:
+            return (1 - positives.overlap.giou) / 2 / (1 - self.tau)
+        if positives.dice is None:
+            raise ValueError(f"head {candidates.head!r} passes no boxes, which its loss needs")
+        matched_pairs(candidates, "masks", candidates.masks, len(positives.rows))
+        return (1 - positives.dice) / (1 - self.tau)

@@ -171,18 +171,23 @@ def _rule(window: Window, _: Tensor, false_positives: Tensor, *, interpolate: bo
     )
 
 
-def _imprecision(pairs: Pairs) -> PrimaryTerms:
-    """1 − precision, with 0 as its target: no negative is above."""
+def imprecision_terms(pairs: Pairs) -> PrimaryTerms:
+    """The definition of 1 − precision, with 0 as its target: no negative is above."""
     above = pairs.above.scatter(1, pairs.own[:, None], 1.0)  # the own term is 1
     false = above * pairs.is_negative
     precision = (above * pairs.is_positive).sum(1) / (above * (pairs.is_positive + pairs.is_negative)).sum(1)
     return PrimaryTerms(1 - precision, torch.zeros_like(precision), false)
 
 
+def interpolated(errors: Tensor) -> Tensor:
+    """(P,) errors 1 − m(i) from errors 1 − precision(i), in ascending order of the logits."""
+    return 1 - (1 - errors).cummax(0).values
+
+
 def _reference(logits: Tensor, targets: Tensor, _: Tensor, delta: float, interpolate: bool) -> list[Tensor]:
     """The equations as they are written, over all pairs: the yardstick of every faster form."""
-    refine = (lambda errors: 1 - (1 - errors).cummax(0).values) if interpolate else None
-    return [error_driven_loss(logits, targets, _imprecision, delta, refine=refine)]
+    refine = interpolated if interpolate else None
+    return [error_driven_loss(logits, targets, imprecision_terms, delta, refine=refine)]
 
 
 _INTERPOLATED, _PLAIN = (

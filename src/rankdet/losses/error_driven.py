@@ -135,6 +135,129 @@ def error_driven_loss(
     check_delta(delta)
 
     def evaluate(logits: Tensor) -> tuple[tuple[Tensor], Gradient]:
+        problem = _Problem.of(logits, targets, qualities, delta)
+        flat, positives = problem.logits, problem.positives
+        errors, values = flat.new_zeros(len(positives)), flat.new_zeros(len(positives))
+        for part, own in problem.parts():
+            found = definition(problem.pairs(own))
+            errors[part] = found.error - found.target_error
+            values[part] = errors[part] if found.value is None else found.value
+        if refine is not None and len(positives):
+            values = errors = refine(errors)
+        count = max(len(positives), 1)
+
+        def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
+            result = torch.zeros_like(flat)
+            for part, own in problem.parts():
+                fault = definition(problem.pairs(own)).fault
+                paid, shares = _identity_update(errors[part], fault, epsilon)  # i pays, every j gets its share
+                result += shares @ fault
+                result.index_add_(0, own, -paid)
+            return (result * (upstream[0] / count)).reshape(logits.shape).to(logits.dtype)
+
+        poison = (flat - flat).sum() if len(positives) else 0  # NaN where a logit is NaN or infinite, else 0
+        return (values.sum() / count + poison,), gradient
+
+    return with_gradient(logits, evaluate)[0]
+
+
+class ErrorTerms(NamedTuple):
+    """The errors of P positives and whose faults they are; in descending order of their logits.
+
+    positives
+        (P,) int64: places in the flat logits.
+    error, target_error
+        (P,): ℓ(i), refined where the loss refines it, and ℓ*(i).
+    terms
+        (P, K): L_ij of the chosen candidates. All candidates of a row add up to ℓ(i) − ℓ*(i), or to 0 where i passes no
+        gradient.
+    rest
+        (P,): the sum of L_ij over all other candidates.
+    """
+
+    positives: Tensor
+    error: Tensor
+    target_error: Tensor
+    terms: Tensor
+    rest: Tensor
+
+
+@torch.no_grad()
+def error_terms(
+    logits: Tensor,
+    targets: Tensor,
+    definition: Definition,
+    delta: float,
+    *,
+    chosen: Tensor,
+    qualities: Tensor | None = None,
+    epsilon: float = 1e-10,
+    refine: Callable[[Tensor], Tensor] | None = None,
+) -> ErrorTerms:
+    """All that a dense definition says of each positive: for a look at what :func:`error_driven_loss` does.
+
+    Parameters
+    ----------
+    chosen
+        (K,) int64: the candidates of whom single terms are wanted, as places in the flat logits.
+    logits, targets, definition, delta, qualities, epsilon, refine
+        See :func:`error_driven_loss`, also for what is raised. Time is O(P M), memory O(P K + M).
+
+    Examples
+    --------
+    Both false positives are at fault for the positive below them:
+
+    >>> def imprecision(pairs):
+    ...     false = pairs.above * pairs.is_negative
+    ...     error = false.sum(1) / (pairs.above * (pairs.is_positive + pairs.is_negative)).sum(1)
+    ...     return PrimaryTerms(error, torch.zeros_like(error), false)
+    >>> logits, targets = torch.tensor([2.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])
+    >>> found = error_terms(logits, targets, imprecision, delta=0.0, chosen=torch.arange(2))
+    >>> found.positives, found.error, found.terms
+    (tensor([2]), tensor([0.6667]), tensor([[0.3333, 0.3333]]))
+    """
+    if logits.shape != targets.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must have one shape")
+    check_delta(delta)
+    problem = _Problem.of(logits, targets, qualities, delta)
+    flat, positives = problem.logits, problem.positives
+    error, target, rest = (flat.new_zeros(len(positives)) for _ in range(3))
+    terms = flat.new_zeros(len(positives), len(chosen))
+    for part, own in problem.parts():
+        found = definition(problem.pairs(own))
+        error[part], target[part] = found.error, found.target_error
+    if refine is not None and len(positives):
+        error = target + refine(error - target)
+    for part, own in problem.parts():
+        fault = definition(problem.pairs(own)).fault
+        paid, shares = _identity_update((error - target)[part], fault, epsilon)
+        terms[part] = shares[:, None] * fault[:, chosen]
+        rest[part] = paid - terms[part].sum(1)
+    return ErrorTerms(*(values.flip(0) for values in (positives, error, target, terms, rest)))
+
+
+def _identity_update(error: Tensor, fault: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """(I,) what each of I positives pays, and (I,) the part of it for a unit of fault."""
+    total = fault.sum(1)
+    is_active = ~(total <= epsilon)  # NaN is active
+    paid = error * is_active
+    return paid, paid / total.where(is_active, 1.0)
+
+
+class _Problem(NamedTuple):
+    """M flat logits as a definition sees them, and the places of P positives, in ascending order of their logits."""
+
+    logits: Tensor
+    targets: Tensor
+    qualities: Tensor
+    is_used: Tensor
+    is_positive: Tensor
+    is_negative: Tensor
+    positives: Tensor
+    delta: float
+
+    @classmethod
+    def of(cls, logits: Tensor, targets: Tensor, qualities: Tensor | None, delta: float) -> _Problem:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         flat, marks = logits.reshape(-1).to(dtype), targets.detach().reshape(-1).to(dtype)
         is_negative, is_used = (marks == 0).to(dtype), ~(marks < 0)
@@ -144,37 +267,14 @@ def error_driven_loss(
         of_all[positives] = marks[positives] if qualities is None else qualities.detach().to(dtype)
         positives = positives[flat[positives].argsort(stable=True)]
         is_positive = torch.zeros_like(flat).index_fill_(0, positives, 1)
-        size = max(1, PAIRS // max(len(flat), 1))
+        return cls(flat, marks, of_all, is_used, is_positive, is_negative, positives, delta)
 
-        def terms(own: Tensor) -> PrimaryTerms:
-            above = soft_step(flat - flat[own, None], delta) * is_used
-            return definition(Pairs(above, own, marks, of_all, is_positive, is_negative))
+    def parts(self) -> list[tuple[slice, Tensor]]:
+        """Chunks of the positives: which of P they are, and their places."""
+        size, count = max(1, PAIRS // max(len(self.logits), 1)), len(self.positives)
+        return [(slice(start, start + size), self.positives[start : start + size]) for start in range(0, count, size)]
 
-        errors, values = flat.new_zeros(len(positives)), flat.new_zeros(len(positives))
-        for part, own in _parts(positives, size):
-            found = terms(own)
-            errors[part] = found.error - found.target_error
-            values[part] = errors[part] if found.value is None else found.value
-        if refine is not None and len(positives):
-            values = errors = refine(errors)
-        count = max(len(positives), 1)
-
-        def gradient(logits: Tensor, upstream: Upstream) -> Tensor:
-            result = torch.zeros_like(flat)
-            for part, own in _parts(positives, size):
-                fault = terms(own).fault
-                total = fault.sum(1)
-                is_active = ~(total <= epsilon)  # NaN is active
-                error = errors[part] * is_active  # the identity update: i pays, every j gets its share
-                result += (error / total.where(is_active, 1.0)) @ fault
-                result.index_add_(0, own, -error)
-            return (result * (upstream[0] / count)).reshape(logits.shape).to(logits.dtype)
-
-        poison = (flat - flat).sum() if len(positives) else 0  # NaN where a logit is NaN or infinite, else 0
-        return (values.sum() / count + poison,), gradient
-
-    return with_gradient(logits, evaluate)[0]
-
-
-def _parts(positives: Tensor, size: int) -> list[tuple[slice, Tensor]]:
-    return [(slice(start, start + size), positives[start : start + size]) for start in range(0, len(positives), size)]
+    def pairs(self, own: Tensor) -> Pairs:
+        """I positives beside all candidates."""
+        above = soft_step(self.logits - self.logits[own, None], self.delta) * self.is_used
+        return Pairs(above, own, self.targets, self.qualities, self.is_positive, self.is_negative)

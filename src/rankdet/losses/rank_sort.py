@@ -305,15 +305,15 @@ def _rule(window: Window, quality: Tensor, false_positives: Tensor) -> Ruling:
     )
 
 
-def _ranking(pairs: Pairs) -> PrimaryTerms:
-    """(R), with 0 as its target: no negative is above."""
+def ranking_terms(pairs: Pairs) -> PrimaryTerms:
+    """The definition of (R), with 0 as its target: no negative is above."""
     false = pairs.above * pairs.is_negative
     error = false.sum(1) / (pairs.above * (pairs.is_positive + pairs.is_negative)).sum(1)
     return PrimaryTerms(error, torch.zeros_like(error), false)
 
 
-def _sorting(pairs: Pairs) -> PrimaryTerms:
-    """(S), with (S*) as its target: only those of equal or higher quality are above."""
+def sorting_terms(pairs: Pairs) -> PrimaryTerms:
+    """The definition of (S), with (S*) as its target: only those of equal or higher quality are above."""
     quality = pairs.qualities
     above = pairs.above * pairs.is_positive
     better = above * (quality >= quality[pairs.own, None])
@@ -325,8 +325,8 @@ def _sorting(pairs: Pairs) -> PrimaryTerms:
 def _reference(logits: Tensor, targets: Tensor, qualities: Tensor, delta: float) -> RankSortValues:
     """The equations as they are written, over all pairs: the yardstick of every faster form."""
     return RankSortValues(
-        error_driven_loss(logits, targets, _ranking, delta, qualities=qualities),
-        error_driven_loss(logits, targets, _sorting, delta, qualities=qualities),
+        error_driven_loss(logits, targets, ranking_terms, delta, qualities=qualities),
+        error_driven_loss(logits, targets, sorting_terms, delta, qualities=qualities),
     )
 
 

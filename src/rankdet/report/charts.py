@@ -192,6 +192,34 @@ def mirrored_histogram(
     return _figure(title, _svg(parts, said), shown)
 
 
+class Stem(NamedTuple):
+    """A point of a stem chart, and what is said of it."""
+
+    x: float
+    y: float
+    text: str = ""
+
+
+def stem_chart(title: str, groups: Mapping[str, Sequence[Stem]], x_label: str, y_label: str) -> Markup:
+    """Return a figure with points on stems that stand on, or hang from, the line y = 0; a style for each group."""
+    stems = [stem for group in groups.values() for stem in group]
+    across = _Axis.of(np.array([stem.x for stem in stems]), None, _LEFT, _WIDTH - _RIGHT)
+    up = _Axis.of(np.array([0.0, *(stem.y for stem in stems)]), None, _HEIGHT - _BOTTOM, _TOP)
+    parts = [*_frame(across, up, x_label, y_label, is_logarithmic=False)]
+    zero = f"{up.at(0.0):.1f}"
+    parts.append(f'<path class="axis" d="M{_LEFT} {zero}H{_WIDTH - _RIGHT}"/>')
+    for place, (name, group) in enumerate(groups.items()):
+        style = f"s{place % STYLES}"
+        for stem in group:
+            x, y = across.at(stem.x), up.at(stem.y)
+            parts.append(f'<path class="stem {style}" d="M{x:.1f} {zero}V{y:.1f}"/>')
+            parts.append(_mark(style, x, y, f"<title>{_text(stem.text or name)}</title>"))
+    said = f"{title}: {y_label} over {x_label} of " + ", ".join(
+        f"{len(group)} {name}" for name, group in groups.items()
+    )
+    return _figure(title, _svg(parts, said), legend(list(groups)))
+
+
 class _Axis(NamedTuple):
     """A range of values and the pixels of its two ends."""
 
