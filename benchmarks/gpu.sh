@@ -24,6 +24,7 @@ print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU')"
 step kernels 100 python3 -m pytest "${plain[@]}" -n 8 tests/losses/kernels
 step losses_tests 130 python3 -m pytest "${plain[@]}" -n 12 tests/losses --ignore=tests/losses/kernels
 step launches 40 python3 benchmarks/launches.py --device "$device"
+step pools 25 python3 benchmarks/pools.py --layers 13 --images 4 --objects 28 --rounds 10 --device "$device"
 step losses 80 python3 benchmarks/losses.py --device "$device" --quick --only time memory --markdown "$out/losses.md"
 step iterations 70 python3 benchmarks/iterations.py --device "$device" --images 4 --repeats 5 --markdown "$out/iterations.md"
 step detectors 110 python3 benchmarks/gpu_detectors.py --device "$device" --iterations 20 --precision float32 --markdown "$out/detectors.md"

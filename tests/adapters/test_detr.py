@@ -7,21 +7,23 @@ Legend: B images, Q queries, C classes, P matched queries.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
 from rankdet.adapters.detr import CLASSIFICATIONS, RankSort, RankSortLabels
 from rankdet.losses import from_pairs, rank_sort_loss
+
+if __name__ == "__main__":
+    import two_processes
+else:
+    from . import two_processes
 
 B, Q, C = 3, 8, 4
 WEIGHTS = {"loss_ce": 2.0, "loss_vfl": 1.0, "loss_mal": 1.0, "loss_focal": 1.0, "loss_bce": 1.0}
@@ -44,6 +46,41 @@ class Criterion(nn.Module):
 
 class RankSortCriterion(RankSortLabels, Criterion):
     pass
+
+
+Layers = dict[str, tuple[dict[str, Tensor], list[Any], list[Any]]]
+"""Outputs, targets and matches of each layer, by the ending of the names of its terms."""
+
+
+class WholeCriterion(Criterion):
+    """Asks for each layer as repositories do: some weigh the terms at once, and drop what has no weight."""
+
+    weighs = False
+
+    def forward(self, layers: Layers) -> Any:
+        terms = {"loss_ce_dn": torch.as_tensor(0.0)}  # what DINO returns where there is no denoising
+        for ending, arguments in layers.items():
+            for loss in ("labels", *(["boxes"] if self.rank_sort.boxes == "balanced" else [])):
+                found = self.get_loss(loss, *arguments, num_boxes=5.0)
+                if self.weighs:
+                    weights = self.weight_dict
+                    found = {key: value * weights[key] for key, value in found.items() if key in weights}
+                terms |= {key + ending: value for key, value in found.items()}
+        return terms
+
+
+class RankSortWholeCriterion(RankSortLabels, WholeCriterion):
+    pass
+
+
+class RankSortLayerByLayer(RankSortLabels, WholeCriterion):
+    forward = WholeCriterion.forward
+
+
+def whole_criterion(kind: type[RankSortLabels] = RankSortWholeCriterion, **settings: Any) -> Any:
+    made = kind()
+    made.rank_sort = RankSort(**settings)
+    return made
 
 
 def criterion(**settings: Any) -> RankSortCriterion:
@@ -88,6 +125,53 @@ def test_a_layer_gets_rank_and_sort_loss_of_its_matched_queries_in_whatever_orde
     assert expected.sorting > 0.005
     gradients = [torch.autograd.grad(value, outputs["pred_logits"])[0] for value in (terms["loss_ce"], sum(expected))]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("weighs", [False, True])
+@pytest.mark.parametrize("boxes", ["theirs", "balanced"])
+def test_all_layers_in_one_call_have_the_terms_and_gradients_of_a_call_for_each(boxes: str, weighs: bool) -> None:
+    """One of them has no object, one another number of queries."""
+    results = []
+    for kind in (RankSortWholeCriterion, RankSortLayerByLayer):
+        layers = {"": draw((3, 0, 2)), "_0": draw((0, 0, 0), seed=1), "_dn_0": draw((2, 4), seed=2)}
+        layers["_dn_0"][0].update({key: value.detach()[:, :6] for key, value in layers["_dn_0"][0].items()})
+        layers["_dn_0"] = (*layers["_dn_0"][:2], [(torch.arange(n), torch.arange(n).flip(0)) for n in (2, 4)])
+        layers = {ending: (precise(outputs), *rest) for ending, (outputs, *rest) in layers.items()}
+        criterion = whole_criterion(kind, boxes=boxes, weight=3.0)
+        criterion.weighs = weighs
+        terms = criterion(layers)
+        sum(value for name, value in terms.items() if name.startswith("loss")).backward()
+        gradients = [value.grad for outputs, _, _ in layers.values() for value in outputs.values()]
+        assert all(type(value) is Tensor for value in terms.values())
+        results.append(({name: value.detach() for name, value in terms.items()}, gradients))
+    for at_once, one_by_one in zip(*results, strict=True):
+        torch.testing.assert_close(at_once, one_by_one, rtol=1e-12, atol=1e-12)
+    assert ("ranking_dn_0" in results[0][0]) == (not weighs)
+    assert all(results[0][0][f"loss_ce{ending}"] > 0 for ending in ("", "_dn_0"))
+
+
+def precise(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs in float64, with gradients wanted."""
+    return {key: value.detach().double().requires_grad_() for key, value in outputs.items()}
+
+
+def test_a_class_that_the_logits_of_a_layer_do_not_have_names_no_logit_of_the_next_one() -> None:
+    layers = {"": draw((1,)), "_0": draw((1,), seed=1)}
+    layers[""][1][0]["labels"] = torch.tensor([C])
+    with pytest.raises(ValueError, match="index names logits outside of them"):
+        whole_criterion()(layers)
+
+
+def test_a_criterion_that_returns_no_dict_of_its_terms_is_told_how_it_can_be_asked() -> None:
+    class Pair(WholeCriterion):
+        def forward(self, layers: Layers) -> Any:
+            return super().forward(layers), layers
+
+    class RankSortPair(RankSortLabels, Pair):
+        pass
+
+    with pytest.raises(TypeError, match=r"RankSortPair: .* of 1 layers and returned 0 terms 'loss_ce'.* forward = "):
+        RankSortPair()({"": draw()})
 
 
 def test_the_weight_multiplies_the_classification_and_not_its_statistics() -> None:
@@ -300,45 +384,38 @@ def test_settings_out_of_range_are_refused_by_name(settings: dict[str, Any]) -> 
         RankSort(**settings)
 
 
-def join(rank: int, folder: Path) -> None:
-    """One of two processes: the first has the objects, the second has none."""
-    meeting = f"file://{(folder / 'meeting').absolute()}"
-    distributed.init_process_group("gloo", meeting, timeout=timedelta(minutes=2), rank=rank, world_size=2)
-    try:
-        torch.save(found_by(rank), folder / f"{rank}.pt")
-    finally:
-        distributed.destroy_process_group()
-
-
 def found_by(rank: int) -> dict[str, Any]:
-    """Terms and gradient of the logits, for each form of the boxes."""
+    """Terms, and gradients of the logits of each layer, by the form of the boxes; the second process has no object."""
     counts = (3, 2) if rank == 0 else (0, 0)
     found = {}
     for boxes in ("theirs", "balanced"):
-        outputs, targets, indices = draw(counts, seed=rank)
-        terms = criterion(boxes=boxes, sync=True).get_loss("labels", outputs, targets, indices, 5.0)
+        layers = {suffix: draw(counts, seed=rank + seed) for suffix, seed in (("", 0), ("_0", 10))}
+        terms = whole_criterion(boxes=boxes, sync=True)(layers)
         sum(value for name, value in terms.items() if name.startswith("loss")).backward()
-        found[boxes] = ({name: value.detach() for name, value in terms.items()}, outputs["pred_logits"].grad)
+        gradients = [outputs["pred_logits"].grad for outputs, _, _ in layers.values()]
+        found[boxes] = ({name: value.detach() for name, value in terms.items()}, gradients)
     return found
 
 
 def test_processes_that_share_a_pool_have_the_loss_of_one_that_holds_all(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    other = subprocess.Popen([sys.executable, __file__, "1", str(tmp_path)], env=environment)
-    join(0, tmp_path)  # here, where all is imported
-    assert other.wait(timeout=120) == 0
-    parts = [draw(counts, seed=rank) for rank, counts in enumerate([(3, 2), (0, 0)])]
-    outputs = {name: torch.cat([part[0][name].detach() for part in parts]).requires_grad_() for name in parts[0][0]}
-    targets, indices = ([*parts[0][i], *parts[1][i]] for i in (1, 2))
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    found = two_processes.in_both(__file__, found_by, tmp_path)
     for boxes in ("theirs", "balanced"):
-        terms = criterion(boxes=boxes).get_loss("labels", outputs, targets, indices, 5.0)
+        layers = {}
+        for suffix, seed in (("", 0), ("_0", 10)):
+            parts = [draw(counts, seed=rank + seed) for rank, counts in enumerate([(3, 2), (0, 0)])]
+            outputs = {
+                key: torch.cat([part[0][key].detach() for part in parts]).requires_grad_() for key in parts[0][0]
+            }
+            layers[suffix] = outputs, [*parts[0][1], *parts[1][1]], [*parts[0][2], *parts[1][2]]
+        terms = whole_criterion(boxes=boxes)(layers)
         for rank in range(2):
             torch.testing.assert_close(found[rank][boxes][0], {name: value.detach() for name, value in terms.items()})
-        (gradient,) = torch.autograd.grad(terms["loss_ce"], outputs["pred_logits"])
-        torch.testing.assert_close(torch.cat([found[rank][boxes][1] for rank in range(2)]) / 2, gradient)
+        logits = [outputs["pred_logits"] for outputs, _, _ in layers.values()]
+        gradients = torch.autograd.grad(terms["loss_ce"] + terms["loss_ce_0"], logits)
+        for number, gradient in enumerate(gradients):
+            own = torch.cat([found[rank][boxes][1][number] for rank in range(2)]) / 2
+            torch.testing.assert_close(own, gradient)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    join(int(sys.argv[1]), Path(sys.argv[2]))
+    two_processes.join(found_by, int(sys.argv[1]), Path(sys.argv[2]))

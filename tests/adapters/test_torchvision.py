@@ -1,17 +1,13 @@
 """Detectors of torchvision learn by Rank & Sort Loss, and stay detectors of torchvision.
 
-This file is also the program of each of two processes: ``test_torchvision.py RANK FOLDER`` trains a step beside the
-other one, which sees no object, and leaves its weights in the folder.
+This file is also the program of the second of two processes: ``test_torchvision.py RANK FOLDER``.
 """
 
 from __future__ import annotations
 
 import copy
-import io
 import math
-import os
 import pickle
-import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -37,6 +33,11 @@ from rankdet.adapters.torchvision import calibrate, check_labels, on_unit_anchor
 from rankdet.losses import box_overlap, rank_sort_loss
 from rankdet.metrics import evaluate
 from rankdet.structures import InputError
+
+if __name__ == "__main__":
+    import two_processes
+else:
+    from . import two_processes
 
 NUM_CLASSES = 4
 """As torchvision counts: with the background."""
@@ -798,9 +799,9 @@ def test_what_cannot_be_calibrated_is_refused_and_stays() -> None:
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def step_beside_another(rank: int, folder: Path) -> None:
-    """Two steps of two detectors; the second process sees no object."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def stepped(rank: int) -> dict[str, Any]:
+    """Weights of two detectors after two steps, in one pool and in two; the second process sees no object."""
+    found = {}
     for name in ("fcos", "faster"):
         for sync in (False, True):
             torch.manual_seed(0)
@@ -810,25 +811,20 @@ def step_beside_another(rank: int, folder: Path) -> None:
                 optimizer.zero_grad()
                 sums(model(*scene(0 if rank else 2, seed=rank))).backward()
                 optimizer.step()
-            buffer = io.BytesIO()
-            torch.save(model.module.state_dict(), buffer)
-            (folder / f"{name}-{sync}-{rank}").write_bytes(buffer.getvalue())
-    torch.distributed.destroy_process_group()
+            found[f"{name} {sync}"] = model.module.state_dict()
+    return found
 
 
 def test_processes_keep_the_same_weights_where_one_sees_no_object(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", __file__]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    both = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
-    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    both = two_processes.in_both(__file__, stepped, tmp_path)
     for name in ("fcos", "faster"):
+        torch.manual_seed(0)
+        start = use_rank_sort(MODELS[name]()).state_dict()
         for sync in (False, True):
-            first, second = (torch.load(tmp_path / f"{name}-{sync}-{rank}", weights_only=True) for rank in range(2))
-            torch.manual_seed(0)
-            start = use_rank_sort(MODELS[name]()).state_dict()
+            first, second = (found[f"{name} {sync}"] for found in both)
             assert all(torch.equal(first[key], second[key]) for key in first)
             assert any(not torch.equal(first[key], start[key]) for key in first)
 
 
 if __name__ == "__main__":
-    step_beside_another(int(sys.argv[1]), Path(sys.argv[2]))
+    two_processes.join(stepped, int(sys.argv[1]), Path(sys.argv[2]))

@@ -6,28 +6,27 @@ This file is also the program of the second of two processes: ``test_transformer
 from __future__ import annotations
 
 import copy
-import os
 import pickle
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
 if __name__ == "__main__":
     import tiny_transformers as tiny
+    import two_processes
 else:
     pytest.importorskip("transformers", reason="transformers is not installed; it is in the extra 'dev'")
     from . import tiny_transformers as tiny
+    from . import two_processes
 
 import transformers
 from transformers import (
@@ -46,10 +45,13 @@ from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatche
 from transformers.loss.loss_lw_detr import LwDetrHungarianMatcher
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
+from rankdet.adapters.detr import RankSortLabels
 from rankdet.adapters.transformers import MARK, plain, use_rank_sort
 from rankdet.losses import RankSortValues, rank_sort_loss
 
 BOXES_ALONE = [name for name in tiny.DETECTORS if "masks" not in name]
+FLOAT32_ALONE = ("D-FINE", "DEIMv2", "DAB-DETR")
+"""Models whose own code does not run in float64."""
 SHIFT = "reg_conf.layers.1.bias"
 """A bias of D-FINE and DEIMv2 that moves all logits of a layer alike, for which a ranking loss has no gradient."""
 
@@ -206,6 +208,31 @@ def test_autocast_keeps_the_loss_in_float32(name: str) -> None:
         outputs, _ = loss_and_reached(model)
     assert outputs.loss_dict["ranking"].dtype == torch.float32
     assert outputs.loss.isfinite()
+
+
+@pytest.mark.parametrize("boxes", ["theirs", "balanced"])
+@pytest.mark.parametrize("name", BOXES_ALONE)
+def test_one_call_of_the_loss_gives_what_a_call_for_each_layer_gives(
+    name: str, boxes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtype, tolerance = (torch.float32, 1e-5) if name in FLOAT32_ALONE else (torch.float64, 1e-12)
+    model = use_rank_sort(tiny.build(name).to(dtype), boxes=boxes)
+    batch = tiny.batch()
+    batch["pixel_values"] = batch["pixel_values"].to(dtype)
+    batch["labels"] = [label | {"boxes": label["boxes"].to(dtype)} for label in batch["labels"]]
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        outputs = model(**batch)
+        outputs.loss.backward()
+        gradients = {key: value.grad for key, value in model.named_parameters()}
+        found.append((outputs.loss_dict, gradients))
+        model.zero_grad()
+        monkeypatch.delattr(RankSortLabels, "forward", raising=False)
+    at_once, one_by_one = found
+    for first, second in zip(at_once, one_by_one, strict=True):
+        torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
+    assert at_once[0]["ranking"] > 0
 
 
 def test_a_deep_copy_keeps_the_loss(name: str) -> None:
@@ -399,18 +426,8 @@ def test_a_trainer_in_bfloat16_goes_on_from_its_checkpoint(tmp_path: Path) -> No
     assert 0 < result.training_loss < 100
 
 
-def join(rank: int, folder: Path) -> None:
-    """One of two processes, the second of which gets no object; both step twice, in one pool and in two."""
-    meeting = f"file://{(folder / 'meeting').absolute()}"
-    distributed.init_process_group("gloo", meeting, timeout=timedelta(minutes=2), rank=rank, world_size=2)
-    try:
-        torch.save(stepped(rank), folder / f"{rank}.pt")
-    finally:
-        distributed.destroy_process_group()
-
-
 def stepped(rank: int) -> dict[str, Tensor]:
-    """Weights and buffers after two steps of each model, in one pool and in two."""
+    """Weights and buffers after two steps of each model, in one pool and in two; the second process gets no object."""
     found: dict[str, Tensor] = {}
     for name in ("RT-DETR", "Deformable DETR"):
         for sync in (False, True):
@@ -427,12 +444,7 @@ def stepped(rank: int) -> dict[str, Tensor]:
 
 
 def test_processes_stay_alike_where_one_has_no_objects(tmp_path: Path) -> None:
-    paths = [str(Path(__file__).parent), *sys.path]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    other = subprocess.Popen([sys.executable, __file__, "1", str(tmp_path)], env=environment)
-    join(0, tmp_path)  # here, where all is imported
-    assert other.wait(timeout=120) == 0
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first, second = two_processes.in_both(__file__, stepped, tmp_path)
     start = {name: tiny.build(name).state_dict() for name in ("RT-DETR", "Deformable DETR")}
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     for key, value in first.items():
@@ -444,5 +456,4 @@ def test_processes_stay_alike_where_one_has_no_objects(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    join(int(sys.argv[1]), Path(sys.argv[2]))
+    two_processes.join(stepped, int(sys.argv[1]), Path(sys.argv[2]))

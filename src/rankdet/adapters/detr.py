@@ -2,22 +2,24 @@
 
 The original DETR, Deformable DETR, DINO, RT-DETR, D-FINE, DEIM, LW-DETR and RF-DETR have one protocol. A criterion
 matches the queries of each decoder layer with objects, and asks itself for ``get_loss(name, outputs, targets, indices,
-num_boxes)``. :class:`RankSortLabels`, in front of such a criterion, answers where the name is that of a classification.
+num_boxes)``. :class:`RankSortLabels`, in front of such a criterion, answers where the name is that of a classification:
+for all layers of a batch at once, by one call of the loss.
 
 Shapes: B images, Q queries, C classes, P matched queries of all images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rankdet.losses import (
+    Pools,
     Processes,
     RankSortValues,
     Sync,
@@ -39,10 +41,40 @@ Targets = Sequence[Mapping[str, Tensor]]
 
 CLASSIFICATIONS = {"labels": "loss_ce", "vfl": "loss_vfl", "mal": "loss_mal", "focal": "loss_focal", "bce": "loss_bce"}
 """Names of classifications in ``get_loss``, and of the term that each returns."""
+STATISTICS = ("ranking", "sorting")
+"""Terms that have no gradient."""
 IN_PIXELS = 2.0
 """No value of a box that is relative to its image is as large; of a box in pixels one is, unless it is a dot."""
 SLACK = 0.1
 """By what part of its sides boxes may leave an image: few annotations are exact."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Predictions of the queries of one decoder layer, and what they are matched with.
+
+    Attributes
+    ----------
+    logits
+        (B, Q, C), of a sigmoid per class.
+    boxes
+        (B, Q, 4) predicted boxes (center x, center y, width, height), relative to the image.
+    index
+        Image, query and class of each matched query, (P,) int64 each, in any order.
+    objects
+        (P, 4) boxes of their objects, in the same form and order.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    index: Index
+    objects: Tensor
+
+    @property
+    def matched(self) -> Tensor:
+        """(P, 4) boxes of the matched queries."""
+        image, query, _ = self.index
+        return self.boxes[image, query]
 
 
 @checked
@@ -92,18 +124,7 @@ class RankSort:
             raise ValueError(f"RankSort: boxes must be 'theirs' or 'balanced', got {self.boxes!r}")
 
     def __call__(self, logits: Tensor, boxes: Tensor, index: Index, objects: Tensor) -> RankSortValues:
-        """Return ranking and sorting of one layer, without w.
-
-        Parameters
-        ----------
-        logits
-            (B, Q, C), of a sigmoid per class.
-        boxes
-            (B, Q, 4) predicted boxes (center x, center y, width, height), relative to the image.
-        index
-            Image, query and class of each matched query, (P,) int64 each, in any order.
-        objects
-            (P, 4) boxes of their objects, in the same form and order.
+        """Return ranking and sorting of one layer, without w; parameters are those of a :class:`Layer`.
 
         Examples
         --------
@@ -116,9 +137,36 @@ class RankSort:
         >>> print(f"{ranking:.3f} {sorting:.3f}")
         0.667 0.000
         """
-        image, query, _ = index
-        iou = box_overlap(corners(boxes[image, query]), corners(objects)).iou
-        return rank_sort_loss_at(logits, index, iou.detach(), self.delta, sync=self.sync)
+        (values,) = self.of_layers([Layer(logits, boxes, index, objects)])
+        return values
+
+    def of_layers(self, layers: Sequence[Layer]) -> list[RankSortValues]:
+        """Return what a call returns of each layer, by one call of the loss: each layer is a pool.
+
+        Layers may have different numbers of queries, as those of denoising.
+
+        Examples
+        --------
+        >>> one = Layer(torch.zeros(1, 3, 2), torch.full((1, 3, 4), 0.5), (torch.tensor([0]),) * 3, torch.ones(1, 4))
+        >>> [round(float(ranking), 3) for ranking, _ in RankSort().of_layers([one, one])]
+        [0.833, 0.833]
+        """
+        matched = torch.cat([layer.matched for layer in layers])
+        iou = box_overlap(corners(matched), corners(torch.cat([layer.objects for layer in layers]))).iou
+        places, first = [], 0
+        for layer in layers:
+            places.append(_flat(layer.index, layer.logits.shape, first))
+            first += layer.logits.numel()
+        numbers = [torch.full((1,) * layer.logits.ndim, number) for number, layer in enumerate(layers)]
+        ranking, sorting = rank_sort_loss_at(
+            [layer.logits for layer in layers],
+            torch.cat(places),
+            iou.detach(),
+            self.delta,
+            pools=Pools(numbers, len(layers)) if len(layers) > 1 else None,
+            sync=self.sync,
+        )
+        return [RankSortValues(*each) for each in zip(ranking.reshape(-1), sorting.reshape(-1), strict=True)]
 
     def localization(self, boxes: Tensor, index: Index, objects: Tensor) -> tuple[Tensor, Tensor]:
         """L1 distance of relative boxes and 1 − GIoU, each the mean over the matched queries of one layer, without λ.
@@ -140,6 +188,24 @@ class RankSort:
         *means, divisor = Processes(self.sync).mean(functional.pad(totals, (0, 1), value=len(objects)))
         l1, one_minus_giou = with_value(totals, torch.stack(means)) / usable_sum(divisor)
         return l1, one_minus_giou
+
+
+class _Factor(Tensor):
+    """A 1 in the place of a term, or what a criterion has made of it: the weight of the term."""
+
+
+class _Asked(NamedTuple):
+    """A layer whose classification was asked for: the name of its term, and the loss of the layer."""
+
+    name: str
+    rank_sort: RankSort
+    layer: Layer
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of its terms."""
+        balanced = ("loss_bbox", "loss_giou") if self.rank_sort.boxes == "balanced" else ()
+        return self.name, *STATISTICS, *balanced
 
 
 class RankSortLabels:
@@ -164,6 +230,11 @@ class RankSortLabels:
     Boxes of objects are looked at in the first batch that has any, which waits for the device once. Those of
     transformers' models are looked at in each batch, for it makes a criterion anew; its matching waits anyway.
 
+    Within ``forward`` a layer is answered by ones, which the criterion multiplies by the weights of their terms. What
+    it returns is multiplied by the values of all layers at the end. Many small operations are so done once instead of
+    for each layer, which is what a GPU or a run of several processes waits for. A criterion that does something else
+    with its terms keeps its own ``forward``, which asks layer by layer: ``forward = Criterion.forward``.
+
     Examples
     --------
     >>> class Criterion(torch.nn.Module):  # stands for the criterion of a repository
@@ -182,6 +253,37 @@ class RankSortLabels:
     labels_name: str = "labels"
     weight_dict: Mapping[str, float]
     _has_seen_boxes: bool = False
+    _waiting: list[_Asked] | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Return what the criterion returns, the terms of all layers by their names.
+
+        Raises
+        ------
+        TypeError
+            When that is no dict with one term, or none, for each layer that was asked for.
+        """
+        waiting: list[_Asked] = []
+        self._waiting = waiting
+        try:
+            terms: dict[str, Tensor] = super().forward(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._waiting = None
+        answers = list(self._answers(waiting))
+        factors = [key for key in terms if isinstance(terms[key], _Factor)] if isinstance(terms, dict) else []
+        for part in dict.fromkeys(part for asked in waiting for part in asked.parts):
+            keys = [key for key in factors if key.startswith(part)]
+            if not keys and part in STATISTICS:
+                continue
+            if len(keys) != len(answers):
+                raise TypeError(
+                    f"{type(self).__name__}: forward asked for the classification of {len(answers)} layers and "
+                    f"returned {len(keys)} terms {part!r}. Give this class the forward of the criterion itself, "
+                    "forward = Criterion.forward: then it asks layer by layer"
+                )
+            for key, answer in zip(keys, answers, strict=True):
+                terms[key] = terms[key].as_subclass(Tensor) * answer[part]
+        return terms
 
     def get_loss(
         self,
@@ -201,7 +303,14 @@ class RankSortLabels:
             are in pixels, or (x1, y1, x2, y2).
         """
         if loss in CLASSIFICATIONS:
-            return self._classified(CLASSIFICATIONS[loss], outputs, targets, self.positives(targets, indices))
+            layer = self._layer(outputs, targets, self.positives(targets, indices))
+            asked = _Asked(CLASSIFICATIONS[loss], self.rank_sort, layer)
+            if self._waiting is None:
+                (answer,) = self._answers([asked])
+                return answer
+            self._waiting.append(asked)
+            dtype = torch.promote_types(layer.logits.dtype, torch.float32)
+            return {part: layer.logits.new_ones((), dtype=dtype).as_subclass(_Factor) for part in asked.parts}
         if loss == "boxes" and self.rank_sort.boxes == "balanced":
             return {}  # They came with the classification, whose value they have.
         terms: dict[str, Tensor] = super().get_loss(  # type: ignore[misc]
@@ -213,9 +322,7 @@ class RankSortLabels:
         """Return the matched pairs that are positives; a criterion that matches fillers as well leaves these out."""
         return indices
 
-    def _classified(
-        self, name: str, outputs: Mapping[str, Tensor], targets: Targets, indices: Indices
-    ) -> dict[str, Tensor]:
+    def _layer(self, outputs: Mapping[str, Tensor], targets: Targets, indices: Indices) -> Layer:
         logits, boxes = outputs[self.logits_name], outputs["pred_boxes"]
         if logits.shape[-1] - 1 == getattr(self, "num_classes", None):
             raise ValueError(
@@ -227,15 +334,33 @@ class RankSortLabels:
         if not self._has_seen_boxes and len(objects):
             _check_objects(objects, index[0], targets)
             self._has_seen_boxes = True
-        ranking, sorting = self.rank_sort(logits, boxes, index, objects)
-        classification = self.rank_sort.weight * (ranking + sorting)
-        terms = {name: classification, "ranking": ranking.detach(), "sorting": sorting.detach()}
-        if self.rank_sort.boxes == "balanced":
-            value = self.weight_dict[name] * classification
-            errors = self.rank_sort.localization(boxes, index, objects)
-            for term, error in zip(("loss_bbox", "loss_giou"), errors, strict=True):
-                terms[term] = value_balance(value, self.weight_dict[term] * error) * error
-        return terms
+        return Layer(logits, boxes, index, objects)
+
+    def _answers(self, asked: Sequence[_Asked]) -> Iterator[dict[str, Tensor]]:
+        """The terms of each layer; layers with one loss are ranked by one call."""
+        found: dict[int, RankSortValues] = {}
+        for rank_sort in dict.fromkeys(each.rank_sort for each in asked):
+            rows = [row for row, each in enumerate(asked) if each.rank_sort == rank_sort]
+            found |= zip(rows, rank_sort.of_layers([asked[row].layer for row in rows]), strict=True)
+        for row, (name, rank_sort, layer) in enumerate(asked):
+            ranking, sorting = found[row]
+            classification = rank_sort.weight * (ranking + sorting)
+            terms = {name: classification, "ranking": ranking.detach(), "sorting": sorting.detach()}
+            if rank_sort.boxes == "balanced":
+                value = self.weight_dict[name] * classification
+                errors = rank_sort.localization(layer.boxes, layer.index, layer.objects)
+                for term, error in zip(("loss_bbox", "loss_giou"), errors, strict=True):
+                    terms[term] = value_balance(value, self.weight_dict[term] * error) * error
+            yield terms
+
+
+def _flat(index: Index, shape: torch.Size, first: int) -> Tensor:
+    """(P,) places of logits among those of all layers, of which those of this one begin at ``first``; −1 if outside."""
+    places, is_inside = torch.zeros_like(index[0]), torch.ones_like(index[0], dtype=torch.bool)
+    for part, size in zip(index, shape, strict=True):
+        places = places * size + part
+        is_inside = is_inside & (part >= 0) & (part < size)
+    return torch.where(is_inside, places + first, -1)
 
 
 def _check_objects(boxes: Tensor, image: Tensor, targets: Targets) -> None:
