@@ -40,7 +40,7 @@ def test_the_number_of_positives_is_checked() -> None:
 def test_shapes_and_ranges_are_checked() -> None:
     with pytest.raises(ValueError, match="must have one shape"):
         ap_loss(torch.zeros(3), torch.zeros(4))
-    with pytest.raises(ValueError, match="delta must not be negative"):
+    with pytest.raises(ValueError, match="delta must be finite and not negative"):
         ap_loss(torch.zeros(3), torch.ones(3), -1.0)
     with pytest.raises(ValueError, match="logits are NaN or infinite"):
         ap_loss(torch.tensor([torch.nan]), torch.ones(1), check=True)

@@ -429,8 +429,28 @@ def test_shapes_must_fit() -> None:
         rank_sort_loss_of_labels(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), torch.zeros(2))
     with pytest.raises(ValueError, match="2 positives among the labels but 3 qualities"):
         rank_sort_loss_of_labels(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.zeros(3))
-    with pytest.raises(ValueError, match="delta must not be negative"):
+    with pytest.raises(ValueError, match="delta must be finite and not negative"):
         rank_sort_loss(torch.zeros(3), torch.zeros(3), -0.1)
+    for delta in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="delta must be finite"):
+            rank_sort_loss(torch.zeros(3), torch.ones(3), delta)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch makes its first jvp by it
+def test_transforms_of_functions_work_or_raise() -> None:
+    targets = torch.tensor([0.5, 0.0, 0.0])
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        return rank_sort_loss(logits, targets).ranking
+
+    logits = torch.tensor([0.0, 0.3, -0.2])
+    through_autograd = logits.clone().requires_grad_()
+    loss(through_autograd).backward()
+    assert torch.equal(torch.func.grad(loss)(logits), through_autograd.grad)
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(loss, (logits,), (torch.ones(3),))
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(loss)(torch.zeros(2, 3))
 
 
 # --- the module ---

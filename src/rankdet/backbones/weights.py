@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rankdet.backbones.timm_backbone import TimmBackbone, create_network
-from rankdet.structures import InputError
+from rankdet.structures import DamagedError, InputError, check_archive
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class WheelWeights:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the named tensors of a file, which may nest them under ``model`` or ``state_dict``."""
     try:
+        check_archive(path)
         content: Any = (
             load_file(path)
             if path.suffix == ".safetensors"
@@ -109,6 +110,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         )
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file of weights") from error
+    except DamagedError:
+        raise
     # torch's own message would advise to load the file unsafely.
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
         raise InputError(f"{path}: weights cannot be read: not a whole file of tensors only") from error

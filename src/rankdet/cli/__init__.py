@@ -19,6 +19,7 @@ import typer
 
 from rankdet import __version__
 from rankdet.cli import data, deploying, experiments, models
+from rankdet.cli.failures import reason_of
 from rankdet.runs.memory import keep_freed_memory
 
 SECONDS_TO_TELL = 30.0
@@ -54,6 +55,7 @@ app.command()(experiments.demo)
 
 def main() -> None:
     """Run a command; bad input becomes a message on standard error and exit status 2, or 3 where training diverged."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal need not know every character of a file name
@@ -69,18 +71,30 @@ def main() -> None:
         raise
     except BrokenPipeError:
         _end_of_pipe()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
         from rankdet.runs.processes import DIVERGED
         from rankdet.structures import DivergenceError, InputError
 
-        if not isinstance(error, OSError | InputError):
+        reason = str(error) if isinstance(error, OSError | InputError) else reason_of(error)
+        if reason is None:
             raise
         code = DIVERGED if isinstance(error, DivergenceError) else 2
-        lines = [" ".join(line.split()) for line in str(error).splitlines()]
+        lines = [" ".join(line.split()) for line in reason.splitlines()]
         _tell_once(f"rankdet: error: {_process()}" + "\n".join(filter(None, lines)))
         if isinstance(error, OSError):
             _discard_output()
         sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Standard streams that the caller has closed lead nowhere; no file of ours gets their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # it stays open
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _end_of_pipe() -> NoReturn:

@@ -6,6 +6,7 @@ Legend: B images of a batch.
 import math
 import os
 import shutil
+import signal
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -180,19 +181,22 @@ class _Loader(DataLoader[Batch]):
             kind = type(error)
             raise kind(str(error).rsplit(f"{kind.__name__}: ", maxsplit=1)[-1].strip()) from error
         except RuntimeError as error:
-            if (reason := _reason_of_workers(f"{error} {error.__cause__}")) is None:
+            if (reason := reason_of_workers(f"{error} {error.__cause__}")) is None:
                 raise
-            raise InputError(f"{reason}; data.workers=0 reads images without workers") from error
+            raise InputError(reason) from error
 
 
-def _reason_of_workers(message: str) -> str | None:
+_WITHOUT = "; data.workers=0 reads images without workers"
+
+
+def reason_of_workers(message: str) -> str | None:
     """Why workers cannot go on, in words, from torch's message; None where it is about something else."""
     if "DataLoader worker" not in message:
         return None
     if any(words in message for words in ("Bus error", "shared memory", "No space left on device")):
-        return f"the workers that read images have no shared memory left{_shared_memory()}"
+        return f"the workers that read images have no shared memory left{_shared_memory()}{_WITHOUT}"
     if "killed by signal" in message or "exited unexpectedly" in message:
-        return "a worker that reads images was killed, as the system does where memory is used up"
+        return f"a worker that reads images was killed, as the system does where memory is used up{_WITHOUT}"
     return None
 
 
@@ -209,6 +213,10 @@ def _start_worker(worker: int) -> None:
     # A signal to the whole process group (torchrun, Ctrl-C) is for the training process, which finishes its iteration
     # and needs this one for it. A worker whose parent is gone notices that by itself and ends.
     os.setpgrp()
+    # Batch systems signal every process of a job. A second SIGTERM is from the training process, which ends this one.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL) and None)
     # Processes are the parallelism: threads inside of them only compete.
     torch.set_num_threads(1)
     # Every tensor on its way would hold a file descriptor open, and many small targets exhaust them.

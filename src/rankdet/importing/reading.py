@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rankdet.runs.checkpoint import FORMAT
-from rankdet.structures import InputError
+from rankdet.structures import DamagedError, InputError, check_archive
 
 from .wrappings import unwrapped
 
@@ -85,12 +85,15 @@ def read_foreign(path: Path, ema: bool | None = None) -> ForeignCheckpoint:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
+        check_archive(path)
         names = foreign_names(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals([(Inert, n) for n in names]):
             warnings.simplefilter("ignore")
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except DamagedError:
+        raise
     except BROKEN as error:
         raise InputError(
             f"{path} is damaged, or no file of tensors that can be read safely: {_reason(error)}"

@@ -93,6 +93,8 @@ def checkpoint_to_write(model: Model, what: str) -> Path:
     path = None if model.origin is None else model.origin.path
     if path is None:
         raise InputError(f"the model has no checkpoint to store {what} in")
+    if not path.exists():
+        raise InputError(f"{path} is gone: {what} cannot be stored in it")
     # The file could be replaced in its folder all the same, but that is not what its owner said.
     if not os.access(path, os.W_OK):
         raise InputError(f"{path} is read-only: {what} cannot be stored in it")

@@ -84,8 +84,8 @@ def rank_sort_loss(
         Rank the candidates of all processes in one pool; see :class:`Processes`. Pools are numbered alike in all of
         them.
     check
-        Raise on NaN or infinite logits and on targets outside their range (this waits for the device). Without it they
-        make the loss NaN; they are never dropped.
+        Raise on NaN or infinite logits and on targets outside their range (this waits for the device). Without it
+        such logits make the loss NaN, and targets are taken as they are: one that is NaN counts as a positive.
     implementation
         ``"torch"``: exact in O((P + N) log P) time and O(P) memory beside the gradient. ``"triton"``: the same by
         kernels, on CUDA only. ``"numba"``: the same by compiled functions, on a CPU only. ``"reference"``: the

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.nn import functional
 
 
 def check_delta(delta: float) -> None:
-    """Raise ValueError where half a width is negative."""
-    if delta < 0:
-        raise ValueError(f"delta must not be negative, got {delta}")
+    """Raise ValueError where half a width is negative or not finite."""
+    if not 0 <= delta < math.inf:
+        raise ValueError(f"delta must be finite and not negative, got {delta}")
 
 
 def soft_step(difference: Tensor, delta: float) -> Tensor:

@@ -13,9 +13,32 @@ from .migration import migrated
 from .schema.config import input_error, suggestion
 from .schema.recipe import Recipe, validated
 
+MOST_NODES = 100_000
+"""The most values of a recipe; the longest built-in one has a few hundred."""
+
 
 class _YAML(yaml.SafeLoader):
-    """YAML that refuses a key that is twice in a mapping, of which YAML itself takes the last one."""
+    """YAML that refuses a key that is twice in a mapping, of which YAML itself takes the last one.
+
+    It also refuses aliases that would make more than `MOST_NODES` values of a short text, or of one that is in itself.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        is_alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
+        node = super().compose_node(parent, index)
+        if is_alias and id(node) not in self._sizes:
+            raise yaml.MarkedYAMLError(problem="an alias stands in what it means", problem_mark=mark)
+        if node is not None and not is_alias:
+            pairs = node.value if isinstance(node, yaml.MappingNode) else [node.value]
+            inner = [] if isinstance(node, yaml.ScalarNode) else [each for pair in pairs for each in pair]
+            self._sizes[id(node)] = size = 1 + sum(self._sizes[id(each)] for each in inner)
+            if size > MOST_NODES:
+                raise yaml.MarkedYAMLError(problem=f"more than {MOST_NODES} values", problem_mark=node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)

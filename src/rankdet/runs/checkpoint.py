@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from rankdet import __version__
-from rankdet.runs.folder import make_last, written_whole
-from rankdet.structures import InputError
+from rankdet.runs.folder import Run, make_last, written_whole
+from rankdet.structures import DamagedError, InputError, check_archive
 
 FORMAT = "rankdet checkpoint 1"
 FOR_DETECTION: dict[str, type | tuple[type, ...]] = {
@@ -143,17 +143,22 @@ def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | 
 
     Raises
     ------
+    DamagedError
+        When the file is not as it was written: cut off, or a part of it has not its checksum.
     InputError
-        When the file is missing, damaged, incomplete, or no checkpoint of rankdet.
+        When it is missing, incomplete, or no checkpoint of rankdet.
     """
     try:
+        check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of pickles of other programs
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"cannot read checkpoint {path}: {error.strerror}") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged or no checkpoint of rankdet") from error
+    except DamagedError:
+        raise
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:
+        raise DamagedError(f"{path} is damaged or no checkpoint of rankdet") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path} is no checkpoint of this version of rankdet")
     # Version 0.1.0 does not write these.
@@ -167,6 +172,23 @@ def load_checkpoint(path: Path, needed: Mapping[str, type | tuple[type, ...]] | 
     if needed is not None:
         _check_entries(state, needed, path)
     return state
+
+
+def newest_sound(run: Run) -> tuple[Path | None, dict[str, Any] | None, dict[Path, DamagedError]]:
+    """The newest checkpoint of a run that is not damaged, its entries, and the damaged ones that are newer.
+
+    The first two are None where the run has no checkpoint. Raises InputError when all are damaged, or that one does not
+    fit.
+    """
+    damaged: dict[Path, DamagedError] = {}
+    for path in reversed(run.checkpoints(with_best=True)):
+        try:
+            return path, load_checkpoint(path, FOR_TRAINING), damaged
+        except DamagedError as error:
+            damaged[path] = error
+    if damaged:
+        raise InputError(f"{next(iter(damaged.values()))}; {run.folder} holds no other to go on from")
+    return None, None, damaged
 
 
 def _check_entries(state: dict[str, Any], needed: Mapping[str, type | tuple[type, ...]], path: Path) -> None:
@@ -205,7 +227,15 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
         own, other = tuple(expected[name].shape), tuple(getattr(weights[name], "shape", ()))
         if own != other or not isinstance(weights[name], Tensor):
             raise InputError(f"checkpoint {path} does not fit: weight {name} is {other}, not {own}")
+    check_finite(weights, path)
     network.load_state_dict(weights)
+
+
+def check_finite(weights: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError that names the first weight of the checkpoint ``path`` with a value that is not finite."""
+    for name, value in weights.items():
+        if isinstance(value, Tensor) and not bool(value.isfinite().all()):
+            raise InputError(f"checkpoint {path} is of no use: its weight {name} is not finite")
 
 
 def seed_random_numbers(seed: int) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import math
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rankdet.runs.locking import locked
 from rankdet.structures import InputError
 
 
@@ -61,10 +64,11 @@ class Run:
         """A second name of the checkpoint with the best evaluation, which is kept when newer ones are."""
         return self.folder / "checkpoints" / "best.pt"
 
-    def checkpoints(self) -> list[Path]:
-        """All checkpoints, the oldest first; the best one counts where it is the only one that is left."""
+    def checkpoints(self, with_best: bool = False) -> list[Path]:
+        """All checkpoints, the oldest first; the best one is the first where asked for, or where it is alone."""
         found = sorted(self.folder.glob("checkpoints/iteration_*.pt"))
-        return found or [path for path in (self.best_checkpoint,) if path.exists()]
+        best = [self.best_checkpoint] if self.best_checkpoint.exists() and (with_best or not found) else []
+        return best + found
 
     def latest_checkpoint(self) -> Path:
         """The newest checkpoint; raises InputError where there is none."""
@@ -74,6 +78,22 @@ class Run:
         if not paths:
             raise InputError(f"{self.folder} holds no checkpoint")
         return paths[-1]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have the folder for this process alone; a folder that is made for it goes again where it stays empty.
+
+        Raises InputError when another process has it, or it cannot be written into.
+        """
+        is_new = not self.folder.exists()
+        make_folder(self.folder)
+        try:
+            with locked(self.folder / ".training", f"{self.folder} is that of a training that goes on, by"):
+                yield
+        finally:
+            if is_new:
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()
 
     def check_is_new(self) -> None:
         """Raise InputError where the folder already holds a run with a checkpoint."""
@@ -105,6 +125,13 @@ class Run:
         """Make the folder; what a run without any checkpoint left in it is removed."""
         make_folder(self.folder / "checkpoints")
         _delete(self.log)
+
+    def set_aside(self, path: Path) -> None:
+        """Rename a damaged checkpoint, so that it no longer counts as one."""
+        try:
+            path.replace(path.with_name(f"{path.name}.damaged"))
+        except OSError as error:
+            raise InputError(f"cannot rename {path}: {error.strerror}") from error
 
     def delete_parts(self) -> None:
         """Delete what a killed process left of a checkpoint that it was writing."""
@@ -167,15 +194,31 @@ def _delete(path: Path) -> None:
 def written_whole(path: Path) -> Iterator[Path]:
     """A file beside ``path`` to write, which takes its place at the end: a reader finds the old file or the new one.
 
-    Where something is raised inside, what was at ``path`` before is untouched, and nothing is left.
+    Where something is raised inside, what was at ``path`` before is untouched, and nothing is left. What processes of
+    this machine left that were killed meanwhile, the next one deletes.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    host = socket.gethostname()
+    part = path.with_name(f".{path.name}.{host}.{os.getpid()}.part")
+    for old in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(host)}.*.part"):
+        if not _is_alive(old.suffixes[-2][1:]):
+            with contextlib.suppress(OSError):
+                old.unlink()
     try:
         yield part
         part.replace(path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except (PermissionError, ValueError):
+        return True
+    return True
 
 
 def make_last(path: Path) -> None:

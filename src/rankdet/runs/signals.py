@@ -1,32 +1,62 @@
-"""SIGINT and SIGTERM as a polite request: finish the iteration, write a checkpoint, stop."""
+"""Signals as a polite request: finish the iteration, write a checkpoint, stop."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from typing_extensions import Self
 
+ALWAYS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and the end of a job."""
+WHERE_UNUSED = (signal.SIGHUP, signal.SIGUSR1)
+"""The end of a connection, and what batch systems send before a limit of time; ``nohup`` ignores the first, and some
+programs have handlers of their own for the second."""
+
+
+class WaitEnded(BaseException):
+    """A wait that a request to stop has ended."""
+
 
 class StopRequest:
-    """Remembers the first SIGINT or SIGTERM while it is entered; a second one has its usual effect."""
+    """Remembers the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 while it is entered; a second one has its usual effect.
+
+    The last two are left alone where the caller ignores or handles them.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         """Number of the signal that came, or None."""
         self._before: dict[int, Any] = {}
+        self._is_waiting = False
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+            unused = [number for number in WHERE_UNUSED if signal.getsignal(number) == signal.SIG_DFL]
+            self._before = {number: signal.signal(number, self._remember) for number in (*ALWAYS, *unused)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def ending_waits(self) -> Iterator[None]:
+        """What waits inside for others, perhaps for ever, is ended by WaitEnded when a signal comes or has come."""
+        self._is_waiting = True
+        try:
+            if self.signal is not None:
+                raise WaitEnded
+            yield
+        finally:
+            self._is_waiting = False
+
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self.__exit__()
+        if self._is_waiting:
+            raise WaitEnded

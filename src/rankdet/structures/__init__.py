@@ -3,10 +3,11 @@
 Boxes are ``(x1, y1, x2, y2)`` in pixels, width = x2 − x1. Labels are ``0 … C−1``, background ``C``, ignored ``−1``.
 """
 
+from rankdet.structures.archives import check_archive
 from rankdet.structures.batches import Batch, Images, Source, Target
 from rankdet.structures.candidates import IGNORED, Assignment, Candidates, LossOutput, Matched, check_matched, is_class
 from rankdet.structures.detections import Detection
-from rankdet.structures.errors import DivergenceError, InputError
+from rankdet.structures.errors import DamagedError, DivergenceError, InputError
 from rankdet.structures.masks import MaskScores, MaskWindow, Outlines
 from rankdet.structures.words import counted
 
@@ -15,6 +16,7 @@ __all__ = [
     "Assignment",
     "Batch",
     "Candidates",
+    "DamagedError",
     "Detection",
     "DivergenceError",
     "Images",
@@ -26,6 +28,7 @@ __all__ = [
     "Outlines",
     "Source",
     "Target",
+    "check_archive",
     "check_matched",
     "counted",
     "is_class",

@@ -9,3 +9,7 @@ class InputError(ValueError):
 
 class DivergenceError(InputError):
     """A loss or weight is no longer finite: the recipe asks for more than its training can bear."""
+
+
+class DamagedError(InputError):
+    """A file is not as it was written: cut off, or changed by a disk or a transfer."""

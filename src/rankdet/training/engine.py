@@ -24,7 +24,7 @@ from rankdet.runs.checkpoint import (
 )
 from rankdet.runs.folder import Run
 from rankdet.runs.processes import ELSEWHERE
-from rankdet.runs.signals import StopRequest
+from rankdet.runs.signals import StopRequest, WaitEnded
 from rankdet.structures import Batch, DivergenceError, InputError
 from rankdet.training.best import Best, best_of_log, measured, name_best
 from rankdet.training.health import Health
@@ -117,22 +117,25 @@ class Loop:
             # The weights were saved before: whatever happens in the evaluation, the training is not lost. A run that
             # was stopped between the two evaluates first when it goes on.
             if self._is_evaluation_due():
-                self._evaluate()
+                try:
+                    self._evaluate()
+                except WaitEnded:
+                    return self.stop.signal
                 if is_saved:
                     self._save()  # with the thresholds
             if self._place() >= training.num_iterations or self._is_waited_enough():
                 return None
-            is_stopped = self._run_iteration(batches)
+            if self._run_iteration(batches):
+                self._save()
+                # A process that got no signal stops as well.
+                return self._world.highest(self.stop.signal or 0) or None
             is_last = self._place() == training.num_iterations
             if state.iteration % runtime.log_interval == 0 or is_last:
                 self._record()
             is_regular = state.iteration % checkpoint_interval == 0
-            is_saved = is_stopped or is_last or is_regular or self._is_evaluation_due()
+            is_saved = is_last or is_regular or self._is_evaluation_due()
             if is_saved:
                 self._save()
-            if is_stopped:
-                # A process that got no signal stops as well.
-                return self._world.highest(self.stop.signal or 0) or None
 
     def _place(self) -> int:
         """The iteration of the schedule, which counts on where images per iteration have changed."""
@@ -157,12 +160,14 @@ class Loop:
         return True
 
     def _run_iteration(self, batches: Iterator[Batch]) -> bool:
-        """Run one step of the optimizer; return whether a process was asked to stop."""
+        """Run one step of the optimizer; return True, and run none, where a process was asked to stop."""
         training, runtime, state = self.training, self._recipe.runtime, self.state
         with self._clock.training():
             training.set_lr(self._place())
             training.optimizer.zero_grad(set_to_none=True)
-            steps, is_stopped = self._read(batches)
+            steps = self._read(batches)
+            if steps is None:
+                return True
             for number, batch in enumerate(steps, start=1):
                 self._accumulate(batch, is_last_step=number == len(steps))
             # On the CPU a look is free, and the weights never see a loss that is not finite. On a GPU it is made later,
@@ -182,22 +187,27 @@ class Loop:
             state.samples += training.num_images
         if self._world.is_main:
             self.display.count(state.iteration)
-        return is_stopped
+        return False
 
-    def _read(self, batches: Iterator[Batch]) -> tuple[list[Batch], bool]:
-        """Return the batches of an iteration, and whether any process was asked to stop."""
+    def _read(self, batches: Iterator[Batch]) -> list[Batch] | None:
+        """Return the batches of an iteration; None where any process was asked to stop."""
         error, steps, start = None, [], time.perf_counter()
         try:
-            steps = [next(batches) for _ in range(self._recipe.runtime.accumulation)]
+            with self.stop.ending_waits():
+                steps = [next(batches) for _ in range(self._recipe.runtime.accumulation)]
         except InputError as raised:
             error = raised
+        except WaitEnded:
+            pass
         self._clock.data_seconds += time.perf_counter() - start
         is_stopped = self.stop.signal is not None or self._callback_error is not None
+        if is_stopped:
+            error = None  # a signal to all processes of a job has also reached those that read images
         # All processes learn of a broken image before any of them waits for the gradients of another.
         status = self._world.highest(FAILED if error is not None else STOP if is_stopped else OK)
         if status == FAILED:
             raise self._world.shared(error)
-        return steps, status == STOP
+        return None if status == STOP else steps
 
     def _fetch(self) -> Tensor:
         """Return the statistics of the interval on the host; raise on every process where a loss is not finite."""
@@ -206,6 +216,9 @@ class Loop:
             return self._statistics.fetch()
 
     def _accumulate(self, batch: Batch, is_last_step: bool) -> None:
+        for reason in batch.skipped:
+            self._num_skipped += 1
+            self.display.say(f"skipped {reason}")
         network = self._model.network
         # Gradients are exchanged once per iteration, in its last step.
         with network.no_sync() if isinstance(network, DistributedDataParallel) and not is_last_step else nullcontext():
@@ -217,11 +230,7 @@ class Loop:
         training, recipe = self.training, self._recipe
         sampler = training.sampler(self.state.samples, self.state.stream)
         pin_memory = self._world.device.type == "cuda"
-        for batch in build_training_loader(training.dataset, sampler, recipe.data.workers, pin_memory=pin_memory):
-            for reason in batch.skipped:
-                self._num_skipped += 1
-                self.display.say(f"skipped {reason}")
-            yield batch
+        return iter(build_training_loader(training.dataset, sampler, recipe.data.workers, pin_memory=pin_memory))
 
     def _record(self) -> None:
         """Write the statistics since the last record."""
@@ -275,7 +284,9 @@ class Loop:
         self._share_buffers()
         # Nothing that evaluation draws may change what training draws.
         before = random_state(world.device)
-        with nullcontext() if training.average is None else training.average.applied():
+        # Processes must end an evaluation together, and one that is alone need not wait for its end.
+        ending = self.stop.ending_waits() if world.size == 1 else nullcontext()
+        with ending, nullcontext() if training.average is None else training.average.applied():
             evaluation = evaluate_model(
                 training.model, training.test_dataset, world, recipe.evaluation.batch_size, recipe.data.workers
             )

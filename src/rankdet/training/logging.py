@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -46,7 +47,7 @@ class RunLog:
             ]
             write_text(run.log, "".join(json.dumps(record) + "\n" for record in kept))
         try:
-            self._file = run.log.open("a", encoding="utf-8")
+            self._file = run.log.open("a+", encoding="utf-8")
             self._tensorboard = _open_tensorboard(run, start) if tensorboard else None
         except OSError as error:
             raise InputError(f"cannot write {error.filename or run.log}: {error.strerror}") from error
@@ -54,6 +55,8 @@ class RunLog:
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record; numbers that are not finite become null. Raises InputError where it cannot be written."""
         try:
+            if not os.fstat(self._file.fileno()).st_nlink:
+                self._write_again()
             self._file.write(json.dumps(without_nan(dict(record)), allow_nan=False) + "\n")
             self._file.flush()
             if self._tensorboard is not None:
@@ -61,6 +64,13 @@ class RunLog:
                     self._tensorboard.add_scalar(name, value, record["iteration"])
         except OSError as error:
             raise InputError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def _write_again(self) -> None:
+        """Somebody has deleted the file, whose content lives as long as it is open."""
+        self._file.seek(0)
+        with self._file as deleted:
+            write_text(self._path, deleted.read())
+        self._file = self._path.open("a+", encoding="utf-8")
 
     def close(self) -> None:
         """Close the files."""

@@ -37,6 +37,8 @@ def resumed(state: dict[str, Any], path: Path, training: Training) -> tuple[dict
         asked for.
     """
     recipe, world, iteration = training.recipe, training.world, state["iteration"]
+    if min(iteration, iteration - state["shift"], state["samples"]) < 0 or state["world_size"] < 1:
+        raise InputError(f"checkpoint {path} does not fit: a run has no iteration {iteration} of its numbers")
     before = validated(state["recipe"], f"recipe in {path}")
     changed = _changed_fields(recipe, before, path)
     training.dataset.ground_truth.check_categories(state["categories"], f"checkpoint {path}")

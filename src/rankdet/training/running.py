@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -20,9 +20,9 @@ from rankdet.recipes.default import BOXES, said_of_default
 from rankdet.recipes.loading import parsed_overrides
 from rankdet.runs.checkpoint import (
     FOR_DETECTION,
-    FOR_TRAINING,
     load_checkpoint,
     load_weights,
+    newest_sound,
     random_state,
     restore_random_state,
 )
@@ -82,8 +82,9 @@ def train(
 ) -> TrainedRun:
     """Train a detector; under ``torchrun``, with all its processes.
 
-    SIGINT (Ctrl-C, the interruption of a notebook) and SIGTERM end the training after the iteration: it writes a
-    checkpoint and returns. A second one ends it at once. Python allows this in the main thread alone.
+    SIGINT (Ctrl-C, the interruption of a notebook), SIGTERM, SIGHUP and SIGUSR1 end the training after the iteration,
+    or while it waits for images: it writes a checkpoint and returns. A second one ends it at once. Python allows this
+    in the main thread alone.
 
     Parameters
     ----------
@@ -156,7 +157,12 @@ def train(
         if recipe is None and datasets is None and not any(getattr(resolved.data, place) for place in PLACES_OF_DATA):
             raise InputError("name a recipe (`rankdet list` shows them), data for a small one, or a run to resume")
         run = Run(Path(out or Path("runs") / resolved.name))
-    with _caller_undisturbed(), joined_world(resolved.runtime.device) as world, StopRequest() as stop:
+    with (
+        _caller_undisturbed(),
+        joined_world(resolved.runtime.device) as world,
+        StopRequest() as stop,
+        _folder_for(run, world),
+    ):
         if resolved.runtime.threads is not None:
             torch.set_num_threads(resolved.runtime.threads)
         console = console or Console()
@@ -191,15 +197,24 @@ def _prepared(
         if is_new:
             run.check_is_new()
         # A run that was stopped before its first checkpoint begins again.
-        state = None if is_new or not run.checkpoints() else load_checkpoint(run.latest_checkpoint(), FOR_TRAINING)
-        if state is not None:
-            parts.check_same(state["parts"], run.latest_checkpoint())
+        path, state, damaged = (None, None, {}) if is_new else newest_sound(run)
+    if len(set(world.gather(path and path.name))) > 1:
+        raise InputError(f"processes see different checkpoints in {run.folder}: all need the same folder")
+    with world.together():
+        if path is not None and state is not None:
+            parts.check_same(state["parts"], path)
         training = Training(recipe, world, is_new=state is None, parts=parts, trust=trust)
-        if state is not None:
-            state, training.start = resumed(state, run.latest_checkpoint(), training)
+        if path is not None and state is not None:
+            state, training.start = resumed(state, path, training)
+            warnings = [
+                f"warning: {error}; it is set aside, and the run goes on from {path.name}" for error in damaged.values()
+            ]
+            training.start = "\n".join(filter(None, [*warnings, training.start]))
     with world.together():
         if world.is_main:
             run.delete_parts()
+            for lost in damaged:
+                run.set_aside(lost)
             if state is None:
                 run.create()
             # A run that goes on with changed fields has them from here on.
@@ -240,6 +255,16 @@ def _metrics(loop: Loop, run: Run, iteration: int) -> dict[str, Any] | None:
         return loop.metrics[iteration]
     found = (metrics for number, metrics in evaluations(run) if number == iteration)  # made before the run went on
     return next(found, None)
+
+
+@contextmanager
+def _folder_for(run: Run, world: World) -> Iterator[None]:
+    """Have the run folder for these processes alone; the main one holds the lock."""
+    with ExitStack() as stack:
+        with world.together():
+            if world.is_main:
+                stack.enter_context(run.locked())
+        yield
 
 
 def _check_data_are_there(recipe: Recipe, are_own: bool) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rankdet.heads import BoxCoder
 from rankdet.inference.loading import recipe_of
 from rankdet.recipes import Recipe
-from rankdet.runs.checkpoint import FOR_DETECTION, load_checkpoint
+from rankdet.runs.checkpoint import FOR_DETECTION, check_finite, load_checkpoint
 from rankdet.runs.folder import find_checkpoint
 from rankdet.structures import InputError
 
@@ -34,6 +34,7 @@ def starting_weights(
     """
     path = find_checkpoint(path)
     state = load_checkpoint(path, FOR_DETECTION)
+    check_finite(state["detector"], path)
     own = network.state_dict()
     by_class = set()
     if state["categories"] != list(categories):

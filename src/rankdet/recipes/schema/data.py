@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator
 
-from rankdet.ranges import Bits, Count, CountOrZero, Fraction, NonNegative, Positive, Range
+from rankdet.ranges import Bits, CountOrZero, Fraction, NonNegative, Positive, Range
 
 from .config import Config, input_error
 from .part import Choice, Part, built, part
@@ -58,7 +58,7 @@ class Data(Config):
     validation_fraction: Annotated[float, Range(gt=0, lt=1)] | None = None
     """Fraction of the training images that is held out to evaluate on where there are no others, by their names and
     classes: the same images in every run."""
-    batch_size: Count
+    batch_size: Annotated[int, Range(ge=1, le=2**16)]
     """Images per process and step. A ranking loss ranks over these."""
     workers: CountOrZero = 2
     """Processes that read images, per training process."""
