@@ -348,7 +348,7 @@ def test_error_of_a_callback_leaves_a_checkpoint_and_is_raised(tiny: Load, tmp_p
             out=tmp_path / "run", callbacks=[noting], console=QUIET,
         )  # fmt: skip
     assert noting.ended == []
-    assert [path.name for path in Run(tmp_path / "run").checkpoints()] == ["iteration_00000002.pt"]
+    assert [path.name for path in Run(tmp_path / "run").checkpoints()] == ["iteration_00000001.pt"]
     assert rankdet.train(resume=tmp_path / "run", console=QUIET).signal is None
 
 
@@ -368,7 +368,7 @@ def test_interrupt_saves_and_returns_and_the_run_goes_on_to_the_same_bits(tiny: 
     assert run.signal == signal.SIGINT
     assert interrupting.ended == [run]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert Run(tmp_path / "run").latest_checkpoint().name == "iteration_00000003.pt"
+    assert Run(tmp_path / "run").latest_checkpoint().name == "iteration_00000002.pt"
     resumed = rankdet.train(resume=run.folder, console=QUIET)
     whole = rankdet.train(tiny(), out=tmp_path / "whole", changes=changes, console=QUIET)
     for name, value in whole.model.network.state_dict().items():

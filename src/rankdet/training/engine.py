@@ -395,7 +395,7 @@ class Loop:
                 loss.load_state_dict(own["losses"][head])
 
     def _call(self, report: Callable[[Callback], None]) -> None:
-        """Report to the callbacks; an error stops the run after the next iteration, as a signal does."""
+        """Report to the callbacks; an error stops the run after the iteration, as a signal does."""
         try:
             for callback in self.training.parts.callbacks:
                 report(callback)
