@@ -126,7 +126,7 @@ def test_checkpoint_and_its_detections_measure_alike(
     arguments = ("evaluate", "--detections", out / "detections.json", "--ground-truth", truth, "--out", tmp_path / "b")
     assert call(monkeypatch, *arguments) == 0
     first, second = (json.loads((folder / "evaluation.json").read_text()) for folder in (out, tmp_path / "b"))
-    assert first == second | {"images_unreadable": 0}
+    assert first == second | {"images_unreadable": 0, "data_digest": first["data_digest"]}
 
 
 def test_ranking_is_measured_on_demand_and_the_checkpoint_is_left_alone(

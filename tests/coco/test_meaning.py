@@ -299,3 +299,31 @@ def test_a_list_is_told_to_be_no_annotation_file(tmp_path: Path):
     path.write_text("[]")
     with pytest.raises(InputError, match=r"truth\.json: the top level .* this is a list, as files of detections are"):
         read_ground_truth(path)
+
+
+def test_a_digest_tells_data_from_others_and_not_their_form() -> None:
+    """The order of records, ids, folders and masks are form; names, classes, boxes and crowds are not."""
+    rows = [annotation(1), annotation(2, image=3, category=4), annotation(3, bbox=[0, 0, 9.5, 9])]
+
+    def digest(*changed: Any, masks: bool = True, **fields: Any) -> str:
+        return read(*changed, masks=masks, **fields)[0].digest()
+
+    whole = digest(*rows)
+    images = [{"id": id_, "file_name": f"a/{id_}.jpg", "width": 100, "height": 80} for id_ in (3, 7)]
+    assert len(whole) == 16
+    assert digest(*rows, masks=False) == whole
+    assert digest(*rows[::-1], images=images) == whole
+    assert digest(annotation(9), *rows[1:]) == whole
+    renamed = [{"id": id_, "file_name": f"{id_}.png", "width": 100, "height": 80} for id_ in (7, 3)]
+    others = {
+        digest(*rows[:2]),
+        digest(*rows, rows[0] | {"id": 4}),
+        digest(annotation(1, category=4), *rows[1:]),
+        digest(annotation(1, image=3), *rows[1:]),
+        digest(annotation(1, bbox=[10, 10, 40, 40.5]), *rows[1:]),
+        digest(annotation(1, iscrowd=1), *rows[1:]),
+        digest(*rows, images=renamed),
+        digest(*rows, images=[*document()["images"], {"id": 5, "file_name": "5.jpg", "width": 9, "height": 9}]),
+        digest(*rows, categories=[{"id": 4, "name": "wolf"}, {"id": 1, "name": "cat"}]),
+    }
+    assert len(others | {whole}) == 10

@@ -71,6 +71,7 @@ def test_a_file_says_what_its_user_must_know(masks: tuple[rankdet.Model, Path]) 
     assert said["thresholds"] == [0.25, 0.5, 0.75]
     assert said["resize"] == {"type": "FixedSize", "height": 96, "width": 128}
     assert (said["detector"], said["recipe"], said["preprocessing"]) == ("MaskRCNN", None, False)
+    assert (said["significant_bits"], said["operating_point"]) == (16, None)
 
 
 def test_masks_are_those_of_the_model(masks: tuple[rankdet.Model, Path]) -> None:
@@ -96,7 +97,8 @@ def test_a_program_of_torch_finds_the_same_at_the_operating_point(tmp_path: Path
     path = rankdet.export(own, tmp_path / "model.pt2", format="torch", batch="dynamic")
     files = {"rankdet.json": ""}
     run = torch.export.load(path, extra_files=files).module()
-    assert json.loads(files["rankdet.json"])["detector"] == "ATSS"
+    said = json.loads(files["rankdet.json"])
+    assert (said["detector"], said["operating_point"]) == ("ATSS", {"score_threshold": 0.3, "nms_iou": 0.4})
     images = two_images()
     found = run(images.pixels, torch.tensor(images.sizes))
     with own.evaluating():
@@ -109,8 +111,11 @@ def test_a_program_of_torch_finds_the_same_at_the_operating_point(tmp_path: Path
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     own = model("rs_atss_shapes")
     refused: list[tuple[dict[str, object], str]] = [
-        ({"batch": 0}, "batch=0 must be at least 1"),
-        ({"size": (0, 64)}, r"size=\(0, 64\) must be at least 1"),
+        ({"batch": 0}, "batch must be a number of at least 1, or 'dynamic', not 0"),
+        ({"batch": "8"}, "batch must be a number of at least 1, or 'dynamic', not '8'"),
+        ({"size": (0, 64)}, r"size must be height and width, two numbers of at least 1, .* not \(0, 64\)"),
+        ({"size": "480x640"}, "size must be height and width, two numbers of at least 1, .* not '480x640'"),
+        ({"size": 480}, "size must be height and width, two numbers of at least 1, .* not 480"),
         ({"preprocessing": True, "batch": 2}, "takes one image"),
         ({"preprocessing": True, "size": "dynamic"}, "has a size of its own"),
     ]
@@ -121,6 +126,9 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for options, message in refused:
         with pytest.raises(InputError, match=message):
             rankdet.export(own, tmp_path / "model.pt2", format="torch", **options)  # type: ignore[arg-type]
+    fixed = replace(own, transforms=Transforms(FixedSize(96, 128)))
+    with pytest.raises(InputError, match="a canvas of 96x96 has no room: the model resizes images to 96x128"):
+        rankdet.export(fixed, tmp_path / "model.pt2", format="torch", size=(96, 96), preprocessing=True)
     with pytest.raises(InputError, match="format must be 'onnx' or 'torch', not 'pt2'"):
         rankdet.export(own, tmp_path / "model.pt2", format="pt2")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="is no folder"):
@@ -137,17 +145,24 @@ def test_the_command_exports_a_checkpoint(tmp_path: Path, capsys: pytest.Capture
             "recipe": recipe.model_dump(mode="json"),
             "categories": CLASSES,
             "thresholds": [0.5] * 3,
+            "operating_point": {"score_threshold": 0.3, "nms_iou": 0.4},
         },
     )
     with pytest.raises(InputError, match="give height and width as in 480x640"):
         deploying.export(tmp_path / "trained.pt", size="480")
     with pytest.raises(InputError, match="give a number, or dynamic"):
         deploying.export(tmp_path / "trained.pt", batch="two")
-    deploying.export(tmp_path / "trained.pt", tmp_path / "model.pt2", "torch", "64x96")
-    assert capsys.readouterr().out == f"written: {tmp_path / 'model.pt2'}\n"
+    given = (tmp_path / "trained.pt", tmp_path / "model.pt2", "torch", "64x96")
+    deploying.export(*given)
+    assert capsys.readouterr().err == "at the stored operating point: score threshold 0.3, NMS 0.4\n"
+    assert own.network.detection.score_threshold < 0.3
+    deploying.export(*given, operating_point=False)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == (f"written: {tmp_path / 'model.pt2'}\n", "")
     files = {"rankdet.json": ""}
     run = torch.export.load(tmp_path / "model.pt2", extra_files=files).module()
-    assert json.loads(files["rankdet.json"])["recipe"] == "rs_atss_shapes"
+    said = json.loads(files["rankdet.json"])
+    assert (said["recipe"], said["operating_point"]) == ("rs_atss_shapes", None)
     pixels = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
     assert_same(
         own.network.detect(Images(pixels, ((64, 96),)))[0], [part[0] for part in run(pixels, torch.tensor([[64, 96]]))]
@@ -173,12 +188,23 @@ def test_a_file_with_preprocessing_takes_photographs(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
-    ["paa_shapes", "rs_faster_rcnn_shapes", "cascade_rcnn_shapes", "yolact_shapes", "solov2_shapes", "detr_shapes"],
+    [
+        "atss_shapes",
+        "paa_shapes",
+        "rs_faster_rcnn_shapes",
+        "mask_rcnn_shapes",
+        "cascade_rcnn_shapes",
+        "yolact_shapes",
+        "solov2_shapes",
+        "detr_shapes",
+    ],
 )
 def test_every_detector_finds_the_same_in_onnx_runtime(recipe: str, tmp_path: Path) -> None:
     own = rankdet.Model(network(recipe, 3 if "yolact" in recipe else 30), CLASSES)
     runtime = session(written(tmp_path, own, size="dynamic", batch="dynamic"))
-    images = two_images()
-    found = runtime.run(None, {"images": images.pixels.numpy(), "sizes": np.array(images.sizes)})
-    for image, expected in enumerate(own.network.detect(images)):
-        assert_same(expected, [part[image] for part in found])
+    both = two_images()
+    larger = torch.nn.functional.interpolate(both.pixels[:1].float(), size=(160, 224), mode="bilinear").byte()
+    for images in (both, Images(larger, ((160, 224),))):  # another size and another number
+        found = runtime.run(None, {"images": images.pixels.numpy(), "sizes": np.array(images.sizes)})
+        for image, expected in enumerate(own.network.detect(images)):
+            assert_same(expected, [part[image] for part in found])

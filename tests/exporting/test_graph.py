@@ -9,10 +9,11 @@ from torch import nn
 from rankdet.backbones import TimmBackbone
 from rankdet.data import FixedSize, KeepRatio
 from rankdet.data.transforms import Placement
+from rankdet.detectors import ATSS
 from rankdet.exporting.fixed import FixedImages, not_suppressed
 from rankdet.exporting.graph import Graph
 from rankdet.exporting.preparation import Prepared, resized
-from rankdet.structures import InputError
+from rankdet.structures import Detection, Images, InputError
 
 from .networks import SIZES, assert_same, model, network, two_images
 
@@ -143,6 +144,19 @@ def test_the_new_size_is_that_of_detection(
 def test_an_image_larger_than_the_canvas_keeps_its_ratio() -> None:
     prepared = Prepared(Graph(nn.Identity()), KeepRatio(1333, (800,)), (400, 400))
     assert prepared.new_size(torch.tensor([480, 640], dtype=torch.float64)).tolist() == [300, 400]
+
+
+class Vertical(ATSS):
+    def detect(self, images: Images) -> list[Detection]:
+        return super().detect(images)
+
+
+def test_a_detector_with_a_detect_of_its_own_is_refused() -> None:
+    """A file would have that of its parent."""
+    detector = network("atss_shapes")
+    detector.__class__ = Vertical
+    with pytest.raises(InputError, match=r"Vertical cannot be exported: it has a detect of its own, .* that of ATSS"):
+        Graph(detector)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([[32, 32]]))
 
 
 def test_a_network_that_is_no_detector_of_ours_is_refused() -> None:

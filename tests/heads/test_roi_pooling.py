@@ -102,3 +102,29 @@ def test_sums_of_cells_are_the_same_bits_for_any_number_of_threads() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+@pytest.mark.parametrize("half_pixel_shift", [True, False])
+@pytest.mark.parametrize(
+    "box",
+    [
+        [-100.0, -100.0, -50.0, -50.0],
+        [500.0, 500.0, 600.0, 600.0],
+        [-20.0, -20.0, 100.0, 100.0],
+        [10.0, 10.0, 5.0, 5.0],
+        [3.0, 3.0, 3.0, 3.0],
+        [64.0, 64.0, 64.0, 64.0],
+    ],
+)
+def test_boxes_beyond_the_image_or_without_area_are_read_as_by_torchvision(
+    box: list[float], half_pixel_shift: bool, sampling_ratio: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, 8, side, side, generator=generator) for side in (16, 8)]
+    pooling = RoIPooling((4, 8), sampling_ratio=sampling_ratio, half_pixel_shift=half_pixel_shift)
+    boxes = torch.tensor([box])
+    level = int(pooling.levels(boxes)[0])
+    rois = torch.cat([torch.ones(1, 1), boxes], dim=1)
+    expected = roi_align(maps[level], rois, 7, 1 / (4, 8)[level], sampling_ratio, half_pixel_shift)
+    torch.testing.assert_close(pooling(maps, [torch.zeros(0, 4), boxes]), expected, rtol=0, atol=1e-5)

@@ -1,5 +1,8 @@
 """Maps of scores: their fits against scikit-learn and scipy, and the law that they lose no order."""
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -174,3 +177,26 @@ def test_a_calibration_is_read_as_it_was_written():
         Calibration.of_state(written.state(), 2)
     with pytest.raises(ValueError, match="2 scores and 1 values"):
         map_of_state({"scores": [0.1, 0.2], "values": [0.3]})
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"scale": -1.0, "shift": 0.0}, "has scale -1 and shift 0"),
+        ({"scale": 1.0, "shift": math.nan}, "has scale 1 and shift nan"),
+        ({"scores": [], "values": []}, "0 scores and 0 values"),
+        ({"scores": [0.1, 1.2], "values": [0.3, 0.4]}, "scores of a map are outside of 0 to 1"),
+        ({"scores": [0.1, 0.2], "values": [math.nan, 0.4]}, "values of a map are outside of 0 to 1"),
+        ({"scores": [0.2, 0.1], "values": [0.3, 0.4]}, "falls"),
+        ({"scores": [0.1, 0.1], "values": [0.3, 0.4]}, "falls"),
+        ({"scores": [0.1, 0.2], "values": [0.4, 0.3]}, "falls"),
+    ],
+)
+def test_a_map_that_would_lose_the_order_of_scores_is_refused(state: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        map_of_state(state)
+
+
+def test_a_calibration_states_the_iou_or_the_precision():
+    with pytest.raises(ValueError, match="a calibration states 'area'"):
+        Calibration.of_state({"target": "area", "maps": [{}]}, 1)

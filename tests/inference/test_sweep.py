@@ -14,7 +14,7 @@ import rankdet
 from rankdet.cli import main
 from rankdet.inference.loading import load
 from rankdet.inference.operating_points import OperatingPoint
-from rankdet.inference.sweep import MeasuredPoint, points_to_try, recommended, store_point
+from rankdet.inference.sweep import MeasuredPoint, points_to_try, recommended, stale_calibration, store_point
 from rankdet.recipes import load_recipe
 from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.structures import InputError
@@ -69,6 +69,23 @@ def test_a_point_holds_inside_of_the_context_alone(checkpoint: Path):
         pass
     with pytest.raises(InputError, match="Identity has no settings of detection"):
         OperatingPoint.of(nn.Identity())
+
+
+def test_a_calibration_at_another_point_is_told_to_be_stale(checkpoint: Path, tmp_path: Path):
+    path = tmp_path / "model.pt"
+    state = load_checkpoint(checkpoint)
+    maps = {"target": "iou", "maps": [{}] * 5}
+    own = OperatingPoint.of(load(checkpoint).network)
+    for calibration, stored, point, is_stale in (
+        (None, None, OperatingPoint(0.4, 0.5), False),
+        (maps, None, OperatingPoint(0.4, 0.5), True),
+        (maps, None, own, False),
+        (maps, {"score_threshold": 0.4, "nms_iou": 0.5}, OperatingPoint(0.4, 0.5), False),
+        (maps, {"score_threshold": 0.4, "nms_iou": 0.5}, own, True),
+    ):
+        save_checkpoint(path, state | {"calibration": calibration, "operating_point": stored})
+        said = stale_calibration(replace(load(path), operating_point=point))
+        assert (said is not None and "rankdet calibrate finds it anew" in said) == is_stale
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:

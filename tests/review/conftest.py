@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rankdet.coco import read_ground_truth
 from rankdet.data import make_shapes
 from rankdet.metrics import evaluate
 from rankdet.recipes import dump, load_recipe
@@ -52,6 +53,7 @@ def make_run(folder: Path, data: Path, seed: int = 0, masks: bool = False) -> Ru
     truth = json.loads(file.read_text())
     found = spoiled(truth, seed, masks)
     metrics: dict[str, Any] = {**evaluate(truth, found)}
+    metrics["data_digest"] = read_ground_truth(truth, files=True)[0].digest()
     if masks:
         without = [{key: value for key, value in one.items() if key != "bbox"} for one in found]
         metrics["masks"] = evaluate(truth, without, "segm")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rankdet.report import Section, Table, write_page
+from rankdet.report.tables import Value
 from rankdet.review import write_report
 
 from ..browser import CHROMIUM, Page, browser, check_quiet
@@ -69,6 +71,16 @@ def test_a_table_is_sorted_and_copied_by_keyboard(page: Page, html: Path) -> Non
     )
     assert [float(line.split(",")[2]) for line in lines[1:]] == falling[::-1]
     check_quiet(page, html)
+
+
+def test_names_that_are_numbers_in_part_are_sorted_as_names(page: Page, tmp_path: Path) -> None:
+    rows: list[list[Value]] = [["10", 1.0, 3], ["cat", 2.0, None], ["9", 0.5, 12]]
+    write_page(tmp_path / "page.html", "sorted", [Section("Classes", table=Table(["class", "AP", "objects"], rows))])
+    page.open(tmp_path / "page.html")
+    for column, expected in ((0, ["9", "10", "cat"]), (1, ["cat", "10", "9"]), (2, ["9", "10", "cat"])):
+        page.run(f"document.querySelectorAll('thead button')[{column}].click()")
+        assert page.run("[...document.querySelectorAll('tbody tr')].map(row => row.cells[0].textContent)") == expected
+    check_quiet(page, tmp_path / "page.html")
 
 
 def test_a_page_of_any_table_can_be_walked_through_by_tab(page: Page, html: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rankdet.data import make_shapes
 from rankdet.recipes import dump, load_recipe
 from rankdet.review import write_report
 from rankdet.runs.folder import Run, write_json, write_text
@@ -137,9 +138,89 @@ def test_a_run_that_was_evaluated_on_other_objects_is_refused(data: Path, tmp_pa
     truth = json.loads((data / "annotations" / "instances_val.json").read_text())
     truth["annotations"] = truth["annotations"][::2]
     (tmp_path / "half.json").write_text(json.dumps(truth))
+    there = {"data": tmp_path / "half.json", "images": data / "images/val"}
+    with pytest.raises(InputError, match=r"was evaluated on other data: images or objects of .*half.json differ: name"):
+        write_report([run.folder], tmp_path / "report.html", **there)
+    metrics = evaluation(run.folder)
+    del metrics["data_digest"]  # as older evaluations
+    write_json(run.evaluation, metrics)
     with pytest.raises(InputError, match=r"was evaluated on \d+ objects, but .*half.json has .*name its data"):
-        write_report([run.folder], tmp_path / "report.html", data=tmp_path / "half.json", images=data / "images/val")
+        write_report([run.folder], tmp_path / "report.html", **there)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_box_that_has_moved_makes_other_data(data: Path, tmp_path: Path) -> None:
+    """Bad detections have the same AP on both, and the number of objects is the same."""
+    run = make_run(tmp_path / "run", data)
+    write_json(run.detections, [])
+    write_json(run.evaluation, {"data_digest": evaluation(run.folder)["data_digest"]})
+    truth = json.loads((data / "annotations" / "instances_val.json").read_text())
+    (tmp_path / "same.json").write_text(json.dumps(truth | {"annotations": truth["annotations"][::-1]}))
+    write_report([run.folder], tmp_path / "report.html", data=tmp_path / "same.json", images=data / "images/val")
+    truth["annotations"][3]["bbox"][0] += 1
+    (tmp_path / "moved.json").write_text(json.dumps(truth))
+    with pytest.raises(InputError, match=r"was evaluated on other data: images or objects of .*moved.json differ"):
+        write_report([run.folder], tmp_path / "report.html", data=tmp_path / "moved.json", images=data / "images/val")
+
+
+def test_what_is_broken_is_told_and_not_evaluated_anew(data: Path, tmp_path: Path) -> None:
+    """The checkpoint could not be read: nothing tries to."""
+    run = make_run(tmp_path / "run", data)
+    run.checkpoint(1).parent.mkdir()
+    run.checkpoint(1).write_bytes(b"no checkpoint")
+    write_json(run.detections, [{"image_id": 1}])
+    with pytest.raises(InputError, match=r"detections.json: "):
+        write_report([run.folder], tmp_path / "report.html", data=data)
+
+
+def test_masks_without_masks_to_compare_with_are_told(tmp_path: Path) -> None:
+    truth = scene(tmp_path, ["cat"], [(0, [10, 10, 30, 30])])
+    polygon = [[10, 10, 40, 10, 40, 40]]
+    found = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30], "score": 0.5, "segmentation": polygon}]
+    with pytest.raises(InputError, match=r"no object has a sound one.*--iou-type bbox compares boxes"):
+        written(tmp_path, truth, found)
+    assert "AP" in written(tmp_path, truth, found, iou_type="bbox").read_text()
+
+
+def test_runs_of_other_data_have_their_own_numbers_of_objects(data: Path, tmp_path: Path) -> None:
+    first = make_run(tmp_path / "first", data)
+    other = make_shapes(tmp_path / "other", train=2, val=3, size=96, seed=5)
+    second = make_run(tmp_path / "second", other)
+    write_report([first.folder, second.folder], tmp_path / "report.html")
+    head, *rows = tables(tmp_path / "report.html")["Classes"]
+    assert head[1:3] == ["objects first", "objects second"]
+    for name, *counts in (row[:3] for row in rows):
+        for run, count in zip((first, second), counts, strict=True):
+            own = evaluation(run.folder)["per_class"].get(name)
+            assert count == ("–" if own is None else str(own["ground_truths"]))
+    assert "measured on different data, which cannot be compared" in (tmp_path / "report.html").read_text()
+
+
+def test_the_operating_point_and_calibrated_scores_are_said(data: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", data)
+    point = {"score_threshold": 0.4, "nms_iou": 0.5}
+    write_json(run.evaluation, evaluation(run.folder) | {"operating_point": point, "calibration": {"LaECE0": 0.1}})
+    write_report([run.folder], tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert "run was evaluated at the operating point score threshold 0.4, NMS 0.5" in html
+    assert "run was evaluated with calibrated scores" in html
+
+
+def test_reasons_of_masks_are_those_of_masks(tmp_path: Path) -> None:
+    """The boxes are the same, and the masks are two triangles that share their diagonal alone."""
+    truth = scene(tmp_path, ["cat"], [(0, [10, 10, 30, 30])])
+    truth["annotations"][0]["segmentation"] = [[10, 10, 40, 10, 10, 40]]
+    truth["images"].append({"id": 2, "file_name": "gray.png", "width": 200, "height": 100})
+    second = [[0, 0, 50, 0, 50, 50, 0, 50]]
+    truth["annotations"].append(
+        {"id": 9, "image_id": 2, "category_id": 1, "bbox": [0, 0, 50, 50], "segmentation": second}
+    )
+    found = [
+        {"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": [[40, 10, 40, 40, 10, 40]]},
+        {"image_id": 2, "category_id": 1, "score": 0.8, "segmentation": second},
+    ]
+    reasons = [reason for _, reason in captions(written(tmp_path, truth, found).read_text())]
+    assert reasons == ["nothing is annotated there", "nothing is found there"]
 
 
 def test_what_cannot_be_reported_is_said(data: Path, runs: list[Path], tmp_path: Path) -> None:

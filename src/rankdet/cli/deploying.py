@@ -172,6 +172,7 @@ def export(
     preprocessing: Annotated[
         bool, typer.Option("--preprocessing", help="The file resizes, too: it takes one image of any size.")
     ] = False,
+    operating_point: AtOperatingPoint = True,
     trust: Trust = False,
 ) -> None:
     """Write a detector as one file that runs without rankdet.
@@ -179,6 +180,7 @@ def export(
     The network, the decoding of boxes and non-maximum suppression are in it.
     """
     from rankdet.exporting.writing import export as write
+    from rankdet.inference.loading import load
     from rankdet.structures import InputError
 
     sides = None if size in (None, "dynamic") else size.split("x")
@@ -186,14 +188,15 @@ def export(
         raise InputError(f"--size {size}: give height and width as in 480x640, or dynamic")
     if batch != "dynamic" and not batch.isdecimal():
         raise InputError(f"--batch {batch}: give a number, or dynamic")
+    model = load(checkpoint, "cpu", trust=trust, operating_point=operating_point)
+    tell_operating_point(model)
     written = write(
-        checkpoint,
+        model,
         out or Path("model.onnx" if format == "onnx" else "model.pt2"),
         format=format,
         size=None if size is None else "dynamic" if sides is None else (int(sides[0]), int(sides[1])),
         batch="dynamic" if batch == "dynamic" else int(batch),
         preprocessing=preprocessing,
-        trust=trust,
     )
     print(f"written: {written}")
 

@@ -53,6 +53,12 @@ class Graph(nn.Module):
 
 def detect(network: nn.Module, images: FixedImages) -> FixedDetections:
     """Return what a network finds, by the graph of its kind; raises InputError where it has none."""
+    own = next((kind for kind in type(network).__mro__ if kind.__module__.startswith("rankdet.detectors")), None)
+    if own is not None and type(network).detect is not own.detect:  # type: ignore[attr-defined]
+        raise InputError(
+            f"{type(network).__name__} cannot be exported: it has a detect of its own, and a file has that of "
+            f"{own.__name__}"
+        )
     match network:
         case ATSS() | PAA():
             return detect_densely(network, images)

@@ -52,7 +52,8 @@ def export(
     corner of its canvas; and ``sizes`` (B, 2), int64, height and width of each image there. Outputs are ``boxes``
     (B, D, 4), xyxy in pixels of the canvas, ``scores`` (B, D) and ``labels`` (B, D), best score first. Rows of score 0
     are none. Detectors of masks also have ``masks`` (B, D, h, w), scores of small grids, and ``regions`` (B, D, 4), the
-    rectangle that each grid covers. Arithmetic is float32, and the model detects at its operating point.
+    rectangle that each grid covers. Arithmetic is float32, and the model detects at its operating point:
+    ``rankdet.load(path, "cpu", operating_point=False)`` is one without.
 
     Parameters
     ----------
@@ -82,8 +83,8 @@ def export(
     Raises
     ------
     InputError
-        When the checkpoint cannot be loaded, its network is no detector of rankdet, its scores are calibrated, or the
-        options do not fit.
+        When the checkpoint cannot be loaded, its network is no detector of rankdet or detects in a way of its own, its
+        scores are calibrated, or the options do not fit.
     ImportError
         When the packages of the extra ``export`` are missing.
 
@@ -133,15 +134,18 @@ def traced(
         raise InputError("a file has the scores of the network, not calibrated ones: load the model without calibrated")
     with model.evaluating():  # at its operating point
         graph, resize = Graph(model.network), model.transforms.resize
-    if batch != "dynamic" and batch < 1:
-        raise InputError(f"{batch=} must be at least 1")
-    if isinstance(size, tuple) and min(size) < 1:
-        raise InputError(f"{size=} must be at least 1")
+    if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
+        raise InputError(f"batch must be a number of at least 1, or 'dynamic', not {batch!r}")
+    if size not in (None, "dynamic") and not _is_size(size):
+        raise InputError(f"size must be height and width, two numbers of at least 1, or 'dynamic', not {size!r}")
     module: nn.Module
     if preprocessing:
         canvas = size or _canvas(resize)
         if canvas is None or canvas == "dynamic" or batch != 1:
             raise InputError("a file with preprocessing has a size of its own and takes one image: give size, no batch")
+        if isinstance(resize, FixedSize) and (resize.height > canvas[0] or resize.width > canvas[1]):
+            wanted = f"{resize.height}x{resize.width}"
+            raise InputError(f"a canvas of {canvas[0]}x{canvas[1]} has no room: the model resizes images to {wanted}")
         module = Prepared(graph, resize, canvas)
         image = torch.zeros(*EXAMPLE, 3, dtype=torch.uint8)
         return _exported(module, (image,), {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}}), ["image"]
@@ -170,6 +174,8 @@ def metadata(model: Model, preprocessing: bool) -> dict[str, Any]:
         "category_ids": [number for number, _ in model.categories],
         "thresholds": model.drawing_thresholds(),
         "resize": None if resize is None else {"type": type(resize).__name__} | asdict(resize),
+        "significant_bits": model.transforms.significant_bits,
+        "operating_point": None if model.operating_point is None else model.operating_point.state(),
         "preprocessing": preprocessing,
         "candidates": CANDIDATES,
     }
@@ -189,6 +195,10 @@ def _silence() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, tuple) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
 
 
 def _canvas(resize: KeepRatio | FixedSize | None) -> tuple[int, int] | None:

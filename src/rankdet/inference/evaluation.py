@@ -37,7 +37,8 @@ class Evaluation(NamedTuple):
         the entry ``masks``. Of calibrated scores, the errors from the thresholds on are the entry ``calibration``
         (`rankdet.metrics.calibration.CalibrationErrors`); the entry ``operating_point`` is that of the model, if it has
         one. The entry ``images_unreadable`` counts images whose file is
-        missing, broken or of another size; they are measured as images without detections.
+        missing, broken or of another size; they are measured as images without detections. The entry ``data_digest``
+        tells the data from others (`rankdet.coco.GroundTruth.digest`).
     detections
         COCO results, ordered by image.
     """
@@ -223,13 +224,19 @@ def _measured(model: Model, dataset: CocoDataset, gathered: Found) -> Evaluation
     if not len(truth.labels):
         said = Finding("warning", str(truth), "", "has no objects: detections are written, and nothing is measured")
         return Evaluation(
-            {"findings": grouped([said, *unreadable]), "images_unreadable": len(unreadable)}, found.records()
+            {
+                "findings": grouped([said, *unreadable]),
+                "images_unreadable": len(unreadable),
+                "data_digest": truth.digest(),
+            },
+            found.records(),
         )
     metrics: dict[str, Any] = {**measure(truth, found, max_detections=cap)}
     if not metrics["findings"]:  # a detector has one cap for all classes of an image
         raise_cap = f"{RAISE_CAP}, detector.testing.per_image={{0}} lets the detector find as many"
         metrics["findings"] = grouped(cap_findings(truth, cap, of_each_class=False, remedy=raise_cap))
     metrics |= {"findings": grouped(unreadable) + metrics["findings"], "images_unreadable": len(unreadable)}
+    metrics |= {"data_digest": truth.digest()}
     if model.calibration is not None:
         outcomes = Outcomes.of(truth, found, max_detections=cap)
         metrics |= {"calibration": outcomes.above(model.drawing_thresholds()).errors()._asdict()}

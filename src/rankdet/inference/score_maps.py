@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -99,10 +100,18 @@ def map_of_state(state: Mapping[str, Any]) -> ScoreMap:
     if not state:
         return Unchanged()
     if "scale" in state:
-        return Platt(float(state["scale"]), float(state["shift"]))
+        scale, shift = float(state["scale"]), float(state["shift"])
+        if not (0 <= scale < np.inf and np.isfinite(shift)):
+            raise ValueError(f"a map of scores has scale {scale:g} and shift {shift:g}")
+        return Platt(scale, shift)
     scores, values = (tuple(map(float, state[name])) for name in ("scores", "values"))
-    if len(scores) != len(values):
+    if len(scores) != len(values) or not scores:
         raise ValueError(f"{len(scores)} scores and {len(values)} values")
+    for name, column in (("scores", scores), ("values", values)):
+        if not (min(column) >= 0 and max(column) <= 1 + 1e-9):  # NaN is neither
+            raise ValueError(f"{name} of a map are outside of 0 to 1")
+    if not all(a < b for a, b in pairwise(scores)) or not all(a <= b for a, b in pairwise(values)):
+        raise ValueError("a map of scores falls")
     return Isotonic(scores, values)
 
 
@@ -229,6 +238,8 @@ class Calibration:
     @classmethod
     def of_state(cls, state: Mapping[str, Any], num_classes: int) -> Self:
         """The calibration whose `state` this is; raises KeyError, TypeError or ValueError where it is none."""
+        if state["target"] not in get_args(Target):
+            raise ValueError(f"a calibration states {state['target']!r}")
         if len(state["maps"]) != num_classes:
             raise ValueError(f"{len(state['maps'])} maps of scores for {num_classes} categories")
         return cls(tuple(map(map_of_state, state["maps"])), state["target"])

@@ -23,6 +23,7 @@ from rankdet.inference.loading import add_to_checkpoint, checkpoint_to_write, lo
 from rankdet.inference.model import Model
 from rankdet.inference.operating_points import OperatingPoint
 from rankdet.metrics import evaluate
+from rankdet.runs.checkpoint import FOR_DETECTION, load_checkpoint
 from rankdet.structures import InputError
 
 SCORE_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -168,6 +169,8 @@ def sweep(
     best = recommended(rows)
     swept = replace(model, operating_point=best.point)
     if store:
+        if (stale := stale_calibration(swept)) is not None:
+            print(stale, file=sys.stderr)
         store_point(swept)
     return Sweep(swept, rows, best)
 
@@ -215,6 +218,16 @@ def recommended(points: Sequence[MeasuredPoint]) -> MeasuredPoint:
         return points[0]
     good = [each for each in points if each.AP >= points[0].AP - LOSS_OF_AP]
     return max(good, key=lambda each: (each.point.score_threshold, each.AP))
+
+
+def stale_calibration(model: Model) -> str | None:
+    """A warning where the checkpoint of a model has a calibration, and another operating point than the model."""
+    state = load_checkpoint(checkpoint_to_write(model, POINT), FOR_DETECTION)
+    own = OperatingPoint.of(model.network)
+    before = own.state() if state["operating_point"] is None else state["operating_point"]
+    if state["calibration"] is None or before == (model.operating_point or own).state():
+        return None
+    return "warning: the stored calibration is that of another operating point: rankdet calibrate finds it anew"
 
 
 def store_point(model: Model) -> None:

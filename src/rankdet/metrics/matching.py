@@ -97,7 +97,7 @@ def match(comparison: Comparison, iou: float = MATCH_IOU) -> Matches:
     class that was not looked for in the image, and those without a match where the objects of the class are not all
     annotated.
     """
-    truth, results, overlap = comparison.ground_truth, comparison.results, _overlap(comparison)
+    truth, results, overlap = comparison.ground_truth, comparison.results, overlap_of(comparison)
     if not truth.category_ids:
         nothing = np.zeros(0, dtype=np.int64)
         return Matches(nothing, nothing, np.zeros(0), nothing, nothing, np.zeros(0, dtype=bool))
@@ -192,7 +192,8 @@ def choose(
     return wishes[at[at < ends]]
 
 
-def _overlap(comparison: Comparison) -> Overlap:
+def overlap_of(comparison: Comparison) -> Overlap:
+    """What detections share with objects: boxes or masks, whichever are compared."""
     truth, results = comparison.ground_truth, comparison.results
     if comparison.iou_type == "segm":
         return MaskOverlap(results.known_masks, comparison.masks, comparison.is_crowd, results.boxes)

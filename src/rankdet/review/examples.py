@@ -21,6 +21,7 @@ from rankdet.look.thumbnails import data_url, viewed
 from rankdet.metrics import Measurement
 from rankdet.metrics.errors import BACKGROUND_IOU
 from rankdet.metrics.lrp import MATCH_IOU
+from rankdet.metrics.matching import overlap_of
 from rankdet.metrics.overlap import BoxOverlap
 from rankdet.report import Section, format_value
 from rankdet.review.reading import Subject
@@ -105,6 +106,7 @@ class _Errors:
         by_id = np.argsort(truth.image_ids)
         places = by_id[np.searchsorted(truth.image_ids, results.image_ids[matches.rows], sorter=by_id)]
         self._images: NDArray[np.int64] = places
+        self._overlap = overlap_of(comparison)
         self._object_images = truth.images[comparison.rows]
         self._object_boxes = truth.boxes[comparison.rows]
         self._scores = results.scores[matches.rows]
@@ -126,7 +128,7 @@ class _Errors:
         image, label = int(self._images[place]), int(self._matches.labels[place])
         around = np.flatnonzero(self._object_images == image)
         detection = self._detection(place, "main detection")
-        reason = self._of_false_positive(detection.box, label, around, float(self._scores[place]))
+        reason = self._of_false_positive(place, label, around)
         name = f"{format_value(self._names[label])} {self._scores[place]:.2f}"
         return Example(image, [detection, *(self._object(one, "object") for one in around.tolist())], name, reason)
 
@@ -144,33 +146,32 @@ class _Errors:
         image, label = int(self._object_images[row]), int(self._matches.object_labels[row])
         around = np.flatnonzero((self._images == image) & self._is_kept).tolist()
         shapes = [self._detection(place, "detection") for place in around]
-        reason = self._of_missed(row, label, around, shapes)
+        reason = self._of_missed(row, label, np.array(around, dtype=np.int64))
         return Example(image, [self._object(row, "main object"), *shapes], format_value(self._names[label]), reason)
 
-    def _of_false_positive(self, box: Sequence[float], label: int, around: NDArray[np.int64], score: float) -> str:
+    def _of_false_positive(self, place: int, label: int, around: NDArray[np.int64]) -> str:
         if not len(around):
             return "no object in the image"
-        ious = _overlaps(box, self._object_boxes[around])
+        ious = self._overlap.ious(np.full(len(around), self._matches.rows[place]), around)
         is_own = self._matches.object_labels[around] == label
         own = int(np.argmax(np.where(is_own, ious, -1)))
         best = int(np.argmax(ious))
         name = format_value(self._names[int(self._matches.object_labels[around[best]])])
         if is_own[own] and ious[own] >= MATCH_IOU:
-            is_second = self._found_with[around[own]] >= score
-            return "second detection of an object" if is_second else f"its mask has an IoU below {MATCH_IOU}"
+            return "second detection of an object"
         if ious[best] >= MATCH_IOU:
             return f"is annotated as {name}"
         if ious[best] >= BACKGROUND_IOU:
             return f"badly localized, IoU {ious[best]:.2f}" + ("" if is_own[best] else f" with {name}")
         return "nothing is annotated there"
 
-    def _of_missed(self, row: int, label: int, around: Sequence[int], shapes: Sequence[Shape]) -> str:
+    def _of_missed(self, row: int, label: int, around: NDArray[np.int64]) -> str:
         if np.isfinite(self._found_with[row]):
             threshold = self._thresholds[label]
             return f"found with {self._found_with[row]:.2f}, below the threshold {threshold:.2f}"
-        if not shapes:
+        if not len(around):
             return "nothing is found in the image"
-        ious = _overlaps(self._object_boxes[row].tolist(), np.array([shape.box for shape in shapes]))
+        ious = self._overlap.ious(self._matches.rows[around], np.full(len(around), row))
         best = int(np.argmax(ious))
         found = int(self._matches.labels[around[best]])
         if found != label and ious[best] >= MATCH_IOU:

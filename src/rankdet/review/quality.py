@@ -101,10 +101,13 @@ def class_sections(subjects: Sequence[Subject]) -> list[Section]:
     rows: list[list[Value]] = []
     for name in names:
         numbers = [subject.shown["per_class"].get(name, {}) for subject in shown]
-        objects = next(own["ground_truths"] for own in numbers if own)
-        rows.append([name, objects, *(own.get(measure) for measure in COMPARED for own in numbers)])
+        counts = [own.get("ground_truths") for own in numbers]
+        rows.append([name, *counts, *(own.get(measure) for measure in COMPARED for own in numbers)])
+    heads = [f"objects {subject.name}" for subject in shown]
+    if all(len(set(row[1 : 1 + len(shown)])) == 1 for row in rows):  # of the same data
+        heads, rows = ["objects"], [[*row[:2], *row[1 + len(shown) :]] for row in rows]
     return [
-        Section("Classes", table=_with_frequencies(Table(["class", "objects", *columns], rows), frequencies)),
+        Section("Classes", table=_with_frequencies(Table(["class", *heads, *columns], rows), frequencies)),
         *(
             Section(
                 f"Classes of {subject.name}",

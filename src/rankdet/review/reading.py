@@ -13,6 +13,7 @@ import numpy as np
 
 from rankdet.coco import GroundTruth, Results, grouped, raise_errors, read_results
 from rankdet.coco.reading import read_json
+from rankdet.coco.suspicions import NO_MASKS
 from rankdet.data.layouts import Source
 from rankdet.inference.evaluation import evaluate_on_folder
 from rankdet.inference.loading import load
@@ -25,6 +26,10 @@ from rankdet.structures import InputError
 
 SAME = 1e-6
 """How much an AP that is measured again may differ from the one that a run has noted."""
+
+
+class OtherData(InputError):
+    """A run was evaluated on other data than those that it is to be measured by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +65,13 @@ class Subject:
     log: Sequence[Mapping[str, Any]] = ()
     recipe: Recipe | None = None
     findings: Sequence[str] = ()
+
+    @property
+    def digest(self) -> str | None:
+        """What tells its data from others; None where they are not known."""
+        if self.measured is not None:
+            return self.measured.comparison.ground_truth.digest()
+        return self.metrics.get("data_digest")
 
     @property
     def shown(self) -> Mapping[str, Any]:
@@ -98,7 +110,10 @@ class _Truths:
         key = source, masks
         if key not in self.read:
             truth, findings = source.read(masks)
-            raise_errors(findings)
+            raise_errors(
+                one._replace(remedy="--iou-type bbox compares boxes") if one.problem == NO_MASKS else one
+                for one in findings
+            )
             self.read[key] = truth, grouped(findings)
         return self.read[key]
 
@@ -175,7 +190,7 @@ class _Found:
         """
         try:
             return self._measured(name, truths, masks, cap)
-        except InputError:
+        except OtherData:
             if truths.data is None or not self.path.is_dir() or not Run(self.path).checkpoints():
                 raise
         with TemporaryDirectory() as folder:
@@ -190,7 +205,7 @@ class _Found:
         known = Subject(name, self.path, self.metrics, log=self.log, recipe=self.recipe)
         if self.detections is None:
             if truths.data is not None and Run(self.path).checkpoints():
-                raise InputError(f"{self.path} has no detections")  # which an evaluation makes
+                raise OtherData(f"{self.path} has no detections")  # which an evaluation makes
             return replace(known, findings=[f"{name} has no detections yet: rankdet evaluate writes them"])
         try:
             source = truths.source(self.recipe, self.path)
@@ -200,7 +215,15 @@ class _Found:
                 raise
             return replace(known, findings=[f"{error}: without ground truth (--data) there are no curves"])
         truth = _with_classes(truth, self.metrics, self.path)
-        results, odd = read_results(self.file, truth, masks, truths.only_known, truths.labels_from)
+        digest = self.metrics.get("data_digest")
+        if digest is not None and digest != truth.digest():
+            raise self._of_other_data(f"on other data: images or objects of {source.annotations} differ")
+        try:
+            results, odd = read_results(self.file, truth, masks, truths.only_known, truths.labels_from)
+        except InputError as error:
+            if digest is not None or not self.metrics:
+                raise
+            raise OtherData(str(error)) from error  # of a run that has noted no digest, as before
         results = replace(results, boxes=None) if masks and self.metrics else results
         measured = measure(truth, results, "segm" if masks else "bbox", self._cap(results, truth) or cap)
         if "per_class" not in self.metrics:  # of images without an object a run has noted no numbers
@@ -226,13 +249,15 @@ class _Found:
         ]
         # Bad detections have the same AP on any data, of which the ids may be the same.
         if "per_class" in noted and counts[0] != counts[1]:
-            said = f"{self.path} was evaluated on {counts[0]} objects, but {source.annotations} has {counts[1]}"
-            raise InputError(f"{said}: name its data with --data and --split")
+            raise self._of_other_data(f"on {counts[0]} objects, but {source.annotations} has {counts[1]}")
         for name in ("AP", "oLRP"):
             one, other = noted.get(name, math.nan), here[name]
             if name in noted and not (abs(one - other) <= SAME or (math.isnan(one) and math.isnan(other))):
                 said = f"{self.path} has noted an {name} of {one:.4f}, but {source.annotations} gives {other:.4f}"
-                raise InputError(f"{said}: it was evaluated on other data; name them with --data and --split")
+                raise OtherData(f"{said}: it was evaluated on other data; name them with --data and --split")
+
+    def _of_other_data(self, why: str) -> OtherData:
+        return OtherData(f"{self.path} was evaluated {why}: name its data with --data and --split")
 
 
 def _with_classes(truth: GroundTruth, metrics: Mapping[str, Any], owner: Path) -> GroundTruth:

@@ -42,9 +42,19 @@ def summary_sections(subjects: Sequence[Subject]) -> list[Section]:
 
 def _findings(subjects: Sequence[Subject]) -> list[Section]:
     said = dict.fromkeys(line for subject in subjects for line in subject.findings)
-    sources = [subject.source for subject in subjects if subject.source is not None]
+    for subject in subjects:
+        if (point := subject.metrics.get("operating_point")) is not None:
+            nms = "" if point.get("nms_iou") is None else f", NMS {point['nms_iou']:g}"
+            line = (
+                f"{subject.name} was evaluated at the operating point score threshold {point['score_threshold']:g}{nms}"
+            )
+            said |= {line: None}
+        if "calibration" in subject.metrics:
+            said |= {f"{subject.name} was evaluated with calibrated scores": None}
+    digests = {subject.name: digest for subject in subjects if (digest := subject.digest) is not None}
     # Runs that have held out other parts of one file were measured on other images.
-    if len({(source.annotations, source.part) for source in sources}) > 1:
-        files = ", ".join(sorted({str(source.annotations) for source in sources}))
-        said |= {f"warning: measured on different data, which cannot be compared: {files}": None}
+    if len(set(digests.values())) > 1:
+        files = sorted({str(subject.source.annotations) for subject in subjects if subject.source is not None})
+        named = ", ".join(files if len(files) > 1 else digests)
+        said |= {f"warning: measured on different data, which cannot be compared: {named}": None}
     return [Section("Findings", "\n\n".join(said), is_part=True)] if said else []
