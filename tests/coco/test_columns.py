@@ -1,6 +1,7 @@
 """Records that are as they should be are read a key at a time: into the same arrays and findings as one by one."""
 
 import copy
+import json
 import math
 from collections.abc import Callable
 from dataclasses import fields
@@ -12,9 +13,10 @@ from hotcoco import mask as rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankdet.coco import read_ground_truth, read_results, records, results
+from rankdet.coco import columns, read_ground_truth, read_results, records, results
 from rankdet.coco.columns import NotPlain
 from rankdet.coco.packed import PackedBytes
+from rankdet.coco.reading import read_columns
 from rankdet.structures import InputError
 
 SQUARE = [[10, 10, 50, 10, 50, 50, 10, 50]]
@@ -32,6 +34,10 @@ FOUND: list[dict[str, Any]] = [
     {"image_id": 3, "category_id": 4, "bbox": [10, 10, 40, 38.5], "score": 0.5},
     {"image_id": 7, "category_id": 1, "bbox": [-1, 2, 3, 0], "score": 1},
 ]
+FLOATS = [
+    {"image_id": 3, "category_id": 4, "bbox": [10.0, 10.0, 40.0, 38.5], "score": 0.5},
+    {"image_id": 7, "category_id": 1, "bbox": (-1.0, 2.0, 3.0, 0.0), "score": -0.0},
+]
 ODD = [
     *(None, True, False, 0, 1, 2, 3, 7, -1, 0.0, 1.0, 7.0, 0.5, math.nan, math.inf, -math.inf, 10**30, 10**400, 2**63),
     *(
@@ -48,6 +54,7 @@ ODD = [
         "1234",
         {},
     ),
+    *([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, -4.0], [1.0, 2.0, 3.0, math.nan], [1.0, 2.0, 3.0, b"12345678"]),
     *([1, 2, 3, 2e9], {1: 1, 2: 2, 3: 3, 4: 4}, (1, 2, 3, 4), np.float64(1.0), np.int64(7), np.array([1.0, 2, 3, 4])),
 ]
 KEYS = (
@@ -133,7 +140,7 @@ def test_annotations_by_keys_are_those_one_by_one(document, masks, crowds_are_ob
 
 @settings(max_examples=400, deadline=None)
 @given(
-    changed(FOUND),
+    changed(FOUND) | changed(FLOATS),
     st.booleans(),
     st.sampled_from([None, None, 0, 1]),
     st.booleans(),
@@ -154,6 +161,72 @@ def test_detections_by_keys_are_those_one_by_one(document, only_known, labels_fr
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "_plain", never)
         assert outcome(read) == by_keys
+
+
+@settings(max_examples=200, deadline=None)
+@given(changed(FOUND) | changed(FLOATS) | st.just([]), st.booleans(), st.sampled_from(["", "é"]))
+def test_a_file_by_columns_is_read_as_record_by_record(tmp_path_factory, document, only_known, more):
+    pytest.importorskip("msgspec")
+    truth, _ = read_ground_truth(TRUTH)
+    path = tmp_path_factory.mktemp("found") / "found.json"
+    for record in document:
+        if more and isinstance(record, dict):
+            record["more"] = more
+    try:
+        path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    except TypeError:  # an array
+        return
+
+    def read() -> Any:
+        return read_results(path, truth, False, only_known)
+
+    by_columns = outcome(read)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "read_columns", lambda *_: None)
+        patch.setattr(results, "_plain", never)
+        assert outcome(read) == by_columns
+
+
+def test_a_file_whose_other_values_are_broken_text_is_broken(tmp_path):
+    path = tmp_path / "found.json"
+    path.write_bytes(json.dumps([FLOATS[0] | {"more": "?"}]).encode().replace(b"?", b"\xff"))
+    with pytest.raises(InputError, match="is not valid JSON"):
+        read_results(path, read_ground_truth(TRUTH)[0], masks=False)
+
+
+@pytest.mark.parametrize("key", ["file_name", "category_name"])
+def test_a_file_that_names_images_or_classes_is_not_read_by_columns(tmp_path, key):
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps([FLOATS[0] | {key: "a"}]))
+    assert read_columns(path, results.BOX_RECORD, results.OTHER_NAMES) is None
+
+
+def test_a_plain_file_of_boxes_is_read_by_columns(tmp_path, monkeypatch):
+    pytest.importorskip("msgspec")
+    monkeypatch.setattr(results, "read_json", never)
+    path = tmp_path / "found.json"
+    for document in (FOUND, FLOATS):
+        path.write_text(json.dumps(document))
+        assert len(read_results(path, read_ground_truth(TRUTH)[0], masks=False)[0]) == 2
+
+
+def test_plain_numbers_are_read_from_their_bytes(monkeypatch):
+    def one_by_one(*_: Any) -> None:
+        raise AssertionError("the type of a number was asked for")
+
+    monkeypatch.setattr(columns, "_types", one_by_one)
+    assert columns.ids([0, 2**31 - 1]).tolist() == [0, 2**31 - 1]
+    assert columns.numbers([0.5, -1.5], 2.0).tolist() == [0.5, -1.5]
+    assert columns.boxes([[1.0, 2.0, 3.0, 4.0], (5.0, 6.0, 7.0, 8.0)], 9.0).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+@pytest.mark.parametrize("odd", [2**31, True, 1.0, -1, None, "1"])
+def test_other_ids_beside_plain_ones_are_as_before(odd):
+    if odd == 2**31:
+        assert columns.ids([1, odd]).tolist() == [1, odd]
+    else:
+        with pytest.raises(NotPlain):
+            columns.ids([1, odd])
 
 
 def test_plain_records_are_read_by_keys(monkeypatch):

@@ -8,6 +8,7 @@ Legend: R records.
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
@@ -20,6 +21,14 @@ from rankdet.coco.findings import LARGEST_ID
 from rankdet.coco.segmentations import mask_areas, sums_of_runs
 
 LISTS = frozenset((list, tuple))
+LIST, TUPLE, FLOAT, SHORT = b"[(gi"
+"""What `marshal` writes before a list or tuple with its length, a float, and an integer of up to 32 bits."""
+HEADER = 5
+"""Bytes of a list before its values."""
+INTEGER = np.dtype([("kind", "u1"), ("value", "<i4")])
+NUMBER = np.dtype([("kind", "u1"), ("value", "<f8")])
+BOX = np.dtype([("kind", "u1"), ("length", "<u4"), ("numbers", NUMBER, (4,))])
+"""What `marshal` makes of such an integer, of a float, and of a list of four floats."""
 
 
 class NotPlain(Exception):
@@ -46,19 +55,26 @@ def column(rows: Iterable[dict[str, Any]], key: str) -> list[Any]:
 
 def ids(values: Sequence[Any]) -> NDArray[np.int64]:
     """(R,) whole numbers from 0 to `LARGEST_ID`."""
-    check(_types(values) <= {int})
-    try:
-        found = np.fromiter(values, np.int64, len(values))
-    except OverflowError as error:
-        raise NotPlain from error
+    written = _marshalled(values, INTEGER)
+    if written is not None and (written["kind"] == SHORT).all():
+        found = written["value"].astype(np.int64)
+    else:
+        check(_types(values) <= {int})
+        try:
+            found = np.fromiter(values, np.int64, len(values))
+        except OverflowError as error:
+            raise NotPlain from error
     check(not len(found) or (found.min() >= 0 and found.max() <= LARGEST_ID))
     return found
 
 
 def numbers(values: Sequence[Any], limit: float) -> NDArray[np.float64]:
     """(R,) numbers within ±``limit``."""
+    written = _marshalled(values, NUMBER)
+    if written is not None and (written["kind"] == FLOAT).all():
+        return _limited(written["value"].astype(np.float64), limit)
     check(_types(values) <= {int, float})
-    return _within(values, len(values), limit)
+    return _limited(_converted(values, len(values)), limit)
 
 
 def numbers_or_nan(values: Sequence[Any], limit: float) -> NDArray[np.float64]:
@@ -86,9 +102,14 @@ def looked_up(values: Sequence[Any], table: Mapping[Any, int]) -> NDArray[np.int
 
 def boxes(values: Sequence[Any], limit: float) -> NDArray[np.float64]:
     """(R, 4) boxes ``(x, y, width, height)`` of numbers within ±``limit``, whose sizes are not negative."""
-    check(_types(values) <= LISTS and set(map(len, values)) <= {4})
-    check(_types(chain.from_iterable(values)) <= {int, float})
-    found = _within(chain.from_iterable(values), 4 * len(values), limit).reshape(-1, 4)
+    written = _marshalled(values, BOX)
+    if written is not None and _are_boxes(written):
+        found = written["numbers"]["value"].astype(np.float64)
+    else:
+        check(_types(values) <= LISTS and set(map(len, values)) <= {4})
+        check(_types(chain.from_iterable(values)) <= {int, float})
+        found = _converted(chain.from_iterable(values), 4 * len(values)).reshape(-1, 4)
+    _limited(found, limit)
     check(not len(found) or found[:, 2:].min() >= 0)
     return found
 
@@ -114,12 +135,36 @@ def _types(values: Iterable[Any]) -> set[type]:
     return set(map(type, values))
 
 
-def _within(values: Iterable[Any], number: int, limit: float) -> NDArray[np.float64]:
+def _marshalled(values: Sequence[Any], form: np.dtype[Any]) -> NDArray[Any] | None:
+    """Values in the form in which `marshal` writes each: their types and numbers at once, in a third of the time.
+
+    None where they do not fill as many bytes. Letters are to be checked from left to right: if all are right, all
+    values are where the form says.
+    """
     try:
-        found = np.fromiter(values, np.float64, number)
+        text = marshal.dumps(list(values), 2)  # the version in which no value refers to another
+    except ValueError:
+        return None
+    header = len(text) - len(values) * form.itemsize
+    return np.frombuffer(text, form, offset=header) if header == HEADER else None
+
+
+def _are_boxes(written: NDArray[Any]) -> bool:
+    kinds = written["kind"]
+    are_lists = (kinds == LIST) | (kinds == TUPLE)
+    return bool((are_lists & (written["length"] == 4)).all() and (written["numbers"]["kind"] == FLOAT).all())
+
+
+def _converted(values: Iterable[Any], number: int) -> NDArray[np.float64]:
+    try:
+        return np.fromiter(values, np.float64, number)
     except OverflowError as error:  # a whole number of any length
         raise NotPlain from error
-    check(not number or (found.min() >= -limit and found.max() <= limit))  # no NaN either
+
+
+def _limited(found: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
+    """The same numbers, which are checked to lie within ±``limit``."""
+    check(not len(found) or (found.min() >= -limit and found.max() <= limit))  # no NaN either
     return found
 
 

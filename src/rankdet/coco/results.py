@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -31,13 +32,16 @@ from rankdet.coco.findings import (
 )
 from rankdet.coco.ground_truth import GroundTruth
 from rankdet.coco.matching import ONLY_KNOWN, Matching, Unknown
-from rankdet.coco.reading import no_collection, read_json
+from rankdet.coco.reading import no_collection, read_columns, read_json
 from rankdet.coco.segmentations import encode_masks, mask_area, outline_box, segmentation_problem, to_rle
 from rankdet.structures import Detection, InputError, Source
 
 LARGEST_COORDINATE = 1e9
 """Pixels; products of the coordinates of boxes beyond overflow to infinity. A detector may go beyond any image."""
 
+BOX_RECORD = {"image_id": int, "category_id": int, "score": float, "bbox": tuple[float, float, float, float]}
+OTHER_NAMES = ("file_name", "category_name")
+"""Keys that name an image or a category otherwise than by its id."""
 NO_BOX = [0.0, 0.0, 0.0, 0.0]
 """That of a mask without a pixel."""
 EMPTY = "has a mask without a pixel: finds nothing where masks are compared"
@@ -185,6 +189,11 @@ def read_results(
     """
     if isinstance(source, Results):
         return source, []
+    if isinstance(source, str | PathLike) and not masks and labels_from is None:
+        given = read_columns(source, BOX_RECORD, OTHER_NAMES)
+        if given is not None:
+            with suppress(NotPlain):
+                return _from_columns(given, ground_truth), []
     name, records, own_images, own_categories = _records(source)
     if not (own_images or own_categories or labels_from is not None):
         try:
@@ -242,20 +251,25 @@ def _plain(name: str, records: Sequence[Any], truth: GroundTruth, masks: bool) -
     """Detections of which nothing is to be said but that masks are empty; `NotPlain` otherwise."""
     has_boxes = not masks or (len(records) > 0 and isinstance(records[0], dict) and "bbox" in records[0])
     keys = ["image_id", "category_id", "score", *["bbox"] * has_boxes, *["segmentation"] * masks]
-    without = ("file_name", "category_name", *["bbox"] * (not has_boxes))
-    columns.check_objects(records, keys, without)
+    columns.check_objects(records, keys, without=(*OTHER_NAMES, *["bbox"] * (not has_boxes)))
     given = {key: columns.column(records, key) for key in keys}
+    results = _from_columns(given, truth)
+    if not masks:
+        return results, []
+    by_id = np.argsort(truth.image_ids)
+    sizes = truth.sizes[by_id[np.searchsorted(truth.image_ids, results.image_ids, sorter=by_id)]]
+    codes, areas = columns.run_lengths(given["segmentation"], sizes)
+    empty = np.flatnonzero(areas == 0).tolist()
+    return replace(results, masks=codes), [_empty(name, row, records[row]) for row in empty]
+
+
+def _from_columns(given: Mapping[str, list[Any]], truth: GroundTruth) -> Results:
+    """Detections without their masks, from the values of plain records; `NotPlain` where some make no sense."""
     image_ids, category_ids = columns.ids(given["image_id"]), columns.ids(given["category_id"])
     columns.check(np.isin(image_ids, truth.image_ids).all() and np.isin(category_ids, truth.category_ids).all())
     scores = columns.numbers(given["score"], sys.float_info.max)
-    boxes = columns.boxes(given["bbox"], LARGEST_COORDINATE) if has_boxes else None
-    if not masks:
-        return Results(image_ids, category_ids, scores, boxes), []
-    by_id = np.argsort(truth.image_ids)
-    sizes = truth.sizes[by_id[np.searchsorted(truth.image_ids, image_ids, sorter=by_id)]]
-    codes, areas = columns.run_lengths(given["segmentation"], sizes)
-    empty = np.flatnonzero(areas == 0).tolist()
-    return Results(image_ids, category_ids, scores, boxes, codes), [_empty(name, row, records[row]) for row in empty]
+    boxes = columns.boxes(given["bbox"], LARGEST_COORDINATE) if "bbox" in given else None
+    return Results(image_ids, category_ids, scores, boxes)
 
 
 _Section = Mapping[Any, Mapping[str, Any]]
