@@ -1,6 +1,7 @@
 """Our detectors beside those of mmdetection 3.3 and torchvision: seconds of an iteration and of a detection, as ratios.
 
-    python benchmarks/detectors.py [--repeats 3] [--only DETECTOR …] [--size 800 1344] [--profile] [--markdown FILE]
+    python benchmarks/detectors.py [--repeats 3] [--only DETECTOR …] [--size 800 1344] [--images 1]
+        [--what iteration detection] [--profile] [--markdown FILE]
 
 Each detector in its standard form on the same images and objects, with the random weights of the other side, imported
 as ``rankdet import`` does, so that both have the same proposals; nothing is downloaded. An iteration is forward, losses
@@ -220,17 +221,19 @@ def measure(name: str, options: argparse.Namespace) -> list[str]:
         "mmdetection": of_mmdetection(peer.mmdetection, batch),
         "torchvision": None if peer.torchvision is None else of_torchvision(peer.torchvision, batch),
     }
-    cells: dict[str, list[str]] = {"iteration": [], "detection": []}
+    cells: dict[str, list[str]] = {what: [] for what in options.what}
     for key, other in others.items():
         if other is None:
             for line in cells.values():
                 line += ["–", "–", "–"]
             continue
         own = ours(load_recipe(peer.recipe), batch, other.weights)
-        for what, tasks in (
-            ("iteration", {"ours": own.iterate, key: other.iterate}),
-            ("detection", {"ours": own.detect, key: other.detect}),
-        ):
+        tasks_of = {
+            "iteration": {"ours": own.iterate, key: other.iterate},
+            "detection": {"ours": own.detect, key: other.detect},
+        }
+        for what in cells:
+            tasks = tasks_of[what]
             seconds = medians(tasks, options.repeats)
             ratio = seconds["ours"] / seconds[key]
             cells[what] += [f"{seconds['ours']:.2f}", f"{seconds[key]:.2f}", f"{ratio:.2f}"]
@@ -255,6 +258,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--only", nargs="*", choices=tuple(PEERS), default=tuple(PEERS), metavar="DETECTOR")
+    parser.add_argument("--what", nargs="+", choices=("iteration", "detection"), default=("iteration", "detection"))
     parser.add_argument("--threads", type=int)
     parser.add_argument("--profile", action="store_true", help="print where the time of each side goes")
     parser.add_argument("--markdown", type=Path, help="write the table there, too")

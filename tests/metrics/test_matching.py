@@ -124,3 +124,11 @@ def test_without_categories_there_are_no_matches():
     results, _ = read_results(found, objects, masks=False)
     empty, _ = read_ground_truth({**truth, "categories": []})
     assert match_classes(compare(empty, results, "bbox", 100)) == []
+
+
+@pytest.mark.parametrize("largest", [50, matching.LARGEST_TABLE - 1, matching.LARGEST_TABLE, 2**62])
+def test_known_ids_are_found_in_a_table_and_by_search(largest):
+    known = np.array([0, 3, 7, largest])
+    places, is_known = matching._places(known, np.array([7, 0, largest, 3, 1, largest - 1, largest + 1, 2**62 + 5, -4]))
+    assert is_known.tolist() == [True] * 4 + [False] * 5
+    assert places[:4].tolist() == [2, 0, 3, 1]

@@ -128,7 +128,9 @@ def run_lengths(values: Sequence[Any], sizes: NDArray[np.int64]) -> tuple[list[d
     except (ValueError, OverflowError) as error:  # an RLE is broken
         raise NotPlain from error
     check((sums_of_runs(letters) == sizes.prod(axis=1)).all())
-    return [{"size": size, "counts": text} for size, text in zip(own, counts, strict=True)], areas
+    if max(map(len, values), default=0) > 2:  # what else they have would stay alive
+        values = [{"size": size, "counts": text} for size, text in zip(own, counts, strict=True)]
+    return list(values), areas
 
 
 def _types(values: Iterable[Any]) -> set[type]:

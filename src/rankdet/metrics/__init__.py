@@ -17,6 +17,7 @@ from rankdet.coco import (
     read_ground_truth,
     read_results,
 )
+from rankdet.coco.reading import no_collection
 from rankdet.metrics.average_precision import AveragePrecision, average_precision
 from rankdet.metrics.evaluator import Comparison, IouType, compare
 from rankdet.metrics.lrp import OptimalLRP, optimal_lrp
@@ -171,6 +172,7 @@ def evaluate(
     return measure(ground_truth, detections, iou_type, max_detections, only_known, labels_from).metrics
 
 
+@no_collection()  # of masks there are as many objects as annotations and detections
 def measure(
     ground_truth: GroundTruthSource | GroundTruth,
     detections: ResultsSource,
