@@ -39,7 +39,7 @@ def test_a_command_whose_standard_streams_are_closed_does_its_work(closed: str, 
 
 def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "a.jpg")
-    with pytest.raises(UnreadableImageError, match=r"a\.jpg: the image is no regular file"):
+    with pytest.raises(UnreadableImageError, match=r"a\.jpg: the image cannot be decoded: it is no regular file"):
         header(tmp_path / "a.jpg")
 
 

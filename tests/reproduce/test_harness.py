@@ -35,11 +35,11 @@ from rankdet.reproduce.experiments import (
 )
 from rankdet.reproduce.harness import Ending, Harness
 from rankdet.reproduce.nuclei import cut_nuclei, names_of_test
-from rankdet.reproduce.processes import take_lock
 from rankdet.reproduce.study import Study
 from rankdet.reproduce.summary import markdown, summarize
 from rankdet.reproduce.tables import Family, Row, method, sampled, table_rows
 from rankdet.runs.folder import Run, read_log
+from rankdet.runs.locking import take_lock
 from rankdet.structures import InputError
 
 

@@ -255,7 +255,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """An image file, opened by Pillow; what is broken about it is raised as UnreadableImageError."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UnreadableImageError(f"{path}: the image is no regular file")  # a pipe would be waited for
+            raise OSError("it is no regular file")  # a pipe would be waited for
         with _silent(), _UNLIMITED, Image.open(path) as file:
             if file.format == "TIFF":
                 # Pillow 13.0 maps uncompressed gray pixels of a named file into memory, by the size after turning.

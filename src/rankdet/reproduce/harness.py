@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from rankdet.runs.folder import make_folder, write_json, write_text
+from rankdet.runs.locking import take_lock
 from rankdet.runs.processes import DIVERGED
 from rankdet.runs.signals import StopRequest
 
 from .experiments import Trial
-from .processes import Launch, Process, describe_status, last_words, start_process, take_lock
+from .processes import Launch, Process, describe_status, last_words, start_process
 from .study import Settings, Study, Task, note_jobs
 from .summary import markdown, summarize
 

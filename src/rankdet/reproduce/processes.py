@@ -1,8 +1,7 @@
-"""Processes of trainings: starting, locking and stopping them."""
+"""Processes of trainings: starting and stopping them."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -44,17 +43,6 @@ def start_process(command: Command, output: Path, environment: Mapping[str, str]
             pass_fds=(lock,),
             start_new_session=True,
         )
-
-
-def take_lock(path: Path) -> int | None:
-    """Return a descriptor that holds the lock of a file, or None if another process holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def last_words(output: Path) -> str:
