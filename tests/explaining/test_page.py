@@ -86,6 +86,17 @@ def test_a_page_of_many_samples_what_it_draws_and_says_so(many: Explanation, tmp
     assert float(table[200][3]) == many.parts[0].error[199]
 
 
+def test_small_terms_are_scaled_which_the_heading_says(tmp_path: Path) -> None:
+    """A thousand negatives above a positive: each has a thousandth of its error."""
+    found = explain([0.0, *range(1, 1001)], [0.5] + [0] * 1000, delta=0)
+    write_explanations([found], tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text()
+    assert "<h3>ranking, times 1,000</h3>" in html
+    row = [float(text) for text in Tables(html).found[1][1][1:]]
+    assert row[:30] == pytest.approx([1000 / 1001] * 30)
+    assert row[30:] == pytest.approx([970 * 1000 / 1001, 1000 * 1000 / 1001])
+
+
 @pytest.mark.parametrize("delta", [0.0, 1.0])
 def test_every_loss_has_a_page(delta: float, tmp_path: Path) -> None:
     for loss in ("rank_sort", "average_precision", "alrp"):

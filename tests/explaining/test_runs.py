@@ -76,20 +76,20 @@ def test_positives_are_named_by_image_and_object(model_of: Callable[[str], Model
     dataset, _ = dataset_for(model, None, "val", candidates=True)
     targets = [dataset[SampleKey(place, 0)].target for place in (0, 2, 4)]
     objects = {
-        f"image {image}, object {number} ({model.names[label]})"
+        f"image {image}, object {number} {model.names[label]}"
         for image, target in enumerate(targets)
         for number, label in enumerate(target.labels.tolist())
     }
     for one in found:
-        called = {said.rpartition(", candidate ")[0] for said in one.positive_names}
+        called = {said.rpartition(", #")[0] for said in one.positive_names}
         assert called <= objects
         if one.title in ("Head rcnn", "Head dense"):  # their assignment leaves no object out
             assert called == objects
         classes = len(model.names) if one.title != "Head rpn" else 1
         for said, place in zip(one.positive_names, one.positives.tolist(), strict=True):
-            assert said.endswith(f"candidate {place // classes}")
+            assert said.endswith(f", #{place // classes}")
             if classes > 1:
-                assert f"({model.names[place % classes]})" in said
+                assert f" {model.names[place % classes]}, " in said
 
 
 def test_heads_that_rank_nothing_are_noted(model_of: Callable[[str], Model]) -> None:

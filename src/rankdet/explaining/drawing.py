@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
 from rankdet.explaining.explanation import Explanation, Part, evenly
-from rankdet.explaining.page import MOST_NAMED, drawn_places, shown_rows, summary, terms_table
+from rankdet.explaining.page import MOST_NAMED, drawn_places, shown_rows, summary, terms_table, unit
 
 BLUE, ORANGE, INK = "#0072b2", "#d55e00", "#222222"
 """Of Okabe and Ito, as in `rankdet.report.curves`."""
@@ -59,31 +59,35 @@ def _draw_errors(axes: Axes, found: Explanation, part: Part) -> None:
     axes.set_xlim(0, 1.2 * max(1e-3, float(error.max(initial=0.0))))
     axes.set_ylabel("positive i", fontsize=9, color=INK)
     _finish(axes, f"Errors: {part.name}")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
 
 def _draw_terms(axes: Axes, found: Explanation, part: Part) -> None:
     """The matrix of primary terms."""
-    table, _ = terms_table(found, part)
+    table, shades = terms_table(found, part)
     values = np.array([row[1:-1] for row in table.rows], dtype=np.float64)
-    _finish(axes, f"Primary terms: {part.name}")
+    few, scale = max(values.shape) <= _MOST_NUMBERS, unit(part)  # of more, names would be too small to read
+    _finish(axes, f"Primary terms: {part.name}" + ("" if scale == 1 or not few else f", times {scale:,.0f}"))
     if not values.any():
         axes.set_axis_off()
         axes.text(0.5, 0.5, "nothing is at fault", ha="center", transform=axes.transAxes, color=INK)
         return
-    most = float(values.max())
-    axes.imshow(values, cmap="Blues", vmin=0, vmax=1.8 * most, aspect="auto")
-    if max(values.shape) <= _MOST_NUMBERS:
+    others = not few and table.columns[-2] == "all others"
+    axes.imshow([row[1 : -2 if others else -1] for row in shades], cmap="Blues", vmin=0, vmax=1.8, aspect="auto")
+    if few:
         for row, column in np.ndindex(*values.shape):
             if values[row, column]:
                 axes.text(column, row, f"{values[row, column]:.3f}", ha="center", va="center", fontsize=8, color=INK)
-    turned = 90 if values.shape[1] > _MOST_NUMBERS or max(map(len, table.columns[1:-1])) > 4 else 0
-    size = 8 if max(values.shape) <= _MOST_NUMBERS else 5
-    axes.set_xticks(range(values.shape[1]), table.columns[1:-1], rotation=turned, fontsize=size, parse_math=False)
-    axes.set_yticks(range(values.shape[0]), [str(row[0]) for row in table.rows], fontsize=size, parse_math=False)
+    turned = 90 if max(map(len, table.columns[1:-1])) > 4 else 0
+    axes.set_xticks(*_ticks(table.columns[1:-1], few), rotation=turned, fontsize=8, parse_math=False)
+    axes.set_yticks(*_ticks([str(row[0]) for row in table.rows], few), fontsize=8, parse_math=False)
     axes.grid(visible=False)
-    axes.set_xlabel("candidate j", fontsize=9, color=INK)
+    axes.set_xlabel(f"candidate j{'' if few else ', highest logit first'}", fontsize=9, color=INK)
     axes.set_ylabel("positive i", fontsize=9, color=INK)
+
+
+def _ticks(names: list[str], are_shown: bool) -> tuple[list[int], list[str]]:
+    return (list(range(len(names))), names) if are_shown else ([], [])
 
 
 def _draw_gradient(axes: Axes, found: Explanation) -> None:

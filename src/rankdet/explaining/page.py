@@ -139,23 +139,34 @@ def candidates_table(found: Explanation) -> Table:
 
 
 def terms_table(found: Explanation, part: Part) -> tuple[Table, list[list[float]]]:
-    """The primary terms of the positives that are shown, with a last column for all other candidates; and shades."""
+    """The primary terms of the positives that are shown, with a column for all other candidates, times their `unit`.
+
+    Shades are those of single terms.
+    """
     rows = shown_rows(found)
     is_used = part.terms[rows].any(axis=0) | (len(found.shown) <= MOST_NAMED)
     used = np.flatnonzero(is_used)
     rest = part.rest[rows]
-    others = abs(rest) > 1e-9
-    values = np.concatenate([part.terms[rows][:, used], rest[:, None]], axis=1)
+    others, scale = abs(rest) > 1e-9, unit(part)
+    values = np.concatenate([part.terms[rows][:, used], rest[:, None]], axis=1) * scale
     values = values if others.any() else values[:, :-1]
     names = [found.shown_names[place] for place in used.tolist()] + (["all others"] if others.any() else [])
-    total = part.terms[rows].sum(axis=1) + rest
+    total = (part.terms[rows].sum(axis=1) + rest) * scale
     table = [
         [found.positive_names[row], *line, float(whole)]
         for row, line, whole in zip(rows.tolist(), values.tolist(), total.tolist(), strict=True)
     ]
-    most = float(abs(values).max(initial=0.0)) or 1.0
-    shades = [[0.0, *(abs(value) / most for value in line), 0.0] for line in values.tolist()]
+    single = part.terms[rows][:, used]
+    most = float(single.max(initial=0.0)) or 1.0
+    missing = [0.0] * (len(names) - len(used) + 1)
+    shades = [[0.0, *(value / most for value in line), *missing] for line in single.tolist()]
     return Table(["positive i", *names, "ℓ − ℓ*"], table), shades
+
+
+def unit(part: Part) -> float:
+    """What makes the largest single term of a part legible with three decimals: 1, a thousand, or a million."""
+    most = float(part.terms.max(initial=0.0))
+    return next((factor for factor in (1.0, 1e3) if most * factor >= 0.01), 1e6) if most else 1.0
 
 
 def shown_rows(found: Explanation) -> NDArray[np.int64]:
@@ -180,7 +191,9 @@ def _terms(found: Explanation, part: Part) -> Section:
         return Section(part.name, "There is no positive.", is_part=True)
     if not (part.terms.any() or part.rest.any()):
         return Section(part.name, "Nothing is at fault: all positives are ranked as they should be.", is_part=True)
-    return Section(part.name, "", *terms_table(found, part), is_part=True)
+    scale = unit(part)
+    title = part.name if scale == 1 else f"{part.name}, times {scale:,.0f}"
+    return Section(title, "", *terms_table(found, part), is_part=True)
 
 
 def _drawn(found: Explanation) -> str:
