@@ -1,8 +1,8 @@
 """Build the documentation site: `python docs/site/build.py [FOLDER]` writes FOLDER/site, by default build/docs/site.
 
 Its pages are those of docs/, README.md and the other pages beside it. Links between them are those that a host of
-Markdown follows; here they become links between the pages of the site. Whatever is said against a page is an error, and
-so is every broken link.
+Markdown follows; here they become links between the pages of the site. Notebooks are run, and shown with what they
+print and draw. Whatever is said against a page is an error, and so is every broken link.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -49,6 +50,13 @@ def copy_page(file: Path, pages: Path) -> None:
     parts = CODE.split(file.read_text(encoding="utf-8"))
     parts[::2] = [LINK.sub(link, part) for part in parts[::2]]
     (pages / place(file)).write_text("".join(parts), encoding="utf-8")
+
+
+def copy_notebook(file: Path, pages: Path, is_run: bool) -> None:
+    """Write a notebook as a page, with what its cells print and draw, which it does in an empty folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, SITE / "notebooks.py", file, pages / "notebooks", *([] if is_run else ["--unrun"])]
+        subprocess.run(command, cwd=folder, check=True)
 
 
 def list_of(tables: Path) -> str:
@@ -96,12 +104,14 @@ def broken_links(site: Path) -> Iterator[str]:
                 yield f"{file.relative_to(site)}: {link} has no such anchor"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, run_notebooks: bool = True) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     pages = folder / "pages"
     shutil.copytree(DOCS, pages, ignore=shutil.ignore_patterns("*.json", "site", "__pycache__"))
     for file in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]:
         copy_page(file, pages)
+    for file in (DOCS / "notebooks").glob("*.py"):
+        copy_notebook(file, pages, run_notebooks)
     (pages / "tables" / "index.md").write_text(list_of(DOCS / "tables"), encoding="utf-8")
     for name in ("site.css", "iframe-worker.js"):
         shutil.copy(SITE / name, pages)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import subprocess
+import sys
 import time
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -20,15 +23,19 @@ missing = [name for name in ("zensical", "mkdocstrings", "griffe", "latex2mathml
 needs_zensical = pytest.mark.skipif(bool(missing), reason=f"pip install 'rankdet[docs]': no {', '.join(missing)}")
 
 
-@pytest.fixture(scope="module")
-def build() -> ModuleType:
-    """docs/site/build.py."""
-    spec = spec_from_file_location("build", DOCS / "site" / "build.py")
+def script(name: str) -> ModuleType:
+    """A script of docs/site/."""
+    spec = spec_from_file_location(name, DOCS / "site" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = module_from_spec(spec)
+    sys.modules[name] = module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    return script("build")
 
 
 def public_names() -> dict[str, list[str]]:
@@ -85,15 +92,62 @@ def test_what_leads_nowhere_is_told(build: ModuleType, tmp_path: Path) -> None:
     ]
 
 
+NOTEBOOK = """\
+# %% [markdown]
+# # Title
+#
+# A [link](../formats.md).
+
+# %%
+x = 2
+print("printed")
+x + 1
+
+# %%
+# !python -c "print(6 * 7)"
+
+# %%
+import matplotlib.pyplot as plt
+
+_ = plt.plot([1, 2])
+
+# %%
+from PIL import Image
+
+Image.new("RGB", (4, 3))
+"""
+
+
+def test_a_notebook_is_shown_with_what_its_cells_print_and_draw(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(NOTEBOOK)
+    script("notebooks").main(tmp_path / "mine.py", tmp_path, is_run=True)
+    page = (tmp_path / "mine.md").read_text()
+    assert page.startswith("# Title\n\nA [link](../formats.md).\n\n```python\nx = 2\n")
+    assert re.findall(r"```text\n(.*?)\n```", page, re.DOTALL) == ["printed\n3", "42"]
+    images = re.findall(r"!\[.*\]\((.*)\)", page)
+    assert images == ["mine_4_0.png", "mine_5_0.png"]
+    assert [(tmp_path / name).read_bytes()[:4] for name in images] == [b"\x89PNG"] * 2
+    cells = json.loads((tmp_path / "mine.ipynb").read_text())["cells"]
+    assert [cell["cell_type"] for cell in cells] == ["markdown", *["code"] * 4]
+    assert cells[2]["source"] == """!python -c "print(6 * 7)\""""
+    assert cells[1]["outputs"][0]["text"] == "printed\n3\n"
+
+
+def test_a_cell_that_fails_fails_the_notebook(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("# %%\n# !python -c 'raise SystemExit(3)'\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        script("notebooks").main(tmp_path / "mine.py", tmp_path, is_run=True)
+
+
 @needs_zensical
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 def test_the_site_builds_and_its_pages_are_quiet_and_fit_and_are_searched_from_a_disk(
     build: ModuleType, tmp_path: Path
 ) -> None:
-    build.main(tmp_path)
+    build.main(tmp_path, run_notebooks=False)  # .ci/site runs them
     site = tmp_path / "site"
     with browser(tmp_path / "profile") as page:
-        for name in ("index", "when-ranking", "tables/table_2-shapes", "reference/losses"):
+        for name in ("index", "results", "notebooks/own_data", "reference/losses"):
             for width, dark in ((390, True), (1280, False)):
                 page.open(site / f"{name}.html", width=width, dark=dark)
                 assert page.run("document.documentElement.scrollWidth") <= width, (name, width)
@@ -113,17 +167,15 @@ def test_the_site_builds_and_its_pages_are_quiet_and_fit_and_are_searched_from_a
 
 
 @needs_zensical
-def test_an_equation_is_mathml_and_a_name_of_the_reference_a_link(build: ModuleType, tmp_path: Path) -> None:
+def test_an_equation_is_mathml_and_a_name_of_the_reference_a_link(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from griffe import Docstring, Function
 
+    module = script("docstrings")
     (tmp_path / "pages" / "reference").mkdir(parents=True)
     (tmp_path / "pages" / "reference" / "a.md").write_text("::: rankdet.losses.ap_loss\n")
-    (tmp_path / "docstrings.py").write_text((DOCS / "site" / "docstrings.py").read_text(encoding="utf-8"))
-    spec = spec_from_file_location("docstrings", tmp_path / "docstrings.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "docstrings.py"))
     text = "See :func:`ap_loss`, `other` and ``x``.\n\n.. math::\n\n    a &= b \\\\\n    c &= d\n\nThe end :math:`s_i`."
     function = Function("f", docstring=Docstring(text))
     module.Markdown().on_object(obj=function)
