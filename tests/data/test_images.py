@@ -278,3 +278,36 @@ def test_images_larger_than_pillow_takes_are_read_up_to_a_limit_that_the_message
     ):
         header(tmp_path / "50000.png")
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize(
+    ("at_least", "decoded"),
+    [((80, 120), (80, 120)), ((80, 60), (80, 120)), ((20, 30), (20, 30)), ((1, 1), (20, 30)), ((81, 30), (160, 240))],
+)
+def test_a_jpeg_is_decoded_to_a_half_a_quarter_or_an_eighth_that_is_large_enough(
+    save_image, orientation, at_least, decoded
+):
+    upright = np.tile(np.linspace(0, 255, 240), (160, 1)).astype(np.uint8)
+    stored = {1: upright, 3: upright[::-1, ::-1], 6: np.rot90(upright)}[orientation]
+    path = save_image("a.jpg", stored.copy(), exif=with_orientation(orientation), quality=95)
+    whole, image = read_image(path, (160, 240)), read_image(path, (160, 240), at_least=at_least)
+    assert tuple(image.shape[1:]) == decoded
+    shown = torch.nn.functional.interpolate(whole[None].float(), size=decoded, mode="area")[0]
+    assert (image.float() - shown).abs().mean() < 1
+
+
+@pytest.mark.parametrize(("size", "decoded"), [((40, 60), (10, 15)), ((40, 62), (20, 31)), ((41, 80), (41, 80))])
+def test_a_jpeg_is_decoded_to_whole_pixels(save_image, size, decoded):
+    path = save_image("a.jpg", np.zeros((*size, 3), dtype=np.uint8))
+    assert tuple(read_image(path, size, at_least=(1, 1)).shape[1:]) == decoded
+
+
+def test_only_a_jpeg_is_decoded_to_less(save_image):
+    assert torch.equal(read_image(save_image("a.png", RGB), (20, 30), at_least=(1, 1)), as_tensor(RGB))
+
+
+def test_an_image_of_another_size_is_an_error_though_it_is_decoded_to_less(save_image):
+    path = save_image("a.jpg", np.zeros((80, 120, 3), dtype=np.uint8))
+    with pytest.raises(InputError, match="120 × 80 pixels, its annotations say 60 × 40"):
+        read_image(path, (40, 60), at_least=(10, 15))

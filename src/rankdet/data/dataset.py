@@ -336,7 +336,8 @@ class CocoDataset(Dataset[Sample]):
         raise InputError(f"none of {len(skipped)} images of {self.images} can be read, the first: {skipped[0]}")
 
     def _image(self, index: int) -> Tensor:
-        return read_image(self.path(index), self.size(index), self.transforms.significant_bits)
+        size, transforms = self.size(index), self.transforms
+        return read_image(self.path(index), size, transforms.significant_bits, transforms.decoded_size(size))
 
     def _target(self, objects: NDArray[np.int64], boxes: Tensor, placement: Placement) -> Target:
         placed = placement.boxes(boxes)

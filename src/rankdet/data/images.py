@@ -28,6 +28,8 @@ MOST_PIXELS = 2**30
 """The largest image that is read, 32,768 × 32,768: 3 GB of RGB, and six times what Pillow takes without a warning."""
 MOST_MEASURED = 64
 """Images of 16 bits whose values are looked at."""
+PARTS = (8, 4, 2)
+"""What the sides of a JPEG may be divided by in decoding."""
 ORIENTATION = 0x0112
 """The number of the EXIF entry."""
 _TURNS = {
@@ -149,7 +151,7 @@ def header(path: Path) -> Header:
         return found._replace(frames=frames)
 
 
-def read_image(path: Path, size: tuple[int, int], bits: int = 16) -> Tensor:
+def read_image(path: Path, size: tuple[int, int], bits: int = 16, at_least: tuple[int, int] | None = None) -> Tensor:
     """Read an image that annotations describe.
 
     Parameters
@@ -161,6 +163,9 @@ def read_image(path: Path, size: tuple[int, int], bits: int = 16) -> Tensor:
         as its EXIF orientation says.
     bits
         Of an image of 16 bits, how many are used: `to_rgb`.
+    at_least
+        (height, width) from which on the pixels may be fewer: a JPEG is then decoded to a half, a quarter or an eighth
+        of its sides, the least that is as large and a whole number of pixels.
 
     Returns
     -------
@@ -174,21 +179,34 @@ def read_image(path: Path, size: tuple[int, int], bits: int = 16) -> Tensor:
     InputError
         When the image has another size.
     """
-    pixels = decode(path, size, bits=bits)
-    Header((pixels.shape[1], pixels.shape[2])).check_size(size, path)
+    pixels = decode(path, size, bits=bits, at_least=at_least)
+    if at_least is None:
+        Header((pixels.shape[1], pixels.shape[2])).check_size(size, path)
     return pixels
 
 
-def decode(path: Path, size: tuple[int, int] | None = None, *, upright: bool = True, bits: int = 16) -> Tensor:
+def decode(
+    path: Path,
+    size: tuple[int, int] | None = None,
+    *,
+    upright: bool = True,
+    bits: int = 16,
+    at_least: tuple[int, int] | None = None,
+) -> Tensor:
     """Decode an image to (3, height, width) uint8 RGB.
 
     It is turned as `Header.is_turned` decides by the annotated ``size``, if there is one; never where ``upright`` is
-    False. For ``bits`` see `to_rgb`. Raises UnreadableImageError that names the file.
+    False. For ``bits`` see `to_rgb`, for ``at_least``, which needs a size, `read_image`. Raises UnreadableImageError
+    that names the file.
     """
     with _opened(path) as file:
         found = _header(file, path)
         is_turned = upright and found.is_turned(size)
         image: Image.Image = file
+        if at_least is not None and size is not None:
+            found.check_size(size, path)  # what is decoded does not tell it
+            if file.format == "JPEG":
+                _reduce(file, at_least[::-1] if is_turned and found.orientation >= 5 else at_least)
         if found.is_deep_color and bits < 16:
             image = Image.fromarray(scaled(deep_colors(path), bits))
         if file.format == "TIFF":
@@ -198,6 +216,19 @@ def decode(path: Path, size: tuple[int, int] | None = None, *, upright: bool = T
         elif is_turned:
             image = image.transpose(_TURNS[found.orientation])
         return to_rgb(image, str(path), bits)
+
+
+def _reduce(file: Image.Image, at_least: tuple[int, int]) -> None:
+    """Let a JPEG be decoded to the smallest part of its sides that is at least (height, width).
+
+    Only where that is a whole number of pixels: otherwise the last ones would go beyond the image, and all be shifted.
+    """
+    for part in PARTS:
+        if file.height % part == file.width % part == 0:
+            height, width = file.height // part, file.width // part
+            if height >= at_least[0] and width >= at_least[1]:
+                file.draft(None, (width, height))
+                return
 
 
 def upright_image(image: Image.Image) -> Image.Image:

@@ -56,6 +56,10 @@ class KeepRatio:
         # Very long images would otherwise lose their short side.
         return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
+    def largest(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The largest (height, width) that may be drawn."""
+        return replace(self, shorts=(max(self.shorts),)).size(size)
+
     def for_detection(self) -> Self:
         """The same resizing with the one shorter side of detection."""
         return replace(self, shorts=(self.test_short or self.shorts[-1],))
@@ -83,6 +87,10 @@ class FixedSize:
     width: Count
 
     def size(self, size: tuple[int, int], choice: float = 0.0) -> tuple[int, int]:
+        """The new (height, width)."""
+        return self.height, self.width
+
+    def largest(self, size: tuple[int, int]) -> tuple[int, int]:
         """The new (height, width)."""
         return self.height, self.width
 
@@ -198,6 +206,9 @@ class Transforms:
         A part of the image or of its canvas, or None.
     significant_bits
         How many bits gray images of 16 bits use: `rankdet.data.images.to_rgb`. Training and detection scale them alike.
+    reduced_decoding
+        Whether a JPEG whose sides are at least four times the new ones is decoded to a half, a quarter or an eighth of
+        them, which still is twice the new ones and a whole number of pixels. Not where there is a canvas or a crop.
 
     Raises
     ------
@@ -218,6 +229,21 @@ class Transforms:
     expansion: Expansion | None = None
     crop: MinIoUCrop | None = None
     significant_bits: Bits = 16
+    reduced_decoding: bool = False
+
+    def decoded_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """The least (height, width) that an image of ``size`` may be decoded to; None: its own size.
+
+        Examples
+        --------
+        >>> Transforms(FixedSize(96, 128), reduced_decoding=True).decoded_size((3000, 4000))
+        (192, 256)
+        """
+        is_whole = self.expansion is None and self.crop is None
+        if not self.reduced_decoding or self.resize is None or not is_whole:
+            return None
+        height, width = self.resize.largest(size)
+        return 2 * height, 2 * width
 
     def place(self, size: tuple[int, int], boxes: Tensor | None = None) -> Placement:
         """Draw what happens to an image of ``size`` (height, width), from torch's global random state.
