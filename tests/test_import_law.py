@@ -78,7 +78,7 @@ OUTSIDE = {
 KERNELS = ROOT / "losses" / "kernels"
 """The one folder that may import triton, which is there only where torch is built for GPUs, and numba, an extra."""
 
-JSON = ROOT / "coco" / "reading.py"
+JSON = ROOT / "coco" / "parsing.py"
 """The one file that may import msgspec, which reads annotations and detections faster where it is installed."""
 
 

@@ -61,7 +61,7 @@ def changed(changes: list[tuple[str, int, str | None, Any]]) -> dict[str, Any]:
     document = copy.deepcopy(SOUND)
     for part, place, key, value in changes:
         rows: list[Any] = document[part]
-        place %= len(rows)
+        place, value = place % len(rows), copy.deepcopy(value)
         if key is None:
             rows[place] = value
         elif isinstance(rows[place], dict):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rankdet.coco import columns, read_ground_truth, read_results, records, results
 from rankdet.coco.columns import NotPlain
 from rankdet.coco.packed import PackedBytes
-from rankdet.coco.reading import read_columns
+from rankdet.coco.parsing import read_columns
 from rankdet.structures import InputError
 
 SQUARE = [[10, 10, 50, 10, 50, 50, 10, 50]]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdet.coco import GroundTruth, grouped, read_ground_truth, reading
+from rankdet.coco import GroundTruth, grouped, parsing, read_ground_truth
 from rankdet.data import CocoDataset
 from rankdet.metrics import evaluate
 from rankdet.structures import InputError
@@ -152,13 +152,13 @@ def test_msgspec_reads_what_json_reads(value, indent, cut):
 
     def outcome() -> str:
         try:
-            return repr(reading._parsed(text))
+            return repr(parsing.parsed(text))
         except ValueError as error:
             return str(error)
 
     found = outcome()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "msgspec", None)
+        patch.setattr(parsing, "msgspec", None)
         assert outcome() == found
 
 
@@ -167,8 +167,8 @@ def test_garbage_is_collected_again_after_reading(tmp_path: Path):
     (tmp_path / "sound.json").write_text("[1]")
     for was_enabled in (False, True):
         gc.enable() if was_enabled else gc.disable()
-        assert reading.read_json(tmp_path / "sound.json") == [1]
+        assert parsing.read_json(tmp_path / "sound.json") == [1]
         assert gc.isenabled() == was_enabled
     with pytest.raises(InputError, match="is not valid JSON"):
-        reading.read_json(tmp_path / "broken.json")
+        parsing.read_json(tmp_path / "broken.json")
     assert gc.isenabled()

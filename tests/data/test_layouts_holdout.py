@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rankdet.coco import read_ground_truth
-from rankdet.coco.reading import read_json
+from rankdet.coco.streaming import read_document
 from rankdet.data import make_shapes
 from rankdet.data.layouts import source as source_module
 from rankdet.data.layouts.holdout import choose_validation
@@ -132,7 +132,7 @@ def test_both_parts_of_a_file_are_of_one_reading(tmp_path, monkeypatch):
     folder = make_shapes(tmp_path / "shapes", train=6, val=1)
     (folder / "annotations" / "instances_val.json").unlink()
     parsed = []
-    monkeypatch.setattr(source_module, "read_json", lambda path: parsed.append(path) or read_json(path))
+    monkeypatch.setattr(source_module, "read_document", lambda path: parsed.append(path) or read_document(path))
     prepared = Data(batch_size=1, folder=folder, validation_fraction=0.3).prepare()
     assert not set(prepared.train.image_ids) & set(prepared.validation.image_ids)
     assert len(parsed) == 1

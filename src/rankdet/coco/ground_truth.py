@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from rankdet.coco.findings import Finding
 from rankdet.coco.packed import PackedBytes
 from rankdet.structures import InputError
+
+if TYPE_CHECKING:
+    from rankdet.coco.index import Mapped
 
 NUM_NAMES = 20
 """Classes that a message lists."""
@@ -116,6 +119,8 @@ class GroundTruth:
         What LVIS has beyond COCO; None for COCO.
     num_left_out
         Annotations of the file that make no sense and were left out.
+    mapped
+        The index that columns are mapped from, which other processes then map as well; None where all are in memory.
     """
 
     source: str
@@ -136,6 +141,16 @@ class GroundTruth:
     has_empty_mask: NDArray[np.bool_]
     federation: Federation | None
     num_left_out: int = 0
+    mapped: Mapped | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All columns but those that are mapped."""
+        known = {} if self.mapped is None else self.mapped.fields
+        return {name: value for name, value in self.__dict__.items() if name not in known or known[name] is not value}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        mapped = state["mapped"]
+        self.__dict__.update(state if mapped is None else {**mapped.fields, **state})
 
     def __str__(self) -> str:
         return self.source
@@ -217,6 +232,8 @@ class GroundTruth:
 
     def _with_annotations(self, rows: NDArray[np.int64]) -> GroundTruth:
         """Some of the annotations; all images stay."""
+        if len(rows) == len(self.labels):  # then nothing is copied
+            return self
         return replace(
             self,
             annotation_ids=self.annotation_ids[rows],

@@ -9,98 +9,34 @@ Legend: N images, A annotations, C categories.
 
 from __future__ import annotations
 
-import gc
-import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from operator import attrgetter
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from types import GenericAlias
 from typing import Any
 
 import numpy as np
 from hotcoco import COCO
+from numpy.typing import NDArray
 
 from rankdet.coco.findings import Finding
 from rankdet.coco.ground_truth import Federation, GroundTruth
 from rankdet.coco.lvis import FREQUENCIES, LISTS, frequency, is_federated
 from rankdet.coco.packed import PackedBytes
+from rankdet.coco.parsing import no_collection, written
 from rankdet.coco.records import (
     WITHOUT_MASK,
-    Annotations,
     Image,
+    Known,
     read_annotations,
     read_categories,
     read_images,
 )
 from rankdet.coco.sections import Section, whole
+from rankdet.coco.streaming import Rows, read_document
 from rankdet.coco.suspicions import NO_MASKS, suspicions
 from rankdet.structures import InputError
 
-try:
-    import msgspec
-except ImportError:  # part of the extra `train`: a third of the time of `json`
-    msgspec = None
-
-ENCODER = json.JSONEncoder(separators=(",", ":"))
 GroundTruthSource = str | PathLike[str] | Mapping[str, Any] | COCO
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Keep Python from looking for garbage, again and again, among the millions of new objects of a file."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@no_collection()
-def read_json(path: str | PathLike[str]) -> Any:
-    """The content of a JSON file; InputError names the file and, where the text is broken, the place in it."""
-    try:
-        return _parsed(Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file") from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # broken JSON or broken UTF-8
-        raise InputError(f"{path}: is not valid JSON: {error}") from error
-
-
-def _parsed(text: bytes) -> Any:
-    """The content of a JSON text; ValueError or RecursionError where it is broken."""
-    if msgspec is not None:
-        with suppress(ValueError, RecursionError):  # it takes neither NaN nor half letters, nor other encodings
-            return msgspec.json.decode(text)
-    return json.loads(text)
-
-
-@no_collection()
-def read_columns(
-    path: str | PathLike[str], kinds: Mapping[str, Any], without: Collection[str]
-) -> dict[str, list[Any]] | None:
-    """The values of the records of a JSON file by key, in two thirds of the time, for no record becomes a dictionary.
-
-    None where the file is not a list of objects, some object lacks a key of ``kinds``, has a value of another type
-    there or a key of ``without``, or where msgspec is missing.
-    """
-    if msgspec is None:
-        return None
-    absent = [(key, msgspec.UnsetType, msgspec.UNSET) for key in without]
-    record = msgspec.defstruct("Record", [*kinds.items(), *absent], gc=False)
-    try:
-        text = Path(path).read_bytes()
-        if not text.isascii():  # the encoding of other values would not be checked
-            return None
-        rows = msgspec.json.decode(text, type=GenericAlias(list, (record,)))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return {key: list(map(attrgetter(key), rows)) for key in kinds}
 
 
 @no_collection()
@@ -156,11 +92,33 @@ def read_ground_truth(
     labels = {id_: label for label, id_ in enumerate(category_ids)}
     section = Section(name, "annotation", document["annotations"])
     lost = frozenset(whole(row.get("id")) for row in document["images"] if isinstance(row, dict)) - images.keys()
-    found = read_annotations(section, images, labels, masks, lost, crowds_are_objects)
-    findings += section.findings()
-    names = [(id_, categories[id_]["name"]) for id_ in category_ids]
-    rows = [categories[id_] for id_ in category_ids]
-    truth = _packed(name, names, images, found, masks, _federation(name, images, rows, lvis, findings))
+    said: list[Finding] = []
+    federation = _federation(name, images, [categories[id_] for id_ in category_ids], lvis, said)
+    places = {id_: place for place, id_ in enumerate(images)}
+    image_ids, sizes, file_names = _image_columns(images)
+    del document, images  # before there are millions of annotations
+    found = read_annotations(section, Known(places, sizes, labels, lost, masks, crowds_are_objects))
+    findings += section.findings() + said
+    truth = GroundTruth(
+        source=name,
+        categories=[(id_, categories[id_]["name"]) for id_ in category_ids],
+        image_ids=image_ids,
+        sizes=sizes,
+        file_names=file_names,
+        annotation_ids=found.ids,
+        places=found.places,
+        has_new_id=found.has_new_id,
+        images=found.images,
+        labels=found.labels,
+        boxes=found.boxes,
+        areas=found.areas,
+        is_crowd=found.is_crowd,
+        is_ignored=found.is_ignored,
+        segmentations=found.segmentations if masks else None,
+        has_empty_mask=found.has_empty_mask,
+        federation=federation,
+        num_left_out=found.num_left_out,
+    )
     odd = suspicions(truth, found, files)
     if NO_MASKS in (one.problem for one in odd):  # then what is wrong with each is what stops
         findings = [one._replace(severity="error") if one.problem.endswith(WITHOUT_MASK) else one for one in findings]
@@ -178,13 +136,13 @@ def read_file_names(path: Path, lvis: bool = False) -> tuple[list[str], list[Fin
 
 def _document(
     source: GroundTruthSource, files: bool, name: str | None = None
-) -> tuple[str, Mapping[str, list[Any]], list[Finding]]:
+) -> tuple[str, Mapping[str, Any], list[Finding]]:
     """What messages call a source, its content with all three sections, and what is odd about these."""
     name, document = name or "ground truth", source
     if isinstance(source, COCO):
         document = source.dataset
     elif isinstance(source, str | PathLike):
-        name, document = str(source), read_json(source)
+        name, document = str(source), read_document(Path(source))
     if not isinstance(document, Mapping):
         kind = "a list, as files of detections are" if isinstance(document, list) else "no object"
         raise InputError(
@@ -197,7 +155,7 @@ def _document(
     for section in ("images", "annotations", "categories"):
         if section not in document:
             raise InputError(f"{name}: section {section!r} is missing")
-        if not isinstance(document[section], list):
+        if not isinstance(document[section], list | Rows):
             raise InputError(f"{name}: section {section!r} is not a list")
         if files and section != "annotations" and not document[section]:
             raise InputError(f"{name}: section {section!r} is empty")
@@ -205,7 +163,7 @@ def _document(
 
 
 def _images(
-    name: str, document: Mapping[str, list[Any]], files: bool, lvis: bool, findings: list[Finding]
+    name: str, document: Mapping[str, Any], files: bool, lvis: bool, findings: list[Finding]
 ) -> dict[int, Image]:
     section = Section(name, "image", document["images"])
     found = read_images(section, files, by_address=files and lvis)
@@ -229,7 +187,7 @@ def _federation(
             findings.append(Finding("warning", name, f"category {row['id']}", problem, repr(row.get("frequency"))))
     known = {whole(row["id"]) for row in categories}
     lists = [{key: _known(name, row, key, known, findings) for key in LISTS} for row in rows]
-    return Federation(np.array([frequency(row) for row in categories]), PackedBytes(map(_json, lists)))
+    return Federation(np.array([frequency(row) for row in categories]), PackedBytes(map(written, lists)))
 
 
 def _known(
@@ -250,39 +208,10 @@ def _known(
     return [id_ for id_ in ids if id_ in known]
 
 
-def _packed(
-    name: str,
-    categories: list[tuple[int, str]],
-    images: Mapping[int, Image],
-    found: Annotations,
-    masks: bool,
-    federation: Federation | None,
-) -> GroundTruth:
-    """The sound records in arrays."""
-    codes = (b"" if one is None else _json(one) for one in found.segmentations)
-    return GroundTruth(
-        source=name,
-        categories=categories,
-        image_ids=np.array(list(images), dtype=np.int64),
-        sizes=np.array([(image.height, image.width) for image in images.values()], dtype=np.int64).reshape(-1, 2),
-        file_names=PackedBytes(image.file_name.encode() for image in images.values()),
-        annotation_ids=found.ids,
-        places=found.places,
-        has_new_id=found.has_new_id,
-        images=found.images,
-        labels=found.labels,
-        boxes=found.boxes,
-        areas=found.areas,
-        is_crowd=found.is_crowd,
-        is_ignored=found.is_ignored,
-        segmentations=PackedBytes(codes) if masks else None,
-        has_empty_mask=found.has_empty_mask,
-        federation=federation,
-        num_left_out=found.num_left_out,
+def _image_columns(images: Mapping[int, Image]) -> tuple[NDArray[np.int64], NDArray[np.int64], PackedBytes]:
+    """Ids, sizes and file names of the images."""
+    return (
+        np.array(list(images), dtype=np.int64),
+        np.array([(image.height, image.width) for image in images.values()], dtype=np.int64).reshape(-1, 2),
+        PackedBytes(image.file_name.encode() for image in images.values()),
     )
-
-
-def _json(value: Any) -> bytes:
-    if isinstance(value, list):  # sound polygons: Python writes their numbers as JSON does, in less time
-        return repr(value).replace(" ", "").encode()
-    return ENCODER.encode(value).encode()

@@ -8,13 +8,14 @@ Legend: N images, A annotations, C categories.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from rankdet.coco import columns
 from rankdet.coco.columns import NotPlain
@@ -30,6 +31,8 @@ from rankdet.coco.findings import (
     shown,
 )
 from rankdet.coco.lvis import address_problem, image_file
+from rankdet.coco.packed import PackedBytes, ends_of
+from rankdet.coco.parsing import written
 from rankdet.coco.sections import Section, key_problem
 from rankdet.coco.segmentations import NUMBERS, is_empty, meant_segmentation, outline_box, plain, segmentation_problem
 
@@ -44,6 +47,10 @@ NUM_OUTLINES = 1000
 WITHOUT_MASK = "left out where masks are learned or compared"
 
 
+_Column = Any
+"""A list or an array."""
+
+
 @dataclass(frozen=True)
 class Image:
     """A record of an image: its file, or its address; its size, 0 where it is not known; the record."""
@@ -54,15 +61,29 @@ class Image:
     row: dict[str, Any]
 
 
+class Outlines(NamedTuple):
+    """(K, 4) boxes ``(x, y, width, height)`` around the segmentations of K annotations, and the (K,) rows of these."""
+
+    rows: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, given: Iterable[list[float] | None]) -> Self:
+        """Those of all annotations; None where it was not looked at, or has none."""
+        known = [(row, box) for row, box in enumerate(given) if box is not None]
+        boxes = np.array([box for _, box in known], dtype=np.float64).reshape(-1, 4)
+        return cls(np.array([row for row, _ in known], dtype=np.int64), boxes)
+
+
 class Annotations(NamedTuple):
     """The sound annotations, column by column: see `rankdet.coco.GroundTruth`.
 
     places
         (A,) places in the section.
     segmentations
-        A sound segmentations; None where there is none, or it was not asked for.
+        A segmentations in JSON; empty where there is no sound one, or it was not asked for.
     outlines
-        ``(x, y, width, height)`` around the polygons of an annotation; None where it was not looked at, or has none.
+        Of those whose polygons were looked at.
     num_runs
         Crowds that are run lengths.
     num_left_out
@@ -78,49 +99,29 @@ class Annotations(NamedTuple):
     is_crowd: NDArray[np.bool_]
     is_ignored: NDArray[np.bool_]
     has_new_id: NDArray[np.bool_]
-    segmentations: list[Any]
+    segmentations: PackedBytes
     has_empty_mask: NDArray[np.bool_]
-    outlines: list[list[float] | None]
-    num_runs: int = 0
-    num_left_out: int = 0
+    outlines: Outlines
+    num_runs: int
+    num_left_out: int
 
 
 @dataclass
-class _Found:
-    """The sound annotations so far: see `Annotations`."""
+class _Part:
+    """The sound annotations of a part of a file: see `Annotations`. An id that it has to get is −1."""
 
-    ids: list[int] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    images: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    boxes: list[Any] = field(default_factory=list)
-    areas: list[float] = field(default_factory=list)
-    is_crowd: list[bool] = field(default_factory=list)
-    is_ignored: list[bool] = field(default_factory=list)
-    has_new_id: list[bool] = field(default_factory=list)
-    segmentations: list[Any] = field(default_factory=list)
-    has_empty_mask: list[bool] = field(default_factory=list)
+    ids: _Column = field(default_factory=list)
+    places: _Column = field(default_factory=list)
+    images: _Column = field(default_factory=list)
+    labels: _Column = field(default_factory=list)
+    boxes: _Column = field(default_factory=list)
+    areas: _Column = field(default_factory=list)
+    is_crowd: _Column = field(default_factory=list)
+    is_ignored: _Column = field(default_factory=list)
+    has_empty_mask: _Column = field(default_factory=list)
+    segmentations: list[bytes] = field(default_factory=list)
     outlines: list[list[float] | None] = field(default_factory=list)
     num_runs: int = 0
-
-    def columns(self, num_left_out: int) -> Annotations:
-        """All of them in arrays."""
-        return Annotations(
-            ids=np.array(self.ids, dtype=np.int64),
-            places=np.array(self.places, dtype=np.int64),
-            images=np.array(self.images, dtype=np.int64),
-            labels=np.array(self.labels, dtype=np.int64),
-            boxes=np.array(self.boxes, dtype=np.float64).reshape(-1, 4),
-            areas=np.array(self.areas, dtype=np.float64),
-            is_crowd=np.array(self.is_crowd, dtype=bool),
-            is_ignored=np.array(self.is_ignored, dtype=bool),
-            has_new_id=np.array(self.has_new_id, dtype=bool),
-            segmentations=self.segmentations,
-            has_empty_mask=np.array(self.has_empty_mask, dtype=bool),
-            outlines=self.outlines,
-            num_runs=self.num_runs,
-            num_left_out=num_left_out,
-        )
 
 
 def read_categories(section: Section) -> dict[int, dict[str, Any]]:
@@ -202,44 +203,151 @@ def _file_name_problem(row: Mapping[str, Any], value: Any) -> Problem | None:
     return None
 
 
-def read_annotations(
-    section: Section,
-    images: Mapping[int, Image],
-    labels: Mapping[Any, int],
-    masks: bool,
-    left_out: Container[Any],
-    crowds_are_objects: bool,
-) -> Annotations:
-    """The sound annotations.
+@dataclass(frozen=True)
+class Known:
+    """What annotations are read by.
 
-    ``labels`` has those of the category ids, ``left_out`` the ids of images that were left out. With ``masks``
-    segmentations are read; without, only where a box is missing.
+    Parameters
+    ----------
+    places
+        The place of each image by its id.
+    sizes
+        (N, 2) int64, (height, width) of the images, 0 where it is not known.
+    labels
+        The label of each category by its id.
+    left_out
+        Ids of images that were left out.
+    masks
+        Whether segmentations are read; where they are not, only those of annotations without a box.
+    crowds_are_objects
+        Whether crowd regions are read as objects.
     """
-    places: dict[Any, int] = {id_: place for place, id_ in enumerate(images)}
-    sizes = [(image.height, image.width) if image.height and image.width else None for image in images.values()]
-    try:
-        return _plain(section, places, labels, sizes, masks, crowds_are_objects)
-    except NotPlain:  # then each record is looked at
-        pass
-    found = _Found()
+
+    places: Mapping[Any, int]
+    sizes: NDArray[np.int64]
+    labels: Mapping[Any, int]
+    left_out: Container[Any]
+    masks: bool
+    crowds_are_objects: bool
+
+    def size(self, place: int) -> tuple[int, int] | None:
+        """(height, width) of an image; None where it is not known."""
+        height, width = self.sizes[place].tolist()
+        return (height, width) if height and width else None
+
+
+def read_annotations(section: Section, known: Known) -> Annotations:
+    """The sound annotations."""
+    found = _Columns(len(section.rows))
+    for first, rows in section.parts():
+        try:
+            part = _plain(section, rows, first, known)
+        except NotPlain:  # then each record is looked at
+            part = _one_by_one(section, rows, first, known)
+        found.add(part)
+    return found.finished(section)
+
+
+class _Columns:
+    """The sound annotations so far, in arrays as long as all records need: memory is used where something is."""
+
+    def __init__(self, total: int) -> None:
+        self._arrays = {
+            name: np.empty((total, *shape), dtype=dtype)
+            for names, dtype, shape in (
+                (("ids", "places", "images", "labels"), np.int64, ()),
+                (("boxes",), np.float64, (4,)),
+                (("areas",), np.float64, ()),
+                (("is_crowd", "is_ignored", "has_empty_mask"), np.bool_, ()),
+            )
+            for name in names
+        }
+        self._lengths = np.empty(total, dtype=np.int64)
+        self._letters = bytearray()
+        self._outlines: list[Outlines] = []
+        self._number = self._num_runs = 0
+
+    def add(self, part: _Part) -> None:
+        start, end = self._number, self._number + len(part.ids)
+        if start == end:
+            return
+        for name, array in self._arrays.items():
+            array[start:end] = getattr(part, name)
+        self._lengths[start:end] = [len(one) for one in part.segmentations]
+        self._letters += b"".join(part.segmentations)
+        outlines = Outlines.of(part.outlines)
+        self._outlines.append(outlines._replace(rows=outlines.rows + start))
+        self._number, self._num_runs = end, self._num_runs + part.num_runs
+
+    def finished(self, section: Section) -> Annotations:
+        """All of them, with an id for each."""
+        arrays = {name: array[: self._number] for name, array in self._arrays.items()}
+        _take_repeated(arrays["ids"], arrays["places"], section)
+        has_new_id = arrays["ids"] < 0
+        _give_ids(arrays["ids"], has_new_id)
+        rows, boxes = zip(Outlines.of([]), *self._outlines, strict=True)
+        return Annotations(
+            **arrays,
+            has_new_id=has_new_id,
+            segmentations=PackedBytes.of(
+                np.frombuffer(self._letters, dtype=np.uint8), ends_of(self._lengths[: self._number])
+            ),
+            outlines=Outlines(np.concatenate(rows), np.concatenate(boxes)),
+            num_runs=self._num_runs,
+            num_left_out=len(section.rows) - self._number,
+        )
+
+
+def _take_repeated(ids: NDArray[np.int64], places: NDArray[np.int64], section: Section) -> None:
+    """Say which ids occur before, and make them −1."""
+    if not len(ids) or (ids[0] >= 0 and (ids[1:] > ids[:-1]).all()):  # as tools write them
+        return
+    order = np.argsort(ids, kind="stable")
+    is_same = ids[order[1:]] == ids[order[:-1]]
+    repeats = order[1:][is_same & (ids[order[1:]] >= 0)]
+    if not len(repeats):
+        return
+    told = set(places[repeats].tolist())
+    for _ in section:
+        if section.place in told:
+            section.say("warning", "id occurs before: it gets another")
+    ids[repeats] = -1
+
+
+def _give_ids(ids: NDArray[np.int64], has_new_id: NDArray[np.bool_]) -> None:
+    """Give the annotations that need it an id that no other has."""
+    if not has_new_id.any():
+        return
+    next_id = int(ids.max()) + 1 if (ids >= 0).any() else 1
     taken: set[int] = set()
-    step = _step(section)
-    for row in section:
+    if next_id + len(ids) > LARGEST_ID:
+        next_id, taken = 1, set(ids.tolist())
+    for row in np.flatnonzero(has_new_id).tolist():
+        while next_id in taken:
+            next_id += 1
+        ids[row] = next_id
+        next_id += 1
+
+
+def _one_by_one(section: Section, rows: Sequence[Any], first: int, known: Known) -> _Part:
+    """The sound annotations of a part, whatever there is to say of it."""
+    found, step = _Part(), _step(section)
+    for row in section.over(rows, first):
         image_id, category_id = row.get("image_id"), row.get("category_id")
         if type(image_id) is not int:
             image_id = section.whole("image_id")
-        if image_id not in places:
-            if image_id in left_out:
+        if image_id not in known.places:
+            if image_id in known.left_out:
                 section.follow()
             else:
                 section.leave_out(key_problem(row, "image_id", "is no image of the file"))
             continue
         if type(category_id) is not int:
             category_id = section.whole("category_id")
-        if category_id not in labels:
+        if category_id not in known.labels:
             section.leave_out(key_problem(row, "category_id", "is no category of the file"))
             continue
-        place = places[image_id]
+        place = known.places[image_id]
         crowd, ignored = row.get("iscrowd", 0), row.get("ignore", 0)
         is_crowd = crowd == 1 if type(crowd) is int and 0 <= crowd <= 1 else section.flag("iscrowd")
         if is_crowd is None:
@@ -247,15 +355,14 @@ def read_annotations(
         is_ignored = ignored == 1 if type(ignored) is int and 0 <= ignored <= 1 else section.flag("ignore")
         if is_ignored is None:
             continue
-        if is_crowd and crowds_are_objects:
+        if is_crowd and known.crowds_are_objects:
             section.say("note", "is a crowd region: taken as an object, as data.crowds_are_objects says")
             is_crowd = False
         given, box = row.get("segmentation"), row.get("bbox")
-        size = sizes[place]
         segmentation, outline = None, None
         lacks_box = box is None or (isinstance(box, list) and not box)
-        if masks or lacks_box:
-            segmentation = _segmentation(section, given, size, is_crowd, masks)
+        if known.masks or lacks_box:
+            segmentation = _segmentation(section, given, known.size(place), is_crowd, known.masks)
             outline = None if segmentation is None else outline_box(segmentation, lacks_box)
         elif section.place % step == 0:
             outline = _outline(given)
@@ -269,74 +376,57 @@ def read_annotations(
         if problem is not None:
             section.leave_out(problem)
             continue
-        own = row.get("id")
-        id_: int = own if type(own) is int and 0 <= own <= LARGEST_ID and own not in taken else _own_id(section, taken)
-        taken.add(id_)
-        found.ids.append(id_)
-        found.has_new_id.append(id_ < 0)
+        own, has_mask = row.get("id"), segmentation is not None and known.masks
+        found.ids.append(own if type(own) is int and 0 <= own <= LARGEST_ID else _own_id(section))
         found.places.append(section.place)
         found.images.append(place)
-        found.labels.append(labels[category_id])
+        found.labels.append(known.labels[category_id])
         found.boxes.append(box)
         found.areas.append(_area(section, row.get("area")))
         found.is_crowd.append(is_crowd)
         found.is_ignored.append(is_ignored)
         found.num_runs += is_crowd and _is_runs(given)
-        found.segmentations.append(segmentation if masks else None)
-        found.has_empty_mask.append(segmentation is not None and masks and is_empty(segmentation, size, outline))
+        found.segmentations.append(written(segmentation) if has_mask else b"")
+        found.has_empty_mask.append(has_mask and is_empty(segmentation, known.size(place), outline))
         found.outlines.append(outline)
-    next_id = max(taken, default=0) + 1
-    if next_id + len(found.ids) > LARGEST_ID:
-        next_id = 1
-    for place, is_new in enumerate(found.has_new_id):
-        if is_new:
-            while next_id in taken:
-                next_id += 1
-            found.ids[place] = next_id
-            next_id += 1
-    return found.columns(len(section.rows) - len(found.ids))
+    return found
 
 
-def _plain(
-    section: Section,
-    places: Mapping[Any, int],
-    labels: Mapping[Any, int],
-    sizes: Sequence[tuple[int, int] | None],
-    masks: bool,
-    crowds_are_objects: bool,
-) -> Annotations:
-    """All annotations, where nothing is to be said but of segmentations; `NotPlain` otherwise."""
-    rows = section.rows
+def _plain(section: Section, rows: Sequence[Any], first: int, known: Known) -> _Part:
+    """The annotations of a part, where nothing is to be said but of segmentations; `NotPlain` otherwise."""
     columns.check_objects(rows)
     own_ids = columns.ids(columns.column(rows, "id"))
-    columns.check(len(np.unique(own_ids)) == len(own_ids))
     is_crowd, is_ignored = (columns.flags([row.get(key, 0) for row in rows]) for key in ("iscrowd", "ignore"))
-    columns.check(not (crowds_are_objects and is_crowd.any()))
-    found = Annotations(
+    columns.check(not (known.crowds_are_objects and is_crowd.any()))
+    found = _Part(
         ids=own_ids,
-        places=np.arange(len(rows)),
-        images=columns.looked_up(columns.column(rows, "image_id"), places),
-        labels=columns.looked_up(columns.column(rows, "category_id"), labels),
+        places=np.arange(first, first + len(rows)),
+        images=columns.looked_up(columns.column(rows, "image_id"), known.places),
+        labels=columns.looked_up(columns.column(rows, "category_id"), known.labels),
         boxes=columns.boxes(columns.column(rows, "bbox"), LARGEST_SIDE),
         areas=columns.numbers_or_nan([row.get("area") for row in rows], LARGEST_AREA),
         is_crowd=is_crowd,
         is_ignored=is_ignored,
-        has_new_id=np.zeros(len(rows), dtype=bool),
-        segmentations=[None] * len(rows),
-        has_empty_mask=np.zeros(len(rows), dtype=bool),
+        has_empty_mask=[False] * len(rows),
+        segmentations=[b""] * len(rows),
         outlines=[None] * len(rows),
         num_runs=sum(_is_runs(rows[place].get("segmentation")) for place in np.flatnonzero(is_crowd).tolist()),
     )
-    if not masks:
-        for place in range(0, len(rows), _step(section)):
+    if not known.masks:
+        step = _step(section)
+        for place in range(-first % step, len(rows), step):
             found.outlines[place] = _outline(rows[place].get("segmentation"))
         return found
-    for row, image, is_one in zip(section, found.images.tolist(), is_crowd.tolist(), strict=True):
-        segmentation = _segmentation(section, row.get("segmentation"), sizes[image], is_one, masks)
+    images = found.images.tolist()
+    for place, (row, image, is_one) in enumerate(
+        zip(section.over(rows, first), images, is_crowd.tolist(), strict=True)
+    ):
+        size = known.size(image)
+        segmentation = _segmentation(section, row.get("segmentation"), size, is_one, known.masks)
         if segmentation is not None:
-            place, outline = section.place, outline_box(segmentation, of_runs=False)
-            found.segmentations[place], found.outlines[place] = segmentation, outline
-            found.has_empty_mask[place] = is_empty(segmentation, sizes[image], outline)
+            outline = outline_box(segmentation, of_runs=False)
+            found.segmentations[place], found.outlines[place] = written(segmentation), outline
+            found.has_empty_mask[place] = is_empty(segmentation, size, outline)
     return found
 
 
@@ -349,8 +439,8 @@ def _is_runs(given: Any) -> bool:
     return isinstance(given, dict) and bool(given)
 
 
-def _own_id(section: Section, taken: set[int]) -> int:
-    """The id of an annotation whose id is no new integer; −1 where it gets another, for nothing depends on it."""
+def _own_id(section: Section) -> int:
+    """The id of an annotation whose id is no sound integer; −1 where it gets another, for nothing depends on it."""
     row = section.row
     if not isinstance(row, dict) or row.get("id") is None:
         section.say("note", "has no id: it gets one")
@@ -358,9 +448,6 @@ def _own_id(section: Section, taken: set[int]) -> int:
     id_ = section.whole("id")
     if id_ is None or not 0 <= id_ <= LARGEST_ID:
         section.say("note", "id is not an integer from 0 to 2**63 - 1: it gets another", shown(row["id"]))
-        return -1
-    if id_ in taken:
-        section.say("warning", "id occurs before: it gets another")
         return -1
     return id_
 

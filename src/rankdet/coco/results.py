@@ -32,7 +32,7 @@ from rankdet.coco.findings import (
 )
 from rankdet.coco.ground_truth import GroundTruth
 from rankdet.coco.matching import ONLY_KNOWN, Matching, Unknown
-from rankdet.coco.reading import no_collection, read_columns, read_json
+from rankdet.coco.parsing import no_collection, read_columns, read_json
 from rankdet.coco.segmentations import encode_masks, mask_area, outline_box, segmentation_problem, to_rle
 from rankdet.structures import Detection, InputError, Source
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
+from operator import itemgetter
 from typing import Any, Literal, cast
 
 from rankdet.coco.findings import LARGEST_ID, Finding, Problem, are_numbers, record_name, shown
+from rankdet.coco.streaming import Rows, parts_of
 
 FLAGS = {"0": False, "1": True, "false": False, "true": True}
 """What texts mean where 0 or 1 is asked for."""
@@ -18,16 +20,27 @@ class Section:
     The record that is read at the moment is the one that is spoken of.
     """
 
-    def __init__(self, file: str, kind: str, rows: list[Any]) -> None:
+    def __init__(self, file: str, kind: str, rows: Sequence[Any] | Rows) -> None:
         self.file, self.kind, self.rows = file, kind, rows
         self.place, self.row = 0, cast(Any, None)
-        self._said: list[Finding] = []
+        self._said: list[tuple[int, Finding]] = []
         self._left_out: list[Finding] = []
         self._num_followed = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The records that are objects, in the order of the file."""
-        for place, row in enumerate(self.rows):
+        return self.over(self.rows)
+
+    def parts(self) -> Iterator[tuple[int, Sequence[Any]]]:
+        """Parts of the records, each with the place of its first."""
+        first = 0
+        for rows in parts_of(self.rows):
+            yield first, rows
+            first += len(rows)
+
+    def over(self, rows: Iterable[Any], first: int = 0) -> Iterator[dict[str, Any]]:
+        """The records that are objects of a part that begins at a place."""
+        for place, row in enumerate(rows, first):
             self.place, self.row = place, row
             if isinstance(row, dict):
                 yield row
@@ -36,7 +49,8 @@ class Section:
 
     def say(self, severity: Literal["error", "warning", "note"], what: str, detail: str = "") -> None:
         """Report something of the record."""
-        self._said.append(Finding(severity, self.file, record_name(self.kind, self.place, self.row), what, detail))
+        finding = Finding(severity, self.file, record_name(self.kind, self.place, self.row), what, detail)
+        self._said.append((self.place, finding))
 
     def leave_out(self, problem: Problem) -> None:
         """Report that the record is left out."""
@@ -48,10 +62,11 @@ class Section:
         self._num_followed += 1
 
     def findings(self) -> list[Finding]:
-        """All that was found. Where no record is left, what was wrong with them is an error."""
-        found = self._left_out + self._said
-        if len(self._left_out) + self._num_followed == len(self.rows):
-            found = [one._replace(severity="error") for one in self._left_out] + self._said
+        """All that was found, in the order of the file. Where no record is left, what was wrong is an error."""
+        left_out = self._left_out
+        if len(left_out) + self._num_followed == len(self.rows):
+            left_out = [one._replace(severity="error") for one in left_out]
+        found = left_out + [one for _, one in sorted(self._said, key=itemgetter(0))]
         if self._num_followed:
             problem = f"{self._num_followed} {self.kind}s are of images that are left out: left out with these"
             found.append(Finding("warning", self.file, "", problem))

@@ -5,15 +5,15 @@ Legend: A annotations. Boxes are ``(x, y, width, height)`` in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rankdet.coco.blocks import blocks, flags
 from rankdet.coco.findings import Finding
 from rankdet.coco.ground_truth import GroundTruth
-from rankdet.coco.records import Annotations
+from rankdet.coco.records import Annotations, Outlines
 
 NO_MASKS = "masks are asked for, but no object has a sound one"
 MOST_CROWDS = 0.1
@@ -38,7 +38,7 @@ def suspicions(truth: GroundTruth, found: Annotations, files: bool) -> list[Find
         problem = "boxes look relative to the size of the image: all lie within 0 and 1"
         remedy = "`rankdet doctor FOLDER --fix OUT` multiplies them by width and height of the image"
         return [*findings, Finding("error" if files else "warning", truth.source, "", problem, "", remedy)]
-    return findings + _contradictions(truth, found, objects)
+    return findings + _contradictions(truth, found.outlines)
 
 
 def _masks(truth: GroundTruth) -> list[Finding]:
@@ -70,11 +70,11 @@ def _ignored(truth: GroundTruth) -> list[Finding]:
 
 def are_relative(truth: GroundTruth) -> bool:
     """Whether all objects lie within the first pixel, in images that have more."""
-    boxes = truth.boxes[~truth.is_crowd]
-    if not len(boxes):
-        return False
-    corners = boxes[:, :2] + boxes[:, 2:]
-    return bool(boxes.min() >= 0 and corners.max() <= 1.001 and (truth.sizes.min(axis=1) > 1).all())
+    for rows in blocks(len(truth.boxes)):
+        boxes = truth.boxes[rows][~truth.is_crowd[rows]]
+        if not ((boxes >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= 1.001).all()):
+            return False
+    return not truth.is_crowd.all() and bool((truth.sizes.min(axis=1) > 1).all())
 
 
 class Corners(NamedTuple):
@@ -90,52 +90,59 @@ class Corners(NamedTuple):
     comparable: int
 
 
-def corner_boxes(truth: GroundTruth, outlines: Sequence[list[float] | None]) -> Corners:
-    """Find boxes that are corners; ``outlines`` are ``[x, y, width, height]`` around the segmentations of objects."""
-    boxes, areas, objects = truth.boxes, truth.areas, ~truth.is_crowd
-    around = _filled(outlines)
-    has_outline = objects & ~np.isnan(around[:, 0])
-    from_corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    has_corners = objects & (from_corners[:, 2:] > 0).all(axis=1) & (boxes[:, :2] > 0).any(axis=1)
-    by_outline = has_corners & (_ious(from_corners, around) > SAME) & (_ious(boxes, around) < SAME)
-    # Without polygons an area tells: a mask has that of the box of the corners to the pixel by chance alone.
-    own, other = boxes[:, 2:].prod(axis=1), from_corners[:, 2:].prod(axis=1)
-    by_area = has_corners & ~has_outline & (abs(areas - other) <= 1e-3 * other) & (abs(areas - own) > 0.05 * own)
-    rows = by_outline | by_area
+def corner_boxes(truth: GroundTruth, outlines: Outlines) -> Corners:
+    """Find boxes that are corners; ``outlines`` are those of objects."""
+    has_outline, by_outline = np.zeros((2, len(truth.boxes)), dtype=bool)
+    has_outline[outlines.rows] = True
+
+    def compare(rows: slice) -> tuple[NDArray[np.bool_], ...]:
+        boxes, areas = truth.boxes[rows], truth.areas[rows]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        has_corners = ~truth.is_crowd[rows] & (sides > 0).all(axis=1) & (boxes[:, :2] > 0).any(axis=1)
+        # Without polygons an area tells: a mask has that of the box of the corners to the pixel by chance alone.
+        own, other = boxes[:, 2:].prod(axis=1), sides.prod(axis=1)
+        is_other = (abs(areas - other) <= 1e-3 * other) & (abs(areas - own) > 0.05 * own)
+        return has_corners, has_corners & ~has_outline[rows] & is_other, has_corners & ~np.isnan(areas)
+
+    has_corners, by_area, has_area = flags(len(truth.boxes), 3, compare)
+    for part in blocks(len(outlines.rows)):
+        rows, around = outlines.rows[part], outlines.boxes[part]
+        boxes = truth.boxes[rows]
+        from_corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        by_outline[rows] = has_corners[rows] & (_ious(from_corners, around) > SAME) & (_ious(boxes, around) < SAME)
+    is_odd = by_outline | by_area
     known = has_corners & has_outline  # where there are polygons, areas need not be those of boxes
-    tells = known if known.any() else has_corners & ~np.isnan(areas)
-    number = int((rows & tells).sum())
+    tells = known if known.any() else has_area
+    number = int((is_odd & tells).sum())
     is_certain = 2 * number > tells.sum() and (by_outline.any() or number >= 5)
-    return Corners(rows if is_certain else np.zeros_like(rows), int((rows | tells).sum()))
+    return Corners(is_odd if is_certain else np.zeros_like(is_odd), int((is_odd | tells).sum()))
 
 
-def _filled(outlines: Sequence[list[float] | None]) -> NDArray[np.float64]:
-    """(A, 4): the outlines, NaN where there is none."""
-    known = [row for row, one in enumerate(outlines) if one is not None]
-    filled = np.full((len(outlines), 4), np.nan)
-    filled[known] = np.array([outlines[row] for row in known], dtype=np.float64).reshape(-1, 4)
-    return filled
-
-
-def _contradictions(truth: GroundTruth, found: Annotations, objects: NDArray[np.bool_]) -> list[Finding]:
+def _contradictions(truth: GroundTruth, outlines: Outlines) -> list[Finding]:
     """Boxes that the polygons or the areas of their objects contradict."""
-    boxes, areas, own = truth.boxes, truth.areas, truth.boxes[:, 2:].prod(axis=1)
-    corners = corner_boxes(truth, found.outlines)
+    corners = corner_boxes(truth, outlines)
     if corners.rows.any():
         problem = "boxes look like corners x1, y1, x2, y2 in place of x, y, width, height: polygons or areas say so"
         remedy = "`rankdet doctor FOLDER --fix OUT` writes widths and heights"
         detail = f"{int(corners.rows.sum())} of {corners.comparable}"
         return [Finding("warning", truth.source, "", problem, detail, remedy)]
 
-    outlines = _filled(found.outlines)
     findings = []
-    for row in np.flatnonzero(objects & (_ious(boxes, outlines) < OTHER)).tolist():
-        if np.abs(_corners(boxes[[row]]) - _corners(outlines[[row]])).max() > TOLERANCE:
-            detail = f"box {_shown(boxes[row])}, around the segmentation {_shown(outlines[row])}"
+    for part in blocks(len(outlines.rows)):
+        rows, around = outlines.rows[part], outlines.boxes[part]
+        boxes = truth.boxes[rows]
+        is_far = np.abs(_corners(boxes) - _corners(around)).max(axis=1) > TOLERANCE
+        for place in np.flatnonzero(~truth.is_crowd[rows] & (_ious(boxes, around) < OTHER) & is_far).tolist():
+            detail = f"box {_shown(boxes[place])}, around the segmentation {_shown(around[place])}"
             problem = "the box is another than that around the segmentation"
-            findings.append(Finding("warning", truth.source, truth.name_of(row), problem, detail))
-    for row in np.flatnonzero(objects & (areas > 1.1 * own + TOLERANCE**2) & (own > 0)).tolist():
-        detail = f"{areas[row]:.9g} of {own[row]:.9g} pixels"
+            findings.append(Finding("warning", truth.source, truth.name_of(int(rows[place])), problem, detail))
+
+    def is_too_large(rows: slice) -> tuple[NDArray[np.bool_]]:
+        own = truth.boxes[rows, 2:].prod(axis=1)
+        return (~truth.is_crowd[rows] & (truth.areas[rows] > 1.1 * own + TOLERANCE**2) & (own > 0),)
+
+    for row in np.flatnonzero(flags(len(truth.boxes), 1, is_too_large)[0]).tolist():
+        detail = f"{truth.areas[row]:.9g} of {truth.boxes[row, 2:].prod():.9g} pixels"
         findings.append(Finding("warning", truth.source, truth.name_of(row), "the area is larger than the box", detail))
     return findings
 
@@ -145,15 +152,12 @@ def _corners(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _ious(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(A,) IoU of the boxes of each row; NaN where there is none in ``second``, or both are empty."""
-    found, rows = np.full(len(first), np.nan), np.flatnonzero(~np.isnan(second[:, 0]))
-    first, second = first[rows], second[rows]
+    """(K,) IoU of the boxes of each row; NaN where both are empty."""
     one, two = _corners(first), _corners(second)
     sides = np.minimum(one[:, 2:], two[:, 2:]) - np.maximum(one[:, :2], two[:, :2])
     shared = np.clip(sides, 0, None).prod(axis=1)
     union = first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - shared
-    found[rows] = np.divide(shared, union, out=np.full(len(rows), np.nan), where=union > 0)
-    return found
+    return np.divide(shared, union, out=np.full(len(union), np.nan), where=union > 0)
 
 
 def _shown(box: NDArray[np.float64]) -> str:

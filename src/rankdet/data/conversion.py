@@ -171,7 +171,8 @@ def _convert(
             missing += not _place(file_name, source.images, target, copy)
         rows.append(row)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({**document, "images": rows}), encoding="utf-8")
+    content = {**document, "images": rows, "annotations": list(document.get("annotations") or ())}
+    path.write_text(json.dumps(content), encoding="utf-8")
     num_objects = int((~truth.is_crowd).sum())
     num_masks = sum(bool(row.get("segmentation") and not row.get("iscrowd")) for row in _objects(document))
     counts = ConvertedSplit(

@@ -3,6 +3,7 @@
 Legend: N images, A annotations, G objects of an image, C categories.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -19,7 +20,7 @@ from typing_extensions import Self
 
 from rankdet.coco import Finding, GroundTruth, raise_errors
 from rankdet.data.files import missing_files
-from rankdet.data.images import UnreadableImageError, header, measured_bits, read_image
+from rankdet.data.images import MOST_MEASURED, UnreadableImageError, header, measured_bits, read_image
 from rankdet.data.layouts import find_source
 from rankdet.data.masks import outline, rasterize
 from rankdet.data.sampling import SampleKey, repeat_factors
@@ -146,6 +147,8 @@ class CocoDataset(Dataset[Sample]):
         self._keep(is_kept)
         if with_masks and as_outlines:
             self._check_outlines()
+        if self.ground_truth.mapped is not None:  # of all that was looked at little is needed again soon
+            self.ground_truth.mapped.forget()
         if not len(self) and not self._is_usable.any():
             # No field that keeps empty images would help.
             reasons = ", ".join(reason.partition(";")[0] for reason in self.omissions())
@@ -263,7 +266,9 @@ class CocoDataset(Dataset[Sample]):
 
     def missing_files(self) -> list[int]:
         """The indices of images whose file is missing; none where the data set reads no files."""
-        return [] if self._read_pixels is not None else missing_files([self.path(index) for index in range(len(self))])
+        if self._read_pixels is not None:
+            return []
+        return missing_files(self.images, (self.ground_truth.file_names[int(place)].decode() for place in self._images))
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image in pixels, from the annotation file."""
@@ -283,8 +288,8 @@ class CocoDataset(Dataset[Sample]):
         stated
             How many bits they use; None: what `rankdet.data.images.measured_bits` finds.
         """
-        paths = () if self._read_pixels is not None else [self.path(index) for index in range(len(self))]
-        found = measured_bits(paths)
+        few = range(0, len(self), max(1, math.ceil(len(self) / MOST_MEASURED)))
+        found = None if self._read_pixels is not None else measured_bits([self.path(index) for index in few])
         if found is None:
             return self.with_transforms(replace(self.transforms, significant_bits=stated or 16))
         changed = self.with_transforms(replace(self.transforms, significant_bits=stated or found[0]))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdet.coco import Finding, GroundTruth
+from rankdet.coco.blocks import ROWS, flags
 from rankdet.data.files import is_file, missing_files
 from rankdet.data.images import header, read_image
 from rankdet.data.preparation import MISSING
@@ -83,7 +84,7 @@ def odd_images(split: ReadSplit, decode: bool = False) -> list[Finding]:
     """
     truth, is_turned = split.truth, turned_images(split.truth)
     num_images = len(truth.image_ids)
-    missing = missing_files([split.path(place) for place in range(num_images)])
+    missing = missing_files(split.images, truth.file_names.texts())
     findings = [split.finding(place, MISSING, str(split.path(place))) for place in missing]
     places = np.delete(np.arange(num_images), missing).tolist()
     for place in with_bar(places, f"Images of {Path(truth.source).name}"):
@@ -183,11 +184,16 @@ def _broken(split: ReadSplit, place: int, path: Path, error: InputError) -> Find
 
 def leaving(truth: GroundTruth) -> dict[str, NDArray[np.bool_]]:
     """Problem → (A,) bool: boxes that leave their image by more than rounding does."""
-    left, top, width, height = truth.boxes.T
-    image_height, image_width = truth.sizes[truth.images].T
-    leaves = (left < -1) | (top < -1) | (left + width > image_width + 1) | (top + height > image_height + 1)
-    are_corners = (width > left) & (height > top) & (width <= image_width) & (height <= image_height) & (left >= 0)
-    return {CORNERS: leaves & are_corners & (top >= 0), LEAVES: leaves}
+
+    def look(rows: slice) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        left, top, width, height = truth.boxes[rows].T
+        image_height, image_width = truth.sizes[truth.images[rows]].T
+        leaves = (left < -1) | (top < -1) | (left + width > image_width + 1) | (top + height > image_height + 1)
+        are_corners = (width > left) & (height > top) & (width <= image_width) & (height <= image_height) & (left >= 0)
+        return leaves & are_corners & (top >= 0), leaves
+
+    corners, leaves = flags(len(truth.boxes), 2, look)
+    return {CORNERS: corners, LEAVES: leaves}
 
 
 def turned_images(truth: GroundTruth, back: bool = False) -> NDArray[np.bool_]:
@@ -195,10 +201,14 @@ def turned_images(truth: GroundTruth, back: bool = False) -> NDArray[np.bool_]:
 
     ``back`` asks for the opposite: all fit, and some would leave that other one.
     """
-    left, top, width, height = truth.boxes.T
-    image_height, image_width = truth.sizes[truth.images].T
-    leaves = (left + width > image_width + 1) | (top + height > image_height + 1)
-    leaves_other = (left + width > image_height + 1) | (top + height > image_width + 1)
+
+    def look(rows: slice) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        left, top, width, height = truth.boxes[rows].T
+        image_height, image_width = truth.sizes[truth.images[rows]].T
+        leaves = (left + width > image_width + 1) | (top + height > image_height + 1)
+        return leaves, (left + width > image_height + 1) | (top + height > image_width + 1)
+
+    leaves, leaves_other = flags(len(truth.boxes), 2, look)
     if back:
         leaves, leaves_other = leaves_other, leaves
     counts, others = (np.bincount(truth.images[rows], minlength=len(truth.sizes)) for rows in (leaves, leaves_other))
@@ -207,16 +217,23 @@ def turned_images(truth: GroundTruth, back: bool = False) -> NDArray[np.bool_]:
 
 def _repeated(truth: GroundTruth) -> NDArray[np.bool_]:
     """(A,) bool: an earlier annotation of the image has the same class and box."""
-    keys = np.column_stack([truth.images, truth.labels, truth.boxes])
-    order = np.lexsort(keys.T[::-1])  # which keeps the order of equal ones
-    repeats = np.zeros(len(keys), dtype=bool)
-    repeats[order[1:]] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    by_image = np.argsort(truth.images, kind="stable")
+    ends = np.cumsum(np.bincount(truth.images, minlength=1))
+    repeats = np.zeros(len(by_image), dtype=bool)
+    start = 0
+    while start < len(by_image):  # images as many as a block has, and at least one
+        end = int(ends[np.searchsorted(ends, min(start + ROWS, len(by_image)))])
+        rows = by_image[start:end]
+        keys = np.column_stack([truth.images[rows], truth.labels[rows], truth.boxes[rows]])
+        order = np.lexsort(keys.T[::-1])  # which keeps the order of equal ones
+        repeats[rows[order[1:]]] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+        start = end
     return repeats
 
 
 def _unused_classes(truth: GroundTruth) -> list[Finding]:
-    used = set(truth.labels.tolist())
-    unused = [name for label, (_, name) in enumerate(truth.categories) if label not in used]
+    counts = np.bincount(truth.labels, minlength=len(truth.categories))
+    unused = [name for (_, name), count in zip(truth.categories, counts.tolist(), strict=True) if not count]
     if not unused:
         return []
     listed = ", ".join([*unused[:MOST_NAMES], *(["…"] if len(unused) > MOST_NAMES else [])])

@@ -1,7 +1,7 @@
 """Which files and folders there are, asked for without an error for names that no file system takes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -21,18 +21,19 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def missing_files(paths: Sequence[Path]) -> list[int]:
-    """The places of the paths that are no files.
+def missing_files(folder: Path, names: Iterable[str]) -> list[int]:
+    """The places among the names, which are below ``folder``, of those that are no files.
 
     Folders are listed once: asking for each of 100,000 files by itself takes many seconds on a network drive.
     """
-    names: dict[Path, set[str]] = {}
+    listed: dict[str, set[str]] = {}
     missing = []
-    for place, path in enumerate(paths):
-        if path.parent not in names:
-            names[path.parent] = _names_in(path.parent)
+    for place, path in enumerate(names):
+        below, _, name = path.rpartition("/")
+        if below not in listed:
+            listed[below] = _names_in(folder / below)
         # A link is asked for, and so is what is not listed: some file systems take a name for another's.
-        if path.name not in names[path.parent] and not is_file(path):
+        if name not in listed[below] and not is_file(folder / path):
             missing.append(place)
     return missing
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from rankdet.coco import GroundTruth, raise_errors
 from rankdet.coco.findings import record_name
+from rankdet.coco.records import Outlines
 from rankdet.coco.sections import whole
 from rankdet.coco.segmentations import meant_segmentation, outline_box, segmentation_problem
 from rankdet.coco.suspicions import are_relative, corner_boxes
@@ -101,7 +102,7 @@ def cleaned(source: Source, changes: list[Change]) -> dict[str, Any]:
     # Which of two records with one id is meant, nobody knows; nor what a section means that makes no sense at all.
     raise_errors(one for one in source.check(content, masks=False)[1] if one.record)
     images, unusable = _cleaned_images(truth, source.images)
-    rows = given.get("annotations") or []
+    rows = list(given.get("annotations") or ())
     boxes = _proven_boxes(truth, rows)
     mended = {
         **given,
@@ -200,7 +201,7 @@ def _proven_boxes(truth: GroundTruth, rows: Sequence[Any]) -> dict[int, _ProvenB
         scaled = boxes * np.tile(truth.sizes[truth.images][:, ::-1], 2)
         reason = "the box was relative to the size of the image"
         return {place: _ProvenBox(box, reason) for place, box in zip(places, scaled.tolist(), strict=True)}
-    outlines = [_outline(rows[place], truth.size(truth.images[row])) for row, place in enumerate(places)]
+    outlines = Outlines.of(_outline(rows[place], truth.size(truth.images[row])) for row, place in enumerate(places))
     rights = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     reason = "the box had x2 and y2 in place of width and height"
     return {

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdet.coco import Finding, GroundTruth
+from rankdet.coco.blocks import flags
 
 
 def left_out(truth: GroundTruth, masks: bool = False) -> dict[str, NDArray[np.bool_]]:
@@ -17,32 +18,37 @@ def left_out(truth: GroundTruth, masks: bool = False) -> dict[str, NDArray[np.bo
     These are the rules of COCO training, and the flag ``ignore``, as mmdetection takes it. Where ``masks`` are learned,
     objects need one with a pixel.
     """
-    left, top, width, height = truth.boxes.T
-    image_height, image_width = truth.sizes[truth.images].T
-    areas = np.where(np.isnan(truth.areas), width * height, truth.areas)
-    is_inside = (np.minimum(left + width, image_width) > np.maximum(left, 0)) & (
-        np.minimum(top + height, image_height) > np.maximum(top, 0)
-    )
+
+    def look(rows: slice) -> tuple[NDArray[np.bool_], ...]:
+        left, top, width, height = truth.boxes[rows].T
+        image_height, image_width = truth.sizes[truth.images[rows]].T
+        areas = np.where(np.isnan(truth.areas[rows]), width * height, truth.areas[rows])
+        is_inside = (np.minimum(left + width, image_width) > np.maximum(left, 0)) & (
+            np.minimum(top + height, image_height) > np.maximum(top, 0)
+        )
+        return ~is_inside, (width < 1) | (height < 1), ~(areas > 0)
+
+    is_outside, is_small, is_empty = flags(len(truth.boxes), 3, look)
     reasons = {
         "flagged as a crowd": truth.is_crowd,
         "flagged `ignore`": truth.is_ignored,
-        "outside of the image": ~is_inside,
-        "less than a pixel wide or high": (width < 1) | (height < 1),
-        "without a positive area": ~(areas > 0),
+        "outside of the image": is_outside,
+        "less than a pixel wide or high": is_small,
+        "without a positive area": is_empty,
     }
     return reasons | {"without a mask": ~truth.has_mask | truth.has_empty_mask} if masks else reasons
 
 
 def is_usable(truth: GroundTruth, min_object: float = 0.0, masks: bool = False) -> NDArray[np.bool_]:
     """(A,) bool: the annotations that are not `left_out`, with a box wider and higher than ``min_object`` pixels."""
-    is_out = np.stack(list(left_out(truth, masks).values())).any(axis=0)
-    return ~is_out & (truth.boxes[:, 2:].min(axis=1) > min_object)
+    (is_large,) = flags(len(truth.boxes), 1, lambda rows: (truth.boxes[rows, 2:].min(axis=1) > min_object,))
+    return is_large & ~np.logical_or.reduce(list(left_out(truth, masks).values()))
 
 
 def unlearnable(truth: GroundTruth, masks: bool = False) -> list[Finding]:
     """Warnings on annotations that are mistakes: a training does not take them, though an evaluation does."""
     findings = []
-    is_flat = (truth.boxes[:, 2:] == 0).any(axis=1)
+    (is_flat,) = flags(len(truth.boxes), 1, lambda rows: ((truth.boxes[rows, 2:] == 0).any(axis=1),))
     for row in np.flatnonzero(is_flat).tolist():
         findings.append(_warning(truth, row, "the box has no area: left out of training", shown_box(truth, row)))
     if masks:

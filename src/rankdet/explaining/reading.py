@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rankdet.coco.reading import read_json
+from rankdet.coco.parsing import read_json
 from rankdet.explaining.explanation import Explanation, Loss, explain
 from rankdet.structures import InputError
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from rankdet.coco import Finding, GroundTruth, findings_of
 from rankdet.coco.findings import record_name
+from rankdet.coco.streaming import Rows
 from rankdet.data.doctor import ReadSplit, odd_images, odd_records
 from rankdet.data.layouts import Layout, Source, find_layout, find_source
 from rankdet.data.layouts.splits import SPLITS
@@ -131,7 +132,7 @@ def _concerned(
         if own:
             found[image] += own
             objects[row] = own[0].severity
-    for number, record in enumerate(annotations if isinstance(annotations, list) else []):
+    for number, record in enumerate(annotations if isinstance(annotations, list | Rows) else []):
         if isinstance(record, Mapping) and isinstance(record.get("image_id"), int) and record["image_id"] in places:
             found[places[record["image_id"]]] += by_record.pop(record_name("annotation", number, record), [])
     return {image: own for image, own in found.items() if own}, objects

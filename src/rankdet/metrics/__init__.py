@@ -17,7 +17,7 @@ from rankdet.coco import (
     read_ground_truth,
     read_results,
 )
-from rankdet.coco.reading import no_collection
+from rankdet.coco.parsing import no_collection
 from rankdet.metrics.average_precision import AveragePrecision, average_precision
 from rankdet.metrics.evaluator import Comparison, IouType, compare
 from rankdet.metrics.lrp import OptimalLRP, optimal_lrp

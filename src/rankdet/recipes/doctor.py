@@ -64,7 +64,7 @@ def diagnose(
     files = {source.annotations for source in used}
     for source in used + [other for other in _all_sources(data) if other.annotations not in files]:
         try:
-            content = source.content()
+            content = None if source.is_indexed else source.content()
             truth, found = source.read(False, content)
         except InputError as error:
             findings += [] if source in used else _as_warnings(findings_of(error, str(source.annotations)))
@@ -97,7 +97,7 @@ def _all_sources(data: Data) -> Iterable[Source]:
         yield from () if layout is None else layout.sources.values()
 
 
-def _of_masks(source: Source, content: Reading, known: Iterable[Finding]) -> list[Finding]:
+def _of_masks(source: Source, content: Reading | None, known: Iterable[Finding]) -> list[Finding]:
     """What a training of masks would find, too; nothing where the annotations have none."""
     try:
         truth, found = source.read(True, content)

@@ -62,7 +62,9 @@ def cut_nuclei(given: Path, folder: Path) -> None:
         annotations = [each for each in content["annotations"] if each["image_id"] in ids]
         part = {**content, "images": images, "annotations": annotations}
         write_text(folder / "annotations" / f"instances_{split}.json", json.dumps(part))
-    write_text(folder / "annotations" / "instances_val.json", json.dumps(val.content()[0]))
+    content = val.content()[0]
+    whole = {**content, "annotations": list(content["annotations"])}
+    write_text(folder / "annotations" / "instances_val.json", json.dumps(whole))
     link = folder / "images"
     if link.is_symlink() or not link.exists():  # a link may be that of another folder ``given``
         try:

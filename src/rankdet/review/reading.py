@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rankdet.coco import GroundTruth, Results, grouped, raise_errors, read_results
-from rankdet.coco.reading import read_json
+from rankdet.coco.parsing import read_json
 from rankdet.coco.suspicions import NO_MASKS
 from rankdet.data.layouts import Source
 from rankdet.inference.evaluation import evaluate_on_folder

@@ -11,7 +11,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,11 +55,26 @@ def with_files(rows: Sequence[Any], folder: Path, file: str) -> tuple[list[Any],
             detail = f"{shown(name)}: {', '.join(map(repr, files[:3]))}"
             findings.append(Finding("warning", file, record, f"{problem}: none is taken", detail, NAMES_FOLDER))
         changed.append(row)
-    # Of names that lead out of the folder the reader says so.
-    if any(map(is_inside, names)) and not there and not any(len(files) == 1 for files in found.values()):
-        problem = f"none of the {len(names)} images is in {folder}"
-        findings.append(Finding("warning", file, "", problem, f"{shown(min(names))}, …", NAMES_FOLDER))
-    return changed, findings
+    is_any = bool(there) or any(len(files) == 1 for files in found.values())
+    return changed, findings + ([] if is_any else _none_there(names, folder, file))
+
+
+def as_given(names: Set[str], folder: Path, file: str) -> list[Finding] | None:
+    """What is said of names of files that all stay as they are; None where one is changed, or is not clear."""
+    there = _existing(names, folder)
+    if names == there:
+        return []
+    if _Search(folder, there).find(names - there):
+        return None
+    return [] if there else _none_there(names, folder, file)
+
+
+def _none_there(names: Set[str], folder: Path, file: str) -> list[Finding]:
+    """What is said where none of the names is that of a file."""
+    if not any(map(is_inside, names)):  # of names that lead out of the folder the reader says so
+        return []
+    problem = f"none of the {len(names)} images is in {folder}"
+    return [Finding("warning", file, "", problem, f"{shown(min(names))}, …", NAMES_FOLDER)]
 
 
 def with_sizes(rows: Sequence[Any], folder: Path, file: str) -> tuple[list[Any], list[Finding]]:
@@ -99,15 +114,19 @@ def is_inside(name: Any) -> bool:
 def _existing(names: Iterable[str], folder: Path) -> set[str]:
     """The names that are those of files as they are. Folders are listed, which is quicker than to ask for each file."""
     by_folder: dict[str, list[str]] = {}
-    for name in filter(is_inside, names):
-        by_folder.setdefault(os.path.dirname(name), []).append(name)
+    for name in names:
+        below = name.rpartition("/")[0]
+        if below or not name.startswith("/"):
+            by_folder.setdefault(below, []).append(name)
     there: set[str] = set()
     for below, inside in by_folder.items():
+        if below and not is_inside(below):
+            continue
         try:
             files = {entry.name for entry in os.scandir(folder / below) if entry.is_file()}
         except (OSError, ValueError):  # no such folder, or no valid name of one
             continue
-        there.update(name for name in inside if os.path.basename(name) in files)
+        there.update(name for name in inside if name.rpartition("/")[2] in files)
     return there
 
 
@@ -185,6 +204,8 @@ class _Search:
         Names with the same folder in front are in one folder here; a name that is not there is missing, though some
         other folder has a file of this name.
         """
+        if not any(self._folders.values()):  # then there is no file at all
+            return {}
         by_folder: dict[str, list[tuple[str, list[str]]]] = {}
         for name in sorted(names):
             meanings = readings(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdet.coco import Finding, GroundTruth, read_ground_truth
-from rankdet.coco.reading import read_json
-from rankdet.data.layouts.names import with_files, with_sizes
+from rankdet.coco.index import Index, Kept, Stamp, is_large
+from rankdet.coco.streaming import read_document
+from rankdet.data.layouts.names import as_given, with_files, with_sizes
 from rankdet.data.layouts.splits import canonical, without_year
 from rankdet.data.progress import with_spinner
 from rankdet.structures import InputError
@@ -57,7 +58,7 @@ class Source:
         if self.document is not None:
             return self.document()
         with with_spinner(f"Reading {self.annotations}"):
-            return read_json(self.annotations), []
+            return read_document(self.annotations), []
 
     def content(self, given: Reading | None = None) -> Reading:
         """Return the annotations in the form of a COCO file, with names of files below ``images`` and with sizes.
@@ -78,9 +79,67 @@ class Source:
 
         Returns the sound records and what is wrong with the others; raises InputError when nothing can be read.
         """
+        if content is None and self.is_indexed:
+            truth, found = self._read_by_index(masks)
+            return self.chosen(truth), found
         document, odd = self.content() if content is None else content
         truth, found = self.check(document, masks)
         return self.chosen(truth), [*odd, *found]
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether what is read is kept in an index, as that of large files is."""
+        return self.document is None and is_large(self.annotations)
+
+    def _read_by_index(self, masks: bool) -> tuple[GroundTruth, list[Finding]]:
+        """All annotations and what is wrong with them, read from an index, or read and kept in one."""
+        options = {"masks": masks, "lvis": self.is_lvis, "crowds_are_objects": self.crowds_are_objects}
+        index = Index(self.annotations, options)
+        with index.locked():
+            said = []
+            try:
+                kept = index.load()
+                odd = None if kept is None else self._of_names({*kept.truth.file_names.texts(), *kept.other_names})
+                if kept is not None and odd is not None:
+                    return kept.truth, [*odd, *kept.findings]
+            except ValueError as error:
+                problem = f"its index {error}: it is made anew"
+                said = [Finding("note", str(self.annotations), "", problem, str(index.path))]
+            stamp, given = Stamp.of(self.annotations), self.given()
+            document, odd = self.content(given)
+            truth, found = self.check(document, masks)
+            names = self._given_names(given[0], document, odd)
+            del given, document
+            if names is not None:
+                others = sorted(names.difference(truth.file_names.texts()))
+                try:
+                    truth = index.save(Kept(truth, found, others), stamp).truth
+                except (OSError, ValueError) as error:
+                    problem = "its index cannot be kept: it is read anew each time"
+                    remedy = "RANKDET_CACHE names another folder for indexes"
+                    said = [Finding("note", str(self.annotations), "", problem, str(error), remedy)]
+        return truth, [*odd, *found, *said]
+
+    def _of_names(self, names: Set[str]) -> list[Finding] | None:
+        """What is said of names of files that stay as they are; None where one is changed, or is not clear."""
+        return [] if self.is_lvis else as_given(names, self.images, str(self.annotations))
+
+    def _given_names(
+        self, given: Mapping[str, Any], document: Mapping[str, Any], odd: Iterable[Finding]
+    ) -> set[str] | None:
+        """The names of files in annotations that the image files add nothing to; None where they do.
+
+        What they add may be another thing the next time.
+        """
+        rows, same = given.get("images"), document.get("images")
+        if self.is_lvis or not isinstance(rows, list) or not isinstance(same, list):
+            return set()
+        if any(one is not other for one, other in zip(rows, same, strict=True)) or any(one.record for one in odd):
+            return None
+        records = [row for row in rows if isinstance(row, Mapping)]
+        if not all(row.get("width") and row.get("height") for row in records):
+            return None
+        return {name for row in records if isinstance(name := row.get("file_name"), str)}
 
     def chosen(self, truth: GroundTruth) -> GroundTruth:
         """The part of the annotations that is this split, of all that are read."""
