@@ -103,6 +103,16 @@ def test_an_id_that_occurs_in_another_part_is_told_where_it_is(tmp_path):
     ]
 
 
+def test_what_is_no_object_is_told_once_beside_an_id_that_occurs_twice(tmp_path):
+    row = {"id": 5, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(SOUND | {"annotations": [row, "x", row]}))
+    assert [one.problem for one in read_ground_truth(path)[1]] == [
+        "is not an object: left out",
+        "id occurs before: it gets another",
+    ]
+
+
 def test_a_file_that_changes_under_its_reader_is_an_input_error(tmp_path):
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(SOUND))

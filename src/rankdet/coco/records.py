@@ -308,8 +308,9 @@ def _take_repeated(ids: NDArray[np.int64], places: NDArray[np.int64], section: S
     if not len(repeats):
         return
     told = set(places[repeats].tolist())
-    for _ in section:
-        if section.place in told:
+    for place, row in enumerate(section.rows):  # what is no object has been told
+        if place in told:
+            section.place, section.row = place, row
             section.say("warning", "id occurs before: it gets another")
     ids[repeats] = -1
 
@@ -318,7 +319,7 @@ def _give_ids(ids: NDArray[np.int64], has_new_id: NDArray[np.bool_]) -> None:
     """Give the annotations that need it an id that no other has."""
     if not has_new_id.any():
         return
-    next_id = int(ids.max()) + 1 if (ids >= 0).any() else 1
+    next_id = int(ids.max()) + 1
     taken: set[int] = set()
     if next_id + len(ids) > LARGEST_ID:
         next_id, taken = 1, set(ids.tolist())
