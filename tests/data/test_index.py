@@ -19,6 +19,7 @@ from rankdet.data.layouts import source as source_module
 from rankdet.data.long_tail import make_long_tailed_shapes
 from rankdet.data.sampling import SampleKey
 from rankdet.data.shapes import make_shapes
+from rankdet.recipes.doctor import check_folder
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,13 @@ def test_an_index_means_what_its_file_means(data, parsed, monkeypatch, masks):
         assert content(one[0]) == content(truth)
         assert one[1] == findings
         assert one[0].mapped is not None
+
+
+def test_doctor_reads_a_large_file_once_and_looks_for_masks_where_there_are_any(data, parsed):
+    change(data, lambda document: [row.pop("segmentation") for row in document["annotations"]])
+    check_folder(data)
+    train, val = (find_layout(data).source(split).annotations for split in ("train", "val"))
+    assert (parsed.count(train), parsed.count(val)) == (1, 2)
 
 
 def test_an_index_has_the_rules_of_lvis(tmp_path, data, parsed):
