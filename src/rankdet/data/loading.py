@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -209,14 +210,23 @@ def _shared_memory() -> str:
     return f" (/dev/shm has {total / 2**20:.0f} MB in all; docker run --shm-size=8g gives a container more)"
 
 
+def _end_where_parent_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
 def _start_worker(worker: int) -> None:
     # A signal to the whole process group (torchrun, Ctrl-C) is for the training process, which finishes its iteration
     # and needs this one for it. A worker whose parent is gone notices that by itself and ends.
     os.setpgrp()
-    # Batch systems signal every process of a job. A second SIGTERM is from the training process, which ends this one.
+    # Batch systems signal every process of a job. SIGTERM counts where it is from the training process alone, which
+    # sends it once and then waits for the end of this one.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL) and None)
+    if hasattr(signal, "sigwaitinfo"):  # macOS does not tell who sends
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_where_parent_says, daemon=True).start()
     # Processes are the parallelism: threads inside of them only compete.
     torch.set_num_threads(1)
     # Every tensor on its way would hold a file descriptor open, and many small targets exhaust them.

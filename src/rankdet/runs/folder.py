@@ -81,19 +81,19 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Have the folder for this process alone; a folder that is made for it goes again where it stays empty.
+        """Have the folder for this process alone; folders that are made for it go again where they stay empty.
 
         Raises InputError when another process has it, or it cannot be written into.
         """
-        is_new = not self.folder.exists()
+        made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
         make_folder(self.folder)
         try:
             with locked(self.folder / ".training", f"{self.folder} is that of a training that goes on, by"):
                 yield
         finally:
-            if is_new:
-                with contextlib.suppress(OSError):
-                    self.folder.rmdir()
+            with contextlib.suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
 
     def check_is_new(self) -> None:
         """Raise InputError where the folder already holds a run with a checkpoint."""
