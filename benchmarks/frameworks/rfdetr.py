@@ -53,9 +53,15 @@ class RFDETRDetector:
         return torch.stack([weights[name] * value for name, value in terms.items() if name in weights]).sum()
 
     def detect(self, images: Images) -> list[Detection]:
-        """Detections by the postprocessing of the model."""
-        found = self._postprocess(self.network(nested(images)), torch.tensor(images.sizes))
-        return [Detection(each["boxes"], each["scores"], each["labels"]) for each in found]
+        """Detections by the postprocessing of the model, without those of its last column, which no class has."""
+        outputs = self.network(nested(images))
+        column = outputs["pred_logits"].shape[-1] - 1
+        found = self._postprocess(outputs, torch.tensor(images.sizes))
+        kept = [each["labels"] < column for each in found]
+        return [
+            Detection(each["boxes"][is_kept], each["scores"][is_kept], each["labels"][is_kept])
+            for each, is_kept in zip(found, kept, strict=True)
+        ]
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Batch]) -> None:
