@@ -9,7 +9,6 @@ import itertools
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import pytest
@@ -38,7 +37,6 @@ from rankdet.losses.ranking import ranked
 from rankdet.losses.roles import RankedCandidates, from_index, from_labels, from_targets
 from rankdet.structures import is_class
 
-needs_numba = pytest.mark.skipif(find_spec("numba") is None, reason="needs numba")
 Form = Literal["labels", "targets", "index"]
 FORMS: list[Form] = ["labels", "targets", "index"]
 C = 4
@@ -55,10 +53,7 @@ OPERATORS: dict[str, RankingOperator] = {
 IMPLEMENTATION: Implementation = "torch"
 """The implementation that a test is about; each runs with all that there are."""
 
-
-@pytest.fixture(autouse=True, params=["torch", pytest.param("numba", marks=needs_numba)])
-def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "IMPLEMENTATION", request.param)
+pytestmark = pytest.mark.usefixtures("each_implementation")
 
 
 class Pool(NamedTuple):
@@ -541,7 +536,8 @@ def test_a_crowd_above_a_positive_neither_overflows_nor_vanishes(name: str, form
 
 def test_numba_that_is_asked_for_and_missing_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where no positive needs it."""
-    monkeypatch.delitem(sys.modules, "rankdet.losses.kernels.cpu", raising=False)
+    for name in [name for name in sys.modules if name.startswith("rankdet.losses.kernels.cpu")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(ImportError, match=r"pip install 'rankdet\[cpu\]'"):
         ap_loss(torch.zeros(3), torch.zeros(3), implementation="numba")

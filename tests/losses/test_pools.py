@@ -5,9 +5,7 @@ Legend: M candidates, C classes, P positives, K pools, δ half the width of the 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import pytest
@@ -40,15 +38,11 @@ KINDS = ["of candidates", "of classes", "of logits", "leading", "one"]
 IMPLEMENTATION: Implementation = "torch"
 """The implementation that a test is about; each runs with all that there are."""
 
-needs_numba = pytest.mark.skipif(find_spec("numba") is None, reason="needs numba")
+pytestmark = pytest.mark.usefixtures("each_implementation")
+
 by_loss = pytest.mark.parametrize("name", LOSSES)
 by_form = pytest.mark.parametrize("form", FORMS)
 by_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(autouse=True, params=["torch", pytest.param("numba", marks=needs_numba)])
-def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "IMPLEMENTATION", request.param)
 
 
 class Problem(NamedTuple):

@@ -38,7 +38,7 @@ class Negatives(Protocol):
     """One pass over all logits that counts the negatives above each positive, and one that writes all gradients.
 
     Implementations are :class:`TorchNegatives`, ``TritonNegatives`` (``kernels/negatives.py``) and ``NumbaNegatives``
-    (``kernels/cpu.py``), made of the candidates and the (P',) logits of all positives, ascending in each of their runs.
+    (``kernels/cpu``), made of the candidates and the (P',) logits of all positives, ascending in each of their runs.
     """
 
     def count(self, own: Tensor) -> Counted:

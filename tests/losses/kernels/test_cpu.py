@@ -135,13 +135,13 @@ def test_a_process_that_was_forked_off_has_threads_of_its_own() -> None:
     """Only its own: what torch holds of OpenMP does not survive a fork."""
     code = """
 import os, sys, torch
-from rankdet.losses.kernels.cpu import _run
+from rankdet.losses.kernels.cpu.threads import run
 torch.set_num_threads(2)
 tasks = [lambda: 1] * 10
-assert sum(_run(tasks)) == 10
+assert sum(run(tasks)) == 10
 child = os.fork()
 if child == 0:
-    os._exit(sum(_run(tasks)))
+    os._exit(sum(run(tasks)))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) - 10)
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
@@ -161,7 +161,7 @@ def test_numba_is_what_a_cpu_gets_where_it_is_installed() -> None:
 def test_where_nothing_can_be_written_the_kernels_compile_all_the_same(tmp_path: Path) -> None:
     """As in an installation of root's, without a home: numba refuses to keep what it has compiled."""
     shutil.copytree(Path(rankdet.__file__).parent, tmp_path / "rankdet", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "rankdet" / "losses" / "kernels" / "__pycache__").touch()
+    (tmp_path / "rankdet" / "losses" / "kernels" / "cpu" / "__pycache__").touch()
     code = "import torch, rankdet.losses as l; print(l.ap_loss(torch.ones(2), torch.eye(2)[0], implementation='numba'))"
     nowhere = {"XDG_CACHE_HOME": os.devnull, "HOME": os.devnull, "PYTHONPATH": str(tmp_path)}
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"} | nowhere
