@@ -33,7 +33,7 @@ from rankdet.losses import (
 )
 from rankdet.losses.operators import Implementation, RankingOperator, chosen
 from rankdet.losses.rank_sort import _without_zeros
-from rankdet.losses.ranking import ranked
+from rankdet.losses.ranking import backend, ranked
 from rankdet.losses.roles import RankedCandidates, from_index, from_labels, from_targets
 from rankdet.structures import is_class
 
@@ -202,7 +202,9 @@ def test_the_operator_that_finds_rows_is_as_torch_asks(labels: list[int]) -> Non
     for mask in (is_class(labels, 4), labels < 0):
         opcheck(torch.ops.rankdet.indices_of.default, (mask,))
         assert torch.ops.rankdet.indices_of(mask).tolist() == mask.nonzero().squeeze(1).tolist()
-    _, _, positives, ignored, *_ = from_labels(torch.zeros(len(labels), 4), labels)
+    opcheck(torch.ops.rankdet.special_labels.default, (labels, 4))
+    find = backend(IMPLEMENTATION, "cpu").find
+    _, _, positives, ignored, *_ = from_labels(torch.zeros(len(labels), 4), labels, find=find)
     assert (positives // 4).tolist() == [i for i, label in enumerate(labels) if 0 <= label < 4]
     assert ignored.tolist() == [i for i, label in enumerate(labels) if label < 0]
 
@@ -327,10 +329,8 @@ def test_without_the_machinery_of_operators_nothing_changes(name: str, dtype: to
     (level,), loss = leaves([pool.logits]), OPERATORS[name]
     candidates = from_labels(level, pool.labels, len(pool.quality))
     arguments = *candidates, 0.5, IMPLEMENTATION, "", pool.quality, False
-    gradients = [
-        torch.autograd.grad(weighed(values), level)[0]
-        for values, *_ in (loss.operator(*arguments), ranked(loss.operator, loss.kind, *arguments))
-    ]
+    ways = loss.operator(*arguments)[0].squeeze(1), torch.stack(ranked(loss.operator, loss.kind, *arguments)[0])
+    gradients = [torch.autograd.grad(weighed(values), level)[0] for values in ways]
     assert torch.equal(*gradients)
 
 

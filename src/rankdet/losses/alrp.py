@@ -175,7 +175,7 @@ def _parts(found: Values, errors: Tensor, sync: Sync) -> ALRPValues:
         return ALRPValues(classification, localization)
     _, shares = found.per_positive
     # A part of a sum over all processes, whose gradient data-parallel training divides by their number.
-    parts = shares * errors * Processes(sync).size
+    parts = shares * errors if (size := Processes(sync).size) == 1 else shares * errors * size
     if found.pools is None:
         return ALRPValues(classification, with_value(parts.sum(), localization).to(classification.dtype))
     # Sums of zeros, which are the same in any order, have the gradient.

@@ -11,7 +11,7 @@ from torch import Tensor
 from rankdet.losses.checks import Levels, check_logits, check_range, dense, levels_of, whole
 from rankdet.losses.pools import Pools
 from rankdet.losses.processes import Processes, Sync
-from rankdet.losses.ranking import Kind, Rule, Settings, ranked, register
+from rankdet.losses.ranking import Kind, Rule, Settings, backend, ranked, register
 from rankdet.losses.roles import (
     Index,
     RankedCandidates,
@@ -171,7 +171,8 @@ class RankingOperator:
             _, targets, qualities = dense(logits, labels, qualities)
             return self._referred(logits, targets, qualities, delta, pools)
         by = chosen(implementation, levels)
-        candidates = from_labels(levels, labels, num_positives, rows=rows, reads_labels=by == "triton")
+        find = backend(by, levels[0].device.type).find
+        candidates = from_labels(levels, labels, num_positives, rows=rows, reads_labels=by == "triton", find=find)
         if qualities is None:
             qualities = torch.ones_like(candidates.positives, dtype=torch.float32)
         return self._ranked(in_pools(candidates, pools), qualities, delta, by, sync)
@@ -267,10 +268,8 @@ class RankingOperator:
         settings = Settings(float(delta), by, Processes(sync).name)
         with torch.autocast(candidates.logits[0].device.type, enabled=False):
             arguments = (*candidates, *settings, qualities.detach(), keep)
-            values, per_positive, *_ = ranked(self.operator, self.kind, *arguments)
-        if candidates.pools:
-            return Values(values.unbind(), per_positive.detach(), pools_of(candidates))
-        return Values(values.squeeze(1).unbind(), per_positive.detach())
+            values, per_positive = ranked(self.operator, self.kind, *arguments)
+        return Values(values, per_positive, pools_of(candidates))
 
 
 def chosen(implementation: Implementation, logits: Sequence[Tensor]) -> Implementation:

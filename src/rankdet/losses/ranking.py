@@ -14,7 +14,7 @@ Legend: P positives of this process, P' those of all, N logits, V values of a lo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from rankdet.losses.negatives import Negatives, TorchNegatives
 from rankdet.losses.pools import Runs, sort_in_pools
 from rankdet.losses.processes import Processes
-from rankdet.losses.roles import RankedCandidates, is_traced, pools_of, positive_logits
+from rankdet.losses.roles import RankedCandidates, is_traced, pools_of, positive_logits, special_labels
 from rankdet.losses.sorting import Window
 
 
@@ -97,38 +97,34 @@ def _given(arguments: tuple[Any, ...]) -> tuple[RankedCandidates, Settings, tupl
     )
 
 
-def _negatives(
-    candidates: RankedCandidates, positives: Tensor, runs: Runs, settings: Settings, kept: Tensor | None
-) -> Negatives:
-    """The implementation of the passes over the negatives; those in Triton and numba are imported on demand."""
-    arguments = candidates, positives, runs, settings.delta
-    if settings.implementation == "triton":
-        from rankdet.losses.kernels.negatives import TritonNegatives
+class Backend(NamedTuple):
+    """The functions of an implementation.
 
-        return TritonNegatives(*arguments)
-    if _is_compiled(settings, positives):
-        from rankdet.losses.kernels.cpu import NumbaNegatives
+    Who finds positives among labels and fetches their logits, sorts them pool by pool, makes the passes over the
+    negatives, and the sums among positives.
+    """
 
-        return NumbaNegatives(*arguments, kept)
-    return TorchNegatives(*arguments, kept)
-
-
-def _window(ascending: Tensor, settings: Settings, runs: Runs) -> Window:
-    """The positives in ascending order, and the implementation of sums among them."""
-    if _is_compiled(settings, ascending):
-        from rankdet.losses.kernels.cpu import NumbaWindow
-
-        return NumbaWindow(ascending, settings.delta, runs)
-    return Window(ascending, settings.delta, runs)
-
-
-def _is_compiled(settings: Settings, like: Tensor) -> bool:
-    """Whether numba is asked for, or fits."""
-    fits = settings.implementation == "auto" and like.device.type == "cpu"
-    return settings.implementation == "numba" or (fits and _has_numba())
+    find: Callable[[Tensor, int], tuple[Tensor, Tensor]] = special_labels
+    fetch: Callable[[RankedCandidates], tuple[Tensor, Tensor]] = positive_logits
+    sort: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]] = sort_in_pools
+    negatives: Callable[[RankedCandidates, Tensor, Runs, float, Tensor | None], Negatives] = TorchNegatives
+    window: type[Window] = Window
 
 
 @cache
+def backend(implementation: str, device: str) -> Backend:
+    """What an implementation is on a type of device; those in Triton and numba are imported on demand."""
+    if implementation == "triton":
+        from rankdet.losses.kernels.negatives import TritonNegatives
+
+        return Backend(negatives=TritonNegatives)
+    if implementation == "numba" or (implementation == "auto" and device == "cpu" and _has_numba()):
+        from rankdet.losses.kernels import cpu
+
+        return Backend(cpu.special_labels, cpu.positive_logits, cpu.sort_in_pools, cpu.NumbaNegatives, cpu.NumbaWindow)
+    return Backend()
+
+
 def _has_numba() -> bool:
     """Whether numba is installed, and fit for the NumPy that is."""
     try:
@@ -156,8 +152,9 @@ def rank(kind: Kind, *arguments: Any) -> tuple[Tensor, ...]:
     """
     candidates, settings, (qualities, keep) = _given(arguments)
     processes = Processes(settings.group)
+    by = backend(settings.implementation, candidates.positives.device.type)
     # A logit that is not finite makes the loss of its pool NaN, and is kept from the search.
-    own, poison = positive_logits(candidates)
+    own, poison = by.fetch(candidates)
     pools = pools_of(candidates)
     columns = [own, qualities.double()] if pools is None else [own, qualities.double(), pools.double()]
     gathered, first = processes.gather(torch.stack(columns))
@@ -168,19 +165,21 @@ def rank(kind: Kind, *arguments: Any) -> tuple[Tensor, ...]:
         values = own.new_zeros(kind.num_values, candidates.num_pools, dtype=candidates.dtype)
         empty = torch.empty(0, dtype=torch.int64, device=own.device)
         return values, own.new_zeros(kind.num_per_positive, 0), none, own, empty, none.clone(), kept
-    ascending, order = sort_in_pools(gathered[0], None if pools is None else gathered[2])
-    pool_of = order[:0] if pools is None else gathered[2, order].long()
+    all_pools = None if pools is None else gathered[2].long()
+    ascending, order = by.sort(gathered[0], all_pools)
+    pool_of = order[:0] if all_pools is None else all_pools[order]
     runs = _runs(candidates, ascending, pool_of)
-    steps, not_finite = _negatives(candidates, ascending, runs, settings, kept if keep else None).count(own)
+    steps, not_finite = by.negatives(candidates, ascending, runs, settings.delta, kept if keep else None).count(own)
     not_finite = not_finite + poison.sum() if pools is None else not_finite.index_add(0, pools, poison)
     false_positives = processes.sum(steps.clamp(min=0) + runs.of_each(not_finite))
-    ruling = kind.rule(_window(ascending, settings, runs), gathered[1, order], false_positives)
+    window = by.window(ascending, settings.delta, runs)
+    ruling = kind.rule(window, gathered[1].index_select(0, order), false_positives)
     values = _by_pool(kind, ruling.values, candidates.num_pools)
     values = values + 0 * runs.totals(false_positives)  # NaN in every value of a pool where a logit was
     # From ascending order to that of the candidates, of which this process holds some.
     place = torch.empty_like(order).scatter_(0, order, torch.arange(num_all, device=order.device))
     place = place[first : first + num_own]
-    of_own = ruling.per_positive[:, place], ruling.positive_gradients[:, place]
+    of_own = ruling.per_positive.index_select(1, place), ruling.positive_gradients.index_select(1, place)
     return values.to(candidates.dtype), *of_own, ascending, pool_of, ruling.weights, kept
 
 
@@ -226,34 +225,68 @@ def register(name: str, kind: Kind) -> Any:
     return operator
 
 
-def ranked(operator: Any, kind: Kind, *arguments: Any) -> tuple[Tensor, ...]:
-    """What the operator of a kind returns, with its gradient: by the operator where someone traces, else without it."""
+def ranked(operator: Any, kind: Kind, *arguments: Any) -> tuple[tuple[Tensor, ...], Tensor]:
+    """V values, (K,) or scalars without pools, and (J, P) numbers: by the operator where someone traces.
+
+    Otherwise the same functions are differentiated without it. Where a transform of ``torch.func`` is at work, in the
+    form that it needs, which takes longer.
+    """
     if is_traced(arguments[0]):
-        found: tuple[Tensor, ...] = operator(*arguments)
-    else:
-        # Only tensors that are arguments themselves have a gradient, so that the levels come once more.
-        found = _Ranking.apply(kind, arguments, *arguments[0])
-    return found
+        values, per_positive, *_ = operator(*arguments)
+        return _one_by_one(values, arguments), per_positive.detach()
+    function = _TransformedRanking if torch._C._are_functorch_transforms_active() else _Ranking
+    # Only tensors that are arguments themselves have a gradient, so that the levels come once more.
+    found = function.apply(kind, arguments, *arguments[0])
+    return found[: kind.num_values], found[kind.num_values]
+
+
+def _one_by_one(values: Tensor, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """The V rows of (V, K) values, scalars where there are no pools."""
+    return (values if _given(arguments)[0].pools else values.squeeze(1)).unbind()
 
 
 class _Ranking(torch.autograd.Function):
-    """The operator of a kind without its machinery."""
+    """The operator of a kind without its machinery: V values, and then what the operator returns behind them."""
 
     @staticmethod
-    def forward(kind: Kind, arguments: tuple[Any, ...], *_: Tensor) -> tuple[Tensor, ...]:
-        return rank(kind, *arguments)
+    def forward(ctx: Any, kind: Kind, arguments: tuple[Any, ...], *_: Tensor) -> tuple[Tensor, ...]:
+        values, *found = rank(kind, *arguments)
+        _keep(ctx, kind, arguments, found)
+        # No views, which nobody might change in place.
+        return *(value.clone() for value in _one_by_one(values, arguments)), *found
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        given = [each for each in upstream[: ctx.num_values] if each is not None]
+        if not given:
+            return None, None, *(None,) * ctx.num_levels
+        kept, arguments = _saved(ctx)
+        none = given[0] if len(given) == ctx.num_values else torch.zeros_like(given[0])
+        columns = [none if each is None else each for each in upstream[: ctx.num_values]]
+        of_values = torch.stack(columns).view(ctx.num_values, -1)
+        if torch.is_grad_enabled():  # a second derivative would come next, or a transform of torch.func is at work
+            return None, None, *_Gradient.apply(kept, arguments, of_values, *arguments[0])
+        return None, None, *_without_autocast(kept, arguments, of_values)
+
+
+class _TransformedRanking(_Ranking):
+    """The same as ``torch.func`` asks for it."""
+
+    @staticmethod
+    def forward(kind: Kind, arguments: tuple[Any, ...], *_: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        values, *found = rank(kind, *arguments)
+        return *(value.clone() for value in _one_by_one(values, arguments)), *found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _setup_context(ctx, inputs[1], output)
-        ctx.mark_non_differentiable(*output[1:])
+        kind, arguments, *_ = inputs
+        _keep(ctx, kind, arguments, output[kind.num_values :])
 
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        if upstream is None:
-            return None, None, *(None,) * ctx.num_levels
-        kept, arguments = _saved(ctx)
-        return None, None, *_Gradient.apply(kept, arguments, upstream, *arguments[0])
+
+def _keep(ctx: Any, kind: Kind, arguments: tuple[Any, ...], found: Sequence[Tensor]) -> None:
+    _save(ctx, arguments, found)
+    ctx.num_values = kind.num_values
+    ctx.mark_non_differentiable(*found)
 
 
 class _Gradient(torch.autograd.Function):
@@ -261,9 +294,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(kept: Tensor | None, arguments: tuple[Any, ...], upstream: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-        with torch.autocast(upstream.device.type, enabled=False):
-            found = gradients(kept, *arguments, upstream)
-        return tuple(found)
+        return tuple(_without_autocast(kept, arguments, upstream))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -274,13 +305,23 @@ class _Gradient(torch.autograd.Function):
         _refuse()
 
 
+def _without_autocast(kept: Tensor | None, arguments: tuple[Any, ...], upstream: Tensor) -> list[Tensor]:
+    with torch.autocast(upstream.device.type, enabled=False):
+        return gradients(kept, *arguments, upstream)
+
+
 def _refuse(*_: Any) -> Any:
     raise RuntimeError("ranking losses have no second derivative: their gradient is made of errors, not by derivation")
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    candidates, settings, (_, keep) = _given(inputs)
-    _, _, *found, kept = output
+    _save(ctx, inputs, output[1:])
+
+
+def _save(ctx: Any, arguments: tuple[Any, ...], output: Sequence[Tensor]) -> None:
+    """Save for the backward pass what the operator was given, and what it returned behind the values."""
+    candidates, settings, (_, keep) = _given(arguments)
+    _, *found, kept = output
     levels = *candidates.logits, *candidates.marks, *candidates.pools
     ctx.save_for_backward(candidates.positives, candidates.ignored, *found, *levels)
     ctx.num_levels, ctx.num_marks, ctx.num_pools = len(candidates.logits), len(candidates.marks), len(candidates.pools)
@@ -314,7 +355,9 @@ def _saved(ctx: Any) -> tuple[Tensor | None, tuple[Any, ...]]:
 def gradients(kept: Tensor | None, *arguments: Any) -> list[Tensor]:
     """The gradient of Σ upstream · value, level by level; in the memory of ``kept`` where cells were kept."""
     candidates, settings, (positive_gradients, ascending, pool_of, weights, upstream) = _given(arguments)
-    upstream = upstream.double() * Processes(settings.group).size
+    upstream, num_processes = upstream.double(), Processes(settings.group).size
+    if num_processes > 1:
+        upstream = upstream * num_processes
     if len(ascending) == 0:
         if kept is not None:
             kept.zero_()
@@ -323,7 +366,8 @@ def gradients(kept: Tensor | None, *arguments: Any) -> list[Tensor]:
     weights = (runs.of_each(upstream) * weights).sum(0)
     pools = pools_of(candidates)
     of_own = upstream if pools is None else upstream[:, pools]
-    negatives = _negatives(candidates, ascending, runs, settings, kept)
+    passes = backend(settings.implementation, ascending.device.type).negatives
+    negatives = passes(candidates, ascending, runs, settings.delta, kept)
     return negatives.gradient(weights, (of_own * positive_gradients).sum(0))
 
 

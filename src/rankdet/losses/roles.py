@@ -6,7 +6,7 @@ Legend: M candidates, C classes, P positives, I ignored rows, N logits of all le
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor
 from rankdet.losses.checks import Levels, levels_of
 from rankdet.losses.pools import Cycle, Pools
 from rankdet.structures import is_class
+
+MANY = 1 << 16
+"""Entries of a mask of which few are looked for in words of eight, which takes more operations."""
 
 Index = Tensor | Sequence[Tensor]
 """Places of P positives, (P,) int64: in the flat logits, or one tensor for each dimension as in ``logits[index]``."""
@@ -71,11 +74,13 @@ def from_labels(
     *,
     rows: Tensor | None = None,
     reads_labels: bool = False,
+    find: Callable[[Tensor, int], tuple[Tensor, Tensor]] | None = None,
 ) -> RankedCandidates:
     """Candidates from class labels: positives are the logits (i, labels[i]) with a label below C.
 
     Arguments are those of :meth:`rankdet.losses.RankingOperator.of_labels`. Kernels find the negatives from the labels
     by themselves (``reads_labels``): then nothing is looked up where P is known, and a wrong P makes all positives −1.
+    ``find`` takes the place of :func:`special_labels` where nobody traces.
     Raises ValueError when shapes do not fit, or P is looked up and differs from ``num_positives``.
     """
     levels, marks = _paired(logits, labels, "labels")
@@ -93,12 +98,12 @@ def from_labels(
         is_right = (rows >= 0).all() & (is_positive.sum() == num_positives)
         positives = rows * width + flat[rows.clamp(min=0)] if len(flat) else rows
         return RankedCandidates(levels, marks, torch.where(is_right, positives, -1), rows[:0], width)
-    if rows is None:
-        rows = _found(is_class(flat, width))
+    looks = torch.ops.rankdet.special_labels if is_traced([flat]) else find or special_labels
+    found, ignored = looks(flat, width)
+    rows = found if rows is None else rows
     if num_positives is not None and not is_traced(levels) and len(rows) != num_positives:
         raise ValueError(f"{len(rows)} positives among the labels but {num_positives} qualities")
-    ignored = _found(flat < 0)
-    return RankedCandidates(levels, marks, rows * width + flat[rows], ignored, width)
+    return RankedCandidates(levels, marks, rows * width + flat.index_select(0, rows), ignored, width)
 
 
 def from_targets(logits: Levels, targets: Levels) -> tuple[RankedCandidates, Tensor]:
@@ -111,7 +116,9 @@ def from_targets(logits: Levels, targets: Levels) -> tuple[RankedCandidates, Ten
     for level, mark in zip(levels, marks, strict=True):
         if level.shape != mark.shape:
             raise ValueError(f"logits {tuple(level.shape)} and targets {tuple(mark.shape)} must have one shape")
-    positives, ignored, qualities = torch.ops.rankdet.special_targets(marks)
+    # An operator takes longer, and at its first call imports the compiler of torch, which takes a second.
+    find = torch.ops.rankdet.special_targets if is_traced([*levels, *marks]) else special_targets
+    positives, ignored, qualities = find(marks)
     return RankedCandidates(levels, marks, positives, ignored, 1), qualities
 
 
@@ -240,14 +247,15 @@ def positive_logits(candidates: RankedCandidates) -> tuple[Tensor, Tensor]:
     for level in candidates.logits:
         flat = level.reshape(-1)
         if len(candidates.logits) == 1:
-            parts.append(flat[positives.clamp(min=0)] if len(flat) else flat[:0])
+            parts.append(flat[positives] if len(flat) else flat[:0])
         else:
             here = (positives >= start) & (positives < start + len(flat))
             index = (positives - start).clamp(0, max(len(flat) - 1, 0))
             parts.append(flat[index].where(here, 0) if len(flat) else flat.new_zeros(len(index)))
         start += len(flat)
     values = parts[0].double() if len(parts) == 1 else torch.stack(parts).double().sum(0)
-    poison = torch.where((positives < 0).any(), torch.nan, values - values)
+    # All places are −1 where P is wrong.
+    poison = (values - values).masked_fill_(positives < 0, torch.nan)
     return values.nan_to_num(0.0, 0.0, 0.0), poison
 
 
@@ -280,13 +288,15 @@ def _found(mask: Tensor) -> Tensor:
 
 
 def indices_of(mask: Tensor) -> Tensor:
-    """(n,) int64 indices of the few entries of a (N,) bool mask that are set: eight at a time are looked at.
+    """(n,) int64 indices of the few entries of a (N,) bool mask that are set: of many, eight at a time are looked at.
 
     Examples
     --------
     >>> indices_of(torch.tensor(12 * [False] + [True, False, True]))
     tensor([12, 14])
     """
+    if len(mask) < MANY:
+        return mask.nonzero().view(-1)
     whole = len(mask) // 8 * 8
     words = mask[:whole].view(torch.int64).nonzero().squeeze(1)
     word, byte = mask[:whole].view(-1, 8).index_select(0, words).nonzero().unbind(1)
@@ -299,10 +309,32 @@ torch.library.custom_op(
 ).register_fake(lambda mask: mask.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64))
 
 
-@torch.library.custom_op(
-    "rankdet::special_targets", mutates_args=(), schema="(Tensor[] targets) -> (Tensor, Tensor, Tensor)"
+def special_labels(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """(P,) int64 places of the (M,) labels that are a class, and (I,) of those that are ignored.
+
+    Nobody looks twice at the many that are background.
+    """
+    special = indices_of(labels != num_classes)
+    found = labels.index_select(0, special)
+    return special[is_class(found, num_classes)], special[found < 0]
+
+
+_special_labels = torch.library.custom_op(
+    "rankdet::special_labels",
+    special_labels,
+    mutates_args=(),
+    schema="(Tensor labels, SymInt num_classes) -> (Tensor, Tensor)",
 )
-def _special_targets(targets: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+
+
+@_special_labels.register_fake
+def _(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    context = torch.library.get_ctx()
+    sizes = context.new_dynamic_size(), context.new_dynamic_size()
+    return labels.new_empty(sizes[0], dtype=torch.int64), labels.new_empty(sizes[1], dtype=torch.int64)
+
+
+def special_targets(targets: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of positives, indices of ignored logits, and the targets of the positives, over all levels."""
     positives, ignored, qualities, start = [], [], [], 0
     for level in targets:
@@ -315,6 +347,14 @@ def _special_targets(targets: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         qualities.append(values[~is_ignored])
         start += len(flat)
     return torch.cat(positives), torch.cat(ignored), torch.cat(qualities)
+
+
+_special_targets = torch.library.custom_op(
+    "rankdet::special_targets",
+    special_targets,
+    mutates_args=(),
+    schema="(Tensor[] targets) -> (Tensor, Tensor, Tensor)",
+)
 
 
 @_special_targets.register_fake

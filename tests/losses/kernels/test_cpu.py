@@ -26,7 +26,7 @@ from rankdet.losses.cells import Cells
 from rankdet.losses.negatives import Counted, TorchNegatives
 from rankdet.losses.operators import chosen
 from rankdet.losses.pools import Runs
-from rankdet.losses.ranking import Settings, _negatives
+from rankdet.losses.ranking import backend
 from rankdet.losses.roles import RankedCandidates, from_targets, positive_logits
 from rankdet.losses.sorting import Window
 
@@ -149,11 +149,10 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) - 10)
 
 def test_numba_is_what_a_cpu_gets_where_it_is_installed() -> None:
     candidates, _ = from_targets(torch.zeros(3), torch.ones(3))
-    positives = torch.zeros(3, dtype=torch.float64), Runs.single(3)
     passes = {"auto": kernels.NumbaNegatives, "numba": kernels.NumbaNegatives, "torch": TorchNegatives}
     for implementation, expected in passes.items():
         assert chosen(implementation, candidates.logits) == implementation
-        assert type(_negatives(candidates, *positives, Settings(0.5, implementation, ""), None)) is expected
+        assert backend(implementation, "cpu").negatives is expected
     with pytest.raises(ValueError, match="'numba' needs tensors on CPU, these are on meta"):
         chosen("numba", [torch.zeros(3, device="meta")])
 

@@ -414,7 +414,9 @@ class TritonNegatives:
     Nothing waits for the device. The cells of logits are not kept: the second pass looks for them again.
     """
 
-    def __init__(self, candidates: RankedCandidates, positives: Tensor, runs: Runs, delta: float) -> None:
+    def __init__(
+        self, candidates: RankedCandidates, positives: Tensor, runs: Runs, delta: float, _: Tensor | None = None
+    ) -> None:
         self.candidates = candidates
         self.cells = cells = Cells(positives, delta, candidates.dtype, runs)
         # Units per logit in which offsets inside of a cell are added up: 2²³ to the next power of two above 2δ.

@@ -20,7 +20,7 @@ def compiled(function: _Function) -> _Function:
 
     It calls only functions of its own file: what is on the disk counts as old when that file changes.
     """
-    options = {"nogil": True, "error_model": "numpy"}
+    options = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # no folder in which numba may write

@@ -1,21 +1,81 @@
-"""Sums among positives: soft steps in their windows, and the sorting of many of them by trees of Fenwick."""
+"""The order of numbers, sums among positives in their windows, and the sorting of many of them by trees of Fenwick."""
 
 from __future__ import annotations
-
-import functools
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rankdet.losses.kernels.cpu.compiling import Array, borders_of, compiled
-from rankdet.losses.pools import Runs, sort_in_pools
+from rankdet.losses.pools import Runs
 from rankdet.losses.sorting import EPSILON, Sorting, Window
+
+_LOWEST = np.int64(-(2**63))
+_ONE_POOL = np.empty(0, np.int64)
 
 
 @compiled
-def _find_windows(positives: Array, borders: Array, delta: float, windows: Array) -> None:
-    """Write the places at which the window of each positive begins and before which it ends."""
+def _order(values: Array, pools: Array) -> Array:
+    """The order that sorts (n,) float64 values, pool by pool in each of their (n,) pools, if any; stable.
+
+    By one digit after another, the lowest first. Digits in which all agree are left out: those that numbers which were
+    float32 do not have. NaN comes last, and both zeros are one number.
+    """
+    num = len(values)
+    found = np.empty(num)
+    keys = found.view(np.int64)
+    order, spare = np.empty(num, np.int64), np.empty(num, np.int64)
+    counts = np.zeros((8, 256), np.int64)
+    for i in range(num):
+        order[i] = i
+        found[i] = np.nan if np.isnan(values[i]) else values[i] + 0.0
+        # Ascending as unsigned numbers.
+        keys[i] ^= (keys[i] >> 63) | _LOWEST
+        for digit in range(8):
+            counts[digit, (keys[i] >> (8 * digit)) & 255] += 1
+    for digit in range(8):
+        if num == 0 or counts[digit, (keys[0] >> (8 * digit)) & 255] == num:
+            continue
+        before = 0
+        for i in range(256):
+            number = int(counts[digit, i])
+            counts[digit, i] = before
+            before += number
+        for place in order:
+            value = (keys[place] >> (8 * digit)) & 255
+            spare[counts[digit, value]] = place
+            counts[digit, value] += 1
+        order, spare = spare, order
+    if len(pools) == 0:
+        return order
+    num_pools = 0
+    for pool in pools:
+        num_pools = max(num_pools, pool + 1)
+    starts = np.zeros(num_pools + 1, np.int64)
+    for pool in pools:
+        starts[pool + 1] += 1
+    for i in range(num_pools):
+        starts[i + 1] += starts[i]
+    for place in order:
+        spare[starts[pools[place]]] = place
+        starts[pools[place]] += 1
+    return spare
+
+
+@compiled
+def _sorted(values: Array, pools: Array) -> tuple[Array, Array]:
+    """The values in that order, and the order."""
+    order = _order(values, pools)
+    ascending = np.empty(len(values))
+    for i in range(len(values)):
+        ascending[i] = values[order[i]]
+    return ascending, order
+
+
+@compiled
+def _find_windows(positives: Array, borders: Array, delta: float) -> Array:
+    """The (2, P) places at which the window of each positive begins and before which it ends."""
+    windows = np.empty((2, len(positives)), np.int64)
     for pool in range(len(borders) - 1):
         first, last, end = borders[pool], borders[pool], borders[pool + 1]
         for i in range(borders[pool], end):
@@ -24,6 +84,7 @@ def _find_windows(positives: Array, borders: Array, delta: float, windows: Array
             while last < end and positives[last] <= positives[i] + delta:
                 last += 1
             windows[0, i], windows[1, i] = first, last
+    return windows
 
 
 @compiled
@@ -49,83 +110,86 @@ def _add_steps(
 
 
 @compiled
+def _steps(weights: Array, positives: Array, borders: Array, delta: float, is_above: bool, steps: Array) -> None:
+    _add_steps(weights, positives, borders, _find_windows(positives, borders, delta), delta, is_above, steps)
+
+
+@compiled
 def _sums_before(
-    order: Array,
-    quality: Array,
-    rows: Array,
-    begin: int,
-    end: int,
-    bounds: Array,
-    counts: Array,
-    tree: Array,
-    sums: Array,
+    order: Array, quality: Array, rows: Array, begin: int, end: int, windows: Array, tree: Array, sums: Array
 ) -> None:
-    """Write to (B, P, R) sums, for each i of a pool, the rows of earlier quality before each of its (B, P) bounds.
+    """Write to (3, P, 4) sums, for each i of a pool, the rows of earlier quality before its window, before the end of
+    its window, and in its pool.
 
     ``order`` has the places of the pool, from ``begin`` to ``end``, by quality, ascending or descending. One quality
-    after another looks into a tree of Fenwick and enters it. Where nothing lies between two bounds their sums are equal
-    to the bit.
+    after another looks into a tree of Fenwick and enters it. A row begins with 1, so that a sum begins with how many
+    are in it: where nothing lies between two bounds their sums are equal to the bit.
     """
-    num_bounds, _, width = sums.shape
     size = end - begin
     for place in range(size + 1):
-        counts[place] = 0
-        for column in range(width):
+        for column in range(4):
             tree[place, column] = 0.0
+    all_0, all_1, all_2, all_3 = 0.0, 0.0, 0.0, 0.0
     first = begin
     while first < end:
         last = first
         while last < end and quality[order[last]] == quality[order[first]]:
-            i, before = order[last], -1
-            for bound in range(num_bounds):
-                place, number = bounds[bound, i] - begin, 0
-                for column in range(width):
-                    sums[bound, i, column] = 0.0
+            i = order[last]
+            for bound in range(2):
+                place = windows[bound, i] - begin
+                sum_0, sum_1, sum_2, sum_3 = 0.0, 0.0, 0.0, 0.0
                 while place > 0:
-                    number += counts[place]
-                    for column in range(width):
-                        sums[bound, i, column] += tree[place, column]
+                    sum_0 += tree[place, 0]
+                    sum_1 += tree[place, 1]
+                    sum_2 += tree[place, 2]
+                    sum_3 += tree[place, 3]
                     place -= place & -place
-                if number == before:
-                    for column in range(width):
+                sums[bound, i, 0], sums[bound, i, 1], sums[bound, i, 2], sums[bound, i, 3] = sum_0, sum_1, sum_2, sum_3
+            sums[2, i, 0], sums[2, i, 1], sums[2, i, 2], sums[2, i, 3] = all_0, all_1, all_2, all_3
+            for bound in range(1, 3):
+                if sums[bound, i, 0] == sums[bound - 1, i, 0]:
+                    for column in range(4):
                         sums[bound, i, column] = sums[bound - 1, i, column]
-                before = number
             last += 1
         while first < last:
-            place = order[first] - begin + 1
+            i = order[first]
+            row_0, row_1, row_2, row_3 = rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3]
+            place = i - begin + 1
             while place <= size:
-                counts[place] += 1
-                for column in range(width):
-                    tree[place, column] += rows[order[first], column]
+                tree[place, 0] += row_0
+                tree[place, 1] += row_1
+                tree[place, 2] += row_2
+                tree[place, 3] += row_3
                 place += place & -place
+            all_0, all_1, all_2, all_3 = all_0 + row_0, all_1 + row_1, all_2 + row_2, all_3 + row_3
             first += 1
 
 
 @compiled
-def _sort_pools(
-    positives: Array, quality: Array, order: Array, borders: Array, windows: Array, delta: float, found: Array
-) -> None:
-    """Write rank among positives, sorting error and its gradient, (3, P); ``order`` has each pool by quality.
+def _sort_pools(positives: Array, qualities: Array, borders: Array, delta: float, found: Array) -> None:
+    """Write rank among positives, sorting error and its gradient, (3, P).
 
-    See :meth:`rankdet.losses.sorting.Window.sorting`.
+    See :meth:`rankdet.losses.sorting.Window.sorting`. A quality that is no number makes error and gradient of its pool
+    NaN.
     """
-    num = len(positives)
+    num, num_pools = len(positives), len(borders) - 1
+    quality, pools, poison = np.empty(num), np.empty(num, np.int64), np.zeros(num_pools)
     weights, above = np.empty((2, num)), np.empty((2, num))
-    for i in range(num):
-        weights[0, i], weights[1, i] = 1.0, 1 - quality[i]
+    for pool in range(num_pools):
+        for i in range(borders[pool], borders[pool + 1]):
+            pools[i] = pool
+            quality[i] = qualities[i] if abs(qualities[i]) < np.inf else 0.0
+            poison[pool] += qualities[i] - qualities[i]
+            weights[0, i], weights[1, i] = 1.0, 1 - quality[i]
+    windows = _find_windows(positives, borders, delta)
     _add_steps(weights, positives, borders, windows, delta, True, above)
-    rows, sums = np.empty((num, 4)), np.empty((3, num, 4))
-    share, shared = np.empty(num), np.empty((3, num, 2))
-    bounds = np.empty((3, num), np.int64)
-    counts, tree = np.empty(num + 1, np.int64), np.empty((num + 1, 4))
+    order = _order(quality, pools if num_pools > 1 else pools[:0])
+    rows, sums, tree, share = np.empty((num, 4)), np.empty((3, num, 4)), np.empty((num + 1, 4)), np.empty(num)
     for i in range(num):
         rows[i, 0], rows[i, 1] = 1.0, weights[1, i]
         rows[i, 2], rows[i, 3] = positives[i], weights[1, i] * positives[i]
-    for pool in range(len(borders) - 1):
-        begin, end = borders[pool], borders[pool + 1]
-        for i in range(begin, end):
-            bounds[0, i], bounds[1, i], bounds[2, i] = windows[0, i], windows[1, i], end
-        _sums_before(order, quality, rows, begin, end, bounds, counts, tree, sums)
+    for pool in range(num_pools):
+        _sums_before(order, quality, rows, borders[pool], borders[pool + 1], windows, tree, sums)
     for i in range(num):
         worse, total_worse = sums[2, i, 0] - sums[1, i, 0], sums[2, i, 1] - sums[1, i, 1]
         count, total = sums[1, i, 0] - sums[0, i, 0], sums[1, i, 1] - sums[0, i, 1]
@@ -138,21 +202,25 @@ def _sort_pools(
         rank = above[0, i]
         error = (total_worse * rank - above[1, i] * worse) / (rank * (rank - worse))
         share[i] = error / max(worse, EPSILON) if worse > EPSILON else 0.0
-        found[0, i], found[1, i], found[2, i] = rank, error, -share[i] * worse
-    rows, tree = np.empty((num, 2)), np.empty((num + 1, 2))
+        found[0, i], found[1, i] = rank, error + poison[pools[i]]
+        found[2, i] = poison[pools[i]] - share[i] * worse
     for i in range(num):
-        rows[i, 0], rows[i, 1] = share[i], share[i] * positives[i]
-    best_first = np.empty(num, np.int64)
-    for pool in range(len(borders) - 1):
+        rows[i, 1], rows[i, 2], rows[i, 3] = share[i], share[i] * positives[i], 0.0
+    for pool in range(num_pools):
         begin, end = borders[pool], borders[pool + 1]
-        for i in range(begin, end):
-            best_first[i] = order[begin + end - 1 - i]
-            bounds[0, i], bounds[1, i], bounds[2, i] = begin, windows[0, i], windows[1, i]
-        _sums_before(best_first, quality, rows, begin, end, bounds, counts, tree, shared)
+        for i in range((end - begin) // 2):  # best first
+            order[begin + i], order[end - 1 - i] = order[end - 1 - i], order[begin + i]
+        _sums_before(order, quality, rows, begin, end, windows, tree, sums)
     for i in range(num):
-        below = shared[1, i, 0] - shared[0, i, 0]
-        count, moment = shared[2, i, 0] - shared[1, i, 0], shared[2, i, 1] - shared[1, i, 1]
+        below = sums[0, i, 1]
+        count, moment = sums[1, i, 1] - sums[0, i, 1], sums[1, i, 2] - sums[0, i, 2]
         found[2, i] += below + (count if delta == 0 else (positives[i] * count - moment) / (2 * delta) + count / 2)
+
+
+def sort_in_pools(values: Tensor, pools: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return what :func:`rankdet.losses.pools.sort_in_pools` does, for float64 values."""
+    ascending, order = _sorted(values.numpy(), _ONE_POOL if pools is None else pools.numpy())
+    return torch.from_numpy(ascending), torch.from_numpy(order)
 
 
 class NumbaWindow(Window):
@@ -161,18 +229,6 @@ class NumbaWindow(Window):
     def __init__(self, logits: Tensor, delta: float, runs: Runs | None = None) -> None:
         super().__init__(logits, delta, runs)
         self._positives, self._borders = logits.numpy(), borders_of(self.runs)
-        self._windows = np.empty((2, len(logits)), np.int64)
-        _find_windows(self._positives, self._borders, delta, self._windows)
-
-    @functools.cached_property
-    def first(self) -> Tensor:
-        """(P,) place at which each window begins."""
-        return torch.from_numpy(self._windows[0])
-
-    @functools.cached_property
-    def last(self) -> Tensor:
-        """(P,) place before which each window ends."""
-        return torch.from_numpy(self._windows[1])
 
     def steps_above(self, weights: Tensor) -> Tensor:
         """Return what :meth:`rankdet.losses.sorting.Window.steps_above` does."""
@@ -184,18 +240,12 @@ class NumbaWindow(Window):
 
     def sorting(self, quality: Tensor) -> Sorting:
         """Return what :meth:`rankdet.losses.sorting.Window.sorting` does, by trees of Fenwick."""
-        poison = self.runs.of_each(self.totals(quality - quality))
-        quality = quality.nan_to_num(0.0, 0.0, 0.0)
-        order = sort_in_pools(quality, self.runs.pools)[1]
         found = torch.empty(3, len(quality), dtype=torch.float64)
-        _sort_pools(
-            *(self._positives, quality.numpy(), order.numpy(), self._borders, self._windows, self.delta, found.numpy())
-        )
-        rank, error, gradient = found
-        return Sorting(rank, error + poison, gradient + poison)
+        _sort_pools(self._positives, quality.numpy(), self._borders, self.delta, found.numpy())
+        return Sorting(*found.unbind())
 
     def _steps(self, weights: Tensor, is_above: bool) -> Tensor:
         steps = torch.empty_like(weights)
         rows = weights.reshape(-1, len(self.logits)).numpy(), steps.view(-1, len(self.logits)).numpy()
-        _add_steps(rows[0], self._positives, self._borders, self._windows, self.delta, is_above, rows[1])
+        _steps(rows[0], self._positives, self._borders, self.delta, is_above, rows[1])
         return steps
