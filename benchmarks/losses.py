@@ -1,6 +1,7 @@
 """Every loss beside focal loss, a sort, a copy and the published algorithms: time, memory, exactness, growth.
 
-    python benchmarks/losses.py [--only time numba memory error growth] [--quick] [--device cuda] [--markdown FILE]
+    python benchmarks/losses.py [--only time numba first memory error growth] [--logits N] [--quick] [--device cuda]
+        [--markdown FILE]
 
 **time**: forward plus backward of all losses on the same logits, in turns in one process (each once, in an order drawn
 anew; each once again, …) and compared by medians, so that a machine whose speed drifts cannot favor one of them. In
@@ -10,6 +11,9 @@ can. "loop" looks at one positive at a time, as published (``benchmarks/publishe
 
 **numba**: the passes compiled by numba (``pip install rankdet[cpu]``) beside those of torch and focal loss, in turns as
 above; left out on a GPU. Where numba is installed, the other sections measure what it compiles.
+
+**first**: seconds of the first call of a process, by torch, by numba that compiles, and by numba that finds on the disk
+what it compiled before; left out on a GPU.
 
 **memory**: what one forward and backward pass adds at its peak, with the gradient, in multiples of the logits. On a CPU
 the growth of the resident set, as the kernel accounts it, in a fresh process for each number; on a GPU what torch
@@ -37,8 +41,9 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -337,10 +342,11 @@ class Options(NamedTuple):
     quick: bool
     scale: float
     threads: int
+    logits: Sequence[float] = ()
 
     def scaled(self, sizes: tuple[Size, ...] | list[Size]) -> Iterator[Size]:
         for size in sizes:
-            if not (self.quick and size.logits > LARGE):
+            if size.logits in (self.logits or (size.logits,)) and not (self.quick and size.logits > LARGE):
                 rows = max(4, round(size.logits * self.scale) // size.classes)
                 yield Size(rows * size.classes, min(size.positives, 3 * rows // 4), size.classes)
 
@@ -406,6 +412,31 @@ def report_numba(report: Report, options: Options) -> None:
                 *(f"{size.logits:.3g}", f"{size.positives}", pruned, number(1e3 * taken[FOCAL])),
                 *(number(ratio(taken, f"{name}, {by}", FOCAL)) for name in EXACT for by in ("numba", "torch")),
             )
+
+
+FIRST = """
+import time, torch
+from rankdet.losses import rank_sort_loss
+logits, targets = torch.zeros(1000, requires_grad=True), torch.zeros(1000)
+targets[:10] = 0.5
+begin = time.perf_counter()
+sum(rank_sort_loss(logits, targets, implementation={by!r})).backward()
+print(time.perf_counter() - begin)
+"""
+
+
+def report_first(report: Report, options: Options) -> None:
+    if options.device == "cuda":
+        return
+    with tempfile.TemporaryDirectory() as cache:
+        found = []
+        for by in ("torch", "numba", "numba"):
+            command = [sys.executable, "-c", FIRST.format(by=by)]
+            environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+            found.append(number(float(done.stdout)))
+    report.table("**The first call** of a process: seconds.", "torch", "numba, compiling", "numba, compiled before")
+    report.row(*found)
 
 
 def ratio(taken: Mapping[str, float], name: str, base: str) -> float | None:
@@ -541,6 +572,7 @@ def exponent(points: list[tuple[int, float]]) -> float | None:
 SECTIONS = {
     "time": report_time,
     "numba": report_numba,
+    "first": report_first,
     "memory": report_memory,
     "error": report_error,
     "growth": report_growth,
@@ -554,6 +586,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch on the CPU")
     parser.add_argument("--scale", type=float, default=1.0, help="times all numbers of logits: 0.001 to try it")
+    parser.add_argument("--logits", nargs="+", type=float, default=(), help="sizes of as many logits alone")
     parser.add_argument("--markdown", type=Path, help="write the tables there, too")
     parser.add_argument("--memory-of", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -567,7 +600,8 @@ def main() -> None:
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
     report.text(f"torch {torch.__version__}, {where}")
     for section in options.only:
-        SECTIONS[section](report, Options(options.device, options.quick, options.scale, options.threads))
+        given = Options(options.device, options.quick, options.scale, options.threads, options.logits)
+        SECTIONS[section](report, given)
         if options.markdown:
             options.markdown.write_text("\n".join(report.lines) + "\n")
 

@@ -25,9 +25,9 @@ from rankdet.losses import rank_sort_loss
 from rankdet.losses.cells import Cells
 from rankdet.losses.negatives import Counted, TorchNegatives
 from rankdet.losses.operators import chosen
-from rankdet.losses.pools import Runs
+from rankdet.losses.pools import Runs, sort_in_pools
 from rankdet.losses.ranking import backend
-from rankdet.losses.roles import RankedCandidates, from_targets, positive_logits
+from rankdet.losses.roles import RankedCandidates, from_targets, positive_logits, special_labels
 from rankdet.losses.sorting import Window
 
 kernels = pytest.importorskip("rankdet.losses.kernels.cpu", exc_type=ImportError)
@@ -109,6 +109,42 @@ def test_sorting_is_that_of_torch(positives: int, ties: bool, delta: float) -> N
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
         assert torch.equal(mine == 0, theirs == 0)
+
+
+NUMBERS = [0.0, -0.0, 1e-320, -1e-320, 1.5, -1.5, 2.0**-149, 3e38, -3e38, torch.inf, -torch.inf, torch.nan, -torch.nan]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(NUMBERS) | st.floats(width=32) | st.floats(), st.integers(0, 5)), max_size=40),
+    st.booleans(),
+)
+def test_order_is_that_of_torch(drawn: list[tuple[float, int]], has_pools: bool) -> None:
+    """Also among equal numbers, of which the first stays first."""
+    values = torch.tensor([value for value, _ in drawn], dtype=torch.float64)
+    pools = torch.tensor([pool for _, pool in drawn], dtype=torch.int64) if has_pools and drawn else None
+    ascending, order = kernels.sort_in_pools(values, pools)
+    assert torch.equal(order, sort_in_pools(values, pools)[1])
+    torch.testing.assert_close(ascending, values[order], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "strided", "int32"])
+def test_positives_among_labels_are_those_that_torch_finds(kind: str) -> None:
+    labels = torch.randint(-2, 7, (3000,), generator=torch.Generator().manual_seed(2))
+    labels = labels[::2] if kind == "strided" else labels.int() if kind == "int32" else labels
+    for found, expected in zip(kernels.special_labels(labels, 4), special_labels(labels, 4), strict=True):
+        assert torch.equal(found, expected)
+
+
+@by_dtype
+def test_logits_of_positives_are_those_that_torch_fetches(dtype: torch.dtype) -> None:
+    """Whether they are finite or not."""
+    logits, targets = draw(4, 50, 300, dtype)
+    logits[targets > 0.8], logits[targets > 0.9] = torch.inf, torch.nan
+    for parts in ([350], [200, 150]):
+        candidates, _ = from_targets(logits.split(parts), targets.split(parts))
+        for found, expected in zip(kernels.positive_logits(candidates), positive_logits(candidates), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("positives", [20, 3000])

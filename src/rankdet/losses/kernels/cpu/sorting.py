@@ -129,14 +129,13 @@ def _sums_before(
     for place in range(size + 1):
         for column in range(4):
             tree[place, column] = 0.0
-    all_0, all_1, all_2, all_3 = 0.0, 0.0, 0.0, 0.0
     first = begin
     while first < end:
         last = first
         while last < end and quality[order[last]] == quality[order[first]]:
             i = order[last]
-            for bound in range(2):
-                place = windows[bound, i] - begin
+            for bound in range(3):
+                place = windows[bound, i] - begin if bound < 2 else size
                 sum_0, sum_1, sum_2, sum_3 = 0.0, 0.0, 0.0, 0.0
                 while place > 0:
                     sum_0 += tree[place, 0]
@@ -145,7 +144,6 @@ def _sums_before(
                     sum_3 += tree[place, 3]
                     place -= place & -place
                 sums[bound, i, 0], sums[bound, i, 1], sums[bound, i, 2], sums[bound, i, 3] = sum_0, sum_1, sum_2, sum_3
-            sums[2, i, 0], sums[2, i, 1], sums[2, i, 2], sums[2, i, 3] = all_0, all_1, all_2, all_3
             for bound in range(1, 3):
                 if sums[bound, i, 0] == sums[bound - 1, i, 0]:
                     for column in range(4):
@@ -161,7 +159,6 @@ def _sums_before(
                 tree[place, 2] += row_2
                 tree[place, 3] += row_3
                 place += place & -place
-            all_0, all_1, all_2, all_3 = all_0 + row_0, all_1 + row_1, all_2 + row_2, all_3 + row_3
             first += 1
 
 
