@@ -38,6 +38,8 @@ def _gather(values: Array, places: Array, found: Array) -> None:
 
 def special_labels(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Return what :func:`rankdet.losses.roles.special_labels` does."""
+    if torch._C._are_functorch_transforms_active():  # tensors without memory that NumPy could see
+        return roles.special_labels(labels, num_classes)
     positives, ignored = _find(labels.long().contiguous().numpy(), num_classes)
     return torch.from_numpy(positives), torch.from_numpy(ignored)
 
