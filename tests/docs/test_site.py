@@ -39,9 +39,9 @@ def build() -> ModuleType:
 
 
 def public_names() -> dict[str, list[str]]:
-    """``__all__`` of every package that has one."""
+    """``__all__`` of every package that has one; those of kernels are called by losses alone."""
     found = {}
-    for file in PACKAGE.rglob("__init__.py"):
+    for file in set(PACKAGE.rglob("__init__.py")) - set(PACKAGE.rglob("kernels/**/__init__.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 found[".".join(file.parent.relative_to(ROOT / "src").parts)] = ast.literal_eval(node.value)

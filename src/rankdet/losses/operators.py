@@ -171,7 +171,7 @@ class RankingOperator:
             _, targets, qualities = dense(logits, labels, qualities)
             return self._referred(logits, targets, qualities, delta, pools)
         by = chosen(implementation, levels)
-        find = backend(by, levels[0].device.type).find
+        find = None if is_traced(levels) else backend(by, levels[0].device.type).find
         candidates = from_labels(levels, labels, num_positives, rows=rows, reads_labels=by == "triton", find=find)
         if qualities is None:
             qualities = torch.ones_like(candidates.positives, dtype=torch.float32)
