@@ -130,9 +130,6 @@ def error_driven_loss(
     >>> print(f"{loss:.4f}", logits.grad)
     0.3691 tensor([ 0.3691, -0.3691,  0.0000])
     """
-    if logits.shape != targets.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must have one shape")
-    check_delta(delta)
 
     def evaluate(logits: Tensor) -> tuple[tuple[Tensor], Gradient]:
         problem = _Problem.of(logits, targets, qualities, delta)
@@ -216,9 +213,6 @@ def error_terms(
     >>> found.positives, found.error, found.terms
     (tensor([2]), tensor([0.6667]), tensor([[0.3333, 0.3333]]))
     """
-    if logits.shape != targets.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must have one shape")
-    check_delta(delta)
     problem = _Problem.of(logits, targets, qualities, delta)
     flat, positives = problem.logits, problem.positives
     error, target, rest = (flat.new_zeros(len(positives)) for _ in range(3))
@@ -258,6 +252,9 @@ class _Problem(NamedTuple):
 
     @classmethod
     def of(cls, logits: Tensor, targets: Tensor, qualities: Tensor | None, delta: float) -> _Problem:
+        if logits.shape != targets.shape:
+            raise ValueError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must have one shape")
+        check_delta(delta)
         dtype = torch.promote_types(logits.dtype, torch.float32)
         flat, marks = logits.reshape(-1).to(dtype), targets.detach().reshape(-1).to(dtype)
         is_negative, is_used = (marks == 0).to(dtype), ~(marks < 0)

@@ -150,6 +150,7 @@ def steps_over(
     for i in range(len(own)):
         pool, value = own_pools[i], edges.dtype.type(own[i])
         begin, end = LANES + 2 * borders[pool] + pool, LANES + 2 * borders[pool + 1] + pool
+        # The search of `_find_cells` (passes.py), written out: compiled functions call none of another file.
         while begin < end:
             middle = (begin + end) >> 1
             if edges[middle] <= value:
