@@ -41,7 +41,7 @@ class Scenario:
 SCENARIOS = (
     Scenario("rs_faster_rcnn_shapes"),
     Scenario("rs_faster_rcnn_shapes", processes=2, workers=1),
-    Scenario("faster_rcnn_shapes", ("losses.rpn={type: alrp}", "losses.rcnn={type: alrp}"), workers=1),
+    Scenario("rs_faster_rcnn_shapes", ("losses.rpn={type: alrp}", "losses.rcnn={type: alrp}"), workers=1),
     Scenario("rs_mask_rcnn_shapes", ("runtime.clip_gradient_norm=1.0",)),
     Scenario("rs_cascade_rcnn_shapes", workers=2),
     Scenario("rs_atss_shapes", ("runtime.precision=bfloat16",)),

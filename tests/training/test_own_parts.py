@@ -29,6 +29,8 @@ from rankdet.runs.checkpoint import load_checkpoint
 from rankdet.runs.folder import Run
 from rankdet.structures import Batch, Candidates, Detection, Images, LossOutput, Matched
 
+from .comparing import clean, equal
+
 Load = Callable[..., Recipe]
 QUIET = Console(quiet=True)
 
@@ -373,6 +375,18 @@ def test_interrupt_saves_and_returns_and_the_run_goes_on_to_the_same_bits(tiny: 
     whole = rankdet.train(tiny(), out=tmp_path / "whole", changes=changes, console=QUIET)
     for name, value in whole.model.network.state_dict().items():
         assert torch.equal(value, resumed.model.network.state_dict()[name])
+
+
+@pytest.mark.usefixtures("default_interrupt")
+def test_interrupted_run_leaves_the_checkpoint_of_one_that_goes_on(tiny: Load, tmp_path: Path):
+    """The learning rates of the next iteration, which never ran, are not in it."""
+    changes = {"runtime.log_interval": 2, "runtime.checkpoint_interval": 2}
+    recipe = tiny("schedule.warmup_iterations=4")
+    interrupting = Noting(lambda: os.kill(os.getpid(), signal.SIGINT))
+    rankdet.train(recipe, out=tmp_path / "run", changes=changes, callbacks=[interrupting], console=QUIET)
+    rankdet.train(recipe, out=tmp_path / "whole", changes=changes, callbacks=[Noting()], console=QUIET)
+    left, whole = (clean(Run(tmp_path / name).checkpoint(2)) for name in ("run", "whole"))
+    assert equal(left, whole), [name for name in left if not equal(left[name], whole[name])]
 
 
 @pytest.mark.usefixtures("default_interrupt")

@@ -163,11 +163,12 @@ class Loop:
         """Run one step of the optimizer; return True, and run none, where a process was asked to stop."""
         training, runtime, state = self.training, self._recipe.runtime, self.state
         with self._clock.training():
-            training.set_lr(self._place())
-            training.optimizer.zero_grad(set_to_none=True)
             steps = self._read(batches)
             if steps is None:
                 return True
+            # Not before, so that the checkpoint of a run that was stopped has the learning rates of its last iteration.
+            training.set_lr(self._place())
+            training.optimizer.zero_grad(set_to_none=True)
             for number, batch in enumerate(steps, start=1):
                 self._accumulate(batch, is_last_step=number == len(steps))
             # On the CPU a look is free, and the weights never see a loss that is not finite. On a GPU it is made later,
