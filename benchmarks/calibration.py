@@ -1,11 +1,13 @@
 """Errors of calibration before and after, of trained runs, on images that neither thresholds nor maps have seen.
 
-    python benchmarks/calibration.py DATA RUN [RUN ...]
+    python benchmarks/calibration.py DATA RUN [RUN ...] [--iou-type segm]
 
 DATA is a folder in COCO format with the splits val and test. The runs are those of ``rankdet reproduce``: RUN has
 ``detections.json`` of val, and ``test/detections.json``. No network runs. Thresholds and maps are found on every other
 image of val, and measured on the other half of val and on test; then the halves change places. Rows are means over
 halves and runs of a recipe, with the standard deviation over runs.
+
+IoUs, thresholds and AP are those of boxes, or with ``--iou-type segm`` those of masks.
 
 Scores are those of the network, or calibrated by an isotonic map or by Platt scaling, to the IoU or to the precision at
 IoU 0.5. Errors are in percent, of detections from the LRP-optimal threshold of their class on; these thresholds are
@@ -19,6 +21,7 @@ import argparse
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -26,8 +29,11 @@ import numpy as np
 
 from rankdet.coco import GroundTruth, Results, read_ground_truth, read_results
 from rankdet.inference.calibration import errors, fit, halves
+from rankdet.inference.evaluation import alone
 from rankdet.inference.score_maps import Calibration, Method, Target
 from rankdet.metrics import evaluate
+from rankdet.metrics.calibration import Outcomes
+from rankdet.metrics.evaluator import IouType
 from rankdet.report.tables import markdown_table
 
 Row = tuple[str, str, str]
@@ -35,11 +41,12 @@ Row = tuple[str, str, str]
 COLUMNS = ("LaECE₀", "LaACE₀", "D-ECE", "threshold", "detections", "AP")
 
 
-def read(data: Path, split: str, detections: Path) -> tuple[GroundTruth, Results]:
+def read(data: Path, split: str, detections: Path, iou_type: IouType) -> tuple[GroundTruth, Results]:
     """The objects of a split, and what a run has found there."""
-    truth, _ = read_ground_truth(data / "annotations" / f"instances_{split}.json", masks=False)
-    results, _ = read_results(detections, truth, masks=False)
-    return truth, results
+    masks = iou_type == "segm"
+    truth, _ = read_ground_truth(data / "annotations" / f"instances_{split}.json", masks=masks)
+    results, _ = read_results(detections, truth, masks=masks)
+    return truth, alone(results, iou_type)
 
 
 def calibrated(truth: GroundTruth, results: Results, calibration: Calibration) -> Results:
@@ -48,29 +55,31 @@ def calibrated(truth: GroundTruth, results: Results, calibration: Calibration) -
     for label, change in enumerate(calibration.maps):
         rows = results.category_ids == truth.category_ids[label]
         scores[rows] = change(scores[rows])
-    return Results(results.image_ids, results.category_ids, scores, results.boxes)
+    return replace(results, scores=scores)
 
 
-def aps(truth: GroundTruth, results: Results, cap: int) -> list[float]:
+def aps(truth: GroundTruth, results: Results, iou_type: IouType, cap: int) -> list[float]:
     """AP of each class in percent."""
-    return [100 * row["AP"] for row in evaluate(truth, results, max_detections=cap)["per_class"].values()]
+    return [100 * row["AP"] for row in evaluate(truth, results, iou_type, max_detections=cap)["per_class"].values()]
 
 
-def measure(run: Path, data: Path) -> dict[Row, list[float]]:
+def measure(run: Path, data: Path, iou_type: IouType = "bbox") -> dict[Row, list[float]]:
     """The columns of each row of a run."""
     form = re.sub(r"([-+](lr|seed|schedule|runtime).*|_(bccd|nuclei).*)$", "", run.name)
-    val, test = read(data, "val", run / "detections.json"), read(data, "test", run / "test" / "detections.json")
+    val = read(data, "val", run / "detections.json", iou_type)
+    test = read(data, "test", run / "test" / "detections.json", iou_type)
     cap = int(max(np.unique(results.image_ids, return_counts=True)[1].max() for _, results in (val, test)))
     found: dict[Row, list[list[float]]] = defaultdict(list)
-    first, second = halves(*val)
-    for seen, unseen in ((first, second), (second, first)):
-        for split, (truth, results) in (("other half of val", unseen), ("test", test)):
-            own = aps(truth, results, cap)
+    parts = [*halves(*val), test]
+    first, second, on_test = ((part, Outcomes.of(*part, iou_type, cap)) for part in parts)
+    for (_, seen), unseen in ((first, second), (second, first)):
+        for split, ((truth, results), outcomes) in (("other half of val", unseen), ("test", on_test)):
+            own = aps(truth, results, iou_type, cap)
             for target in get_args(Target):
                 for method in get_args(Method):
-                    fitted = fit(*seen, method, target, cap)
-                    before, after = errors(truth, results, fitted, cap)
-                    if aps(truth, calibrated(truth, results, fitted.calibration), cap) != own:
+                    fitted = fit(seen, method, target)
+                    before, after = errors(outcomes, fitted)
+                    if aps(truth, calibrated(truth, results, fitted.calibration), iou_type, cap) != own:
                         raise SystemExit(f"{run}: AP is not the same after calibration")
                     cuts = np.array(fitted.thresholds)
                     new = [change(cut) for change, cut in zip(fitted.calibration.maps, cuts, strict=True)]
@@ -90,10 +99,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--iou-type", choices=get_args(IouType), default="bbox")
     arguments = parser.parse_args()
     measured: dict[Row, list[list[float]]] = defaultdict(list)
     for run in arguments.runs:
-        for row, values in measure(run, arguments.data).items():
+        for row, values in measure(run, arguments.data, arguments.iou_type).items():
             measured[row].append(values)
     rows = []
     for (form, split, name), values in sorted(measured.items(), key=lambda item: item[0][:2]):

@@ -10,6 +10,7 @@ import pytest
 
 from rankdet.inference.calibration import errors, fit, halves
 from rankdet.metrics import evaluate
+from rankdet.metrics.calibration import Outcomes
 
 
 def write(path: Path, seed: int, images: int) -> list[dict]:
@@ -47,12 +48,15 @@ def test_rows_are_means_over_halves_that_change_places(module, tmp_path: Path) -
     rows = benchmark.measure(run, tmp_path / "data")
     assert {form for form, _, _ in rows} == {"rs_faster_rcnn_lite0"}
     assert len(rows) == 2 * 5
-    val = benchmark.read(tmp_path / "data", "val", run / "detections.json")
-    test = benchmark.read(tmp_path / "data", "test", run / "test" / "detections.json")
+    val = benchmark.read(tmp_path / "data", "val", run / "detections.json", "bbox")
+    test = benchmark.read(tmp_path / "data", "test", run / "test" / "detections.json", "bbox")
     first, second = halves(*val)
-    after = [errors(*test, fit(*half, "platt", "iou"))[1].LaECE0 for half in (first, second)]
+    after = [errors(Outcomes.of(*test), fit(Outcomes.of(*half), "platt", "iou"))[1].LaECE0 for half in (first, second)]
     row = rows["rs_faster_rcnn_lite0", "test", "platt to iou"]
     assert row[0] == pytest.approx(100 * np.mean(after))
     assert row[-1] == pytest.approx(100 * evaluate(*test)["AP"])
-    before = [errors(*half, fit(*other, "platt", "iou"))[0].D_ECE for half, other in ((second, first), (first, second))]
+    before = [
+        errors(Outcomes.of(*half), fit(Outcomes.of(*other), "platt", "iou"))[0].D_ECE
+        for half, other in ((second, first), (first, second))
+    ]
     assert rows["rs_faster_rcnn_lite0", "other half of val", "network"][2] == pytest.approx(100 * np.mean(before))

@@ -112,9 +112,10 @@ def test_each_half_is_measured_with_what_the_other_half_has_taught(annotations: 
     assert first[0].image_ids.tolist() == sorted(truth.image_ids.tolist())[::2]
     assert set(first[1].image_ids) <= set(first[0].image_ids)
     assert len(first[1]) + len(second[1]) == len(results)
-    fitted = fit(*first, "isotonic", "iou")
-    before, after = errors(*second, fitted)
-    cut = Outcomes.of(*second).above(fitted.thresholds)
+    seen, held_out = Outcomes.of(*first), Outcomes.of(*second)
+    fitted = fit(seen, "isotonic", "iou")
+    before, after = errors(held_out, fitted)
+    cut = held_out.above(fitted.thresholds)
     assert before == cut.errors()
     assert after == cut.with_scores(fitted.calibration.maps).errors()
     assert after.LaECE0 < before.LaECE0

@@ -1,41 +1,58 @@
-"""Errors of calibration against plain loops over records, and against hotcoco."""
+"""Errors of calibration of boxes and of masks against plain loops over records, and against hotcoco."""
 
 import math
+from collections.abc import Callable
 
 import hotcoco
 import numpy as np
 import pytest
+from hotcoco import mask as rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankdet.coco import read_ground_truth, read_results
 from rankdet.metrics.calibration import Outcomes, d_ece, laace0, laece0
+from rankdet.metrics.evaluator import IouType
 from rankdet.metrics.matching import ClassMatches
 
 NAN = float("nan")
 
 
-def iou(first: list[float], second: list[float]) -> float:
-    """IoU of boxes [x, y, width, height]."""
+def box_iou(one: dict, other: dict) -> float:
+    """IoU of the boxes [x, y, width, height] of two records."""
+    first, second = one["bbox"], other["bbox"]
     width = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
     height = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
     shared = max(0.0, width) * max(0.0, height)
     return shared / (first[2] * first[3] + second[2] * second[3] - shared)
 
 
-def matched(truth: dict, found: list[dict], category: int, least: float) -> list[tuple[float, float | None]]:
+def mask_iou(one: dict, other: dict) -> float:
+    """IoU of the masks of two records, pixel by pixel of an image of 100 × 100."""
+    first, second = (
+        rle.decode(rle.fr_py_objects(record["segmentation"], 100, 100)).any(axis=2) for record in (one, other)
+    )
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else 0.0
+
+
+Iou = Callable[[dict, dict], float]
+
+
+def matched(truth: dict, found: list[dict], category: int, least: float, iou: Iou) -> list[tuple[float, float | None]]:
     """(score, IoU or None) of the detections of a class, each image by itself, the best score first."""
     pairs = []
     for image in truth["images"]:
         here = [record for record in found if (record["image_id"], record["category_id"]) == (image["id"], category)]
         free = [
-            record["bbox"]
+            record
             for record in truth["annotations"]
             if (record["image_id"], record["category_id"]) == (image["id"], category)
         ]
         for record in sorted(here, key=lambda record: -record["score"]):
-            best = max(free, key=lambda box: iou(record["bbox"], box), default=None)
-            overlap = 0.0 if best is None else iou(record["bbox"], best)
+            # Of equal overlaps the last object is chosen.
+            best = max(reversed(free), key=lambda other: iou(record, other), default=None)
+            overlap = 0.0 if best is None else iou(record, best)
             hits = overlap > 0 and overlap >= least
             if hits:
                 free.remove(best)
@@ -56,15 +73,15 @@ def error_of_bins(pairs: list[tuple[float, float]], bins: int) -> float:
     return total
 
 
-def by_definition(truth: dict, found: list[dict]) -> tuple[float, float, float]:
+def by_definition(truth: dict, found: list[dict], iou: Iou) -> tuple[float, float, float]:
     """LaECE₀, LaACE₀ and D-ECE by plain loops."""
     laece, laace, everything = [], [], []
     for category in truth["categories"]:
         if not any(record["category_id"] == category["id"] for record in truth["annotations"]):
             continue
-        pairs = [(score, overlap or 0.0) for score, overlap in matched(truth, found, category["id"], 0.0)]
+        pairs = [(score, overlap or 0.0) for score, overlap in matched(truth, found, category["id"], 0.0, iou)]
         everything += [
-            (score, float(overlap is not None)) for score, overlap in matched(truth, found, category["id"], 0.5)
+            (score, float(overlap is not None)) for score, overlap in matched(truth, found, category["id"], 0.5, iou)
         ]
         if pairs:
             laece.append(error_of_bins(pairs, 25))
@@ -103,10 +120,21 @@ def scene(seed: int, images: int = 4, classes: int = 3) -> tuple[dict, list[dict
     return truth, found
 
 
-def outcomes(truth: dict, found: list[dict]) -> Outcomes:
-    ground_truth, _ = read_ground_truth(truth)
-    results, _ = read_results(found, ground_truth, masks=False)
-    return Outcomes.of(ground_truth, results)
+def with_masks(records: list[dict]) -> list[dict]:
+    """Each record with a triangle in its box as its mask."""
+    shaped = []
+    for record in records:
+        left, top, width, height = record["bbox"]
+        triangle = [left, top, left + width, top, left, top + height]
+        shaped.append({**record, "segmentation": [triangle]})
+    return shaped
+
+
+def outcomes(truth: dict, found: list[dict], iou_type: IouType = "bbox") -> Outcomes:
+    masks = iou_type == "segm"
+    ground_truth, _ = read_ground_truth(truth, masks=masks)
+    results, _ = read_results(found, ground_truth, masks=masks)
+    return Outcomes.of(ground_truth, results, iou_type)
 
 
 @settings(deadline=None, max_examples=60)
@@ -114,7 +142,17 @@ def outcomes(truth: dict, found: list[dict]) -> Outcomes:
 def test_errors_equal_the_definitions_in_plain_loops(seed):
     truth, found = scene(seed)
     errors = outcomes(truth, found).errors()
-    assert errors[:3] == pytest.approx(by_definition(truth, found), abs=1e-9, nan_ok=True)
+    assert errors[:3] == pytest.approx(by_definition(truth, found, box_iou), abs=1e-9, nan_ok=True)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6))
+def test_errors_of_masks_equal_the_definitions_in_plain_loops(seed):
+    truth, found = scene(seed, images=3, classes=2)
+    truth, found = {**truth, "annotations": with_masks(truth["annotations"])}, with_masks(found)
+    if truth["annotations"]:  # without an object there are no masks to compare
+        errors = outcomes(truth, found, "segm").errors()
+        assert errors[:3] == pytest.approx(by_definition(truth, found, mask_iou), abs=1e-9, nan_ok=True)
 
 
 @settings(deadline=None, max_examples=20)

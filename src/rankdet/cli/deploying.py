@@ -13,6 +13,10 @@ from rankdet.cli.options import Annotations, AtOperatingPoint, DataFolder, Devic
 from rankdet.cli.printing import print_table
 
 HeldOutSplit = Annotated[str, typer.Option(help="Split of the data folder; not the one of the training.")]
+Compared = Annotated[
+    Literal["bbox", "segm"] | None,
+    typer.Option("--iou-type", help="Compare boxes or masks; by default masks, where the detector finds them."),
+]
 
 
 def calibrate(
@@ -31,6 +35,7 @@ def calibrate(
             help="What a score states then: the expected IoU, or how likely the detection is right at IoU 0.5."
         ),
     ] = "iou",
+    iou_type: Compared = None,
     store: Annotated[
         bool, typer.Option("--store/--no-store", help="Store maps and thresholds in the checkpoint.")
     ] = True,
@@ -54,7 +59,7 @@ def calibrate(
         with world.together():
             model = load(checkpoint, world.device, trust=trust, operating_point=operating_point)
             tell_operating_point(model)
-        found = calibrate_on_folder(model, where, split, images, method, target, store, world)
+        found = calibrate_on_folder(model, where, split, images, method, target, iou_type, store, world)
     if found is None:
         return
     console = Console()
@@ -87,6 +92,7 @@ def sweep(
         str | None,
         typer.Option(help="IoU thresholds of NMS, with commas; the network's own and 0.1 around it by default."),
     ] = None,
+    iou_type: Compared = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per pass through the network.")] = 1,
     store: Annotated[
         bool, typer.Option("--store/--no-store", help="Store the recommended point in the checkpoint.")
@@ -96,7 +102,7 @@ def sweep(
 ) -> None:
     """Find the operating point that is fast and costs no AP.
 
-    Measures AP and oLRP of boxes, and images per second, at many score thresholds before NMS and IoU thresholds of NMS.
+    Measures AP, oLRP and images per second at many score thresholds before NMS and IoU thresholds of NMS.
     Recommended is the highest score threshold that costs at most 0.0005 AP. What is stored, `rankdet detect` and all
     other commands use from then on.
     """
@@ -118,6 +124,7 @@ def sweep(
         images=images,
         score_thresholds=tried,
         nms_ious=ious,
+        iou_type=iou_type,
         batch_size=batch_size,
         store=store,
     )

@@ -22,9 +22,8 @@ def print_evaluation(console: Console, metrics: Mapping[str, Any]) -> None:
     found = [*metrics.get("findings", ()), *metrics.get("masks", {}).get("findings", ())]
     for line in dict.fromkeys(found):  # boxes and masks are measured by the same objects
         console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    for extra in ("ranking", "calibration"):
-        if extra in metrics:
-            print_table(console, list(metrics[extra]), [list(metrics[extra].values())])
+    if "ranking" in metrics:
+        _print_row(console, metrics["ranking"])
 
 
 def _print_measures(console: Console, metrics: Mapping[str, Any], title: str | None) -> None:
@@ -40,6 +39,12 @@ def _print_measures(console: Console, metrics: Mapping[str, Any], title: str | N
         print_table(console, table.columns, table.rows)
     else:
         console.print(f"{len(metrics['per_class'])} classes: their numbers are in evaluation.json")
+    if "calibration" in metrics:
+        _print_row(console, metrics["calibration"])
+
+
+def _print_row(console: Console, values: Mapping[str, Any]) -> None:
+    print_table(console, list(values), [list(values.values())])
 
 
 def print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

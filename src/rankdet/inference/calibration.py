@@ -14,11 +14,12 @@ import numpy as np
 
 from rankdet.coco import GroundTruth, Results, grouped
 from rankdet.data.preparation import measured
-from rankdet.inference.evaluation import dataset_for, detect_all, recipe_of_model
+from rankdet.inference.evaluation import alone, compared_type, dataset_for, detect_all, recipe_of_model
 from rankdet.inference.loading import add_to_checkpoint, checkpoint_to_write, load
 from rankdet.inference.model import Model
 from rankdet.inference.score_maps import Calibration, Method, Target
 from rankdet.metrics.calibration import CalibrationErrors, Outcomes
+from rankdet.metrics.evaluator import IouType
 from rankdet.runs.processes import World
 from rankdet.structures import InputError
 
@@ -68,6 +69,7 @@ def calibrate(
     images: str | PathLike[str] | None = None,
     method: Method = "isotonic",
     target: Target = "iou",
+    iou_type: IouType | None = None,
     store: bool = True,
 ) -> Calibrated:
     """Find maps of the scores of each class, after which a score states what is to be expected of a detection.
@@ -91,6 +93,9 @@ def calibrate(
     target
         What a score states then. ``"iou"``: the expected IoU of the detection with its object, 0 where it hits none.
         ``"precision"``: how likely it hits an object of its class by an IoU of 0.5.
+    iou_type
+        Whose IoU that is, also of the thresholds: of boxes ``"bbox"`` or of masks ``"segm"``. None: of masks where the
+        model finds them.
     store
         Whether the checkpoint gets maps and thresholds, for ``rankdet.load(path, calibrated=True)``.
 
@@ -103,7 +108,7 @@ def calibrate(
     -----
     Kuzucu, Oksuz, Sadeghi, Dokania, "On Calibration of Object Detectors: Pitfalls, Evaluation and Baselines", ECCV
     2024, arXiv:2405.20459. Thresholds are optimal for LRP with τ = 0.5, those that an evaluation stores and that
-    `detect` draws from; the authors' code takes τ = 0. Of a network that finds masks, boxes are compared.
+    `detect` draws from; the authors' code takes τ = 0.
 
     Examples
     --------
@@ -113,7 +118,7 @@ def calibrate(
     if not isinstance(model, Model):
         model = load(model)
     where = None if images is None else Path(images)
-    result = calibrate_on_folder(model, Path(data), split, where, method, target, store)
+    result = calibrate_on_folder(model, Path(data), split, where, method, target, iou_type, store)
     if result is None:
         raise RuntimeError("this process is the main one")
     return result
@@ -126,6 +131,7 @@ def calibrate_on_folder(
     images: Path | None,
     method: Method,
     target: Target,
+    iou_type: IouType | None,
     store: bool,
     world: World | None = None,
 ) -> Calibrated | None:
@@ -138,9 +144,11 @@ def calibrate_on_folder(
     with world.together():
         if store:
             checkpoint_to_write(model, CALIBRATION)  # before anything is computed
-        dataset, findings = dataset_for(model, folder, split, images)
+        compared = compared_type(model, iou_type)
+        dataset, findings = dataset_for(model, folder, split, images, boxes_alone=compared == "bbox")
         if world.is_main:
-            said = [f"calibrated on {measured(dataset)} ({dataset.ground_truth})", *findings]
+            by = "masks" if compared == "segm" else "boxes"
+            said = [f"calibrated by {by} of {measured(dataset)} ({dataset.ground_truth})", *findings]
             print("\n".join(said), file=sys.stderr)
     found = detect_all(model, dataset, world, recipe.evaluation.batch_size, recipe.data.workers, progress=True)
     with world.together():
@@ -148,26 +156,24 @@ def calibrate_on_folder(
             return None
         for line in grouped(found.unreadable):
             print(line, file=sys.stderr)
-        result = _calibrated(model, dataset.ground_truth, found.results, method, target)
+        results = alone(found.results, compared)
+        result = _calibrated(model, dataset.ground_truth, results, method, target, compared)
         if store:
             store_calibration(result.model)
         return result
     return None
 
 
-def fit(truth: GroundTruth, results: Results, method: Method, target: Target, max_detections: int = 100) -> Fitted:
-    """Find thresholds and maps on detections in all images of a data set."""
-    outcomes = Outcomes.of(truth, results, max_detections=max_detections)
+def fit(outcomes: Outcomes, method: Method, target: Target) -> Fitted:
+    """Find thresholds and maps on what came of the detections in all images of a data set."""
     thresholds = outcomes.thresholds()
     return Fitted(thresholds, Calibration.fit(outcomes.above(thresholds), method, target))
 
 
-def errors(
-    truth: GroundTruth, results: Results, fitted: Fitted, max_detections: int = 100
-) -> tuple[CalibrationErrors, CalibrationErrors]:
+def errors(outcomes: Outcomes, fitted: Fitted) -> tuple[CalibrationErrors, CalibrationErrors]:
     """Errors of the detections from the thresholds on, before and after calibration, on any data set."""
-    outcomes = Outcomes.of(truth, results, max_detections=max_detections).above(fitted.thresholds)
-    return outcomes.errors(), outcomes.with_scores(fitted.calibration.maps).errors()
+    kept = outcomes.above(fitted.thresholds)
+    return kept.errors(), kept.with_scores(fitted.calibration.maps).errors()
 
 
 def halves(truth: GroundTruth, results: Results) -> list[tuple[GroundTruth, Results]]:
@@ -189,22 +195,22 @@ def store_calibration(model: Model) -> None:
     add_to_checkpoint(model, {"calibration": state, "thresholds": model.thresholds}, CALIBRATION)
 
 
-def _calibrated(model: Model, truth: GroundTruth, results: Results, method: Method, target: Target) -> Calibrated:
-    cap = model.max_detections
-    fitted = fit(truth, results, method, target, cap)
+def _calibrated(
+    model: Model, truth: GroundTruth, results: Results, method: Method, target: Target, iou_type: IouType
+) -> Calibrated:
+    parts = [(truth, results), *halves(truth, results)]
+    everything, first, second = (Outcomes.of(*part, iou_type, model.max_detections) for part in parts)
+    fitted = fit(everything, method, target)
     if all(math.isnan(threshold) for threshold in fitted.thresholds):
         raise InputError(
             "no detection hits an object of its class: nothing can be calibrated before a model has learned"
         )
-    first, second = halves(truth, results)
-    on_halves = [
-        errors(*held_out, fit(*seen, method, target, cap), cap) for seen, held_out in ((first, second), (second, first))
-    ]
+    on_halves = [errors(held_out, fit(seen, method, target)) for seen, held_out in ((first, second), (second, first))]
     before, after = (_mean(pair) for pair in zip(*on_halves, strict=True))
     stored = model.thresholds or [math.nan] * len(model.categories)
     thresholds = [old if math.isnan(new) else new for old, new in zip(stored, fitted.thresholds, strict=True)]
     calibrated = replace(model, thresholds=thresholds, calibration=fitted.calibration)
-    kept = Outcomes.of(truth, results, max_detections=cap).above(fitted.thresholds).at_half
+    kept = everything.above(fitted.thresholds).at_half
     shown = zip(kept, fitted.thresholds, fitted.calibration.maps, strict=True)
     rows = (
         {"detections": len(each.scores), "threshold": cut, "calibrated": float(change(np.array(cut)))}

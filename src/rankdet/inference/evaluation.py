@@ -9,9 +9,9 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from rankdet.coco import Finding, GroundTruthSource, Results, ResultsSource, grouped, raise_errors
+from rankdet.coco import Finding, GroundTruth, GroundTruthSource, Results, ResultsSource, grouped, raise_errors
 from rankdet.data import CocoDataset, build_test_loader
 from rankdet.data.own import MapDataset, from_map_dataset
 from rankdet.data.preparation import comparable, measured
@@ -34,9 +34,9 @@ class Evaluation(NamedTuple):
 
     metrics
         The numbers of `rankdet.metrics.evaluate`, of boxes. From a network that finds masks, those of the masks are
-        the entry ``masks``. Of calibrated scores, the errors from the thresholds on are the entry ``calibration``
-        (`rankdet.metrics.calibration.CalibrationErrors`); the entry ``operating_point`` is that of the model, if it has
-        one. The entry ``images_unreadable`` counts images whose file is
+        the entry ``masks``. Of calibrated scores, both have the errors from the thresholds on as the entry
+        ``calibration`` (`rankdet.metrics.calibration.CalibrationErrors`); the entry ``operating_point`` is that of the
+        model, if it has one. The entry ``images_unreadable`` counts images whose file is
         missing, broken or of another size; they are measured as images without detections. The entry ``data_digest``
         tells the data from others (`rankdet.coco.GroundTruth.digest`).
     detections
@@ -96,7 +96,7 @@ def evaluate(
     -------
     dict
         See `rankdet.metrics.evaluate`. The numbers of the masks of a model are its entry ``masks``, those of the
-        ranking its entry ``ranking``, errors of calibrated scores its entry ``calibration``. Its entry
+        ranking its entry ``ranking``, errors of calibrated scores the entries ``calibration`` of both. Its entry
         ``images_unreadable`` counts images that could not be read, which its entry ``findings`` names; they are
         measured as images without detections. Where no image has an object, there are these two alone.
 
@@ -231,22 +231,48 @@ def _measured(model: Model, dataset: CocoDataset, gathered: Found) -> Evaluation
             },
             found.records(),
         )
-    metrics: dict[str, Any] = {**measure(truth, found, max_detections=cap)}
+    metrics = _measures(model, truth, found, "bbox")
     if not metrics["findings"]:  # a detector has one cap for all classes of an image
         raise_cap = f"{RAISE_CAP}, detector.testing.per_image={{0}} lets the detector find as many"
         metrics["findings"] = grouped(cap_findings(truth, cap, of_each_class=False, remedy=raise_cap))
     metrics |= {"findings": grouped(unreadable) + metrics["findings"], "images_unreadable": len(unreadable)}
     metrics |= {"data_digest": truth.digest()}
-    if model.calibration is not None:
-        outcomes = Outcomes.of(truth, found, max_detections=cap)
-        metrics |= {"calibration": outcomes.above(model.drawing_thresholds()).errors()._asdict()}
     if model.operating_point is not None:
         metrics |= {"operating_point": model.operating_point.state()}
     if found.masks is not None:
-        # Without boxes, for the evaluator would take the sizes of the detections from these.
-        masks = replace(found, boxes=None)
-        metrics |= {"masks": measure(truth, masks, "segm", max_detections=cap)}
+        metrics |= {"masks": _measures(model, truth, found, "segm")}
     return Evaluation(metrics, found.records())
+
+
+def _measures(model: Model, truth: GroundTruth, found: Results, iou_type: IouType) -> dict[str, Any]:
+    """The numbers of boxes or of masks."""
+    cap, compared = model.max_detections, alone(found, iou_type)
+    metrics: dict[str, Any] = {**measure(truth, compared, iou_type, max_detections=cap)}
+    if model.calibration is not None:
+        outcomes = Outcomes.of(truth, compared, iou_type, cap).above(model.drawing_thresholds())
+        metrics |= {"calibration": outcomes.errors()._asdict()}
+    return metrics
+
+
+def alone(found: Results, iou_type: IouType) -> Results:
+    """The boxes of detections without their masks, or the masks without boxes.
+
+    From boxes beside masks the evaluator would take the sizes of detections.
+    """
+    return replace(found, masks=None) if iou_type == "bbox" else replace(found, boxes=None)
+
+
+def compared_type(model: Model, asked: IouType | None) -> IouType:
+    """What detections of a model are compared by: what is asked for, or masks where it finds them.
+
+    Raises InputError where that is something else, or masks of a model that finds none.
+    """
+    if asked not in (None, *get_args(IouType)):
+        raise InputError(f"iou_type must be 'bbox' or 'segm', not {asked!r}")
+    has_masks = _finds_masks(model)
+    if asked == "segm" and not has_masks:
+        raise InputError("the model finds boxes alone: masks cannot be compared")
+    return asked or ("segm" if has_masks else "bbox")
 
 
 def evaluate_on_folder(
@@ -303,16 +329,25 @@ def recipe_of_model(model: Model) -> Recipe:
     return model.origin.recipe
 
 
+def _finds_masks(model: Model) -> bool:
+    return bool(getattr(model.network, "has_masks", recipe_of_model(model).detector.has_masks))
+
+
 def dataset_for(
-    model: Model, folder: Path | None, split: str, images: Path | None = None, candidates: bool = False
+    model: Model,
+    folder: Path | None,
+    split: str,
+    images: Path | None = None,
+    candidates: bool = False,
+    boxes_alone: bool = False,
 ) -> tuple[CocoDataset, list[str]]:
     """A split of a data folder, or an annotation file, prepared for a model, with lines on what is odd about it.
 
     Without a folder it is the split of the data that the recipe of the model names.
 
     Its classes are those of the model, matched by name. Masks are read where the model finds them, for its
-    ``candidates`` too where these are asked for. Raises InputError when the data are missing or broken, or have no
-    class of the model.
+    ``candidates`` too where these are asked for, and not where ``boxes_alone`` are compared. Raises InputError when the
+    data are missing or broken, or have no class of the model.
     """
     recipe = recipe_of_model(model)
     data = recipe.data
@@ -320,7 +355,7 @@ def dataset_for(
         data, split = data.at(None, folder, images), data.validation_split
     elif folder is not None:
         data = data.at(folder)
-    has_masks = getattr(model.network, "has_masks", recipe.detector.has_masks)
+    has_masks = _finds_masks(model) and not boxes_alone
     dataset = data.build_test_dataset(split, candidates and has_masks, measure_masks=has_masks)
     findings = dataset.findings
     owner = (model.origin and model.origin.path) or "the model"
@@ -330,8 +365,11 @@ def dataset_for(
 
 
 def optimal_thresholds(metrics: Mapping[str, Any]) -> list[float]:
-    """The LRP-optimal score threshold of each class, by label, from `rankdet.metrics.evaluate`; [] without any."""
-    return [numbers["threshold"] for numbers in metrics.get("per_class", {}).values()]
+    """The LRP-optimal score threshold of each class, by label, from an evaluation; [] without any.
+
+    Where masks were measured, they are those of the masks.
+    """
+    return [numbers["threshold"] for numbers in metrics.get("masks", metrics).get("per_class", {}).values()]
 
 
 def store_thresholds(model: Model, found: Sequence[float]) -> Model:

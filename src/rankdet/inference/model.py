@@ -78,7 +78,7 @@ class Model:
         What is done to an image before detection.
     thresholds
         C LRP-optimal score thresholds of the last evaluation, NaN where a class has none; None before any evaluation.
-        They are of the network's own scores.
+        They are of the network's own scores, and by the IoU of masks where it finds them.
     calibration
         What the scores of the network become; None: they stay as they are.
     operating_point

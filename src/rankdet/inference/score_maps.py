@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from rankdet.metrics.calibration import Outcomes
+from rankdet.metrics.evaluator import IouType
 from rankdet.structures import Detection, InputError
 
 Values = NDArray[np.float64]
@@ -192,6 +193,8 @@ class Calibration:
     target
         What a score then states: the ``"iou"`` that is to be expected of a detection, 0 where it hits nothing; or the
         ``"precision"``, how likely it hits an object by an IoU of 0.5.
+    iou_type
+        Whose IoU that is: of boxes ``"bbox"`` or of masks ``"segm"``.
 
     Examples
     --------
@@ -202,6 +205,7 @@ class Calibration:
 
     maps: tuple[ScoreMap, ...]
     target: Target
+    iou_type: IouType = "bbox"
 
     @classmethod
     def fit(cls, outcomes: Outcomes, method: Method = "isotonic", target: Target = "iou") -> Self:
@@ -215,7 +219,7 @@ class Calibration:
             pairs = [(matches.scores, np.nan_to_num(matches.ious, nan=0.0)) for matches in outcomes.any_overlap]
         else:
             pairs = [(matches.scores, (~np.isnan(matches.ious)).astype(np.float64)) for matches in outcomes.at_half]
-        return cls(tuple(fit(*pair) for pair in pairs), target)
+        return cls(tuple(fit(*pair) for pair in pairs), target, outcomes.iou_type)
 
     def scores(self, scores: Tensor, labels: Tensor) -> Tensor:
         """(D,) float64, so that no two scores become equal by rounding; D scores and their labels are on the CPU."""
@@ -233,16 +237,19 @@ class Calibration:
 
     def state(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
-        return {"target": self.target, "maps": [each.state() for each in self.maps]}
+        return {"target": self.target, "iou_type": self.iou_type, "maps": [each.state() for each in self.maps]}
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any], num_classes: int) -> Self:
         """The calibration whose `state` this is; raises KeyError, TypeError or ValueError where it is none."""
         if state["target"] not in get_args(Target):
             raise ValueError(f"a calibration states {state['target']!r}")
+        iou_type = state.get("iou_type", "bbox")  # before masks could be compared, none was noted
+        if iou_type not in get_args(IouType):
+            raise ValueError(f"a calibration compares {iou_type!r}")
         if len(state["maps"]) != num_classes:
             raise ValueError(f"{len(state['maps'])} maps of scores for {num_classes} categories")
-        return cls(tuple(map(map_of_state, state["maps"])), state["target"])
+        return cls(tuple(map(map_of_state, state["maps"])), state["target"], iou_type)
 
 
 def _newton(inputs: Values, outcomes: Values, start: Values) -> Values:

@@ -18,11 +18,12 @@ from rankdet.coco import Results, grouped
 from rankdet.data.loading import build_test_loader
 from rankdet.data.preparation import measured
 from rankdet.data.progress import with_bar
-from rankdet.inference.evaluation import dataset_for, recipe_of_model, unreadable_images
+from rankdet.inference.evaluation import alone, compared_type, dataset_for, recipe_of_model, unreadable_images
 from rankdet.inference.loading import add_to_checkpoint, checkpoint_to_write, load
 from rankdet.inference.model import Model
 from rankdet.inference.operating_points import OperatingPoint
 from rankdet.metrics import evaluate
+from rankdet.metrics.evaluator import IouType
 from rankdet.runs.checkpoint import FOR_DETECTION, load_checkpoint
 from rankdet.structures import InputError
 
@@ -40,7 +41,7 @@ class MeasuredPoint(NamedTuple):
     """What an operating point is worth on a data set.
 
     AP, oLRP
-        Of boxes, as fractions.
+        Of boxes or of masks, as fractions.
     images_per_second
         Of the network and its choice of detections, on its device; without reading images and cutting out masks.
     detections
@@ -61,6 +62,8 @@ class Sweep(NamedTuple):
         At the recommended point.
     points
         N, the first of them the network's own.
+    iou_type
+        What ``AP`` and ``oLRP`` of the points compare: boxes ``"bbox"`` or masks ``"segm"``.
     recommended
         The highest score threshold whose AP is at most 0.0005 below that of the network's own point, and of these the
         one with the best AP.
@@ -68,6 +71,7 @@ class Sweep(NamedTuple):
 
     model: Model
     points: list[MeasuredPoint]
+    iou_type: IouType
     recommended: MeasuredPoint
 
 
@@ -79,6 +83,7 @@ def sweep(
     images: str | PathLike[str] | None = None,
     score_thresholds: Sequence[float] = SCORE_THRESHOLDS,
     nms_ious: Sequence[float] | None = None,
+    iou_type: IouType | None = None,
     batch_size: int = 1,
     store: bool = True,
 ) -> Sweep:
@@ -101,6 +106,8 @@ def sweep(
         Those that are tried, beside the network's own; lower ones than that are left out.
     nms_ious
         IoU thresholds of NMS; None: the network's own, and 0.1 below and above it. Networks without NMS have none.
+    iou_type
+        What AP and oLRP compare: boxes ``"bbox"`` or masks ``"segm"``. None: masks where the model finds them.
     batch_size
         Images per pass through the network. Only images of one padded size share a batch.
     store
@@ -130,8 +137,12 @@ def sweep(
         checkpoint_to_write(model, POINT)  # before anything is computed
     points = points_to_try(OperatingPoint.of(model.network), score_thresholds, nms_ious)
     recipe = recipe_of_model(model)
-    dataset, findings = dataset_for(model, Path(data), split, None if images is None else Path(images))
-    print("\n".join([f"measured on {measured(dataset)} ({dataset.ground_truth})", *findings]), file=sys.stderr)
+    compared = compared_type(model, iou_type)
+    where = None if images is None else Path(images)
+    dataset, findings = dataset_for(model, Path(data), split, where, boxes_alone=compared == "bbox")
+    by = "masks" if compared == "segm" else "boxes"
+    said = [f"measured by {by} of {measured(dataset)} ({dataset.ground_truth})", *findings]
+    print("\n".join(said), file=sys.stderr)
     truth = dataset.ground_truth
     if not len(truth.labels):
         raise InputError(f"{truth} has no objects: there is nothing to measure by")
@@ -151,18 +162,18 @@ def sweep(
                     if is_warm:
                         seconds[place] += time.perf_counter() - start
                 if is_warm:
-                    pairs = zip(batch.sources, detections, strict=True)
-                    # Boxes alone are measured; making run lengths of masks would take longer than all else.
+                    if compared == "bbox":  # run lengths of masks would be made for nothing
+                        detections = [replace(each, masks=None) for each in detections]
                     found[place] += [
-                        Results.of_image(source, replace(each, masks=None), dataset.category_ids)
-                        for source, each in pairs
+                        Results.of_image(source, each, dataset.category_ids)
+                        for source, each in zip(batch.sources, detections, strict=True)
                     ]
         number += len(batch.images)
     for line in grouped(unreadable_images(dataset, reasons)):
         print(line, file=sys.stderr)
     rows = []
     for point, results, time_of_point in zip(points, map(Results.joined, found), seconds, strict=True):
-        metrics = evaluate(truth, results, max_detections=model.max_detections)
+        metrics = evaluate(truth, alone(results, compared), compared, max_detections=model.max_detections)
         rows.append(MeasuredPoint(point, metrics["AP"], metrics["oLRP"], number / time_of_point, len(results) / number))
     if math.isnan(rows[0].AP):  # as where all objects are crowds
         raise InputError(f"{truth} has no objects that AP counts: there is nothing to measure by")
@@ -172,7 +183,7 @@ def sweep(
         if (stale := stale_calibration(swept)) is not None:
             print(stale, file=sys.stderr)
         store_point(swept)
-    return Sweep(swept, rows, best)
+    return Sweep(swept, rows, compared, best)
 
 
 def points_to_try(

@@ -42,10 +42,13 @@ class Outcomes(NamedTuple):
         C matches at τ = 0: each detection, best score first, with the object that it overlaps most, if any is left.
     at_half
         C matches at τ = 0.5, as those of AP50.
+    iou_type
+        What has overlapped: boxes ``"bbox"`` or masks ``"segm"``.
     """
 
     any_overlap: list[ClassMatches]
     at_half: list[ClassMatches]
+    iou_type: IouType = "bbox"
 
     @classmethod
     def of(
@@ -53,7 +56,7 @@ class Outcomes(NamedTuple):
     ) -> Outcomes:
         """Match detections with objects by the rules of AP, twice."""
         comparison = compare(truth, results, iou_type, max_detections)
-        return cls(match_classes(comparison, ANY_OVERLAP), match_classes(comparison))
+        return cls(match_classes(comparison, ANY_OVERLAP), match_classes(comparison), iou_type)
 
     def thresholds(self) -> list[float]:
         """C LRP-optimal scores (`rankdet.metrics.optimal_lrp`), NaN where a class has none."""
@@ -61,21 +64,21 @@ class Outcomes(NamedTuple):
 
     def above(self, thresholds: Sequence[float]) -> Outcomes:
         """The detections whose score reaches that of their class; none of a class whose threshold is NaN."""
-        return Outcomes(*([each.above(cut) for each, cut in zip(side, thresholds, strict=True)] for side in self))
+        return self._changed(lambda side: [each.above(cut) for each, cut in zip(side, thresholds, strict=True)])
 
     def with_scores(self, maps: Sequence[Callable[[NDArray[np.float64]], NDArray[np.float64]]]) -> Outcomes:
         """The same detections with the scores that increasing maps, one for each class, make of theirs."""
-        return Outcomes(
-            *(
-                [each._replace(scores=change(each.scores)) for each, change in zip(side, maps, strict=True)]
-                for side in self
-            )
+        return self._changed(
+            lambda side: [each._replace(scores=change(each.scores)) for each, change in zip(side, maps, strict=True)]
         )
 
     def errors(self) -> CalibrationErrors:
         """Measure the scores."""
         detections = sum(len(matches.scores) for matches in self.at_half if matches.ground_truths)
         return CalibrationErrors(laece0(self.any_overlap), laace0(self.any_overlap), d_ece(self.at_half), detections)
+
+    def _changed(self, change: Callable[[list[ClassMatches]], list[ClassMatches]]) -> Outcomes:
+        return self._replace(any_overlap=change(self.any_overlap), at_half=change(self.at_half))
 
 
 def laece0(classes: Sequence[ClassMatches], bins: int = 25) -> float:
@@ -84,7 +87,8 @@ def laece0(classes: Sequence[ClassMatches], bins: int = 25) -> float:
     .. math:: \mathrm{LaECE}_0^c = \sum_{j=1}^{J} \frac{|D_j|}{|D|}
               \left| \frac{1}{|D_j|} \sum_{i \in D_j} p_i - \frac{1}{|D_j|} \sum_{i \in D_j} \mathrm{IoU}_i \right|
 
-    A score p should state the IoU that is to be expected. Bins j are equally wide, open below, and closed above.
+    A score p should state the IoU that is to be expected, of boxes or of masks. Bins j are equally wide, open below,
+    and closed above.
 
     Parameters
     ----------
