@@ -96,7 +96,7 @@ def test_an_evaluation_by_masks_needs_a_data_set_that_has_read_them(write, tmp_p
 
 def test_records_become_columns_in_the_order_of_the_file():
     truth, findings = read_ground_truth(
-        document(annotation(9, 3, 4, area=5), annotation(2, 7, iscrowd=1, segmentation=None)), files=True, masks=True
+        document(annotation(9, 3, 4, area=50), annotation(2, 7, iscrowd=1, segmentation=None)), files=True, masks=True
     )
     assert [finding.problem.split(":")[0] for finding in findings] == ["is a crowd without a mask"]
     assert isinstance(truth, GroundTruth)
@@ -104,7 +104,7 @@ def test_records_become_columns_in_the_order_of_the_file():
     assert truth.image_ids.tolist() == [7, 3]
     assert truth.annotation_ids.tolist() == [9, 2]
     assert (truth.images.tolist(), truth.labels.tolist()) == ([1, 0], [1, 0])
-    assert truth.areas[0] == 5
+    assert truth.areas[0] == 50
     assert truth.areas[1] != truth.areas[1]  # NaN: the file names none
     assert truth.is_crowd.tolist() == [False, True]
     assert (truth.segmentation(0), truth.segmentation(1)) == (SQUARE, None)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as oracle
 
-from rankdet.coco import encode_masks
+from rankdet.coco import encode_masks, read_ground_truth
 from rankdet.structures import MaskScores
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pycocotools")
@@ -38,3 +38,19 @@ def test_full_columns_run_on_and_nothing_is_nothing(region: list[float]) -> None
     assert np.array_equal(oracle.decode(found), masks.bitmaps((6, 8))[0].numpy())
     if region == [0, 0, 8, 6]:
         assert found["counts"] == oracle.encode(np.ones((6, 8), dtype=np.uint8, order="F"))["counts"].decode()
+
+
+def test_a_mask_is_empty_exactly_where_pycocotools_finds_no_pixel_in_the_image() -> None:
+    rng = np.random.default_rng(0)
+    height, width = 30, 50
+    left, top = rng.uniform(-45, 60, (2, 2000))
+    right, bottom = left + rng.choice([0, 0.4, 3, 40], 2000), top + rng.choice([0, 0.4, 3, 40], 2000)
+    outlines = np.stack([left, top, right, top, right, bottom, left, bottom], axis=1).round(1).tolist()
+    box = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2]}
+    rows = [{"id": row + 1, **box, "segmentation": [outline]} for row, outline in enumerate(outlines)]
+    image = {"id": 1, "file_name": "1.png", "width": width, "height": height}
+    content = {"images": [image], "categories": [{"id": 1, "name": "cat"}], "annotations": rows}
+    truth, _ = read_ground_truth(content, files=True, masks=True)
+    pixels = np.array([oracle.area(code) for code in oracle.frPyObjects(outlines, height, width)])
+    assert np.array_equal(truth.has_empty_mask, pixels == 0)
+    assert 150 < (pixels > 0).sum() < 1850

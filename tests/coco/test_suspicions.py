@@ -156,6 +156,26 @@ def test_an_area_larger_than_the_box_is_told(area):
     assert "annotation 5: the area is larger than the box" in line
 
 
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_box_beside_its_run_lengths_is_told(masks):
+    rows = rows_of(20)
+    rows[4] |= {"bbox": [10, 30, 2, 9], "area": 18}
+    rows[4]["segmentation"] = {"size": [160, 200], "counts": [16090, 10, 150, 10, 15740]}
+    (line,) = lines(rows, masks)
+    assert "annotation 5: the box is another than that around the segmentation" in line
+    assert "around the segmentation [100, 90, 2, 10]" in line
+
+
+@pytest.mark.parametrize("area", [3.9, 1e-3])
+def test_an_area_far_below_the_box_is_told(area):
+    rows = rows_of(20)
+    rows[4] |= {"bbox": [10, 30, 20, 20], "segmentation": [[10, 30, 30, 30, 30, 50, 10, 50]], "area": area}
+    (line,) = lines(rows)
+    assert f"annotation 5: the area is less than a hundredth of the box: {area} of 400 pixels" in line
+    rows[4]["area"] = 4.1
+    assert lines(rows) == []
+
+
 @pytest.mark.parametrize("name", ["bccd", "nuclei_dsb2018", "coco_free"])
 def test_genuine_sets_have_no_finding(shared, name):
     for path in sorted(shared("data", name).glob("annotations/*.json")):

@@ -304,7 +304,12 @@ def test_sample_leaves_the_global_random_state_alone(folder):
         ({"segmentation": {"size": [4, 4], "counts": "zz"}}, "is not that of the image"),
         ({"segmentation": {"size": [40, 80], "counts": "\u00e9"}}, "RLE of the segmentation is broken"),
         ({"segmentation": {"size": [40, 80], "counts": ""}}, "do not make the pixels of its size.*: 0, not 3200"),
-        ({"segmentation": {"size": [40, 80], "counts": [3200]}}, "the segmentation has no pixel: left out of training"),
+        (
+            {"segmentation": {"size": [40, 80], "counts": [3200]}},
+            "the segmentation has no pixel in the image: left out",
+        ),
+        ({"segmentation": [[90, 9, 99, 9, 99, 19, 90, 19]]}, "the segmentation has no pixel in the image: left out"),
+        ({"segmentation": [[5, 5, 15, 5, 10, 5]]}, "the segmentation has no pixel in the image: left out"),
         ({"segmentation": {"size": [40, 80], "counts": [1, 2]}}, "do not make the pixels.*: 3, not 3200"),
         ({"segmentation": {"size": [40, 80], "counts": [-1, 3201]}}, "neither a string nor a list"),
     ],

@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from rankdet.coco import grouped
 from rankdet.data.doctor import equal_files
 from rankdet.data.layouts import Source
 from rankdet.data.progress import with_bar
@@ -66,6 +67,44 @@ def test_odd_records_are_warnings(folder):
     assert "leaves the image, and would fit with x2 and y2" in messages["annotation 106"]
     assert "twice" in messages["annotation 107"]
     assert "1 of 3 has no annotation: bird" in str(findings[-1])
+
+
+@pytest.mark.parametrize("other", ["cat", "Cat ", "CAT"])
+def test_classes_that_are_called_alike_are_told_with_their_ids(folder, other):
+    folder.document["categories"][1]["name"] = other
+    folder.write()
+    [found] = check_folder(folder.root)
+    assert (found.severity, found.record) == ("warning", "categories")
+    assert found.problem.startswith("classes share a name, but for case and blanks")
+    assert found.detail == f"{other!r} (id 2) and 'cat' (id 7)"
+
+
+@pytest.mark.parametrize("name", [None, [], ["cat"], "", " ", {}])
+def test_a_class_without_a_name_is_told_as_it_is_called(folder, name):
+    folder.document["categories"][0]["name"] = name
+    folder.write()
+    [found] = check_folder(folder.root)
+    assert (found.record, found.detail) == ("category 7", repr(name))
+    assert found.problem == "has no name that is a text: it is called by its id"
+
+
+def test_a_class_whose_annotations_are_all_left_out_is_told(folder):
+    folder.document["annotations"][0]["iscrowd"] = 1
+    folder.write()
+    told = [str(one) for one in check_folder(folder.root) if one.record == "categories"]
+    assert told == [
+        f"{folder.annotations}: categories: 1 of 2 has no annotation but those that are left out in training: cat"
+    ]
+
+
+def test_what_is_odd_is_told_beside_the_error_that_nothing_is_left(folder):
+    for row in folder.document["annotations"]:
+        row["segmentation"] = [[500, 500, 520, 500, 520, 510]]
+    folder.write()
+    errors, *warnings = grouped(check_folder(folder.root, with_masks=True))
+    assert "no image has an object to learn from: 4 images without objects, 3 annotations without a mask" in errors
+    assert any("3 records: the box is another than that around the segmentation" in line for line in warnings)
+    assert any("3 records: the segmentation has no pixel in the image" in line for line in warnings)
 
 
 @pytest.mark.parametrize(

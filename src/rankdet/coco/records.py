@@ -43,7 +43,7 @@ LARGEST_AREA = LARGEST_SIDE**2
 UNKNOWN = float("nan")
 """An area that the file does not name."""
 NUM_OUTLINES = 1000
-"""Annotations, spread over the file, whose polygons are compared with their boxes where masks are not asked for."""
+"""Annotations, spread over the file, whose segmentation is compared with the box where masks are not asked for."""
 WITHOUT_MASK = "left out where masks are learned or compared"
 
 
@@ -83,7 +83,7 @@ class Annotations(NamedTuple):
     segmentations
         A segmentations in JSON; empty where there is no sound one, or it was not asked for.
     outlines
-        Of those whose polygons were looked at.
+        Of those whose segmentations were looked at.
     num_runs
         Crowds that are run lengths.
     num_left_out
@@ -364,9 +364,9 @@ def _one_by_one(section: Section, rows: Sequence[Any], first: int, known: Known)
         lacks_box = box is None or (isinstance(box, list) and not box)
         if known.masks or lacks_box:
             segmentation = _segmentation(section, given, known.size(place), is_crowd, known.masks)
-            outline = None if segmentation is None else outline_box(segmentation, lacks_box)
+            outline = None if segmentation is None else outline_box(segmentation)
         elif section.place % step == 0:
-            outline = _outline(given)
+            outline = _outline(given, known.size(place))
         if lacks_box:
             box = outline
             if box is None:
@@ -416,7 +416,7 @@ def _plain(section: Section, rows: Sequence[Any], first: int, known: Known) -> _
     if not known.masks:
         step = _step(section)
         for place in range(-first % step, len(rows), step):
-            found.outlines[place] = _outline(rows[place].get("segmentation"))
+            found.outlines[place] = _outline(rows[place].get("segmentation"), known.size(int(found.images[place])))
         return found
     images = found.images.tolist()
     for place, (row, image, is_one) in enumerate(
@@ -425,14 +425,14 @@ def _plain(section: Section, rows: Sequence[Any], first: int, known: Known) -> _
         size = known.size(image)
         segmentation = _segmentation(section, row.get("segmentation"), size, is_one, known.masks)
         if segmentation is not None:
-            outline = outline_box(segmentation, of_runs=False)
+            outline = outline_box(segmentation)
             found.segmentations[place], found.outlines[place] = written(segmentation), outline
             found.has_empty_mask[place] = is_empty(segmentation, size, outline)
     return found
 
 
 def _step(section: Section) -> int:
-    """Every so many annotations, polygons are compared with the box though masks are not asked for."""
+    """Every so many annotations, the segmentation is compared with the box though masks are not asked for."""
     return 1 + len(section.rows) // NUM_OUTLINES
 
 
@@ -472,10 +472,10 @@ def _segmentation(section: Section, given: Any, size: tuple[int, int] | None, is
     return None
 
 
-def _outline(given: Any) -> list[float] | None:
-    """The box around polygons that nobody else needs; None where there are no sound ones."""
+def _outline(given: Any, size: tuple[int, int] | None) -> list[float] | None:
+    """The box around a segmentation that nobody else needs; None where there is no sound one."""
     meant, _ = meant_segmentation(given)
-    if not isinstance(meant, list) or segmentation_problem(meant, None, needs_size=False) is not None:
+    if meant is None or segmentation_problem(meant, size, needs_size=False) is not None:
         return None
     return outline_box(meant)
 

@@ -87,10 +87,8 @@ def _whole(values: Any) -> Any:
     return [int(one) if isinstance(one, float) and one.is_integer() else one for one in values]
 
 
-def outline_box(segmentation: Any, of_runs: bool = True) -> list[float] | None:
+def outline_box(segmentation: Any) -> list[float] | None:
     """``[x, y, width, height]`` around a sound segmentation; None where it encloses nothing.
-
-    Where ``of_runs`` is False, that of polygons alone: run lengths have to be decoded, which takes longer.
 
     Examples
     --------
@@ -98,8 +96,8 @@ def outline_box(segmentation: Any, of_runs: bool = True) -> list[float] | None:
     [1, 2, 4, 6]
     """
     if isinstance(segmentation, Mapping):
-        found = rle.to_bbox(_code(segmentation)).tolist() if of_runs else None
-        return [float(value) for value in found] if found and found[2] and found[3] else None
+        found = rle.to_bbox(_code(segmentation)).tolist()
+        return [float(value) for value in found] if found[2] and found[3] else None
     polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
     if not polygons:
         return None
@@ -191,14 +189,17 @@ def plain(segmentation: Any) -> Any:
 def is_empty(segmentation: Any, size: tuple[int, int] | None, outline: Sequence[float] | None) -> bool:
     """Whether a sound segmentation has no pixel in an image of ``size`` (h, w).
 
-    Polygons are rasterized only where their ``outline`` (x, y, width, height) is thin, or they may enclose nothing.
+    Polygons are rasterized only where their ``outline`` (x, y, width, height) is thin or leaves the image, or they may
+    enclose nothing.
     """
     if isinstance(segmentation, Mapping):
         return not rle.area(dict(segmentation))
     if outline is None or size is None:
         return False
-    is_thin = min(outline[2:]) < THIN or not any(_turns(one) for one in segmentation if len(one) >= 6)
-    return is_thin and not rle.area(_merged(segmentation, size))
+    left, top, width, height = outline
+    leaves = left < 0 or top < 0 or left + width > size[1] or top + height > size[0]
+    is_thin = min(width, height) < THIN or not any(_turns(one) for one in segmentation if len(one) >= 6)
+    return (leaves or is_thin) and not rle.area(_merged(segmentation, size))
 
 
 def _turns(polygon: Sequence[float]) -> bool:

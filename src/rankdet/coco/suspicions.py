@@ -22,6 +22,8 @@ SAME, OTHER = 0.9, 0.5
 """IoU from which two boxes are the same, and below which they contradict each other."""
 TOLERANCE = 4.0
 """Pixels by which a box and a segmentation, or their areas, may differ always: tools round."""
+LEAST_PART = 0.01
+"""Part of its box that an object covers at least; of a mask a pixel wide it is one over the side of the box."""
 
 
 def suspicions(truth: GroundTruth, found: Annotations, files: bool) -> list[Finding]:
@@ -137,13 +139,17 @@ def _contradictions(truth: GroundTruth, outlines: Outlines) -> list[Finding]:
             problem = "the box is another than that around the segmentation"
             findings.append(Finding("warning", truth.source, truth.name_of(int(rows[place])), problem, detail))
 
-    def is_too_large(rows: slice) -> tuple[NDArray[np.bool_]]:
-        own = truth.boxes[rows, 2:].prod(axis=1)
-        return (~truth.is_crowd[rows] & (truth.areas[rows] > 1.1 * own + TOLERANCE**2) & (own > 0),)
+    def compare(rows: slice) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        own, areas = truth.boxes[rows, 2:].prod(axis=1), truth.areas[rows]
+        is_object = ~truth.is_crowd[rows] & (own > 0)
+        is_small = (areas > 0) & (areas < LEAST_PART * own)  # without any, an object is left out
+        return is_object & (areas > 1.1 * own + TOLERANCE**2), is_object & is_small
 
-    for row in np.flatnonzero(flags(len(truth.boxes), 1, is_too_large)[0]).tolist():
-        detail = f"{truth.areas[row]:.9g} of {truth.boxes[row, 2:].prod():.9g} pixels"
-        findings.append(Finding("warning", truth.source, truth.name_of(row), "the area is larger than the box", detail))
+    problems = "the area is larger than the box", "the area is less than a hundredth of the box"
+    for problem, are_odd in zip(problems, flags(len(truth.boxes), 2, compare), strict=True):
+        for row in np.flatnonzero(are_odd).tolist():
+            detail = f"{truth.areas[row]:.9g} of {truth.boxes[row, 2:].prod():.9g} pixels"
+            findings.append(Finding("warning", truth.source, truth.name_of(row), problem, detail))
     return findings
 
 

@@ -149,12 +149,12 @@ class CocoDataset(Dataset[Sample]):
             self._check_outlines()
         if self.ground_truth.mapped is not None:  # of all that was looked at little is needed again soon
             self.ground_truth.mapped.forget()
-        if not len(self) and not self._is_usable.any():
-            # No field that keeps empty images would help.
-            reasons = ", ".join(reason.partition(";")[0] for reason in self.omissions())
-            raise InputError(f"{self.ground_truth}: no image has an object to learn from: {reasons or 'there is none'}")
         if not len(self):
-            raise InputError(f"{self.ground_truth}: no image is left to learn from: {', '.join(self.omissions())}")
+            problem, reasons = "no image is left to learn from", self.omissions()
+            if not self._is_usable.any():  # no field that keeps empty images would help
+                problem, reasons = "no image has an object to learn from", [why.partition(";")[0] for why in reasons]
+            error = Finding("error", str(self.ground_truth), "", problem, ", ".join(reasons) or "there is none")
+            raise_errors([*self.findings, error])
 
     def _keep(self, is_kept: NDArray[np.bool_]) -> None:
         """Keep the places of N images, and of their usable annotations, image by image."""

@@ -24,7 +24,7 @@ from rankdet.data.files import is_file, missing_files
 from rankdet.data.images import header, read_image
 from rankdet.data.preparation import MISSING
 from rankdet.data.progress import with_bar
-from rankdet.data.usable import left_out, shown_box
+from rankdet.data.usable import is_usable, left_out, shown_box
 from rankdet.structures import InputError
 
 MOST_NAMES = 20
@@ -74,7 +74,7 @@ def odd_records(truth: GroundTruth) -> list[Finding]:
         for row in np.flatnonzero(rows & ~is_told).tolist():
             findings.append(Finding("warning", truth.source, truth.name_of(row), problem, shown_box(truth, row)))
         is_told = is_told | rows
-    return findings + _unused_classes(truth)
+    return findings + _unused_classes(truth) + _shared_names(truth)
 
 
 def odd_images(split: ReadSplit, decode: bool = False) -> list[Finding]:
@@ -232,11 +232,31 @@ def _repeated(truth: GroundTruth) -> NDArray[np.bool_]:
 
 
 def _unused_classes(truth: GroundTruth) -> list[Finding]:
-    counts = np.bincount(truth.labels, minlength=len(truth.categories))
-    unused = [name for (_, name), count in zip(truth.categories, counts.tolist(), strict=True) if not count]
-    if not unused:
-        return []
-    listed = ", ".join([*unused[:MOST_NAMES], *(["…"] if len(unused) > MOST_NAMES else [])])
-    has = "has" if len(unused) == 1 else "have"
-    problem = f"{len(unused)} of {len(truth.categories)} {has} no annotation"
-    return [Finding("warning", truth.source, "categories", problem, listed)]
+    """Classes that a training cannot learn: without annotations, or with none that it takes."""
+    found, taken = np.unique(truth.labels), np.unique(truth.labels[is_usable(truth)])
+    every = np.arange(len(truth.categories))
+    problems = {
+        "no annotation": np.setdiff1d(every, found),
+        "no annotation but those that are left out in training": np.setdiff1d(found, taken),
+    }
+    findings, names = [], truth.names
+    for problem, labels in problems.items():
+        if len(labels):
+            has = "has" if len(labels) == 1 else "have"
+            what, listed = f"{len(labels)} of {len(names)} {has} {problem}", _listed([names[label] for label in labels])
+            findings.append(Finding("warning", truth.source, "categories", what, listed))
+    return findings
+
+
+def _shared_names(truth: GroundTruth) -> list[Finding]:
+    """Classes with the same name, but for case and blanks: they are learned as different ones."""
+    owners: dict[str, list[str]] = {}
+    for id_, name in truth.categories:
+        owners.setdefault(" ".join(name.casefold().split()), []).append(f"{name!r} (id {id_})")
+    shared = [" and ".join(names) for names in owners.values() if len(names) > 1]
+    problem = "classes share a name, but for case and blanks: they are learned as different ones"
+    return [Finding("warning", truth.source, "categories", problem, _listed(shared))] if shared else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join([*names[:MOST_NAMES], *(["…"] if len(names) > MOST_NAMES else [])])

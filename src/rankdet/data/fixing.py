@@ -215,7 +215,7 @@ def _outline(row: Mapping[str, Any], size: tuple[int, int] | None) -> list[float
     segmentation, _ = meant_segmentation(row.get("segmentation"))
     if segmentation is None or segmentation_problem(segmentation, size, True) is not None:
         return None
-    return outline_box(segmentation, True)
+    return outline_box(segmentation)
 
 
 def _categories(truth: GroundTruth, given: Sequence[Any], log: _Log) -> list[dict[str, Any]]:

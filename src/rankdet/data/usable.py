@@ -52,7 +52,7 @@ def unlearnable(truth: GroundTruth, masks: bool = False) -> list[Finding]:
     for row in np.flatnonzero(is_flat).tolist():
         findings.append(_warning(truth, row, "the box has no area: left out of training", shown_box(truth, row)))
     if masks:
-        problem = "the segmentation has no pixel: left out of training"
+        problem = "the segmentation has no pixel in the image: left out of training"
         for row in np.flatnonzero(truth.has_empty_mask & ~truth.is_crowd & ~is_flat).tolist():
             findings.append(_warning(truth, row, problem))
     return findings
