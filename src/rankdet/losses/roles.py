@@ -38,7 +38,7 @@ class RankedCandidates(NamedTuple):
     width
         Logits of a row.
     pools
-        None, or L int64 tensors with as many dimensions as the logits, which broadcast to their shapes.
+        L int64 tensors with as many dimensions as the logits, which broadcast to their shapes; none: all are in one.
     num_pools
         K.
     """
@@ -213,7 +213,8 @@ def in_pools(candidates: RankedCandidates, pools: Pools | None) -> RankedCandida
         if index.dtype != torch.int64 or pools.number < 1:
             raise ValueError(f"pools must be int64, and at least one: {index.dtype}, {pools.number} pools")
         sizes = (1,) * (level.ndim - index.ndim) + tuple(index.shape)
-        if len(sizes) != level.ndim or any(size not in (1, of) for size, of in zip(sizes, level.shape, strict=True)):
+        # Not `size not in (1, of)`, which the compiler of torch 2.4 takes for true.
+        if len(sizes) != level.ndim or any(s != 1 and s != of for s, of in zip(sizes, level.shape, strict=True)):
             raise ValueError(f"pools {tuple(index.shape)} do not broadcast to logits {tuple(level.shape)}")
         is_wrong = ((index < 0) | (index >= pools.number)).any()
         if index.device.type == "cpu" and not is_traced([index]):
@@ -223,7 +224,8 @@ def in_pools(candidates: RankedCandidates, pools: Pools | None) -> RankedCandida
             positives = positives.masked_fill(is_wrong.to(positives.device), -1)
         index = index.clamp(0, pools.number - 1)
         fitted.append(index.view(sizes).to(level.device, non_blocking=level.device.type != "cpu"))
-    return candidates._replace(positives=positives, pools=fitted, num_pools=pools.number)
+    logits, marks, _, ignored, width, *_ = candidates  # the compiler of torch 2.4 knows no _replace
+    return RankedCandidates(logits, marks, positives, ignored, width, fitted, pools.number)
 
 
 def pools_of(candidates: RankedCandidates) -> Tensor | None:
