@@ -96,7 +96,7 @@ def outline_box(segmentation: Any) -> list[float] | None:
     [1, 2, 4, 6]
     """
     if isinstance(segmentation, Mapping):
-        found = rle.to_bbox(_code(segmentation)).tolist()
+        found = rle.to_bbox(compressed(segmentation)).tolist()
         return [float(value) for value in found] if found[2] and found[3] else None
     polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
     if not polygons:
@@ -107,12 +107,17 @@ def outline_box(segmentation: Any) -> list[float] | None:
     return [left, top, max(xs) - left, max(ys) - top]
 
 
-def _code(segmentation: Mapping[str, Any]) -> dict[str, Any]:
-    """A run-length object whose counts are compressed."""
+def compressed(segmentation: Mapping[str, Any]) -> dict[str, Any]:
+    """A run-length object whose counts are a text.
+
+    Examples
+    --------
+    >>> compressed({"size": [2, 2], "counts": [0, 2, 2]})
+    {'size': [2, 2], 'counts': '022'}
+    """
     size, counts = list(segmentation["size"]), segmentation["counts"]
-    return (
-        rle.fr_py_objects({"size": size, "counts": counts}, *size) if isinstance(counts, list) else dict(segmentation)
-    )
+    is_list = isinstance(counts, list)
+    return dict(plain(rle.fr_py_objects({"size": size, "counts": counts}, *size) if is_list else segmentation))
 
 
 def segmentation_problem(segmentation: Any, size: tuple[int, int] | None, needs_size: bool = True) -> Problem | None:

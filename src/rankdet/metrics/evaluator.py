@@ -12,7 +12,7 @@ from hotcoco import COCO, COCOeval
 from numpy.typing import NDArray
 
 from rankdet.coco import Federation, GroundTruth, Results
-from rankdet.coco.segmentations import mask_area, to_rle
+from rankdet.coco.segmentations import compressed, mask_area, to_rle
 
 IouType = Literal["bbox", "segm"]
 OUTSIDE = -1.0
@@ -150,4 +150,5 @@ def _table(results: Results) -> Any:
 def _mask_records(results: Results) -> list[dict[str, Any]]:
     if results.masks is None:
         raise ValueError("masks are compared, but the detections have none")
-    return results.records()
+    # hotcoco 1.0 does not know the area of a mask whose counts are a list.
+    return [row | {"segmentation": compressed(row["segmentation"])} for row in results.records()]
