@@ -208,7 +208,7 @@ except InputError as error:
 
 
 @pytest.mark.parametrize("kind", ["training", "test"])
-@pytest.mark.parametrize("size", ["64k", "1M", "2M"])
+@pytest.mark.parametrize("size", ["16k", "64k", "2M"])
 def test_used_up_shared_memory_is_one_message_and_no_waiting(folder, tmp_path, kind, size):
     """In a name space of its own, a process has as little shared memory as a container may have."""
     folder.write()

@@ -143,13 +143,13 @@ def remove_log(place: Place, draw: Random) -> None:
     Run(place.run).log.unlink(missing_ok=True)
 
 
-def limit_shared_memory(place: Place, draw: Random) -> None:
-    """This process and its children see 64 kB of shared memory, in a name space of their own."""
+def limit_shared_memory(kilobytes: int, place: Place, draw: Random) -> None:
+    """This process and its children see so little shared memory, in a name space of their own."""
     libc = ctypes.CDLL(None, use_errno=True)
     new_namespace, private = 0x20000, 0x44000
     if libc.unshare(new_namespace) or libc.mount(None, b"/", None, private, None):
         return  # a container may forbid it: then nothing befalls this training
-    libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=64k")
+    libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=%dk" % kilobytes)
 
 
 def damage(change: Callable[[bytearray, Random], None], place: Place, draw: Random) -> None:
@@ -212,7 +212,10 @@ FAULTS: Sequence[Fault] = (
     Fault("image removed", remove_image),
     Fault("image replaced", replace_image),
     Fault("log removed", remove_log, statuses=frozenset()),
-    Fault("shared memory of 64 kB", limit_shared_memory, "start", needs_workers=True),
+    *(
+        Fault(f"shared memory of {size} kB", partial(limit_shared_memory, size), "start", needs_workers=True)
+        for size in (16, 64, 256)
+    ),
     Fault("second training beside it", stand_still, statuses=frozenset(), beside="new"),
     Fault("second resume beside it", stand_still, statuses=frozenset(), beside="resume"),
     Fault("resumed while it stops", request_and_stand_still, statuses=STOPPED, beside="resume"),

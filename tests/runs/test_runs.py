@@ -9,6 +9,7 @@ import random
 import resource
 import signal
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from rankdet.runs.checkpoint import (
     save_checkpoint,
 )
 from rankdet.runs.folder import Run, output_folder, write_json
-from rankdet.runs.signals import StopRequest
+from rankdet.runs.signals import StopRequest, WaitEnded
 from rankdet.structures import InputError
 from rankdet.training.logging import RunLog
 
@@ -163,6 +164,39 @@ def test_signal_is_remembered_and_the_next_one_has_its_usual_effect():
         assert stop.signal == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == before
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+class Signalling:
+    """Something at whose end a signal comes."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_signal_in_a_finalizer_is_remembered_and_says_nothing(capfd: pytest.CaptureFixture[str]):
+    """Python ignores what is raised there, and would print it."""
+    with StopRequest() as stop:
+        with stop.ending_waits():
+            Signalling()
+        assert stop.signal == signal.SIGTERM
+        with pytest.raises(WaitEnded), stop.ending_waits():
+            pytest.fail("the next wait does not begin")
+    assert capfd.readouterr().err == ""
+
+
+def test_other_errors_that_python_ignores_are_printed_as_before(monkeypatch: pytest.MonkeyPatch):
+    heard: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda ignored: heard.append(str(ignored.exc_value)))
+    hook = sys.unraisablehook
+
+    class Failing:
+        def __del__(self) -> None:
+            raise OSError("cannot close")
+
+    with StopRequest():
+        Failing()
+    assert heard == ["cannot close"]
+    assert sys.unraisablehook is hook
 
 
 @pytest.mark.parametrize("has_links", [True, False])

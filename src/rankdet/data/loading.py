@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -175,6 +176,8 @@ class _Loader(DataLoader[Batch]):
     """A loader whose errors read the same from a worker process as from this one; a worker that is lost is one, too."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # an iterator is all that a loader promises
+        if self.num_workers:
+            _check_queues(self.num_workers)
         try:
             yield from super().__iter__()
         except InputError as error:
@@ -190,24 +193,34 @@ class _Loader(DataLoader[Batch]):
 _WITHOUT = "; data.workers=0 reads images without workers"
 
 
+def _check_queues(workers: int) -> None:
+    """Make as many queues as workers need, and take them away: where torch fails at it, its own clean-up fails, too."""
+    try:
+        queues = [torch.multiprocessing.get_context().Queue() for _ in range(workers + 3)]
+    except OSError as error:
+        raise InputError(_no_shared_memory()) from error
+    for queue in queues:
+        queue.close()
+
+
 def reason_of_workers(message: str) -> str | None:
     """Why workers cannot go on, in words, from torch's message; None where it is about something else."""
     if "DataLoader worker" not in message:
         return None
     if any(words in message for words in ("Bus error", "shared memory", "No space left on device")):
-        return f"the workers that read images have no shared memory left{_shared_memory()}{_WITHOUT}"
+        return _no_shared_memory()
     if "killed by signal" in message or "exited unexpectedly" in message:
         return f"a worker that reads images was killed, as the system does where memory is used up{_WITHOUT}"
     return None
 
 
-def _shared_memory() -> str:
+def _no_shared_memory() -> str:
     """How much there is, where it is a file system, and how containers are given more."""
-    try:
-        total = shutil.disk_usage("/dev/shm").total
-    except OSError:
-        return ""
-    return f" (/dev/shm has {total / 2**20:.0f} MB in all; docker run --shm-size=8g gives a container more)"
+    said = "the workers that read images have no shared memory left"
+    with suppress(OSError):
+        total = shutil.disk_usage("/dev/shm").total / 2**20
+        said += f" (/dev/shm has {total:.2g} MB in all; docker run --shm-size=8g gives a container more)"
+    return said + _WITHOUT
 
 
 def _end_where_parent_says() -> None:

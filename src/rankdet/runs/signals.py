@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,21 +33,30 @@ class StopRequest:
         self.signal: int | None = None
         """Number of the signal that came, or None."""
         self._before: dict[int, Any] = {}
+        self._hook = sys.unraisablehook
         self._is_waiting = False
 
     def __enter__(self) -> Self:
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             unused = [number for number in WHERE_UNUSED if signal.getsignal(number) == signal.SIG_DFL]
             self._before = {number: signal.signal(number, self._remember) for number in (*ALWAYS, *unused)}
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.unraisablehook = self._hook
+        self._give_back()
+
+    def _give_back(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     @contextmanager
     def ending_waits(self) -> Iterator[None]:
-        """What waits inside for others, perhaps for ever, is ended by WaitEnded when a signal comes or has come."""
+        """What waits inside for others, perhaps for ever, is ended by WaitEnded when a signal comes or has come.
+
+        Where the signal finds a finalizer or a fork, whose exceptions Python ignores, the wait has to end by itself.
+        """
         self._is_waiting = True
         try:
             if self.signal is not None:
@@ -57,6 +67,11 @@ class StopRequest:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        self.__exit__()
+        self._give_back()
         if self._is_waiting:
             raise WaitEnded
+
+    def _unraisable(self, ignored: Any) -> None:
+        """Say nothing of an ignored WaitEnded: the signal is remembered."""
+        if not isinstance(ignored.exc_value, WaitEnded):
+            self._hook(ignored)
