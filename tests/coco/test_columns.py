@@ -13,7 +13,7 @@ from hotcoco import mask as rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankdet.coco import columns, read_ground_truth, read_results, records, results
+from rankdet.coco import Federation, columns, read_ground_truth, read_results, records, results
 from rankdet.coco.columns import NotPlain
 from rankdet.coco.packed import PackedBytes
 from rankdet.coco.parsing import read_columns
@@ -117,6 +117,8 @@ def outcome(read: Callable[[], Any]) -> str:
 
 
 def shown(value: Any) -> Any:
+    if isinstance(value, Federation):
+        return value.frequencies.tolist(), shown(value.lists)
     if isinstance(value, PackedBytes):
         return [value[row] for row in range(len(value))]
     return (value.dtype, value.tolist()) if isinstance(value, np.ndarray) else value

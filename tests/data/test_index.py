@@ -48,9 +48,7 @@ def read(data: Path, masks: bool = True):
 
 
 def content(truth) -> str:
-    return repr(
-        [(name, shown(value)) for name, value in sorted(vars(truth).items()) if name not in ("mapped", "federation")]
-    )
+    return repr([(name, shown(value)) for name, value in sorted(vars(truth).items()) if name != "mapped"])
 
 
 def change(data: Path, edit) -> None:

@@ -59,6 +59,15 @@ def test_without_positives_both_parts_are_connected_zeros() -> None:
     assert errors.grad.shape == (0,)
 
 
+@pytest.mark.parametrize("implementation", ["torch", "reference"])
+@pytest.mark.parametrize("place", [0, 1], ids=["positive", "negative"])
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf], ids=str)
+def test_a_logit_that_is_not_finite_makes_both_values_nan(odd: float, place: int, implementation: str) -> None:
+    logits = LOGITS.clone()
+    logits[place] = odd
+    assert all(value.isnan() for value in alrp_loss(logits, TARGETS, ERRORS, implementation=implementation))
+
+
 def test_as_many_errors_as_positives_are_asked_for() -> None:
     with pytest.raises(ValueError, match="4 positives among the targets but qualities of shape"):
         alrp_loss(LOGITS, TARGETS, ERRORS[:2])

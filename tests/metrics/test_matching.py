@@ -37,9 +37,11 @@ def shape(box: list[float], is_mask: bool) -> dict[str, Any]:
 
 
 @st.composite
-def data_sets(draw: st.DrawFn, is_mask: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def data_sets(
+    draw: st.DrawFn, is_mask: bool, lvis: st.SearchStrategy[bool] = st.booleans()
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Objects and detections in few cells, so that they compete, of COCO or LVIS."""
-    is_lvis = draw(st.booleans())
+    is_lvis = draw(lvis)
     lists = st.lists(st.sampled_from(CATEGORIES), unique=True)
     images = [{"id": id_, "height": SIDE, "width": SIDE} for id_ in IMAGES]
     categories: list[dict[str, Any]] = [{"id": id_, "name": str(id_)} for id_ in CATEGORIES]

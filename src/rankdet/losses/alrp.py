@@ -219,7 +219,7 @@ def _reference(logits: Tensor, targets: Tensor, errors: Tensor, delta: float) ->
     for i in positives:
         above = soft_step(flat[positives] - flat[i], delta) * (positives != i)
         ranks.append(1 + above.sum() + soft_step(negatives - flat[i], delta).sum())
-    localization = (errors.sum() * 0).to(classification.dtype)
+    localization = (errors.sum() * 0).to(classification.dtype) + 0 * classification.detach()  # both are NaN, or none
     best_first = flat[positives].flip(0).argsort(descending=True, stable=True)
     best_first = len(positives) - 1 - best_first
     for place, i in enumerate(best_first):
