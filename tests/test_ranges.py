@@ -38,6 +38,8 @@ def test_numbers_within_their_ranges_arrive_as_they_are() -> None:
         ({"weight": -0.1}, "Part: weight must be at least 0, got -0.1"),
         ({"weight": math.nan}, "Part: weight must be finite, got nan"),
         ({"weight": math.inf}, "Part: weight must be finite, got inf"),
+        ({"num": 10**400}, f"Part: num must be finite, got {10**400}"),
+        ({"weight": -(10**400)}, f"Part: weight must be finite, got {-(10**400)}"),
         ({"num": 0}, "Part: num must be at least 1, got 0"),
         ({"stds": (1.0, 0.0)}, "Part: stds must be greater than 0, got 0.0"),
         ({"angle": 180}, "Part: angle must be less than 180, got 180"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -63,8 +63,11 @@ class Range(Limit):
     multiple_of: int | None = None
 
     def mistake(self, value: float) -> str | None:
-        """What is wrong with ``value`` in words, or None. NaN and infinities are outside of every range."""
-        if not math.isfinite(value):
+        """What is wrong with ``value`` in words, or None.
+
+        NaN, infinities and integers beyond the floating-point numbers are outside of every range.
+        """
+        if not abs(value) <= sys.float_info.max:
             return "must be finite"
         if self.ge is not None and value < self.ge:
             return f"must be at least {self.ge:g}"

@@ -17,7 +17,7 @@ from rankdet.data import convert_folder, find_layout
 from rankdet.data.fixing import CHANGES, fix_folder
 from rankdet.structures import InputError
 
-from .scene import BOXES, POLYGONS, problems
+from .scene import BOXES, POLYGONS, problems, save
 from .test_conversion import write_yolo
 from .test_cvat import image, write_xml
 from .test_image_folder import write as write_rows
@@ -122,6 +122,26 @@ def test_a_mask_of_labelme_larger_than_any_image_is_left_out(tmp_path: Path) -> 
     Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
     mask = base64.b64encode(buffer.getvalue()).decode()
     _, findings = shapes_of(tmp_path, of_kind("mask", [0, 0], [9, 9], mask=mask))
+    assert "warning: has points that are missing or broken: left out" in problems(findings)
+
+
+@pytest.mark.parametrize(
+    ("place", "runs"),
+    [
+        ('left="0" top="0" width="1000000000" height="1000000000"', "1000000000000000000"),
+        ('left="0" top="0" width="2" height="1"', ",".join(["9223372036854775807", "9223372036854775807", "4"])),
+    ],
+    ids=["large", "beyond 64 bits"],
+)
+def test_a_mask_of_cvat_larger_than_its_image_is_left_out(tmp_path: Path, place: str, runs: str) -> None:
+    write_xml(tmp_path, image(BOXES[0], f'<mask label="cat" rle="{runs}" {place}></mask>'))
+    save(BOXES[0], tmp_path / "images")
+    _, findings = find_layout(tmp_path).source("train").content()
+    assert "warning: has coordinates that are missing or broken: left out" in problems(findings)
+
+
+def test_a_point_of_labelme_beyond_all_numbers_is_left_out(tmp_path: Path) -> None:
+    _, findings = shapes_of(tmp_path, of_kind("rectangle", [10**400, 0], [9, 9]))
     assert "warning: has points that are missing or broken: left out" in problems(findings)
 
 

@@ -232,9 +232,11 @@ def _outline(shape: Element, size: tuple[int, int]) -> tuple[list[float], Any] |
 def _mask(shape: Element, size: tuple[int, int]) -> tuple[list[float], dict[str, Any]]:
     """The box and the run lengths of a mask, whose own runs are row by row in a part of the image."""
     left, top, width, height = map(int, _numbers(shape, "left", "top", "width", "height"))
-    runs = np.array([int(run) for run in shape.attrib["rle"].split(",")])
-    if min(width, height, *runs) < 0 or runs.sum() != width * height:
+    runs = [int(run) for run in shape.attrib["rle"].split(",")]
+    if min(width, height, *runs) < 0 or sum(runs) != width * height:
         raise ValueError("the runs do not fill the rectangle of the mask")
+    if max(width, height) > max(size):  # either side: the image may be turned
+        raise ValueError(f"a mask of {width} × {height} pixels is larger than its image")
     pixels = (np.arange(len(runs)) % 2 == 1).repeat(runs).reshape(height, width)
     return placed_mask(pixels, left, top, size)
 
