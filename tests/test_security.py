@@ -82,6 +82,23 @@ def test_a_checkpoint_imports_nothing_that_is_not_trusted(tiny: Load, tmp_path: 
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize("field", ["pyramid_channels", "backbone/channels"])
+def test_a_checkpoint_asks_for_no_memory_that_its_weights_do_not_need(field: str, tiny: Load, tmp_path: Path):
+    recipe = tiny()
+    network = recipe.detector.build(1, pretrained=False)
+    state = {"recipe": recipe.model_dump(mode="json"), "categories": [(1, "cat")], "thresholds": None}
+    save_checkpoint(tmp_path / "a.pt", state | {"detector": network.state_dict()})
+    assert load(tmp_path / "a.pt").names == ["cat"]
+    *groups, name = field.split("/")
+    part = state["recipe"]["detector"]
+    for group in groups:
+        part = part[group]
+    part[name] = 3_200_000 if isinstance(part[name], int) else [3_200_000 for _ in part[name]]
+    save_checkpoint(tmp_path / "a.pt", state | {"detector": network.state_dict()})
+    with pytest.raises(InputError, match=r"a\.pt does not fit: weight .* is \(.*\), not \(.*3200000.*\)"):
+        load(tmp_path / "a.pt")
+
+
 def test_yaml_makes_no_objects(tmp_path: Path):
     text = f"names: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n"
     (tmp_path / "recipe.yaml").write_text(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rankdet.inference.operating_points import OperatingPoint
 from rankdet.inference.score_maps import Calibration
 from rankdet.losses import set_epoch_length
 from rankdet.recipes import Recipe, validated
-from rankdet.runs.checkpoint import FOR_DETECTION, fitting, load_checkpoint, load_weights, save_checkpoint
+from rankdet.runs.checkpoint import FOR_DETECTION, check_shapes, fitting, load_checkpoint, load_weights, save_checkpoint
 from rankdet.runs.folder import find_checkpoint
 from rankdet.runs.processes import find_device
 from rankdet.structures import InputError
@@ -72,7 +73,13 @@ def load(
                 f"rankdet.load({str(path)!r}, network=...)"
             )
         # The checkpoint brings all weights; pretrained ones would only be fetched to be overwritten.
-        network = recipe.detector.build(len(state["categories"]), pretrained=False)
+        build = partial(recipe.detector.build, len(state["categories"]), pretrained=False)
+        if not trust:
+            # A recipe may ask for a network that no memory holds. Without memory its weights are compared first; what a
+            # trusted one imports need not know such tensors.
+            with torch.device("meta"):
+                check_shapes(build(), state["detector"], found)
+        network = build()
     load_weights(network, state["detector"], found)
     model = build_model(recipe, network.eval(), state["categories"], find_device(device), Origin(recipe, found))
     calibration = None

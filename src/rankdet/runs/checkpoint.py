@@ -216,8 +216,8 @@ def fitting(path: Path) -> Iterator[None]:
         raise InputError(f"checkpoint {path} does not fit: {type(error).__name__}: {error}") from error
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Give a network the weights of the checkpoint ``path``; raises InputError that names the first misfit."""
+def check_shapes(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise InputError that names the first weight of the checkpoint ``path`` which the network has otherwise."""
     expected = network.state_dict()
     for name in [*expected, *weights]:
         if name not in weights:
@@ -227,6 +227,11 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
         own, other = tuple(expected[name].shape), tuple(getattr(weights[name], "shape", ()))
         if own != other or not isinstance(weights[name], Tensor):
             raise InputError(f"checkpoint {path} does not fit: weight {name} is {other}, not {own}")
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Give a network the weights of the checkpoint ``path``; raises InputError that names the first misfit."""
+    check_shapes(network, weights, path)
     check_finite(weights, path)
     network.load_state_dict(weights)
 
