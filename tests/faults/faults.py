@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
 from rankdet.runs.folder import Run
 
 REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -57,6 +58,10 @@ class Fault:
         The process that is struck; 1 needs two.
     needs_workers
         Whether it strikes a worker.
+    is_foreign
+        Whether the newest checkpoint is that of another run afterwards: it must be refused, and is deleted then.
+    of_evaluation
+        Whether ``rankdet evaluate`` is struck, which evaluates a run that has ended.
     """
 
     name: str
@@ -67,6 +72,8 @@ class Fault:
     beside: str | None = None
     rank: int = 0
     needs_workers: bool = False
+    is_foreign: bool = False
+    of_evaluation: bool = False
 
 
 def kill(place: Place, draw: Random) -> None:
@@ -186,6 +193,15 @@ def restore_older(place: Place, draw: Random) -> None:
         shutil.copyfile(checkpoints[-2], checkpoints[-1])
 
 
+def swap(place: Place, draw: Random) -> None:
+    """The newest checkpoint is replaced by that of a run with another seed."""
+    checkpoints = Run(place.run).checkpoints()
+    if checkpoints:
+        state = load_checkpoint(checkpoints[-1])
+        state["recipe"]["seed"] += 1
+        save_checkpoint(checkpoints[-1], state)
+
+
 KILLED = frozenset({-signal.SIGKILL})
 STOPPED = frozenset(128 + number for number in REQUESTS)
 FAULTS: Sequence[Fault] = (
@@ -219,4 +235,6 @@ FAULTS: Sequence[Fault] = (
     Fault("second training beside it", stand_still, statuses=frozenset(), beside="new"),
     Fault("second resume beside it", stand_still, statuses=frozenset(), beside="resume"),
     Fault("resumed while it stops", request_and_stand_still, statuses=STOPPED, beside="resume"),
+    Fault("checkpoint swapped with another run's", kill, "train", KILLED, afterwards=swap, is_foreign=True),
+    Fault("kill -9 in `rankdet evaluate`", kill, "command", KILLED, of_evaluation=True),
 )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from rankdet.cli import main
+from rankdet.cli import main, models
 from rankdet.training import running
 from rankdet.training.engine import Loop
 
@@ -24,8 +24,12 @@ PHASES = {
     Loop.go.__code__: "train",
     Loop._write_checkpoint.__code__: "save",
     Loop._evaluate.__code__: "evaluate",
+    models.evaluate.__code__: "command",
 }
-"""Functions, and the phases of a training that they are; a moment is the number of a call that is made inside."""
+"""Functions, and the phases that they are, of a training but for the last, which is all of ``rankdet evaluate``.
+
+A moment is the number of a call that is made inside.
+"""
 Moment = tuple[str, int]
 TIMEOUT = 900.0
 """Seconds after which a process counts as one that hangs; on a busy machine a sound one takes minutes."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from rankdet.runs.folder import Run
 
@@ -48,32 +48,41 @@ class Mistake(Exception):
     """What a trial should not have seen."""
 
 
+class Whole(NamedTuple):
+    """A run that nothing disturbed: its folder, what it leaves, and how many calls each of its phases has."""
+
+    folder: Path
+    left: dict[str, Any]
+    calls: dict[str, int]
+
+
 class Bench:
     """A folder to work in, the data, and each training as it ends undisturbed."""
 
     def __init__(self, folder: Path, data: Path) -> None:
         self.folder, self.data = folder, data
-        self._whole: dict[Scenario, tuple[dict[str, Any], dict[str, int]]] = {}
+        self._whole: dict[Scenario, Whole] = {}
 
     @cached_property
     def _images(self) -> Path:
         """A copy of the data, to repair them by."""
         return Path(shutil.copytree(self.data, self.folder / "copy"))
 
-    def whole(self, scenario: Scenario) -> tuple[dict[str, Any], dict[str, int]]:
-        """What an undisturbed run leaves, and how many calls each of its phases has."""
+    def whole(self, scenario: Scenario) -> Whole:
+        """A run that nothing disturbs."""
         if scenario not in self._whole:
-            out, calls = self.folder / "whole", self.folder / "calls.json"
-            shutil.rmtree(out, ignore_errors=True)
+            out, calls = self.folder / f"whole{len(self._whole)}", self.folder / "calls.json"
             for ended in self._train(scenario, self._new(scenario, out), calls=calls):
                 if ended.status != 0:
                     raise Mistake(f"an undisturbed run of {scenario.name} ends with {ended.status}: {ended.text}")
-            self._whole[scenario] = left(out), json.loads(calls.read_text())
+            self._whole[scenario] = Whole(out, left(out), json.loads(calls.read_text()))
         return self._whole[scenario]
 
     def verdict(self, trial: Trial) -> str:
         """How a trial ends; raises Mistake where it should not end so."""
-        expected, calls = self.whole(trial.scenario)
+        if trial.fault.of_evaluation:
+            return self._verdict_of_evaluation(trial)
+        _, expected, calls = self.whole(trial.scenario)
         out, copy = self.folder / "run", self._images
         shutil.rmtree(out, ignore_errors=True)
         place, draw = Place(out, self.data), Random(trial.seed)
@@ -87,6 +96,8 @@ class Bench:
         messages = sum(one.errors for one in ended)
         if trial.fault.afterwards is not None:
             trial.fault.afterwards(place, draw)
+        if trial.fault.is_foreign:
+            messages += self._refused(trial, out)
         for one in self._train(trial.scenario, self._again(trial.scenario, out)):
             if "holds no other to go on from" in one.text and one.status == 2 and trial.fault.afterwards is not None:
                 return TOLD  # nothing is left of the run that could be used
@@ -96,6 +107,40 @@ class Bench:
         if not equal(left(out), expected):
             raise Mistake(f"the run ends otherwise than one that nothing disturbed: {difference(left(out), expected)}")
         return TOLD if messages else EXACT
+
+    def _refused(self, trial: Trial, out: Path) -> int:
+        """See the newest checkpoint refused, and delete it as the message asks for; returns whether there is one."""
+        for path in Run(out).checkpoints()[-1:]:
+            ended = self._train(trial.scenario, self._again(trial.scenario, out))
+            said = "".join(one.text for one in ended)
+            if {one.status for one in ended} != {2} or f"checkpoint {path} does not fit" not in said or "Trace" in said:
+                raise Mistake(f"the checkpoint of another run is not refused: {ended}")
+            path.unlink()
+            return 1
+        return 0
+
+    def _verdict_of_evaluation(self, trial: Trial) -> str:
+        """How a run ends whose evaluation is struck, and repeated: as where nothing strikes it."""
+        whole, out, calls = self.whole(trial.scenario), self.folder / "run", self.folder / "calls.json"
+        arguments = ["evaluate", str(out), "--data", str(self.data), "--device", "cpu"]
+        place, draw = Place(out, self.data), Random(trial.seed)
+        results = []
+        for is_struck in (False, True):
+            shutil.rmtree(out, ignore_errors=True)
+            shutil.copytree(whole.folder, out)
+            if is_struck:
+                number = 1 + int(trial.when * json.loads(calls.read_text())[trial.fault.phase])
+                strike = partial(trial.fault.strike, place, draw)
+                ended = Process(arguments, strike, (trial.fault.phase, number)).wait()
+                if ended is None or ended.status not in trial.fault.statuses | {0}:
+                    raise Mistake(f"an evaluation that is struck ends with {ended}")
+            ended = Process(arguments, calls=None if is_struck else calls).wait()
+            if ended is None or ended.status != 0 or "Traceback" in ended.text:
+                raise Mistake(f"an evaluation ends with {ended}")
+            results.append(left(out))
+        if not equal(*results):
+            raise Mistake(f"the run ends otherwise than one that was evaluated at once: {difference(*results)}")
+        return EXACT
 
     def _struck(self, trial: Trial, place: Place, draw: Random, moment: Moment) -> list[Ended]:
         fault, scenario = trial.fault, trial.scenario
