@@ -26,7 +26,7 @@ from rankdet.data import (
     collate,
 )
 from rankdet.data.augmentation import Expansion, MinIoUCrop, PhotometricDistortion
-from rankdet.data.loading import padded_size
+from rankdet.data.loading import MOST_STARTS, _share, padded_size
 from rankdet.data.own import from_map_dataset
 from rankdet.structures import InputError
 
@@ -255,6 +255,29 @@ def test_a_worker_that_is_killed_is_one_message(folder, number, reason):
         list(build_training_loader(dataset, [[SampleKey(0, 0)]], workers=1))
     assert "\n" not in str(caught.value)
     assert len(list(build_training_loader(dataset, [[SampleKey(0, 0)]], workers=0))) == 1
+
+
+class Unlucky:
+    """In place of a batch: as torch fails where its process for shared memory has ended, so many times."""
+
+    def __init__(self, failures, message):
+        self.failures, self.message, self.attempts = failures, message, 0
+
+    def share_memory(self):
+        self.attempts += 1
+        if self.attempts <= self.failures:
+            raise RuntimeError(self.message)
+
+
+def test_what_serves_shared_memory_is_started_again_where_a_busy_machine_lost_it():
+    lost = "No such file or directory"
+    late = Unlucky(2, lost)
+    _share(late)
+    assert late.attempts == 3
+    for unlucky, attempts in ((Unlucky(99, lost), MOST_STARTS), (Unlucky(99, "No space left on device"), 1)):
+        with pytest.raises(RuntimeError, match=unlucky.message):
+            _share(unlucky)
+        assert unlucky.attempts == attempts
 
 
 def test_errors_of_programs_are_not_taken_for_lost_workers(folder):

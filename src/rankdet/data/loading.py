@@ -151,8 +151,28 @@ def _collate_readable(samples: Sequence[Sample | str]) -> Batch:
     if get_worker_info() is not None:
         # Sharing is what sending a batch does, but in a thread of the worker, whose errors nobody hears: where the
         # memory is used up, both processes would wait for each other for ever.
-        batch.share_memory()
+        _share(batch)
     return batch
+
+
+MOST_STARTS = 5
+"""How often a process that serves shared memory is started, where none is met."""
+
+
+def _share(batch: Batch) -> None:
+    """Share a batch.
+
+    torch starts a process for it, which ends where nobody has come within two seconds, as on a busy machine. Its socket
+    is missing then, and the next attempt starts another.
+    """
+    for start in range(1, MOST_STARTS + 1):
+        try:
+            batch.share_memory()
+        except RuntimeError as error:
+            if start == MOST_STARTS or "No such file or directory" not in str(error):
+                raise
+        else:
+            break
 
 
 def _loader(
