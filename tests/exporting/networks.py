@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from rankdet.data import KeepRatio, Transforms
 from rankdet.inference.model import Model
+from rankdet.inference.score_maps import Calibration, Isotonic, Platt, Unchanged
 from rankdet.recipes import load_recipe
 from rankdet.structures import Detection, Images
 
 CLASSES = [(1, "circle"), (2, "square"), (5, "star")]
+CALIBRATION = Calibration((Isotonic((0.2, 0.5, 0.8), (0.3, 0.3, 0.7)), Platt(1.4, -0.5), Unchanged()), "iou", "segm")
+"""A map of each kind."""
 SIZES = (96, 128), (70, 100)
 """(height, width) of two images that share a canvas."""
 

@@ -15,12 +15,11 @@ import rankdet
 from rankdet.cli import deploying
 from rankdet.data import FixedSize, KeepRatio, Transforms
 from rankdet.inference.operating_points import OperatingPoint
-from rankdet.inference.score_maps import Calibration, Unchanged
 from rankdet.recipes import load_recipe
 from rankdet.runs.checkpoint import save_checkpoint
 from rankdet.structures import Images, InputError
 
-from .networks import CLASSES, assert_same, model, network, two_images
+from .networks import CALIBRATION, CLASSES, assert_same, model, network, two_images
 
 
 def session(path: Path):  # type: ignore[no-untyped-def]
@@ -71,7 +70,7 @@ def test_a_file_says_what_its_user_must_know(masks: tuple[rankdet.Model, Path]) 
     assert said["thresholds"] == [0.25, 0.5, 0.75]
     assert said["resize"] == {"type": "FixedSize", "height": 96, "width": 128}
     assert (said["detector"], said["recipe"], said["preprocessing"]) == ("MaskRCNN", None, False)
-    assert (said["significant_bits"], said["operating_point"]) == (16, None)
+    assert (said["significant_bits"], said["operating_point"], said["calibration"]) == (16, None, None)
 
 
 def test_masks_are_those_of_the_model(masks: tuple[rankdet.Model, Path]) -> None:
@@ -108,6 +107,32 @@ def test_a_program_of_torch_finds_the_same_at_the_operating_point(tmp_path: Path
         assert_same(expected, [part[image] for part in found])
 
 
+def test_a_file_has_calibrated_scores_where_the_model_has(tmp_path: Path) -> None:
+    own = replace(model("atss_shapes", Transforms(FixedSize(96, 128))), calibration=CALIBRATION)
+    path = rankdet.export(own, tmp_path / "model.pt2", format="torch", batch=2)
+    files = {"rankdet.json": ""}
+    run = torch.export.load(path, extra_files=files).module()
+    said = json.loads(files["rankdet.json"])
+    assert (said["calibration"], said["thresholds"]) == (
+        {"target": "iou", "iou_type": "segm"},
+        own.drawing_thresholds(),
+    )
+    images = two_images()
+    found = run(images.pixels, torch.tensor(images.sizes))
+    for image, expected in enumerate(own.network.detect(images)):
+        assert_same(CALIBRATION(expected), [part[image] for part in found])
+
+
+@pytest.mark.slow
+def test_calibrated_scores_are_the_same_in_onnx_runtime(tmp_path: Path) -> None:
+    own = replace(model("mask_rcnn_shapes", Transforms(FixedSize(96, 128))), calibration=CALIBRATION)
+    images = two_images()
+    runtime = session(written(tmp_path, own, batch=2))
+    found = runtime.run(None, {"images": images.pixels.numpy(), "sizes": np.array(images.sizes)})
+    for image, expected in enumerate(own.network.detect(images)):
+        assert_same(CALIBRATION(expected), [part[image] for part in found])
+
+
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     own = model("rs_atss_shapes")
     refused: list[tuple[dict[str, object], str]] = [
@@ -119,10 +144,6 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"preprocessing": True, "batch": 2}, "takes one image"),
         ({"preprocessing": True, "size": "dynamic"}, "has a size of its own"),
     ]
-    with pytest.raises(InputError, match="not calibrated ones"):
-        rankdet.export(
-            replace(own, calibration=Calibration((Unchanged(),) * 3, "iou")), tmp_path / "model.pt2", format="torch"
-        )
     for options, message in refused:
         with pytest.raises(InputError, match=message):
             rankdet.export(own, tmp_path / "model.pt2", format="torch", **options)  # type: ignore[arg-type]
@@ -146,6 +167,7 @@ def test_the_command_exports_a_checkpoint(tmp_path: Path, capsys: pytest.Capture
             "categories": CLASSES,
             "thresholds": [0.5] * 3,
             "operating_point": {"score_threshold": 0.3, "nms_iou": 0.4},
+            "calibration": CALIBRATION.state(),
         },
     )
     with pytest.raises(InputError, match="give height and width as in 480x640"):
@@ -156,6 +178,11 @@ def test_the_command_exports_a_checkpoint(tmp_path: Path, capsys: pytest.Capture
     deploying.export(*given)
     assert capsys.readouterr().err == "at the stored operating point: score threshold 0.3, NMS 0.4\n"
     assert own.network.detection.score_threshold < 0.3
+    deploying.export(*given, calibrated=True)
+    files = {"rankdet.json": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=files)
+    assert json.loads(files["rankdet.json"])["calibration"] == {"target": "iou", "iou_type": "segm"}
+    capsys.readouterr()
     deploying.export(*given, operating_point=False)
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == (f"written: {tmp_path / 'model.pt2'}\n", "")

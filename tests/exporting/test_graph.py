@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,12 +11,14 @@ from rankdet.backbones import TimmBackbone
 from rankdet.data import FixedSize, KeepRatio
 from rankdet.data.transforms import Placement
 from rankdet.detectors import ATSS
-from rankdet.exporting.fixed import FixedImages, not_suppressed
+from rankdet.exporting.calibrated import CalibratedScores
+from rankdet.exporting.fixed import FixedDetections, FixedImages, not_suppressed
 from rankdet.exporting.graph import Graph
 from rankdet.exporting.preparation import Prepared, resized
+from rankdet.inference.score_maps import Isotonic, Platt, ScoreMap, Unchanged, fit_isotonic
 from rankdet.structures import Detection, Images, InputError
 
-from .networks import SIZES, assert_same, model, network, two_images
+from .networks import CALIBRATION, SIZES, assert_same, model, network, two_images
 
 DETECTORS = [
     "atss_shapes",
@@ -54,6 +57,43 @@ def test_an_image_without_detections_has_rows_of_zeros(recipe: str) -> None:
     assert not boxes.any()
     assert not scores.any()
     assert not labels.any()
+
+
+@pytest.mark.parametrize("recipe", ["atss_shapes", "solov2_shapes", "mask_rcnn_shapes"])
+def test_calibrated_detections_are_ordered_anew_with_all_their_parts(recipe: str) -> None:
+    detector, images = network(recipe), two_images()
+    with torch.no_grad():
+        found = Graph(detector, CALIBRATION)(images.pixels, torch.tensor(images.sizes))
+    assert bool((found[1].diff(dim=1) <= 0).all())
+    for image, expected in enumerate(detector.detect(images)):
+        calibrated = CALIBRATION(expected)
+        assert not torch.equal(calibrated.labels, expected.labels)  # the order is another
+        assert_same(calibrated, [part[image] for part in found], pixels=1e-3)
+
+
+def test_maps_of_scores_are_those_of_the_model_in_float32() -> None:
+    random = np.random.default_rng(0)
+    scores = random.uniform(0, 1, 300).astype(np.float32).astype(np.float64)
+    fitted = fit_isotonic(scores, (random.uniform(0, 1, 300) < scores).astype(np.float64))
+    ends = Isotonic((0.0, 0.5, 1.0), (0.1, 0.1, 0.9))
+    maps: list[ScoreMap] = [fitted, ends, Platt(0.0, 0.3), Platt(3.0, -2.0), Unchanged()]
+    given = torch.cat([torch.linspace(0, 1, 401), torch.tensor(scores, dtype=torch.float32)])
+    for label, each in enumerate(maps):
+        found = CalibratedScores(maps).scores(given[None], torch.full((1, len(given)), label))[0]
+        expected = torch.tensor(each(given.double().numpy()))
+        assert (found - expected)[given > 0].abs().max() < 1e-5  # a score of 0 is no detection
+    assert len(fitted.state()["scores"]) > 20
+
+
+def test_rows_that_are_none_remain_none_after_calibration() -> None:
+    scores, labels = torch.tensor([[0.9, 0.5, 0.0]]), torch.tensor([[1, 0, 0]])
+    boxes = torch.arange(3.0)[None, :, None].expand(1, 3, 4)
+    maps = [Platt(1.0, 2.0), Platt(1.0, -3.0)]
+    found = CalibratedScores(maps)(FixedDetections(boxes, scores, labels))
+    assert found.labels.tolist() == [[0, 1, 0]]
+    assert found.boxes[0, :, 0].tolist() == [1, 0, 2]
+    assert found.scores[0, 2] == 0
+    assert (found.masks, found.regions) == (None, None)
 
 
 def test_folded_normalization_becomes_ordinary_convolutions() -> None:

@@ -19,6 +19,7 @@ from rankdet.inference.calibration import errors, fit, halves
 from rankdet.inference.evaluation import store_thresholds
 from rankdet.inference.loading import load
 from rankdet.inference.model import Origin
+from rankdet.inference.score_maps import Calibration, Platt
 from rankdet.metrics.calibration import Outcomes
 from rankdet.recipes import load_recipe
 from rankdet.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -202,6 +203,7 @@ def test_thresholds_of_calibrated_scores_are_not_stored_as_those_of_the_network(
     unknown = rankdet.Model(torch.nn.Identity(), [(1, "a")], calibration=None)
     assert all(math.isnan(value) or 0 < value < 1 for value in result.model.drawing_thresholds())
     assert unknown.drawing_thresholds() == [0.5]
+    assert replace(unknown, calibration=Calibration((Platt(1.0, -1.0),), "iou")).drawing_thresholds() == [0.5]
 
 
 def test_where_nothing_can_be_stored_nothing_is_computed(annotations: Path, shapes_folder: Path, untrained: Path):

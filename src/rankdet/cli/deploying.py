@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from rankdet.cli.models import is_main_process, tell_operating_point
-from rankdet.cli.options import Annotations, AtOperatingPoint, DataFolder, Device, Images, Trust
+from rankdet.cli.options import Annotations, AtOperatingPoint, Calibrated, DataFolder, Device, Images, Trust
 from rankdet.cli.printing import print_table
 
 HeldOutSplit = Annotated[str, typer.Option(help="Split of the data folder; not the one of the training.")]
@@ -179,6 +179,7 @@ def export(
     preprocessing: Annotated[
         bool, typer.Option("--preprocessing", help="The file resizes, too: it takes one image of any size.")
     ] = False,
+    calibrated: Calibrated = False,
     operating_point: AtOperatingPoint = True,
     trust: Trust = False,
 ) -> None:
@@ -195,7 +196,7 @@ def export(
         raise InputError(f"--size {size}: give height and width as in 480x640, or dynamic")
     if batch != "dynamic" and not batch.isdecimal():
         raise InputError(f"--batch {batch}: give a number, or dynamic")
-    model = load(checkpoint, "cpu", trust=trust, operating_point=operating_point)
+    model = load(checkpoint, "cpu", trust=trust, calibrated=calibrated, operating_point=operating_point)
     tell_operating_point(model)
     written = write(
         model,

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from rankdet.backbones import PixelNormalization
 from rankdet.backbones.folding import FoldedConv2d
 from rankdet.detectors import ATSS, PAA, RTDETR, YOLACT, CascadeRCNN, FasterRCNN, SOLOv2
+from rankdet.exporting.calibrated import CalibratedScores
 from rankdet.exporting.dense import detect_densely
 from rankdet.exporting.fixed import FixedDetections, FixedImages, FixedNormalization
 from rankdet.exporting.queries import detect_by_queries
 from rankdet.exporting.solov2 import detect_on_grids
 from rankdet.exporting.two_stage import detect_in_cascade, detect_in_two_stages
 from rankdet.exporting.yolact import detect_with_prototypes
+from rankdet.inference.score_maps import Calibration
 from rankdet.structures import InputError
 
 NAMES = FixedDetections._fields
@@ -25,7 +27,7 @@ NAMES = FixedDetections._fields
 class Graph(nn.Module):
     """A copy of a network in float32 on the CPU, without what only training needs, that detects in fixed shapes.
 
-    The network itself stays as it is.
+    The network itself stays as it is. With a ``calibration`` scores are calibrated.
 
     Examples
     --------
@@ -36,9 +38,10 @@ class Graph(nn.Module):
     torch.Size([1, 100, 4])
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, calibration: Calibration | None = None) -> None:
         super().__init__()
         self.network = plain(network)
+        self.calibrated = None if calibration is None else CalibratedScores(calibration.maps)
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         """Return the tensors of `FixedDetections` from pixels (B, 3, H, W) uint8 and sizes (B, 2) int64.
@@ -46,6 +49,8 @@ class Graph(nn.Module):
         Rows of score 0 are zeros. Raises InputError where the network is no detector of ours.
         """
         found = detect(self.network, FixedImages(images, sizes))
+        if self.calibrated is not None:
+            found = self.calibrated(found)
         is_any = found.scores > 0
         boxes, labels = found.boxes.where(is_any[..., None], 0), found.labels.where(is_any, 0)
         return tuple(part for part in found._replace(boxes=boxes, labels=labels) if part is not None)

@@ -53,7 +53,8 @@ def export(
     (B, D, 4), xyxy in pixels of the canvas, ``scores`` (B, D) and ``labels`` (B, D), best score first. Rows of score 0
     are none. Detectors of masks also have ``masks`` (B, D, h, w), scores of small grids, and ``regions`` (B, D, 4), the
     rectangle that each grid covers. Arithmetic is float32, and the model detects at its operating point:
-    ``rankdet.load(path, "cpu", operating_point=False)`` is one without.
+    ``rankdet.load(path, "cpu", operating_point=False)`` is one without. Scores are calibrated where those of the model
+    are: ``rankdet.load(path, "cpu", calibrated=True)``.
 
     Parameters
     ----------
@@ -83,8 +84,8 @@ def export(
     Raises
     ------
     InputError
-        When the checkpoint cannot be loaded, its network is no detector of rankdet or detects in a way of its own, its
-        scores are calibrated, or the options do not fit.
+        When the checkpoint cannot be loaded, its network is no detector of rankdet or detects in a way of its own, or
+        the options do not fit.
     ImportError
         When the packages of the extra ``export`` are missing.
 
@@ -130,10 +131,8 @@ def traced(
     model: Model, size: Size | None, batch: int | Literal["dynamic"], preprocessing: bool
 ) -> tuple[ExportedProgram, list[str]]:
     """Return the graph of a model with the names of its inputs; see :func:`export`."""
-    if model.calibration is not None:
-        raise InputError("a file has the scores of the network, not calibrated ones: load the model without calibrated")
     with model.evaluating():  # at its operating point
-        graph, resize = Graph(model.network), model.transforms.resize
+        graph, resize = Graph(model.network, model.calibration), model.transforms.resize
     if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
         raise InputError(f"batch must be a number of at least 1, or 'dynamic', not {batch!r}")
     if size not in (None, "dynamic") and not _is_size(size):
@@ -166,6 +165,8 @@ def metadata(model: Model, preprocessing: bool) -> dict[str, Any]:
     """Return what a user of the file must know, in the forms of JSON."""
     resize = None if model.transforms.resize is None else model.transforms.resize.for_detection()
     recipe = None if model.origin is None else model.origin.recipe.name
+    calibration = model.calibration
+    states = None if calibration is None else {"target": calibration.target, "iou_type": calibration.iou_type}
     return {
         "version": __version__,
         "recipe": recipe,
@@ -173,6 +174,7 @@ def metadata(model: Model, preprocessing: bool) -> dict[str, Any]:
         "classes": model.names,
         "category_ids": [number for number, _ in model.categories],
         "thresholds": model.drawing_thresholds(),
+        "calibration": states,
         "resize": None if resize is None else {"type": type(resize).__name__} | asdict(resize),
         "significant_bits": model.transforms.significant_bits,
         "operating_point": None if model.operating_point is None else model.operating_point.state(),

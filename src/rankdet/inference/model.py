@@ -249,7 +249,8 @@ class Model:
         """C scores from which each class is drawn: its LRP-optimal one, or 0.5 where no evaluation has found it."""
         found = torch.tensor(self.thresholds or [math.nan] * len(self.categories), dtype=torch.float64)
         if self.calibration is not None:  # the same detections are drawn
-            found = self.calibration.scores(found, torch.arange(len(found)))
+            (known,) = (~found.isnan()).nonzero(as_tuple=True)
+            found[known] = self.calibration.scores(found[known], known)
         return [NO_THRESHOLD if math.isnan(value) else value for value in found.tolist()]
 
     def _pixels(self, image: ImageLike, number: int) -> Tensor:
