@@ -166,21 +166,30 @@ def test_detections_by_keys_are_those_one_by_one(document, only_known, labels_fr
 
 
 @settings(max_examples=200, deadline=None)
-@given(changed(FOUND) | changed(FLOATS) | st.just([]), st.booleans(), st.sampled_from(["", "é"]))
-def test_a_file_by_columns_is_read_as_record_by_record(tmp_path_factory, document, only_known, more):
+@given(
+    changed(FOUND) | changed(FLOATS) | st.just([]),
+    st.booleans(),
+    st.sampled_from(["", "é"]),
+    st.none() | st.tuples(CODES, CODES, st.booleans()),
+)
+def test_a_file_by_columns_is_read_as_record_by_record(tmp_path_factory, document, only_known, more, codes):
     pytest.importorskip("msgspec")
     truth, _ = read_ground_truth(TRUTH)
     path = tmp_path_factory.mktemp("found") / "found.json"
-    for record in document:
+    for place, record in enumerate(document):
         if more and isinstance(record, dict):
             record["more"] = more
+        if codes is not None and isinstance(record, dict):
+            record["segmentation"] = codes[place % 2]
+            if not codes[2]:
+                record.pop("bbox", None)
     try:
         path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     except TypeError:  # an array
         return
 
     def read() -> Any:
-        return read_results(path, truth, False, only_known)
+        return read_results(path, truth, codes is not None, only_known)
 
     by_columns = outcome(read)
     with pytest.MonkeyPatch.context() as patch:
@@ -210,6 +219,17 @@ def test_a_plain_file_of_boxes_is_read_by_columns(tmp_path, monkeypatch):
     for document in (FOUND, FLOATS):
         path.write_text(json.dumps(document))
         assert len(read_results(path, read_ground_truth(TRUTH)[0], masks=False)[0]) == 2
+
+
+def test_a_plain_file_of_masks_is_read_by_columns(tmp_path, monkeypatch):
+    pytest.importorskip("msgspec")
+    monkeypatch.setattr(results, "read_json", never)
+    path = tmp_path / "found.json"
+    empty = {"size": [64, 64], "counts": "PP4"}
+    document = [{"image_id": 3, "category_id": 4, "score": 0.5, "segmentation": empty}]
+    path.write_text(json.dumps(document))
+    found, findings = read_results(path, read_ground_truth(TRUTH)[0], masks=True)
+    assert (len(found), len(findings)) == (1, 1)
 
 
 def test_plain_numbers_are_read_from_their_bytes(monkeypatch):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from pycocotools import mask as oracle
 
-from rankdet.coco import encode_masks, read_ground_truth
+from rankdet.coco import encode_masks, read_ground_truth, segmentations
+from rankdet.coco.segmentations import sums_of_runs
 from rankdet.structures import MaskScores
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pycocotools")
@@ -54,3 +55,29 @@ def test_a_mask_is_empty_exactly_where_pycocotools_finds_no_pixel_in_the_image()
     pixels = np.array([oracle.area(code) for code in oracle.frPyObjects(outlines, height, width)])
     assert np.array_equal(truth.has_empty_mask, pixels == 0)
     assert 150 < (pixels > 0).sum() < 1850
+
+
+def letters(runs: list[int]) -> bytes:
+    """Runs as COCO compresses them: from the fourth on differences to the one before the last, 5 bits a letter."""
+    written = bytearray()
+    for place, run in enumerate(runs):
+        rest, is_whole = run - runs[place - 2] if place > 2 else run, False
+        while not is_whole:
+            letter, rest = rest & 31, rest >> 5
+            is_whole = rest == (-1 if letter & 16 else 0)
+            written.append(48 + letter + (0 if is_whole else 32))
+    return bytes(written)
+
+
+@pytest.mark.parametrize("largest", [2, 40, 5000, 2**31])
+def test_pixels_of_many_run_lengths_are_the_sums_of_their_runs(largest: int) -> None:
+    random = np.random.default_rng(largest)
+    runs = [random.integers(largest, size=random.integers(80)).tolist() for _ in range(3000)]
+    assert sums_of_runs([letters(one) for one in runs]).tolist() == [sum(one) for one in runs]
+
+
+def test_pixels_of_one_long_mask_are_the_sum_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = np.random.default_rng(0).integers(1000, size=100_000).tolist()
+    assert sums_of_runs([letters(runs)]).tolist() == [sum(runs)]
+    monkeypatch.setattr(segmentations, "LONG_TEXT", 0)  # as if 32 bits were too few
+    assert sums_of_runs([letters(runs), letters([3, 1])]).tolist() == [sum(runs), 4]

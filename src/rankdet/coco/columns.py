@@ -27,8 +27,9 @@ HEADER = 5
 """Bytes of a list before its values."""
 INTEGER = np.dtype([("kind", "u1"), ("value", "<i4")])
 NUMBER = np.dtype([("kind", "u1"), ("value", "<f8")])
+SIDES = np.dtype([("kind", "u1"), ("length", "<u4"), ("sides", INTEGER, (2,))])
 BOX = np.dtype([("kind", "u1"), ("length", "<u4"), ("numbers", NUMBER, (4,))])
-"""What `marshal` makes of such an integer, of a float, and of a list of four floats."""
+"""What `marshal` makes of such an integer, of a float, and of lists of two integers and of four floats."""
 
 
 class NotPlain(Exception):
@@ -118,8 +119,13 @@ def run_lengths(values: Sequence[Any], sizes: NDArray[np.int64]) -> tuple[list[d
     """R run-length objects with compressed counts, in images of (R, 2) ``sizes``, and their (R,) numbers of pixels."""
     check(_types(values) <= {dict})
     own, counts = column(values, "size"), column(values, "counts")
-    check(_types(own) <= {list} and set(map(len, own)) <= {2})
-    check(_types(chain.from_iterable(own)) <= {int} and own == sizes.tolist() and bool(sizes.all()))
+    written = _marshalled(own, SIDES)
+    if written is not None and (written["kind"] == LIST).all() and (written["sides"]["kind"] == SHORT).all():
+        check((written["length"] == 2).all() and (written["sides"]["value"] == sizes).all())
+    else:
+        check(_types(own) <= {list} and set(map(len, own)) <= {2})
+        check(_types(chain.from_iterable(own)) <= {int} and own == sizes.tolist())
+    check(sizes.all())
     kinds = _types(counts)
     check(kinds <= {str} or kinds <= {bytes})
     try:

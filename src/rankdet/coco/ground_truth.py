@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 
 from rankdet.coco.findings import Finding
 from rankdet.coco.packed import PackedBytes
+from rankdet.coco.parsing import parsed
 from rankdet.structures import InputError
 
 if TYPE_CHECKING:
     from rankdet.coco.index import Mapped
 
+NUM_PARSED = 1024
+"""Segmentations that are parsed at a time."""
 NUM_NAMES = 20
 """Classes that a message lists."""
 
@@ -207,6 +210,14 @@ class GroundTruth:
         if self.segmentations is None:
             raise ValueError(f"{self} was read without masks")
         return json.loads(self.segmentations[annotation] or "null")
+
+    def segmentations_of(self, annotations: NDArray[np.int64]) -> Iterator[Any]:
+        """The segmentations of many annotations as `segmentation` has them, None where there is no sound one."""
+        if self.segmentations is None:
+            raise ValueError(f"{self} was read without masks")
+        for start in range(0, len(annotations), NUM_PARSED):
+            texts = (self.segmentations[row] or b"null" for row in annotations[start : start + NUM_PARSED].tolist())
+            yield from parsed(b"[" + b",".join(texts) + b"]")
 
     def subset(self, places: Sequence[int] | NDArray[np.int64]) -> GroundTruth:
         """Some of the images, by their places in the file and in this order, with their annotations.

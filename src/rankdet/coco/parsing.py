@@ -97,6 +97,8 @@ def written(value: Any) -> bytes:
     >>> written([[1, 2.5]]), written({"size": [2, 2]})
     (b'[[1,2.5]]', b'{"size":[2,2]}')
     """
-    if isinstance(value, list):  # Python writes their numbers as JSON does, in less time
-        return repr(value).replace(" ", "").encode()
+    if isinstance(value, list):
+        if msgspec is not None:
+            return bytes(msgspec.json.encode(value))
+        return repr(value).replace(" ", "").encode()  # Python writes their numbers as JSON does, in less time
     return ENCODER.encode(value).encode()

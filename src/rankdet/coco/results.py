@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -40,6 +40,7 @@ LARGEST_COORDINATE = 1e9
 """Pixels; products of the coordinates of boxes beyond overflow to infinity. A detector may go beyond any image."""
 
 BOX_RECORD = {"image_id": int, "category_id": int, "score": float, "bbox": tuple[float, float, float, float]}
+MASK_RECORD = {"image_id": int, "category_id": int, "score": float, "segmentation": dict}
 OTHER_NAMES = ("file_name", "category_name")
 """Keys that name an image or a category otherwise than by its id."""
 NO_BOX = [0.0, 0.0, 0.0, 0.0]
@@ -61,6 +62,8 @@ class Results:
         (D, 4) float64, ``(x, y, width, height)`` in pixels; None where masks alone are known.
     masks
         D run-length objects; None where boxes alone are known.
+    pixels
+        (D,) int64, pixels of the masks; None where they were not counted.
     """
 
     image_ids: NDArray[np.int64]
@@ -68,6 +71,7 @@ class Results:
     scores: NDArray[np.float64]
     boxes: NDArray[np.float64] | None = None
     masks: list[dict[str, Any]] | None = None
+    pixels: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -132,6 +136,7 @@ class Results:
             self.scores[rows],
             None if self.boxes is None else self.boxes[rows],
             None if self.masks is None else [self.masks[row] for row in rows.tolist()],
+            None if self.pixels is None else self.pixels[rows],
         )
 
     def records(self) -> list[dict[str, Any]]:
@@ -189,11 +194,13 @@ def read_results(
     """
     if isinstance(source, Results):
         return source, []
-    if isinstance(source, str | PathLike) and not masks and labels_from is None:
-        given = read_columns(source, BOX_RECORD, OTHER_NAMES)
+    if isinstance(source, str | PathLike) and labels_from is None:
+        kinds, without = (MASK_RECORD, (*OTHER_NAMES, "bbox", "id")) if masks else (BOX_RECORD, OTHER_NAMES)
+        given = read_columns(source, kinds, without)
         if given is not None:
             with suppress(NotPlain):
-                return _from_columns(given, ground_truth), []
+                results = _from_columns(given, ground_truth)
+                return results, _empty_masks(str(source), results, [{}] * len(results))
     name, records, own_images, own_categories = _records(source)
     if not (own_images or own_categories or labels_from is not None):
         try:
@@ -206,7 +213,7 @@ def read_results(
     matching = Matching(name, records, ground_truth, own_images, own_categories, labels_from)
     places = {image_id: place for place, image_id in enumerate(ground_truth.image_ids.tolist())}
     findings: list[Finding] = []
-    kept, codes, image_ids, category_ids = [], [], [], []
+    kept, codes, pixels, image_ids, category_ids = [], [], [], [], []
     for row, record in enumerate(records):
         image, category = matching.image(record), matching.category(record)
         if isinstance(image, Unknown):
@@ -225,10 +232,11 @@ def read_results(
         category_ids.append(category)
         if masks:
             codes.append(_code(record["segmentation"], size))
-            if not mask_area(codes[-1]):
+            pixels.append(mask_area(codes[-1]))
+            if not pixels[-1]:
                 findings.append(_empty(name, row, record))
     raise_errors(findings)
-    has_boxes = not masks or all(record.get("bbox") is not None for record in kept)
+    has_boxes = not masks or (len(kept) > 0 and all(record.get("bbox") is not None for record in kept))
     boxes = (
         [
             (outline_box(record["segmentation"]) or NO_BOX) if record.get("bbox") is None else record["bbox"]
@@ -243,6 +251,7 @@ def read_results(
         np.array([record["score"] for record in kept], dtype=np.float64),
         None if boxes is None else np.array(boxes, dtype=np.float64).reshape(-1, 4),
         codes if masks else None,
+        np.array(pixels, dtype=np.int64) if masks else None,
     )
     return results, [*matching.findings, *findings]
 
@@ -254,22 +263,27 @@ def _plain(name: str, records: Sequence[Any], truth: GroundTruth, masks: bool) -
     columns.check_objects(records, keys, without=(*OTHER_NAMES, *["bbox"] * (not has_boxes)))
     given = {key: columns.column(records, key) for key in keys}
     results = _from_columns(given, truth)
-    if not masks:
-        return results, []
-    by_id = np.argsort(truth.image_ids)
-    sizes = truth.sizes[by_id[np.searchsorted(truth.image_ids, results.image_ids, sorter=by_id)]]
-    codes, areas = columns.run_lengths(given["segmentation"], sizes)
-    empty = np.flatnonzero(areas == 0).tolist()
-    return replace(results, masks=codes), [_empty(name, row, records[row]) for row in empty]
+    return results, _empty_masks(name, results, records)
+
+
+def _empty_masks(name: str, results: Results, records: Sequence[Any]) -> list[Finding]:
+    """A note for each mask without a pixel."""
+    if results.pixels is None:
+        return []
+    return [_empty(name, row, records[row]) for row in np.flatnonzero(results.pixels == 0).tolist()]
 
 
 def _from_columns(given: Mapping[str, list[Any]], truth: GroundTruth) -> Results:
-    """Detections without their masks, from the values of plain records; `NotPlain` where some make no sense."""
+    """Detections from the values of plain records; `NotPlain` where some make no sense."""
     image_ids, category_ids = columns.ids(given["image_id"]), columns.ids(given["category_id"])
     columns.check(np.isin(image_ids, truth.image_ids).all() and np.isin(category_ids, truth.category_ids).all())
     scores = columns.numbers(given["score"], sys.float_info.max)
     boxes = columns.boxes(given["bbox"], LARGEST_COORDINATE) if "bbox" in given else None
-    return Results(image_ids, category_ids, scores, boxes)
+    if "segmentation" not in given:
+        return Results(image_ids, category_ids, scores, boxes)
+    by_id = np.argsort(truth.image_ids)
+    sizes = truth.sizes[by_id[np.searchsorted(truth.image_ids, image_ids, sorter=by_id)]]
+    return Results(image_ids, category_ids, scores, boxes, *columns.run_lengths(given["segmentation"], sizes))
 
 
 _Section = Mapping[Any, Mapping[str, Any]]

@@ -19,6 +19,12 @@ NUMBERS = frozenset((int, float))
 INTEGERS = frozenset((int,))
 NUM_LETTERS = 2**16
 """Letters of compressed run lengths that are read at a time."""
+LONG_TEXT = 2**26
+"""Letters up to which sums of their values fit in 32 bits."""
+LETTERS = bytes(
+    (letter - 48 & 31) - (2 * (letter - 48 & 16) if not letter - 48 & 32 else 0) & 255 for letter in range(256)
+)
+"""The value of each letter of compressed run lengths, with its sign if it is the last of a number."""
 THIN = 2.0
 """Pixels; a polygon of this width and height has a pixel for sure."""
 
@@ -266,7 +272,8 @@ def decode_rle(segmentation: Mapping[str, Any]) -> NDArray[np.uint8]:
 
 
 def _merged(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> dict[str, Any]:
-    return rle.merge([rle.fr_poly(polygon, *size) for polygon in polygons if len(polygon) >= 6])
+    masks = [rle.fr_poly(polygon, *size) for polygon in polygons if len(polygon) >= 6]
+    return masks[0] if len(masks) == 1 else rle.merge(masks)
 
 
 def _sum_of_runs(counts: str | bytes) -> int:
@@ -294,25 +301,40 @@ def sums_of_runs(counts: Sequence[bytes]) -> NDArray[np.int64]:
 
 def _sums(text: bytes, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Pixels of RLEs one after the other, by their letters: 5 bits each, and a sixth where the number goes on."""
-    letters = np.frombuffer(text, dtype=np.uint8) - np.uint8(48)
-    is_end = letters & 32 == 0
-    is_end[np.cumsum(lengths) - 1] = True
-    ends = np.flatnonzero(is_end)
-    starts = np.empty_like(ends)
-    starts[0], starts[1:] = 0, ends[:-1] + 1
-    sizes = ends - starts
-    runs = (letters[starts] & 31).astype(np.int64)
-    for place in range(1, int(sizes.max()) + 1):
-        longer = np.flatnonzero(sizes >= place)
-        runs[longer] |= (letters[starts[longer] + place] & 31).astype(np.int64) << 5 * place
-    runs -= ((letters[ends] & 16).astype(np.int64) << 1) << 5 * sizes  # the highest bit is the sign
+    starts, lasts = np.cumsum(lengths) - lengths, np.cumsum(lengths) - 1
+    is_end = np.frombuffer(text, dtype=np.uint8) - np.uint8(48) & 32 == 0
+    is_end[lasts] = True
+    values = np.frombuffer(bytearray(text.translate(LETTERS)), dtype=np.int8)
+    values[lasts] = _signed(values[lasts] & 31)
     # From the fourth on, a number is the difference to the one before the last: it is in that run and all alternate
-    # ones after it.
-    first = np.searchsorted(ends, np.cumsum(lengths) - lengths)
-    numbers = np.diff(first, append=len(ends))
-    later = (np.repeat(first + numbers + 1, numbers) - np.arange(len(ends))) >> 1
-    later[first] = 1
-    return np.add.reduceat(runs * later, first)
+    # ones after it. How many these are follows from the numbers that end from a letter on.
+    whole = np.int64 if len(text) > LONG_TEXT else np.int32
+    before = np.zeros(len(text), dtype=whole)
+    np.cumsum(is_end[:-1], out=before[1:])
+    runs = np.repeat(before[lasts] + 2, lengths)
+    runs -= before
+    runs >>= 1
+    of_first = starts
+    while len(of_first):  # the first number is in its own run alone
+        runs[of_first] = 1
+        of_first = of_first[~is_end[of_first]] + 1
+    runs *= values
+    sums: NDArray[np.int64] = np.add.reduceat(runs, starts, dtype=np.int64)
+    # Few numbers have more than one letter: their further letters mean 32 times as much each.
+    further = np.flatnonzero(~is_end) + 1
+    places, earlier = np.ones_like(further), further - 2
+    while (goes_on := ~is_end[earlier]).any():
+        places += goes_on
+        earlier = np.where(goes_on, earlier - 1, earlier)
+    given = runs[further].astype(np.int64)
+    added = np.append(0, np.cumsum((given << 5 * places) - given))
+    from_first = np.searchsorted(further, np.append(starts, len(text)))
+    return sums + np.diff(added[from_first])
+
+
+def _signed(values: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of five bits, whose highest is the sign."""
+    return values - ((values & 16) << 1)
 
 
 def encode_bitmap(mask: NDArray[np.bool_]) -> dict[str, Any]:

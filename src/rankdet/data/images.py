@@ -259,7 +259,8 @@ def to_rgb(image: Image.Image, name: str, bits: int = 16) -> Tensor:
     if image.mode.startswith("I;16"):
         return torch.from_numpy(scaled(np.array(image), bits)).expand(3, -1, -1)
     _check_mode(image, name)
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # which would copy
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
 def measured_bits(paths: Sequence[Path]) -> tuple[int, int] | None:

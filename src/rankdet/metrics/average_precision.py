@@ -61,9 +61,9 @@ def average_precision(comparison: Comparison) -> AveragePrecision:
         raise RuntimeError("the evaluator returned no result")
     # The evaluator has classes by ascending id, which need not be the order of the labels.
     by_label = np.argsort(np.argsort(comparison.ground_truth.category_ids))
-    precision: NDArray[np.float64] = results["precision"][:, :, by_label]  # (T, R, K, A, M), −1: class without objects
-    recall: NDArray[np.float64] = results["recall"][:, by_label]  # (T, K, A, M)
-    best = precision[..., -1]
+    # (T, R, K, A, M) and (T, K, A, M), −1 for a class without objects.
+    best: NDArray[np.float64] = results["precision"][..., -1][:, :, by_label]
+    recall: NDArray[np.float64] = results["recall"][:, by_label]
     summary = {
         "AP": _mean(best[..., _ALL]),
         "AP50": _mean(best[IOU_50, ..., _ALL]),

@@ -5,6 +5,7 @@ Legend: A annotations of a data set, D detections in it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from hotcoco import COCO, COCOeval
 from numpy.typing import NDArray
 
 from rankdet.coco import Federation, GroundTruth, Results
-from rankdet.coco.segmentations import compressed, mask_area, to_rle
+from rankdet.coco.segmentations import compressed, mask_areas, to_rle
 
 IouType = Literal["bbox", "segm"]
 OUTSIDE = -1.0
@@ -52,7 +53,9 @@ class Comparison(NamedTuple):
     def evaluator(self) -> COCOeval:
         """A new evaluator under the rules of COCO or LVIS."""
         objects = _objects(self)
-        detections = objects.load_res(_table(self.results) if self.iou_type == "bbox" else _mask_records(self.results))
+        detections = (
+            _masks(objects, self.results) if self.iou_type == "segm" else objects.load_res(_table(self.results))
+        )
         return COCOeval(objects, detections, self.iou_type, lvis_style=self.federation is not None)
 
 
@@ -74,12 +77,12 @@ def compare(ground_truth: GroundTruth, results: Results, iou_type: IouType, max_
             raise ValueError(f"{truth} was read without masks")
         known = truth.sizes[truth.images].all(axis=1)
         rows = np.flatnonzero(truth.has_mask | (truth.is_crowd & known & (not is_federated)))
-        masks = [_code(truth, row) for row in rows.tolist()]
+        masks = _codes(truth, rows)
     boxes, areas = truth.boxes[rows], truth.areas[rows]
     unknown = np.isnan(areas)
     areas[unknown] = boxes[unknown, 2] * boxes[unknown, 3]
     if iou_type == "segm":
-        areas[unknown] = [mask_area(masks[row]) for row in np.flatnonzero(unknown).tolist()]
+        areas[unknown] = mask_areas([masks[row] for row in np.flatnonzero(unknown).tolist()])
     if is_federated:
         areas[truth.is_ignored[rows]] = OUTSIDE
     is_crowd = truth.is_crowd[rows] & (not is_federated)
@@ -129,14 +132,16 @@ def _objects(comparison: Comparison) -> COCO:
     return COCO({"images": images, "categories": classes, "annotations": annotations})
 
 
-def _code(truth: GroundTruth, row: int) -> dict[str, Any]:
-    """The run lengths of an annotation, of a crowd without a mask those of its box."""
-    segmentation = truth.segmentation(row)
-    if segmentation is None:
-        left, top, width, height = truth.boxes[row].tolist()
-        right, bottom = left + width, top + height
-        segmentation = [[left, top, right, top, right, bottom, left, bottom]]
-    return to_rle(segmentation, truth.size(int(truth.images[row])))
+def _codes(truth: GroundTruth, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """The run lengths of annotations, of a crowd without a mask those of its box."""
+    codes = []
+    for row, segmentation in zip(rows.tolist(), truth.segmentations_of(rows), strict=True):
+        if segmentation is None:
+            left, top, width, height = truth.boxes[row].tolist()
+            right, bottom = left + width, top + height
+            segmentation = [[left, top, right, top, right, bottom, left, bottom]]
+        codes.append(to_rle(segmentation, truth.size(int(truth.images[row]))))
+    return codes
 
 
 def _table(results: Results) -> Any:
@@ -147,8 +152,17 @@ def _table(results: Results) -> Any:
     return Results(results.image_ids, results.category_ids, results.scores, results.boxes).records()
 
 
-def _mask_records(results: Results) -> list[dict[str, Any]]:
-    if results.masks is None:
-        raise ValueError("masks are compared, but the detections have none")
-    # hotcoco 1.0 does not know the area of a mask whose counts are a list.
-    return [row | {"segmentation": compressed(row["segmentation"])} for row in results.records()]
+def _masks(objects: COCO, results: Results) -> COCO:
+    """Detections of masks in the evaluator, where one without a box is measured by its pixels."""
+    masks: Any = results.known_masks
+    boxed = results if results.boxes is not None else replace(results, boxes=np.zeros((len(results), 4)))
+    table = _table(boxed)
+    if not hasattr(COCO, "from_arrays") or isinstance(table, list):  # before hotcoco 1.2
+        # hotcoco 1.0 does not know the area of a mask whose counts are a list.
+        records = [row | {"segmentation": compressed(row["segmentation"])} for row in results.records()]
+        return objects.load_res(records)
+    detections = objects.load_res(table, segmentation=masks)
+    if results.boxes is None:
+        areas = mask_areas(masks) if results.pixels is None else results.pixels
+        detections.update_anns(ids=np.arange(1, len(results) + 1), area=areas.astype(np.float64))
+    return detections

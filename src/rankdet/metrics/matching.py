@@ -198,7 +198,7 @@ def overlap_of(comparison: Comparison) -> Overlap:
     """What detections share with objects: boxes or masks, whichever are compared."""
     truth, results = comparison.ground_truth, comparison.results
     if comparison.iou_type == "segm":
-        return MaskOverlap(results.known_masks, comparison.masks, comparison.is_crowd, results.boxes)
+        return MaskOverlap(results.known_masks, comparison.masks, comparison.is_crowd, results.boxes, results.pixels)
     return BoxOverlap(results.known_boxes, truth.boxes[comparison.rows], comparison.is_crowd)
 
 

@@ -5,6 +5,7 @@ Legend: P pairs of a detection and an object, D detections, O objects.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,7 +61,10 @@ class BoxOverlap:
 
 
 class MaskOverlap:
-    """Overlap of D and O run-length objects; ``boxes`` (D, 4) are those of detections that have any."""
+    """Overlap of D and O run-length objects.
+
+    Detections that have ``boxes`` (D, 4) are measured by them, others by their ``pixels`` (D,), if these are counted.
+    """
 
     def __init__(
         self,
@@ -68,24 +72,32 @@ class MaskOverlap:
         objects: list[dict[str, Any]],
         is_crowd: NDArray[np.bool_],
         boxes: NDArray[np.float64] | None,
+        pixels: NDArray[np.int64] | None = None,
     ) -> None:
         self._detections, self._objects, self._is_crowd = detections, objects, is_crowd
-        self.areas = _most_pixels(detections) if boxes is None else boxes[:, 2] * boxes[:, 3]
+        if boxes is not None:
+            self.areas = boxes[:, 2] * boxes[:, 3]
+        else:
+            self.areas = _most_pixels(detections) if pixels is None else pixels.astype(np.float64)
 
     def ious(self, rows: NDArray[np.int64], objects: NDArray[np.int64]) -> NDArray[np.float64]:
         """(P,) IoU: see `Overlap.ious`."""
-        found = np.zeros(len(rows))
+        if not len(rows):
+            return np.zeros(0)
         starts = np.flatnonzero(np.diff(rows, prepend=-1))
         numbers = np.diff(starts, append=len(rows))
         first = objects[starts]  # tells which objects a detection has
         order = np.argsort(first, kind="stable")
-        for group in np.split(order, np.flatnonzero(np.diff(first[order])) + 1) if len(rows) else []:
-            others = objects[starts[group[0]] :][: numbers[group[0]]]
-            found[starts[group][:, None] + np.arange(len(others))] = rle.iou(
-                [self._detections[row] for row in rows[starts[group]].tolist()],
-                [self._objects[place] for place in others.tolist()],
-                self._is_crowd[others].tolist(),
-            )
+        detections = [self._detections[row] for row in rows[starts[order]].tolist()]
+        at = [0, *(np.flatnonzero(np.diff(first[order])) + 1).tolist(), len(order)]
+        parts = []
+        for start, end in pairwise(at):
+            others = objects[starts[order[start]] :][: numbers[order[start]]]
+            masks = [self._objects[place] for place in others.tolist()]
+            parts.append(rle.iou(detections[start:end], masks, self._is_crowd[others].tolist()).reshape(-1))
+        found = np.empty(len(rows))
+        by_group = np.repeat(starts[order] - (np.cumsum(numbers[order]) - numbers[order]), numbers[order])
+        found[by_group + np.arange(len(rows))] = np.concatenate(parts)
         return found
 
 
