@@ -6,18 +6,23 @@
 Each detector in its standard form on the same images and objects, with the random weights of the other side, imported
 as ``rankdet import`` does, so that both have the same proposals; nothing is downloaded. An iteration is forward, losses
 and backward; both sides take turns in one process and are compared by medians, after a turn that warms up. Needs an
-environment with mmdetection; where it is missing, its columns are empty. mmdetection gets normalized images, others
-normalize them themselves; torchvision's detectors resize nothing here. Weights are random, so a detection ends with few
-boxes or none, on all sides.
+environment with mmdetection; where it is missing, its columns are empty. mmdetection gets normalized images in an
+iteration, all else normalizes them itself; torchvision's detectors resize nothing here. mmcv's wheel without compiled
+code gets suppression and RoIAlign of torchvision, as in tests/oracle. Weights are random, so a detection ends with few
+boxes or none, on all sides. `benchmarks/detection_beside.py` has images per second of detections that find something.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +33,21 @@ from torch.profiler import ProfilerActivity, profile
 from rankdet.importing import convert
 from rankdet.losses import set_epoch_length
 from rankdet.recipes import Recipe, load_recipe
-from rankdet.structures import Batch, Images, Source, Target
+from rankdet.structures import Batch, Detection, Images, Source, Target
 from rankdet.training.step import training_step
 
 OBJECTS, CLASSES = 10, 80
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "oracle"))  # `extension` is there
 
 
 @dataclass(frozen=True)
 class Side:
-    """One implementation: what it does in an iteration and in a detection, and its weights."""
+    """One implementation: what it does in an iteration and in a detection, and its network."""
 
     iterate: Callable[[], object]
-    detect: Callable[[], object]
-    weights: Mapping[str, Tensor]
+    detect: Callable[[Batch], Sequence[Any]]
+    """From a batch, as bytes, to what is found in each image, in the form of the implementation."""
+    network: nn.Module
 
 
 @dataclass(frozen=True)
@@ -101,13 +108,16 @@ def ours(recipe: Recipe, batch: Batch, foreign: Mapping[str, Tensor]) -> Side:
     detector.load_state_dict(convert(foreign, recipe, CLASSES))
     losses = nn.ModuleDict({head: loss.build() for head, loss in recipe.losses.items()})
     set_epoch_length(losses, 7330)
-    images, targets = batch.images, batch.targets
+    layout = torch.channels_last if recipe.runtime.channels_last else torch.contiguous_format
+    detector.to(memory_format=layout)
+    targets = batch.targets
     if not recipe.detector.has_masks:
         targets = tuple(replace(target, masks=None) for target in targets)
-    if recipe.runtime.channels_last:
-        detector.to(memory_format=torch.channels_last)
-        images = replace(images, pixels=images.pixels.contiguous(memory_format=torch.channels_last))
-    own = replace(batch, images=images, targets=targets)
+
+    def laid_out(images: Images) -> Images:
+        return replace(images, pixels=images.pixels.contiguous(memory_format=layout))
+
+    own = replace(batch, images=laid_out(batch.images), targets=targets)
 
     def iterate() -> None:
         detector.train()
@@ -115,17 +125,24 @@ def ours(recipe: Recipe, batch: Batch, foreign: Mapping[str, Tensor]) -> Side:
         total, _, _ = training_step(detector, dict(losses.items()), own, recipe.head_weights)
         total.backward()
 
-    def detect() -> object:
+    def detect(batch: Batch) -> Sequence[Any]:
         detector.eval()
         with torch.no_grad():
-            return detector.detect(images)
+            found: list[Detection] = detector.detect(laid_out(batch.images))
+        return found
 
-    return Side(iterate, detect, detector.state_dict())
+    return Side(iterate, detect, detector)
 
 
 def of_mmdetection(config: str, batch: Batch) -> Side | None:
     """The same in mmdetection; None where it is not installed."""
-    try:
+    if importlib.util.find_spec("mmdet") is None:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import extension
+
+        extension.install()
         import mmdet
         from mmdet.registry import MODELS
         from mmdet.structures import DetDataSample
@@ -133,25 +150,28 @@ def of_mmdetection(config: str, batch: Batch) -> Side | None:
         from mmdet.utils import register_all_modules
         from mmengine.config import Config
         from mmengine.structures import InstanceData
-    except ImportError:
-        return None
-    register_all_modules()
+
+        register_all_modules()
     settings = Config.fromfile(Path(mmdet.__file__).parent / ".mim" / "configs" / f"{config}.py")
     settings.model.backbone.init_cfg = None
     detector: Any = MODELS.build(settings.model)
-    size = batch.images.sizes[0]
-    samples = []
-    for target in batch.targets:
-        assert isinstance(target.masks, Tensor)
-        sample = DetDataSample(
-            metainfo={
-                "img_shape": size, "ori_shape": size, "pad_shape": size, "batch_input_shape": size,
-                "scale_factor": (1.0, 1.0),
-            }
-        )  # fmt: skip
-        masks = BitmapMasks(target.masks.numpy().astype("uint8"), *size)
-        sample.gt_instances = InstanceData(bboxes=target.boxes, labels=target.labels, masks=masks)
-        samples.append(sample)
+
+    def samples_of(batch: Batch) -> list[Any]:
+        samples = []
+        for size, target in zip(batch.images.sizes, batch.targets, strict=True):
+            assert isinstance(target.masks, Tensor)
+            sample = DetDataSample(
+                metainfo={
+                    "img_shape": size, "ori_shape": size, "pad_shape": size, "batch_input_shape": size,
+                    "scale_factor": (1.0, 1.0),
+                }
+            )  # fmt: skip
+            masks = BitmapMasks(target.masks.numpy().astype("uint8"), *size)
+            sample.gt_instances = InstanceData(bboxes=target.boxes, labels=target.labels, masks=masks)
+            samples.append(sample)
+        return samples
+
+    samples = samples_of(batch)
     pixels = (batch.images.pixels.float() - 118) / 58
 
     def iterate() -> None:
@@ -160,12 +180,15 @@ def of_mmdetection(config: str, batch: Batch) -> Side | None:
         total, _ = detector.parse_losses(detector.loss(pixels, samples))
         total.backward()
 
-    def detect() -> object:
+    def detect(batch: Batch) -> Sequence[Any]:
         detector.eval()
+        inputs = {"inputs": list(batch.images.pixels.flip(1)), "data_samples": samples_of(batch)}  # BGR
         with torch.no_grad():
-            return detector.predict(pixels, samples, rescale=False)
+            prepared = detector.data_preprocessor(inputs)
+            found: list[Any] = detector.predict(prepared["inputs"], prepared["data_samples"], rescale=False)
+        return [each.pred_instances for each in found]
 
-    return Side(iterate, detect, detector.state_dict())
+    return Side(iterate, detect, detector)
 
 
 def of_torchvision(name: str, batch: Batch) -> Side:
@@ -192,12 +215,13 @@ def of_torchvision(name: str, batch: Batch) -> Side:
         detector.zero_grad(set_to_none=True)
         sum(detector(pixels, targets).values()).backward()
 
-    def detect() -> object:
+    def detect(batch: Batch) -> Sequence[Any]:
         detector.eval()
         with torch.no_grad():
-            return detector(pixels)
+            found: list[Any] = detector(list(batch.images.pixels.float() / 255))
+        return found
 
-    return Side(iterate, detect, detector.state_dict())
+    return Side(iterate, detect, detector)
 
 
 def medians(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -227,10 +251,10 @@ def measure(name: str, options: argparse.Namespace) -> list[str]:
             for line in cells.values():
                 line += ["–", "–", "–"]
             continue
-        own = ours(load_recipe(peer.recipe), batch, other.weights)
+        own = ours(load_recipe(peer.recipe), batch, other.network.state_dict())
         tasks_of = {
             "iteration": {"ours": own.iterate, key: other.iterate},
-            "detection": {"ours": own.detect, key: other.detect},
+            "detection": {"ours": partial(own.detect, batch), key: partial(other.detect, batch)},
         }
         for what in cells:
             tasks = tasks_of[what]

@@ -1,26 +1,31 @@
-"""Images per second of the processor from JPEG files to a normalized batch, beside torchvision's reference pipeline.
+"""Images per second of the processor from JPEG files to a normalized batch, beside torchvision and mmdetection.
 
     python benchmarks/loading.py [--images 32] [--repeats 3] [--batch-size 4]
 
 The files are of 640 × 480 and of 4000 × 3000 pixels, made here: waves and blobs with some noise. They are prepared for
 a longest side of 1333 and a shorter one of 800 pixels, and for 384 pixels, with random flips. torchvision's pipeline is
 that of its reference training: Pillow, `PILToTensor`, `RandomHorizontalFlip`, `ToDtype`, and the model's own
-`GeneralizedRCNNTransform`, which resizes without antialiasing in float32, normalizes and pads. Ours is the loader of a
-training without workers, and the normalization of a backbone. "Reduced" is ours with `data.reduced_decoding`. All run
-on one thread, in turns, and are compared by medians.
+`GeneralizedRCNNTransform`, which resizes without antialiasing in float32, normalizes and pads. mmdetection's pipeline
+is that of its configurations on COCO, which decodes and resizes bytes with OpenCV, without antialiasing, and its data
+preprocessor; it needs an environment with mmdetection, else its columns are empty. Ours is the loader of a training
+without workers, and the normalization of a backbone. "Reduced" is ours with `data.reduced_decoding`. All run on one
+thread, in turns, and are compared by medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +40,7 @@ from rankdet.data import CocoDataset, GroupedBatchSampler, SampleKey, build_trai
 from rankdet.data.transforms import KeepRatio, Transforms
 from rankdet.report import markdown_table
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "oracle"))  # `extension` is there
 SOURCES = ((480, 640), (3000, 4000))
 TARGETS = ((1333, 800), (384, 384))
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -119,6 +125,46 @@ def theirs(annotations: Path, target: tuple[int, int], images: int, batch_size: 
     return run
 
 
+def of_mmdetection(annotations: Path, target: tuple[int, int], images: int, batch_size: int) -> Callable[[], object]:
+    """The same by mmdetection."""
+    import cv2
+    import extension
+
+    extension.install()
+    from mmdet.models.data_preprocessors import DetDataPreprocessor
+    from mmdet.registry import TRANSFORMS
+    from mmdet.utils import register_all_modules
+    from mmengine.dataset import Compose, pseudo_collate
+
+    cv2.setNumThreads(1)
+    register_all_modules()
+    steps: list[dict[str, Any]] = [
+        {"type": "LoadImageFromFile"},
+        {"type": "LoadAnnotations", "with_bbox": True},
+        {"type": "Resize", "scale": target, "keep_ratio": True},
+        {"type": "RandomFlip", "prob": 0.5},
+        {"type": "PackDetInputs"},
+    ]
+    pipeline = Compose([TRANSFORMS.build(step) for step in steps])
+    preprocessor = DetDataPreprocessor(mean=MEAN, std=STD, bgr_to_rgb=True, pad_size_divisor=32)
+    boxes = [[10.0 + 40 * place, 20, 110 + 40 * place, 100] for place in range(3)]
+    instances = [{"bbox": box, "bbox_label": 0, "ignore_flag": 0} for box in boxes]
+
+    def load(number: int) -> Any:
+        return pipeline(
+            {"img_path": str(annotations.parent / f"{number}.jpg"), "img_id": number, "instances": instances}
+        )
+
+    def run() -> list[torch.Size]:
+        shapes = []
+        for start in range(0, images, batch_size):
+            batch = pseudo_collate([load(number) for number in range(start, start + batch_size)])
+            shapes.append(preprocessor(batch, True)["inputs"].shape)
+        return shapes
+
+    return run
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=32)
@@ -126,29 +172,27 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    has_mmdetection = importlib.util.find_spec("mmdet") is not None
     rows: list[list[str | int | float | None]] = []
     for size in SOURCES:
         images = options.images if size == SOURCES[0] else max(options.batch_size, options.images // 4)
         with tempfile.TemporaryDirectory() as place:
             annotations = make_files(Path(place), images, size)
             for target in TARGETS:
-                sides = [
-                    side(annotations, target, images, options.batch_size)
-                    for side in (theirs, ours, partial(ours, reduced=True))
-                ]
-                speeds: list[list[float]] = [[], [], []]
+                kinds = (theirs, ours, partial(ours, reduced=True), *[of_mmdetection] * has_mmdetection)
+                sides = [kind(annotations, target, images, options.batch_size) for kind in kinds]
+                speeds: list[list[float]] = [[] for _ in sides]
                 for _ in range(options.repeats + 1):  # the first turn warms up
                     for run, measured in zip(sides, speeds, strict=True):
                         start = time.process_time()
                         run()
                         measured.append(images / (time.process_time() - start))
-                first, second, third = (statistics.median(measured[1:]) for measured in speeds)
+                first, second, third, *fourth = (statistics.median(measured[1:]) for measured in speeds)
                 wanted = f"{size[1]} × {size[0]} → {target[0]} × {target[1]}"
-                ratios = f"{second / first:.2f}", f"{third:.1f}", f"{third / second:.2f}"
-                rows.append(
-                    [wanted, f"{first:.1f}", f"{second:.1f}", *ratios, f"{difference(annotations, target):.2f}"]
-                )
-    columns = ["image", "torchvision, images/s", "ours, images/s", "ours / torchvision"]
+                beside = [f"{fourth[0]:.1f}", f"{second / fourth[0]:.2f}"] if fourth else ["–", "–"]
+                reduced = [f"{third:.1f}", f"{third / second:.2f}", f"{difference(annotations, target):.2f}"]
+                rows.append([wanted, f"{second:.1f}", f"{first:.1f}", f"{second / first:.2f}", *beside, *reduced])
+    columns = ["image", "ours, images/s", "torchvision", "ours / torchvision", "mmdetection", "ours / mmdetection"]
     print(markdown_table([*columns, "reduced, images/s", "reduced / ours", "pixels differ, of 255"], rows))
 
 

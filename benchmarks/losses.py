@@ -13,7 +13,7 @@ can. "loop" looks at one positive at a time, as published (``benchmarks/publishe
 above; left out on a GPU. Where numba is installed, the other sections measure what it compiles.
 
 **first**: seconds of the first call of a process, by torch, by numba that compiles, and by numba that finds on the disk
-what it compiled before; left out on a GPU.
+what it compiled before, and what each compiled function takes of them; left out on a GPU.
 
 **memory**: what one forward and backward pass adds at its peak, with the gradient, in multiples of the logits. On a CPU
 the growth of the resident set, as the kernel accounts it, in a fresh process for each number; on a GPU what torch
@@ -423,6 +423,23 @@ begin = time.perf_counter()
 sum(rank_sort_loss(logits, targets, implementation={by!r})).backward()
 print(time.perf_counter() - begin)
 """
+COMPILED = """
+import collections, time
+from numba.core import event
+inside, own = [], collections.Counter()
+class Listener(event.Listener):
+    def on_start(self, event):
+        inside.append([event.data["dispatcher"].py_func, time.process_time(), 0.0])
+    def on_end(self, event):
+        function, begin, others = inside.pop()
+        seconds = time.process_time() - begin
+        own[function.__name__ if function.__module__.startswith("rankdet") else "of_NumPy"] += seconds - others
+        if inside:
+            inside[-1][2] += seconds
+event.register("numba:compile", Listener())
+{call}
+print(*(f"{{name}}={{seconds}}" for name, seconds in own.most_common()))
+"""
 
 
 def report_first(report: Report, options: Options) -> None:
@@ -437,6 +454,14 @@ def report_first(report: Report, options: Options) -> None:
             found.append(number(float(done.stdout)))
     report.table("**The first call** of a process: seconds.", "torch", "numba, compiling", "numba, compiled before")
     report.row(*found)
+    with tempfile.TemporaryDirectory() as cache:
+        command = [sys.executable, "-c", COMPILED.format(call=FIRST.format(by="numba"))]
+        environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    report.table("**What is compiled** then: seconds of the processor by function, without what it calls.", "", "s")
+    for line in done.stdout.splitlines()[-1].split(" "):
+        name, _, seconds = line.rpartition("=")
+        report.row(name, number(float(seconds)))
 
 
 def ratio(taken: Mapping[str, float], name: str, base: str) -> float | None:
