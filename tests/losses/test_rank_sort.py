@@ -355,6 +355,32 @@ def test_checks_name_logits_that_are_not_finite(bad: float, place: int) -> None:
         rank_sort_loss_of_labels(logits, torch.tensor([0, 1, 1]), torch.tensor([0.7]), check=True)
 
 
+@pytest.mark.parametrize("far", [1.1e10, -3e30])
+@pytest.mark.parametrize("place", [0, 1], ids=["positive", "negative"])
+def test_checks_name_logits_that_are_too_far_for_delta(far: float, place: int) -> None:
+    logits, targets = torch.tensor([0.5, 0.2, 0.1]), torch.tensor([0.7, 0.0, 0.0])
+    logits[place] = far
+    with pytest.raises(ValueError, match=r"1 of 3 logits, up to .*e\+.*, are beyond 1e\+10"):
+        rank_sort_loss(logits, targets, 0.5, check=True)
+    for delta in (0.0, 1e21):  # no sum of logits, and wide enough steps
+        assert rank_sort_loss(logits, targets, delta, check=True) == rank_sort_loss(logits, targets, delta)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_losses_up_to_the_limit_of_the_check_are_right(dtype: torch.dtype, is_moved: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(300, generator=generator, dtype=torch.float64)
+    logits = (logits + 0.99e10 if is_moved else logits * 0.99e10 / logits.abs().max()).to(dtype)
+    targets = torch.where(torch.arange(300) % 15 == 0, torch.rand(300, generator=generator), 0.0)
+    far, exact = (each.clone().requires_grad_() for each in (logits, logits.double()))
+    found = sum(rank_sort_loss(far, targets, 0.5, check=True))
+    expected = sum(rank_sort_loss(exact, targets, 0.5, implementation="reference"))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    found.backward(), expected.backward()
+    torch.testing.assert_close(far.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("bad", [NAN, 1.1, -1.1])
 def test_checks_name_targets_out_of_range(bad: float) -> None:
     with pytest.raises(ValueError, match=r"targets must lie in \[-1, 1\]"):

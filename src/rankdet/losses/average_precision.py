@@ -213,7 +213,8 @@ class APLoss(nn.Module):
     sync
         Whether the candidates of all processes are ranked in one pool, and tasks normalized over them.
     check
-        Whether logits that are not finite raise an error, instead of making the loss NaN; this waits for the device.
+        Whether logits that are not finite, or beyond 2e10 δ, raise an error instead of making the loss NaN or inexact;
+        this waits for the device.
     implementation
         How the loss is computed; see :func:`rank_sort_loss`.
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from rankdet.structures import is_class
 
+FARTHEST = 2e10
+"""Logits, in multiples of δ, up to which sums of float64 tell differences of δ to about 1e-6."""
 Levels = Tensor | Sequence[Tensor]
 """One tensor, or the levels of a pyramid (or any chunks) one after another, which are never concatenated."""
 
@@ -24,12 +26,26 @@ def check_range(name: str, values: Tensor, low: float, high: float) -> None:
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got values from {values.min()} to {values.max()}")
 
 
-def check_logits(logits: Levels) -> None:
-    """Raise ValueError where a logit is NaN or infinite."""
-    flat = whole(logits)
+def check_logits(logits: Levels, delta: float) -> None:
+    """Raise ValueError where a logit is NaN or infinite, or so far from 0 that sums of logits lose differences of δ.
+
+    Examples
+    --------
+    >>> check_logits(torch.tensor([1.0, -3e12]), delta=0.5)
+    Traceback (most recent call last):
+        ...
+    ValueError: 1 of 2 logits, up to 3e+12, are beyond 1e+10, where δ = 0.5 is lost
+    """
+    flat = whole(logits).detach()
     finite = torch.isfinite(flat)
     if not bool(finite.all()):
         raise ValueError(f"{int((~finite).sum())} of {flat.numel()} logits are NaN or infinite")
+    sizes, limit = flat.double().abs(), FARTHEST * delta
+    if delta > 0 and bool((sizes > limit).any()):
+        number, most = int((sizes > limit).sum()), float(sizes.max())
+        raise ValueError(
+            f"{number} of {flat.numel()} logits, up to {most:g}, are beyond {limit:g}, where δ = {delta:g} is lost"
+        )
 
 
 def whole(levels: Levels) -> Tensor:

@@ -113,7 +113,7 @@ class RankingOperator:
             When shapes do not fit, δ is negative, there is no such implementation, or ``check`` finds a mistake.
         """
         if check:
-            check_logits(logits)
+            check_logits(logits, delta)
             check_range("targets", whole(targets), -1, 1)
         self._check(qualities, check, sync, implementation)
         if implementation == "reference":
@@ -160,7 +160,7 @@ class RankingOperator:
         """
         levels = levels_of(logits)
         if check:
-            check_logits(logits)
+            check_logits(logits, delta)
             check_range("labels", whole(labels), -1, levels[0].shape[-1])
         self._check(qualities, check, sync, implementation)
         for each in (rows, qualities):
@@ -207,7 +207,7 @@ class RankingOperator:
         """
         levels = levels_of(logits)
         if check:
-            check_logits(logits)
+            check_logits(logits, delta)
         self._check(qualities, check, sync, implementation)
         by = chosen(implementation, levels)
         is_reference = by == "reference"

@@ -84,8 +84,9 @@ def rank_sort_loss(
         Rank the candidates of all processes in one pool; see :class:`Processes`. Pools are numbered alike in all of
         them.
     check
-        Raise on NaN or infinite logits and on targets outside their range (this waits for the device). Without it
-        such logits make the loss NaN, and targets are taken as they are: one that is NaN counts as a positive.
+        Raise on NaN or infinite logits, on logits beyond 2e10 δ, and on targets outside their range (this waits for the
+        device). Without it logits that are not finite make the loss NaN, far ones make it inexact, and targets are
+        taken as they are: one that is NaN counts as a positive.
     implementation
         ``"torch"``: exact in O((P + N) log P) time and O(P) memory beside the gradient. ``"triton"``: the same by
         kernels, on CUDA only. ``"numba"``: the same by compiled functions, on a CPU only. ``"reference"``: the
@@ -358,7 +359,8 @@ class RankSortLoss(nn.Module):
     sync
         Whether the candidates of all processes are ranked in one pool, and tasks normalized and balanced over them.
     check
-        Whether logits that are not finite raise an error, instead of making the loss NaN; this waits for the device.
+        Whether logits that are not finite, or beyond 2e10 δ, raise an error instead of making the loss NaN or inexact;
+        this waits for the device.
     implementation
         How the loss is computed; see :func:`rank_sort_loss`.
 
