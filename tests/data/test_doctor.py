@@ -1,6 +1,7 @@
 """check_folder finds everything at once."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -105,6 +106,32 @@ def test_what_is_odd_is_told_beside_the_error_that_nothing_is_left(folder):
     assert "no image has an object to learn from: 4 images without objects, 3 annotations without a mask" in errors
     assert any("3 records: the box is another than that around the segmentation" in line for line in warnings)
     assert any("3 records: the segmentation has no pixel in the image" in line for line in warnings)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"iscrowd": 1}, {"image_id": "12"}, {"image_id": 99}, {"area": 1e9}, {"bbox": [90, 90, 9, 9]}]
+)
+def test_of_many_records_with_one_problem_some_are_kept_and_all_are_counted(folder, fields, monkeypatch):
+    for _ in range(60):
+        folder.add(12, 7, [5, 5, 10, 10]).update(fields)
+    folder.write()
+    expected = grouped(check_folder(folder.root))
+    assert any(re.search("each of (60|59) records", line) for line in expected)
+    monkeypatch.setattr("rankdet.coco.findings.MOST_KEPT", 7)
+    findings = check_folder(folder.root)
+    assert sorted(grouped(findings)) == sorted(expected)
+    assert len(findings) < 40
+
+
+def test_of_many_missing_images_some_are_kept_and_all_are_counted(folder, monkeypatch):
+    row = folder.document["images"][0]
+    folder.document["images"] += [row | {"id": id_, "file_name": f"{id_}.png"} for id_ in range(100, 160)]
+    folder.write()
+    expected = grouped(check_folder(folder.root))
+    assert any("each of 60 records: the image file is missing" in line for line in expected)
+    monkeypatch.setattr("rankdet.coco.findings.MOST_KEPT", 7)
+    assert sorted(grouped(check_folder(folder.root))) == sorted(expected)
+    assert len(check_folder(folder.root)) < 20
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,8 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 NUM_EXAMPLES = 3
 """Records that a line names."""
+MOST_KEPT = 10_000
+"""Findings of a kind that are kept one by one: a file may have millions."""
 LARGEST_ID = 2**63 - 1
 """The largest int64; evaluators take ids for unsigned, so they start at 0."""
 LARGEST_SIDE = 1_000_000
@@ -36,6 +39,8 @@ class Finding(NamedTuple):
         What this record has there.
     remedy
         The field or command that helps.
+    number
+        How many records it is about; of more than one it names none.
     """
 
     severity: Severity
@@ -44,6 +49,7 @@ class Finding(NamedTuple):
     problem: str
     detail: str = ""
     remedy: str = ""
+    number: int = 1
 
     def __str__(self) -> str:
         """The finding in one line, without its severity.
@@ -55,6 +61,47 @@ class Finding(NamedTuple):
         """
         text = ": ".join(part for part in (self.file, self.record, self.problem, self.detail) if part)
         return f"{text}; {self.remedy}" if self.remedy else text
+
+
+class Findings:
+    """What is found in a data set; beyond `MOST_KEPT` of a kind the records are only counted.
+
+    Examples
+    --------
+    >>> found = Findings()
+    >>> for id_ in range(12_000):
+    ...     _ = found.add(Finding("note", "a.json", f"annotation {id_}", "is odd"))
+    >>> rows = found.rows()
+    >>> len(rows), rows[-1].number, grouped(rows)[0][:45]
+    (10001, 2000, 'note: a.json: each of 12000 records: is odd (')
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Finding] = []
+        self._numbers: Counter[Finding] = Counter()
+
+    def __len__(self) -> int:
+        """How many records the findings are about."""
+        return sum(self._numbers.values())
+
+    def add(self, finding: Finding) -> bool:
+        """Take a finding; returns whether it is kept by itself."""
+        kind = finding._replace(record="", detail="")
+        self._numbers[kind] += 1
+        is_kept = self._numbers[kind] <= MOST_KEPT
+        if is_kept:
+            self._kept.append(finding)
+        return is_kept
+
+    def rows(self) -> list[Finding]:
+        """The findings in the order in which they came, and then one for all others of each kind."""
+        return self._kept + self.others()
+
+    def others(self) -> list[Finding]:
+        """A finding for each kind that has more than are kept, about those that are not."""
+        return [
+            kind._replace(number=number - MOST_KEPT) for kind, number in self._numbers.items() if number > MOST_KEPT
+        ]
 
 
 class Problem(NamedTuple):
@@ -86,14 +133,15 @@ def _lines(findings: Iterable[Finding], severity: str) -> list[str]:
     for one in findings:
         if one.severity == severity:
             groups.setdefault((one.file, one.problem, one.remedy), []).append(one)
-    return [str(group[0]) if len(group) == 1 else _line(group) for group in groups.values()]
+    return [str(group[0]) if sum(one.number for one in group) == 1 else _line(group) for group in groups.values()]
 
 
 def _line(group: Sequence[Finding]) -> str:
     """Several records of a file that have the same problem."""
+    number = sum(one.number for one in group)
     examples = [": ".join(part for part in (one.record, one.detail) if part) for one in group[:NUM_EXAMPLES]]
-    shown_rows = "; ".join([*filter(None, examples), *(["…"] if len(group) > NUM_EXAMPLES else [])])
-    problem = f"each of {len(group)} records: {group[0].problem} ({shown_rows})"
+    shown_rows = "; ".join([*filter(None, examples), *(["…"] if number > NUM_EXAMPLES else [])])
+    problem = f"each of {number} records: {group[0].problem} ({shown_rows})"
     return str(group[0]._replace(record="", problem=problem, detail=""))
 
 
@@ -118,8 +166,8 @@ def findings_of(error: InputError, file: str = "") -> list[Finding]:
 
     Examples
     --------
-    >>> findings_of(InputError("a.json: there is no such file"), "a.json")
-    [Finding(severity='error', file='a.json', record='', problem='there is no such file', detail='', remedy='')]
+    >>> findings_of(InputError("a.json: there is no such file"), "a.json")[0][:4]
+    ('error', 'a.json', '', 'there is no such file')
     """
     if isinstance(error, FindingsError):
         return list(error.findings)

@@ -158,6 +158,11 @@ class GroundTruth:
     def __str__(self) -> str:
         return self.source
 
+    def forget(self) -> None:
+        """Give back the memory of columns that are mapped; what is needed of them is read again."""
+        if self.mapped is not None:
+            self.mapped.forget()
+
     def digest(self) -> str:
         """16 hexadecimal digits of what is to be found: names of images, and the class and the box of each object.
 

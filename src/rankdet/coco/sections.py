@@ -7,7 +7,7 @@ from numbers import Integral
 from operator import itemgetter
 from typing import Any, Literal, cast
 
-from rankdet.coco.findings import LARGEST_ID, Finding, Problem, are_numbers, record_name, shown
+from rankdet.coco.findings import LARGEST_ID, Finding, Findings, Problem, are_numbers, record_name, shown
 from rankdet.coco.streaming import Rows, parts_of
 
 FLAGS = {"0": False, "1": True, "false": False, "true": True}
@@ -24,7 +24,7 @@ class Section:
         self.file, self.kind, self.rows = file, kind, rows
         self.place, self.row = 0, cast(Any, None)
         self._said: list[tuple[int, Finding]] = []
-        self._left_out: list[Finding] = []
+        self._all_said, self._left_out = Findings(), Findings()
         self._num_followed = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -50,12 +50,13 @@ class Section:
     def say(self, severity: Literal["error", "warning", "note"], what: str, detail: str = "") -> None:
         """Report something of the record."""
         finding = Finding(severity, self.file, record_name(self.kind, self.place, self.row), what, detail)
-        self._said.append((self.place, finding))
+        if self._all_said.add(finding):
+            self._said.append((self.place, finding))
 
     def leave_out(self, problem: Problem) -> None:
         """Report that the record is left out."""
         name = record_name(self.kind, self.place, self.row)
-        self._left_out.append(Finding("warning", self.file, name, f"{problem.what}: left out", *problem[1:]))
+        self._left_out.add(Finding("warning", self.file, name, f"{problem.what}: left out", *problem[1:]))
 
     def follow(self) -> None:
         """Leave the record out with its image. All of these are one finding: what is wrong is told of the image."""
@@ -63,10 +64,10 @@ class Section:
 
     def findings(self) -> list[Finding]:
         """All that was found, in the order of the file. Where no record is left, what was wrong is an error."""
-        left_out = self._left_out
-        if len(left_out) + self._num_followed == len(self.rows):
+        left_out = self._left_out.rows()
+        if len(self._left_out) + self._num_followed == len(self.rows):
             left_out = [one._replace(severity="error") for one in left_out]
-        found = left_out + [one for _, one in sorted(self._said, key=itemgetter(0))]
+        found = left_out + [one for _, one in sorted(self._said, key=itemgetter(0))] + self._all_said.others()
         if self._num_followed:
             problem = f"{self._num_followed} {self.kind}s are of images that are left out: left out with these"
             found.append(Finding("warning", self.file, "", problem))

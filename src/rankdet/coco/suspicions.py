@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankdet.coco.blocks import blocks, flags
-from rankdet.coco.findings import Finding
+from rankdet.coco.findings import Finding, Findings
 from rankdet.coco.ground_truth import GroundTruth
 from rankdet.coco.records import Annotations, Outlines
 
@@ -129,7 +129,7 @@ def _contradictions(truth: GroundTruth, outlines: Outlines) -> list[Finding]:
         detail = f"{int(corners.rows.sum())} of {corners.comparable}"
         return [Finding("warning", truth.source, "", problem, detail, remedy)]
 
-    findings = []
+    findings = Findings()
     for part in blocks(len(outlines.rows)):
         rows, around = outlines.rows[part], outlines.boxes[part]
         boxes = truth.boxes[rows]
@@ -137,7 +137,7 @@ def _contradictions(truth: GroundTruth, outlines: Outlines) -> list[Finding]:
         for place in np.flatnonzero(~truth.is_crowd[rows] & (_ious(boxes, around) < OTHER) & is_far).tolist():
             detail = f"box {_shown(boxes[place])}, around the segmentation {_shown(around[place])}"
             problem = "the box is another than that around the segmentation"
-            findings.append(Finding("warning", truth.source, truth.name_of(int(rows[place])), problem, detail))
+            findings.add(Finding("warning", truth.source, truth.name_of(int(rows[place])), problem, detail))
 
     def compare(rows: slice) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         own, areas = truth.boxes[rows, 2:].prod(axis=1), truth.areas[rows]
@@ -149,8 +149,8 @@ def _contradictions(truth: GroundTruth, outlines: Outlines) -> list[Finding]:
     for problem, are_odd in zip(problems, flags(len(truth.boxes), 2, compare), strict=True):
         for row in np.flatnonzero(are_odd).tolist():
             detail = f"{truth.areas[row]:.9g} of {truth.boxes[row, 2:].prod():.9g} pixels"
-            findings.append(Finding("warning", truth.source, truth.name_of(row), problem, detail))
-    return findings
+            findings.add(Finding("warning", truth.source, truth.name_of(row), problem, detail))
+    return findings.rows()
 
 
 def _corners(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -147,8 +147,7 @@ class CocoDataset(Dataset[Sample]):
         self._keep(is_kept)
         if with_masks and as_outlines:
             self._check_outlines()
-        if self.ground_truth.mapped is not None:  # of all that was looked at little is needed again soon
-            self.ground_truth.mapped.forget()
+        self.ground_truth.forget()  # of all that was looked at little is needed again soon
         if not len(self):
             problem, reasons = "no image is left to learn from", self.omissions()
             if not self._is_usable.any():  # no field that keeps empty images would help

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from rankdet.coco import Finding, GroundTruth
 from rankdet.coco.blocks import ROWS, flags
+from rankdet.coco.findings import Findings
 from rankdet.data.files import is_file, missing_files
 from rankdet.data.images import header, read_image
 from rankdet.data.preparation import MISSING
@@ -64,17 +65,22 @@ class ReadSplit:
 
 def odd_records(truth: GroundTruth) -> list[Finding]:
     """Annotations and classes that are sound, but that a training leaves out or that are probably a mistake."""
-    findings = [
-        Finding("warning", truth.source, truth.name_of(row), "is flagged as a crowd: left out in training")
-        for row in np.flatnonzero(truth.is_crowd).tolist()
-    ]
+    findings = Findings()
+    for row in np.flatnonzero(truth.is_crowd).tolist():
+        findings.add(
+            Finding("warning", truth.source, truth.name_of(row), "is flagged as a crowd: left out in training")
+        )
     is_told = truth.is_crowd
-    reasons = {f"is {reason}: left out in training": rows for reason, rows in left_out(truth).items()}
-    for problem, rows in (reasons | {IDENTICAL: _repeated(truth)} | leaving(truth)).items():
+    odd = {f"is {reason}: left out in training": rows for reason, rows in left_out(truth).items()}
+    truth.forget()  # of a large file the columns of one question at a time are in memory
+    odd[IDENTICAL] = _repeated(truth)
+    truth.forget()
+    odd |= leaving(truth)
+    for problem, rows in odd.items():
         for row in np.flatnonzero(rows & ~is_told).tolist():
-            findings.append(Finding("warning", truth.source, truth.name_of(row), problem, shown_box(truth, row)))
+            findings.add(Finding("warning", truth.source, truth.name_of(row), problem, shown_box(truth, row)))
         is_told = is_told | rows
-    return findings + _unused_classes(truth) + _shared_names(truth)
+    return findings.rows() + _unused_classes(truth) + _shared_names(truth)
 
 
 def odd_images(split: ReadSplit, decode: bool = False) -> list[Finding]:
@@ -82,48 +88,59 @@ def odd_images(split: ReadSplit, decode: bool = False) -> list[Finding]:
 
     Only headers are read, unless all is to be decoded (``decode``).
     """
-    truth, is_turned = split.truth, turned_images(split.truth)
+    truth, is_turned, findings = split.truth, turned_images(split.truth), Findings()
     num_images = len(truth.image_ids)
-    missing = missing_files(split.images, truth.file_names.texts())
-    findings = [split.finding(place, MISSING, str(split.path(place))) for place in missing]
+    missing = missing_files(split.images, (truth.file_names[place].decode() for place in range(num_images)))
+    for place in missing:
+        findings.add(split.finding(place, MISSING, str(split.path(place))))
     places = np.delete(np.arange(num_images), missing).tolist()
     for place in with_bar(places, f"Images of {Path(truth.source).name}"):
-        path, (height, width) = split.path(place), truth.sizes[place].tolist()
-        try:
-            found = header(path)
-            if decode and int(read_image(path, (height, width)).max()) < 32 and found.depth == 8:
-                findings.append(split.finding(place, "is nearly black: it uses less than an eighth of its range"))
-        except InputError as error:
-            findings.append(_broken(split, place, path, error))
-            continue
-        if not found.fits((height, width)):
-            detail = f"{found.upright[1]} × {found.upright[0]} pixels, {width} × {height} in the annotations"
-            findings.append(split.finding(place, "has another size than its annotations say", detail))
-            findings[-1] = findings[-1]._replace(severity=split.severity)
-        elif found.stored != found.upright and found.stored == (height, width) and is_turned[place]:
-            problem = "has boxes that leave it as it is annotated, and fit it as EXIF turns it"
-            findings.append(split.finding(place, problem, f"orientation {found.orientation}", ORIENTATION_REMEDY))
-        elif found.doubt((height, width)):
-            findings.append(split.finding(place, found.doubt((height, width)), f"orientation {found.orientation}"))
-        if found.frames > 1:
-            findings.append(split.finding(place, "has several frames, of which the first is read", f"{found.frames}"))
-        notes = {
-            "has transparency, which is ignored": found.is_transparent,
-            "has the colors of print (CMYK), which are converted without a profile": found.mode == "CMYK",
-        }
-        findings += [split.finding(place, note)._replace(severity="note") for note, is_so in notes.items() if is_so]
-    return findings
+        for finding in _odd_image(split, place, bool(is_turned[place]), decode):
+            findings.add(finding)
+    return findings.rows()
+
+
+def _odd_image(split: ReadSplit, place: int, is_turned: bool, decode: bool) -> Iterator[Finding]:
+    """What is odd about one image file that is there."""
+    path, (height, width) = split.path(place), split.truth.sizes[place].tolist()
+    try:
+        found = header(path)
+        if decode and int(read_image(path, (height, width)).max()) < 32 and found.depth == 8:
+            yield split.finding(place, "is nearly black: it uses less than an eighth of its range")
+    except InputError as error:
+        yield _broken(split, place, path, error)
+        return
+    if not found.fits((height, width)):
+        detail = f"{found.upright[1]} × {found.upright[0]} pixels, {width} × {height} in the annotations"
+        odd = split.finding(place, "has another size than its annotations say", detail)
+        yield odd._replace(severity=split.severity)
+    elif found.stored != found.upright and found.stored == (height, width) and is_turned:
+        problem = "has boxes that leave it as it is annotated, and fit it as EXIF turns it"
+        yield split.finding(place, problem, f"orientation {found.orientation}", ORIENTATION_REMEDY)
+    elif found.doubt((height, width)):
+        yield split.finding(place, found.doubt((height, width)), f"orientation {found.orientation}")
+    if found.frames > 1:
+        yield split.finding(place, "has several frames, of which the first is read", f"{found.frames}")
+    notes = {
+        "has transparency, which is ignored": found.is_transparent,
+        "has the colors of print (CMYK), which are converted without a profile": found.mode == "CMYK",
+    }
+    yield from (split.finding(place, note)._replace(severity="note") for note, is_so in notes.items() if is_so)
 
 
 def shared_images(splits: Sequence[ReadSplit], by_content: bool = False) -> list[Finding]:
     """Images that are in two splits, or twice in one: the same file, or with ``by_content`` also an equal one."""
-    findings: list[Finding] = []
-    owners: dict[Path, ReadSplit] = {}
-    for split, place, path in _files(splits):
+    findings, owners = Findings(), dict[Path, ReadSplit]()
+    # A number for each path: millions of paths would take as much memory as the annotations.
+    marks = np.fromiter((hash(path) for _, _, path in _files(splits)), np.int64)
+    _, of_each, counts = np.unique(marks, return_inverse=True, return_counts=True)
+    for (split, place, path), count in zip(_files(splits), counts[of_each], strict=True):
+        if count == 1:
+            continue
         if path in owners:
-            findings.append(split.finding(place, f"is an image of {owners[path].truth.source} already", str(path)))
+            findings.add(split.finding(place, f"is an image of {owners[path].truth.source} already", str(path)))
         owners.setdefault(path, split)
-    return findings + (_equal_images(splits) if by_content else [])
+    return findings.rows() + (_equal_images(splits) if by_content else [])
 
 
 def _equal_images(splits: Sequence[ReadSplit]) -> list[Finding]:

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from rankdet.coco import Finding, GroundTruth, findings_of, grouped, raise_errors
+from rankdet.coco.findings import Findings
 from rankdet.data.dataset import CocoDataset
 from rankdet.structures import InputError, counted
 
@@ -168,17 +169,11 @@ def _of_missing(
     dataset: CocoDataset, indices: Sequence[int], severity: Literal["error", "warning"], remedy: str
 ) -> list[Finding]:
     """A finding for each image, by index, whose file is missing."""
-    return [
-        Finding(
-            severity,
-            str(dataset.ground_truth),
-            f"image {dataset.image_ids[index]}",
-            MISSING,
-            str(dataset.path(index)),
-            remedy,
-        )
-        for index in indices
-    ]
+    source, findings = str(dataset.ground_truth), Findings()
+    for index in indices:
+        record, path = f"image {dataset.image_ids[index]}", str(dataset.path(index))
+        findings.add(Finding(severity, source, record, MISSING, path, remedy))
+    return findings.rows()
 
 
 def _learned(dataset: CocoDataset, folder: Path | None) -> list[str]:

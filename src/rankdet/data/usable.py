@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rankdet.coco import Finding, GroundTruth
 from rankdet.coco.blocks import flags
+from rankdet.coco.findings import Findings
 
 
 def left_out(truth: GroundTruth, masks: bool = False) -> dict[str, NDArray[np.bool_]]:
@@ -47,15 +48,15 @@ def is_usable(truth: GroundTruth, min_object: float = 0.0, masks: bool = False) 
 
 def unlearnable(truth: GroundTruth, masks: bool = False) -> list[Finding]:
     """Warnings on annotations that are mistakes: a training does not take them, though an evaluation does."""
-    findings = []
+    findings = Findings()
     (is_flat,) = flags(len(truth.boxes), 1, lambda rows: ((truth.boxes[rows, 2:] == 0).any(axis=1),))
     for row in np.flatnonzero(is_flat).tolist():
-        findings.append(_warning(truth, row, "the box has no area: left out of training", shown_box(truth, row)))
+        findings.add(_warning(truth, row, "the box has no area: left out of training", shown_box(truth, row)))
     if masks:
         problem = "the segmentation has no pixel in the image: left out of training"
         for row in np.flatnonzero(truth.has_empty_mask & ~truth.is_crowd & ~is_flat).tolist():
-            findings.append(_warning(truth, row, problem))
-    return findings
+            findings.add(_warning(truth, row, problem))
+    return findings.rows()
 
 
 def _warning(truth: GroundTruth, row: int, problem: str, detail: str = "") -> Finding:

@@ -73,12 +73,14 @@ def diagnose(
         findings += [] if source in used else _as_warnings(found)
         findings += [] if with_masks else _as_warnings(_of_masks(source, content, found))
         findings += odd_records(truth)
+        truth.forget()
         is_learned = source in used[:1] and not data.skip_unreadable
         splits.append(ReadSplit(truth, source.images, "error" if is_learned else "warning"))
     missing = {(finding.file, finding.record) for finding in findings if finding.problem == MISSING}
     for split in splits:
         odd = odd_images(split, images)
         findings += [one for one in odd if one.problem != MISSING or (one.file, one.record) not in missing]
+        split.truth.forget()
     findings = list(dict.fromkeys(findings + shared_images(splits, images)))
     return Diagnosis(prepared.summary, findings, prepared.folder)
 

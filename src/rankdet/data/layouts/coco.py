@@ -23,7 +23,9 @@ SCORE = re.compile(rb'"score"\s*:\s*[0-9]')
 """What detections have and annotations have not; some tools write ``null`` for it."""
 SEGMENTATION = re.compile(rb'"segmentation"\s*:\s*(\{|\[\s*[\[0-9])')
 """A segmentation that is not empty: run lengths, polygons or a flat polygon."""
-SECTIONS = (b'"images"', b'"annotations"', b'"categories"')
+SECTIONS = tuple(map(re.compile, (b'"images"', b'"annotations"', b'"categories"')))
+PART, NEAR = 1 << 24, 1 << 12
+"""Bytes of a file that are searched at a time, and those behind them that what is searched for may reach into."""
 
 
 def find(folder: Path) -> dict[str, Source] | None:
@@ -82,14 +84,22 @@ def has_annotations(path: Path) -> bool:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         is_object = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-        has_all = is_object and all(content.find(section) >= 0 for section in SECTIONS)
-        return has_all and SCORE.search(content) is None
+        return is_object and all(_is_in(content, section) for section in SECTIONS) and not _is_in(content, SCORE)
 
 
 def has_segmentations(path: Path) -> bool:
     """Whether an object of a COCO file has a segmentation, sound or not, as far as its text shows."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return SEGMENTATION.search(content) is not None
+        return _is_in(content, SEGMENTATION)
+
+
+def _is_in(content: mmap.mmap, wanted: re.Pattern[bytes]) -> bool:
+    """Whether a few letters are in a file; it is never in memory as a whole."""
+    for start in range(0, len(content), PART):
+        if wanted.search(content, start, start + PART + NEAR):
+            return True
+        content.madvise(mmap.MADV_DONTNEED)
+    return False
 
 
 def _split_in(name: str) -> str:
