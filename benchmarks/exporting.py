@@ -1,13 +1,15 @@
 """Exported detectors beside PyTorch on the images of a folder: what they find, and how long it takes.
 
     python benchmarks/exporting.py IMAGES CHECKPOINT|RECIPE [...] [--images 8] [--size 288 384] [--repeats 3]
+        [--dynamic]
 
 A recipe is a network with random weights, those of its classifiers enlarged so that scores differ; a checkpoint or a
 run folder has its own. Each is written to ONNX, and ONNX Runtime and OpenVINO (where it is installed) detect with it in
 the same process. A detection of PyTorch counts as found where the file has one of its class, of nearly its score
 (1e-3), within a pixel. Printed are the detections, how many of either side have no counterpart, the largest differences
 of boxes in pixels and of scores, and the smallest IoU of masks. Times are medians per image of the processor's time on
-one thread, of images that are in memory and resized.
+one thread, of images that are in memory and resized. With ``--dynamic`` a file takes images of any size and any number,
+and is compared on pairs of images of three quarters of the sides, too.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 import rankdet
 from rankdet.data import FixedSize, Transforms
@@ -106,32 +109,37 @@ def in_openvino(path: Path) -> Run:
     return lambda images, sizes: list(compiled({"images": images, "sizes": sizes}).values())
 
 
-def measure(model: rankdet.Model, files: Sequence[Path], repeats: int, folder: Path) -> list[str]:
+def measure(model: rankdet.Model, files: Sequence[Path], repeats: int, folder: Path, dynamic: bool) -> list[str]:
     """The rows of a model: one for PyTorch, one for each runtime."""
-    path = rankdet.export(model, folder / "model.onnx")
+    if dynamic:
+        path = rankdet.export(model, folder / "model.onnx", size="dynamic", batch="dynamic")
+    else:
+        path = rankdet.export(model, folder / "model.onnx")
     runs = {"ONNX Runtime": in_onnx_runtime(path)}
     if find_spec("openvino") is not None:
         runs["OpenVINO"] = in_openvino(path)
     seconds: dict[str, list[float]] = {"PyTorch": []} | {name: [] for name in runs}
     differences = {name: Difference() for name in runs}
     for file in files:
-        pixels = to_pixels(file)
-        image = model.transforms.place((pixels.shape[1], pixels.shape[2])).image(pixels)
-        size = image.shape[1], image.shape[2]
-        padded = torch.zeros(1, 3, *(-(-side // 32) * 32 for side in size), dtype=torch.uint8)
-        padded[0, :, : size[0], : size[1]] = image
+        image = resized(model, [file])
         for _ in range(repeats):
             start = time.process_time()
-            expected = detected(model.network, padded, size)
+            expected = detected(model.network, image)
             seconds["PyTorch"].append(time.process_time() - start)
             for name, run in runs.items():
                 start = time.process_time()
-                outputs = run(image[None].numpy(), np.array([size]))
+                found = run(image.numpy(), sizes_of(image))
                 seconds[name].append(time.process_time() - start)
         for name, run in runs.items():
-            found = run(image[None].numpy(), np.array([size]))
-            differences[name].add(expected, [part[0] for part in found], size)
-    assert outputs
+            found = run(image.numpy(), sizes_of(image))
+            differences[name].add(expected[0], [part[0] for part in found], (image.shape[2], image.shape[3]))
+    for one, other in zip(files[::2], files[1::2], strict=False) if dynamic else []:
+        images = resized(model, [one, other], 0.75)
+        expected = detected(model.network, images)
+        for name, run in runs.items():
+            found = run(images.numpy(), sizes_of(images))
+            for place, each in enumerate(expected):
+                differences[name].add(each, [part[place] for part in found], (images.shape[2], images.shape[3]))
     rows = [f"| PyTorch | {1000 * statistics.median(seconds['PyTorch']):.1f} | | | | | |"]
     for name, difference in differences.items():
         masks = f"{difference.mask_iou:.4f}" if len(found) > 3 else ""
@@ -141,10 +149,26 @@ def measure(model: rankdet.Model, files: Sequence[Path], repeats: int, folder: P
     return rows
 
 
+def resized(model: rankdet.Model, files: Sequence[Path], share: float = 1.0) -> Tensor:
+    """(B, 3, H, W) uint8: images of one size, that of the model or a ``share`` of its sides."""
+    size = model.transforms.resize
+    assert isinstance(size, FixedSize)
+    transforms = Transforms(FixedSize(round(share * size.height), round(share * size.width)))
+    images = (to_pixels(file) for file in files)
+    return torch.stack([transforms.place((image.shape[1], image.shape[2])).image(image) for image in images])
+
+
+def sizes_of(images: Tensor) -> NDArray[np.int64]:
+    return np.array([images.shape[2:]] * len(images))
+
+
 @torch.no_grad()
-def detected(network: nn.Module, pixels: Tensor, size: tuple[int, int]) -> Detection:
-    found: list[Detection] = network.detect(Images(pixels, (size,)))  # type: ignore[operator]
-    return found[0]
+def detected(network: nn.Module, images: Tensor) -> list[Detection]:
+    """What PyTorch finds in images, padded as in batches."""
+    height, width = images.shape[2:]
+    padded = pad(images, (0, -width % 32, 0, -height % 32))
+    found: list[Detection] = network.detect(Images(padded, ((height, width),) * len(images)))  # type: ignore[operator]
+    return found
 
 
 def main() -> None:
@@ -154,6 +178,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--size", type=int, nargs=2, default=(288, 384))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dynamic", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     files = sorted(file for file in arguments.folder.iterdir() if file.suffix in {".jpg", ".png"})[: arguments.images]
@@ -162,7 +187,7 @@ def main() -> None:
     for name in arguments.models:
         model = build(name, tuple(arguments.size))
         with tempfile.TemporaryDirectory() as folder:
-            for row in measure(model, files, arguments.repeats, Path(folder)):
+            for row in measure(model, files, arguments.repeats, Path(folder), arguments.dynamic):
                 print(f"| `{name if name in RECIPES else Path(name).name}` {row}", flush=True)
 
 
