@@ -14,19 +14,12 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-import hotcoco  # noqa: F401  # imported once, before processes are forked
-import timm  # noqa: F401
 import torch
-import torchvision  # noqa: F401
 
-import rankdet.adapters
-import rankdet.detectors
-import rankdet.losses
-import rankdet.recipes.library  # noqa: F401
 from rankdet.data import make_shapes
-from rankdet.losses import alrp_loss_of_labels, rank_sort_loss_of_labels
 
 from .faults import FAULTS
+from .running import load_compiled
 from .trials import EXACT, FAILED, TOLD, Bench, Mistake, drawn
 
 Found = dict[str, str]
@@ -42,14 +35,6 @@ def table(found: list[Found]) -> str:
         f"| {name} | {sum(numbers)} | {' | '.join(map(str, numbers))} |" for name, *numbers in rows if sum(numbers)
     ]
     return "\n".join(lines)
-
-
-def load_compiled() -> None:
-    """Have numba load what it has compiled before, once for all processes that are forked."""
-    logits = torch.zeros(4, 2, requires_grad=True)
-    labels, overlap = torch.tensor([0, 2, 2, 1]), torch.ones(2)
-    ranking, sorting = rank_sort_loss_of_labels(logits, labels, overlap)
-    (ranking + sorting + sum(alrp_loss_of_labels(logits, labels, overlap))).backward()
 
 
 def main() -> int:

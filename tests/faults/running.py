@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import hotcoco  # noqa: F401  # imported once, before processes are forked
+import timm  # noqa: F401
+import torch
+import torchvision  # noqa: F401
+
+import rankdet.adapters
+import rankdet.detectors
+import rankdet.losses
+import rankdet.recipes.library  # noqa: F401
 from rankdet.cli import main, models
+from rankdet.losses import alrp_loss_of_labels, rank_sort_loss_of_labels
 from rankdet.training import running
 from rankdet.training.engine import Loop
 
@@ -158,6 +168,14 @@ class _Counter:
                 if self._moment == (phase, self.counts[phase]) and self._strike is not None:
                     sys.setprofile(None)
                     self._strike()
+
+
+def load_compiled() -> None:
+    """Have numba load what it has compiled before, once for all processes that are forked."""
+    logits = torch.zeros(4, 2, requires_grad=True)
+    labels, overlap = torch.tensor([0, 2, 2, 1]), torch.ones(2)
+    ranking, sorting = rank_sort_loss_of_labels(logits, labels, overlap)
+    (ranking + sorting + sum(alrp_loss_of_labels(logits, labels, overlap))).backward()
 
 
 def free_port() -> int:

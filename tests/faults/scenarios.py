@@ -46,8 +46,8 @@ SCENARIOS = (
     Scenario("rs_cascade_rcnn_shapes", workers=2),
     Scenario("rs_atss_shapes", ("runtime.precision=bfloat16",)),
     Scenario("rs_paa_shapes", workers=3),
-    Scenario("rs_yolact_shapes", ("runtime.accumulation=2", "data.batch_size=1"), processes=2, workers=1),
+    Scenario("rs_yolact_shapes", ("runtime.accumulation=2", "data.batch_size=1"), processes=3, workers=1),
     Scenario("rs_solov2_shapes", ("ema={decay: 0.9, warmup_iterations: 2}",)),
     Scenario("rs_detr_shapes", ("ema={decay: 0.9, warmup_iterations: 2}",), workers=1),
 )
-"""All detectors; one process and two, up to three workers; bfloat16, accumulation, averages, epoch balance."""
+"""All detectors; one to three processes, up to three workers; bfloat16, accumulation, averages, epoch balance."""

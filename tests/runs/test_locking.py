@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from rich.console import Console
@@ -56,6 +58,19 @@ def test_a_lock_is_no_other_threads_or_callers_either(tmp_path: Path):
         with locked(tmp_path / "b", ""):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_waited_for_as_long_as_asked_and_it_is_said(tmp_path: Path):
+    run, said, before = Run(tmp_path / "run"), [], ExitStack()
+    before.enter_context(run.locked())
+    with pytest.raises(InputError, match="goes on"), run.locked(0.1, said.append):
+        pass
+    end = Timer(0.5, before.close)  # which also removes the empty folder
+    end.start()
+    with run.locked(60.0, said.append):
+        assert (tmp_path / "run" / ".training").exists()
+    end.join()
+    assert [line.partition("; ")[2] for line in said] == [f"waiting at most {most} s for its end" for most in (0, 60)]
 
 
 def test_a_lock_of_a_file_that_is_deleted_meanwhile_is_one_of_the_new_file(tmp_path: Path, monkeypatch):

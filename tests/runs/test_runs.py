@@ -166,6 +166,18 @@ def test_signal_is_remembered_and_the_next_one_has_its_usual_effect():
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
+@pytest.mark.usefixtures("default_interrupt")
+def test_under_torchrun_which_repeats_signals_the_next_one_has_no_effect(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with StopRequest() as stop:
+        with pytest.raises(WaitEnded), stop.ending_waits():
+            os.kill(os.getpid(), signal.SIGUSR1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        assert stop.signal == signal.SIGUSR1
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
 class Signalling:
     """Something at whose end a signal comes."""
 

@@ -66,6 +66,10 @@ def test_training_evaluation_and_detection_see_the_same_gray(
     assert again["AP"] == written["AP"]
     _, text = trained(recipe.changed({"data.significant_bits": data.significant_bits}), run.folder, resume=True)
     assert "changed: data" not in text
+    console = Console(file=io.StringIO(), width=200)
+    train(recipe, out=run.folder, resume_if_exists=True, console=console)  # the same call, which names no bits
+    assert "changed: data" not in console.file.getvalue()
+    assert rankdet.load_recipe(run.folder / "recipe.yaml").data.significant_bits == data.significant_bits
 
 
 @pytest.mark.parametrize(

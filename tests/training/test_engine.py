@@ -435,7 +435,7 @@ def test_two_processes_share_running_statistics_and_train_every_weight(tiny_file
     assert not equal(dict(first), dict(state["weights"]))
 
 
-def test_two_processes_that_rank_in_one_pool_walk_as_one_that_holds_both_images(
+def test_two_processes_of_two_images_that_rank_in_one_pool_walk_as_one_that_holds_all_four(
     tiny_file: Path, tiny: Load, shapes_folder: Path, tmp_path: Path
 ):
     """Candidates of other images change ranks, normalizers and balances: only in one pool are the ways the same."""
@@ -444,23 +444,29 @@ def test_two_processes_that_rank_in_one_pool_walk_as_one_that_holds_both_images(
     path = folder / "annotations" / "instances_train.json"
     content = json.loads(path.read_text())
     owners = {annotation["image_id"] for annotation in content["annotations"]}
-    content["images"] = [image for image in content["images"] if image["id"] in owners][:2]
+    content["images"] = [image for image in content["images"] if image["id"] in owners][:4]
     kept = {image["id"] for image in content["images"]}
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] in kept]
     path.write_text(json.dumps(content))
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    changes = [f"data.folder={folder}", "schedule.iterations=3"]
-    run(tiny(*changes, "data.batch_size=2"), tmp_path / "one")
-    alone = load_checkpoint(Run(tmp_path / "one").checkpoint(3))["detector"]
+    changes = [f"data.folder={folder}", "schedule.iterations=3", "runtime.log_interval=1"]
+    run(tiny(*changes, "data.batch_size=4"), tmp_path / "one")
+    expected = load_checkpoint(Run(tmp_path / "one").checkpoint(3))
+    alone, losses = expected["detector"], [row["loss"] for row in records(tmp_path / "one")]
     for sync in ("true", "false"):
         pool = [f"losses.{head}.sync={sync}" for head in ("rpn", "rcnn")]
-        result = torchrun(script, str(tiny_file), str(tmp_path / sync), *changes, *pool, "data.batch_size=1")
+        result = torchrun(script, str(tiny_file), str(tmp_path / sync), *changes, *pool, "data.batch_size=2")
         assert result.returncode == 0, result.stderr
         first, second = (torch.load(tmp_path / sync / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
         assert equal(dict(first), dict(second))
         is_same = all(torch.allclose(first[name], alone[name], rtol=1e-4, atol=1e-5) for name in alone)
         assert is_same == (sync == "true")
+        assert (losses == pytest.approx([row["loss"] for row in records(tmp_path / sync)], rel=1e-4)) == is_same
+        moments = load_checkpoint(Run(tmp_path / sync).checkpoint(3))["optimizer"]["state"]
+        for number, moment in expected["optimizer"]["state"].items():
+            is_close = torch.allclose(moments[number]["exp_avg"], moment["exp_avg"], rtol=1e-3, atol=1e-5)
+            assert is_close or not is_same, "averages of gradients"
 
 
 def test_two_processes_agree_though_one_sees_no_object(

@@ -287,6 +287,30 @@ def test_two_processes_become_one_and_three_and_an_epoch_has_every_image_once(
     assert [row["iteration"] for row in read_log(Run(Path(folder)).log)] == list(range(1, 7))
 
 
+def test_the_same_command_begins_a_run_goes_on_with_it_and_ends_where_it_has_ended(
+    tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "run"
+
+    def again(*changes: str) -> str:
+        command = ["rankdet", "train", str(tiny_file), "--out", str(folder), "--resume-if-exists", *changes]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        said = capsys.readouterr()
+        return said.err if caught.value.code else said.out
+
+    assert "going on" not in again("runtime.keep_checkpoints=9")
+    expected = weights(folder)
+    Run(folder).checkpoint(4).unlink()
+    assert "going on at iteration 2" in again("runtime.keep_checkpoints=9")
+    assert all(torch.equal(value, expected[name]) for name, value in weights(folder).items())
+    assert "all 4 iterations are done" in again("runtime.keep_checkpoints=9")
+    assert "optimizer.lr=0.5, and it was trained with 0.003" in again("optimizer.lr=0.5")
+    with pytest.raises(InputError, match="nor resume_if_exists"):
+        train(resume=folder, resume_if_exists=True)
+
+
 def test_the_command_line_takes_fields_and_the_folder(
     tiny_file: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -50,6 +50,12 @@ def train(
         Path | None,
         typer.Option(help="Run folder to go on with; --data where its data have moved, FIELD=VALUE for more."),
     ] = None,
+    resume_if_exists: Annotated[
+        bool,
+        typer.Option(
+            "--resume-if-exists", help="Go on with the run in --out, if there is one: the same command, again, goes on."
+        ),
+    ] = False,
     trust: Trust = False,
 ) -> None:
     """Train a detector. Under torchrun, with all its processes."""
@@ -61,13 +67,22 @@ def train(
     if recipe is not None and "=" in recipe and not os.path.exists(recipe):  # the first change, without a recipe
         changes = [recipe, *(changes or [])]
         recipe = None
-    if resume is not None and any(option is not None for option in (recipe, out, weights)):
+    if resume is not None and (resume_if_exists or any(option is not None for option in (recipe, out, weights))):
         raise InputError(
-            "--resume takes the run's own recipe and folder: give neither RECIPE nor --out nor --weights (FIELD=VALUE "
-            "and --data may say what changes)"
+            "--resume takes the run's own recipe and folder: give neither RECIPE nor --out nor --weights nor "
+            "--resume-if-exists (FIELD=VALUE and --data may say what changes)"
         )
     changed = parsed_overrides(changes or []) | named
-    run = run_training(recipe, data=data, out=out, changes=changed, weights=weights, resume=resume, trust=trust)
+    run = run_training(
+        recipe,
+        data=data,
+        out=out,
+        changes=changed,
+        weights=weights,
+        resume=resume,
+        resume_if_exists=resume_if_exists,
+        trust=trust,
+    )
     if is_main_process():
         if run.signal is not None:
             print(f"stopped by signal {run.signal}; go on with: rankdet train --resume {run.folder}")

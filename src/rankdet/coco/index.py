@@ -126,7 +126,8 @@ class Index:
         place = -1
         with suppress(OSError):  # where nothing can be written or locked, each process reads for itself
             folder().mkdir(parents=True, exist_ok=True)
-            place = os.open(folder(), os.O_RDONLY)
+            # A file that is open for writing: NFS locks no other, and no folder.
+            place = os.open(folder() / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(place, fcntl.LOCK_EX)
         try:
             yield

@@ -197,7 +197,7 @@ def detect_all(
                 continue
             for source, detection in zip(batch.sources, model.detect_batch(batch), strict=True):
                 own.append(Results.of_image(source, detection, dataset.category_ids))
-    gathered = world.gather((Results.joined(own), reasons))
+    gathered = world.collect((Results.joined(own), reasons))
     with world.together():
         return _joined(dataset, gathered) if world.is_main else None
     return None

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,15 +80,17 @@ class Run:
         return paths[-1]
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, patience: float = 0.0, say: Callable[[str], object] = print) -> Iterator[None]:
         """Have the folder for this process alone; folders that are made for it go again where they stay empty.
 
-        Raises InputError when another process has it, or it cannot be written into.
+        Raises InputError when another process still has it after ``patience`` seconds, which is told by ``say``, or it
+        cannot be written into.
         """
         made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
         make_folder(self.folder)
         try:
-            with locked(self.folder / ".training", f"{self.folder} is that of a training that goes on, by"):
+            what = f"{self.folder} is that of a training that goes on, by"
+            with locked(self.folder / ".training", what, patience, say):
                 yield
         finally:
             with contextlib.suppress(OSError):
@@ -99,7 +101,8 @@ class Run:
         """Raise InputError where the folder already holds a run with a checkpoint."""
         if self.checkpoints():
             raise InputError(
-                f"{self.folder} already holds a run; resume it (--resume, in Python resume=), or give another folder"
+                f"{self.folder} already holds a run; resume it (--resume, in Python resume=), let the same command go "
+                "on with it (--resume-if-exists, resume_if_exists=True), or give another folder"
             )
 
     def keep_as_best(self, iteration: int) -> None:

@@ -7,7 +7,8 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rankdet.structures import InputError
@@ -48,8 +49,10 @@ def take_lock(path: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str, patience: float = 0.0, say: Callable[[str], object] = print) -> Iterator[None]:
     """Hold the lock of a file, which says who holds it and is deleted at the end.
+
+    Where another process holds it, it is waited for ``patience`` seconds, and told by ``say``.
 
     Raises
     ------
@@ -58,6 +61,13 @@ def locked(path: Path, what: str) -> Iterator[None]:
     """
     try:
         descriptor = take_lock(path)
+        if descriptor is None and patience > 0:
+            say(f"{what} {_holder(path)}; waiting at most {patience:.0f} s for its end")
+            end = time.monotonic() + patience
+            while descriptor is None and time.monotonic() < end:
+                time.sleep(0.2)
+                path.parent.mkdir(parents=True, exist_ok=True)  # one that ends without a checkpoint takes it along
+                descriptor = take_lock(path)
         if descriptor is None:
             raise InputError(f"{what} {_holder(path)}")
         os.truncate(descriptor, 0)

@@ -56,6 +56,22 @@ class World:
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
+    def collect(self, value: T) -> list[T]:
+        """The picklable ``value`` of every process, by rank, on the main process alone; elsewhere an empty list."""
+        if self.size == 1:
+            return [value]
+        values: list[T | None] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, values)
+        return values or []  # type: ignore[return-value]
+
+    def of_main(self, value: T) -> T:
+        """The picklable ``value`` of the main process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
     def highest(self, value: int) -> int:
         """The largest ``value`` of all processes; waits for the hosts, never for a device."""
         if self.size == 1:
@@ -101,7 +117,7 @@ def find_device(device: str | torch.device) -> torch.device:
     Raises
     ------
     InputError
-        When CUDA is asked for and there is none, or torch knows no such device.
+        When CUDA is asked for and there is none, or none for this process, or torch knows no such device.
     """
     has_cuda = torch.cuda.is_available()
     if device == "auto":
@@ -113,7 +129,13 @@ def find_device(device: str | torch.device) -> torch.device:
     if found.type == "cuda" and not has_cuda:
         raise InputError(f"the device is to be {device}, but torch finds no GPU; take cpu or auto")
     if found.type == "cuda" and found.index is None:
-        return torch.device("cuda", _from_environment("LOCAL_RANK", 0))
+        number, count = _from_environment("LOCAL_RANK", 0), torch.cuda.device_count()
+        if number >= count:
+            raise InputError(
+                f"process {number} of this machine has no GPU of its own, for torch finds {count}: start at most as "
+                "many (--nproc-per-node)"
+            )
+        return torch.device("cuda", number)
     return found
 
 

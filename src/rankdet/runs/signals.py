@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -26,7 +27,8 @@ class WaitEnded(BaseException):
 class StopRequest:
     """Remembers the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 while it is entered; a second one has its usual effect.
 
-    The last two are left alone where the caller ignores or handles them.
+    The last two are left alone where the caller ignores or handles them. Under ``torchrun`` a second one has no effect:
+    it passes on to its processes what some batch systems have sent to all, and insists by SIGKILL.
     """
 
     def __init__(self) -> None:
@@ -66,9 +68,10 @@ class StopRequest:
             self._is_waiting = False
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._give_back()
-        if self._is_waiting:
+        is_first, self.signal = self.signal is None, self.signal or number
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            self._give_back()
+        if self._is_waiting and is_first:
             raise WaitEnded
 
     def _unraisable(self, ignored: Any) -> None:

@@ -30,7 +30,6 @@ from rankdet.training.best import Best, best_of_log, measured, name_best
 from rankdet.training.health import Health
 from rankdet.training.logging import Display, RunLog
 from rankdet.training.parts import Callback
-from rankdet.training.resuming import fingerprint
 from rankdet.training.setup import Training
 from rankdet.training.statistics import Clock, IntervalStatistics
 
@@ -55,8 +54,7 @@ class Loop:
     def __post_init__(self) -> None:
         training = self.training
         self._recipe, self._world = training.recipe, training.world
-        known = fingerprint(training.dataset, training.num_samples)
-        self.state = TrainState(world_size=self._world.size, data=known, parts=training.parts.names())
+        self.state = TrainState(world_size=self._world.size, data=training.fingerprint, parts=training.parts.names())
         self.best = Best(self._recipe.evaluation.metric)
         self.metrics: dict[int, dict[str, Any]] = {}
         """On the main process the numbers of the evaluations made here that were the best or the last, by iteration."""
@@ -76,6 +74,12 @@ class Loop:
             # Not in every step: `_evaluate` and `_save` share buffers. Set here because the argument of this meaning
             # was renamed in torch 2.13, and the attribute was not.
             network.broadcast_buffers = False
+            if world.device.type == "cpu":
+                # The order in which gradients of three processes and more are added up follows from their places in
+                # buckets, which torch arranges anew after the first iteration of a process: a run that is resumed would
+                # end with other bits. Arranged at once, the buckets stay.
+                network.reducer._push_all_rebuilt_params()
+                network.reducer._rebuild_buckets()
             self._model = replace(training.model, network=network)
         batches = self._batches()
         if saved is not None:
@@ -94,7 +98,7 @@ class Loop:
                     if self.state.best.get("metric") != self.best.metric:
                         self.best = best_of_log(self.run, self.best)
                     name_best(self.run, self.best)
-        self.best = world.gather(self.best)[0]
+        self.best = world.of_main(self.best)
         if world.is_main:
             going_on = "" if saved is None else f"going on at iteration {state.iteration}"
             for message in filter(None, (training.describe(), training.prepared.describe(), training.start, going_on)):
@@ -237,7 +241,7 @@ class Loop:
         """Write the statistics since the last record."""
         training, state = self.training, self.state
         rows = self._world.mean(self._fetch())
-        skipped = sum(self._world.gather(self._num_skipped))
+        skipped = sum(self._world.collect(self._num_skipped))
         seconds, data_seconds = self._clock.interval()
         num_iterations = max(1, len(rows) // self._recipe.runtime.accumulation)
         loss, *means = rows.mean(dim=0).tolist()
@@ -296,7 +300,7 @@ class Loop:
             if evaluation is not None and self._log is not None:
                 self._write_evaluation(evaluation, self._log, time.perf_counter() - start)
         # All processes end where the main process does, which alone measures.
-        self.best = world.gather(self.best)[0]
+        self.best = world.of_main(self.best)
         self.state.is_evaluated = True
 
     def _write_evaluation(self, evaluation: Evaluation, log: RunLog, seconds: float) -> None:
@@ -337,8 +341,8 @@ class Loop:
             best=vars(self.best),
             optimizer=training.optimizer.state_dict(),
             scaler=training.scaler.state_dict(),
-            random_states=world.gather(random_state(world.device)),
-            statistics=world.gather(own),
+            random_states=world.collect(random_state(world.device)),
+            statistics=world.collect(own),
         )
         with world.together():
             if world.is_main:

@@ -6,13 +6,11 @@ how many processes share them. Where nothing of this has changed, it goes on bit
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rankdet.data import CocoDataset
 from rankdet.recipes import Recipe, validated
 from rankdet.recipes.changes import FREE_FIELDS, PLACES_OF_DATA, RESUMABLE_FIELDS, differences
 from rankdet.structures import InputError
@@ -66,7 +64,7 @@ def resumed(state: dict[str, Any], path: Path, training: Training) -> tuple[dict
             f"the stream of images goes on after {samples} images, in other batches: the result is not bit for bit "
             "that of a run without this change"
         )
-    lines += _changed_data(state["data"], fingerprint(training.dataset, training.num_samples))
+    lines += _changed_data(state["data"], training.fingerprint)
     if place == training.num_iterations:
         lines.append(f"all {place} iterations are done; schedule.iterations=N or schedule.epochs=N asks for more")
     old_step, step = before.data.batch_size * state["world_size"], recipe.data.batch_size * world.size
@@ -94,16 +92,6 @@ def _changed_fields(recipe: Recipe, before: Recipe, path: Path) -> list[str]:
             "start a new run from its weights (--weights, in Python weights=)"
         )
     return changed
-
-
-def fingerprint(dataset: CocoDataset, num_samples: int) -> dict[str, Any]:
-    """What a checkpoint keeps to see whether a run goes on with the same data, wherever they lie."""
-    truth = dataset.ground_truth
-    digest = hashlib.blake2b(digest_size=16)
-    for values in (truth.image_ids, truth.sizes, truth.images, truth.labels, truth.boxes, truth.is_crowd):
-        digest.update(values.tobytes())
-    numbers = {"images": len(dataset), "objects": dataset.num_objects, "samples": num_samples}
-    return {**numbers, "digest": digest.hexdigest()}
 
 
 def _changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from rankdet import __version__
 from rankdet.inference.model import Model, Origin
 from rankdet.recipes import Recipe, dump, load_recipe
-from rankdet.recipes.changes import PLACES_OF_DATA
+from rankdet.recipes.changes import PLACES_OF_DATA, differences
 from rankdet.recipes.default import BOXES, said_of_default
 from rankdet.recipes.loading import parsed_overrides
 from rankdet.runs.checkpoint import (
@@ -36,7 +39,14 @@ from rankdet.training.logging import Display
 from rankdet.training.optimization import OwnOptimizer
 from rankdet.training.parts import Callback, OwnDatasets, Parts
 from rankdet.training.resuming import resumed
-from rankdet.training.setup import Training
+from rankdet.training.setup import Training, fingerprint
+
+PATIENCE = 120.0
+"""Seconds that the same command, started again, waits for the run folder: a training that stops needs some for its last
+checkpoint, and a file system of several machines some to notice that one of them is gone (NFS: 90)."""
+
+_OF_A_MACHINE = frozenset([*(f"data.{name}" for name in PLACES_OF_DATA), "data.workers", "runtime.threads"])
+"""Fields that need not be the same for all processes of a training."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ def train(
     changes: Mapping[str, Any] | Sequence[str] = (),
     weights: str | PathLike[str] | None = None,
     resume: str | PathLike[str] | None = None,
+    resume_if_exists: bool = False,
     network: nn.Module | None = None,
     losses: Mapping[str, nn.Module] | None = None,
     datasets: OwnDatasets | None = None,
@@ -104,6 +115,10 @@ def train(
         uninterrupted run. Give the parts again that it was started with. ``data`` is the folder to which its data have
         moved, and ``changes`` may ask for more iterations or epochs, other images per iteration, and for all that
         leaves the weights as they are; another number of processes goes on, too. What has changed is said.
+    resume_if_exists
+        Whether a run that ``out`` holds is resumed, as far as it has come, and begun where there is none: the same call
+        can then be made again after any end, as ``torchrun --max-restarts`` and batch systems do. A training that has
+        the folder is waited for, two minutes at most.
     network
         A network of your own in place of the detector of the recipe (``docs/adding-a-detector.md``).
     losses
@@ -143,8 +158,10 @@ def train(
         if path is not None:
             changed[field] = str(Path(path).resolve())
     if resume is not None:
-        if out is not None or weights is not None:
-            raise InputError("a resumed run keeps its folder and its weights: give neither out nor weights")
+        if out is not None or weights is not None or resume_if_exists:
+            raise InputError(
+                "a resumed run keeps its folder and its weights: give neither out nor weights nor resume_if_exists"
+            )
         if recipe is not None and not isinstance(recipe, Recipe):
             raise InputError("a resumed run has its own recipe; changes={...} takes fields that may change")
         run = Run(Path(resume))
@@ -157,19 +174,20 @@ def train(
         if recipe is None and datasets is None and not any(getattr(resolved.data, place) for place in PLACES_OF_DATA):
             raise InputError("name a recipe (`rankdet list` shows them), data for a small one, or a run to resume")
         run = Run(Path(out or Path("runs") / resolved.name))
+    console = console or Console()
     with (
         _caller_undisturbed(),
         joined_world(resolved.runtime.device) as world,
         StopRequest() as stop,
-        _folder_for(run, world),
+        _folder_for(run, world, console, PATIENCE if resume_if_exists else 0.0),
     ):
         if resolved.runtime.threads is not None:
             torch.set_num_threads(resolved.runtime.threads)
-        console = console or Console()
         if recipe is None and resume is None and world.is_main:
             said = said_of_default(None if datasets is not None else resolved.data)
             console.print(said, soft_wrap=True, highlight=False)
-        training, state = _prepared(resolved, run, world, parts, is_new=resume is None, trust=trust)
+        is_new = resume is None and not resume_if_exists
+        training, state = _prepared(resolved, run, world, parts, is_new=is_new, trust=trust)
         # One bar is enough; the others may still have something to report.
         own_console = console if world.is_main else Console(file=console.file, force_terminal=False)
         shift = 0 if state is None else state["shift"]
@@ -198,11 +216,13 @@ def _prepared(
             run.check_is_new()
         # A run that was stopped before its first checkpoint begins again.
         path, state, damaged = (None, None, {}) if is_new else newest_sound(run)
-    if len(set(world.gather(path and path.name))) > 1:
-        raise InputError(f"processes see different checkpoints in {run.folder}: all need the same folder")
+    with world.together():
+        if (path and path.name) != world.of_main(path and path.name):
+            raise InputError(f"processes see different checkpoints in {run.folder}: all need the same folder")
     with world.together():
         if path is not None and state is not None:
             parts.check_same(state["parts"], path)
+            recipe = _with_bits_of(state, recipe)
         training = Training(recipe, world, is_new=state is None, parts=parts, trust=trust)
         if path is not None and state is not None:
             state, training.start = resumed(state, path, training)
@@ -210,6 +230,7 @@ def _prepared(
                 f"warning: {error}; it is set aside, and the run goes on from {path.name}" for error in damaged.values()
             ]
             training.start = "\n".join(filter(None, [*warnings, training.start]))
+    _check_same(training)
     with world.together():
         if world.is_main:
             run.delete_parts()
@@ -222,6 +243,30 @@ def _prepared(
                 write_text(run.recipe, dump(training.recipe))
                 write_text(run.data, training.prepared.describe() + "\n")
     return training, state
+
+
+def _check_same(training: Training) -> None:
+    """Raise InputError where this process would train otherwise than the main one, as one of another machine may."""
+    world, recipe = training.world, training.recipe.model_dump(mode="json")
+    if world.size == 1:
+        return
+    own = {"rankdet": __version__, "torch": str(torch.__version__)} | training.fingerprint
+    if training.test_dataset is not None:
+        own |= {f"{name} to evaluate on": value for name, value in fingerprint(training.test_dataset).items()}
+    main, main_recipe = world.of_main((own, recipe))
+    with world.together():
+        others = [(name, own.get(name), main.get(name)) for name in own | main if own.get(name) != main.get(name)]
+        others += [row for row in differences(recipe, main_recipe) if row[0] not in _OF_A_MACHINE]
+        if others:
+            rows = "; ".join(f"{name} {value}, not {other}" for name, value, other in others)
+            where = f"process {world.rank} on {socket.gethostname()}"
+            raise InputError(f"{where} is to train otherwise than the main one: {rows}; all need the same")
+
+
+def _with_bits_of(state: Mapping[str, Any], recipe: Recipe) -> Recipe:
+    """The recipe with the bits of images that its run has measured at its start, where the recipe names none."""
+    bits = state["recipe"].get("data", {}).get("significant_bits")
+    return recipe if recipe.data.significant_bits is not None else recipe.changed({"data.significant_bits": bits})
 
 
 def _trained_run(loop: Loop, run: Run, signal: int | None) -> TrainedRun:
@@ -240,7 +285,7 @@ def _trained_run(loop: Loop, run: Run, signal: int | None) -> TrainedRun:
                 except InputError as error:
                     path = run.latest_checkpoint()
                     loop.display.say(f"warning: {error}; the model is that of {path}")
-    path, iteration, thresholds = world.gather((path, iteration, thresholds))[0]
+    path, iteration, thresholds = world.of_main((path, iteration, thresholds))
     if iteration == state.iteration and training.average is not None:
         training.average.swap()
     if iteration != state.iteration:
@@ -258,12 +303,13 @@ def _metrics(loop: Loop, run: Run, iteration: int) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _folder_for(run: Run, world: World) -> Iterator[None]:
+def _folder_for(run: Run, world: World, console: Console, patience: float) -> Iterator[None]:
     """Have the run folder for these processes alone; the main one holds the lock."""
     with ExitStack() as stack:
         with world.together():
             if world.is_main:
-                stack.enter_context(run.locked())
+                say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+                stack.enter_context(run.locked(patience, say))
         yield
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +73,11 @@ class Training:
         # Each process draws its own samples of anchors and RoIs.
         seed_random_numbers(recipe.seed + 1_000_003 * (world.rank + 1))
 
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint keeps to see whether a run goes on with the same data, wherever they lie."""
+        return fingerprint(self.dataset) | {"samples": self.num_samples}
+
     def _with_bits(self, recipe: Recipe, is_new: bool) -> Recipe:
         """The recipe with the bits that were measured of images of 16 bits, as those to evaluate on have them, too."""
         if self.parts.datasets is not None:
@@ -130,6 +138,15 @@ class Training:
             arithmetic = f"{self.world.device}, float32 (float16 is for GPUs)"
         average = f", averaged weights (decay {recipe.ema.decay:g})" if recipe.ema is not None else ""
         return f"{recipe.name}: {length}, learning rate {rate}, {arithmetic}{average}"
+
+
+def fingerprint(dataset: CocoDataset) -> dict[str, Any]:
+    """Numbers by which the images and objects of a data set are told from others."""
+    truth = dataset.ground_truth
+    digest = hashlib.blake2b(digest_size=16)
+    for values in (truth.image_ids, truth.sizes, truth.images, truth.labels, truth.boxes, truth.is_crowd):
+        digest.update(values.tobytes())
+    return {"images": len(dataset), "objects": dataset.num_objects, "digest": digest.hexdigest()}
 
 
 def _scaled(dataset: CocoDataset, bits: int) -> CocoDataset:
