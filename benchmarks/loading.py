@@ -9,7 +9,7 @@ that of its reference training: Pillow, `PILToTensor`, `RandomHorizontalFlip`, `
 is that of its configurations on COCO, which decodes and resizes bytes with OpenCV, without antialiasing, and its data
 preprocessor; it needs an environment with mmdetection, else its columns are empty. Ours is the loader of a training
 without workers, and the normalization of a backbone. "Reduced" is ours with `data.reduced_decoding`. All run on one
-thread, in turns, and are compared by medians.
+thread, in turns, in a process that keeps what it frees, and are compared by medians.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from rankdet.backbones.normalization import PixelNormalization
 from rankdet.data import CocoDataset, GroupedBatchSampler, SampleKey, build_training_loader
 from rankdet.data.transforms import KeepRatio, Transforms
 from rankdet.report import markdown_table
+from rankdet.runs.memory import keep_freed_memory
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "oracle"))  # `extension` is there
 SOURCES = ((480, 640), (3000, 4000))
@@ -172,6 +173,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a training does
     has_mmdetection = importlib.util.find_spec("mmdet") is not None
     rows: list[list[str | int | float | None]] = []
     for size in SOURCES:
