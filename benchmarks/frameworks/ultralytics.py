@@ -89,4 +89,4 @@ def large(size: tuple[int, int]) -> UltralyticsDetector:
     return UltralyticsDetector(CLASSES)
 
 
-FAMILIES = {"yolo11n": Family(small, large, rates=(5e-4, 1e-3, 2e-3), clip=10.0, forms=("theirs", "rs"))}
+FAMILIES = {"yolo11n": Family(small, large, rates=(1e-3, 2e-3, 4e-3), clip=10.0, forms=("theirs", "rs"))}
