@@ -145,7 +145,7 @@ def doctor(folder: Path) -> dict[str, float]:
     from rankdet.recipes.doctor import diagnose
     from rankdet.recipes.schema.data import Data
 
-    before, began = memory()["Pss"], time.perf_counter()
+    before, began = memory()["Rss"], time.perf_counter()
     data = Data(train_annotations=annotations(folder), train_images=folder / "images", batch_size=1)
     lines = diagnose(data).describe().splitlines()
     print(*(line[:200] for line in lines), sep="\n", file=sys.stderr)
