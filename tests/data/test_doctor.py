@@ -30,6 +30,7 @@ def test_all_problems_are_found_at_once(folder):
     folder.add(12, 7, [5, 5, float("nan"), 10])
     folder.add(12, 7, [5, 5, 0, 10])
     folder.add(12, 7, [5, 5, 10, 10], segmentation=[])
+    folder.add(13, 7, [5, 5, 10, 10])
     folder.document["images"].append({"id": 14, "file_name": "14.png", "width": 5, "height": 5})
     folder.document["images"].append({"id": 15, "file_name": "15.png", "width": 5})
     folder.write()

@@ -120,6 +120,13 @@ def test_doctor_has_an_error_exactly_where_a_training_stops(folder, name, masks)
     assert (begins, has_error) == (expected, not expected), message
 
 
+def test_what_is_odd_about_an_image_that_is_left_out_is_no_error(folder):
+    small = first("images", width=1)
+    for keeps_empty in (False, True):  # and with it those that are small
+        begins, has_error, message = looked_at(folder, small, False, {"data.keep_empty": keeps_empty})
+        assert (begins, has_error) == (True, keeps_empty), message
+
+
 def on_lvis(frequency):
     """The rules of LVIS, with classes of one frequency."""
 

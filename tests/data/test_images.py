@@ -21,6 +21,25 @@ def as_tensor(pixels):
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+def without_entries(content: bytes, place: int) -> bytes:
+    """A little-endian TIFF file of one image, where ``place`` is behind its entries, with another without entries."""
+    assert content[:4] == b"II*\x00"
+    assert content[place : place + 4] == bytes(4)
+    return content[:place] + struct.pack("<I", len(content)) + content[place + 4 :] + bytes(6)
+
+
+def test_an_image_is_read_whatever_is_broken_about_those_behind_it(save_image):
+    path = save_image("a.tif", RGB)
+    content = path.read_bytes()
+    start = struct.unpack("<I", content[4:8])[0]
+    entries = struct.unpack("<H", content[start : start + 2])[0]
+    path.write_bytes(without_entries(content, start + 2 + 12 * entries))
+    with Image.open(path) as image, pytest.raises(TypeError):
+        image.n_frames  # noqa: B018
+    assert header(path) == Header((20, 30))
+    assert torch.equal(read_image(path, (20, 30)), as_tensor(RGB))
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff"])
 def test_rgb_is_read_exactly(save_image, name):
     assert torch.equal(read_image(save_image(name, RGB), (20, 30)), as_tensor(RGB))

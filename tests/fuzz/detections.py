@@ -83,8 +83,13 @@ def check(path: Path, case: Case) -> Verdict:
 
 
 def is_for_pycocotools(case: Case) -> bool:
-    """Whether it is a list whose masks are sound: pycocotools does not look at what its own code in C reads."""
+    """Whether it is a list that pycocotools understands alike, and whose masks are sound.
+
+    It does not know names of files and of classes, and does not look at what its own code in C reads.
+    """
     rows = case.document if isinstance(case.document, list) else []
+    if any(isinstance(row, dict) and ("file_name" in row or "category_name" in row) for row in rows):
+        return False
     sound = [TEXT_CODE, SOUND_CODE]
     return bool(rows) and (not case.masks or all(isinstance(r, dict) and r.get("segmentation") in sound for r in rows))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pprint
+import signal
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -16,6 +18,10 @@ from hypothesis import strategies as st
 
 LONGEST, MOST_LINES = 1000, 30
 """Characters of a line, and lines, of a message that is still clear."""
+
+
+LONGEST_SECONDS = 60.0
+"""Of one case; the first ones of losses compile."""
 
 
 class Verdict(str, Enum):
@@ -85,7 +91,7 @@ def tried(fuzz: Fuzz, count: int, start: int) -> Tally:
     @given(fuzz.cases)
     def every_case(case: Any) -> None:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), in_time():
                 warnings.simplefilter("error")
                 verdict = fuzz.check(case)
         except Exception as error:
@@ -100,6 +106,22 @@ def tried(fuzz: Fuzz, count: int, start: int) -> Tally:
         if tally.unexplained is None:
             raise  # a mistake in a strategy
     return tally
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Raise TimeoutError after `LONGEST_SECONDS` of processor time: whatever takes so long hangs."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"takes more than {LONGEST_SECONDS} seconds")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def described(case: Any, error: BaseException) -> str:

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import strategies as st
 from tests.coco.test_any_file import ODD as ODD_RECORDS
 
-from rankdet.recipes import RECIPES, dump, load_recipe
+from rankdet.recipes import RECIPES, Recipe, dump, load_recipe
 from rankdet.recipes.changes import flow
 from rankdet.structures import InputError
 
@@ -79,7 +79,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def check(folder: Path, case: Case) -> Verdict:
-    """A recipe, or a message that names a field that was changed, or the file."""
+    """A recipe, or a message that names a field: one that was changed, or that does not fit to it."""
     path = folder / "recipe.yaml"
     names = {part for place, _ in case.changes for part in place.split(".")}
     try:
@@ -95,8 +95,8 @@ def check(folder: Path, case: Case) -> Verdict:
             path.write_bytes(edited(written(fields, lines=True).encode(), case.edits))
             recipe = load_recipe(path)
     except InputError as error:
-        named = [name for name in names if name in str(error)]
-        return refused(error, *([] if case.edits else named[:1] or ["a changed field"]))
+        named = [name for name in sorted(names) + list(Recipe.model_fields) if name in str(error)]
+        return refused(error, *([] if case.edits else named[:1] or ["a field"]))
     path.write_text(dump(recipe), encoding="utf-8")
     assert load_recipe(path) == recipe
     return Verdict.ACCEPTED

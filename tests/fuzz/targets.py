@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from . import annotations, detections, layouts, losses, metrics, recipes
+from . import annotations, checkpoints, detections, images, layouts, losses, metrics, recipes
 from .fuzzing import Prepare
 
 TARGETS: dict[str, Prepare] = {
     "annotations": annotations.prepare,
+    "layouts": layouts.prepare,
+    "images": images.prepare,
     "detections": detections.prepare,
     "recipes": recipes.prepare,
-    "layouts": layouts.prepare,
+    "checkpoints": checkpoints.prepare,
     "losses": losses.prepare,
     "metrics": metrics.prepare,
 }

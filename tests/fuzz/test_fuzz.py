@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from . import __main__ as command
+from . import fuzzing
 from .fuzzing import Fuzz, Verdict, refused, tried
 from .targets import TARGETS
 
@@ -56,6 +57,16 @@ def test_warnings_are_unexplained() -> None:
         return Verdict.ACCEPTED
 
     assert "UserWarning: odd" in str(tried(Fuzz(st.none(), warn), 5, 0).unexplained)
+
+
+def test_what_hangs_is_unexplained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzzing, "LONGEST_SECONDS", 0.05)
+
+    def hang(_: object) -> Verdict:
+        while True:
+            pass
+
+    assert "TimeoutError: takes more than 0.05 seconds" in str(tried(Fuzz(st.none(), hang), 1, 0).unexplained)
 
 
 @pytest.fixture

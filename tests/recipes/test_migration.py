@@ -9,6 +9,7 @@ import yaml
 
 from rankdet.recipes import RECIPES, load_recipe, validated
 from rankdet.recipes.migration import migrated
+from rankdet.structures import InputError
 
 WRITTEN = sorted((Path(__file__).parent / "recipes_of_0_1_0").glob("*.yaml"))
 
@@ -39,3 +40,20 @@ def test_old_fields_change_a_base_of_today(tmp_path: Path) -> None:
     assert (loss.tasks.balancing.type, loss.tasks.dice_epsilon, loss.normalizer.type) == ("value", 0.5, "or_images")
     assert loss.tasks.auxiliary == base.losses["dense"].tasks.auxiliary
     assert (recipe.detector.test_per_level, recipe.detector.dense) == (7, base.detector.dense)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"losses.dense.normalizer.type": []},
+        {"losses.dense.normalizer": []},
+        {"losses.dense": {"box_loss": {"type": "giou"}, "tasks": 5}},
+        {"losses.dense": {"type": ["rank_sort"]}},
+        {"detector.dense": 5},
+        {"detector.dense": ["test_per_level"]},
+    ],
+    ids=str,
+)
+def test_fields_that_make_no_sense_are_named_whatever_older_versions_had_there(changes: dict[str, object]):
+    with pytest.raises(InputError, match="dense"):
+        load_recipe("rs_atss_shapes", changes)

@@ -99,6 +99,26 @@ def test_a_checkpoint_of_an_impossible_iteration_is_refused(tiny: Load, tmp_path
         train(resume=tmp_path / "run", console=QUIET)
 
 
+@pytest.mark.parametrize("entry", ["exp_avg", "step"])
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_state_that_does_not_fit_to_the_optimizer_is_told_in_one_line(
+    entry: str, is_gone: bool, tiny: Load, tmp_path: Path
+):
+    train(tiny("schedule.iterations=2"), out=tmp_path / "run", console=QUIET)
+    path = Run(tmp_path / "run").latest_checkpoint()
+    state = load_checkpoint(path)
+    first = state["optimizer"]["state"][0]
+    first[entry] = "x"
+    if is_gone:
+        del first[entry]
+    save_checkpoint(path, state)
+    recipe = tmp_path / "run" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("iterations: 2\n", "iterations: 3\n", 1))
+    with pytest.raises(InputError, match=r"00000002\.pt does not fit: \w+: ") as raised:
+        train(resume=tmp_path / "run", console=QUIET)
+    assert "\n" not in str(raised.value)
+
+
 def test_weights_that_are_not_finite_are_named_and_not_used(tmp_path: Path):
     weights = nn.Linear(2, 2).state_dict()
     weights["bias"][1] = torch.nan

@@ -48,11 +48,18 @@ class ReadSplit:
         The folder that the file names of images are relative to.
     severity
         What an image is that cannot be used: an error where a training would stop at it, a warning elsewhere.
+    is_used
+        (N,) bool: the images that a training comes to, the others being warnings. None: all.
     """
 
     truth: GroundTruth
     images: Path
     severity: Literal["error", "warning"] = "warning"
+    is_used: NDArray[np.bool_] | None = None
+
+    def severity_of(self, place: int) -> Literal["error", "warning"]:
+        """What an image is that cannot be used, by its place in the annotation file."""
+        return self.severity if self.is_used is None or self.is_used[place] else "warning"
 
     def path(self, place: int) -> Path:
         """The file of an image, by its place in the annotation file."""
@@ -113,7 +120,7 @@ def _odd_image(split: ReadSplit, place: int, is_turned: bool, decode: bool) -> I
     if not found.fits((height, width)):
         detail = f"{found.upright[1]} × {found.upright[0]} pixels, {width} × {height} in the annotations"
         odd = split.finding(place, "has another size than its annotations say", detail)
-        yield odd._replace(severity=split.severity)
+        yield odd._replace(severity=split.severity_of(place))
     elif found.stored != found.upright and found.stored == (height, width) and is_turned:
         problem = "has boxes that leave it as it is annotated, and fit it as EXIF turns it"
         yield split.finding(place, problem, f"orientation {found.orientation}", ORIENTATION_REMEDY)
@@ -195,8 +202,9 @@ def _files(splits: Sequence[ReadSplit]) -> Iterator[tuple[ReadSplit, int, Path]]
 def _broken(split: ReadSplit, place: int, path: Path, error: InputError) -> Finding:
     problem, _, detail = str(error).removeprefix(f"{path}: ").partition(": ")
     finding = split.finding(place, problem, f"{path}: {detail}" if detail else str(path))
-    remedy = "data.skip_unreadable=true skips it" if split.severity == "error" else ""
-    return finding._replace(severity=split.severity, remedy=remedy)
+    severity = split.severity_of(place)
+    remedy = "data.skip_unreadable=true skips it" if severity == "error" else ""
+    return finding._replace(severity=severity, remedy=remedy)
 
 
 def leaving(truth: GroundTruth) -> dict[str, NDArray[np.bool_]]:

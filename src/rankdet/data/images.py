@@ -22,7 +22,10 @@ from torch import Tensor
 from rankdet.data.depth import deep_colors, has_deep_tiles, scaled
 from rankdet.structures import InputError
 
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+BROKEN = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error),
+    *(ArithmeticError, LookupError, TypeError),  # of entries that no reader expects
+)
 """What Pillow raises on broken files."""
 MOST_PIXELS = 2**30
 """The largest image that is read, 32,768 × 32,768: 3 GB of RGB, and six times what Pillow takes without a warning."""
@@ -146,9 +149,7 @@ def header(path: Path) -> Header:
     """
     with _opened(path) as file:
         found = _header(file, path)
-        # A photo of a telephone (MPO) has previews as further frames, which nobody misses.
-        frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
-        return found._replace(frames=frames)
+        return found._replace(frames=_num_frames(file))
 
 
 def read_image(path: Path, size: tuple[int, int], bits: int = 16, at_least: tuple[int, int] | None = None) -> Tensor:
@@ -352,6 +353,15 @@ def _header(file: Image.Image, path: Path) -> Header:
         16 if file.mode.startswith("I;16") or has_deep_tiles(file) else 8,
         is_transparent=file.has_transparency_data,
     )
+
+
+def _num_frames(file: Image.Image) -> int:
+    if file.format == "MPO":  # a photo of a telephone has previews as further frames, which nobody misses
+        return 1
+    try:
+        return int(getattr(file, "n_frames", 1))
+    except BROKEN:  # those behind the first one, which is read
+        return 1
 
 
 def _check_mode(image: Image.Image, name: str) -> None:

@@ -36,8 +36,9 @@ def migrated(fields: Any, base: Any = None) -> Any:
     detector, losses, data = fields.get("detector"), fields.get("losses"), fields.get("data")
     if isinstance(data, dict):  # boxes without area are left out now, always
         fields = fields | {"data": {name: value for name, value in data.items() if name != "drop_degenerate"}}
-    if isinstance(detector, dict) and "test_per_level" in (detector.get("dense") or {}):
-        dense = dict(detector["dense"])
+    dense = detector.get("dense") if isinstance(detector, dict) else None
+    if isinstance(dense, dict) and "test_per_level" in dense:
+        dense = dict(dense)
         fields = fields | {"detector": detector | {"test_per_level": dense.pop("test_per_level"), "dense": dense}}
     if not isinstance(losses, dict):
         return fields
@@ -53,9 +54,11 @@ def _loss(fields: Any, base: dict[str, Any]) -> Any:
         return fields
     moved = [name for name in TASKS if name in fields and name not in WITHOUT_TASKS.get(kind, ())]
     loss = {"quality" if name == "label" else name: value for name, value in fields.items() if name not in moved}
-    if moved:
-        loss["tasks"] = {name: fields[name] for name in moved} | loss.get("tasks", {})
+    tasks = loss.get("tasks", {})
+    if moved and isinstance(tasks, dict):
+        loss["tasks"] = {name: fields[name] for name in moved} | tasks
     normalizer = loss.get("normalizer")
-    if isinstance(normalizer, dict) and normalizer.get("type") in NORMALIZERS:
-        loss["normalizer"] = normalizer | {"type": NORMALIZERS[normalizer["type"]]}
+    kind = normalizer.get("type") if isinstance(normalizer, dict) else None
+    if isinstance(kind, str) and kind in NORMALIZERS:
+        loss["normalizer"] = normalizer | {"type": NORMALIZERS[kind]}
     return loss

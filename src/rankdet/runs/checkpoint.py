@@ -212,8 +212,11 @@ def fitting(path: Path) -> Iterator[None]:
     """Whatever goes wrong inside, taking over the values of a checkpoint, is InputError that names ``path``."""
     try:
         yield
+    except torch.OutOfMemoryError:  # which no value of it is to blame for
+        raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"checkpoint {path} does not fit: {type(error).__name__}: {error}") from error
+        reason = next(iter(str(error).splitlines()), "")[:200]  # torch shows tensors and signatures behind it
+        raise InputError(f"checkpoint {path} does not fit: {type(error).__name__}: {reason}") from error
 
 
 def check_shapes(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

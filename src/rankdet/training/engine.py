@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -62,6 +63,8 @@ class Loop:
         self._model, self._health = training.model, Health()
         self._log: RunLog | None = None
         self._callback_error: Exception | SystemExit | None = None
+        self._restored: Path | None = None
+        """The checkpoint whose state the optimizer has not yet used: only a step shows whether it fits."""
 
     def go(self, saved: dict[str, Any] | None) -> int | None:
         """Train from the checkpoint ``saved``, or from the start; return the number of the signal that stops it."""
@@ -184,8 +187,10 @@ class Loop:
                 training.scaler.unscale_(training.optimizer)
                 nn.utils.clip_grad_norm_(training.model.network.parameters(), runtime.clip_gradient_norm)
             # A scaler of another precision than float16 does nothing but this step.
-            training.scaler.step(training.optimizer)
-            training.scaler.update()
+            with nullcontext() if self._restored is None else fitting(self._restored):
+                training.scaler.step(training.optimizer)
+                training.scaler.update()
+            self._restored = None
             state.iteration, state.is_evaluated = state.iteration + 1, False
             if training.average is not None:
                 training.average.update(state.iteration)
@@ -398,6 +403,7 @@ class Loop:
             self._num_skipped = own["skipped"]
             for head, loss in training.losses.items():
                 loss.load_state_dict(own["losses"][head])
+        self._restored = path
 
     def _call(self, report: Callable[[Callback], None]) -> None:
         """Report to the callbacks; an error stops the run after the iteration, as a signal does."""

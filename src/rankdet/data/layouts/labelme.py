@@ -148,7 +148,7 @@ def _parts(shapes: Sequence[Any], size: tuple[int, int], draft: Draft, file: str
         kind = shape.get("shape_type") or "polygon"
         try:
             outlined = _outline(kind, _points(shape), shape.get("mask"), size)
-        except (TypeError, IndexError, OverflowError, Image.DecompressionBombError, *BROKEN) as error:
+        except (Image.DecompressionBombError, *BROKEN) as error:
             draft.report("warning", record, "has points that are missing or broken: left out", str(error))
             continue
         if outlined is None:
