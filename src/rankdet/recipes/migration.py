@@ -37,7 +37,7 @@ def migrated(fields: Any, base: Any = None) -> Any:
     if isinstance(data, dict):  # boxes without area are left out now, always
         fields = fields | {"data": {name: value for name, value in data.items() if name != "drop_degenerate"}}
     dense = detector.get("dense") if isinstance(detector, dict) else None
-    if isinstance(dense, dict) and "test_per_level" in dense:
+    if isinstance(detector, dict) and isinstance(dense, dict) and "test_per_level" in dense:
         dense = dict(dense)
         fields = fields | {"detector": detector | {"test_per_level": dense.pop("test_per_level"), "dense": dense}}
     if not isinstance(losses, dict):
@@ -58,7 +58,7 @@ def _loss(fields: Any, base: dict[str, Any]) -> Any:
     if moved and isinstance(tasks, dict):
         loss["tasks"] = {name: fields[name] for name in moved} | tasks
     normalizer = loss.get("normalizer")
-    kind = normalizer.get("type") if isinstance(normalizer, dict) else None
-    if isinstance(kind, str) and kind in NORMALIZERS:
-        loss["normalizer"] = normalizer | {"type": NORMALIZERS[kind]}
+    if isinstance(normalizer, dict):
+        kind = normalizer.get("type")
+        loss["normalizer"] = normalizer | ({"type": NORMALIZERS[kind]} if kind in list(NORMALIZERS) else {})
     return loss
