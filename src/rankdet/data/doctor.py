@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -48,18 +49,23 @@ class ReadSplit:
         The folder that the file names of images are relative to.
     severity
         What an image is that cannot be used: an error where a training would stop at it, a warning elsewhere.
-    is_used
-        (N,) bool: the images that a training comes to, the others being warnings. None: all.
+    used_ids
+        Ids of the images that a training comes to; what is wrong with others is a warning. None: all.
     """
 
     truth: GroundTruth
     images: Path
     severity: Literal["error", "warning"] = "warning"
-    is_used: NDArray[np.bool_] | None = None
+    used_ids: NDArray[np.int64] | None = None
 
     def severity_of(self, place: int) -> Literal["error", "warning"]:
         """What an image is that cannot be used, by its place in the annotation file."""
-        return self.severity if self.is_used is None or self.is_used[place] else "warning"
+        return self.severity if self._is_used[place] else "warning"
+
+    @cached_property
+    def _is_used(self) -> NDArray[np.bool_]:
+        ids = self.truth.image_ids
+        return np.ones(len(ids), dtype=np.bool_) if self.used_ids is None else np.isin(ids, self.used_ids)
 
     def path(self, place: int) -> Path:
         """The file of an image, by its place in the annotation file."""

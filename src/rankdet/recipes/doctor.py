@@ -7,8 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from rankdet.coco import Finding, findings_of
 from rankdet.data.doctor import ReadSplit, odd_images, odd_records, shared_images
 from rankdet.data.layouts import Reading, Source
@@ -77,9 +75,9 @@ def diagnose(
         findings += odd_records(truth)
         truth.forget()
         is_learned = source in used[:1] and not data.skip_unreadable
-        is_used = None if prepared.train is None else np.isin(truth.image_ids, prepared.train.image_ids)
+        used_ids = None if prepared.train is None else prepared.train.image_ids
         splits.append(
-            ReadSplit(truth, source.images, "error", is_used) if is_learned else ReadSplit(truth, source.images)
+            ReadSplit(truth, source.images, "error", used_ids) if is_learned else ReadSplit(truth, source.images)
         )
     missing = {(finding.file, finding.record) for finding in findings if finding.problem == MISSING}
     for split in splits:
