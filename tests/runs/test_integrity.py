@@ -119,6 +119,14 @@ def test_a_state_that_does_not_fit_to_the_optimizer_is_told_in_one_line(
     assert "\n" not in str(raised.value)
 
 
+def test_a_model_whose_parts_are_no_mapping_is_refused(tiny: Load, tmp_path: Path):
+    train(tiny(), out=tmp_path / "run", console=QUIET)
+    path = Run(tmp_path / "run").latest_checkpoint()
+    save_checkpoint(path, load_checkpoint(path) | {"parts": None})
+    with pytest.raises(InputError, match="does not fit: parts is of type NoneType"):
+        load(path)
+
+
 def test_weights_that_are_not_finite_are_named_and_not_used(tmp_path: Path):
     weights = nn.Linear(2, 2).state_dict()
     weights["bias"][1] = torch.nan

@@ -29,6 +29,7 @@ FOR_DETECTION: dict[str, type | tuple[type, ...]] = {
     "calibration": (dict, type(None)),
     "operating_point": (dict, type(None)),
     "detector": dict,
+    "parts": dict,
 }
 """What detection needs of a checkpoint."""
 
