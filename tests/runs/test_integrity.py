@@ -148,10 +148,11 @@ def test_the_next_writer_deletes_what_a_killed_one_left_and_nothing_of_one_that_
     assert sorted(tmp_path.iterdir()) == sorted([alive, path])
 
 
-def test_a_log_that_is_deleted_while_a_run_goes_on_is_written_again(tiny: Load, tmp_path: Path):
+@pytest.mark.parametrize("iteration", [2, 4])
+def test_a_log_that_is_deleted_while_a_run_goes_on_is_written_again(iteration: int, tiny: Load, tmp_path: Path):
     class Deleting:
         def on_log(self, record: dict) -> None:
-            if record["iteration"] == 2:
+            if record["iteration"] == iteration:
                 Run(tmp_path / "run").log.unlink()
 
         def on_evaluation(self, record: dict) -> None: ...

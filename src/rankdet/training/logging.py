@@ -55,8 +55,7 @@ class RunLog:
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record; numbers that are not finite become null. Raises InputError where it cannot be written."""
         try:
-            if not os.fstat(self._file.fileno()).st_nlink:
-                self._write_again()
+            self._keep()
             self._file.write(json.dumps(without_nan(dict(record)), allow_nan=False) + "\n")
             self._file.flush()
             if self._tensorboard is not None:
@@ -65,8 +64,10 @@ class RunLog:
         except OSError as error:
             raise InputError(f"cannot write {self._path}: {error.strerror}") from error
 
-    def _write_again(self) -> None:
-        """Somebody has deleted the file, whose content lives as long as it is open."""
+    def _keep(self) -> None:
+        """Write the file again where somebody has deleted it: its content lives as long as it is open."""
+        if os.fstat(self._file.fileno()).st_nlink:
+            return
         self._file.seek(0)
         with self._file as deleted:
             write_text(self._path, deleted.read())
@@ -74,6 +75,8 @@ class RunLog:
 
     def close(self) -> None:
         """Close the files."""
+        with contextlib.suppress(OSError, InputError):
+            self._keep()
         # Every record was flushed: what is left to write is one that `write` has already complained about.
         for file in filter(None, (self._file, self._tensorboard)):
             with contextlib.suppress(OSError):
