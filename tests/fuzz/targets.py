@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import annotations, checkpoints, detections, images, layouts, losses, metrics, recipes
+from . import annotations, checkpoints, detections, images, importers, layouts, losses, metrics, recipes
 from .fuzzing import Prepare
 
 TARGETS: dict[str, Prepare] = {
@@ -12,6 +12,7 @@ TARGETS: dict[str, Prepare] = {
     "detections": detections.prepare,
     "recipes": recipes.prepare,
     "checkpoints": checkpoints.prepare,
+    "importers": importers.prepare,
     "losses": losses.prepare,
     "metrics": metrics.prepare,
 }
