@@ -197,16 +197,21 @@ def test_signal_in_a_finalizer_is_remembered_and_says_nothing(capfd: pytest.Capt
 
 
 def test_other_errors_that_python_ignores_are_printed_as_before(monkeypatch: pytest.MonkeyPatch):
+    """But for what torch raises, wherever it may be, of a worker that was killed: the next wait for it tells."""
     heard: list[str] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda ignored: heard.append(str(ignored.exc_value)))
     hook = sys.unraisablehook
 
     class Failing:
+        def __init__(self, error: Exception) -> None:
+            self.error = error
+
         def __del__(self) -> None:
-            raise OSError("cannot close")
+            raise self.error
 
     with StopRequest():
-        Failing()
+        Failing(OSError("cannot close"))
+        Failing(RuntimeError("DataLoader worker (pid 8) is killed by signal: Killed. "))
     assert heard == ["cannot close"]
     assert sys.unraisablehook is hook
 

@@ -75,6 +75,10 @@ class StopRequest:
             raise WaitEnded
 
     def _unraisable(self, ignored: Any) -> None:
-        """Say nothing of an ignored WaitEnded: the signal is remembered."""
-        if not isinstance(ignored.exc_value, WaitEnded):
+        """Say nothing of an ignored WaitEnded, whose signal is remembered, and of torch's handler for workers.
+
+        torch raises wherever it hears that a worker was killed; the next wait for that worker tells it again.
+        """
+        is_told_again = isinstance(ignored.exc_value, WaitEnded) or "DataLoader worker" in str(ignored.exc_value)
+        if not is_told_again:
             self._hook(ignored)
