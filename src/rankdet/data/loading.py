@@ -235,11 +235,11 @@ def reason_of_workers(message: str) -> str | None:
 
 
 def _no_shared_memory() -> str:
-    """How much there is, where it is a file system, and how containers are given more."""
+    """The message for workers without shared memory: how much there is, where it can be asked, and how to get more."""
     said = "the workers that read images have no shared memory left"
     with suppress(OSError):
-        total = shutil.disk_usage("/dev/shm").total / 2**20
-        said += f" (/dev/shm has {total:.2g} MB in all; docker run --shm-size=8g gives a container more)"
+        total = shutil.disk_usage("/dev/shm").total / 2**10
+        said += f" (/dev/shm has {total:,.0f} kB in all; docker run --shm-size=8g gives a container more)"
     return said + _WITHOUT
 
 
